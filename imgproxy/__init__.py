@@ -1,0 +1,22 @@
+"""Container images over HTTP on a socket, for programs that are not written in Go.
+
+A parent process holds one half of a socketpair and asks for `/manifest` and `/blobs/<digest>`; this
+program, its child, finds the image, chooses for the platform, verifies, and answers.
+
+The house, from the ground up; a module imports from its own floor's rooms below it or from lower
+floors, never upwards, and `tests/test_floors.py` holds it to that:
+
+    5  __main__, cli, service     argv → exit status; every conversation of the process
+    4  server                     one HTTP/1.1 conversation
+    3  image                      where trust happens: platform, policy, conversion, verification
+    2  transports                 where images are: raw access, nothing verified
+    1  client, wire, files,       the world outside: HTTP upstream, sockets and pipes, local files,
+       activation, system         which descriptors we were handed, environment and standard error
+    0  spec, config, api, fields, strict_json, errors
+                                  pure: what specifications and configuration files say
+
+Only `system` reads the environment or a configuration path. Only `image` compares bytes with
+digests, and verdicts with policy. Calls go down, bytes are pulled back up.
+"""
+
+__version__ = "0.1.0"

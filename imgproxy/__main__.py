@@ -1,0 +1,75 @@
+"""From the command line to the exit status. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from imgproxy.cli import Options
+
+EXIT_USAGE = 2
+
+
+def main() -> int:
+    """Run the program on `sys.argv`; give the exit status."""
+    if sys.argv[1:] == ["--version"]:
+        from imgproxy import __version__
+
+        print(f"imgproxy {__version__}")  # noqa: T201
+        return 0
+    _die_by_signal()
+    from imgproxy import cli
+    from imgproxy.errors import UsageError, clean
+
+    try:
+        return _run(cli.parse(sys.argv[1:]))
+    except UsageError as error:
+        print(f"imgproxy: {clean(str(error), 4096)}", file=sys.stderr)  # noqa: T201
+        return EXIT_USAGE
+
+
+def _die_by_signal() -> None:
+    """Let an interrupt end the process by that signal, as SIGTERM does, and not by a traceback."""
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _run(options: Options) -> int:
+    # Before the event loop exists, which makes descriptors of its own.
+    from imgproxy import activation, system
+
+    fds = options.sockfds or system.take_listen_fds()
+    handed = activation.classify(fds) if fds else activation.classify_standard_streams()
+    reporter = system.Reporter(quiet=options.quiet or handed.shares_stderr, debug=options.debug)
+
+    from imgproxy.config import policy
+
+    load_policy = system.find_policy
+    if options.insecure_policy:
+        load_policy = partial(policy.parse, policy.ACCEPT_ANYTHING, "--insecure-policy")
+    elif options.policy is not None:
+        content = system.read_option_file("--policy", options.policy)
+        load_policy = partial(policy.parse, content, options.policy)
+
+    import trio
+
+    from imgproxy.image import Image
+    from imgproxy.service import Service
+    from imgproxy.transports import Network, open_source
+
+    network = Network(options.offline, options.tls_verify, options.stall_timeout)
+    image = Image(
+        partial(open_source, options.image, network, reporter),
+        load_policy,
+        options.platform or system.host_platform(),
+    )
+    service = Service(image, reporter, allow_remote=options.allow_remote)
+    return trio.run(service.run, handed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Which sockets we were handed.
+
+Descriptors are classified before an event loop exists, because that makes descriptors of its own.
+There is no mode switch: a descriptor says itself what it is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from typing import NamedTuple
+
+from imgproxy.errors import UsageError
+from imgproxy.files import kind_of
+
+_SOCKET_TYPES = {
+    socket.SOCK_DGRAM: "a datagram socket",
+    socket.SOCK_SEQPACKET: "a sequential-packet socket",
+    socket.SOCK_RAW: "a raw socket",
+}
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+
+class Pipes(NamedTuple):
+    """Standard input and output as one conversation."""
+
+    read_fd: int
+    write_fd: int
+
+
+class Handed(NamedTuple):
+    """What there is to serve. `shares_stderr`: standard error is one of these, so be silent."""
+
+    connected: list[socket.socket | Pipes]
+    listening: list[socket.socket]
+    shares_stderr: bool
+
+
+def classify(fds: list[int]) -> Handed:
+    """Take sockets over: those of `--sockfd` or systemd.
+
+    Raises `UsageError` for a descriptor that is given twice, closed, or no stream socket.
+    """
+    handed = Handed([], [], shares_stderr=any(_same_file(fd, STDERR) for fd in fds))
+    seen: dict[tuple[int, int], int] = {}
+    for fd in fds:
+        _check_stream_socket(fd)
+        twin = seen.setdefault(_identity(fd), fd)
+        if fds.count(fd) > 1:
+            raise UsageError(f"descriptor {fd} is given twice")
+        if twin != fd:
+            raise UsageError(f"descriptor {fd} is the same socket as descriptor {twin}")
+    for fd in fds:
+        os.set_inheritable(fd, False)  # noqa: FBT003  (the name says it)
+        (handed.listening if _is_listening(fd) else handed.connected).append(
+            socket.socket(fileno=fd)
+        )
+    return handed
+
+
+def classify_standard_streams() -> Handed:
+    """Take standard input and output over: one socket, or pipes and files.
+
+    Raises `UsageError` for a terminal and for what cannot carry a conversation.
+    """
+    for fd, name in ((STDIN, "standard input"), (STDOUT, "standard output")):
+        mode = _status(fd).st_mode
+        if os.isatty(fd):
+            raise UsageError(
+                f"{name} is a terminal, and HTTP is spoken there; run imgproxy from a program"
+                " with --sockfd, or see EXAMPLES in imgproxy(1)"
+            )
+        if stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
+            raise UsageError(f"{name} is {kind_of(mode)}, not a socket, a pipe or a file")
+    if stat.S_ISSOCK(_status(STDIN).st_mode):
+        _check_stream_socket(STDIN)
+        if _same_file(STDIN, STDOUT) or _is_listening(STDIN):
+            return classify([STDIN])
+    if stat.S_ISSOCK(_status(STDOUT).st_mode):
+        _check_stream_socket(STDOUT)
+    silent = _same_file(STDIN, STDERR) or _same_file(STDOUT, STDERR)
+    return Handed([Pipes(STDIN, STDOUT)], [], shares_stderr=silent)
+
+
+def _check_stream_socket(fd: int) -> None:
+    mode = _status(fd).st_mode
+    if not stat.S_ISSOCK(mode):
+        raise UsageError(f"descriptor {fd} is {kind_of(mode)}, not a stream socket")
+    sock = socket.socket(fileno=fd)
+    try:
+        if sock.type != socket.SOCK_STREAM:
+            words = _SOCKET_TYPES.get(sock.type, "a socket of another type")
+            raise UsageError(f"descriptor {fd} is {words}, not a stream socket")
+        if not _accepts(sock):
+            sock.getpeername()
+    except OSError:
+        raise UsageError(
+            f"descriptor {fd} is a stream socket that is neither connected nor listening"
+        ) from None
+    finally:
+        sock.detach()  # it was only looked at
+
+
+def _is_listening(fd: int) -> bool:
+    sock = socket.socket(fileno=fd)
+    try:
+        return _accepts(sock)
+    finally:
+        sock.detach()
+
+
+def _accepts(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _status(fd: int) -> os.stat_result:
+    try:
+        return os.fstat(fd)
+    except (OSError, OverflowError):
+        raise UsageError(f"descriptor {fd} is closed") from None
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = _status(fd)
+    return status.st_dev, status.st_ino
+
+
+def _same_file(fd: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(fd, other)
+    except (OSError, OverflowError):  # one of them is closed
+        return False

@@ -1,0 +1,126 @@
+"""Our own protocol as values: what a parent may ask, and what an error reply looks like.
+
+The requests and the shape of errors are described in imgproxy(1), PROTOCOL and ERRORS. Nothing
+here does I/O; `server` puts these values on the wire.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from imgproxy.errors import BadRequestError, Failure, MethodNotAllowedError, NotFoundError, clean
+from imgproxy.spec import digest as digests
+
+if TYPE_CHECKING:
+    from imgproxy.spec.digest import Digest
+
+ERROR_TYPE = "application/json"
+
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+class GetManifest(NamedTuple):
+    """`GET /manifest`: the manifest for the chosen platform, as OCI."""
+
+
+class GetConfig(NamedTuple):
+    """`GET /config`: the config blob."""
+
+
+class GetBlob(NamedTuple):
+    """`GET /blobs/<digest>`."""
+
+    digest: Digest
+
+
+class GetDocument(NamedTuple):
+    """`GET /manifests/<digest>`: a manifest or an index in its original bytes."""
+
+    digest: Digest
+
+
+class Quit(NamedTuple):
+    """`POST /quit`: no more requests are taken."""
+
+
+Request = GetManifest | GetConfig | GetBlob | GetDocument | Quit
+
+
+def parse(method: bytes, target: bytes) -> Request:
+    """Give what is asked for; `HEAD` asks for the same as `GET`.
+
+    Raises `BadRequestError`, `NotFoundError` or `MethodNotAllowedError`.
+    """
+    path = _path(target)
+    request = _route(path)
+    allowed = (b"POST",) if isinstance(request, Quit) else (b"GET", b"HEAD")
+    if method not in allowed:
+        allow = b", ".join(allowed).decode()
+        raise MethodNotAllowedError(
+            f"{clean(method.decode('latin-1'))} {path}: the method must be {allow}", allow
+        )
+    return request
+
+
+def _path(target: bytes) -> str:
+    """Give the path of a request target (RFC 9112 section 3.2), decoded once."""
+    if not target.startswith(b"/"):
+        try:
+            parts = urlsplit(target)  # the absolute form
+        except ValueError:
+            parts = None
+        if parts is None or parts.scheme not in (b"http", b"https") or not parts.netloc:
+            raise BadRequestError(f"the request target {_shown(target)} is not a path")
+        target = target[target.index(parts.netloc) + len(parts.netloc) :] or b"/"
+    if b"?" in target:
+        raise BadRequestError(f"{_shown(target)}: a query is not understood")
+    if _BAD_ESCAPE.search(target):
+        raise BadRequestError(f"{_shown(target)}: a % must be followed by two hex digits")
+    try:
+        return unquote_to_bytes(target).decode()
+    except UnicodeDecodeError:
+        raise BadRequestError(f"{_shown(target)}: the path is not UTF-8") from None
+
+
+def _route(path: str) -> Request:
+    if path in _FIXED:
+        return _FIXED[path]
+    for prefix, request in _BY_DIGEST.items():
+        if path.startswith(prefix):
+            return request(_digest(path.removeprefix(prefix)))
+    raise NotFoundError(
+        f"no such path: {clean(path)} (there are /manifest, /config, /blobs/<digest>,"
+        " /manifests/<digest> and /quit)"
+    )
+
+
+_FIXED: dict[str, Request] = {
+    "/manifest": GetManifest(),
+    "/config": GetConfig(),
+    "/quit": Quit(),
+}
+_BY_DIGEST: dict[str, type[GetBlob | GetDocument]] = {
+    "/blobs/": GetBlob,
+    "/manifests/": GetDocument,
+}
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return digests.parse(text)
+    except ValueError as error:
+        raise BadRequestError(str(error), code="DIGEST_INVALID") from None
+
+
+def _shown(target: bytes) -> str:
+    return clean(target.decode("latin-1"))
+
+
+def error_body(failure: Failure) -> bytes:
+    """Give the body of an error reply: the distribution specification's shape."""
+    detail = {"retryable": failure.retryable, **failure.detail}
+    error = {"code": failure.code, "message": failure.message, "detail": detail}
+    return json.dumps({"errors": [error]}, separators=(",", ":")).encode()

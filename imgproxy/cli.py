@@ -1,0 +1,141 @@
+"""The command line: option names follow skopeo, so that fingers and scripts carry over."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from imgproxy import __version__
+from imgproxy.errors import UsageError
+from imgproxy.spec import platform as platforms
+
+if TYPE_CHECKING:
+    from imgproxy.spec.platform import Platform
+
+DESCRIPTION = """\
+Serve a container image over HTTP/1.1 on an inherited socket: GET /manifest, GET /config,
+GET /blobs/<digest>, GET /manifests/<digest>, POST /quit. Everything that is delivered has been
+verified."""
+
+EPILOG = """\
+IMAGE is docker://[HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:REF] or oci:DIR:@N, the path of an
+OCI layout beginning with /, ./ or ../, or a name that begins with a registry (quay.io/acme/os:1).
+Without --sockfd, systemd's LISTEN_FDS are served, else standard input and output. See imgproxy(1)."""
+
+
+class Options(NamedTuple):
+    """What the command line says. `sockfds` are numbers of descriptors, times are in seconds."""
+
+    image: str
+    sockfds: list[int]
+    platform: Platform | None
+    offline: bool
+    tls_verify: bool
+    policy: str | None
+    insecure_policy: bool
+    stall_timeout: float
+    allow_remote: bool
+    quiet: bool
+    debug: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (imgproxy --help lists the options)")
+
+
+def parse(arguments: list[str]) -> Options:
+    """Give the options that the arguments spell. Raises `UsageError`."""
+    # As a flag of its own it must not swallow the argument that follows it.
+    arguments = ["--tls-verify=true" if word == "--tls-verify" else word for word in arguments]
+    values = _parser().parse_args(arguments)
+    return Options(**vars(values))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="imgproxy",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("image", metavar="IMAGE", help="the image to serve")
+    add(
+        "--sockfd",
+        metavar="FD",
+        dest="sockfds",
+        type=_descriptor,
+        action="append",
+        default=[],
+        help="inherited socket to serve on, connected or listening; may be given several times",
+    )
+    add(
+        "--platform",
+        metavar="OS/ARCH[/VARIANT]",
+        type=_platform,
+        help="what to choose from an index (default: this host)",
+    )
+    add("--offline", action="store_true", help="never open a network connection")
+    add(
+        "--tls-verify",
+        metavar="true|false",
+        type=_boolean,
+        default=True,
+        help="verify certificates (default); false also allows plain http",
+    )
+    policy = parser.add_mutually_exclusive_group()
+    policy.add_argument(
+        "--policy", metavar="FILE", help="the policy.json to use in place of the system's"
+    )
+    policy.add_argument(
+        "--insecure-policy", action="store_true", help="accept any image, whatever policy.json says"
+    )
+    add(
+        "--stall-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=60.0,
+        help="how long a registry may send nothing (default: 60)",
+    )
+    add(
+        "--allow-remote",
+        action="store_true",
+        help="accept connections on a TCP listener from other than loopback",
+    )
+    add("-q", "--quiet", action="store_true", help="nothing on standard error")
+    add("--debug", action="store_true", help="a line for each request on standard error")
+    add("--version", action="version", version=f"imgproxy {__version__}")
+    return parser
+
+
+def _descriptor(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f'"{text}" is not the number of a descriptor')
+    return int(text)
+
+
+def _platform(text: str) -> Platform:
+    try:
+        return platforms.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "false": False, "1": True, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f'"{text}" is neither true nor false')
+    return values[text.lower()]
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds')
+    return seconds

@@ -1,0 +1,410 @@
+"""HTTP/1.1 towards registries: one request, one streamed reply, connections kept alive.
+
+h11 reads and writes heads; a body of known length goes straight from the socket into the caller's
+buffer, because h11's own would copy it twice. Whatever is awaited has a limit, and whatever goes
+wrong leaves here as a `Failure` (httpcore's habit: exceptions are translated at the door).
+
+RFC 9112. Redirects, tokens and retries are the caller's decisions.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import sys
+from collections import defaultdict
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import h11
+import trio
+
+from imgproxy.errors import (
+    BadUpstreamError,
+    Failure,
+    InvalidError,
+    UnavailableError,
+    UnreachableError,
+    clean,
+)
+from imgproxy.wire import SocketWire, Wire, start_tls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from imgproxy.spec.distribution import Url
+    from imgproxy.system import Reporter
+
+# Go's dialler and its TLS handshake allow 30 s and 10 s; a handshake over a bad link needs more
+# round trips than a dial, so it gets no less.
+DIAL_TIMEOUT = 30.0
+TLS_TIMEOUT = 30.0
+
+# Cookies and signed URLs make heads of some kilobytes; nginx allows 8 KiB a line.
+MAX_HEAD = 64 * 1024
+
+# Less than this within the stall timeout is no progress: a trickle is a stall that takes longer.
+MIN_PROGRESS = 1024
+
+# A manifest is some kilobytes. Who takes this long for one does not want to be understood.
+DOCUMENT_TIMEOUT = 300.0
+
+# Conversations are 64 at most and take turns; more idle connections than this to one origin would
+# only be forgotten.
+MAX_IDLE = 8
+
+_SCRATCH = 64 * 1024
+
+
+class Dial(Protocol):
+    """How a connection to an origin is made; tests put a scripted one in its place."""
+
+    async def __call__(self, url: Url) -> Wire:
+        """Give a connection to the origin of `url`, or raise `OSError`."""
+
+
+class Dialer:
+    """Connections over TCP, and over TLS 1.2 at least where the URL says https."""
+
+    def __init__(self, *, tls_verify: bool = True) -> None:
+        self._tls_verify = tls_verify
+        self._context: ssl.SSLContext | None = None
+
+    async def __call__(self, url: Url) -> Wire:
+        """See `Dial`. Addresses are tried in the manner of RFC 8305, happy eyeballs."""
+        with trio.fail_after(DIAL_TIMEOUT):
+            stream = await trio.open_tcp_stream(url.host, url.port)
+        sock = socket.socket(fileno=stream.socket.detach())
+        if url.scheme == "http":
+            return SocketWire(sock)
+        try:
+            context = self._tls()
+        except BaseException:
+            sock.close()
+            raise
+        with trio.fail_after(TLS_TIMEOUT):
+            return await start_tls(sock, context, url.host)
+
+    def _tls(self) -> ssl.SSLContext:
+        """Give the context, made on first use: reading the host's authorities takes a while."""
+        if self._context is None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.set_alpn_protocols(["http/1.1"])
+            if self._tls_verify:
+                context.load_default_certs()
+            else:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            self._context = context
+        return self._context
+
+
+class Client:
+    """Requests to any origin, over connections that are kept alive.
+
+    `stall_timeout` is in seconds. `user_agent` names this program to registries.
+    """
+
+    def __init__(
+        self, dial: Dial, reporter: Reporter, *, stall_timeout: float, user_agent: str
+    ) -> None:
+        self._dial = dial
+        self._report = reporter
+        self._stall_timeout = stall_timeout
+        self._user_agent = user_agent
+        self._idle: defaultdict[tuple[str, str, int], list[Wire]] = defaultdict(list)
+
+    async def connect(self, url: Url) -> None:
+        """Make sure that a connection to the URL's origin is at hand.
+
+        Raises `UnreachableError` or, where TLS is what fails, `BadUpstreamError`.
+        """
+        self._give_back(url, self._take_idle(url) or await self._connect(url))
+
+    async def get(self, url: Url, headers: Mapping[str, str]) -> Response:
+        """Send a GET and give the reply as soon as its head is there; close it in any case.
+
+        Raises `UnreachableError` or `BadUpstreamError`.
+        """
+        started = trio.current_time()
+        wire = self._take_idle(url)
+        try:
+            if wire is not None:
+                # The server may have closed it just now. It has answered nothing then, and
+                # another connection gets the request.
+                try:
+                    return await self._exchange(url, headers, wire, started)
+                except UnreachableError as error:
+                    if not isinstance(error.__cause__, _ClosedEarly):
+                        raise
+            return await self._exchange(url, headers, await self._connect(url), started)
+        except Failure as error:
+            self._report.debug(f"GET {url}: {error.message}")
+            raise
+
+    async def _exchange(
+        self, url: Url, headers: Mapping[str, str], wire: Wire, started: float
+    ) -> Response:
+        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        request = h11.Request(
+            method="GET",
+            target=url.target,
+            headers=[
+                ("Host", url.authority),
+                ("User-Agent", self._user_agent),
+                ("Accept-Encoding", "identity"),
+                *headers.items(),
+            ],
+        )
+        try:
+            with trio.fail_after(self._stall_timeout):
+                await wire.send(connection.send(request) or b"")
+                connection.send(h11.EndOfMessage())
+                head = await self._head(connection, wire)
+        except BaseException as error:
+            wire.close()
+            if isinstance(error, Exception):
+                raise _translated(url, error, "no answer", self._stall_timeout) from error
+            raise
+        release = partial(self._give_back, url)
+        response = Response(url, head, connection, wire, self._stall_timeout, release)
+        elapsed = trio.current_time() - started
+        self._report.debug(f"GET {url}: {head.status_code}, {elapsed * 1000:.0f} ms to the head")
+        return response
+
+    async def _head(self, connection: h11.Connection, wire: Wire) -> h11.Response:
+        scratch = memoryview(bytearray(_SCRATCH))
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                try:
+                    count = await wire.receive_into(scratch)
+                except OSError as error:
+                    raise _ClosedEarly(error.strerror or str(error)) from error
+                if count == 0 and not connection.trailing_data[0]:
+                    raise _ClosedEarly("the connection was closed before an answer")
+                connection.receive_data(bytes(scratch[:count]))
+            elif isinstance(event, h11.Response):
+                return event
+            # anything else here is an informational response
+
+    async def _connect(self, url: Url) -> Wire:
+        try:
+            return await self._dial(url)
+        except (OSError, trio.TooSlowError) as error:
+            raise _translated(url, error, "cannot connect", DIAL_TIMEOUT) from error
+
+    def _take_idle(self, url: Url) -> Wire | None:
+        """Give a kept connection on which nothing waits: surplus bytes answer no question."""
+        kept = self._idle[url.origin]
+        while kept:
+            wire = kept.pop()
+            if wire.is_quiet():
+                return wire
+            wire.close()
+        return None
+
+    def _give_back(self, url: Url, wire: Wire) -> None:
+        kept = self._idle[url.origin]
+        if len(kept) < MAX_IDLE:
+            kept.append(wire)
+        else:
+            wire.close()
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        for kept in self._idle.values():
+            while kept:
+                kept.pop().close()
+
+
+class _ClosedEarly(ConnectionError):
+    """A connection ended before the first byte of an answer."""
+
+
+class Response:
+    """A reply whose head has arrived; its body is pulled. `size` is in bytes, None if unknown.
+
+    `release` takes the connection back when the body has been received whole and the connection
+    can carry another request.
+    """
+
+    def __init__(
+        self,
+        url: Url,
+        head: h11.Response,
+        connection: h11.Connection,
+        wire: Wire,
+        stall_timeout: float,
+        release: Callable[[Wire], None],
+    ) -> None:
+        self.url = url
+        self.status = head.status_code
+        self._fields = head.headers
+        self._connection = connection
+        self._wire: Wire | None = wire
+        self._release = release
+        self._stall_timeout = self._patience = stall_timeout
+        self._progress = 0
+        self._reusable = head.http_version == b"1.1" and "close" not in map(
+            str.lower, self.headers("connection")
+        )
+        self._frame()
+
+    def _frame(self) -> None:
+        """Decide how the body ends: RFC 9112 section 6.3, for a response to GET."""
+        length = self.header("content-length")
+        self._rest = memoryview(b"")
+        if self.header("transfer-encoding"):
+            self.size = None
+            self._pull = self._pull_chunks
+            # With both, the length is ignored and the connection is suspect.
+            self._reusable &= not length
+            self._scratch = memoryview(bytearray(_SCRATCH))
+            return
+        self._rest = memoryview(self._connection.trailing_data[0])
+        self._pull = self._pull_bytes
+        self.size = int(length) if length else None
+        self._left = sys.maxsize if self.size is None else self.size
+        self._reusable &= len(self._rest) <= self._left and self.size is not None
+        self._rest = self._rest[: self._left]
+        if self.size == 0:
+            self._end()
+
+    def header(self, name: str) -> str:
+        """Give a field's value, several joined by commas, empty where there is none."""
+        return ", ".join(self.headers(name))
+
+    def headers(self, name: str) -> list[str]:
+        """Give the values of all fields of this name (in lower case)."""
+        wanted = name.encode()
+        return [value.decode("latin-1") for field, value in self._fields if field == wanted]
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Put the next bytes of the body at the start of `buffer`; give how many, 0 at the end.
+
+        Raises `UnavailableError` for a body that is cut off, `UnreachableError` for one that
+        stalls, `BadUpstreamError` for one that breaks HTTP. The clock runs only while waiting.
+        """
+        if self._wire is None:
+            return 0
+        started = trio.current_time()
+        try:
+            with trio.fail_after(self._patience):
+                count = await self._pull(buffer, self._wire)
+        except (OSError, trio.TooSlowError, h11.RemoteProtocolError) as error:
+            self.close()
+            raise self._broken(error) from error
+        self._patience -= trio.current_time() - started
+        self._progress += count
+        if self._progress >= MIN_PROGRESS:
+            self._patience, self._progress = self._stall_timeout, 0
+        return count
+
+    async def _pull_bytes(self, buffer: memoryview, wire: Wire) -> int:
+        if self._rest:
+            count = self._take(buffer)
+        else:
+            count = await wire.receive_into(buffer[: self._left])
+            if count == 0:
+                if self.size is not None:
+                    raise ConnectionError(f"the connection ended {self._left} bytes early")
+                self._end()
+                return 0
+        self._left -= count
+        if self._left == 0:
+            self._end()
+        return count
+
+    async def _pull_chunks(self, buffer: memoryview, wire: Wire) -> int:
+        while not self._rest:
+            event = self._connection.next_event()
+            if event is h11.NEED_DATA:
+                count = await wire.receive_into(self._scratch)
+                self._connection.receive_data(bytes(self._scratch[:count]))
+            elif isinstance(event, h11.Data):
+                self._rest = memoryview(event.data)
+            else:
+                self._reusable &= not self._connection.trailing_data[0]
+                self._end()
+                return 0
+        return self._take(buffer)
+
+    def _take(self, buffer: memoryview) -> int:
+        """Copy what h11 had received along with something else."""
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    async def read(self, limit: int) -> bytes:
+        """Give the whole body.
+
+        Raises what `receive_into` raises, and `InvalidError` for more than `limit` bytes.
+        """
+        body = bytearray()
+        buffer = memoryview(bytearray(min(limit, self.size or limit, _SCRATCH) + 1))
+        with trio.move_on_after(DOCUMENT_TIMEOUT):
+            while len(body) <= limit and (self.size or 0) <= limit:
+                count = await self.receive_into(buffer)
+                if count == 0:
+                    return bytes(body)
+                body += buffer[:count]
+            self.close()
+            raise InvalidError(
+                f"GET {self.url}: the reply has more than the {limit} bytes it may have",
+                code="SIZE_INVALID",
+            )
+        self.close()
+        raise UnreachableError(f"GET {self.url}: no whole reply within {DOCUMENT_TIMEOUT:g} s")
+
+    def _broken(self, error: Exception) -> Failure:
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            return UnavailableError(f"GET {self.url}: the reply was cut off: {_reason(error)}")
+        return _translated(self.url, error, "the reply stalled", self._stall_timeout)
+
+    def _end(self) -> None:
+        """Let go of the connection: nothing more belongs to this reply."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            self._release(wire) if self._reusable else wire.close()
+
+    def close(self) -> None:
+        """Give up what is left of the body, and the connection with it. May be called again."""
+        self._reusable = False
+        self._end()
+
+
+def _translated(url: Url, error: Exception, doing: str, limit: float) -> Failure:
+    """Give the failure that an exception of a lower layer is to whoever asked."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, trio.TooSlowError):
+        return UnreachableError(f"GET {url}: {doing} for {limit:g} s")
+    if isinstance(error, ssl.SSLError):
+        way_out = (
+            " (--tls-verify=false would accept it)"
+            if isinstance(error, ssl.SSLCertVerificationError)
+            else ""
+        )
+        return BadUpstreamError(f"GET {url}: TLS failed: {_reason(error)}{way_out}", code="TLS")
+    if isinstance(error, h11.RemoteProtocolError):
+        return BadUpstreamError(f"GET {url}: the server broke HTTP: {clean(str(error))}")
+    if isinstance(error, OSError):
+        return UnreachableError(f"GET {url}: {doing}: {_reason(error)}")
+    raise error
+
+
+def _reason(error: BaseException) -> str:
+    """Give the cause in the system's words; trio groups those of several addresses."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(map(_reason, cause.exceptions)))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return clean(error.verify_message)
+    if isinstance(error, OSError) and error.strerror:
+        return clean(error.strerror)
+    if isinstance(cause, OSError):
+        return _reason(cause)
+    return clean(str(error))

@@ -1,0 +1,1 @@
+"""What the containers-*(5) configuration files say: pure."""

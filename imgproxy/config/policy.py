@@ -1,0 +1,131 @@
+"""policy.json: containers-policy.json(5), which image may be used.
+
+Parsed whole and strictly: an unknown key or a wrong type makes the file unusable, never laxer.
+Only the list of the most specific scope applies, and every requirement in it must accept.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from imgproxy import strict_json
+from imgproxy.errors import ConfigurationError, DeniedError
+from imgproxy.fields import FieldError, Fields, shown
+
+# Requirement types of containers-policy.json(5) that need signatures, which are not verified yet:
+# they parse, and reject.
+_NEED_SIGNATURES = frozenset({"signedBy", "sigstoreSigned", "signedBaseLayer"})
+_DECIDED = frozenset({"insecureAcceptAnything", "reject"})
+
+
+class Scope(NamedTuple):
+    """The requirements that apply somewhere; `place` is where in the file they stand."""
+
+    place: str
+    requirements: tuple[str, ...]
+
+
+class Policy(NamedTuple):
+    """What a policy file says. `source` names it in messages."""
+
+    source: str
+    default: Scope
+    transports: dict[str, dict[str, Scope]]
+
+
+# What `--insecure-policy` stands for, as a file.
+ACCEPT_ANYTHING = b'{"default":[{"type":"insecureAcceptAnything"}]}'
+
+
+def parse(raw: bytes, source: str) -> Policy:
+    """Give the policy in `raw`, which came from the file `source`.
+
+    Raises `ConfigurationError` with the place of what is wrong.
+    """
+    try:
+        document = Fields(strict_json.loads(raw))
+        _refuse_unknown(document, {"default", "transports"})
+        transports = document.optional_object("transports")
+        return Policy(
+            source,
+            _scope(document, "default"),
+            {}
+            if transports is None
+            else {name: _scopes(transports.object(name)) for name in transports},
+        )
+    except (FieldError, strict_json.JsonError) as error:
+        raise ConfigurationError(f"the policy {source}: {error}", file=source) from None
+
+
+def _scopes(transport: Fields) -> dict[str, Scope]:
+    return {scope: _scope(transport, scope) for scope in transport}
+
+
+def _scope(fields: Fields, key: str) -> Scope:
+    requirements = fields.objects(key)
+    if not requirements:  # absent, or empty
+        raise FieldError(f"{fields.at(key)}: expected a list of requirements that is not empty")
+    return Scope(fields.at(key), tuple(map(_requirement, requirements)))
+
+
+def _requirement(fields: Fields) -> str:
+    kind = fields.text("type")
+    if kind in _DECIDED:
+        _refuse_unknown(fields, {"type"})
+    elif kind not in _NEED_SIGNATURES:
+        raise FieldError(f"{fields.at('type')}: unknown requirement {shown(kind)}")
+    return kind
+
+
+def _refuse_unknown(fields: Fields, known: set[str]) -> None:
+    for key in fields:
+        if key not in known:
+            raise FieldError(f"{fields.at(key)}: unknown key")
+
+
+def docker_scopes(registry: str, repository: str, suffix: str) -> list[str]:
+    """Give the scopes of an image in a registry, most specific first.
+
+    `suffix` is `:tag` or `@digest`. After the image itself come the repository, the namespaces
+    above it, the registry, and `*.` wildcards for the domains above that, which drop the port.
+    """
+    name = f"{registry}/{repository}"
+    scopes = [f"{name}{suffix}", name]
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        scopes.append(name)
+    domain = registry.rpartition(":")[0] if _has_port(registry) else registry
+    while "." in domain:
+        domain = domain.partition(".")[2]
+        scopes.append(f"*.{domain}")
+    return scopes
+
+
+def _has_port(registry: str) -> bool:
+    return registry.rpartition(":")[2].isdecimal()
+
+
+def path_scopes(path: str) -> list[str]:
+    """Give the scopes of a local image: its absolute path, and the directories above it."""
+    scopes = [path]
+    while (path := path.rpartition("/")[0]) != "":
+        scopes.append(path)
+    return scopes
+
+
+def demand(policy: Policy, transport: str, scopes: list[str], image: str) -> None:
+    """Return if the policy accepts an image.
+
+    Raises `DeniedError`, naming file, place and requirement, if it does not.
+    """
+    known = policy.transports.get(transport, {})
+    scope = next((known[name] for name in [*scopes, ""] if name in known), policy.default)
+    where = f"the policy {policy.source} ({scope.place})"
+    for requirement in scope.requirements:
+        if requirement == "reject":
+            raise DeniedError(f"{image} is rejected by {where}")
+        if requirement != "insecureAcceptAnything":
+            raise DeniedError(
+                f"{image} is rejected: {where} requires {requirement}, and signatures are not"
+                " verified yet"
+            )

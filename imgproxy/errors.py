@@ -1,0 +1,156 @@
+"""The tree of failures. Each class knows the HTTP status it is answered with.
+
+A failure is raised where the facts are, with a message that says what was attempted, on what, what
+came back and, where there is one, the way out; `server` answers it, and nobody in between rewrites
+it. `code` is the distribution specification's where that has one, `detail` holds what a program
+can act on. Text from outside goes through `clean` before it enters a message.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+# C0, DEL, C1, and what terminals or log viewers may obey: line separators and bidirectional marks.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+
+# Foreign text in a message is a quotation, not a document.
+_MAX_QUOTATION = 256
+
+
+def clean(text: str, limit: int = _MAX_QUOTATION) -> str:
+    """Give text from outside as it may stand in a message: one line, no controls, bounded."""
+    text = _CONTROLS.sub(" ", text).strip()
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+class UsageError(Exception):
+    """The command line or a descriptor is unusable: one line, exit status 2."""
+
+
+class Failure(Exception):
+    """Anything a parent is told in an error reply.
+
+    `message` is for a person, `detail` for a program; `code` replaces that of the class.
+    """
+
+    status: ClassVar[int]
+    default_code: ClassVar[str]
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, code: str | None = None, **detail: Any) -> None:  # noqa: ANN401  (JSON)
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.detail = detail
+
+
+class BadRequestError(Failure):
+    """The request, a digest in it, or the name of the image is malformed."""
+
+    status = 400
+    default_code = "BAD_REQUEST"
+
+
+class DeniedError(Failure):
+    """Policy, refused credentials, file permission."""
+
+    status = 403
+    default_code = "DENIED"
+
+
+class NotFoundError(Failure):
+    """No such path, image, manifest or blob."""
+
+    status = 404
+    default_code = "NOT_FOUND"
+
+
+class MethodNotAllowedError(Failure):
+    """The path is known, the method is not for it; `allow` is the header's value."""
+
+    status = 405
+    default_code = "METHOD_NOT_ALLOWED"
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class AmbiguousError(Failure):
+    """The reference fits several images; `choices` lists them."""
+
+    status = 409
+    default_code = "AMBIGUOUS"
+
+
+class BodyTooLargeError(Failure):
+    """A request body that nobody asked for is too long to be read away."""
+
+    status = 413
+    default_code = "BODY_TOO_LARGE"
+
+
+class UnsupportedFormatError(Failure):
+    """A format that is not read."""
+
+    status = 415
+    default_code = "UNSUPPORTED"
+
+
+class InvalidError(Failure):
+    """Bytes that do not verify, do not parse, contradict themselves or exceed a limit."""
+
+    status = 422
+    default_code = "MANIFEST_INVALID"
+
+
+class HeadTooLargeError(Failure):
+    """The head of a request exceeds its limit."""
+
+    status = 431
+    default_code = "HEAD_TOO_LARGE"
+
+
+class DefectError(Failure):
+    """A defect of this program."""
+
+    status = 500
+    default_code = "INTERNAL"
+
+
+class ConfigurationError(Failure):
+    """A configuration file is broken; the message names it and the place in it."""
+
+    status = 500
+    default_code = "CONFIGURATION"
+
+
+class NotImplementedByUsError(Failure):
+    """A digest algorithm or a transfer coding that is not available here."""
+
+    status = 501
+    default_code = "UNSUPPORTED"
+
+
+class BadUpstreamError(Failure):
+    """The registry broke HTTP or answered something unusable."""
+
+    status = 502
+    default_code = "BAD_UPSTREAM"
+
+
+class UnavailableError(Failure):
+    """Temporary: worth another try."""
+
+    status = 503
+    default_code = "UNAVAILABLE"
+    retryable = True
+
+
+class UnreachableError(Failure):
+    """The registry stalled or cannot be reached: worth another try."""
+
+    status = 504
+    default_code = "UNREACHABLE"
+    retryable = True

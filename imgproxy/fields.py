@@ -1,0 +1,120 @@
+"""Typed getters over JSON and TOML values that know their path.
+
+A complaint carries the place: `layers[2].size: expected an integer, got "12"`. `null` counts as
+absent, as it does for every Go program that reads the same documents.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from imgproxy.errors import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+T = TypeVar("T")
+
+
+class FieldError(ValueError):
+    """A value is missing or of the wrong type; the message begins with its path."""
+
+
+class Fields:
+    """An object of a document. `value` must be a mapping; `path` is where it stands.
+
+    Raises `FieldError`, from the constructor and from every getter.
+    """
+
+    __slots__ = ("_values", "path")
+
+    def __init__(self, value: object, path: str = "") -> None:
+        if not isinstance(value, dict):
+            raise FieldError(f"{path or 'the document'}: expected an object, got {shown(value)}")
+        self._values: dict[str, Any] = value
+        self.path = path
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __contains__(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def at(self, key: str) -> str:
+        """Give the path of a member."""
+        return f"{self.path}.{key}" if self.path else key
+
+    def optional_text(self, key: str) -> str | None:
+        """Give a string, None where it is absent."""
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise FieldError(f"{self.at(key)}: expected a string, got {shown(value)}")
+        return value
+
+    def text(self, key: str) -> str:
+        """Give a string that must be there."""
+        return self._present(key, self.optional_text(key), "string")
+
+    def optional_integer(self, key: str) -> int | None:
+        """Give an integer, None where it is absent."""
+        value = self._values.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise FieldError(f"{self.at(key)}: expected an integer, got {shown(value)}")
+        return value
+
+    def integer(self, key: str) -> int:
+        """Give an integer that must be there."""
+        return self._present(key, self.optional_integer(key), "integer")
+
+    def optional_object(self, key: str) -> Fields | None:
+        """Give an object, None where it is absent."""
+        value = self._values.get(key)
+        return None if value is None else Fields(value, self.at(key))
+
+    def object(self, key: str) -> Fields:
+        """Give an object that must be there."""
+        return self._present(key, self.optional_object(key), "object")
+
+    def objects(self, key: str) -> list[Fields]:
+        """Give the objects of an array, none where it is absent."""
+        return [Fields(item, f"{self.at(key)}[{n}]") for n, item in enumerate(self._array(key))]
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Give the strings of an array, none where it is absent."""
+        items = self._array(key)
+        for n, item in enumerate(items):
+            if not isinstance(item, str):
+                raise FieldError(f"{self.at(key)}[{n}]: expected a string, got {shown(item)}")
+        return tuple(items)
+
+    def text_map(self, key: str) -> dict[str, str]:
+        """Give an object whose members are all strings, empty where it is absent."""
+        value = self.optional_object(key)
+        return {} if value is None else {member: value.text(member) for member in value}
+
+    def _array(self, key: str) -> list[Any]:
+        value = self._values.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise FieldError(f"{self.at(key)}: expected an array, got {shown(value)}")
+        return value
+
+    def _present(self, key: str, value: T | None, kind: str) -> T:
+        if value is None:
+            raise FieldError(f"{self.at(key)}: missing (expected {_article(kind)} {kind})")
+        return value
+
+
+def shown(value: object) -> str:
+    """Give a value as it may stand in a message: short, and what it is rather than all of it."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    return clean(json.dumps(value, ensure_ascii=False, default=str), 80)
+
+
+def _article(kind: str) -> str:
+    return "an" if kind[0] in "aeiou" else "a"

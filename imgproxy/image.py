@@ -1,0 +1,314 @@
+"""The image being served: which manifest is chosen, and what may be had.
+
+The policy's verdict is asked for here and nowhere else, before anything of the image is released.
+An image is opened once, on the first request that needs it: its root document is fetched and
+verified, an index is walked, the manifest for the platform chosen. From then on only what verified
+documents name can be had.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from imgproxy import verify
+from imgproxy.config import policy as policies
+from imgproxy.errors import Failure, InvalidError, NotFoundError, clean
+from imgproxy.spec import convert
+from imgproxy.spec import digest as digests
+from imgproxy.spec import media_type as types
+from imgproxy.spec import platform as platforms
+from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Manifest
+from imgproxy.transports.source import Document
+from imgproxy.verify import Blob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.config.policy import Policy
+    from imgproxy.spec.digest import Digest
+    from imgproxy.spec.manifest import Descriptor, Index
+    from imgproxy.spec.platform import Platform
+    from imgproxy.transports.source import Source
+    from imgproxy.verify import VerifiedDocument
+
+# An index's index's index's index: nobody builds more, and a walk must end.
+MAX_DEPTH = 4
+
+# Indexes in one image; each costs a request.
+MAX_INDEXES = 64
+
+
+class Image:
+    """One image, opened when it is first needed and shared by all conversations.
+
+    `open_source` gives the place where it is, `load_policy` what may be used, `wanted` the
+    platform to choose for.
+    """
+
+    def __init__(
+        self,
+        open_source: Callable[[], Source],
+        load_policy: Callable[[], Policy],
+        wanted: Platform,
+    ) -> None:
+        self._open_source = open_source
+        self._load_policy = load_policy
+        self._wanted = wanted
+        self._opened: OpenedImage | None = None
+        self._failure: Failure | None = None
+        self._attempts = 0
+        self._turn = trio.Lock()
+
+    async def open(self) -> OpenedImage:
+        """Give the opened image.
+
+        Raises `Failure`. A failed opening is tried again by the next request; who had been
+        waiting for it shares the failure, so that a dead registry is not asked once for each.
+        """
+        if self._opened is None:
+            attempts = self._attempts
+            async with self._turn:
+                if self._opened is None:
+                    if self._failure is not None and self._attempts > attempts:
+                        raise self._failure
+                    try:
+                        self._opened = await self._open()
+                    except Failure as error:
+                        self._failure = error
+                        self._attempts += 1
+                        raise
+        return self._opened
+
+    async def _open(self) -> OpenedImage:
+        policy = self._load_policy()
+        source = self._open_source()
+        try:
+            policies.demand(policy, *source.identity, source.name)
+            walk = _Walk(source)
+            root = verify.document(await source.root())
+            chosen, index = root, None
+            if not isinstance(root.parsed, Manifest):
+                chosen, index = await walk.choose(root, self._wanted), root
+            opened = OpenedImage(source, chosen, index, walk)
+        except BaseException:
+            source.close()
+            raise
+        return opened
+
+    def close(self) -> None:
+        """Let go of the place where the image is."""
+        if self._opened is not None:
+            self._opened.source.close()
+
+
+class _Candidate(NamedTuple):
+    """An entry that could be chosen; `platform` is its own, or that of the index around it."""
+
+    descriptor: Descriptor
+    platform: Platform | None
+
+
+class _Walk:
+    """Through an index and the indexes in it, in document order."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.documents: dict[Digest, VerifiedDocument] = {}
+        self.known: dict[Digest, Descriptor] = {}
+        self._candidates: list[_Candidate] = []
+        self._missing: list[NotFoundError] = []
+
+    async def choose(self, root: VerifiedDocument, wanted: Platform) -> VerifiedDocument:
+        """Give the manifest for the wanted platform.
+
+        Raises `NotFoundError` with the platforms that there are, where none fits.
+        """
+        await self._enter(root, wanted, None, 1)
+        at = platforms.choose(wanted, [candidate.platform for candidate in self._candidates])
+        if at is None:
+            raise self._missing[0] if self._missing else self._nothing_for(wanted)
+        descriptor = self._candidates[at].descriptor
+        chosen = await fetch_document(self._source, descriptor)
+        if not isinstance(chosen.parsed, Manifest):
+            raise InvalidError(
+                f"{self._source.name}: {descriptor.digest} is an index, and the index that names"
+                " it does not say so"
+            )
+        return chosen
+
+    def _nothing_for(self, wanted: Platform) -> NotFoundError:
+        there = [clean(str(each.platform)) for each in self._candidates if each.platform]
+        there = list(dict.fromkeys(there))
+        return NotFoundError(
+            f"{self._source.name} has no manifest for {wanted}"
+            f" (there are: {', '.join(there) or 'none'})",
+            code="MANIFEST_UNKNOWN",
+            platforms=there,
+        )
+
+    async def _enter(
+        self, index: VerifiedDocument, wanted: Platform, around: Platform | None, depth: int
+    ) -> None:
+        """Collect the candidates of an index; `around` is the platform said of all of it."""
+        self.documents[index.digest] = index
+        for entry in _entries(index):
+            self.known.setdefault(entry.digest, entry)
+            platform = entry.platform or around
+            if entry.is_attestation:
+                continue
+            if entry.media_type in types.INDEXES:
+                if platform is None or platforms.choose(wanted, [platform]) is not None:
+                    await self._descend(entry, wanted, platform, depth + 1)
+            elif not entry.media_type or entry.media_type in types.KNOWN_DOCUMENTS:
+                self._candidates.append(_Candidate(entry, platform))
+
+    async def _descend(
+        self, entry: Descriptor, wanted: Platform, platform: Platform | None, depth: int
+    ) -> None:
+        if entry.digest in self.documents:
+            return  # named twice; its entries are candidates already
+        if depth > MAX_DEPTH or len(self.documents) >= MAX_INDEXES:
+            raise InvalidError(
+                f"{self._source.name}: more than {MAX_DEPTH} indexes in one another,"
+                f" or more than {MAX_INDEXES} in all"
+            )
+        try:
+            inner = await fetch_document(self._source, entry)
+        except NotFoundError as error:
+            # Stores save an index whole and only some of what it names.
+            self._missing.append(error)
+            return
+        await self._enter(inner, wanted, platform, depth)
+
+
+class OpenedImage:
+    """What an image turned out to be: its chosen `manifest`, and the `index` it came from."""
+
+    def __init__(
+        self,
+        source: Source,
+        manifest: VerifiedDocument,
+        index: VerifiedDocument | None,
+        walk: _Walk,
+    ) -> None:
+        self.source = source
+        self.manifest = manifest
+        self.index = index
+        self._documents = walk.documents
+        self._known = walk.known
+        self._blobs: dict[Digest, Descriptor] = {}
+        self._documents[manifest.digest] = manifest
+        self._release(manifest)
+        self.oci_manifest, self.oci_digest = manifest.raw, manifest.digest
+        if manifest.media_type == types.DOCKER_MANIFEST:
+            self.oci_manifest = convert.manifest(manifest.raw)
+            self.oci_digest = digests.compute(self.oci_manifest)
+
+    def find_config(self) -> Descriptor:
+        """Give the descriptor of the chosen manifest's config.
+
+        Raises `InvalidError` for one that exceeds the limit of a document.
+        """
+        assert isinstance(self.manifest.parsed, Manifest)  # noqa: S101  (the walk made sure)
+        config = self.manifest.parsed.config
+        if config.size > MAX_DOCUMENT_SIZE:
+            raise InvalidError(
+                f"{self.source.name}: the config has {config.size} bytes, the limit is"
+                f" {MAX_DOCUMENT_SIZE}",
+                code="SIZE_INVALID",
+            )
+        return config
+
+    def find_blob(self, digest: Digest) -> Descriptor:
+        """Give the descriptor of a blob that a released manifest names.
+
+        Raises `NotFoundError` for any other.
+        """
+        descriptor = self._blobs.get(digest)
+        if descriptor is None:
+            raise NotFoundError(
+                f"{self.source.name}: no released manifest names the blob {digest}",
+                code="BLOB_UNKNOWN",
+            )
+        return descriptor
+
+    async def open_blob(self, descriptor: Descriptor) -> Blob:
+        """Give a blob whose reply can be begun; see `Blob.begin`. Raises `Failure`."""
+        name = f"{self.source.name}: blob {descriptor.digest}"
+        content = verify.embedded(descriptor)
+        reader = await self.source.blob(descriptor) if content is None else _Embedded(content)
+        blob = Blob(name, descriptor, reader)
+        try:
+            await blob.begin()
+        except BaseException:
+            blob.close()
+            raise
+        return blob
+
+    async def document(self, digest: Digest) -> VerifiedDocument:
+        """Give a manifest or an index in its original bytes, and release what it names.
+
+        Raises `NotFoundError` for one that no released document names.
+        """
+        document = self._documents.get(digest)
+        if document is None:
+            descriptor = self._known.get(digest)
+            if descriptor is None:
+                raise NotFoundError(
+                    f"{self.source.name}: no released document names the manifest {digest}",
+                    code="MANIFEST_UNKNOWN",
+                )
+            document = await fetch_document(self.source, descriptor)
+            self._release(document)
+        return document
+
+    def _release(self, document: VerifiedDocument) -> None:
+        parsed = document.parsed
+        if parsed.subject is not None:
+            self._known.setdefault(parsed.subject.digest, parsed.subject)
+        for entry in _entries(document):
+            self._known.setdefault(entry.digest, entry)
+        if isinstance(parsed, Manifest):
+            for descriptor in (parsed.config, *parsed.layers):
+                if self._blobs.setdefault(descriptor.digest, descriptor).size != descriptor.size:
+                    raise InvalidError(
+                        f"{self.source.name}: manifest {document.digest} names the blob"
+                        f" {descriptor.digest} with two sizes",
+                        code="SIZE_INVALID",
+                    )
+
+
+async def fetch_document(source: Source, descriptor: Descriptor) -> VerifiedDocument:
+    """Give a document that another one names, verified. Raises `Failure`."""
+    content = verify.embedded(descriptor)
+    if content is None:
+        return verify.document(await source.document(descriptor))
+    name = f"{source.name}: manifest {descriptor.digest}"
+    named = (descriptor.digest,)
+    return verify.document(Document(content, descriptor.media_type, named, descriptor.size, name))
+
+
+def _entries(document: VerifiedDocument) -> tuple[Descriptor, ...]:
+    parsed: Manifest | Index = document.parsed
+    return () if isinstance(parsed, Manifest) else parsed.manifests
+
+
+class _Embedded:
+    """The content that a descriptor carries, as a `Reader`."""
+
+    def __init__(self, content: bytes) -> None:
+        self.size: int | None = len(content)
+        self._rest = memoryview(content)
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
+        await trio.lowlevel.checkpoint()
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,215 @@
+"""Manifests and indexes as values.
+
+OCI image specification 1.1 (manifest.md, image-index.md, descriptor.md), and Docker's image
+manifest version 2, schema 2. A document is parsed once, strictly, and what could be read in two ways is refused (CVE-2021-41190):
+keys of two formats in one document, keys that differ from a known one only in case (Go would take
+them), a body that contradicts the media type it came under.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy import strict_json
+from imgproxy.errors import InvalidError, UnsupportedFormatError, clean
+from imgproxy.fields import FieldError, Fields, shown
+from imgproxy.spec import digest as digests
+from imgproxy.spec import media_type as types
+from imgproxy.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from imgproxy.spec.digest import Digest
+
+# The distribution specification asks registries to accept manifests of 4 MiB; larger ones travel
+# nowhere. The same holds for configs, which every client reads whole.
+MAX_DOCUMENT_SIZE = 4 * 1024 * 1024
+
+# The keys by which one format is told from another.
+_MANIFEST_KEYS = frozenset({"config", "layers"})
+_INDEX_KEYS = frozenset({"manifests"})
+_FORMAT_KEYS = _MANIFEST_KEYS | _INDEX_KEYS | {"fsLayers", "history"}
+_TOP_KEYS = _FORMAT_KEYS | {
+    "schemaVersion",
+    "mediaType",
+    "artifactType",
+    "subject",
+    "annotations",
+    "signatures",
+}
+_DESCRIPTOR_KEYS = frozenset(
+    {"mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform"}
+)
+_PLATFORM_KEYS = frozenset({"os", "architecture", "variant"})
+
+
+class Descriptor(NamedTuple):
+    """What names a blob or a manifest.
+
+    `size` is in bytes, `media_type` empty where the document says none, `data` the embedded
+    content if there is any, `platform` None where none is said.
+    """
+
+    media_type: str
+    digest: Digest
+    size: int
+    data: bytes | None = None
+    urls: tuple[str, ...] = ()
+    platform: Platform | None = None
+    ref_name: str | None = None
+    is_attestation: bool = False
+
+
+class Manifest(NamedTuple):
+    """An image's (or artifact's) manifest, OCI or Docker schema 2."""
+
+    media_type: str
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    subject: Descriptor | None
+
+
+class Index(NamedTuple):
+    """An OCI image index or a Docker manifest list."""
+
+    media_type: str
+    manifests: tuple[Descriptor, ...]
+    subject: Descriptor | None
+
+
+def parse(raw: bytes, claimed_type: str, name: str) -> Manifest | Index:
+    """Give the document that `raw` holds.
+
+    `claimed_type` is the media type it came under: only one that is known counts, any other (an
+    empty one, a content delivery network's `text/plain`) leaves the document to speak for itself.
+    `name` stands for it in messages.
+
+    Raises `InvalidError`, or `UnsupportedFormatError` for a format that is not read.
+    """
+    try:
+        document = Fields(strict_json.loads(raw))
+        media_type = _media_type(document, types.essence(claimed_type), name)
+        _refuse_ambiguity(document, media_type)
+        subject = document.optional_object("subject")
+        subject_descriptor = None if subject is None else _descriptor(subject)
+        if media_type in types.INDEXES:
+            entries = tuple(map(_descriptor, document.objects("manifests")))
+            return Index(media_type, entries, subject_descriptor)
+        config = _descriptor(document.object("config"))
+        layers = tuple(map(_descriptor, document.objects("layers")))
+        return Manifest(media_type, config, layers, subject_descriptor)
+    except (FieldError, strict_json.JsonError) as error:
+        raise InvalidError(f"parsing {name}: {error}") from None
+
+
+def parse_index(raw: bytes, name: str) -> Index:
+    """Give the OCI index that `raw` must hold; raises as `parse` does."""
+    document = parse(raw, types.OCI_INDEX, name)
+    if not isinstance(document, Index):
+        raise InvalidError(f"parsing {name}: expected an index, got a {document.media_type}")
+    return document
+
+
+def _media_type(document: Fields, claimed: str, name: str) -> str:
+    """Decide what the document is; what it says of itself must agree with what it came as."""
+    _refuse_lookalikes(document, _TOP_KEYS)
+    said = document.optional_text("mediaType") or ""
+    version = document.optional_integer("schemaVersion")
+    claimed = claimed if claimed in types.KNOWN_DOCUMENTS else ""
+    media_type = said or claimed or _guess(document)
+    if media_type in types.SCHEMA1 or (version == 1 and not said):
+        raise UnsupportedFormatError(
+            f"{name} is a Docker schema 1 manifest, which is not read;"
+            " push the image again with a current tool to convert it"
+        )
+    if claimed and said and claimed != said:
+        raise FieldError(f"mediaType: the document says {shown(said)} but came as {claimed}")
+    if media_type not in types.KNOWN_DOCUMENTS:
+        raise UnsupportedFormatError(
+            f"{name} has the media type {shown(media_type)}, which is not read"
+        )
+    if version not in (2, None):
+        raise FieldError(f"schemaVersion: expected 2, got {version}")
+    return media_type
+
+
+def _guess(document: Fields) -> str:
+    """Give the type of a document that says none, by its keys."""
+    if "manifests" in document:
+        return types.OCI_INDEX
+    config = document.optional_object("config")
+    if config is None:
+        raise FieldError("mediaType: missing, and the keys fit no known format")
+    docker = config.optional_text("mediaType") == types.DOCKER_CONFIG
+    return types.DOCKER_MANIFEST if docker else types.OCI_MANIFEST
+
+
+def _refuse_ambiguity(document: Fields, media_type: str) -> None:
+    wanted = _INDEX_KEYS if media_type in types.INDEXES else _MANIFEST_KEYS
+    foreign = sorted(key for key in document if key in _FORMAT_KEYS - wanted)
+    if foreign:
+        raise FieldError(f"{', '.join(foreign)}: ambiguous, does not belong into {media_type}")
+
+
+def _refuse_lookalikes(fields: Fields, known: frozenset[str]) -> None:
+    """Refuse keys that a reader without regard to case would take for a known one."""
+    folded = {key.casefold() for key in known}
+    for key in fields:
+        if key not in known and key.casefold() in folded:
+            raise FieldError(f"{fields.at(clean(key))}: ambiguous, keys are told apart by case")
+
+
+def _descriptor(fields: Fields) -> Descriptor:
+    _refuse_lookalikes(fields, _DESCRIPTOR_KEYS)
+    media_type = fields.optional_text("mediaType") or ""
+    if media_type and not types.is_valid(media_type):
+        raise FieldError(f"{fields.at('mediaType')}: {shown(media_type)} is not a media type")
+    size = fields.integer("size")
+    if size < 0:
+        raise FieldError(f"{fields.at('size')}: expected a size, got {size}")
+    annotations = fields.text_map("annotations")
+    platform = _platform(fields)
+    return Descriptor(
+        media_type,
+        _digest(fields),
+        size,
+        _data(fields),
+        fields.texts("urls"),
+        platform,
+        annotations.get("org.opencontainers.image.ref.name"),
+        # BuildKit marks attestations twice; other writers know only one of the marks.
+        "vnd.docker.reference.type" in annotations
+        or (platform is not None and platform[:2] == ("unknown", "unknown")),
+    )
+
+
+def _digest(fields: Fields) -> Digest:
+    try:
+        return digests.parse(fields.text("digest"))
+    except FieldError:
+        raise
+    except ValueError as error:
+        raise FieldError(f"{fields.at('digest')}: {error}") from None
+
+
+def _data(fields: Fields) -> bytes | None:
+    text = fields.optional_text("data")
+    if text is None:
+        return None
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise FieldError(f"{fields.at('data')}: not base64") from None
+
+
+def _platform(fields: Fields) -> Platform | None:
+    platform = fields.optional_object("platform")
+    if platform is None:
+        return None
+    _refuse_lookalikes(platform, _PLATFORM_KEYS)
+    return Platform(
+        platform.optional_text("os") or "",
+        platform.optional_text("architecture") or "",
+        platform.optional_text("variant") or "",
+    )

@@ -1,0 +1,128 @@
+"""Platforms, and which entry of an index is chosen for one.
+
+OCI image specification, image-index.md, "platform"; the names are Go's GOOS and GOARCH. The order
+in which variants are tried is the table in the man page, section PLATFORMS: what the wanted
+processor runs best comes first, what it cannot run is never chosen.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+_COMPONENT = re.compile(r"[a-z0-9_.-]+")
+
+# What `uname -m` says, and what people type, by Go's names.
+_MACHINES: dict[str, tuple[str, str]] = {
+    "x86_64": ("amd64", ""),
+    "i386": ("386", ""),
+    "i486": ("386", ""),
+    "i586": ("386", ""),
+    "i686": ("386", ""),
+    "aarch64": ("arm64", ""),
+    "armv5l": ("arm", "v5"),
+    "armv5tel": ("arm", "v5"),
+    "armv6l": ("arm", "v6"),
+    "armv7l": ("arm", "v7"),
+    "armv8l": ("arm", "v8"),
+    "loongarch64": ("loong64", ""),
+}
+
+# The x86-64 psABI's micro-architecture levels, by the flags that Linux shows in /proc/cpuinfo
+# (`pni` is SSE3, `abm` is LZCNT, `xsave` stands for OSXSAVE).
+_AMD64_LEVELS = {
+    "v2": {"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"},
+    "v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"},
+    "v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+}
+
+
+class Platform(NamedTuple):
+    """What an image runs on; `variant` is empty where none is said."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part)
+
+
+def parse(text: str) -> Platform:
+    """Give the platform that `OS/ARCH[/VARIANT]` spells.
+
+    Raises `ValueError` where it does not.
+    """
+    parts = text.lower().split("/")
+    if len(parts) not in (2, 3) or not all(map(_COMPONENT.fullmatch, parts)):
+        raise ValueError("expected OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64")
+    os, architecture, *variant = parts
+    architecture, implied = _MACHINES.get(architecture, (architecture, ""))
+    return Platform(os, architecture, variant[0] if variant else implied)
+
+
+def of_host(os: str, machine: str, cpu_flags: Collection[str]) -> Platform:
+    """Give the platform of a host.
+
+    `machine` is what uname(2) says; `cpu_flags` are those of one x86 processor, else empty.
+    """
+    architecture, variant = _MACHINES.get(machine, (machine, ""))
+    if architecture == "amd64":
+        variant = _amd64_variant(cpu_flags)
+    return Platform(os, architecture, variant)
+
+
+def _amd64_variant(flags: Collection[str]) -> str:
+    variant = ""
+    for level, wanted in _AMD64_LEVELS.items():
+        if not wanted.issubset(flags):
+            break
+        variant = level
+    return variant
+
+
+def choose(wanted: Platform, entries: Iterable[Platform | None]) -> int | None:
+    """Give the position of the entry to take for `wanted`, None where nothing fits.
+
+    `entries` are the platforms of an index in its order, None for an entry without one, which is
+    taken only when no other fits.
+    """
+    ranks = {variant: rank for rank, variant in reversed([*enumerate(_variants(wanted))])}
+    best: tuple[int, int] | None = None
+    for position, entry in enumerate(entries):
+        rank = len(ranks) if entry is None else _rank(wanted, entry, ranks)
+        if rank is not None and (best is None or rank < best[0]):
+            best = rank, position
+    return None if best is None else best[1]
+
+
+def _rank(wanted: Platform, entry: Platform, ranks: dict[str, int]) -> int | None:
+    if (entry.os, entry.architecture) != (wanted.os, wanted.architecture):
+        return None
+    return 0 if wanted.os == "windows" else ranks.get(_plain(entry.architecture, entry.variant))
+
+
+def _plain(architecture: str, variant: str) -> str:
+    """Give the variant as the table spells it: an architecture's baseline is its plain name."""
+    baseline = {"amd64": "v1", "arm64": "v8"}.get(architecture)
+    return "" if variant == baseline else variant
+
+
+def _variants(wanted: Platform) -> list[str]:
+    """Give the variants that `wanted` runs, best first; the plain entry is the empty string."""
+    variant = _plain(wanted.architecture, wanted.variant)
+    if wanted.architecture == "arm":
+        return [*_down(variant, 5), ""] if variant else ["", "v7", "v6", "v5"]
+    if wanted.architecture == "amd64":
+        return [*_down(variant, 2), ""]
+    return [variant, ""]
+
+
+def _down(variant: str, last: int) -> list[str]:
+    """Give vN, …, v`last`; what is no level stands for itself."""
+    if re.fullmatch(r"v[1-9]", variant) is None:
+        return [variant] if variant else []
+    return [variant, *(f"v{level}" for level in range(int(variant[1:]) - 1, last - 1, -1))]

@@ -1,0 +1,200 @@
+"""Names of images: the IMAGE argument, and references into registries.
+
+The grammar of a reference is that of the distribution project (`reference`), as the containers
+ecosystem reads it: containers-transports(5). What stands before the first `:` is a transport only
+if it is on a list, so that `localhost:5000/x` needs no decoration.
+
+Everything here raises `BadRequestError` with the code NAME_INVALID for a name that is malformed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from imgproxy.errors import BadRequestError, clean
+from imgproxy.spec import digest as digests
+
+if TYPE_CHECKING:
+    from imgproxy.spec.digest import Digest
+
+_HOST = (
+    r"(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+    r"(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*\.?|\[[a-fA-F0-9:]+\])"
+    r"(?::[0-9]+)?"
+)
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REGISTRY = re.compile(_HOST)
+_REPOSITORY = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+_REF_NAME = re.compile(r"[A-Za-z0-9]+(?:(?:[-._:@/+]|--)[A-Za-z0-9]+)*")
+_POSITION = re.compile(r"@([0-9]{1,9})")
+_WORD = re.compile(r"[a-z][a-z0-9+-]*")
+_HEX_ID = re.compile(r"[0-9a-f]{64}")
+
+_MAX_NAME = 255
+_MAX_PORT = 65535
+
+# Known to the ecosystem, but not read here.
+_ELSEWHERE = {
+    "containers-storage": "push the image from there to a registry, or save it with"
+    " `podman save --format oci-dir`",
+    "docker-daemon": "save the image with `docker save`",
+    "sif": "convert it with `skopeo copy`",
+    "tarball": "convert it with `skopeo copy`",
+    "ostree": "export it with `ostree container encapsulate`",
+    "atomic": "name the registry behind it with docker://",
+}
+# The contract names them; reading them comes later than the layout.
+_PLANNED = frozenset({"oci-archive", "docker-archive", "dir"})
+
+
+class Reference(NamedTuple):
+    """What a registry is asked for: `registry/repository[:tag][@digest]`, normalised.
+
+    One of `tag` and `digest` is there; with both, the digest decides.
+    """
+
+    registry: str
+    repository: str
+    tag: str | None
+    digest: Digest | None
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.name}{tag}" + (f"@{self.digest}" if self.digest else "")
+
+    @property
+    def name(self) -> str:
+        """The repository with its registry: the identity that configuration files speak of."""
+        return f"{self.registry}/{self.repository}"
+
+    @property
+    def manifest(self) -> str:
+        """What the registry is asked for under `/manifests/`."""
+        return str(self.digest or self.tag)
+
+
+class LayoutName(NamedTuple):
+    """`oci:DIR[:REF|:@N]`: by annotation, by position, or the only one there is."""
+
+    path: str
+    ref_name: str | None = None
+    position: int | None = None
+
+    def __str__(self) -> str:
+        tail = self.ref_name if self.position is None else f"@{self.position}"
+        return f"oci:{self.path}" + (f":{tail}" if tail else "")
+
+
+class PathName(NamedTuple):
+    """A path without a transport; what lies there says itself what it is."""
+
+    path: str
+    tail: str
+
+    def as_layout(self) -> LayoutName:
+        """Give the name as that of an OCI layout."""
+        return _layout(f"{self.path}:{self.tail}" if self.tail else self.path)
+
+
+ImageName = Reference | LayoutName | PathName
+
+
+def parse_image(text: str) -> ImageName:
+    """Give the image that the IMAGE argument names."""
+    if text.startswith(("/", "./", "../")):
+        path, _, tail = text.partition(":")
+        return PathName(path, tail)
+    word, colon, rest = text.partition(":")
+    if colon and word == "docker":
+        if not rest.startswith("//"):
+            _refuse(text, "expected docker://NAME")
+        return parse_reference(rest[2:])
+    if colon and word == "oci":
+        return _layout(rest)
+    if colon and word in _PLANNED:
+        _refuse(text, f"the transport {word}: is not read yet")
+    if colon and word in _ELSEWHERE:
+        _refuse(text, f"the transport {word}: is not read here; {_ELSEWHERE[word]}")
+    if colon and rest.startswith("//") and _WORD.fullmatch(word):
+        _refuse(text, f'unknown transport "{word}"')
+    if not _has_registry(text):
+        _refuse(
+            text,
+            "short names are not resolved yet;"
+            f" name the registry, as in docker://docker.io/{'' if '/' in text else 'library/'}"
+            f"{clean(text)}",
+        )
+    return parse_reference(text)
+
+
+def parse_reference(text: str) -> Reference:
+    """Give the reference that `[HOST[:PORT]/]NAME[:TAG][@DIGEST]` spells, normalised.
+
+    Without a host it is Docker Hub's, without tag and digest it is `latest`.
+    """
+    rest, at, digest_text = text.partition("@")
+    digest = _digest(text, digest_text) if at else None
+    registry, repository = "docker.io", rest
+    if _has_registry(rest):
+        registry, _, repository = rest.partition("/")
+    repository, colon, tag = repository.partition(":")
+    if _HEX_ID.fullmatch(rest):
+        _refuse(text, "64 hexadecimal digits are an image's ID, not a name")
+    if registry == "index.docker.io":
+        registry = "docker.io"
+    if registry == "docker.io" and "/" not in repository:
+        repository = f"library/{repository}"
+    _check_registry(text, registry)
+    _check_repository(text, repository)
+    if len(registry) + 1 + len(repository) > _MAX_NAME:
+        _refuse(text, f"the name is longer than {_MAX_NAME} characters")
+    if colon and _TAG.fullmatch(tag) is None:
+        _refuse(text, f'the tag "{clean(tag)}" is malformed')
+    default = None if digest else "latest"
+    return Reference(registry, repository, tag if colon else default, digest)
+
+
+def _has_registry(text: str) -> bool:
+    """Whether the first component is a host: it has a dot or a colon, or is `localhost`."""
+    first, slash, _ = text.partition("/")
+    return bool(slash) and (first == "localhost" or "." in first or ":" in first)
+
+
+def _check_registry(text: str, registry: str) -> None:
+    port = registry.rpartition("]")[2].partition(":")[2]
+    if _REGISTRY.fullmatch(registry) is None or (port and not 0 < int(port) <= _MAX_PORT):
+        _refuse(text, f'the registry "{clean(registry)}" is malformed')
+
+
+def _check_repository(text: str, repository: str) -> None:
+    if _REPOSITORY.fullmatch(repository) is None:
+        if _REPOSITORY.fullmatch(repository.lower()) is not None:
+            _refuse(text, "the repository must be lower-case")
+        _refuse(text, f'the repository "{clean(repository)}" is malformed')
+
+
+def _digest(text: str, digest_text: str) -> Digest:
+    try:
+        return digests.parse(digest_text)
+    except ValueError as error:
+        _refuse(text, str(error))
+
+
+def _layout(text: str) -> LayoutName:
+    path, colon, tail = text.partition(":")
+    if not path or "\0" in path:
+        _refuse(f"oci:{text}", "expected oci:DIR, oci:DIR:REF or oci:DIR:@N")
+    if not colon:
+        return LayoutName(path)
+    position = _POSITION.fullmatch(tail)
+    if position is not None:
+        return LayoutName(path, position=int(position[1]))
+    if _REF_NAME.fullmatch(tail) is None:
+        _refuse(f"oci:{text}", f'"{clean(tail)}" is neither a reference nor a position (@N)')
+    return LayoutName(path, tail)
+
+
+def _refuse(text: str, reason: str) -> NoReturn:
+    raise BadRequestError(f'the image name "{clean(text)}": {reason}', code="NAME_INVALID")

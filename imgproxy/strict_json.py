@@ -1,0 +1,91 @@
+"""JSON, read so that no two parsers can disagree about what was said.
+
+RFC 8259 leaves open what duplicate keys, NaN, lone surrogates and huge numbers mean; each has been
+a way to show one document to the verifier and another to the user. All of them are refused here,
+and nesting has a limit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+# The deepest documents in the field (an index's platform, a config's health check) stay under 10;
+# signatures of payloads in payloads under 20. Interpreters differ in when they give up, we don't.
+MAX_DEPTH = 64
+
+
+class JsonError(ValueError):
+    """The document is not acceptable JSON; the message says why and where."""
+
+
+def loads(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any)
+    """Give the value of a JSON document in UTF-8.
+
+    Raises `JsonError` for whatever RFC 8259 forbids or leaves open to interpretation.
+    """
+    try:
+        text = raw.decode()
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+    except UnicodeDecodeError as error:
+        raise JsonError(f"not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise JsonError(f"not JSON: {error}") from None
+    except RecursionError:
+        raise JsonError(f"nested deeper than {MAX_DEPTH}") from None
+    except JsonError:
+        raise
+    except ValueError:  # int() refuses more digits than `sys.get_int_max_str_digits`
+        raise JsonError("a number has too many digits") from None
+    _check_depth(value)
+    if "\\u" in text:
+        _check_unicode(value)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise JsonError(f"the key {json.dumps(twice)} stands twice in one object")
+    return result
+
+
+def _refuse_constant(name: str) -> None:
+    raise JsonError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise JsonError("a number is out of range")
+    return value
+
+
+def _check_depth(value: Any) -> None:  # noqa: ANN401  (JSON is any)
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise JsonError(f"nested deeper than {MAX_DEPTH}")
+
+
+def _check_unicode(value: Any) -> None:  # noqa: ANN401  (JSON is any)
+    """Refuse lone surrogates: they have no UTF-8, so no reply or header could carry them."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise JsonError("a lone surrogate is not text") from None

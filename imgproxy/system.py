@@ -1,0 +1,167 @@
+"""The host: environment, configuration paths, what it runs on, where diagnostics go.
+
+The only reader of environment variables and of configuration paths. Everything else is handed
+values.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from typing import TYPE_CHECKING
+
+from imgproxy.config import policy as policies
+from imgproxy.errors import ConfigurationError, DeniedError, UsageError, clean
+from imgproxy.spec import platform as platforms
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from imgproxy.config.policy import Policy
+    from imgproxy.spec.platform import Platform
+
+# Go's names of operating systems, where Python's differ.
+_OPERATING_SYSTEMS = {"win32": "windows", "cygwin": "windows"}
+
+# One processor's part of /proc/cpuinfo; the kernel takes a while to write down hundreds of them.
+_ONE_CPU = 8192
+
+# A pipe that poll(2) calls writable takes this many bytes at once; a longer line could block.
+_PIPE_BUF = select.PIPE_BUF
+
+# Policies are written by hand; the largest that distributions ship have a few kilobytes.
+_MAX_CONFIGURATION = 4 * 1024 * 1024
+
+_STDERR = 2
+
+
+def host_platform() -> Platform:
+    """Give the platform of this host, with the level of its processor."""
+    machine = os.uname().machine
+    flags = _cpu_flags() if machine == "x86_64" else ()
+    return platforms.of_host(_OPERATING_SYSTEMS.get(sys.platform, sys.platform), machine, flags)
+
+
+def _cpu_flags() -> Collection[str]:
+    try:
+        with open("/proc/cpuinfo", "rb", buffering=0) as file:
+            text = file.read(_ONE_CPU).decode("ascii", "replace")
+    except OSError:
+        return ()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return frozenset(line.partition(":")[2].split())
+
+
+def take_listen_fds() -> list[int]:
+    """Give the descriptors that systemd passed, sd_listen_fds(3), and forget the variables.
+
+    Raises `UsageError` where the variables are ours but malformed.
+    """
+    pid = os.environ.pop("LISTEN_PID", None)
+    count = os.environ.pop("LISTEN_FDS", None)
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if count is None or pid != str(os.getpid()):
+        return []
+    if not count.isdecimal() or int(count) > os.sysconf("SC_OPEN_MAX"):
+        raise UsageError(f'LISTEN_FDS="{clean(count)}" is not a number of descriptors')
+    return list(range(3, 3 + int(count)))
+
+
+def read_option_file(option: str, path: str) -> bytes:
+    """Give the content of a file that an option names; opened once, and never resolved.
+
+    Raises `UsageError` where it cannot be read.
+    """
+    try:
+        return _read(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{option} {clean(path)}: {reason}") from None
+
+
+def find_policy() -> Policy:
+    """Give the policy of this host: containers-policy.json(5), in both generations' search orders.
+
+    Raises `DeniedError` where there is none: no policy means no image. Raises
+    `ConfigurationError` for one that cannot be read.
+    """
+    explicit = os.environ.get("CONTAINERS_POLICY_JSON")
+    paths = [explicit] if explicit else [f"{d}/policy.json" for d in _configuration_directories()]
+    for path in paths:
+        try:
+            content = _read(path)
+        except (OSError, ValueError) as error:
+            # A dangling link is a broken policy and not an absent one.
+            if isinstance(error, FileNotFoundError) and not explicit and not os.path.islink(path):
+                continue
+            raise ConfigurationError(f"reading the policy: {error}", file=path) from None
+        return policies.parse(content, path)
+    raise DeniedError(
+        f"there is no policy.json, so no image may be used (searched: {', '.join(paths)});"
+        " name one with --policy, or accept any image with --insecure-policy"
+    )
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        content = bytearray()
+        while chunk := file.read(_MAX_CONFIGURATION + 1 - len(content)):
+            content += chunk
+    if len(content) > _MAX_CONFIGURATION:
+        raise ValueError(f"more than {_MAX_CONFIGURATION} bytes")
+    return bytes(content)
+
+
+def _configuration_directories() -> list[str]:
+    """Give where containers configuration lies, the user's first.
+
+    $XDG_CONFIG_HOME and /usr/share are known to the new generation of the libraries alone; a host
+    of the classic one has nothing there.
+    """
+    home = os.environ.get("HOME") or ""
+    xdg = os.environ.get("XDG_CONFIG_HOME") or ""
+    users = [xdg] * bool(xdg) + [f"{home}/.config"] * bool(home)
+    return [*(f"{user}/containers" for user in users), "/etc/containers", "/usr/share/containers"]
+
+
+class Reporter:
+    """Diagnostics on standard error, one line each.
+
+    A line is dropped rather than waited for: a parent that does not read its child's standard
+    error must not stop the child.
+    """
+
+    def __init__(self, *, quiet: bool = False, debug: bool = False) -> None:
+        self._quiet = quiet or not _is_open(_STDERR)
+        self._debug = debug and not self._quiet
+
+    def failure(self, message: str) -> None:
+        """Report a failure."""
+        if not self._quiet:
+            _write(message)
+
+    def debug(self, message: str) -> None:
+        """Report what only `--debug` wants to know."""
+        if self._debug:
+            _write(message)
+
+
+def _is_open(fd: int) -> bool:
+    """Whether it is ours to write to; a closed descriptor's number goes to whatever comes next."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _write(message: str) -> None:
+    line = f"imgproxy: {clean(message, _PIPE_BUF)}".encode("utf-8", "replace")[: _PIPE_BUF - 1]
+    poll = select.poll()
+    poll.register(_STDERR, select.POLLOUT)
+    try:
+        if poll.poll(0) == [(_STDERR, select.POLLOUT)]:
+            os.write(_STDERR, line + b"\n")
+    except OSError:
+        pass  # nobody is there to be told

@@ -1,0 +1,130 @@
+"""`oci:DIR[:REF|:@N]`: OCI image specification, image-layout.md.
+
+`oci-layout` itself is not demanded, as no other reader demands it; `index.json` is what is read.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from imgproxy.config.policy import path_scopes
+from imgproxy.errors import AmbiguousError, NotFoundError, clean
+from imgproxy.files import LocalFile, read_file
+from imgproxy.spec import manifest as manifests
+from imgproxy.spec import media_type as types
+from imgproxy.transports.source import Document, Identity
+
+if TYPE_CHECKING:
+    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.spec.reference import LayoutName
+    from imgproxy.transports.source import Reader
+
+# A layout may hold thousands of images; a message that lists them all helps nobody.
+_MAX_SHOWN = 20
+
+
+class OciLayout:
+    """A directory with `index.json` and `blobs/<algorithm>/<encoded>`. See `Source`."""
+
+    def __init__(self, name: LayoutName) -> None:
+        self.name = clean(str(name))
+        self._wanted = name
+        self._directory = os.path.realpath(name.path)
+        self.identity = Identity("oci", path_scopes(self._directory))
+
+    async def root(self) -> Document:
+        """See `Source`. Raises `AmbiguousError` where the name fits several images."""
+        path = f"{self._directory}/index.json"
+        raw = await read_file(path, manifests.MAX_DOCUMENT_SIZE)
+        entries = manifests.parse_index(raw, clean(path)).manifests
+        fitting = self._fitting(entries)
+        if len({entry.digest for entry in fitting}) == 1:
+            return await self.document(fitting[0])
+        if self._wanted.ref_name is None and _told_apart_by_platform(fitting):
+            return Document(raw, types.OCI_INDEX, (), None, clean(path))
+        choices = _choices(entries, fitting)
+        raise AmbiguousError(
+            f"{self.name} fits {len(fitting)} images; choose one: {_listed(choices)}",
+            choices=choices,
+        )
+
+    def _fitting(self, entries: tuple[Descriptor, ...]) -> list[Descriptor]:
+        """Give the entries that the name fits, at least one."""
+        position, ref_name = self._wanted.position, self._wanted.ref_name
+        if position is not None:
+            if position >= len(entries):
+                raise NotFoundError(
+                    f"{self.name}: there is no position {position},"
+                    f" the layout has {len(entries)} images",
+                    code="MANIFEST_UNKNOWN",
+                )
+            return [entries[position]]
+        fitting = [entry for entry in entries if ref_name in (None, entry.ref_name)]
+        if not fitting:
+            choices = _choices(entries, entries)
+            raise NotFoundError(
+                f"{self.name}: no such image in the layout (there are: {_listed(choices)})",
+                code="MANIFEST_UNKNOWN",
+                choices=choices,
+            )
+        return fitting
+
+    async def document(self, descriptor: Descriptor) -> Document:
+        """See `Source`."""
+        file = self._open(descriptor, "manifest", "MANIFEST_UNKNOWN")
+        try:
+            raw = await file.read(manifests.MAX_DOCUMENT_SIZE)
+        finally:
+            file.close()
+        name = f"{self.name}: manifest {descriptor.digest}"
+        return Document(raw, descriptor.media_type, (descriptor.digest,), descriptor.size, name)
+
+    async def blob(self, descriptor: Descriptor) -> Reader:
+        """See `Source`."""
+        return self._open(descriptor, "blob", "BLOB_UNKNOWN")
+
+    def _open(self, descriptor: Descriptor, kind: str, code: str) -> LocalFile:
+        algorithm, encoded = descriptor.digest
+        try:
+            return LocalFile(f"{self._directory}/blobs/{algorithm}/{encoded}")
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{self.name}: {kind} {descriptor.digest} is not there: {error.message}", code=code
+            ) from None
+
+    def close(self) -> None:
+        """See `Source`. Nothing is kept open."""
+
+
+def _told_apart_by_platform(entries: list[Descriptor]) -> bool:
+    """Whether these are one image for several platforms, rather than several images."""
+    platforms = {entry.platform for entry in entries}
+    names = {entry.ref_name for entry in entries}
+    return None not in platforms and len(platforms) == len(entries) and len(names) == 1
+
+
+def _choices(
+    entries: tuple[Descriptor, ...], offered: list[Descriptor] | tuple[Descriptor, ...]
+) -> list[dict[str, str | None]]:
+    """Give what can be named, by the tail that names it, with the digest behind it."""
+    return [
+        {
+            "position": f"@{position}",
+            "name": entry.ref_name,
+            "digest": str(entry.digest),
+            "platform": str(entry.platform) if entry.platform else None,
+        }
+        for position, entry in enumerate(entries)
+        if entry in offered
+    ]
+
+
+def _listed(choices: list[dict[str, str | None]]) -> str:
+    words = [
+        clean(f":{choice['position']}" + (f" ({choice['name']})" if choice["name"] else ""))
+        + f" {choice['digest']}"
+        for choice in choices[:_MAX_SHOWN]
+    ]
+    more = len(choices) - len(words)
+    return ", ".join(words) + (f" and {more} more" if more else "") if words else "none"

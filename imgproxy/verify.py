@@ -1,0 +1,203 @@
+"""The one verifier: bytes are compared with digests and sizes here and nowhere else.
+
+The bytes that leave are the private memory that was hashed. A blob of up to `WHOLE` bytes is
+verified before anything of it is shown; of a larger one the last piece is withheld until digest
+and size agree.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+import trio
+
+from imgproxy.errors import InvalidError
+from imgproxy.spec import digest as digests
+from imgproxy.spec import manifest as manifests
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+    from outcome import Outcome
+
+    from imgproxy.spec.digest import Digest
+    from imgproxy.spec.manifest import Descriptor, Index, Manifest
+    from imgproxy.transports.source import Document, Reader
+    from imgproxy.wire import Buffer
+
+# What is verified before the head of its reply is sent: imgproxy(1), "Verification".
+WHOLE = 1024 * 1024
+
+# The piece in which larger blobs are passed on. Handing less to the hashing thread costs more than
+# it saves; more only takes memory.
+CHUNK = 1024 * 1024
+
+
+class VerifiedDocument(NamedTuple):
+    """A manifest or an index whose bytes agree with every digest that named them.
+
+    `digest` is the first of those, or the one computed where nobody named the document.
+    """
+
+    raw: bytes
+    digest: Digest
+    parsed: Manifest | Index
+
+    @property
+    def media_type(self) -> str:
+        """What the document is."""
+        return self.parsed.media_type
+
+
+def document(found: Document) -> VerifiedDocument:
+    """Give a document as verified.
+
+    Raises `InvalidError` where digest or size disagree or the document does not parse,
+    `NotImplementedByUsError` where the algorithm is not available.
+    """
+    for named in found.digests:
+        _compare(found.name, named, found.size, found.raw)
+    digest = found.digests[0] if found.digests else digests.compute(found.raw)
+    return VerifiedDocument(
+        found.raw, digest, manifests.parse(found.raw, found.media_type, found.name)
+    )
+
+
+def embedded(descriptor: Descriptor) -> bytes | None:
+    """Give the content that a descriptor carries, if it is the content that it describes."""
+    content = descriptor.data
+    if content is None or len(content) != descriptor.size:
+        return None
+    if not digests.is_available(descriptor.digest):
+        return None
+    same = digests.compute(content, descriptor.digest.algorithm) == descriptor.digest
+    return content if same else None
+
+
+def _compare(name: str, digest: Digest, size: int | None, content: Buffer) -> None:
+    if size is not None and len(content) != size:
+        _refuse_size(name, size, str(len(content)))
+    hasher = digests.hasher(digest)
+    hasher.update(content)
+    _compare_hash(name, digest, hasher)
+
+
+def _compare_hash(name: str, digest: Digest, hasher: Hash) -> None:
+    if hasher.hexdigest() != digest.encoded:
+        raise InvalidError(
+            f"{name}: its bytes do not have the digest {digest}"
+            f" but {digest.algorithm}:{hasher.hexdigest()}",
+            code="DIGEST_INVALID",
+        )
+
+
+def _refuse_size(name: str, wanted: int, got: str) -> NoReturn:
+    raise InvalidError(
+        f"{name}: the descriptor says {wanted} bytes, there are {got}", code="SIZE_INVALID"
+    )
+
+
+class Blob:
+    """The content of a blob, pulled in pieces; close it in any case.
+
+    `name` stands for it in messages. While one piece is being passed on and the next received,
+    another thread hashes: SHA-256 takes as long as everything else together.
+    """
+
+    def __init__(self, name: str, descriptor: Descriptor, reader: Reader) -> None:
+        self._name = name
+        self._descriptor = descriptor
+        self._reader = reader
+        self._hashing = _Hashing(digests.hasher(descriptor.digest))
+        self._buffers: list[memoryview] = []
+        self._position = 0
+        self._first: memoryview | None = None
+
+    async def begin(self) -> None:
+        """Receive what decides whether the reply can be begun.
+
+        A blob of up to `WHOLE` bytes is received and verified; of a larger one the first piece
+        must be there. Raises `InvalidError` for what does not verify, and whatever the source
+        raises.
+        """
+        size, said = self._descriptor.size, self._reader.size
+        if said not in (None, size):
+            _refuse_size(self._name, size, str(said))
+        if size > WHOLE:
+            self._buffers = [memoryview(bytearray(CHUNK)) for _ in range(2)]
+            self._first = await self._receive()
+            return
+        content = memoryview(bytearray(size))
+        while self._position < size:
+            self._position += await self._some(content[self._position :])
+        await self._expect_end()
+        _compare(self._name, self._descriptor.digest, None, content)
+        self._first = content
+
+    async def read(self) -> memoryview:
+        """Give the next piece, empty at the end; it may be used until the next call.
+
+        Raises `InvalidError` in place of the last piece of a blob that does not verify.
+        """
+        if self._first is not None:
+            piece, self._first = self._first, None
+            return piece
+        if self._position == self._descriptor.size:
+            return memoryview(b"")
+        return await self._receive()
+
+    async def _receive(self) -> memoryview:
+        """Give the next piece of a large blob, after its hashing has begun."""
+        self._buffers.reverse()
+        left = self._descriptor.size - self._position
+        count = await self._some(self._buffers[0][:left])
+        piece = self._buffers[0][:count]
+        self._position += count
+        await self._hashing.done()
+        self._hashing.begin(piece)
+        if count == left:
+            await self._expect_end()
+            await self._hashing.done()
+            _compare_hash(self._name, self._descriptor.digest, self._hashing.hasher)
+        return piece
+
+    async def _some(self, buffer: memoryview) -> int:
+        count = await self._reader.receive_into(buffer)
+        if count == 0:
+            _refuse_size(self._name, self._descriptor.size, f"only {self._position}")
+        return count
+
+    async def _expect_end(self) -> None:
+        """Make sure that the source has no more; it may have said so before."""
+        if self._reader.size is None and await self._reader.receive_into(memoryview(bytearray(1))):
+            _refuse_size(self._name, self._descriptor.size, "more")
+
+    def close(self) -> None:
+        """Let go of the source."""
+        self._reader.close()
+
+
+class _Hashing:
+    """A hash that is fed by one thread while others do something else."""
+
+    def __init__(self, hasher: Hash) -> None:
+        self.hasher = hasher
+        self._token = trio.lowlevel.current_trio_token()
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def begin(self, piece: memoryview) -> None:
+        """Hash `piece`, which must stay as it is until `done`."""
+        self._idle = trio.Event()
+        trio.lowlevel.start_thread_soon(partial(self.hasher.update, piece), self._deliver)
+
+    def _deliver(self, outcome: Outcome[None]) -> None:
+        outcome.unwrap()
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._idle.set)
+
+    async def done(self) -> None:
+        """Wait until all that was begun is hashed."""
+        await self._idle.wait()
