@@ -12,7 +12,7 @@ import stat
 from typing import NamedTuple
 
 from imgproxy.errors import UsageError
-from imgproxy.files import kind_of
+from imgproxy.system import kind_of
 
 _SOCKET_TYPES = {
     socket.SOCK_DGRAM: "a datagram socket",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -23,23 +22,7 @@ from imgproxy.errors import (
     UnsupportedFormatError,
     clean,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a character device"),
-    (stat.S_ISBLK, "a block device"),
-    (stat.S_ISREG, "a regular file"),
-)
-
-
-def kind_of(mode: int) -> str:
-    """Give what a file is, from `st_mode`, in the words of a message."""
-    return next((words for test, words in _KINDS if test(mode)), "no file known to us")
+from imgproxy.system import kind_of
 
 
 def failure(path: str, error: OSError) -> Failure:

@@ -112,7 +112,7 @@ class Quitting:
                 self._scopes.remove(scope)
 
 
-class _Gone(Exception):  # noqa: N818  (no error: parents go)
+class _Gone(Exception):
     """The parent cannot be reached any more."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from imgproxy.errors import ConfigurationError, DeniedError, UsageError, clean
 from imgproxy.spec import platform as platforms
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from imgproxy.config.policy import Policy
     from imgproxy.spec.platform import Platform
@@ -123,6 +124,21 @@ def _configuration_directories() -> list[str]:
     xdg = os.environ.get("XDG_CONFIG_HOME") or ""
     users = [xdg] * bool(xdg) + [f"{home}/.config"] * bool(home)
     return [*(f"{user}/containers" for user in users), "/etc/containers", "/usr/share/containers"]
+
+
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISREG, "a regular file"),
+)
+
+
+def kind_of(mode: int) -> str:
+    """Give what a file is, from `st_mode`, in the words of a message."""
+    return next((words for test, words in _KINDS if test(mode)), "no file known to us")
 
 
 class Reporter:

@@ -1,9 +1,9 @@
 """Manifests and indexes as values.
 
 OCI image specification 1.1 (manifest.md, image-index.md, descriptor.md), and Docker's image
-manifest version 2, schema 2. A document is parsed once, strictly, and what could be read in two ways is refused (CVE-2021-41190):
-keys of two formats in one document, keys that differ from a known one only in case (Go would take
-them), a body that contradicts the media type it came under.
+manifest version 2, schema 2. A document is parsed once, strictly, and what could be read in two
+ways is refused (CVE-2021-41190): keys of two formats in one document, keys that differ from a known
+one only in case (Go would take them), a body that contradicts the media type it came under.
 """
 
 from __future__ import annotations

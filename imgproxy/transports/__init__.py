@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy import files
+from imgproxy import files, system
 from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
 from imgproxy.spec import reference as references
 from imgproxy.spec.reference import LayoutName, PathName, Reference
@@ -55,5 +55,5 @@ def _recognised(name: PathName) -> LayoutName:
     if os.path.lexists(f"{name.path}/index.json"):
         return name.as_layout()
     raise UnsupportedFormatError(
-        f"{clean(name.path)} is {files.kind_of(mode)} and no OCI layout (it has no index.json)"
+        f"{clean(name.path)} is {system.kind_of(mode)} and no OCI layout (it has no index.json)"
     )
