@@ -55,6 +55,9 @@ MAX_IDLE = 8
 
 _SCRATCH = 64 * 1024
 
+# Whatever their fields say, these have no body: RFC 9110 sections 15.3.5 and 15.4.5.
+_BODILESS = frozenset({204, 304})
+
 
 class Dial(Protocol):
     """How a connection to an origin is made; tests put a scripted one in its place."""
@@ -159,7 +162,7 @@ class Client:
         )
         try:
             with trio.fail_after(self._stall_timeout):
-                await wire.send(connection.send(request) or b"")
+                await _send(wire, connection.send(request) or b"")
                 connection.send(h11.EndOfMessage())
                 head = await self._head(connection, wire)
         except BaseException as error:
@@ -181,7 +184,9 @@ class Client:
                 try:
                     count = await wire.receive_into(scratch)
                 except OSError as error:
-                    raise _ClosedEarly(error.strerror or str(error)) from error
+                    if connection.trailing_data[0]:
+                        raise
+                    raise _ClosedEarly(_reason(error)) from error
                 if count == 0 and not connection.trailing_data[0]:
                     raise _ClosedEarly("the connection was closed before an answer")
                 connection.receive_data(bytes(scratch[:count]))
@@ -223,6 +228,13 @@ class _ClosedEarly(ConnectionError):
     """A connection ended before the first byte of an answer."""
 
 
+async def _send(wire: Wire, head: bytes) -> None:
+    try:
+        await wire.send(head)
+    except OSError as error:
+        raise _ClosedEarly(_reason(error)) from error
+
+
 class Response:
     """A reply whose head has arrived; its body is pulled. `size` is in bytes, None if unknown.
 
@@ -247,16 +259,15 @@ class Response:
         self._release = release
         self._stall_timeout = self._patience = stall_timeout
         self._progress = 0
-        self._reusable = head.http_version == b"1.1" and "close" not in map(
-            str.lower, self.headers("connection")
-        )
+        options = self.header("connection").lower().replace(" ", "").split(",")
+        self._reusable = head.http_version == b"1.1" and "close" not in options
         self._frame()
 
     def _frame(self) -> None:
         """Decide how the body ends: RFC 9112 section 6.3, for a response to GET."""
-        length = self.header("content-length")
+        length = "0" if self.status in _BODILESS else self.header("content-length")
         self._rest = memoryview(b"")
-        if self.header("transfer-encoding"):
+        if self.header("transfer-encoding") and self.status not in _BODILESS:
             self.size = None
             self._pull = self._pull_chunks
             # With both, the length is ignored and the connection is suspect.

@@ -75,7 +75,10 @@ class LocalFile:
         return count
 
     async def _read_in_thread(self, buffer: memoryview) -> int:
-        return await trio.to_thread.run_sync(os.preadv, self._fd, [buffer], self._position)
+        # A disk that hangs must not keep the conversation; nobody looks at the buffer afterwards.
+        return await trio.to_thread.run_sync(
+            os.preadv, self._fd, [buffer], self._position, abandon_on_cancel=True
+        )
 
     async def read(self, limit: int) -> bytes:
         """Give the whole content.

@@ -8,6 +8,7 @@ documents name can be had.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -21,7 +22,6 @@ from imgproxy.spec import media_type as types
 from imgproxy.spec import platform as platforms
 from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports.source import Document
-from imgproxy.verify import Blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor, Index
     from imgproxy.spec.platform import Platform
-    from imgproxy.transports.source import Source
-    from imgproxy.verify import VerifiedDocument
+    from imgproxy.transports.source import Reader, Source
+    from imgproxy.verify import Blob, VerifiedDocument
 
 # An index's index's index's index: nobody builds more, and a walk must end.
 MAX_DEPTH = 4
@@ -235,17 +235,13 @@ class OpenedImage:
         return descriptor
 
     async def open_blob(self, descriptor: Descriptor) -> Blob:
-        """Give a blob whose reply can be begun; see `Blob.begin`. Raises `Failure`."""
+        """Give a blob whose reply can be begun; see `verify.open_blob`. Raises `Failure`."""
         name = f"{self.source.name}: blob {descriptor.digest}"
+        return await verify.open_blob(name, descriptor, partial(self._reader, descriptor))
+
+    async def _reader(self, descriptor: Descriptor) -> Reader:
         content = verify.embedded(descriptor)
-        reader = await self.source.blob(descriptor) if content is None else _Embedded(content)
-        blob = Blob(name, descriptor, reader)
-        try:
-            await blob.begin()
-        except BaseException:
-            blob.close()
-            raise
-        return blob
+        return await self.source.blob(descriptor) if content is None else _Embedded(content)
 
     async def document(self, digest: Digest) -> VerifiedDocument:
         """Give a manifest or an index in its original bytes, and release what it names.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import h11
@@ -160,15 +160,18 @@ class Conversation:
                 except _Gone as error:
                     self._report.debug(f"the parent is gone: {error}")
                 nursery.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001  (one conversation's defect is not the others')
+            self._defect("the conversation", error)
         finally:
             self._wire.close()
         return self._gravity
 
     async def _watch(self) -> None:
         """Stop the work for a parent that is gone; what it sent before can still be read."""
-        await self._wire.hung_up()
-        self._gone = True
-        self._work.cancel()
+        with suppress(OSError):  # out of descriptors: then sending will tell
+            await self._wire.hung_up()
+            self._gone = True
+            self._work.cancel()
 
     async def _serve(self) -> None:
         """Answer requests in order until the parent's end of file, `/quit`, or a close."""

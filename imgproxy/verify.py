@@ -18,6 +18,7 @@ from imgproxy.spec import digest as digests
 from imgproxy.spec import manifest as manifests
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from hashlib import _Hash as Hash
 
     from outcome import Outcome
@@ -99,6 +100,24 @@ def _refuse_size(name: str, wanted: int, got: str) -> NoReturn:
     )
 
 
+async def open_blob(
+    name: str, descriptor: Descriptor, open_reader: Callable[[], Awaitable[Reader]]
+) -> Blob:
+    """Give a blob whose reply can be begun; `name` stands for it in messages.
+
+    Raises `NotImplementedByUsError` where the algorithm of the digest is not available, before
+    anything is fetched; what `Blob.begin` raises, with the source let go of.
+    """
+    hasher = digests.hasher(descriptor.digest)
+    blob = Blob(name, descriptor, await open_reader(), hasher)
+    try:
+        await blob.begin()
+    except BaseException:
+        blob.close()
+        raise
+    return blob
+
+
 class Blob:
     """The content of a blob, pulled in pieces; close it in any case.
 
@@ -106,11 +125,11 @@ class Blob:
     another thread hashes: SHA-256 takes as long as everything else together.
     """
 
-    def __init__(self, name: str, descriptor: Descriptor, reader: Reader) -> None:
+    def __init__(self, name: str, descriptor: Descriptor, reader: Reader, hasher: Hash) -> None:
         self._name = name
         self._descriptor = descriptor
         self._reader = reader
-        self._hashing = _Hashing(digests.hasher(descriptor.digest))
+        self._hashing = _Hashing(hasher)
         self._buffers: list[memoryview] = []
         self._position = 0
         self._first: memoryview | None = None
@@ -175,7 +194,7 @@ class Blob:
             _refuse_size(self._name, self._descriptor.size, "more")
 
     def close(self) -> None:
-        """Let go of the source."""
+        """Let go of the source. May be called again."""
         self._reader.close()
 
 

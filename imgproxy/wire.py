@@ -111,6 +111,16 @@ class TlsWire(SocketWire):
                 filled += count
         return filled
 
+    def is_quiet(self) -> bool:
+        """See `Wire`. Session tickets are no surplus: OpenSSL takes them without giving bytes."""
+        try:
+            self._socket.recv_into(bytearray(1))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            pass
+        return False
+
 
 async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsWire:
     """Shake hands on a connected non-blocking socket and give the wire.

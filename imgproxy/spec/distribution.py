@@ -94,10 +94,10 @@ def parse_url(text: str) -> Url:
 
 
 def registry_url(scheme: str, reference: Reference, kind: str, name: str) -> Url:
-    """Give the URL of `/v2/<repository>/<kind>/<name>`, kind being `manifests` or `blobs`."""
+    """Give the URL of a `manifest` or a `blob`, which is the `kind`: `/v2/<repository>/<kind>s/…`."""
     # Docker Hub's name is not the host that serves it.
     host = "registry-1.docker.io" if reference.registry == "docker.io" else reference.registry
-    return parse_url(f"{scheme}://{host}/v2/{reference.repository}/{kind}/{name}")
+    return parse_url(f"{scheme}://{host}/v2/{reference.repository}/{kind}s/{name}")
 
 
 def redirect(url: Url, location: str, *, allow_http: bool) -> Url:

@@ -208,8 +208,6 @@ def _platform(fields: Fields) -> Platform | None:
     if platform is None:
         return None
     _refuse_lookalikes(platform, _PLATFORM_KEYS)
-    return Platform(
-        platform.optional_text("os") or "",
-        platform.optional_text("architecture") or "",
-        platform.optional_text("variant") or "",
-    )
+    parts = (platform.optional_text(key) or "" for key in ("os", "architecture", "variant"))
+    said = Platform(*parts)
+    return said if said.os or said.architecture else None

@@ -140,7 +140,7 @@ class Registry:
         return "https"
 
     async def _connect(self, scheme: str) -> None:
-        await self._client.connect(distribution.registry_url(scheme, self._reference, "", ""))
+        await self._client.connect(distribution.registry_url(scheme, self._reference, "blob", ""))
 
     async def _fresh_token(self, url: Url, refusal: Response, refused: str) -> str:
         """Give a token in place of the refused one, empty if the registry wants something else.
