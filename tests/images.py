@@ -114,3 +114,19 @@ class Layout:
         """Write `index.json`: what the layout offers."""
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(descriptors)}
         (self.path / "index.json").write_bytes(encode(document))
+
+    def save_image(self, *layers: bytes, **fields: Any) -> Json:
+        """Write an image and offer it alone; give the manifest's descriptor."""
+        descriptor = self.image(*layers, **fields)
+        self.save(descriptor)
+        return descriptor
+
+    def document(self, descriptor: Json) -> Json:
+        """Read a manifest or an index."""
+        document: Json = json.loads(self.read(descriptor["digest"]))
+        return document
+
+    def layers(self, descriptor: Json) -> list[Json]:
+        """Give the descriptors of an image's layers."""
+        layers: list[Json] = self.document(descriptor)["layers"]
+        return layers

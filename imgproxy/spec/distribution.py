@@ -94,7 +94,7 @@ def parse_url(text: str) -> Url:
 
 
 def registry_url(scheme: str, reference: Reference, kind: str, name: str) -> Url:
-    """Give the URL of a `manifest` or a `blob`, which is the `kind`: `/v2/<repository>/<kind>s/…`."""
+    """Give the URL of `/v2/<repository>/<kind>s/<name>`; the kind is `manifest` or `blob`."""
     # Docker Hub's name is not the host that serves it.
     host = "registry-1.docker.io" if reference.registry == "docker.io" else reference.registry
     return parse_url(f"{scheme}://{host}/v2/{reference.repository}/{kind}s/{name}")
