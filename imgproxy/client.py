@@ -32,7 +32,7 @@ from imgproxy.wire import SocketWire, Wire, start_tls
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from imgproxy.spec.distribution import Url
+    from imgproxy.spec.url import Url
     from imgproxy.system import Reporter
 
 # Go's dialler and its TLS handshake allow 30 s and 10 s; a handshake over a bad link needs more

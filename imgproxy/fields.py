@@ -13,6 +13,7 @@ from imgproxy.errors import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 T = TypeVar("T")
 
@@ -31,7 +32,9 @@ class Fields:
 
     def __init__(self, value: object, path: str = "") -> None:
         if not isinstance(value, dict):
-            raise FieldError(f"{path or 'the document'}: expected an object, got {shown(value)}")
+            raise FieldError(
+                f"{path or 'the document'}: expected an object, got {self.shown(value)}"
+            )
         self._values: dict[str, Any] = value
         self.path = path
 
@@ -42,14 +45,19 @@ class Fields:
         return self._values.get(key) is not None
 
     def at(self, key: str) -> str:
-        """Give the path of a member."""
+        """Give the path of a member, as it may stand in a message."""
+        key = clean(key)
         return f"{self.path}.{key}" if self.path else key
+
+    def shown(self, value: object) -> str:
+        """Give a value as complaints show it."""
+        return shown(value)
 
     def optional_text(self, key: str) -> str | None:
         """Give a string, None where it is absent."""
         value = self._values.get(key)
         if value is not None and not isinstance(value, str):
-            raise FieldError(f"{self.at(key)}: expected a string, got {shown(value)}")
+            raise FieldError(f"{self.at(key)}: expected a string, got {self.shown(value)}")
         return value
 
     def text(self, key: str) -> str:
@@ -60,32 +68,39 @@ class Fields:
         """Give an integer, None where it is absent."""
         value = self._values.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise FieldError(f"{self.at(key)}: expected an integer, got {shown(value)}")
+            raise FieldError(f"{self.at(key)}: expected an integer, got {self.shown(value)}")
         return value
 
     def integer(self, key: str) -> int:
         """Give an integer that must be there."""
         return self._present(key, self.optional_integer(key), "integer")
 
-    def optional_object(self, key: str) -> Fields | None:
+    def flag(self, key: str) -> bool:
+        """Give true or false, false where it is absent."""
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise FieldError(f"{self.at(key)}: expected true or false, got {self.shown(value)}")
+        return bool(value)
+
+    def optional_object(self, key: str) -> Self | None:
         """Give an object, None where it is absent."""
         value = self._values.get(key)
-        return None if value is None else Fields(value, self.at(key))
+        return None if value is None else type(self)(value, self.at(key))
 
-    def object(self, key: str) -> Fields:
+    def object(self, key: str) -> Self:
         """Give an object that must be there."""
         return self._present(key, self.optional_object(key), "object")
 
-    def objects(self, key: str) -> list[Fields]:
+    def objects(self, key: str) -> list[Self]:
         """Give the objects of an array, none where it is absent."""
-        return [Fields(item, f"{self.at(key)}[{n}]") for n, item in enumerate(self._array(key))]
+        return [type(self)(item, f"{self.at(key)}[{n}]") for n, item in enumerate(self._array(key))]
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Give the strings of an array, none where it is absent."""
         items = self._array(key)
         for n, item in enumerate(items):
             if not isinstance(item, str):
-                raise FieldError(f"{self.at(key)}[{n}]: expected a string, got {shown(item)}")
+                raise FieldError(f"{self.at(key)}[{n}]: expected a string, got {self.shown(item)}")
         return tuple(items)
 
     def text_map(self, key: str) -> dict[str, str]:
@@ -98,13 +113,27 @@ class Fields:
         if value is None:
             return []
         if not isinstance(value, list):
-            raise FieldError(f"{self.at(key)}: expected an array, got {shown(value)}")
+            raise FieldError(f"{self.at(key)}: expected an array, got {self.shown(value)}")
         return value
 
     def _present(self, key: str, value: T | None, kind: str) -> T:
         if value is None:
             raise FieldError(f"{self.at(key)}: missing (expected {_article(kind)} {kind})")
         return value
+
+
+class PrivateFields(Fields):
+    """An object of a document that holds secrets: complaints don't show values, only their kind."""
+
+    __slots__ = ()
+
+    def shown(self, value: object) -> str:
+        """See `Fields`."""
+        if isinstance(value, str):
+            return "a string"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return "a number"
+        return shown(value)  # an object, an array, true, false
 
 
 def shown(value: object) -> str:

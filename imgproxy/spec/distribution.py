@@ -7,8 +7,8 @@ acts on them.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode, urljoin
 
 from imgproxy import strict_json
 from imgproxy.errors import (
@@ -21,10 +21,12 @@ from imgproxy.errors import (
 )
 from imgproxy.fields import FieldError, Fields
 from imgproxy.spec import media_type as types
+from imgproxy.spec import url as urls
 
 if TYPE_CHECKING:
     from imgproxy.spec.challenge import Challenge
     from imgproxy.spec.reference import Reference
+    from imgproxy.spec.url import Url
 
 # What a manifest request accepts. Schema 1 is not read and so not asked for: a registry that has
 # nothing else says so, or sends it all the same and gets its own message.
@@ -46,58 +48,11 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
-class Url(NamedTuple):
-    """An absolute http or https URL: where to dial, and what to ask there."""
-
-    scheme: str
-    host: str
-    port: int
-    target: str
-
-    @property
-    def origin(self) -> tuple[str, str, int]:
-        """What credentials and connections belong to: scheme, host and port."""
-        return self.scheme, self.host, self.port
-
-    @property
-    def authority(self) -> str:
-        """The `Host` field: the port is said where it is not the scheme's own."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        """Give the URL without its query, which may hold a signature or a token."""
-        path, query, _ = self.target.partition("?")
-        return clean(f"{self.scheme}://{self.authority}{path}") + ("?…" if query else "")
-
-
-_PORTS = {"http": 80, "https": 443}
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
-
-
-def parse_url(text: str) -> Url:
-    """Give the URL that `text` spells.
-
-    Raises `ValueError` for anything but an http or https URL of printable ASCII without userinfo.
-    """
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("not a URL of printable ASCII")
-    parts = urlsplit(text)
-    scheme, host = parts.scheme, parts.hostname or ""
-    if scheme not in _PORTS:
-        raise ValueError("neither http nor https")
-    if parts.username is not None or _HOST.fullmatch(host) is None:
-        raise ValueError("its host is malformed")
-    port = _PORTS[scheme] if parts.port is None else parts.port
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Url(scheme, host, port, target)
-
-
 def registry_url(scheme: str, reference: Reference, kind: str, name: str) -> Url:
     """Give the URL of `/v2/<repository>/<kind>s/<name>`; the kind is `manifest` or `blob`."""
     # Docker Hub's name is not the host that serves it.
     host = "registry-1.docker.io" if reference.registry == "docker.io" else reference.registry
-    return parse_url(f"{scheme}://{host}/v2/{reference.repository}/{kind}s/{name}")
+    return urls.parse(f"{scheme}://{host}/v2/{reference.repository}/{kind}s/{name}")
 
 
 def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
@@ -107,7 +62,7 @@ def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
     https to http unless `allow_http`.
     """
     try:
-        target = parse_url(urljoin(f"{url.scheme}://{url.authority}{url.target}", location))
+        target = urls.parse(urljoin(f"{url.scheme}://{url.authority}{url.target}", location))
     except ValueError as error:
         raise BadUpstreamError(
             f"GET {url}: redirected to somewhere unusable ({error}): {clean(location)}"
@@ -127,7 +82,7 @@ def token_url(url: Url, challenge: Challenge, reference: Reference, *, allow_htt
     """
     realm = challenge.parameters.get("realm", "")
     try:
-        where = parse_url(realm)
+        where = urls.parse(realm)
     except ValueError as error:
         raise BadUpstreamError(
             f'GET {url}: the registry asks for a token from an unusable realm "{clean(realm)}":'

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HOST = (
     r"(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
     r"(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*\.?|\[[a-fA-F0-9:]+\])"
-    r"(?::[0-9]+)?"
+    r"(?::[0-9]{1,5})?"
 )
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REGISTRY = re.compile(_HOST)
@@ -119,7 +119,7 @@ def parse_image(text: str) -> ImageName:
         _refuse(text, f"the transport {word}: is not read here; {_ELSEWHERE[word]}")
     if colon and rest.startswith("//") and _WORD.fullmatch(word):
         _refuse(text, f'unknown transport "{word}"')
-    if not _has_registry(text):
+    if not has_registry(text):
         _refuse(
             text,
             "short names are not resolved yet;"
@@ -137,7 +137,7 @@ def parse_reference(text: str) -> Reference:
     rest, at, digest_text = text.partition("@")
     digest = _digest(text, digest_text) if at else None
     registry, repository = "docker.io", rest
-    if _has_registry(rest):
+    if has_registry(rest):
         registry, _, repository = rest.partition("/")
     repository, colon, tag = repository.partition(":")
     if _HEX_ID.fullmatch(rest):
@@ -156,15 +156,22 @@ def parse_reference(text: str) -> Reference:
     return Reference(registry, repository, tag if colon else default, digest)
 
 
-def _has_registry(text: str) -> bool:
-    """Whether the first component is a host: it has a dot or a colon, or is `localhost`."""
+def has_registry(text: str) -> bool:
+    """Whether the first of several components is a host: with a dot, a colon, or `localhost`."""
     first, slash, _ = text.partition("/")
     return bool(slash) and (first == "localhost" or "." in first or ":" in first)
 
 
+def is_registry(text: str) -> bool:
+    """Whether it is spelled as a host with or without a port."""
+    if _REGISTRY.fullmatch(text) is None:
+        return False
+    port = text.rpartition("]")[2].partition(":")[2]
+    return not port or 0 < int(port) <= _MAX_PORT
+
+
 def _check_registry(text: str, registry: str) -> None:
-    port = registry.rpartition("]")[2].partition(":")[2]
-    if _REGISTRY.fullmatch(registry) is None or (port and not 0 < int(port) <= _MAX_PORT):
+    if not is_registry(registry):
         _refuse(text, f'the registry "{clean(registry)}" is malformed')
 
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from imgproxy.client import Response
     from imgproxy.spec.challenge import Challenge
     from imgproxy.spec.digest import Digest
-    from imgproxy.spec.distribution import Url
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.reference import Reference
+    from imgproxy.spec.url import Url
     from imgproxy.system import Reporter
     from imgproxy.transports import Network
     from imgproxy.transports.source import Reader

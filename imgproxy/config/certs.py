@@ -1,0 +1,75 @@
+"""Certificates for one registry: containers-certs.d(5), and Docker's directory of the same form.
+
+A directory is named like the registry, `host[:port]`, and the names of the files in it say what
+they are: `*.crt` holds authorities to trust beside the system's, `NAME.cert` and `NAME.key` are a
+client's certificate and its key. Other files mean nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy.errors import ConfigurationError, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+
+class Certificates(NamedTuple):
+    """The files that apply to a registry, each kind in the order of names.
+
+    A file of `authorities` that isn't there when it is read, because its link is dangling or it
+    was removed just now, is passed over. Either half of a client's pair must be readable.
+    """
+
+    authorities: tuple[str, ...] = ()
+    clients: tuple[tuple[str, str], ...] = ()
+
+
+def directories(users: Iterable[str], uid: int) -> list[str]:
+    """Give where a registry's directory is looked for; the first that exists is the only one used.
+
+    `users` are the user's own `containers` directories, `uid` is the user. These are the places of
+    both generations of the libraries: a host of the classic one has nothing in those that it
+    doesn't know.
+    """
+    kinds = ["rootful.d"] if uid == 0 else [f"rootless.d/{uid}", "rootless.d"]
+    return [
+        *(f"{user}/certs.d" for user in users),
+        *(
+            f"{base}/containers/certs.{kind}"
+            for base in ("/etc", "/usr/share")
+            for kind in [*kinds, "d"]
+        ),
+        "/etc/docker/certs.d",
+    ]
+
+
+def choose(directory: str, names: Collection[str]) -> Certificates:
+    """Give what the files of these names in a registry's directory are, as paths.
+
+    Raises `ConfigurationError` for half of a client's certificate.
+    """
+    stems = {
+        kind: {name.removesuffix(kind) for name in names if name.endswith(kind)}
+        for kind in (".crt", ".cert", ".key")
+    }
+    for stem in sorted(stems[".cert"] ^ stems[".key"]):
+        _refuse_half(directory, stem, ".cert" if stem in stems[".cert"] else ".key")
+    return Certificates(
+        tuple(f"{directory}/{stem}.crt" for stem in sorted(stems[".crt"])),
+        tuple(
+            (f"{directory}/{stem}.cert", f"{directory}/{stem}.key")
+            for stem in sorted(stems[".cert"])
+        ),
+    )
+
+
+def _refuse_half(directory: str, stem: str, there: str) -> None:
+    missing = ".key" if there == ".cert" else ".cert"
+    hint = "; the certificate of an authority has a name in .crt" if there == ".cert" else ""
+    raise ConfigurationError(
+        f"{clean(directory)}: a client certificate has two files, and there is"
+        f" {clean(stem + there)} without {clean(stem + missing)}{hint}",
+        file=f"{directory}/{stem}{there}",
+    )

@@ -1,0 +1,398 @@
+from __future__ import annotations
+
+import base64
+import json
+import random
+from typing import Any
+
+import pytest
+
+from imgproxy.config import auth
+from imgproxy.config.credentials import Credentials, Helper
+from imgproxy.errors import ConfigurationError
+
+PATH = "/run/user/1000/containers/auth.json"
+HUB = "https://index.docker.io/v1/"
+SECRET = "s3cr3t-p4ss"
+
+
+def encoded(text: str | bytes) -> str:
+    return base64.b64encode(text if isinstance(text, bytes) else text.encode()).decode()
+
+
+def entry(text: str | bytes, **fields: object) -> dict[str, Any]:
+    return {"auth": encoded(text), **fields}
+
+
+def read(document: object, *, legacy: bool = False) -> auth.AuthFile:
+    return auth.parse(json.dumps(document).encode(), PATH, legacy=legacy)
+
+
+def found(name: str, document: object, *, legacy: bool = False) -> Credentials | Helper | None:
+    registry, _, repository = name.partition("/")
+    return read(document, legacy=legacy).find(registry, repository)
+
+
+def key_found(name: str, keys: list[str], *, legacy: bool = False) -> str | None:
+    """Give the key whose entry counts; each entry's user is its key."""
+    entries = {key: entry(f"{key.replace(':', ';')}:p") for key in keys}
+    credentials = found(name, entries if legacy else {"auths": entries}, legacy=legacy)
+    if credentials is None:
+        return None
+    assert isinstance(credentials, Credentials)
+    key = credentials.username.replace(";", ":")
+    assert credentials.source == (f"{PATH} ({key})" if legacy else f"{PATH} (auths.{key})")
+    return key
+
+
+# --- which key ---------------------------------------------------------------------------------
+
+IMAGE = "quay.io/a/b/img"
+NAMESPACES = ["quay.io/a/b/img", "quay.io/a/b", "quay.io/a", "quay.io"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("longest", range(4))
+def test_the_longest_namespace_wins(longest: int, order: int) -> None:
+    assert key_found(IMAGE, NAMESPACES[longest:][::order]) == NAMESPACES[longest]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "key"),
+    [
+        (IMAGE, [], None),
+        (IMAGE, ["quay.io:443", "io", "uay.io", "QUAY.io", "docker.io", ""], None),
+        (IMAGE, ["quay.io/a/b/im", "quay.io/a/b/img/x", "quay.io/b"], None),
+        (IMAGE, ["quay.io/a/b/img:latest", "quay.io/a/", "quay.io/"], None),
+        ("h:5000/a", ["h", "h:5000"], "h:5000"),
+        ("h/a", ["h:5000"], None),
+        ("[::1]:5000/a", ["[::1]:5000"], "[::1]:5000"),
+        # The second pass: hosts of keys that are URLs.
+        (IMAGE, ["https://quay.io"], "https://quay.io"),
+        (IMAGE, ["http://quay.io/v1/"], "http://quay.io/v1/"),
+        (IMAGE, ["https://quay.io/a/b/img"], "https://quay.io/a/b/img"),
+        (IMAGE, ["https://quay.io/other"], "https://quay.io/other"),
+        (IMAGE, ["https://quay.io", "quay.io"], "quay.io"),
+        (IMAGE, ["https://quay.io", "quay.io/a"], "quay.io/a"),
+        (IMAGE, ["https://quay.io/2", "https://quay.io/1"], "https://quay.io/2"),
+        (IMAGE, ["http://https://quay.io/x"], "http://https://quay.io/x"),
+        (IMAGE, ["https://http://quay.io/x"], None),
+        (IMAGE, ["ftp://quay.io"], None),
+        (IMAGE, ["https://quay.io:443"], None),
+        # Docker Hub by all its names
+        ("docker.io/library/a", ["docker.io"], "docker.io"),
+        ("docker.io/library/a", ["docker.io/library", "docker.io"], "docker.io/library"),
+        ("docker.io/library/a", [HUB], HUB),
+        ("docker.io/library/a", [HUB, "docker.io"], "docker.io"),
+        ("docker.io/library/a", ["index.docker.io"], "index.docker.io"),
+        ("docker.io/library/a", ["registry-1.docker.io"], "registry-1.docker.io"),
+        ("docker.io/library/a", ["https://docker.io"], "https://docker.io"),
+        ("docker.io/library/a", ["index.docker.io/library"], None),
+        ("docker.io/library/a", ["hub.docker.com", "https://docker.com"], None),
+        ("index.docker.io/a", ["docker.io"], "docker.io"),
+        ("registry-1.docker.io/a", [HUB], HUB),
+        # Docker Desktop keeps two keys of its own beside the one for pulls.
+        ("docker.io/library/a", [HUB, f"{HUB}access-token", f"{HUB}refresh-token"], HUB),
+    ],
+)
+def test_which_key_speaks_of_an_image(name: str, keys: list[str], key: str | None) -> None:
+    assert key_found(name, keys) == key
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "key"),
+    [
+        (IMAGE, ["quay.io"], "quay.io"),
+        (IMAGE, ["https://quay.io/v1/"], "https://quay.io/v1/"),
+        (IMAGE, ["quay.io/v1/"], "quay.io/v1/"),
+        (IMAGE, ["quay.io/a", "quay.io"], "quay.io"),
+        (IMAGE, ["quay.io/a/b/img"], "quay.io/a/b/img"),
+        ("docker.io/library/a", [HUB], HUB),
+        ("docker.io/library/a", ["docker.io/x"], "docker.io/x"),
+        (IMAGE, ["quay.io:443"], None),
+    ],
+)
+def test_a_legacy_file_knows_hosts_alone(name: str, keys: list[str], key: str | None) -> None:
+    assert key_found(name, keys, legacy=True) == key
+
+
+# --- what an entry holds -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        (entry("u:p"), ("u", "p", "")),
+        (entry("u:p:q"), ("u", "p:q", "")),
+        (entry("u:"), ("u", "", "")),
+        (entry(":p"), ("", "p", "")),
+        (entry("ü:é"), ("ü", "é", "")),
+        (entry("u:p\n"), ("u", "p\n", "")),
+        (entry("u:p\0\0"), ("u", "p", "")),
+        (entry("u:\0p\0q\0"), ("u", "p\0q", "")),
+        (entry("u:p", identitytoken="t"), ("u", "p", "t")),
+        (entry(":", identitytoken="t"), ("", "", "t")),
+        (entry("", identitytoken="t"), ("", "", "t")),
+        ({"identitytoken": "t"}, ("", "", "t")),
+        ({"auth": None, "identitytoken": "t"}, ("", "", "t")),
+        (entry("u:p", identitytoken=None, email=1, password=[]), ("u", "p", "")),
+        ({"auth": encoded("user:" + "p" * 80)[:76] + "\r\n" + encoded("user:" + "p" * 80)[76:]},
+         ("user", "p" * 80, "")),
+        # nothing
+        ({}, None),
+        (None, None),
+        ({"auth": ""}, None),
+        (entry(":"), None),
+        (entry(":\0"), None),
+        (entry("no colon"), None),
+        (entry("no colon", identitytoken="t"), None),
+        (entry(b"\xff\xfe"), None),
+        ({"username": "u", "password": "p", "registrytoken": "t", "email": "e"}, None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("legacy", [False, True])
+def test_what_an_entry_holds(
+    fields: dict[str, Any] | None,
+    parts: tuple[str, str, str] | None,
+    legacy: bool,  # noqa: FBT001
+) -> None:
+    entries = {"quay.io": fields}
+    credentials = found(IMAGE, entries if legacy else {"auths": entries}, legacy=legacy)
+    source = f"{PATH} (quay.io)" if legacy else f"{PATH} (auths.quay.io)"
+    assert credentials == (None if parts is None else Credentials(*parts, source))
+
+
+def test_an_empty_entry_ends_the_search_in_its_file() -> None:
+    document = {
+        "auths": {"quay.io/a": {}, "quay.io": entry("u:p"), "https://quay.io": entry("u:p")}
+    }
+    assert found(IMAGE, document) is None
+    assert found("quay.io/b", document) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x", "dTpw=", "dTpwcQ", "dTpwcQ=", "dTpwcQ===", "dTp wcQ==", "dT=wcQ==", "dTpw-_==", "é"],
+)
+def test_what_is_not_base64_is_an_error_where_it_is_needed(text: str) -> None:
+    file = read({"auths": {"quay.io/a": {"auth": text}, "quay.io": entry("u:p")}})
+    with pytest.raises(ConfigurationError) as broken:
+        file.find("quay.io", "a/b")
+    assert broken.value.message == f"the credentials in {PATH}: auths.quay.io/a.auth: not base64"
+    assert broken.value.detail == {"file": PATH}
+    assert file.find("quay.io", "b") is not None
+
+
+@pytest.mark.parametrize("raw", [b"\xff:p", b"u:\xff", b"u:" + SECRET.encode() + b"\xe9"])
+def test_what_is_not_utf8_is_an_error(raw: bytes) -> None:
+    with pytest.raises(ConfigurationError, match=r"quay\.io\.auth: user or password") as broken:
+        found(IMAGE, {"quay.io": entry(raw)}, legacy=True)
+    assert SECRET not in str(broken.value)
+
+
+# --- helpers -----------------------------------------------------------------------------------
+
+
+def helper(name: str, servers: list[str], place: str, *, promised: bool = True) -> Helper:
+    return Helper(name, tuple(servers), f"{place} in {PATH}", promised)
+
+
+USER = Credentials("u", "p", "", f"{PATH} (auths.quay.io)")
+LOGIN = {"quay.io": entry("u:p")}
+MARK: dict[str, Any] = {"quay.io": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "result"),
+    [
+        # A registry's own helper comes before everything else in the file.
+        (
+            IMAGE,
+            {"credHelpers": {"quay.io": "x"}, "auths": LOGIN, "credsStore": "y"},
+            helper("x", ["quay.io"], "credHelpers.quay.io"),
+        ),
+        (IMAGE, {"credHelpers": {"quay.io/a": "x", "https://quay.io": "x"}}, None),
+        (IMAGE, {"credHelpers": {"other": "x"}, "auths": LOGIN}, USER),
+        (
+            "docker.io/library/a",
+            {"credHelpers": {"docker.io": "x"}},
+            helper("x", ["docker.io", HUB], "credHelpers.docker.io"),
+        ),
+        (
+            "docker.io/library/a",
+            {"credHelpers": {HUB: "x"}},
+            helper("x", [HUB, "docker.io"], f"credHelpers.{HUB}"),
+        ),
+        (
+            "docker.io/library/a",
+            {"credHelpers": {HUB: "y", "docker.io": "x"}},
+            helper("x", ["docker.io", HUB], "credHelpers.docker.io"),
+        ),
+        # The store comes last; an entry without anything in it says that the store has it.
+        (
+            IMAGE,
+            {"credsStore": "y"},
+            helper("y", ["quay.io"], "credsStore", promised=False),
+        ),
+        (
+            IMAGE,
+            {"credsStore": "y", "auths": {"other": entry("u:p")}},
+            helper("y", ["quay.io"], "credsStore", promised=False),
+        ),
+        (IMAGE, {"credsStore": "y", "auths": MARK}, helper("y", ["quay.io"], "credsStore")),
+        (
+            IMAGE,
+            {"credsStore": "y", "auths": {"https://quay.io/v1/": {}}},
+            helper("y", ["quay.io"], "credsStore"),
+        ),
+        (IMAGE, {"credsStore": "y", "auths": LOGIN}, USER),
+        (
+            "docker.io/library/a",
+            {"credsStore": "y", "auths": {HUB: {}}},
+            helper("y", [HUB, "docker.io"], "credsStore"),
+        ),
+        (
+            "registry-1.docker.io/library/a",
+            {"credsStore": "y"},
+            helper("y", [HUB, "registry-1.docker.io"], "credsStore", promised=False),
+        ),
+        (IMAGE, {"credsStore": "", "auths": LOGIN}, USER),
+        (IMAGE, {"credsStore": None, "credHelpers": None, "auths": None}, None),
+        # A helper without a name keeps a registry out of the store.
+        (IMAGE, {"credsStore": "y", "credHelpers": {"quay.io": ""}, "auths": LOGIN}, USER),
+        (IMAGE, {"credsStore": "y", "credHelpers": {"quay.io": ""}, "auths": MARK}, None),
+        (IMAGE, {"credsStore": "y", "credHelpers": {"quay.io": ""}}, None),
+    ],
+)
+def test_when_a_helper_is_asked_and_for_what(
+    name: str, document: dict[str, Any], result: Credentials | Helper | None
+) -> None:
+    assert found(name, document) == result
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ({"credsStore": "../x"}, "credsStore"),
+        ({"credHelpers": {"quay.io": "-x"}}, "credHelpers.quay.io"),
+    ],
+)
+def test_a_helper_without_a_usable_name_is_an_error(document: object, place: str) -> None:
+    with pytest.raises(ConfigurationError) as broken:
+        found(IMAGE, document)
+    assert broken.value.message.startswith(f"{place} in {PATH}: ")
+
+
+# --- broken files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "the file is empty"),
+        (b" \n", "the file is empty"),
+        (b"{", "not JSON: "),
+        (b"{}x", "not JSON: "),
+        (b"\xff{}", "not UTF-8 at byte 0"),
+        (b"\xef\xbb\xbf{}", "not JSON: "),
+        (b"null", "the document: expected an object, got null"),
+        (b"[]", "the document: expected an object, got an array"),
+        (b'"s3cr3t-p4ss"', "the document: expected an object, got a string"),
+        (b'{"auths": "s3cr3t-p4ss"}', "auths: expected an object, got a string"),
+        (b'{"auths": []}', "auths: expected an object, got an array"),
+        (b'{"auths": {"q.io": "s3cr3t-p4ss"}}', "auths.q.io: expected an object, got a string"),
+        (b'{"auths": {"q": {"auth": 1}}}', "auths.q.auth: expected a string, got a number"),
+        (b'{"auths": {"q": {"auth": 1.5}}}', "auths.q.auth: expected a string, got a number"),
+        (b'{"auths": {"q": {"auth": true}}}', "auths.q.auth: expected a string, got true"),
+        (b'{"auths": {"q": {"auth": ["s3cr3t-p4ss"]}}}', "q.auth: expected a string, got an array"),
+        (b'{"auths": {"q": {"identitytoken": {"s3cr3t-p4ss": 1}}}}', "q.identitytoken: expected"),
+        (b'{"auths": {"q": {"auth": "x", "auth": "y"}}}', 'the key "auth" stands twice'),
+        (b'{"auths": {}, "auths": {}}', 'the key "auths" stands twice'),
+        (b'{"auths": {"a\\u001b[1m\\n": 1}}', "auths.a [1m: expected an object, got a number"),
+        (b'{"credHelpers": "x"}', "credHelpers: expected an object, got a string"),
+        (b'{"credHelpers": {"q": 1}}', "credHelpers.q: expected a string, got a number"),
+        (b'{"credHelpers": {"q": null}}', "credHelpers.q: missing"),
+        (b'{"credsStore": {}}', "credsStore: expected a string, got an object"),
+        (b'{"auths": ' + b"[" * 9999, "nested deeper than 64"),
+        (b'{"auths": {"' + b"q" * 9999 + b'": 1}}', "auths.qqq"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_an_error_that_names_the_file_and_the_place(
+    raw: bytes, words: str
+) -> None:
+    with pytest.raises(ConfigurationError) as broken:
+        auth.parse(raw, PATH)
+    message = broken.value.message
+    assert message.startswith(f"the credentials in {PATH}: ")
+    assert words in message
+    assert SECRET not in message
+    assert len(message) < 400
+    assert message.isprintable()
+    assert broken.value.detail == {"file": PATH}
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", "the file is empty"),
+        (b'{"quay.io": "s3cr3t-p4ss"}', "quay.io: expected an object, got a string"),
+        (b'{"quay.io": {"auth": 1}}', "quay.io.auth: expected a string, got a number"),
+    ],
+)
+def test_a_broken_legacy_file_too(raw: bytes, words: str) -> None:
+    with pytest.raises(ConfigurationError) as broken:
+        auth.parse(raw, PATH, legacy=True)
+    assert words in broken.value.message
+    assert SECRET not in broken.value.message
+
+
+def test_what_else_stands_in_docker_files_is_passed_over() -> None:
+    document = {
+        "auths": LOGIN,
+        "HttpHeaders": {"User-Agent": "Docker-Client/19.03 (linux)"},
+        "psFormat": "table",
+        "detachKeys": "ctrl-e",
+        "plugins": {"x": {"y": "z"}},
+        "currentContext": "default",
+        "proxies": [],
+    }
+    assert found(IMAGE, document) == USER
+
+
+def test_nothing_that_was_read_is_shown() -> None:
+    file = read({"auths": {"quay.io": entry(f"u:{SECRET}", identitytoken=SECRET)}})
+    for value in file, file.auths, file.find("quay.io", "a"):
+        for shown in str(value), repr(value), f"{[value]}":
+            assert SECRET not in shown
+            assert encoded(f"u:{SECRET}") not in shown
+    assert PATH in str(file)
+
+
+def test_mutated_files_never_raise_anything_else_nor_show_a_secret() -> None:
+    chance = random.Random(3)
+    login = encoded(f"user:{SECRET}")
+    whole = json.dumps(
+        {
+            "auths": {"quay.io/a": {"auth": login, "identitytoken": SECRET}, "quay.io": {}},
+            "credHelpers": {"gcr.io": "gcloud"},
+            "credsStore": "pass",
+        }
+    ).encode()
+    pieces = [b"", b'"', b"{", b"}", b":", b",", b"\\", b"\0", b"\xff", b"1", b"[", b"null", b"-/"]
+    outcomes = set()
+    for _ in range(10000):
+        raw = bytearray(whole)
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.randrange(len(raw))
+            raw[at : at + chance.choice([0, 1, 2, 20])] = chance.choice(pieces)
+        legacy = chance.random() < 0.2
+        registry = chance.choice(["quay.io", "gcr.io"])
+        try:
+            outcome: object = auth.parse(bytes(raw), PATH, legacy=legacy).find(registry, "a/b")
+        except ConfigurationError as error:
+            outcome = error
+        outcomes.add(type(outcome))
+        for secret in SECRET, login:
+            assert secret not in str(outcome)
+        assert outcome is None or PATH in str(outcome)
+    assert outcomes == {type(None), Credentials, Helper, ConfigurationError}

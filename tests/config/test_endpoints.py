@@ -1,0 +1,350 @@
+"""Every rule of matching and rewriting, and every quirk, as a row."""
+
+from __future__ import annotations
+
+import pytest
+
+from imgproxy.config import endpoints, registries
+from imgproxy.config.endpoints import Endpoint
+from imgproxy.errors import ConfigurationError, DeniedError
+from imgproxy.spec.reference import parse_reference
+
+DIGEST = "@sha256:" + "0123456789abcdef" * 4
+
+
+def find(config: str, image: str, *, mirrors: bool = True) -> list[Endpoint]:
+    """Find the endpoints with a configuration: lines as in a file, or `prefix -> location`."""
+    lines = [
+        f'[[registry]]\nprefix = "{line.split()[0]}"\nlocation = "{line.split()[2]}"'
+        if "->" in line
+        else line
+        for line in config.splitlines()
+    ]
+    file = registries.parse("\n".join(lines).encode(), "r.conf")
+    merged = registries.merge([file])
+    return endpoints.find(parse_reference(image), merged.registries, mirrors=mirrors)
+
+
+def names(found: list[Endpoint]) -> list[str]:
+    return [str(endpoint.reference).replace(DIGEST, "@D") for endpoint in found]
+
+
+def test_nothing_configured() -> None:
+    assert find("", "a.io/x:1") == [Endpoint(parse_reference("a.io/x:1"))]
+
+
+# --- which table -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "image", "physical"),
+    [
+        # the whole name, or up to a separator
+        ("a.io -> b.io", "a.io/x:1", "b.io/x:1"),
+        ("a.io/x -> b.io/y", "a.io/x:1", "b.io/y:1"),
+        ("a.io/x -> b.io/y", "a.io/x/z:1", "b.io/y/z:1"),
+        ("a.io/x -> b.io/y", "a.io/xx:1", "a.io/xx:1"),
+        ("a.io -> b.io", "aa.io/x:1", "aa.io/x:1"),
+        ("a.io -> b.io", "a.iox.io/x:1", "a.iox.io/x:1"),
+        ("a.io -> b.io", "x.a.io/x:1", "x.a.io/x:1"),
+        ("a.io/x/y -> b.io", "a.io/x:1", "a.io/x:1"),
+        ("a.io:5000 -> b.io", "a.io:5000/x:1", "b.io/x:1"),
+        ("a.io:5000 -> b.io", "a.io/x:1", "a.io/x:1"),
+        ("a.io:500 -> b.io", "a.io:5000/x:1", "a.io:5000/x:1"),
+        ("localhost -> b.io", "localhost/x:1", "b.io/x:1"),
+        ("[::1]:5000 -> b.io", "[::1]:5000/x:1", "b.io/x:1"),
+        ("[::1] -> b.io", "[::1]:5000/x:1", "b.io:5000/x:1"),
+        # a host without a port is a prefix of the one with it, and the port stays
+        ("a.io -> b.io", "a.io:5000/x:1", "b.io:5000/x:1"),
+        # tags and digests are not part of what is compared
+        ("a.io/x:1 -> b.io/y", "a.io/x:1", "a.io/x:1"),
+        (f"a.io/x{DIGEST} -> b.io/y", f"a.io/x{DIGEST}", "a.io/x@D"),
+        # Docker Hub's names, as they are in full
+        ("docker.io -> b.io", "busybox", "b.io/library/busybox:latest"),
+        ("docker.io/library -> b.io", "busybox", "b.io/busybox:latest"),
+        ("docker.io/busybox -> b.io/x", "busybox", "docker.io/library/busybox:latest"),
+        ("docker.io -> b.io", "index.docker.io/busybox", "b.io/library/busybox:latest"),
+        ("index.docker.io -> b.io", "busybox", "docker.io/library/busybox:latest"),
+        # the longest one wins, in whatever order
+        ("a.io -> b.io\na.io/x -> c.io/x", "a.io/x:1", "c.io/x:1"),
+        ("a.io/x -> c.io/x\na.io -> b.io", "a.io/x:1", "c.io/x:1"),
+        ("a.io/x/y -> c.io/x\na.io -> b.io", "a.io/x:1", "b.io/x:1"),
+        ("a.io -> b.io\na.io:5000 -> c.io", "a.io:5000/x:1", "c.io/x:1"),
+    ],
+)
+def test_prefixes(config: str, image: str, physical: str) -> None:
+    assert names(find(config, image)) == [physical]
+
+
+@pytest.mark.parametrize(
+    ("config", "image", "physical"),
+    [
+        ("*.a.io -> b.io", "x.a.io/y:1", "b.io/y:1"),
+        ("*.a.io -> b.io", "z.x.a.io/y:1", "b.io/y:1"),
+        ("*.io -> b.io", "x.a.io/y:1", "b.io/y:1"),
+        ("*.a.io -> b.io/c", "x.a.io/y:1", "b.io/c/y:1"),
+        ("*.a.io -> b.io", f"x.a.io/y{DIGEST}", "b.io/y@D"),
+        # not the domain itself, not another that ends alike, not in a path
+        ("*.a.io -> b.io", "a.io/y:1", "a.io/y:1"),
+        ("*.a.io -> b.io", "xa.io/y:1", "xa.io/y:1"),
+        ("*.a.io -> b.io", "x.a.iox/y:1", "x.a.iox/y:1"),
+        ("*.a.io -> b.io", "x.a.io.b/y:1", "x.a.io.b/y:1"),
+        ("*.a.io -> b.io", "c.com/x.a.io/y:1", "c.com/x.a.io/y:1"),
+        ("*.a.io -> b.io", "[::1]:5000/y:1", "[::1]:5000/y:1"),
+        # the port is no part of it, and stays
+        ("*.sub.a.io -> b.io", "x.sub.a.io:5000/y:1", "b.io:5000/y:1"),
+        # however often the domain is in the host, its end counts
+        ("*.a.io -> b.io", "x.a.io.a.io/y:1", "b.io/y:1"),
+        ("*.a.io -> b.io", "x.a.ioo.a.io/y:1", "b.io/y:1"),
+        # its length is that of the text
+        ("*.a.io -> b.io\n*.x.a.io -> c.io", "y.x.a.io/y:1", "c.io/y:1"),
+        ("*.x.a.io -> c.io\ny.x.a.io:5000 -> d.io", "y.x.a.io:5000/y:1", "d.io/y:1"),
+        ("*.x.a.io -> c.io\nx.a.io -> d.io", "y.x.a.io/y:1", "c.io/y:1"),
+        # as long as the host's own table, which says more
+        ("*.a.io -> b.io\nx.a.io -> c.io", "x.a.io/y:1", "c.io/y:1"),
+        ("x.a.io -> c.io\n*.a.io -> b.io", "x.a.io/y:1", "c.io/y:1"),
+    ],
+)
+def test_wildcards(config: str, image: str, physical: str) -> None:
+    assert names(find(config, image)) == [physical]
+
+
+def test_a_wildcard_without_location_leaves_names_alone() -> None:
+    config = """
+        [[registry]]
+        prefix = "*.a.io"
+        insecure = true
+        [[registry.mirror]]
+        location = "m.io/n"
+    """
+    assert find(config, "x.a.io/y:1") == [
+        Endpoint(
+            parse_reference("m.io/n/y:1"), is_mirror=True, place="registry[0].mirror[0] of r.conf"
+        ),
+        Endpoint(parse_reference("x.a.io/y:1"), insecure=True, place="registry[0] of r.conf"),
+    ]
+
+
+@pytest.mark.parametrize("image", ["a.io/x:1", f"a.io/x{DIGEST}", f"a.io/x:1{DIGEST}"])
+def test_tag_and_digest_stay(image: str) -> None:
+    expected = [image.replace("a.io", "b.io/c").replace(DIGEST, "@D")]
+    assert names(find("a.io -> b.io/c", image)) == expected
+
+
+# --- mirrors -----------------------------------------------------------------------------------
+
+MIRRORS = """
+    [[registry]]
+    location = "a.io"
+    mirror-by-digest-only = {by_digest}
+    [[registry.mirror]]
+    location = "one.io/hub"
+    {one}
+    [[registry.mirror]]
+    location = "two.io"
+    insecure = true
+    {two}
+"""
+
+
+def test_mirrors_first_in_order_and_the_primary_last() -> None:
+    config = MIRRORS.format(by_digest="false", one="", two="")
+    assert find(config, "a.io/x:1") == [
+        Endpoint(
+            parse_reference("one.io/hub/x:1"),
+            is_mirror=True,
+            place="registry[0].mirror[0] of r.conf",
+        ),
+        Endpoint(
+            parse_reference("two.io/x:1"),
+            insecure=True,
+            is_mirror=True,
+            place="registry[0].mirror[1] of r.conf",
+        ),
+        Endpoint(parse_reference("a.io/x:1"), place="registry[0] of r.conf"),
+    ]
+
+
+def test_the_primary_only() -> None:
+    config = MIRRORS.format(by_digest="false", one="", two="")
+    assert names(find(config, "a.io/x:1", mirrors=False)) == ["a.io/x:1"]
+
+
+@pytest.mark.parametrize(
+    ("by_digest", "one", "two", "for_tag", "for_digest"),
+    [
+        ("false", "", "", "12", "12"),
+        ("true", "", "", "", "12"),
+        ("false", "all", "all", "12", "12"),
+        ("false", "digest-only", "all", "2", "12"),
+        ("false", "tag-only", "", "12", "2"),
+        ("false", "tag-only", "digest-only", "1", "2"),
+    ],
+)
+def test_mirrors_by_tag_and_by_digest(
+    by_digest: str, one: str, two: str, for_tag: str, for_digest: str
+) -> None:
+    config = MIRRORS.format(
+        by_digest=by_digest,
+        one=f'pull-from-mirror = "{one}"' if one else "",
+        two=f'pull-from-mirror = "{two}"' if two else "",
+    )
+    hosts = {"one.io": "1", "two.io": "2", "a.io": ""}
+
+    def asked(image: str) -> str:
+        return "".join(hosts[endpoint.reference.registry] for endpoint in find(config, image))
+
+    assert asked("a.io/x:1") == for_tag
+    assert asked(f"a.io/x{DIGEST}") == for_digest
+    assert asked(f"a.io/x:1{DIGEST}") == for_digest
+
+
+# --- what cannot be rewritten ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "image", "reason"),
+    [
+        # a bare host is no image
+        ("a.io/x -> a.io", "a.io/x:1", '"a.io:1" is not the full name of an image'),
+        (
+            "a.io/x -> a.io",
+            f"a.io/x{DIGEST}",
+            f'"a.io{DIGEST}" is not the full name of an image',
+        ),
+        # nothing is added to a location: no registry, and no `library/`
+        ("a.io -> mirror", "a.io/x:1", '"mirror/x:1" is not the full name of an image'),
+        ("a.io -> docker.io", "a.io/x:1", '"docker.io/x:1" is not the full name of an image'),
+        (
+            "a.io -> index.docker.io/library",
+            "a.io/x:1",
+            '"index.docker.io/library/x:1" is not the full name of an image',
+        ),
+        # a port that stays must have a host before it
+        (
+            "a.io -> b.io/c",
+            "a.io:5000/x:1",
+            'the image name "b.io/c:5000/x:1": the tag "5000/x:1" is malformed',
+        ),
+        (
+            "a.io -> b.io:80",
+            "a.io:5000/x:1",
+            'the image name "b.io:80:5000/x:1": the registry "b.io:80:5000" is malformed',
+        ),
+        (
+            "a.io/x -> b.io/y:2",
+            "a.io/x:1",
+            'the image name "b.io/y:2:1": the tag "2:1" is malformed',
+        ),
+        ("a.io -> B.io/Y", "a.io/x:1", 'the image name "B.io/Y/x:1": the repository must be'),
+        ("*.a.io -> *.b.io", "x.a.io/y:1", 'the image name "*.b.io/y:1": the registry'),
+    ],
+)
+def test_rewriting_to_no_image(config: str, image: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        find(config, image)
+    expected = f"r.conf: registry[0].location: rewriting {image}: {reason}"
+    assert caught.value.message.startswith(expected)
+    assert caught.value.detail == {"file": "r.conf"}
+
+
+def test_a_location_with_a_tag_serves_digests() -> None:
+    found = find("a.io/x -> b.io/y:2", f"a.io/x{DIGEST}")
+    assert names(found) == ["b.io/y:2@D"]
+
+
+def test_a_mirror_to_no_image_is_named() -> None:
+    config = """
+        [[registry]]
+        location = "a.io"
+        [[registry.mirror]]
+        location = "mirror"
+    """
+    with pytest.raises(ConfigurationError, match=r"^r\.conf: registry\[0\]\.mirror\[0\]\.location"):
+        find(config, "a.io/x:1")
+    assert names(find(config, "a.io/x:1", mirrors=False)) == ["a.io/x:1"]
+
+
+# --- blocked -----------------------------------------------------------------------------------
+
+BLOCKED = "the registry {} is blocked by registry[{}] of r.conf"
+
+
+@pytest.mark.parametrize(
+    ("config", "image", "message"),
+    [
+        (
+            '[[registry]]\nlocation = "a.io"\nblocked = true',
+            "a.io/x:1",
+            f"a.io/x:1: {BLOCKED.format('a.io', 0)}",
+        ),
+        (
+            '[[registry]]\nprefix = "*.a.io"\nblocked = true',
+            "x.a.io/x:1",
+            f"x.a.io/x:1: {BLOCKED.format('*.a.io', 0)}",
+        ),
+        # being somewhere else is no way around it
+        (
+            'b.io -> b.io\n[[registry]]\nprefix = "a.io"\nlocation = "b.io/c"\nblocked = true',
+            "a.io/x:1",
+            f"b.io/c/x:1: {BLOCKED.format('a.io', 1)}",
+        ),
+        # the place itself is blocked
+        (
+            'a.io -> b.io\n[[registry]]\nlocation = "b.io"\nblocked = true',
+            "a.io/x:1",
+            f"b.io/x:1: {BLOCKED.format('b.io', 1)}",
+        ),
+        # every one of the endpoints is
+        (
+            """
+            [[registry]]
+            location = "a.io"
+            blocked = true
+            [[registry.mirror]]
+            location = "b.io"
+            [[registry]]
+            location = "b.io"
+            blocked = true
+            """,
+            "a.io/x:1",
+            f"b.io/x:1: {BLOCKED.format('b.io', 1)}; a.io/x:1: {BLOCKED.format('a.io', 0)}",
+        ),
+    ],
+)
+def test_blocked(config: str, image: str, message: str) -> None:
+    with pytest.raises(DeniedError) as caught:
+        find(config, image)
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("blocked", "refused"), [("a.io", [False, False, True]), ("two.io", [False, True, False])]
+)
+def test_blocked_beside_others(blocked: str, refused: list[bool]) -> None:
+    """Mirrors of a blocked registry are asked: so a host is kept inside of its network."""
+    config = (
+        MIRRORS.format(by_digest="false", one="", two="").replace(
+            'location = "a.io"', f'location = "a.io"\nblocked = {str(blocked == "a.io").lower()}'
+        )
+        + f'\n[[registry]]\nprefix = "{blocked}/none"\nlocation = "n.io"'
+    )
+    if blocked != "a.io":
+        config += f'\n[[registry]]\nlocation = "{blocked}"\nblocked = true'
+    found = find(config, "a.io/x:1")
+    assert [bool(endpoint.refusal) for endpoint in found] == refused
+    refusal = next(endpoint.refusal for endpoint in found if endpoint.refusal)
+    assert f"the registry {blocked} is blocked by registry[" in refusal
+
+
+def test_a_blocked_registry_without_its_mirrors() -> None:
+    config = '[[registry]]\nlocation = "a.io"\nblocked = true\n[[registry.mirror]]\nlocation="b.io"'
+    assert names(find(config, "a.io/x:1")) == ["b.io/x:1", "a.io/x:1"]
+    with pytest.raises(DeniedError):
+        find(config, "a.io/x:1", mirrors=False)
+
+
+def test_a_more_specific_table_lifts_the_block() -> None:
+    config = '[[registry]]\nlocation = "a.io"\nblocked = true\n[[registry]]\nlocation = "a.io/x"'
+    (endpoint,) = find(config, "a.io/x:1")
+    assert not endpoint.refusal
