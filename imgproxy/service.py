@@ -61,7 +61,8 @@ class Service:
     async def _converse(self, descriptor: socket.socket | Pipes) -> None:
         wire = _wire(descriptor)
         conversation = Conversation(wire, self._image, self._quitting, self._report)
-        self._gravity = max(self._gravity, await conversation.run())
+        gravity = await conversation.run()
+        self._gravity = max(self._gravity, gravity)
 
     async def _listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)  # noqa: FBT003  (the name says it)
