@@ -78,6 +78,7 @@ class Dialer:
         with trio.fail_after(DIAL_TIMEOUT):
             stream = await trio.open_tcp_stream(url.host, url.port)
         sock = socket.socket(fileno=stream.socket.detach())
+        sock.setblocking(False)  # noqa: FBT003  (the name says it)
         if url.scheme == "http":
             return SocketWire(sock)
         try:
@@ -387,6 +388,13 @@ class Response:
         self._end()
 
 
+# By OpenSSL's name of what went wrong; a server that speaks plain http answers no TLS record.
+_WAYS_OUT = {
+    "CERTIFICATE_VERIFY_FAILED": " (--tls-verify=false would accept it)",
+    "WRONG_VERSION_NUMBER": "; it may speak plain http, which --tls-verify=false would allow",
+}
+
+
 def _translated(url: Url, error: Exception, doing: str, limit: float) -> Failure:
     """Give the failure that an exception of a lower layer is to whoever asked."""
     if isinstance(error, Failure):
@@ -394,12 +402,10 @@ def _translated(url: Url, error: Exception, doing: str, limit: float) -> Failure
     if isinstance(error, trio.TooSlowError):
         return UnreachableError(f"GET {url}: {doing} for {limit:g} s")
     if isinstance(error, ssl.SSLError):
-        way_out = (
-            " (--tls-verify=false would accept it)"
-            if isinstance(error, ssl.SSLCertVerificationError)
-            else ""
+        return BadUpstreamError(
+            f"GET {url}: TLS failed: {_reason(error)}{_WAYS_OUT.get(error.reason or '', '')}",
+            code="TLS",
         )
-        return BadUpstreamError(f"GET {url}: TLS failed: {_reason(error)}{way_out}", code="TLS")
     if isinstance(error, h11.RemoteProtocolError):
         return BadUpstreamError(f"GET {url}: the server broke HTTP: {clean(str(error))}")
     if isinstance(error, OSError):
