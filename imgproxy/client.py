@@ -178,12 +178,14 @@ class Client:
         return response
 
     async def _head(self, connection: h11.Connection, wire: Wire) -> h11.Response:
-        scratch = memoryview(bytearray(_SCRATCH))
+        # One byte more than h11 may keep, however the head is split on its way.
+        scratch = memoryview(bytearray(MAX_HEAD + 1))
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
                 try:
-                    count = await wire.receive_into(scratch)
+                    kept = len(connection.trailing_data[0])
+                    count = await wire.receive_into(scratch[: MAX_HEAD + 1 - kept])
                 except OSError as error:
                     if connection.trailing_data[0]:
                         raise
@@ -334,6 +336,8 @@ class Response:
             event = self._connection.next_event()
             if event is h11.NEED_DATA:
                 count = await wire.receive_into(self._scratch)
+                if count == 0:
+                    raise ConnectionError("the connection ended before the last chunk")
                 self._connection.receive_data(bytes(self._scratch[:count]))
             elif isinstance(event, h11.Data):
                 self._rest = memoryview(event.data)
@@ -357,19 +361,23 @@ class Response:
         """
         body = bytearray()
         buffer = memoryview(bytearray(min(limit, self.size or limit, _SCRATCH) + 1))
-        with trio.move_on_after(DOCUMENT_TIMEOUT):
-            while len(body) <= limit and (self.size or 0) <= limit:
-                count = await self.receive_into(buffer)
-                if count == 0:
-                    return bytes(body)
-                body += buffer[:count]
+        try:
+            with trio.fail_after(DOCUMENT_TIMEOUT):
+                while len(body) <= limit and (self.size or 0) <= limit:
+                    count = await self.receive_into(buffer)
+                    if count == 0:
+                        return bytes(body)
+                    body += buffer[:count]
+        except trio.TooSlowError:
+            raise UnreachableError(
+                f"GET {self.url}: no whole reply within {DOCUMENT_TIMEOUT:g} s"
+            ) from None
+        finally:
             self.close()
-            raise InvalidError(
-                f"GET {self.url}: the reply has more than the {limit} bytes it may have",
-                code="SIZE_INVALID",
-            )
-        self.close()
-        raise UnreachableError(f"GET {self.url}: no whole reply within {DOCUMENT_TIMEOUT:g} s")
+        raise InvalidError(
+            f"GET {self.url}: the reply has more than the {limit} bytes it may have",
+            code="SIZE_INVALID",
+        )
 
     def _broken(self, error: Exception) -> Failure:
         if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):

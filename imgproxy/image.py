@@ -118,6 +118,7 @@ class _Walk:
         self.documents: dict[Digest, VerifiedDocument] = {}
         self.known: dict[Digest, Descriptor] = {}
         self._candidates: list[_Candidate] = []
+        self._entered: set[Digest] = set()
         self._missing: list[NotFoundError] = []
 
     async def choose(self, root: VerifiedDocument, wanted: Platform) -> VerifiedDocument:
@@ -153,8 +154,9 @@ class _Walk:
     ) -> None:
         """Collect the candidates of an index; `around` is the platform said of all of it."""
         self.documents[index.digest] = index
+        for named in _named(index):
+            self.known.setdefault(named.digest, named)
         for entry in _entries(index):
-            self.known.setdefault(entry.digest, entry)
             platform = entry.platform or around
             if entry.is_attestation:
                 continue
@@ -167,9 +169,10 @@ class _Walk:
     async def _descend(
         self, entry: Descriptor, wanted: Platform, platform: Platform | None, depth: int
     ) -> None:
-        if entry.digest in self.documents:
+        if entry.digest in self._entered:
             return  # named twice; its entries are candidates already
-        if depth > MAX_DEPTH or len(self.documents) >= MAX_INDEXES:
+        self._entered.add(entry.digest)
+        if depth > MAX_DEPTH or len(self._entered) > MAX_INDEXES:
             raise InvalidError(
                 f"{self._source.name}: more than {MAX_DEPTH} indexes in one another,"
                 f" or more than {MAX_INDEXES} in all"
@@ -261,19 +264,19 @@ class OpenedImage:
         return document
 
     def _release(self, document: VerifiedDocument) -> None:
-        parsed = document.parsed
-        if parsed.subject is not None:
-            self._known.setdefault(parsed.subject.digest, parsed.subject)
-        for entry in _entries(document):
-            self._known.setdefault(entry.digest, entry)
+        """Let what a document names be had, all of it or nothing."""
+        parsed, blobs = document.parsed, dict(self._blobs)
         if isinstance(parsed, Manifest):
             for descriptor in (parsed.config, *parsed.layers):
-                if self._blobs.setdefault(descriptor.digest, descriptor).size != descriptor.size:
+                if blobs.setdefault(descriptor.digest, descriptor).size != descriptor.size:
                     raise InvalidError(
                         f"{self.source.name}: manifest {document.digest} names the blob"
                         f" {descriptor.digest} with two sizes",
                         code="SIZE_INVALID",
                     )
+        self._blobs = blobs
+        for named in _named(document):
+            self._known.setdefault(named.digest, named)
 
 
 async def fetch_document(source: Source, descriptor: Descriptor) -> VerifiedDocument:
@@ -284,6 +287,12 @@ async def fetch_document(source: Source, descriptor: Descriptor) -> VerifiedDocu
     name = f"{source.name}: manifest {descriptor.digest}"
     named = (descriptor.digest,)
     return verify.document(Document(content, descriptor.media_type, named, descriptor.size, name))
+
+
+def _named(document: VerifiedDocument) -> list[Descriptor]:
+    """Give the manifests and indexes that a document names."""
+    subject = document.parsed.subject
+    return [*_entries(document), *([] if subject is None else [subject])]
 
 
 def _entries(document: VerifiedDocument) -> tuple[Descriptor, ...]:

@@ -18,7 +18,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
-from trio.lowlevel import checkpoint, wait_readable, wait_writable
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    wait_readable,
+    wait_writable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -179,7 +184,11 @@ class FdWire:
 
 
 async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T:
-    """Do what the system may ask to be done again later, when the descriptor is `ready`."""
+    """Do what the system may ask to be done again later, when the descriptor is `ready`.
+
+    Cancelled only before it is done: what was received or accepted is not lost.
+    """
+    await checkpoint_if_cancelled()
     waited = False
     while True:
         try:
@@ -192,7 +201,7 @@ async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T
             await ready(fd)
         else:
             if not waited:
-                await checkpoint()
+                await cancel_shielded_checkpoint()
             return result
         waited = True
 

@@ -72,7 +72,8 @@ class Url(NamedTuple):
 
 
 _PORTS = {"http": 80, "https": 443}
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
+_USERINFO = re.compile(r"//[^/]*@")
 
 
 def parse_url(text: str) -> Url:
@@ -93,6 +94,11 @@ def parse_url(text: str) -> Url:
     return Url(scheme, host, port, target)
 
 
+def redacted(text: str) -> str:
+    """Give what may be shown of something like a URL: neither userinfo nor query."""
+    return clean(_USERINFO.sub("//…@", text.partition("?")[0]))
+
+
 def registry_url(scheme: str, reference: Reference, kind: str, name: str) -> Url:
     """Give the URL of `/v2/<repository>/<kind>s/<name>`; the kind is `manifest` or `blob`."""
     # Docker Hub's name is not the host that serves it.
@@ -106,11 +112,13 @@ def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
     Raises `BadUpstreamError` for a `Location` that is no http(s) URL, and for a step down from
     https to http unless `allow_http`.
     """
+    if not location:
+        raise BadUpstreamError(f"GET {url}: redirected without saying where")
     try:
         target = parse_url(urljoin(f"{url.scheme}://{url.authority}{url.target}", location))
     except ValueError as error:
         raise BadUpstreamError(
-            f"GET {url}: redirected to somewhere unusable ({error}): {clean(location)}"
+            f"GET {url}: redirected to somewhere unusable ({error}): {redacted(location)}"
         ) from None
     if target.scheme == "http" and url.scheme == "https" and not allow_http:
         raise BadUpstreamError(
@@ -130,8 +138,8 @@ def token_url(url: Url, challenge: Challenge, reference: Reference, *, allow_htt
         where = parse_url(realm)
     except ValueError as error:
         raise BadUpstreamError(
-            f'GET {url}: the registry asks for a token from an unusable realm "{clean(realm)}":'
-            f" {error}"
+            f"GET {url}: the registry asks for a token from an unusable realm"
+            f' "{redacted(realm)}": {error}'
         ) from None
     if where.scheme == "http" and url.scheme == "https" and not allow_http:
         raise BadUpstreamError(
@@ -183,6 +191,17 @@ def failure(url: Url, status: int, body: bytes, kind: str, name: str) -> Failure
     if status == 429:
         return UnavailableError(message, code="TOOMANYREQUESTS")
     if status >= 500:
+        return UnavailableError(message)
+    return BadUpstreamError(message)
+
+
+def token_failure(url: Url, status: int, body: bytes) -> Failure:
+    """Give what a token server's reply other than 200 means."""
+    _, words = _said(body)
+    message = f"asking for a token: GET {url}: {status}" + (f" ({words})" if words else "")
+    if status in (401, 403):
+        return DeniedError(message, code="UNAUTHORIZED")
+    if status == 429 or status >= 500:
         return UnavailableError(message)
     return BadUpstreamError(message)
 

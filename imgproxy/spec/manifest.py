@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # nowhere. The same holds for configs, which every client reads whole.
 MAX_DOCUMENT_SIZE = 4 * 1024 * 1024
 
+# Sizes are int64 in the specification's own types; no file system holds more.
+_MAX_SIZE = 2**63 - 1
+
 # The keys by which one format is told from another.
 _MANIFEST_KEYS = frozenset({"config", "layers"})
 _INDEX_KEYS = frozenset({"manifests"})
@@ -166,7 +169,7 @@ def _descriptor(fields: Fields) -> Descriptor:
     if media_type and not types.is_valid(media_type):
         raise FieldError(f"{fields.at('mediaType')}: {shown(media_type)} is not a media type")
     size = fields.integer("size")
-    if size < 0:
+    if not 0 <= size <= _MAX_SIZE:
         raise FieldError(f"{fields.at('size')}: expected a size, got {size}")
     annotations = fields.text_map("annotations")
     platform = _platform(fields)

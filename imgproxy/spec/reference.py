@@ -18,11 +18,8 @@ from imgproxy.spec import digest as digests
 if TYPE_CHECKING:
     from imgproxy.spec.digest import Digest
 
-_HOST = (
-    r"(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-    r"(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*\.?|\[[a-fA-F0-9:]+\])"
-    r"(?::[0-9]+)?"
-)
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[([a-fA-F0-9:]+)\])(?::([0-9]{{1,5}}))?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REGISTRY = re.compile(_HOST)
 _REPOSITORY = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
@@ -33,7 +30,7 @@ _WORD = re.compile(r"[a-z][a-z0-9+-]*")
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
 
 _MAX_NAME = 255
-_MAX_PORT = 65535
+_PORTS = range(1, 65536)
 
 # Known to the ecosystem, but not read here.
 _ELSEWHERE = {
@@ -163,9 +160,22 @@ def _has_registry(text: str) -> bool:
 
 
 def _check_registry(text: str, registry: str) -> None:
-    port = registry.rpartition("]")[2].partition(":")[2]
-    if _REGISTRY.fullmatch(registry) is None or (port and not 0 < int(port) <= _MAX_PORT):
-        _refuse(text, f'the registry "{clean(registry)}" is malformed')
+    match = _REGISTRY.fullmatch(registry)
+    if match is not None:
+        address, port = match.groups()
+        if int(port or 1) in _PORTS and (address is None or _is_ipv6(address)):
+            return
+    _refuse(text, f'the registry "{clean(registry)}" is malformed')
+
+
+def _is_ipv6(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_repository(text: str, repository: str) -> None:

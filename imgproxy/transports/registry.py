@@ -88,10 +88,12 @@ class Registry:
         url = distribution.registry_url(await self._choose_scheme(), self._reference, kind, name)
         token = self._token
         response = await self._follow(url, headers, token)
+        body = b""
         if response.status == 401:
+            body = await _discard(response)
             token = await self._fresh_token(url, response, token)
             if token:
-                response = await self._follow(url, headers, token)
+                response, body = await self._follow(url, headers, token), b""
         if response.status == 200:
             encoding = response.header("content-encoding").lower()
             if encoding in ("", "identity"):
@@ -101,7 +103,7 @@ class Registry:
                 f"GET {response.url}: the reply is encoded ({clean(encoding)}), though nobody"
                 " asked for that"
             )
-        body = await _discard(response)
+        body = body or await _discard(response)
         raise distribution.failure(response.url, response.status, body, kind, name)
 
     async def _follow(self, url: Url, headers: dict[str, str], token: str) -> Response:
@@ -148,7 +150,6 @@ class Registry:
         One request at a time: whoever comes second finds the token of the first.
         """
         async with self._turn:
-            await _discard(refusal)
             challenge = _bearer(refusal)
             if challenge is None or refusal.url.origin != url.origin:
                 return ""
@@ -163,7 +164,7 @@ class Registry:
         response = await self._client.get(where, {})
         if response.status != 200:
             body = await _discard(response)
-            raise distribution.failure(where, response.status, body, "token", self.name)
+            raise distribution.token_failure(where, response.status, body)
         return distribution.parse_token(await response.read(distribution.MAX_TOKEN_SIZE), where)
 
     def close(self) -> None:
