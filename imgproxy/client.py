@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     from imgproxy.spec.distribution import Url
     from imgproxy.system import Reporter
 
-# Go's dialler and its TLS handshake allow 30 s and 10 s; a handshake over a bad link needs more
-# round trips than a dial, so it gets no less.
-DIAL_TIMEOUT = 30.0
-TLS_TIMEOUT = 30.0
+# For a connection with its TLS handshake; Go's dialler alone allows as much. A shorter stall timeout
+# goes before.
+CONNECT_TIMEOUT = 30.0
 
 # Cookies and signed URLs make heads of some kilobytes; nginx allows 8 KiB a line.
 MAX_HEAD = 64 * 1024
@@ -75,8 +74,7 @@ class Dialer:
 
     async def __call__(self, url: Url) -> Wire:
         """See `Dial`. Addresses are tried in the manner of RFC 8305, happy eyeballs."""
-        with trio.fail_after(DIAL_TIMEOUT):
-            stream = await trio.open_tcp_stream(url.host, url.port)
+        stream = await trio.open_tcp_stream(url.host, url.port)
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)  # noqa: FBT003  (the name says it)
         if url.scheme == "http":
@@ -86,8 +84,7 @@ class Dialer:
         except BaseException:
             sock.close()
             raise
-        with trio.fail_after(TLS_TIMEOUT):
-            return await start_tls(sock, context, url.host)
+        return await start_tls(sock, context, url.host)
 
     def _tls(self) -> ssl.SSLContext:
         """Give the context, made on first use: reading the host's authorities takes a while."""
@@ -117,6 +114,7 @@ class Client:
         self._report = reporter
         self._stall_timeout = stall_timeout
         self._user_agent = user_agent
+        self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
         self._idle: defaultdict[tuple[str, str, int], list[Wire]] = defaultdict(list)
 
     async def connect(self, url: Url) -> None:
@@ -199,9 +197,10 @@ class Client:
 
     async def _connect(self, url: Url) -> Wire:
         try:
-            return await self._dial(url)
+            with trio.fail_after(self._connect_timeout):
+                return await self._dial(url)
         except (OSError, trio.TooSlowError) as error:
-            raise _translated(url, error, "cannot connect", DIAL_TIMEOUT) from error
+            raise _translated(url, error, "cannot connect", self._connect_timeout) from error
 
     def _take_idle(self, url: Url) -> Wire | None:
         """Give a kept connection on which nothing waits: surplus bytes answer no question."""
