@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from imgproxy.spec.distribution import Url
     from imgproxy.system import Reporter
 
-# For a connection with its TLS handshake; Go's dialler alone allows as much. A shorter stall timeout
-# goes before.
+# For a connection with its TLS handshake; Go's dialler alone allows as much. A shorter stall
+# timeout goes before.
 CONNECT_TIMEOUT = 30.0
 
 # Cookies and signed URLs make heads of some kilobytes; nginx allows 8 KiB a line.
