@@ -16,6 +16,7 @@ import trio
 
 from imgproxy.activation import Pipes
 from imgproxy.server import Conversation, Gravity, Quitting
+from imgproxy.verify import CHUNK
 from imgproxy.wire import FdWire, SocketWire, accept
 
 if TYPE_CHECKING:
@@ -112,4 +113,6 @@ def _wire(descriptor: socket.socket | Pipes) -> Wire:
     if isinstance(descriptor, Pipes):
         return FdWire(*descriptor)
     descriptor.setblocking(False)  # noqa: FBT003  (the name says it)
+    # As much as the system allows: each time the buffer is full costs a wait for the parent.
+    descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
     return SocketWire(descriptor)

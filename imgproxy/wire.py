@@ -108,7 +108,7 @@ class TlsWire(SocketWire):
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Wire`. Takes all records that are there: OpenSSL hands them out one by one."""
         filled = await super().receive_into(buffer)
-        with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        with suppress(OSError):  # nothing more is there, or the next call will say what broke
             while 0 < filled < len(buffer):
                 count = self._socket.recv_into(buffer[filled:])
                 if count == 0:
