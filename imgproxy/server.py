@@ -185,6 +185,8 @@ class Conversation:
         try:
             request = None
             with self._quitting.interrupts() as self._idle:
+                if self._gone:  # while the last reply was sent; only what is here already counts
+                    self._idle.cancel()
                 request = await self._next_event()
             if not isinstance(request, h11.Request):
                 return False  # the end of file, or of the process
