@@ -15,7 +15,8 @@ import trio
 
 from imgproxy import verify
 from imgproxy.config import policy as policies
-from imgproxy.errors import Failure, InvalidError, NotFoundError, clean
+from imgproxy.errors import InvalidError, NotFoundError, clean
+from imgproxy.shared import SharedAttempt
 from imgproxy.spec import convert
 from imgproxy.spec import digest as digests
 from imgproxy.spec import media_type as types
@@ -57,29 +58,11 @@ class Image:
         self._load_policy = load_policy
         self._wanted = wanted
         self._opened: OpenedImage | None = None
-        self._failure: Failure | None = None
-        self._attempts = 0
-        self._turn = trio.Lock()
+        self._opening = SharedAttempt()
 
     async def open(self) -> OpenedImage:
-        """Give the opened image.
-
-        Raises `Failure`. A failed opening is tried again by the next request; who had been
-        waiting for it shares the failure, so that a dead registry is not asked once for each.
-        """
-        if self._opened is None:
-            attempts = self._attempts
-            async with self._turn:
-                if self._opened is None:
-                    if self._failure is not None and self._attempts > attempts:
-                        raise self._failure
-                    try:
-                        self._opened = await self._open()
-                    except Failure as error:
-                        self._failure = error
-                        self._attempts += 1
-                        raise
-        return self._opened
+        """Give the opened image. Raises `Failure`; the next request tries again."""
+        return self._opened or await self._opening.get(lambda: self._opened, self._open)
 
     async def _open(self) -> OpenedImage:
         policy = self._load_policy()
@@ -91,7 +74,7 @@ class Image:
             chosen, index = root, None
             if not isinstance(root.parsed, Manifest):
                 chosen, index = await walk.choose(root, self._wanted), root
-            opened = OpenedImage(source, chosen, index, walk)
+            opened = self._opened = OpenedImage(source, chosen, index, walk)
         except BaseException:
             source.close()
             raise

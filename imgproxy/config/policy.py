@@ -6,6 +6,7 @@ Only the list of the most specific scope applies, and every requirement in it mu
 
 from __future__ import annotations
 
+from posixpath import normpath
 from typing import NamedTuple
 
 from imgproxy import strict_json
@@ -16,6 +17,10 @@ from imgproxy.fields import FieldError, Fields, shown
 # they parse, and reject.
 _NEED_SIGNATURES = frozenset({"signedBy", "sigstoreSigned", "signedBaseLayer"})
 _DECIDED = frozenset({"insecureAcceptAnything", "reject"})
+
+
+# Transports whose scopes are paths; those of others are not looked into.
+_BY_PATH = frozenset({"dir", "oci"})
 
 
 class Scope(NamedTuple):
@@ -51,13 +56,19 @@ def parse(raw: bytes, source: str) -> Policy:
             _scope(document, "default"),
             {}
             if transports is None
-            else {name: _scopes(transports.object(name)) for name in transports},
+            else {name: _scopes(transports.object(name), name) for name in transports},
         )
     except (FieldError, strict_json.JsonError) as error:
         raise ConfigurationError(f"the policy {source}: {error}", file=source) from None
 
 
-def _scopes(transport: Fields) -> dict[str, Scope]:
+def _scopes(transport: Fields, name: str) -> dict[str, Scope]:
+    if name in _BY_PATH:
+        for scope in transport:
+            if scope and (scope == "/" or normpath(scope) != scope or scope[0] != "/"):
+                raise FieldError(
+                    f"{transport.at(scope)}: expected an absolute path, without . or .."
+                )
     return {scope: _scope(transport, scope) for scope in transport}
 
 
