@@ -62,7 +62,9 @@ class Image:
 
     async def open(self) -> OpenedImage:
         """Give the opened image. Raises `Failure`; the next request tries again."""
-        return self._opened or await self._opening.get(lambda: self._opened, self._open)
+        if self._opened is not None:
+            return self._opened
+        return await self._opening.get(lambda: self._opened, self._open)
 
     async def _open(self) -> OpenedImage:
         policy = self._load_policy()
