@@ -142,7 +142,7 @@ class Client:
                         raise
             return await self._exchange(url, headers, await self._connect(url), started)
         except Failure as error:
-            self._report.debug(f"GET {url}: {error.message}")
+            self._report.debug(error.message)
             raise
 
     async def _exchange(

@@ -43,7 +43,7 @@ class Fields:
 
     def at(self, key: str) -> str:
         """Give the path of a member."""
-        return f"{self.path}.{key}" if self.path else key
+        return f"{self.path}.{clean(key)}" if self.path else clean(key)
 
     def optional_text(self, key: str) -> str | None:
         """Give a string, None where it is absent."""

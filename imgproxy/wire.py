@@ -105,15 +105,25 @@ class SocketWire:
 class TlsWire(SocketWire):
     """A TLS connection after its handshake, on a non-blocking `ssl.SSLSocket`."""
 
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        super().__init__(sock)
+        self._broken: OSError | None = None
+
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Wire`. Takes all records that are there: OpenSSL hands them out one by one."""
+        if self._broken is not None:
+            raise self._broken
         filled = await super().receive_into(buffer)
-        with suppress(OSError):  # nothing more is there, or the next call will say what broke
+        try:
             while 0 < filled < len(buffer):
                 count = self._socket.recv_into(buffer[filled:])
                 if count == 0:
                     break
                 filled += count
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError as error:
+            self._broken = error  # what came before it is good
         return filled
 
     def is_quiet(self) -> bool:

@@ -10,7 +10,7 @@ from posixpath import normpath
 from typing import NamedTuple
 
 from imgproxy import strict_json
-from imgproxy.errors import ConfigurationError, DeniedError
+from imgproxy.errors import ConfigurationError, DeniedError, clean
 from imgproxy.fields import FieldError, Fields, shown
 
 # Requirement types of containers-policy.json(5) that need signatures, which are not verified yet:
@@ -131,7 +131,7 @@ def demand(policy: Policy, transport: str, scopes: list[str], image: str) -> Non
     """
     known = policy.transports.get(transport, {})
     scope = next((known[name] for name in [*scopes, ""] if name in known), policy.default)
-    where = f"the policy {policy.source} ({scope.place})"
+    where = f"the policy {policy.source} ({clean(scope.place)})"
     for requirement in scope.requirements:
         if requirement == "reject":
             raise DeniedError(f"{image} is rejected by {where}")

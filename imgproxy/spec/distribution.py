@@ -72,7 +72,7 @@ class Url(NamedTuple):
 
 
 _PORTS = {"http": 80, "https": 443}
-_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?|\[[0-9a-f:.]+\]")
 _SHOWN = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]{0,15})://(?:[^/?#\\]*@)?([A-Za-z0-9._-]{1,255})(?=[:/]|$)"
 )
@@ -92,7 +92,8 @@ def parse_url(text: str) -> Url:
         raise ValueError("its host or port is malformed") from None
     if scheme not in _PORTS:
         raise ValueError("neither http nor https")
-    if parts.username is not None or _HOST.fullmatch(host) is None:
+    written = f"[{host}]" if "[" in parts.netloc else host
+    if parts.username is not None or _HOST.fullmatch(written) is None:
         raise ValueError("its host is malformed")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Url(scheme, host, _PORTS[scheme] if port is None else port, target)
@@ -167,8 +168,10 @@ def parse_token(body: bytes, url: Url) -> str:
     try:
         fields = Fields(strict_json.loads(body))
         token = fields.optional_text("token") or fields.optional_text("access_token") or ""
-    except (strict_json.JsonError, FieldError) as error:
+    except strict_json.JsonError as error:
         raise BadUpstreamError(f"GET {url}: the token server's reply: {error}") from None
+    except FieldError:  # whose words quote what may be a secret
+        token = ""
     if _TOKEN68.fullmatch(token) is None:
         raise BadUpstreamError(f"GET {url}: the token server's reply holds no usable token")
     return token

@@ -13,7 +13,7 @@ import binascii
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy import strict_json
-from imgproxy.errors import InvalidError, UnsupportedFormatError, clean
+from imgproxy.errors import InvalidError, UnsupportedFormatError
 from imgproxy.fields import FieldError, Fields, shown
 from imgproxy.spec import digest as digests
 from imgproxy.spec import media_type as types
@@ -120,12 +120,12 @@ def _media_type(document: Fields, claimed: str, name: str) -> str:
     said = document.optional_text("mediaType") or ""
     version = document.optional_integer("schemaVersion")
     claimed = claimed if claimed in types.KNOWN_DOCUMENTS else ""
-    media_type = said or claimed or _guess(document)
-    if media_type in types.SCHEMA1 or (version == 1 and not said):
+    if (said or claimed) in types.SCHEMA1 or (version == 1 and not said):
         raise UnsupportedFormatError(
             f"{name} is a Docker schema 1 manifest, which is not read;"
             " push the image again with a current tool to convert it"
         )
+    media_type = said or claimed or _guess(document)
     if claimed and said and claimed != said:
         raise FieldError(f"mediaType: the document says {shown(said)} but came as {claimed}")
     if media_type not in types.KNOWN_DOCUMENTS:
@@ -160,7 +160,7 @@ def _refuse_lookalikes(fields: Fields, known: frozenset[str]) -> None:
     folded = {key.casefold() for key in known}
     for key in fields:
         if key not in known and key.casefold() in folded:
-            raise FieldError(f"{fields.at(clean(key))}: ambiguous, keys are told apart by case")
+            raise FieldError(f"{fields.at(key)}: ambiguous, keys are told apart by case")
 
 
 def _descriptor(fields: Fields) -> Descriptor:

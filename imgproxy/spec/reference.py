@@ -92,7 +92,7 @@ class PathName(NamedTuple):
 
     def as_layout(self) -> LayoutName:
         """Give the name as that of an OCI layout."""
-        return _layout(f"{self.path}:{self.tail}" if self.tail else self.path)
+        return _layout(f"{self.path}:{self.tail}")
 
 
 ImageName = Reference | LayoutName | PathName
@@ -193,10 +193,10 @@ def _digest(text: str, digest_text: str) -> Digest:
 
 
 def _layout(text: str) -> LayoutName:
-    path, colon, tail = text.partition(":")
+    path, _, tail = text.partition(":")
     if not path or "\0" in path:
         _refuse(f"oci:{text}", "expected oci:DIR, oci:DIR:REF or oci:DIR:@N")
-    if not colon:
+    if not tail:
         return LayoutName(path)
     position = _POSITION.fullmatch(tail)
     if position is not None:
