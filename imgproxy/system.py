@@ -102,7 +102,9 @@ def find_policy() -> Policy:
             if isinstance(error, FileNotFoundError) and not explicit and not os.path.islink(path):
                 continue
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigurationError(f"the policy {clean(path)}: {reason}", file=path) from None
+            raise ConfigurationError(
+                f"reading the policy {clean(path)}: {reason}", file=path
+            ) from None
         return policies.parse(content, path)
     raise DeniedError(
         f"there is no policy.json, so no image may be used (searched: {', '.join(paths)});"
