@@ -8,15 +8,16 @@ floors, never upwards, and `tests/test_floors.py` holds it to that:
 
     5  __main__, cli, service     argv → exit status; every conversation of the process
     4  server                     one HTTP/1.1 conversation
-    3  image                      where trust happens: platform, policy, conversion, verification
+    3  image, verify              where trust happens: platform, policy, conversion, verification
     2  transports                 where images are: raw access, nothing verified
     1  client, wire, files,       the world outside: HTTP upstream, sockets and pipes, local files,
-       activation, system         which descriptors we were handed, environment and standard error
+       activation, system,        which descriptors we were handed, environment and standard error;
+       shared                     one attempt for all who want the same
     0  spec, config, api, fields, strict_json, errors
                                   pure: what specifications and configuration files say
 
-Only `system` reads the environment or a configuration path. Only `image` compares bytes with
-digests, and verdicts with policy. Calls go down, bytes are pulled back up.
+Only `system` reads the environment or a configuration path. Only `verify` compares bytes with
+digests, only `image` asks for the policy's verdict. Calls go down, bytes are pulled back up.
 """
 
 __version__ = "0.1.0"

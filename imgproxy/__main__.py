@@ -21,12 +21,14 @@ def main() -> int:
         return 0
     _die_by_signal()
     from imgproxy import cli
-    from imgproxy.errors import UsageError, clean
+    from imgproxy.errors import UsageError
 
     try:
         return _run(cli.parse(sys.argv[1:]))
     except UsageError as error:
-        print(f"imgproxy: {clean(str(error), 4096)}", file=sys.stderr)  # noqa: T201
+        from imgproxy import system
+
+        system.Reporter(quiet=system.super_server()).failure(str(error))
         return EXIT_USAGE
 
 
@@ -39,21 +41,21 @@ def _die_by_signal() -> None:
 
 
 def _run(options: Options) -> int:
-    # Before the event loop exists, which makes descriptors of its own.
     from imgproxy import activation, system
 
+    load_policy = system.find_policy
+    if options.insecure_policy or options.policy is not None:
+        from imgproxy.config import policy
+
+        load_policy = partial(policy.parse, policy.ACCEPT_ANYTHING, "--insecure-policy")
+        if options.policy is not None:
+            content = system.read_option_file("--policy", options.policy)
+            load_policy = partial(policy.parse, content, options.policy)
+
+    # Before the event loop exists, which makes descriptors of its own.
     fds = options.sockfds or system.take_listen_fds()
     handed = activation.classify(fds) if fds else activation.classify_standard_streams()
     reporter = system.Reporter(quiet=options.quiet or handed.shares_stderr, debug=options.debug)
-
-    from imgproxy.config import policy
-
-    load_policy = system.find_policy
-    if options.insecure_policy:
-        load_policy = partial(policy.parse, policy.ACCEPT_ANYTHING, "--insecure-policy")
-    elif options.policy is not None:
-        content = system.read_option_file("--policy", options.policy)
-        load_policy = partial(policy.parse, content, options.policy)
 
     import trio
 

@@ -72,7 +72,7 @@ def classify_standard_streams() -> Handed:
                 f"{name} is a terminal, and HTTP is spoken there; run imgproxy from a program"
                 " with --sockfd, or see EXAMPLES in imgproxy(1)"
             )
-        if stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
+        if not (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
             raise UsageError(f"{name} is {kind_of(mode)}, not a socket, a pipe or a file")
     if stat.S_ISSOCK(_status(STDIN).st_mode):
         _check_stream_socket(STDIN)

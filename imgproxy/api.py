@@ -74,7 +74,7 @@ def _path(target: bytes) -> str:
             parts = None
         if parts is None or parts.scheme not in (b"http", b"https") or not parts.netloc:
             raise BadRequestError(f"the request target {_shown(target)} is not a path")
-        target = target[target.index(parts.netloc) + len(parts.netloc) :] or b"/"
+        target = target[target.index(b"//") + 2 + len(parts.netloc) :] or b"/"
     if b"?" in target:
         raise BadRequestError(f"{_shown(target)}: a query is not understood")
     if _BAD_ESCAPE.search(target):

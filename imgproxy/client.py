@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     from imgproxy.spec.url import Url
     from imgproxy.system import Reporter
 
-# Go's dialler and its TLS handshake allow 30 s and 10 s; a handshake over a bad link needs more
-# round trips than a dial, so it gets no less.
-DIAL_TIMEOUT = 30.0
-TLS_TIMEOUT = 30.0
+# For a connection with its TLS handshake; Go's dialler alone allows as much. A shorter stall
+# timeout goes before.
+CONNECT_TIMEOUT = 30.0
 
 # Cookies and signed URLs make heads of some kilobytes; nginx allows 8 KiB a line.
 MAX_HEAD = 64 * 1024
@@ -75,9 +74,9 @@ class Dialer:
 
     async def __call__(self, url: Url) -> Wire:
         """See `Dial`. Addresses are tried in the manner of RFC 8305, happy eyeballs."""
-        with trio.fail_after(DIAL_TIMEOUT):
-            stream = await trio.open_tcp_stream(url.host, url.port)
+        stream = await trio.open_tcp_stream(url.host, url.port)
         sock = socket.socket(fileno=stream.socket.detach())
+        sock.setblocking(False)  # noqa: FBT003  (the name says it)
         if url.scheme == "http":
             return SocketWire(sock)
         try:
@@ -85,8 +84,7 @@ class Dialer:
         except BaseException:
             sock.close()
             raise
-        with trio.fail_after(TLS_TIMEOUT):
-            return await start_tls(sock, context, url.host)
+        return await start_tls(sock, context, url.host)
 
     def _tls(self) -> ssl.SSLContext:
         """Give the context, made on first use: reading the host's authorities takes a while."""
@@ -116,6 +114,7 @@ class Client:
         self._report = reporter
         self._stall_timeout = stall_timeout
         self._user_agent = user_agent
+        self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
         self._idle: defaultdict[tuple[str, str, int], list[Wire]] = defaultdict(list)
 
     async def connect(self, url: Url) -> None:
@@ -143,7 +142,7 @@ class Client:
                         raise
             return await self._exchange(url, headers, await self._connect(url), started)
         except Failure as error:
-            self._report.debug(f"GET {url}: {error.message}")
+            self._report.debug(error.message)
             raise
 
     async def _exchange(
@@ -177,12 +176,14 @@ class Client:
         return response
 
     async def _head(self, connection: h11.Connection, wire: Wire) -> h11.Response:
-        scratch = memoryview(bytearray(_SCRATCH))
+        # One byte more than h11 may keep, however the head is split on its way.
+        scratch = memoryview(bytearray(MAX_HEAD + 1))
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
                 try:
-                    count = await wire.receive_into(scratch)
+                    kept = len(connection.trailing_data[0])
+                    count = await wire.receive_into(scratch[: MAX_HEAD + 1 - kept])
                 except OSError as error:
                     if connection.trailing_data[0]:
                         raise
@@ -196,9 +197,10 @@ class Client:
 
     async def _connect(self, url: Url) -> Wire:
         try:
-            return await self._dial(url)
+            with trio.fail_after(self._connect_timeout):
+                return await self._dial(url)
         except (OSError, trio.TooSlowError) as error:
-            raise _translated(url, error, "cannot connect", DIAL_TIMEOUT) from error
+            raise _translated(url, error, "cannot connect", self._connect_timeout) from error
 
     def _take_idle(self, url: Url) -> Wire | None:
         """Give a kept connection on which nothing waits: surplus bytes answer no question."""
@@ -333,6 +335,8 @@ class Response:
             event = self._connection.next_event()
             if event is h11.NEED_DATA:
                 count = await wire.receive_into(self._scratch)
+                if count == 0:
+                    raise ConnectionError("the connection ended before the last chunk")
                 self._connection.receive_data(bytes(self._scratch[:count]))
             elif isinstance(event, h11.Data):
                 self._rest = memoryview(event.data)
@@ -356,19 +360,23 @@ class Response:
         """
         body = bytearray()
         buffer = memoryview(bytearray(min(limit, self.size or limit, _SCRATCH) + 1))
-        with trio.move_on_after(DOCUMENT_TIMEOUT):
-            while len(body) <= limit and (self.size or 0) <= limit:
-                count = await self.receive_into(buffer)
-                if count == 0:
-                    return bytes(body)
-                body += buffer[:count]
+        try:
+            with trio.fail_after(DOCUMENT_TIMEOUT):
+                while len(body) <= limit and (self.size or 0) <= limit:
+                    count = await self.receive_into(buffer)
+                    if count == 0:
+                        return bytes(body)
+                    body += buffer[:count]
+        except trio.TooSlowError:
+            raise UnreachableError(
+                f"GET {self.url}: no whole reply within {DOCUMENT_TIMEOUT:g} s"
+            ) from None
+        finally:
             self.close()
-            raise InvalidError(
-                f"GET {self.url}: the reply has more than the {limit} bytes it may have",
-                code="SIZE_INVALID",
-            )
-        self.close()
-        raise UnreachableError(f"GET {self.url}: no whole reply within {DOCUMENT_TIMEOUT:g} s")
+        raise InvalidError(
+            f"GET {self.url}: the reply has more than the {limit} bytes it may have",
+            code="SIZE_INVALID",
+        )
 
     def _broken(self, error: Exception) -> Failure:
         if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
@@ -387,6 +395,13 @@ class Response:
         self._end()
 
 
+# By OpenSSL's name of what went wrong; a server that speaks plain http answers no TLS record.
+_WAYS_OUT = {
+    "CERTIFICATE_VERIFY_FAILED": " (--tls-verify=false would accept it)",
+    "WRONG_VERSION_NUMBER": "; it may speak plain http, which --tls-verify=false would allow",
+}
+
+
 def _translated(url: Url, error: Exception, doing: str, limit: float) -> Failure:
     """Give the failure that an exception of a lower layer is to whoever asked."""
     if isinstance(error, Failure):
@@ -394,12 +409,10 @@ def _translated(url: Url, error: Exception, doing: str, limit: float) -> Failure
     if isinstance(error, trio.TooSlowError):
         return UnreachableError(f"GET {url}: {doing} for {limit:g} s")
     if isinstance(error, ssl.SSLError):
-        way_out = (
-            " (--tls-verify=false would accept it)"
-            if isinstance(error, ssl.SSLCertVerificationError)
-            else ""
+        return BadUpstreamError(
+            f"GET {url}: TLS failed: {_reason(error)}{_WAYS_OUT.get(error.reason or '', '')}",
+            code="TLS",
         )
-        return BadUpstreamError(f"GET {url}: TLS failed: {_reason(error)}{way_out}", code="TLS")
     if isinstance(error, h11.RemoteProtocolError):
         return BadUpstreamError(f"GET {url}: the server broke HTTP: {clean(str(error))}")
     if isinstance(error, OSError):

@@ -11,8 +11,11 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-# C0, DEL, C1, and what terminals or log viewers may obey: line separators and bidirectional marks.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+# C0, DEL, C1, what terminals or log viewers may obey (line separators and bidirectional marks), and
+# surrogates, which stand for the bytes of a path that are no text.
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
+)
 
 # Foreign text in a message is a quotation, not a document.
 _MAX_QUOTATION = 256

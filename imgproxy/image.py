@@ -15,7 +15,8 @@ import trio
 
 from imgproxy import verify
 from imgproxy.config import policy as policies
-from imgproxy.errors import Failure, InvalidError, NotFoundError, clean
+from imgproxy.errors import InvalidError, NotFoundError, clean
+from imgproxy.shared import SharedAttempt
 from imgproxy.spec import convert
 from imgproxy.spec import digest as digests
 from imgproxy.spec import media_type as types
@@ -57,29 +58,13 @@ class Image:
         self._load_policy = load_policy
         self._wanted = wanted
         self._opened: OpenedImage | None = None
-        self._failure: Failure | None = None
-        self._attempts = 0
-        self._turn = trio.Lock()
+        self._opening = SharedAttempt()
 
     async def open(self) -> OpenedImage:
-        """Give the opened image.
-
-        Raises `Failure`. A failed opening is tried again by the next request; who had been
-        waiting for it shares the failure, so that a dead registry is not asked once for each.
-        """
-        if self._opened is None:
-            attempts = self._attempts
-            async with self._turn:
-                if self._opened is None:
-                    if self._failure is not None and self._attempts > attempts:
-                        raise self._failure
-                    try:
-                        self._opened = await self._open()
-                    except Failure as error:
-                        self._failure = error
-                        self._attempts += 1
-                        raise
-        return self._opened
+        """Give the opened image. Raises `Failure`; the next request tries again."""
+        if self._opened is not None:
+            return self._opened
+        return await self._opening.get(lambda: self._opened, self._open)
 
     async def _open(self) -> OpenedImage:
         policy = self._load_policy()
@@ -91,7 +76,7 @@ class Image:
             chosen, index = root, None
             if not isinstance(root.parsed, Manifest):
                 chosen, index = await walk.choose(root, self._wanted), root
-            opened = OpenedImage(source, chosen, index, walk)
+            opened = self._opened = OpenedImage(source, chosen, index, walk)
         except BaseException:
             source.close()
             raise
@@ -118,6 +103,7 @@ class _Walk:
         self.documents: dict[Digest, VerifiedDocument] = {}
         self.known: dict[Digest, Descriptor] = {}
         self._candidates: list[_Candidate] = []
+        self._entered: set[Digest] = set()
         self._missing: list[NotFoundError] = []
 
     async def choose(self, root: VerifiedDocument, wanted: Platform) -> VerifiedDocument:
@@ -153,8 +139,9 @@ class _Walk:
     ) -> None:
         """Collect the candidates of an index; `around` is the platform said of all of it."""
         self.documents[index.digest] = index
+        for named in _named(index):
+            self.known.setdefault(named.digest, named)
         for entry in _entries(index):
-            self.known.setdefault(entry.digest, entry)
             platform = entry.platform or around
             if entry.is_attestation:
                 continue
@@ -167,9 +154,10 @@ class _Walk:
     async def _descend(
         self, entry: Descriptor, wanted: Platform, platform: Platform | None, depth: int
     ) -> None:
-        if entry.digest in self.documents:
+        if entry.digest in self._entered:
             return  # named twice; its entries are candidates already
-        if depth > MAX_DEPTH or len(self.documents) >= MAX_INDEXES:
+        self._entered.add(entry.digest)
+        if depth > MAX_DEPTH or len(self._entered) > MAX_INDEXES:
             raise InvalidError(
                 f"{self._source.name}: more than {MAX_DEPTH} indexes in one another,"
                 f" or more than {MAX_INDEXES} in all"
@@ -261,19 +249,19 @@ class OpenedImage:
         return document
 
     def _release(self, document: VerifiedDocument) -> None:
-        parsed = document.parsed
-        if parsed.subject is not None:
-            self._known.setdefault(parsed.subject.digest, parsed.subject)
-        for entry in _entries(document):
-            self._known.setdefault(entry.digest, entry)
+        """Let what a document names be had, all of it or nothing."""
+        parsed, blobs = document.parsed, dict(self._blobs)
         if isinstance(parsed, Manifest):
             for descriptor in (parsed.config, *parsed.layers):
-                if self._blobs.setdefault(descriptor.digest, descriptor).size != descriptor.size:
+                if blobs.setdefault(descriptor.digest, descriptor).size != descriptor.size:
                     raise InvalidError(
                         f"{self.source.name}: manifest {document.digest} names the blob"
                         f" {descriptor.digest} with two sizes",
                         code="SIZE_INVALID",
                     )
+        self._blobs = blobs
+        for named in _named(document):
+            self._known.setdefault(named.digest, named)
 
 
 async def fetch_document(source: Source, descriptor: Descriptor) -> VerifiedDocument:
@@ -284,6 +272,12 @@ async def fetch_document(source: Source, descriptor: Descriptor) -> VerifiedDocu
     name = f"{source.name}: manifest {descriptor.digest}"
     named = (descriptor.digest,)
     return verify.document(Document(content, descriptor.media_type, named, descriptor.size, name))
+
+
+def _named(document: VerifiedDocument) -> list[Descriptor]:
+    """Give the manifests and indexes that a document names."""
+    subject = document.parsed.subject
+    return [*_entries(document), *([] if subject is None else [subject])]
 
 
 def _entries(document: VerifiedDocument) -> tuple[Descriptor, ...]:

@@ -51,8 +51,6 @@ DRAIN_TIMEOUT = 1.0
 # A head and a body up to this leave in one piece; copying more costs more than a system call.
 _JOINED = 64 * 1024
 
-_RECEIVED = 64 * 1024
-
 _CONTINUE = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
 
 _REASONS = {
@@ -100,14 +98,14 @@ class Quitting:
             scope.cancel()
 
     @contextmanager
-    def interrupts(self) -> Iterator[None]:
+    def interrupts(self) -> Iterator[trio.CancelScope]:
         """Leave the block when quitting is requested, or at once if it has been."""
         with trio.CancelScope() as scope:
             if self.requested:
                 scope.cancel()
             self._scopes.add(scope)
             try:
-                yield
+                yield scope
             finally:
                 self._scopes.remove(scope)
 
@@ -142,8 +140,9 @@ class Conversation:
         self._report = reporter
         self._accepted = accepted
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        self._received = memoryview(bytearray(_RECEIVED))
-        self._work = trio.CancelScope()
+        # One byte more than h11 may keep, however the head is split on its way.
+        self._received = memoryview(bytearray(MAX_HEAD + 1))
+        self._idle = self._work = trio.CancelScope()
         self._gone = False
         self._head_only = False
         self._patience = DRAIN_TIMEOUT
@@ -171,6 +170,8 @@ class Conversation:
         with suppress(OSError):  # out of descriptors: then sending will tell
             await self._wire.hung_up()
             self._gone = True
+            await trio.lowlevel.checkpoint()  # who was woken by its last word has it now
+            self._idle.cancel()
             self._work.cancel()
 
     async def _serve(self) -> None:
@@ -180,9 +181,12 @@ class Conversation:
 
     async def _serve_one(self) -> bool:
         """Answer one request; give whether another may follow on this connection."""
+        self._head_only = False
         try:
             request = None
-            with self._quitting.interrupts():
+            with self._quitting.interrupts() as self._idle:
+                if self._gone:  # while the last reply was sent; only what is here already counts
+                    self._idle.cancel()
                 request = await self._next_event()
             if not isinstance(request, h11.Request):
                 return False  # the end of file, or of the process
@@ -207,7 +211,8 @@ class Conversation:
             if self._http.they_are_waiting_for_100_continue:
                 await self._send(self._http.send(_CONTINUE) or b"")
             try:
-                count = await self._wire.receive_into(self._received)
+                kept = len(self._http.trailing_data[0])
+                count = await self._wire.receive_into(self._received[: MAX_HEAD + 1 - kept])
             except OSError as error:
                 raise _Gone(error.strerror) from error
             self._http.receive_data(bytes(self._received[:count]))
@@ -218,7 +223,10 @@ class Conversation:
         what = f"{request.method.decode()} {clean(request.target.decode())}"
         try:
             _refuse_ambiguous(request)
-            await self._read_away(request)
+            with self._quitting.interrupts() as scope:
+                await self._read_away(request)
+            if scope.cancelled_caught:
+                return  # the request had not arrived
             self._refuse_browser(request)
             reply = await self._reply(api.parse(request.method, request.target))
         except Failure as failure:

@@ -16,6 +16,7 @@ import trio
 
 from imgproxy.activation import Pipes
 from imgproxy.server import Conversation, Gravity, Quitting
+from imgproxy.verify import CHUNK
 from imgproxy.wire import FdWire, SocketWire, accept
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Service:
     async def _converse(self, descriptor: socket.socket | Pipes) -> None:
         wire = _wire(descriptor)
         conversation = Conversation(wire, self._image, self._quitting, self._report)
-        self._gravity = max(self._gravity, await conversation.run())
+        gravity = await conversation.run()
+        self._gravity = max(self._gravity, gravity)
 
     async def _listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)  # noqa: FBT003  (the name says it)
@@ -111,4 +113,6 @@ def _wire(descriptor: socket.socket | Pipes) -> Wire:
     if isinstance(descriptor, Pipes):
         return FdWire(*descriptor)
     descriptor.setblocking(False)  # noqa: FBT003  (the name says it)
+    # As much as the system allows: each time the buffer is full costs a wait for the parent.
+    descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
     return SocketWire(descriptor)

@@ -11,6 +11,8 @@ import json
 import math
 from typing import Any
 
+from imgproxy.errors import clean
+
 # The deepest documents in the field (an index's platform, a config's health check) stay under 10;
 # signatures of payloads in payloads under 20. Interpreters differ in when they give up, we don't.
 MAX_DEPTH = 64
@@ -54,7 +56,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise JsonError(f"the key {json.dumps(twice)} stands twice in one object")
+        raise JsonError(f'the key "{clean(twice)}" stands twice in one object')
     return result
 
 

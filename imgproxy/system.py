@@ -7,20 +7,21 @@ values.
 from __future__ import annotations
 
 import os
+import re
 import select
 import stat
 import sys
 from typing import TYPE_CHECKING
 
-from imgproxy.config import policy as policies
 from imgproxy.errors import ConfigurationError, DeniedError, UsageError, clean
-from imgproxy.spec import platform as platforms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from imgproxy.config.policy import Policy
     from imgproxy.spec.platform import Platform
+
+_COUNT = re.compile(r"[0-9]{1,9}")
 
 # Go's names of operating systems, where Python's differ.
 _OPERATING_SYSTEMS = {"win32": "windows", "cygwin": "windows"}
@@ -39,6 +40,8 @@ _STDERR = 2
 
 def host_platform() -> Platform:
     """Give the platform of this host, with the level of its processor."""
+    from imgproxy.spec import platform as platforms
+
     machine = os.uname().machine
     flags = _cpu_flags() if machine == "x86_64" else ()
     return platforms.of_host(_OPERATING_SYSTEMS.get(sys.platform, sys.platform), machine, flags)
@@ -64,7 +67,7 @@ def take_listen_fds() -> list[int]:
     os.environ.pop("LISTEN_FDNAMES", None)
     if count is None or pid != str(os.getpid()):
         return []
-    if not count.isdecimal() or int(count) > os.sysconf("SC_OPEN_MAX"):
+    if not _COUNT.fullmatch(count) or int(count) > os.sysconf("SC_OPEN_MAX"):
         raise UsageError(f'LISTEN_FDS="{clean(count)}" is not a number of descriptors')
     return list(range(3, 3 + int(count)))
 
@@ -87,6 +90,8 @@ def find_policy() -> Policy:
     Raises `DeniedError` where there is none: no policy means no image. Raises
     `ConfigurationError` for one that cannot be read.
     """
+    from imgproxy.config import policy as policies
+
     explicit = os.environ.get("CONTAINERS_POLICY_JSON")
     paths = [explicit] if explicit else [f"{d}/policy.json" for d in _configuration_directories()]
     for path in paths:
@@ -96,7 +101,10 @@ def find_policy() -> Policy:
             # A dangling link is a broken policy and not an absent one.
             if isinstance(error, FileNotFoundError) and not explicit and not os.path.islink(path):
                 continue
-            raise ConfigurationError(f"reading the policy: {error}", file=path) from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigurationError(
+                f"reading the policy {clean(path)}: {reason}", file=path
+            ) from None
         return policies.parse(content, path)
     raise DeniedError(
         f"there is no policy.json, so no image may be used (searched: {', '.join(paths)});"
@@ -163,6 +171,15 @@ class Reporter:
             _write(message)
 
 
+def super_server() -> bool:
+    """Whether one socket is both standard error and another standard stream, as inetd makes it."""
+    try:
+        socket = stat.S_ISSOCK(os.fstat(_STDERR).st_mode)
+        return socket and any(os.path.sameopenfile(fd, _STDERR) for fd in (0, 1))
+    except OSError:
+        return False
+
+
 def _is_open(fd: int) -> bool:
     """Whether it is ours to write to; a closed descriptor's number goes to whatever comes next."""
     try:
@@ -173,11 +190,11 @@ def _is_open(fd: int) -> bool:
 
 
 def _write(message: str) -> None:
-    line = f"imgproxy: {clean(message, _PIPE_BUF)}".encode("utf-8", "replace")[: _PIPE_BUF - 1]
+    line = f"imgproxy: {clean(message, _PIPE_BUF)}".encode()[: _PIPE_BUF - 1]
     poll = select.poll()
     poll.register(_STDERR, select.POLLOUT)
     try:
         if poll.poll(0) == [(_STDERR, select.POLLOUT)]:
-            os.write(_STDERR, line + b"\n")
+            os.write(_STDERR, line.decode(errors="ignore").encode() + b"\n")
     except OSError:
         pass  # nobody is there to be told

@@ -18,7 +18,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
-from trio.lowlevel import checkpoint, wait_readable, wait_writable
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    wait_readable,
+    wait_writable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -100,15 +105,25 @@ class SocketWire:
 class TlsWire(SocketWire):
     """A TLS connection after its handshake, on a non-blocking `ssl.SSLSocket`."""
 
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        super().__init__(sock)
+        self._broken: OSError | None = None
+
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Wire`. Takes all records that are there: OpenSSL hands them out one by one."""
+        if self._broken is not None:
+            raise self._broken
         filled = await super().receive_into(buffer)
-        with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        try:
             while 0 < filled < len(buffer):
                 count = self._socket.recv_into(buffer[filled:])
                 if count == 0:
                     break
                 filled += count
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError as error:
+            self._broken = error  # what came before it is good
         return filled
 
     def is_quiet(self) -> bool:
@@ -179,7 +194,11 @@ class FdWire:
 
 
 async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T:
-    """Do what the system may ask to be done again later, when the descriptor is `ready`."""
+    """Do what the system may ask to be done again later, when the descriptor is `ready`.
+
+    Cancelled only before it is done: what was received or accepted is not lost.
+    """
+    await checkpoint_if_cancelled()
     waited = False
     while True:
         try:
@@ -192,7 +211,7 @@ async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T
             await ready(fd)
         else:
             if not waited:
-                await checkpoint()
+                await cancel_shielded_checkpoint()
             return result
         waited = True
 

@@ -6,16 +6,21 @@ Only the list of the most specific scope applies, and every requirement in it mu
 
 from __future__ import annotations
 
+from posixpath import normpath
 from typing import NamedTuple
 
 from imgproxy import strict_json
-from imgproxy.errors import ConfigurationError, DeniedError
+from imgproxy.errors import ConfigurationError, DeniedError, clean
 from imgproxy.fields import FieldError, Fields, shown
 
 # Requirement types of containers-policy.json(5) that need signatures, which are not verified yet:
 # they parse, and reject.
 _NEED_SIGNATURES = frozenset({"signedBy", "sigstoreSigned", "signedBaseLayer"})
 _DECIDED = frozenset({"insecureAcceptAnything", "reject"})
+
+
+# Transports whose scopes are paths; those of others are not looked into.
+_BY_PATH = frozenset({"dir", "oci"})
 
 
 class Scope(NamedTuple):
@@ -51,13 +56,19 @@ def parse(raw: bytes, source: str) -> Policy:
             _scope(document, "default"),
             {}
             if transports is None
-            else {name: _scopes(transports.object(name)) for name in transports},
+            else {name: _scopes(transports.object(name), name) for name in transports},
         )
     except (FieldError, strict_json.JsonError) as error:
         raise ConfigurationError(f"the policy {source}: {error}", file=source) from None
 
 
-def _scopes(transport: Fields) -> dict[str, Scope]:
+def _scopes(transport: Fields, name: str) -> dict[str, Scope]:
+    if name in _BY_PATH:
+        for scope in transport:
+            if scope and (scope == "/" or normpath(scope) != scope or scope[0] != "/"):
+                raise FieldError(
+                    f"{transport.at(scope)}: expected an absolute path, without . or .."
+                )
     return {scope: _scope(transport, scope) for scope in transport}
 
 
@@ -120,7 +131,7 @@ def demand(policy: Policy, transport: str, scopes: list[str], image: str) -> Non
     """
     known = policy.transports.get(transport, {})
     scope = next((known[name] for name in [*scopes, ""] if name in known), policy.default)
-    where = f"the policy {policy.source} ({scope.place})"
+    where = f"the policy {policy.source} ({clean(scope.place)})"
     for requirement in scope.requirements:
         if requirement == "reject":
             raise DeniedError(f"{image} is rejected by {where}")

@@ -61,11 +61,13 @@ def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
     Raises `BadUpstreamError` for a `Location` that is no http(s) URL, and for a step down from
     https to http unless `allow_http`.
     """
+    if not location:
+        raise BadUpstreamError(f"GET {url}: redirected without saying where")
     try:
         target = urls.parse(urljoin(f"{url.scheme}://{url.authority}{url.target}", location))
     except ValueError as error:
         raise BadUpstreamError(
-            f"GET {url}: redirected to somewhere unusable ({error}): {clean(location)}"
+            f"GET {url}: redirected to somewhere unusable ({error}): {urls.redacted(location)}"
         ) from None
     if target.scheme == "http" and url.scheme == "https" and not allow_http:
         raise BadUpstreamError(
@@ -85,8 +87,8 @@ def token_url(url: Url, challenge: Challenge, reference: Reference, *, allow_htt
         where = urls.parse(realm)
     except ValueError as error:
         raise BadUpstreamError(
-            f'GET {url}: the registry asks for a token from an unusable realm "{clean(realm)}":'
-            f" {error}"
+            f"GET {url}: the registry asks for a token from an unusable realm"
+            f' "{urls.redacted(realm)}": {error}'
         ) from None
     if where.scheme == "http" and url.scheme == "https" and not allow_http:
         raise BadUpstreamError(
@@ -109,8 +111,10 @@ def parse_token(body: bytes, url: Url) -> str:
     try:
         fields = Fields(strict_json.loads(body))
         token = fields.optional_text("token") or fields.optional_text("access_token") or ""
-    except (strict_json.JsonError, FieldError) as error:
+    except strict_json.JsonError as error:
         raise BadUpstreamError(f"GET {url}: the token server's reply: {error}") from None
+    except FieldError:  # whose words quote what may be a secret
+        token = ""
     if _TOKEN68.fullmatch(token) is None:
         raise BadUpstreamError(f"GET {url}: the token server's reply holds no usable token")
     return token
@@ -138,6 +142,17 @@ def failure(url: Url, status: int, body: bytes, kind: str, name: str) -> Failure
     if status == 429:
         return UnavailableError(message, code="TOOMANYREQUESTS")
     if status >= 500:
+        return UnavailableError(message)
+    return BadUpstreamError(message)
+
+
+def token_failure(url: Url, status: int, body: bytes) -> Failure:
+    """Give what a token server's reply other than 200 means."""
+    _, words = _said(body)
+    message = f"asking for a token: GET {url}: {status}" + (f" ({words})" if words else "")
+    if status in (401, 403):
+        return DeniedError(message, code="UNAUTHORIZED")
+    if status == 429 or status >= 500:
         return UnavailableError(message)
     return BadUpstreamError(message)
 

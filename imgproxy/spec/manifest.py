@@ -13,7 +13,7 @@ import binascii
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy import strict_json
-from imgproxy.errors import InvalidError, UnsupportedFormatError, clean
+from imgproxy.errors import InvalidError, UnsupportedFormatError
 from imgproxy.fields import FieldError, Fields, shown
 from imgproxy.spec import digest as digests
 from imgproxy.spec import media_type as types
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # The distribution specification asks registries to accept manifests of 4 MiB; larger ones travel
 # nowhere. The same holds for configs, which every client reads whole.
 MAX_DOCUMENT_SIZE = 4 * 1024 * 1024
+
+# Sizes are int64 in the specification's own types; no file system holds more.
+_MAX_SIZE = 2**63 - 1
 
 # The keys by which one format is told from another.
 _MANIFEST_KEYS = frozenset({"config", "layers"})
@@ -117,12 +120,12 @@ def _media_type(document: Fields, claimed: str, name: str) -> str:
     said = document.optional_text("mediaType") or ""
     version = document.optional_integer("schemaVersion")
     claimed = claimed if claimed in types.KNOWN_DOCUMENTS else ""
-    media_type = said or claimed or _guess(document)
-    if media_type in types.SCHEMA1 or (version == 1 and not said):
+    if (said or claimed) in types.SCHEMA1 or (version == 1 and not said):
         raise UnsupportedFormatError(
             f"{name} is a Docker schema 1 manifest, which is not read;"
             " push the image again with a current tool to convert it"
         )
+    media_type = said or claimed or _guess(document)
     if claimed and said and claimed != said:
         raise FieldError(f"mediaType: the document says {shown(said)} but came as {claimed}")
     if media_type not in types.KNOWN_DOCUMENTS:
@@ -157,7 +160,7 @@ def _refuse_lookalikes(fields: Fields, known: frozenset[str]) -> None:
     folded = {key.casefold() for key in known}
     for key in fields:
         if key not in known and key.casefold() in folded:
-            raise FieldError(f"{fields.at(clean(key))}: ambiguous, keys are told apart by case")
+            raise FieldError(f"{fields.at(key)}: ambiguous, keys are told apart by case")
 
 
 def _descriptor(fields: Fields) -> Descriptor:
@@ -166,7 +169,7 @@ def _descriptor(fields: Fields) -> Descriptor:
     if media_type and not types.is_valid(media_type):
         raise FieldError(f"{fields.at('mediaType')}: {shown(media_type)} is not a media type")
     size = fields.integer("size")
-    if size < 0:
+    if not 0 <= size <= _MAX_SIZE:
         raise FieldError(f"{fields.at('size')}: expected a size, got {size}")
     annotations = fields.text_map("annotations")
     platform = _platform(fields)

@@ -18,11 +18,8 @@ from imgproxy.spec import digest as digests
 if TYPE_CHECKING:
     from imgproxy.spec.digest import Digest
 
-_HOST = (
-    r"(?:(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-    r"(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*\.?|\[[a-fA-F0-9:]+\])"
-    r"(?::[0-9]{1,5})?"
-)
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[([a-fA-F0-9:]+)\])(?::([0-9]{{1,5}}))?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REGISTRY = re.compile(_HOST)
 _REPOSITORY = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
@@ -33,7 +30,7 @@ _WORD = re.compile(r"[a-z][a-z0-9+-]*")
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
 
 _MAX_NAME = 255
-_MAX_PORT = 65535
+_PORTS = range(1, 65536)
 
 # Known to the ecosystem, but not read here.
 _ELSEWHERE = {
@@ -95,7 +92,7 @@ class PathName(NamedTuple):
 
     def as_layout(self) -> LayoutName:
         """Give the name as that of an OCI layout."""
-        return _layout(f"{self.path}:{self.tail}" if self.tail else self.path)
+        return _layout(f"{self.path}:{self.tail}")
 
 
 ImageName = Reference | LayoutName | PathName
@@ -164,10 +161,21 @@ def has_registry(text: str) -> bool:
 
 def is_registry(text: str) -> bool:
     """Whether it is spelled as a host with or without a port."""
-    if _REGISTRY.fullmatch(text) is None:
+    match = _REGISTRY.fullmatch(text)
+    if match is None:
         return False
-    port = text.rpartition("]")[2].partition(":")[2]
-    return not port or 0 < int(port) <= _MAX_PORT
+    address, port = match.groups()
+    return int(port or 1) in _PORTS and (address is None or _is_ipv6(address))
+
+
+def _is_ipv6(text: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_registry(text: str, registry: str) -> None:
@@ -190,10 +198,10 @@ def _digest(text: str, digest_text: str) -> Digest:
 
 
 def _layout(text: str) -> LayoutName:
-    path, colon, tail = text.partition(":")
+    path, _, tail = text.partition(":")
     if not path or "\0" in path:
         _refuse(f"oci:{text}", "expected oci:DIR, oci:DIR:REF or oci:DIR:@N")
-    if not colon:
+    if not tail:
         return LayoutName(path)
     position = _POSITION.fullmatch(tail)
     if position is not None:

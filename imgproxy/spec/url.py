@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 from imgproxy.errors import clean
 
 _PORTS = {"http": 80, "https": 443}
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?|\[[0-9a-f:.]+\]")
+_SHOWN = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]{0,15})://(?:[^/?#\\]*@)?([A-Za-z0-9._-]{1,255})(?=[:/]|$)"
+)
 
 
 class Url(NamedTuple):
@@ -51,12 +54,21 @@ def parse(text: str) -> Url:
     """
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("not a URL of printable ASCII")
-    parts = urlsplit(text)
-    scheme, host = parts.scheme, parts.hostname or ""
+    try:
+        parts = urlsplit(text)
+        scheme, host, port = parts.scheme, parts.hostname or "", parts.port
+    except ValueError:  # whose words quote what may be a secret
+        raise ValueError("its host or port is malformed") from None
     if scheme not in _PORTS:
         raise ValueError("neither http nor https")
-    if parts.username is not None or _HOST.fullmatch(host) is None:
+    written = f"[{host}]" if "[" in parts.netloc else host
+    if parts.username is not None or _HOST.fullmatch(written) is None:
         raise ValueError("its host is malformed")
-    port = _PORTS[scheme] if parts.port is None else parts.port
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Url(scheme, host, port, target)
+    return Url(scheme, host, _PORTS[scheme] if port is None else port, target)
+
+
+def redacted(text: str) -> str:
+    """Give what may be shown of something like a URL: its scheme and host, if it has such."""
+    match = _SHOWN.match(text)
+    return f"{match[1]}://{match[2]}/…" if match else "(not shown)"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from imgproxy.config.policy import path_scopes
@@ -16,6 +17,8 @@ from imgproxy.spec import media_type as types
 from imgproxy.transports.source import Document, Identity
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.reference import LayoutName
     from imgproxy.transports.source import Reader
@@ -39,34 +42,31 @@ class OciLayout:
         raw = await read_file(path, manifests.MAX_DOCUMENT_SIZE)
         entries = manifests.parse_index(raw, clean(path)).manifests
         fitting = self._fitting(entries)
-        if len({entry.digest for entry in fitting}) == 1:
-            return await self.document(fitting[0])
-        if self._wanted.ref_name is None and _told_apart_by_platform(fitting):
+        images = {entry.digest for entry in fitting.values()}
+        if len(images) == 1:
+            return await self.document(next(iter(fitting.values())))
+        if self._wanted.ref_name is None and _told_apart_by_platform(fitting.values()):
             return Document(raw, types.OCI_INDEX, (), None, clean(path))
-        choices = _choices(entries, fitting)
         raise AmbiguousError(
-            f"{self.name} fits {len(fitting)} images; choose one: {_listed(choices)}",
-            choices=choices,
+            f"{self.name} fits {len(images)} images; choose one: {_listed(fitting)}",
+            choices=_choices(fitting),
         )
 
-    def _fitting(self, entries: tuple[Descriptor, ...]) -> list[Descriptor]:
-        """Give the entries that the name fits, at least one."""
+    def _fitting(self, entries: tuple[Descriptor, ...]) -> dict[int, Descriptor]:
+        """Give the entries that the name fits, at least one, by their position."""
         position, ref_name = self._wanted.position, self._wanted.ref_name
+        everything = dict(enumerate(entries))
         if position is not None:
-            if position >= len(entries):
-                raise NotFoundError(
-                    f"{self.name}: there is no position {position},"
-                    f" the layout has {len(entries)} images",
-                    code="MANIFEST_UNKNOWN",
-                )
-            return [entries[position]]
-        fitting = [entry for entry in entries if ref_name in (None, entry.ref_name)]
+            fitting = {n: entry for n, entry in everything.items() if n == position}
+        elif ref_name is not None:
+            fitting = {n: entry for n, entry in everything.items() if entry.ref_name == ref_name}
+        else:
+            fitting = everything
         if not fitting:
-            choices = _choices(entries, entries)
             raise NotFoundError(
-                f"{self.name}: no such image in the layout (there are: {_listed(choices)})",
+                f"{self.name}: no such image in the layout (there are: {_listed(everything)})",
                 code="MANIFEST_UNKNOWN",
-                choices=choices,
+                choices=_choices(everything),
             )
         return fitting
 
@@ -97,17 +97,15 @@ class OciLayout:
         """See `Source`. Nothing is kept open."""
 
 
-def _told_apart_by_platform(entries: list[Descriptor]) -> bool:
+def _told_apart_by_platform(entries: Collection[Descriptor]) -> bool:
     """Whether these are one image for several platforms, rather than several images."""
     platforms = {entry.platform for entry in entries}
     names = {entry.ref_name for entry in entries}
     return None not in platforms and len(platforms) == len(entries) and len(names) == 1
 
 
-def _choices(
-    entries: tuple[Descriptor, ...], offered: list[Descriptor] | tuple[Descriptor, ...]
-) -> list[dict[str, str | None]]:
-    """Give what can be named, by the tail that names it, with the digest behind it."""
+def _choices(entries: dict[int, Descriptor]) -> list[dict[str, str | None]]:
+    """Give what can be named, with the digest behind it."""
     return [
         {
             "position": f"@{position}",
@@ -115,16 +113,16 @@ def _choices(
             "digest": str(entry.digest),
             "platform": str(entry.platform) if entry.platform else None,
         }
-        for position, entry in enumerate(entries)
-        if entry in offered
+        for position, entry in entries.items()
     ]
 
 
-def _listed(choices: list[dict[str, str | None]]) -> str:
+def _listed(entries: dict[int, Descriptor]) -> str:
     words = [
-        clean(f":{choice['position']}" + (f" ({choice['name']})" if choice["name"] else ""))
-        + f" {choice['digest']}"
-        for choice in choices[:_MAX_SHOWN]
+        f":@{position}"
+        + (f" (:{clean(entry.ref_name)})" if entry.ref_name else "")
+        + f" {entry.digest}"
+        for position, entry in islice(entries.items(), _MAX_SHOWN)
     ]
-    more = len(choices) - len(words)
-    return ", ".join(words) + (f" and {more} more" if more else "") if words else "none"
+    more = len(entries) - len(words)
+    return (", ".join(words) or "none") + (f" and {more} more" if more else "")

@@ -8,14 +8,14 @@ requests until it is refused.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
-
-import trio
 
 from imgproxy import __version__
 from imgproxy.client import Client, Dialer
 from imgproxy.config.policy import docker_scopes
 from imgproxy.errors import BadUpstreamError, Failure, UnreachableError, clean
+from imgproxy.shared import SharedAttempt
 from imgproxy.spec import challenge as challenges
 from imgproxy.spec import digest as digests
 from imgproxy.spec import distribution
@@ -47,7 +47,8 @@ class Registry:
         self._tls_verify = tls_verify
         self._scheme = "https" if tls_verify else ""
         self._token = ""
-        self._turn = trio.Lock()
+        self._probing = SharedAttempt()
+        self._asking = SharedAttempt()
 
     @classmethod
     def over_network(cls, reference: Reference, network: Network, reporter: Reporter) -> Registry:
@@ -88,10 +89,12 @@ class Registry:
         url = distribution.registry_url(await self._choose_scheme(), self._reference, kind, name)
         token = self._token
         response = await self._follow(url, headers, token)
+        body = b""
         if response.status == 401:
+            body = await _discard(response)
             token = await self._fresh_token(url, response, token)
             if token:
-                response = await self._follow(url, headers, token)
+                response, body = await self._follow(url, headers, token), b""
         if response.status == 200:
             encoding = response.header("content-encoding").lower()
             if encoding in ("", "identity"):
@@ -101,7 +104,7 @@ class Registry:
                 f"GET {response.url}: the reply is encoded ({clean(encoding)}), though nobody"
                 " asked for that"
             )
-        body = await _discard(response)
+        body = body or await _discard(response)
         raise distribution.failure(response.url, response.status, body, kind, name)
 
     async def _follow(self, url: Url, headers: dict[str, str], token: str) -> Response:
@@ -122,39 +125,33 @@ class Registry:
 
     async def _choose_scheme(self) -> str:
         """Give https, or where certificates are not verified whatever the registry speaks."""
-        async with self._turn:
-            if not self._scheme:
-                self._scheme = await self._probe()
-        return self._scheme
+        return self._scheme or await self._probing.get(lambda: self._scheme or None, self._probe)
 
     async def _probe(self) -> str:
         """Dial, and leave the connection for the request that follows."""
         try:
             await self._connect("https")
+            self._scheme = "https"
         except Failure as error:
             try:
                 await self._connect("http")
             except Failure as second:
                 raise UnreachableError(f"{error.message}; {second.message}") from None
-            return "http"
-        return "https"
+            self._scheme = "http"
+        return self._scheme
 
     async def _connect(self, scheme: str) -> None:
         await self._client.connect(distribution.registry_url(scheme, self._reference, "blob", ""))
 
     async def _fresh_token(self, url: Url, refusal: Response, refused: str) -> str:
-        """Give a token in place of the refused one, empty if the registry wants something else.
-
-        One request at a time: whoever comes second finds the token of the first.
-        """
-        async with self._turn:
-            await _discard(refusal)
-            challenge = _bearer(refusal)
-            if challenge is None or refusal.url.origin != url.origin:
-                return ""
-            if self._token == refused:
-                self._token = await self._ask_for_token(url, challenge)
-            return self._token
+        """Give a token in place of the refused one, empty if the registry wants something else."""
+        challenge = _bearer(refusal)
+        if challenge is None or refusal.url.origin != url.origin:
+            return ""
+        return await self._asking.get(
+            lambda: None if self._token == refused else self._token,
+            partial(self._ask_for_token, url, challenge),
+        )
 
     async def _ask_for_token(self, url: Url, challenge: Challenge) -> str:
         where = distribution.token_url(
@@ -163,8 +160,10 @@ class Registry:
         response = await self._client.get(where, {})
         if response.status != 200:
             body = await _discard(response)
-            raise distribution.failure(where, response.status, body, "token", self.name)
-        return distribution.parse_token(await response.read(distribution.MAX_TOKEN_SIZE), where)
+            raise distribution.token_failure(where, response.status, body)
+        body = await response.read(distribution.MAX_TOKEN_SIZE)
+        self._token = distribution.parse_token(body, where)
+        return self._token
 
     def close(self) -> None:
         """See `Source`."""

@@ -291,9 +291,9 @@ BLOCKED = "the registry {} is blocked by registry[{}] of r.conf"
         ),
         # the place itself is blocked
         (
-            'a.io -> b.io\n[[registry]]\nlocation = "b.io"\nblocked = true',
+            'a.io -> b.io/c\n[[registry]]\nlocation = "b.io"\nblocked = true',
             "a.io/x:1",
-            f"b.io/x:1: {BLOCKED.format('b.io', 1)}",
+            f"b.io/c/x:1: {BLOCKED.format('b.io', 1)}",
         ),
         # every one of the endpoints is
         (
@@ -318,23 +318,31 @@ def test_blocked(config: str, image: str, message: str) -> None:
     assert caught.value.message == message
 
 
-@pytest.mark.parametrize(
-    ("blocked", "refused"), [("a.io", [False, False, True]), ("two.io", [False, True, False])]
-)
-def test_blocked_beside_others(blocked: str, refused: list[bool]) -> None:
-    """Mirrors of a blocked registry are asked: so a host is kept inside of its network."""
-    config = (
-        MIRRORS.format(by_digest="false", one="", two="").replace(
-            'location = "a.io"', f'location = "a.io"\nblocked = {str(blocked == "a.io").lower()}'
-        )
-        + f'\n[[registry]]\nprefix = "{blocked}/none"\nlocation = "n.io"'
-    )
-    if blocked != "a.io":
-        config += f'\n[[registry]]\nlocation = "{blocked}"\nblocked = true'
-    found = find(config, "a.io/x:1")
-    assert [bool(endpoint.refusal) for endpoint in found] == refused
-    refusal = next(endpoint.refusal for endpoint in found if endpoint.refusal)
-    assert f"the registry {blocked} is blocked by registry[" in refusal
+BLOCKED_BESIDE_OTHERS = """
+    [[registry]]
+    location = "a.io"
+    blocked = {origin}
+    [[registry.mirror]]
+    location = "one.io"
+    [[registry.mirror]]
+    location = "two.io"
+    [[registry]]
+    location = "two.io"
+    blocked = {mirror}
+"""
+
+
+def test_mirrors_of_a_blocked_registry_are_asked() -> None:
+    """So a host is kept inside of its network."""
+    found = find(BLOCKED_BESIDE_OTHERS.format(origin="true", mirror="false"), "a.io/x:1")
+    refusal = f"a.io/x:1: {BLOCKED.format('a.io', 0)}"
+    assert [endpoint.refusal for endpoint in found] == ["", "", refusal]
+
+
+def test_a_blocked_mirror_is_not_asked() -> None:
+    found = find(BLOCKED_BESIDE_OTHERS.format(origin="false", mirror="true"), "a.io/x:1")
+    refusal = f"two.io/x:1: {BLOCKED.format('two.io', 1)}"
+    assert [endpoint.refusal for endpoint in found] == ["", refusal, ""]
 
 
 def test_a_blocked_registry_without_its_mirrors() -> None:

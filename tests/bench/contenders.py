@@ -1,0 +1,177 @@
+"""Imgproxy and skopeo behind one face, and the limits they are held against."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from .child import FAULTS, BenchError, Child, Usage, capture, describe
+from .wire import HttpParent, PipeParent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from images import Json
+
+OURS = "imgproxy"
+PROBE = 20.0  # seconds for a program to say its version
+
+# The limits: what a program in Python on these libraries, or one that verifies, cannot undercut.
+BARE = (sys.executable, "-c", "pass")
+BARE_NAME = "python -c pass"
+LIBRARIES = (sys.executable, "-c", "import trio, h11")
+LIBRARIES_NAME = "python -c 'import trio, h11'"
+OPENSSL = ("openssl", "dgst", "-sha256")
+OPENSSL_NAME = " ".join(OPENSSL)
+
+
+class Session(Protocol):
+    """One child that serves one image, and its parent."""
+
+    @property
+    def child(self) -> Child:
+        """The program that serves."""
+
+    def manifest(self) -> Json:
+        """Open the image and read its manifest."""
+
+    def blob(self, descriptor: Json) -> None:
+        """Read a blob to its end and drop it."""
+
+    def quit(self) -> Usage:
+        """Tell the child to end, and reap it."""
+
+
+class Contender(Protocol):
+    """A program that serves images."""
+
+    @property
+    def name(self) -> str:
+        """The head of its column."""
+
+    def session(self, image: str) -> AbstractContextManager[Session]:
+        """Spawn it for this image."""
+
+
+def _insecure(image: str) -> list[str]:
+    """Give the option for the registries of the bench: no TLS, or a certificate of its own."""
+    return ["--tls-verify=false"] if image.startswith("docker://") else []
+
+
+@contextmanager
+def _spawn(argv: Sequence[str], kind: int) -> Iterator[tuple[Child, socket.socket]]:
+    """Start a child on one half of a socket pair, for which `FD` stands; give the other half."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    with ours, theirs:
+        words = [str(theirs.fileno()) if word == "FD" else word for word in argv]
+        with Child(words, fds=[theirs.fileno()]) as child:
+            theirs.close()  # or the child's death would be no end of file
+            yield child, ours
+
+
+@dataclass(frozen=True)
+class Imgproxy:
+    """The program of this repository."""
+
+    command: tuple[str, ...]
+    version: str
+    name: str = OURS
+
+    @contextmanager
+    def session(self, image: str) -> Iterator[Session]:
+        argv = [*self.command, "--insecure-policy", *_insecure(image), "--sockfd", "FD", image]
+        with _spawn(argv, socket.SOCK_STREAM) as (child, sock):
+            yield _HttpSession(child, HttpParent(sock))
+
+
+@dataclass(frozen=True)
+class _HttpSession:
+    child: Child
+    parent: HttpParent
+
+    def manifest(self) -> Json:
+        document: Json = json.loads(self.parent.fetch("/manifest"))
+        return document
+
+    def blob(self, descriptor: Json) -> None:
+        self.parent.blob("", descriptor)
+
+    def quit(self) -> Usage:
+        self.parent.quit()
+        return self.child.finish()
+
+
+@dataclass(frozen=True)
+class Skopeo:
+    """The peer: `skopeo experimental-image-proxy`."""
+
+    path: str
+    name: str
+
+    @contextmanager
+    def session(self, image: str) -> Iterator[Session]:
+        proxy = ["experimental-image-proxy", *_insecure(image), "--sockfd", "FD"]
+        argv = [self.path, "--insecure-policy", *proxy]
+        with _spawn(argv, socket.SOCK_SEQPACKET) as (child, sock):
+            yield _PipeSession(child, PipeParent(sock), image)
+
+
+class _PipeSession:
+    def __init__(self, child: Child, parent: PipeParent, image: str) -> None:
+        self.child = child
+        self._parent = parent
+        self._image = parent.call("OpenImage", image)
+
+    def manifest(self) -> Json:
+        document: Json = json.loads(self._parent.fetch("GetManifest", self._image))
+        return document
+
+    def blob(self, descriptor: Json) -> None:
+        digest, size = descriptor["digest"], descriptor["size"]
+        self._parent.discard(size, "GetBlob", self._image, digest, size)
+
+    def quit(self) -> Usage:
+        self._parent.quit()
+        return self.child.finish()
+
+
+def find_imgproxy(command: Sequence[str]) -> Imgproxy:
+    """Give the program if it runs; `BenchError` says why not."""
+    argv = (_locate(command[0]), *command[1:])
+    return Imgproxy(argv, version=capture([*argv, "--version"], PROBE))
+
+
+def find_skopeo(path: str, taken: Sequence[str]) -> Skopeo:
+    """Give the peer at this path, under a name that is not taken yet."""
+    found = _locate(path)
+    name = capture([found, "--version"], PROBE).replace(" version", "")
+    namesakes = sum(other.startswith(name) for other in taken)
+    return Skopeo(found, f"{name} ({namesakes + 1})" if namesakes else name)
+
+
+def find_limits() -> tuple[list[str], list[str]]:
+    """Give the names of the limits that can be had, and complaints about the others."""
+    found, missing = [], []
+    for name, argv in [(LIBRARIES_NAME, LIBRARIES), (OPENSSL_NAME, (*OPENSSL, "/dev/null"))]:
+        try:
+            capture(argv, PROBE)
+        except FAULTS as error:
+            missing.append(f"No limit `{name}`: {describe(error)}.")
+        else:
+            found.append(name)
+    return found, missing
+
+
+def _locate(program: str) -> str:
+    """Give the program's absolute path: children start in a directory of their own."""
+    found = shutil.which(program)
+    if found is None:
+        raise BenchError("not found")
+    return str(Path(found).absolute())

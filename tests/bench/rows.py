@@ -1,0 +1,225 @@
+"""What is measured: every experiment of the bench, each given while what it serves is staged.
+
+- `version`, `usage`: the two shortest lives of the program, against the bare interpreter;
+- `start-SOURCE`: spawn → first manifest, against the import of the libraries alone;
+- `blob-SOURCE`: one large blob: throughput, processor time and peak memory, against
+  `openssl dgst` of the same file, which is what verification costs at the least;
+- `size-SOURCE`: throughput and peak memory of smaller and larger blobs;
+- `layers-SOURCE`: what a request costs: many small blobs, one after the other; against the
+  registry's own pace, where there is one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .child import FAULTS, describe, run
+from .contenders import (
+    BARE,
+    BARE_NAME,
+    LIBRARIES,
+    LIBRARIES_NAME,
+    OPENSSL,
+    OPENSSL_NAME,
+    Contender,
+    Imgproxy,
+)
+from .stage import MIB, REPOSITORY, Image, Stage
+from .turns import Attempt, Experiment, Measure, Sample
+from .wire import HttpParent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from images import Json
+
+GIB = 1 << 30
+USAGE = 2  # the exit status of a usage error
+REGISTRY_NAME = "the registry itself"
+SMALL = 4 << 10  # one of many layers
+SOURCES = {"oci": "`oci:`", "http": "`docker://` over HTTP", "https": "`docker://` over TLS"}
+PLAIN_SOURCES = ("oci", "http")  # growth needs no third
+ROWS = [
+    *("version", "usage"),
+    *(f"{row}-{source}" for row in ("start", "blob") for source in SOURCES),
+    *(f"{row}-{source}" for row in ("size", "layers") for source in PLAIN_SOURCES),
+]
+
+LIFE = Measure("spawn → exit", lambda s: f"{s * 1000:.0f} ms", "less")
+START = Measure("spawn → first manifest", lambda s: f"{s * 1000:.0f} ms", "less")
+THROUGHPUT = Measure("throughput", lambda b: f"{b / 1e6:.0f} MB/s", "more")
+CPU = Measure("processor time", lambda s: f"{s:.2f} s/GiB", "less")
+PEAK = Measure("peak memory", lambda b: f"{b / 1e6:.1f} MB", "less")
+RATE = Measure("one after the other", lambda n: f"{n:.0f} blobs/s", "more")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is made of."""
+
+    contenders: Sequence[Contender]
+    limits: Collection[str]  # names of the limits that can be had
+    size: int  # of the one large blob
+    sizes: Sequence[int]  # of smaller and larger ones
+    counts: Sequence[int]  # of layers
+    only: Sequence[str]  # rows, or groups of them; none for all
+
+    def wants(self, row: str) -> bool:
+        return not self.only or any(belongs(row, group) for group in self.only)
+
+
+def belongs(row: str, group: str) -> bool:
+    """Say whether a row is meant by its name or by what stands before the source."""
+    return group in (row, row.partition("-")[0])
+
+
+def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
+    """Give the wanted experiments in the order of the table."""
+    yield from _short_lives(plan)
+    yield from _starts(plan, stage)
+    yield from _large_blob(plan, stage)
+    for size in plan.sizes:
+        yield from _other_blob(plan, stage, size)
+    for count in plan.counts:
+        yield from _many_blobs(plan, stage, count)
+
+
+def _short_lives(plan: Plan) -> Iterator[Experiment]:
+    for row, option, status in [("version", "--version", 0), ("usage", "--no-such-option", USAGE)]:
+        attempts: dict[str, Attempt] = {
+            contender.name: partial(_life, (*contender.command, option), status)
+            for contender in plan.contenders
+            if isinstance(contender, Imgproxy)
+        }
+        attempts[BARE_NAME] = partial(_life, BARE, 0)
+        if plan.wants(row):
+            yield Experiment(row, f"`{option}`", (LIFE,), attempts, BARE_NAME)
+
+
+def _starts(plan: Plan, stage: Stage) -> Iterator[Experiment]:
+    limits: dict[str, Attempt] = {}
+    if LIBRARIES_NAME in plan.limits:
+        limits[LIBRARIES_NAME] = _import
+    for source, image in _staged(plan, stage, "start", [SMALL]):
+        attempts = _attempts(plan, _start, image.references[source])
+        row, subject = f"start-{source}", SOURCES[source]
+        yield Experiment(row, subject, (START,), attempts | limits, LIBRARIES_NAME)
+
+
+def _large_blob(plan: Plan, stage: Stage) -> Iterator[Experiment]:
+    for source, image in _staged(plan, stage, "blob", [plan.size]):
+        yield _blob_experiment(plan, "blob", source, image, (THROUGHPUT, CPU, PEAK))
+
+
+def _other_blob(plan: Plan, stage: Stage, size: int) -> Iterator[Experiment]:
+    for source, image in _staged(plan, stage, "size", [size]):
+        yield _blob_experiment(plan, "size", source, image, (THROUGHPUT, PEAK))
+
+
+def _blob_experiment(
+    plan: Plan, row: str, source: str, image: Image, measures: tuple[Measure, ...]
+) -> Experiment:
+    attempts = _attempts(plan, _blob, image.references[source])
+    if OPENSSL_NAME in plan.limits:
+        attempts[OPENSSL_NAME] = partial(_digest, image)
+    subject = f"{image.layers[0]['size'] // MIB} MiB, {SOURCES[source]}"
+    return Experiment(f"{row}-{source}", subject, measures, attempts, OPENSSL_NAME)
+
+
+def _many_blobs(plan: Plan, stage: Stage, count: int) -> Iterator[Experiment]:
+    for source, image in _staged(plan, stage, "layers", [SMALL] * count):
+        attempts = _attempts(plan, _blobs, image.references[source])
+        if source != "oci":
+            attempts[REGISTRY_NAME] = partial(_registry, stage, source, image)
+        subject = f"{count} x {SMALL >> 10} KiB, {SOURCES[source]}"
+        yield Experiment(f"layers-{source}", subject, (RATE,), attempts, REGISTRY_NAME)
+
+
+def _staged(
+    plan: Plan, stage: Stage, row: str, sizes: Sequence[int]
+) -> Iterator[tuple[str, Image]]:
+    """Stage an image, if a row of it is wanted; give it once for each source."""
+    rows = {source: f"{row}-{source}" for source in stage.sources}
+    wanted = [source for source, name in rows.items() if name in ROWS and plan.wants(name)]
+    if not wanted:
+        return
+    try:
+        with stage.image(sizes) as image:
+            yield from ((source, image) for source in wanted)
+    except FAULTS as error:
+        title = f"{len(sizes)} of {sizes[0]} bytes"
+        stage.notes.append(f"Rows {row}-* with {title} are left out: {describe(error)}.")
+
+
+def _attempts(
+    plan: Plan, attempt: Callable[[Contender, str], Sample], reference: str
+) -> dict[str, Attempt]:
+    return {contender.name: partial(attempt, contender, reference) for contender in plan.contenders}
+
+
+def _life(argv: Sequence[str], status: int) -> Sample:
+    return {LIFE: run(argv, expected=status).wall}
+
+
+def _import() -> Sample:
+    return {START: run(LIBRARIES).wall}
+
+
+def _start(contender: Contender, reference: str) -> Sample:
+    begun = time.perf_counter()
+    with contender.session(reference) as session:
+        session.manifest()
+        seconds = time.perf_counter() - begun
+        session.quit()
+    return {START: seconds}
+
+
+def _blob(contender: Contender, reference: str) -> Sample:
+    """Time the blob alone: a start has rows of its own, and its processor time is taken off."""
+    with contender.session(reference) as session:
+        session.manifest()
+        start = session.quit()
+    with contender.session(reference) as session:
+        [layer] = session.manifest()["layers"]
+        begun = time.perf_counter()
+        session.blob(layer)
+        seconds = time.perf_counter() - begun
+        peak = session.child.peak_memory()
+        whole = session.quit()
+    size = layer["size"]
+    cpu = (whole.cpu - start.cpu) / size * GIB
+    return {THROUGHPUT: size / seconds, CPU: cpu, PEAK: peak}
+
+
+def _digest(image: Image) -> Sample:
+    """Time the limit, which has a start to be taken off as well."""
+    start = run([*OPENSSL, "/dev/null"])
+    whole = run([*OPENSSL, str(image.blob)])
+    size = image.layers[0]["size"]
+    cpu = (whole.cpu - start.cpu) / size * GIB
+    return {THROUGHPUT: size / (whole.wall - start.wall), CPU: cpu}
+
+
+def _blobs(contender: Contender, reference: str) -> Sample:
+    with contender.session(reference) as session:
+        layers = session.manifest()["layers"]
+        sample = _rate(layers, session.blob)
+        session.quit()
+    return sample
+
+
+def _registry(stage: Stage, source: str, image: Image) -> Sample:
+    """Time the limit: the same blobs from the registry, with nobody between."""
+    with stage.connect(source) as sock:
+        parent = HttpParent(sock)
+        return _rate(image.layers, partial(parent.blob, f"/v2/{REPOSITORY}"))
+
+
+def _rate(layers: Sequence[Json], read: Callable[[Json], None]) -> Sample:
+    begun = time.perf_counter()
+    for layer in layers:
+        read(layer)
+    return {RATE: len(layers) / (time.perf_counter() - begun)}

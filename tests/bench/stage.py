@@ -1,0 +1,213 @@
+"""What is served: images on disk, the same images in a registry, and a certificate for it.
+
+Everything lies under one temporary directory and goes with it. A large image goes as soon as its
+rows are measured, so that the run needs the room of the largest alone, twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Layout, encode, named
+
+from .child import FAULTS, BenchError, Child, capture, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from images import Json
+
+LOOPBACK = "127.0.0.1"
+REPOSITORY, TAG = "bench/image", "latest"
+MIB = 1 << 20
+STARTING = 20.0  # seconds for a registry to listen
+FILLING = 600.0  # seconds to copy an image into the registry
+MARGIN = 256 * MIB  # what a staged image leaves free on the disk
+
+
+@dataclass(frozen=True)
+class Image:
+    """A staged image: where it is, by the source's name, and what it is made of."""
+
+    references: dict[str, str]
+    layers: list[Json]
+    blob: Path  # the first layer's file
+
+
+class Stage:
+    """The temporary directory, with the registries that serve from it."""
+
+    def __init__(self, skopeo: str | None) -> None:
+        self.notes: list[str] = []
+        self._skopeo = skopeo
+        self._stack = ExitStack()
+        self._ports: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            root = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)
+            )
+            self._root = Path(root)
+            self._serve(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def bytecode(self) -> Path:
+        """Where the Pythons that are measured keep their bytecode, as installed programs do."""
+        return self._root / "bytecode"
+
+    @property
+    def sources(self) -> list[str]:
+        """Name the sources that there are."""
+        return ["oci", *self._ports]
+
+    def connect(self, source: str) -> socket.socket:
+        """Give a connection to a registry."""
+        return socket.create_connection((LOOPBACK, self._ports[source]))
+
+    @contextmanager
+    def image(self, sizes: Sequence[int]) -> Iterator[Image]:
+        """Stage an image whose layers have these sizes; one at a time."""
+        self._make_sure_of_room(sum(sizes))
+        path = self._root / "layout"
+        try:
+            layout = Layout(path)
+            layers = [_layer(layout, size) for size in sizes]
+            layout.save(named(_manifest(layout, layers), TAG))
+            references = {"oci": f"oci:{path}:{TAG}", **self._push(path)}
+            os.sync()  # or the disk is written while the first contender is measured
+            yield Image(references, layers, layout.file(layers[0]["digest"]))
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(self._storage, ignore_errors=True)
+
+    @property
+    def _storage(self) -> Path:
+        return self._root / "registry"
+
+    def _make_sure_of_room(self, size: int) -> None:
+        copies = 2 if self._ports else 1
+        free = shutil.disk_usage(self._root).free
+        if free < copies * size + MARGIN:
+            raise BenchError(f"{free // MIB} MiB of disk do not hold {copies} x {size // MIB} MiB")
+
+    def _push(self, path: Path) -> dict[str, str]:
+        """Copy the layout into the registry; give its references there."""
+        references = {
+            source: f"docker://{LOOPBACK}:{port}/{REPOSITORY}:{TAG}"
+            for source, port in self._ports.items()
+        }
+        # Both registries serve from one directory: what one is given, the other has.
+        if references and self._skopeo:
+            # As they are: skopeo would compress the layers otherwise.
+            flags = ["--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"]
+            to = next(iter(references.values()))
+            capture([self._skopeo, *flags, f"oci:{path}:{TAG}", to], FILLING)
+        return references
+
+    def _serve(self, stack: ExitStack) -> None:
+        """Start the registries that can be had; note those that cannot."""
+        registry = shutil.which("docker-registry")
+        if registry is None or self._skopeo is None:
+            missing = "skopeo to fill it" if registry else "docker-registry"
+            self.notes.append(f"No {missing}: no rows for docker://.")
+            return
+        kinds: list[tuple[str, Callable[[], Json]]] = [("http", dict), ("https", self._certificate)]
+        for source, settings in kinds:
+            try:
+                self._ports[source] = self._listen(stack, registry, settings())
+            except FAULTS as error:
+                self.notes.append(f"No registry over {source}: {describe(error)}.")
+
+    def _listen(self, stack: ExitStack, registry: str, tls: Json) -> int:
+        """Start a registry; give its port when it listens."""
+        port = _free_port()
+        config = self._root / f"registry-{port}.yml"
+        config.write_text(
+            json.dumps(  # JSON is YAML
+                {
+                    "version": 0.1,
+                    "log": {"level": "error", "accesslog": {"disabled": True}},
+                    "storage": {"filesystem": {"rootdirectory": str(self._storage)}},
+                    "http": {"addr": f"{LOOPBACK}:{port}", **tls},
+                }
+            )
+        )
+        child = stack.enter_context(Child([registry, "serve", str(config)]))
+        _await_listener(port, child)
+        return port
+
+    def _certificate(self) -> Json:
+        """Make a certificate for loopback; give the registry's settings for it."""
+        key, certificate = self._root / "key.pem", self._root / "certificate.pem"
+        kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        subject = ["-subj", f"/CN={LOOPBACK}", "-addext", f"subjectAltName=IP:{LOOPBACK}"]
+        files = ["-keyout", str(key), "-out", str(certificate)]
+        capture(["openssl", "req", *kind, *subject, *files, "-days", "2"], STARTING)
+        return {"tls": {"certificate": str(certificate), "key": str(key)}}
+
+
+def _layer(layout: Layout, size: int) -> Json:
+    """Write a layer that does not compress, whatever its size, without holding it in memory.
+
+    One block of random bytes, repeated with its number in front: as fast as the disk, no two
+    blocks are equal, and nobody on the way looks at more than a block.
+    """
+    hasher = hashlib.sha256()
+    block = bytearray(os.urandom(min(size, MIB)))
+    unnamed = layout.path / "unnamed"
+    with unnamed.open("wb") as file:
+        for number, start in enumerate(range(0, size, MIB)):
+            block[:8] = number.to_bytes(8, "big")
+            piece = memoryview(block)[: size - start]
+            hasher.update(piece)
+            file.write(piece)
+    digest = f"sha256:{hasher.hexdigest()}"
+    layout.file(digest).parent.mkdir(parents=True, exist_ok=True)
+    unnamed.rename(layout.file(digest))
+    return {"mediaType": OCI_LAYER, "digest": digest, "size": size}
+
+
+def _manifest(layout: Layout, layers: list[Json]) -> Json:
+    """Write config and manifest for layers that are there; give the manifest's descriptor."""
+    rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
+    config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": layout.add(encode(config), OCI_CONFIG),
+        "layers": layers,
+    }
+    return layout.add(encode(manifest), OCI_MANIFEST)
+
+
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _await_listener(port: int, child: Child) -> None:
+    deadline = time.monotonic() + STARTING
+    while time.monotonic() < deadline and not child.ended:
+        try:
+            socket.create_connection((LOOPBACK, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise BenchError("the registry does not listen")

@@ -1,0 +1,64 @@
+"""Contenders in turn: A B C, A B C, … so that what drifts, drifts for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+from .child import FAULTS, describe, time_limit
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing that is measured: how it is called, shown, and which way is better."""
+
+    title: str
+    show: Callable[[float], str]
+    better: str
+
+
+Sample = Mapping[Measure, float]
+Attempt = Callable[[], Sample]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What gives a row for each of its measures: an attempt for each contender."""
+
+    name: str
+    subject: str
+    measures: tuple[Measure, ...]
+    attempts: Mapping[str, Attempt]
+    limit: str | None = None  # the contender that is the limit
+
+
+@dataclass
+class Result:
+    """What came of an experiment."""
+
+    experiment: Experiment
+    medians: dict[str, dict[Measure, float]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def take_turns(experiment: Experiment, runs: int, seconds: float) -> Result:
+    """Run an experiment: a warm-up, then `runs` turns. Who fails or is late once is out."""
+    result = Result(experiment)
+    samples: dict[str, list[Sample]] = {name: [] for name in experiment.attempts}
+    for _ in range(1 + runs):
+        for name, attempt in experiment.attempts.items():
+            if name not in result.failures:
+                try:
+                    with time_limit(seconds):
+                        samples[name].append(attempt())
+                except FAULTS as error:
+                    result.failures[name] = describe(error)
+    result.medians = {
+        name: _medians(taken[1:]) for name, taken in samples.items() if name not in result.failures
+    }
+    return result
+
+
+def _medians(samples: list[Sample]) -> dict[Measure, float]:
+    return {measure: median(sample[measure] for sample in samples) for measure in samples[0]}

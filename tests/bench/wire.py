@@ -1,0 +1,147 @@
+"""The two parents, doing as little as a parent can: read into one buffer, count, discard.
+
+`HttpParent` speaks to imgproxy: HTTP/1.1 on a kept connection. `PipeParent` speaks to skopeo:
+JSON over a sequential-packet socket, content through a pipe that arrives with the reply, as
+skopeo-experimental-image-proxy(1) has it. What the parent spends is spent on the same two
+processors as the contender's work, so both read 1 MiB at a time, without a copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .child import BenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from images import Json
+
+BUFFER = 1 << 20
+MESSAGE = 32 << 10  # skopeo's own limit for a message
+HEAD_END = b"\r\n\r\n"
+
+_buffer = bytearray(BUFFER)  # one for all: contenders run in turn
+_view = memoryview(_buffer)
+
+
+class HttpParent:
+    """One conversation with imgproxy, or with a registry over HTTP."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fetch(self, path: str) -> bytes:
+        """GET a small body and keep it."""
+        length, start = self._ask("GET", path)
+        body = bytearray(start)
+        while len(body) < length:
+            body += _view[: self._receive(0)]
+        return bytes(body)
+
+    def blob(self, repository: str, descriptor: Json) -> None:
+        """GET a blob and drop it. What is below `/blobs/` is the same here and in a registry."""
+        path, size = f"{repository}/blobs/{descriptor['digest']}", descriptor["size"]
+        length, start = self._ask("GET", path)
+        if length != size:
+            raise BenchError(f"{path}: {length} bytes announced, expected {size}")
+        left = length - len(start)
+        while left > 0:
+            left -= self._receive(0)
+        if left:
+            raise BenchError(f"{path}: {-left} bytes too many")
+
+    def quit(self) -> None:
+        self._ask("POST", "/quit")
+
+    def _ask(self, method: str, path: str) -> tuple[int, memoryview]:
+        """Send a request and read the head; give the body's length and what came of it."""
+        self._sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        filled = 0
+        while (end := _buffer.find(HEAD_END, 0, filled)) < 0:
+            filled += self._receive(filled)
+        status, length = _head(bytes(_view[:end]))
+        start = _view[end + len(HEAD_END) : filled]
+        if status != 200:
+            raise BenchError(f"{method} {path}: status {status}: {bytes(start[:500])!r}")
+        return length, start
+
+    def _receive(self, offset: int) -> int:
+        received = self._sock.recv_into(_view[offset:])
+        if not received:
+            raise BenchError("the connection ended early")
+        return received
+
+
+def _head(head: bytes) -> tuple[int, int]:
+    """Read status and length off a reply's head."""
+    status_line, *lines = head.decode("ascii").split("\r\n")
+    fields = {name.lower(): value for name, _, value in (line.partition(":") for line in lines)}
+    if not status_line.startswith("HTTP/1.1 ") or "content-length" not in fields:
+        raise BenchError(f"not a reply with a Content-Length: {status_line!r}")
+    return int(status_line.split()[1]), int(fields["content-length"])
+
+
+class _Reply(NamedTuple):
+    pipes: list[int]
+    number: int
+
+
+class PipeParent:
+    """One conversation with skopeo's proxy."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.call("Initialize")
+
+    def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401  (JSON is any)
+        """Call a method that answers with a value."""
+        self._send(method, *args)
+        return self._reply(method)[0]
+
+    def fetch(self, method: str, *args: Any) -> bytes:  # noqa: ANN401  (JSON is any)
+        """Call a method that answers with content; keep that."""
+        return b"".join(map(bytes, self._content(method, *args)))
+
+    def discard(self, size: int, method: str, *args: Any) -> None:  # noqa: ANN401  (JSON is any)
+        """Call a method that answers with content of this size; drop that."""
+        received = sum(map(len, self._content(method, *args)))
+        if received != size:
+            raise BenchError(f"{method}: {received} bytes, expected {size}")
+
+    def quit(self) -> None:
+        """Skopeo ends without a reply."""
+        self._send("Shutdown")
+
+    def _content(self, method: str, *args: Any) -> Iterator[memoryview]:  # noqa: ANN401
+        """Give the content in pieces, each valid until the next.
+
+        The proxy closes its end of the pipe when it is told to finish, so that is said at once.
+        Its answer comes after the last byte, with the verdict on the digest.
+        """
+        self._send(method, *args)
+        _, (pipes, number) = self._reply(method)
+        try:
+            [pipe] = pipes
+            self._send("FinishPipe", number)
+            while received := os.readv(pipe, [_buffer]):
+                yield _view[:received]
+        finally:
+            for pipe in pipes:
+                os.close(pipe)
+        self._reply("FinishPipe")
+
+    def _send(self, method: str, *args: Any) -> None:  # noqa: ANN401  (JSON is any)
+        self._sock.send(json.dumps({"method": method, "args": args}).encode())
+
+    def _reply(self, method: str) -> tuple[Any, _Reply]:
+        message, pipes, _, _ = socket.recv_fds(self._sock, MESSAGE, 1)
+        if not message:
+            raise BenchError(f"{method}: the connection ended early")
+        reply = json.loads(message)
+        if not reply["success"]:
+            raise BenchError(f"{method}: {reply['error']}")
+        return reply["value"], _Reply(pipes, reply["pipeid"])

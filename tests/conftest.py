@@ -1,0 +1,85 @@
+"""Fixtures on top of `images` and `parent`: something to serve, and a program that serves it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import parent
+import pytest
+from images import Json, Layout
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of two layers in a layout of its own."""
+
+    layout: Layout
+    descriptor: Json
+    layers: tuple[bytes, ...]
+
+    @property
+    def name(self) -> str:
+        return f"oci:{self.layout.path}"
+
+    @property
+    def manifest(self) -> bytes:
+        return self.layout.read(self.descriptor["digest"])
+
+
+class Serve(Protocol):
+    """Start the program on so many socket pairs."""
+
+    def __call__(
+        self,
+        image: str,
+        *options: str,
+        sockets: int = 1,
+        policy: str | None = parent.INSECURE,
+        env: Mapping[str, str] | None = None,
+    ) -> parent.Child: ...
+
+
+class Keep(Protocol):
+    """Take a started program into care until the test's end."""
+
+    def __call__(self, child: parent.Child) -> parent.Child: ...
+
+
+class Listen(Protocol):
+    """Start the program on a listening socket."""
+
+    def __call__(self, image: str, *options: str, listener: socket.socket) -> parent.Child: ...
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "layout")
+
+
+@pytest.fixture
+def sample(layout: Layout) -> Sample:
+    layers = (b"first layer" * 100, b"second layer" * 200)
+    return Sample(layout, layout.save_image(*layers), layers)
+
+
+@pytest.fixture
+def keep() -> Iterator[Keep]:
+    with ExitStack() as stack:
+        yield lambda child: stack.enter_context(parent.closing(child))
+
+
+@pytest.fixture
+def serve(keep: Keep) -> Serve:
+    return lambda image, *options, **named: keep(parent.start(image, *options, **named))
+
+
+@pytest.fixture
+def listen(keep: Keep) -> Listen:
+    return lambda image, *options, listener: keep(parent.listen(image, *options, listener=listener))
