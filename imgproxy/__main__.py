@@ -43,14 +43,16 @@ def _die_by_signal() -> None:
 def _run(options: Options) -> int:
     from imgproxy import activation, system
 
-    load_policy = system.find_policy
-    if options.insecure_policy or options.policy is not None:
-        from imgproxy.config import policy
+    def named(option: str, path: str | None) -> tuple[bytes, str] | None:
+        return None if path is None else (system.read_option_file(option, path), path)
 
-        load_policy = partial(policy.parse, policy.ACCEPT_ANYTHING, "--insecure-policy")
-        if options.policy is not None:
-            content = system.read_option_file("--policy", options.policy)
-            load_policy = partial(policy.parse, content, options.policy)
+    policy = named("--policy", options.policy)
+    registries = named("--registries-conf", options.registries_conf)
+    auth = named("--authfile", options.authfile)
+    if options.insecure_policy:
+        from imgproxy.config.policy import ACCEPT_ANYTHING
+
+        policy = ACCEPT_ANYTHING, "--insecure-policy"
 
     # Before the event loop exists, which makes descriptors of its own.
     fds = options.sockfds or system.take_listen_fds()
@@ -61,12 +63,24 @@ def _run(options: Options) -> int:
 
     from imgproxy.image import Image
     from imgproxy.service import Service
-    from imgproxy.transports import Network, open_source
+    from imgproxy.settings import Chosen, Settings
+    from imgproxy.transports import open_sources
+    from imgproxy.transports.access import Access
 
-    network = Network(options.offline, options.tls_verify, options.stall_timeout)
+    settings = Settings(Chosen(policy, registries, auth, options.cert_dir), reporter)
+    access = Access(
+        options.offline,
+        options.tls_verify,
+        not options.no_mirrors,
+        options.retries,
+        options.stall_timeout,
+        options.creds,
+        options.no_creds,
+        options.registry_token or "",
+    )
     image = Image(
-        partial(open_source, options.image, network, reporter),
-        load_policy,
+        partial(open_sources, options.image, access, settings, reporter),
+        settings.policy,
         options.platform or system.host_platform(),
     )
     service = Service(image, reporter, allow_remote=options.allow_remote)

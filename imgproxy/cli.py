@@ -7,10 +7,13 @@ import math
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from imgproxy import __version__
+from imgproxy.config.credentials import parse_creds
 from imgproxy.errors import UsageError
 from imgproxy.spec import platform as platforms
+from imgproxy.spec import token as tokens
 
 if TYPE_CHECKING:
+    from imgproxy.config.credentials import Credentials
     from imgproxy.spec.platform import Platform
 
 DESCRIPTION = """\
@@ -32,9 +35,17 @@ class Options(NamedTuple):
     sockfds: list[int]
     platform: Platform | None
     offline: bool
-    tls_verify: bool
+    tls_verify: bool | None
     policy: str | None
     insecure_policy: bool
+    authfile: str | None
+    creds: Credentials | None
+    no_creds: bool
+    registry_token: str | None
+    cert_dir: str | None
+    registries_conf: str | None
+    no_mirrors: bool
+    retries: int
     stall_timeout: float
     allow_remote: bool
     quiet: bool
@@ -84,15 +95,46 @@ def _parser() -> argparse.ArgumentParser:
         "--tls-verify",
         metavar="true|false",
         type=_boolean,
-        default=True,
-        help="verify certificates (default); false also allows plain http",
+        help="verify certificates, whatever registries.conf says (default: verify, unless it says"
+        " insecure); false also allows plain http",
     )
+    credentials = parser.add_mutually_exclusive_group()
+    credentials.add_argument(
+        "--authfile", metavar="FILE", help="the only file to look for credentials in"
+    )
+    credentials.add_argument(
+        "--creds", metavar="USER[:PASSWORD]", type=parse_creds, help="credentials for the registry"
+    )
+    credentials.add_argument(
+        "--no-creds", action="store_true", help="no credentials, whatever files say"
+    )
+    credentials.add_argument(
+        "--registry-token",
+        metavar="TOKEN",
+        type=_token,
+        help="bearer token for the registry",
+    )
+    add("--cert-dir", metavar="DIR", help="certificates for every host, in place of certs.d")
+    add(
+        "--registries-conf",
+        metavar="FILE",
+        help="the registries.conf to use in place of the system's; drop-ins still count",
+    )
+    add("--no-mirrors", action="store_true", help="ask the primary location alone")
     policy = parser.add_mutually_exclusive_group()
     policy.add_argument(
         "--policy", metavar="FILE", help="the policy.json to use in place of the system's"
     )
     policy.add_argument(
         "--insecure-policy", action="store_true", help="accept any image, whatever policy.json says"
+    )
+    add(
+        "--retries",
+        metavar="N",
+        type=_count,
+        default=5,
+        help="how often to try again after a failure that may pass (default: 5); for a blob the"
+        " count starts again after each megabyte",
     )
     add(
         "--stall-timeout",
@@ -130,6 +172,18 @@ def _boolean(text: str) -> bool:
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f'"{text}" is neither true nor false')
     return values[text.lower()]
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number of retries')
+    return int(text[:9])  # nobody waits for more
+
+
+def _token(text: str) -> str:
+    if not tokens.is_usable(text):  # argparse would show the value of an ArgumentTypeError's cause
+        raise UsageError("--registry-token: the value cannot be a bearer token")
+    return text
 
 
 def _seconds(text: str) -> float:

@@ -9,7 +9,6 @@ RFC 9112. Redirects, tokens and retries are the caller's decisions.
 
 from __future__ import annotations
 
-import socket
 import ssl
 import sys
 from collections import defaultdict
@@ -27,13 +26,15 @@ from imgproxy.errors import (
     UnreachableError,
     clean,
 )
-from imgproxy.wire import SocketWire, Wire, start_tls
+from imgproxy.spec import retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from imgproxy.spec.proxy import Proxy
     from imgproxy.spec.url import Url
     from imgproxy.system import Reporter
+    from imgproxy.wire import Wire
 
 # For a connection with its TLS handshake; Go's dialler alone allows as much. A shorter stall
 # timeout goes before.
@@ -65,55 +66,27 @@ class Dial(Protocol):
         """Give a connection to the origin of `url`, or raise `OSError`."""
 
 
-class Dialer:
-    """Connections over TCP, and over TLS 1.2 at least where the URL says https."""
-
-    def __init__(self, *, tls_verify: bool = True) -> None:
-        self._tls_verify = tls_verify
-        self._context: ssl.SSLContext | None = None
-
-    async def __call__(self, url: Url) -> Wire:
-        """See `Dial`. Addresses are tried in the manner of RFC 8305, happy eyeballs."""
-        stream = await trio.open_tcp_stream(url.host, url.port)
-        sock = socket.socket(fileno=stream.socket.detach())
-        sock.setblocking(False)  # noqa: FBT003  (the name says it)
-        if url.scheme == "http":
-            return SocketWire(sock)
-        try:
-            context = self._tls()
-        except BaseException:
-            sock.close()
-            raise
-        return await start_tls(sock, context, url.host)
-
-    def _tls(self) -> ssl.SSLContext:
-        """Give the context, made on first use: reading the host's authorities takes a while."""
-        if self._context is None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.set_alpn_protocols(["http/1.1"])
-            if self._tls_verify:
-                context.load_default_certs()
-            else:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            self._context = context
-        return self._context
-
-
 class Client:
     """Requests to any origin, over connections that are kept alive.
 
-    `stall_timeout` is in seconds. `user_agent` names this program to registries.
+    `stall_timeout` is in seconds. `user_agent` names this program to registries. `proxy_for` gives
+    the proxy that forwards requests to a plain http URL, where `dial` leads to one.
     """
 
     def __init__(
-        self, dial: Dial, reporter: Reporter, *, stall_timeout: float, user_agent: str
+        self,
+        dial: Dial,
+        reporter: Reporter,
+        *,
+        stall_timeout: float,
+        user_agent: str,
+        proxy_for: Callable[[Url], Proxy | None] = lambda _: None,
     ) -> None:
         self._dial = dial
         self._report = reporter
         self._stall_timeout = stall_timeout
         self._user_agent = user_agent
+        self._proxy_for = proxy_for
         self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
         self._idle: defaultdict[tuple[str, str, int], list[Wire]] = defaultdict(list)
 
@@ -124,11 +97,15 @@ class Client:
         """
         self._give_back(url, self._take_idle(url) or await self._connect(url))
 
-    async def get(self, url: Url, headers: Mapping[str, str]) -> Response:
+    async def get(
+        self, url: Url, headers: Mapping[str, str], *, form: bytes | None = None, note: str = ""
+    ) -> Response:
         """Send a GET and give the reply as soon as its head is there; close it in any case.
 
-        Raises `UnreachableError` or `BadUpstreamError`.
+        With a `form` it is a POST of that. `note` is what `--debug` adds to its line. Raises
+        `UnreachableError` or `BadUpstreamError`.
         """
+        exchange = partial(self._exchange, url, headers, form, note)
         started = trio.current_time()
         wire = self._take_idle(url)
         try:
@@ -136,44 +113,66 @@ class Client:
                 # The server may have closed it just now. It has answered nothing then, and
                 # another connection gets the request.
                 try:
-                    return await self._exchange(url, headers, wire, started)
+                    return await exchange(wire, started)
                 except UnreachableError as error:
                     if not isinstance(error.__cause__, _ClosedEarly):
                         raise
-            return await self._exchange(url, headers, await self._connect(url), started)
+            return await exchange(await self._connect(url), started)
         except Failure as error:
-            self._report.debug(error.message)
+            self._report.debug(error.message + note)
             raise
 
     async def _exchange(
-        self, url: Url, headers: Mapping[str, str], wire: Wire, started: float
+        self,
+        url: Url,
+        headers: Mapping[str, str],
+        form: bytes | None,
+        note: str,
+        wire: Wire,
+        started: float,
     ) -> Response:
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-        request = h11.Request(
-            method="GET",
-            target=url.target,
-            headers=[
-                ("Host", url.authority),
-                ("User-Agent", self._user_agent),
-                ("Accept-Encoding", "identity"),
-                *headers.items(),
-            ],
-        )
+        request = self._request(connection, url, headers, form)
         try:
             with trio.fail_after(self._stall_timeout):
-                await _send(wire, connection.send(request) or b"")
-                connection.send(h11.EndOfMessage())
+                await _send(wire, request)
                 head = await self._head(connection, wire)
         except BaseException as error:
             wire.close()
             if isinstance(error, Exception):
                 raise _translated(url, error, "no answer", self._stall_timeout) from error
             raise
-        release = partial(self._give_back, url)
-        response = Response(url, head, connection, wire, self._stall_timeout, release)
-        elapsed = trio.current_time() - started
-        self._report.debug(f"GET {url}: {head.status_code}, {elapsed * 1000:.0f} ms to the head")
-        return response
+        method = "GET" if form is None else "POST"
+        what = f"{method} {url}: {head.status_code}", started, note
+        release = partial(self._take_back, url, what)
+        return Response(url, head, connection, wire, self._stall_timeout, release)
+
+    def _request(
+        self,
+        connection: h11.Connection,
+        url: Url,
+        headers: Mapping[str, str],
+        form: bytes | None,
+    ) -> bytes:
+        """Give the bytes of a request, in the form that a proxy wants it if one forwards it."""
+        proxy = self._proxy_for(url) if url.scheme == "http" else None
+        target, fields = proxy.forward(url) if proxy else (url.target, [("Host", url.authority)])
+        fields += [
+            ("User-Agent", self._user_agent),
+            ("Accept-Encoding", "identity"),
+            *headers.items(),
+        ]
+        if form is not None:
+            fields += [
+                ("Content-Type", "application/x-www-form-urlencoded"),
+                ("Content-Length", str(len(form))),
+            ]
+        method = "GET" if form is None else "POST"
+        request = h11.Request(method=method, target=target, headers=fields)
+        body = [] if form is None else [h11.Data(data=form)]
+        return b"".join(
+            connection.send(each) or b"" for each in (request, *body, h11.EndOfMessage())
+        )
 
     async def _head(self, connection: h11.Connection, wire: Wire) -> h11.Response:
         # One byte more than h11 may keep, however the head is split on its way.
@@ -212,6 +211,18 @@ class Client:
             wire.close()
         return None
 
+    def _take_back(
+        self, url: Url, what: tuple[str, float, str], wire: Wire, received: int, *, reusable: bool
+    ) -> None:
+        """Tell of a reply that has ended, and keep its connection if it can be used again."""
+        line, started, note = what
+        elapsed = (trio.current_time() - started) * 1000
+        self._report.debug(f"{line}, {received} bytes, {elapsed:.0f} ms{note}")
+        if reusable:
+            self._give_back(url, wire)
+        else:
+            wire.close()
+
     def _give_back(self, url: Url, wire: Wire) -> None:
         kept = self._idle[url.origin]
         if len(kept) < MAX_IDLE:
@@ -240,8 +251,9 @@ async def _send(wire: Wire, head: bytes) -> None:
 class Response:
     """A reply whose head has arrived; its body is pulled. `size` is in bytes, None if unknown.
 
-    `release` takes the connection back when the body has been received whole and the connection
-    can carry another request.
+    `ends_by_close`: nothing tells the end of the body from the end of a broken connection.
+    `release` takes the connection back, with the number of bytes received, and whether it can
+    carry another request.
     """
 
     def __init__(
@@ -251,7 +263,7 @@ class Response:
         connection: h11.Connection,
         wire: Wire,
         stall_timeout: float,
-        release: Callable[[Wire], None],
+        release: Callable[..., None],
     ) -> None:
         self.url = url
         self.status = head.status_code
@@ -260,7 +272,8 @@ class Response:
         self._wire: Wire | None = wire
         self._release = release
         self._stall_timeout = self._patience = stall_timeout
-        self._progress = 0
+        self._progress = self._received = 0
+        self._ended = False
         options = self.header("connection").lower().replace(" ", "").split(",")
         self._reusable = head.http_version == b"1.1" and "close" not in options
         self._frame()
@@ -271,6 +284,7 @@ class Response:
         self._rest = memoryview(b"")
         if self.header("transfer-encoding") and self.status not in _BODILESS:
             self.size = None
+            self.ends_by_close = False
             self._pull = self._pull_chunks
             # With both, the length is ignored and the connection is suspect.
             self._reusable &= not length
@@ -279,6 +293,7 @@ class Response:
         self._rest = memoryview(self._connection.trailing_data[0])
         self._pull = self._pull_bytes
         self.size = int(length) if length else None
+        self.ends_by_close = self.size is None
         self._left = sys.maxsize if self.size is None else self.size
         self._reusable &= len(self._rest) <= self._left and self.size is not None
         self._rest = self._rest[: self._left]
@@ -311,6 +326,9 @@ class Response:
             raise self._broken(error) from error
         self._patience -= trio.current_time() - started
         self._progress += count
+        self._received += count
+        if self._ended:
+            self._end()
         if self._progress >= MIN_PROGRESS:
             self._patience, self._progress = self._stall_timeout, 0
         return count
@@ -323,11 +341,11 @@ class Response:
             if count == 0:
                 if self.size is not None:
                     raise ConnectionError(f"the connection ended {self._left} bytes early")
-                self._end()
+                self._ended = True
                 return 0
         self._left -= count
         if self._left == 0:
-            self._end()
+            self._ended = True
         return count
 
     async def _pull_chunks(self, buffer: memoryview, wire: Wire) -> int:
@@ -342,7 +360,7 @@ class Response:
                 self._rest = memoryview(event.data)
             else:
                 self._reusable &= not self._connection.trailing_data[0]
-                self._end()
+                self._ended = True
                 return 0
         return self._take(buffer)
 
@@ -379,7 +397,7 @@ class Response:
         )
 
     def _broken(self, error: Exception) -> Failure:
-        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        if isinstance(error, OSError):
             return UnavailableError(f"GET {self.url}: the reply was cut off: {_reason(error)}")
         return _translated(self.url, error, "the reply stalled", self._stall_timeout)
 
@@ -387,7 +405,7 @@ class Response:
         """Let go of the connection: nothing more belongs to this reply."""
         wire, self._wire = self._wire, None
         if wire is not None:
-            self._release(wire) if self._reusable else wire.close()
+            self._release(wire, self._received, reusable=self._reusable)
 
     def close(self) -> None:
         """Give up what is left of the body, and the connection with it. May be called again."""
@@ -408,7 +426,7 @@ def _translated(url: Url, error: Exception, doing: str, limit: float) -> Failure
         return error
     if isinstance(error, trio.TooSlowError):
         return UnreachableError(f"GET {url}: {doing} for {limit:g} s")
-    if isinstance(error, ssl.SSLError):
+    if isinstance(error, ssl.SSLError) and not retry.is_transient(error):
         return BadUpstreamError(
             f"GET {url}: TLS failed: {_reason(error)}{_WAYS_OUT.get(error.reason or '', '')}",
             code="TLS",

@@ -35,6 +35,7 @@ class Failure(Exception):
     """Anything a parent is told in an error reply.
 
     `message` is for a person, `detail` for a program; `code` replaces that of the class.
+    `retry_after` is in seconds, where a server has said when it wants to be asked again.
     """
 
     status: ClassVar[int]
@@ -46,6 +47,7 @@ class Failure(Exception):
         self.message = message
         self.code = code or self.default_code
         self.detail = detail
+        self.retry_after: float | None = None
 
 
 class BadRequestError(Failure):

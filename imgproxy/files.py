@@ -100,6 +100,15 @@ class LocalFile:
             filled += count
         return bytes(content[:filled])
 
+    @property
+    def name(self) -> str:
+        """What stands for the file in messages."""
+        return clean(self._path)
+
+    def condemn(self, _: Failure) -> bool:
+        """Whatever is wrong with a file, there is no other in its place."""
+        return False
+
     def close(self) -> None:
         """Give the descriptor back. May be called again."""
         if self._fd >= 0:

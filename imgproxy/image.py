@@ -15,7 +15,7 @@ import trio
 
 from imgproxy import verify
 from imgproxy.config import policy as policies
-from imgproxy.errors import InvalidError, NotFoundError, clean
+from imgproxy.errors import Failure, InvalidError, NotFoundError, clean
 from imgproxy.shared import SharedAttempt
 from imgproxy.spec import convert
 from imgproxy.spec import digest as digests
@@ -44,17 +44,17 @@ MAX_INDEXES = 64
 class Image:
     """One image, opened when it is first needed and shared by all conversations.
 
-    `open_source` gives the place where it is, `load_policy` what may be used, `wanted` the
-    platform to choose for.
+    `open_sources` gives the places where it may be, in order; `load_policy` what may be used,
+    `wanted` the platform to choose for.
     """
 
     def __init__(
         self,
-        open_source: Callable[[], Source],
+        open_sources: Callable[[], list[Source]],
         load_policy: Callable[[], Policy],
         wanted: Platform,
     ) -> None:
-        self._open_source = open_source
+        self._open_sources = open_sources
         self._load_policy = load_policy
         self._wanted = wanted
         self._opened: OpenedImage | None = None
@@ -67,20 +67,33 @@ class Image:
         return await self._opening.get(lambda: self._opened, self._open)
 
     async def _open(self) -> OpenedImage:
+        """Open the first of the places that has the image; a short name may mean several."""
         policy = self._load_policy()
-        source = self._open_source()
-        try:
-            policies.demand(policy, *source.identity, source.name)
-            walk = _Walk(source)
-            root = verify.document(await source.root())
-            chosen, index = root, None
-            if not isinstance(root.parsed, Manifest):
-                chosen, index = await walk.choose(root, self._wanted), root
-            opened = self._opened = OpenedImage(source, chosen, index, walk)
-        except BaseException:
-            source.close()
-            raise
-        return opened
+        failures: list[Failure] = []
+        sources = self._open_sources()
+        for source in sources:
+            try:
+                self._opened = await self._open_at(source, policy)
+            except Failure as error:
+                failures.append(error)
+                source.close()
+            except BaseException:
+                source.close()
+                raise
+            else:
+                return self._opened
+        if len(failures) == 1:
+            raise failures[0]
+        last = failures[-1]
+        raise type(last)("; ".join(each.message for each in failures), code=last.code)
+
+    async def _open_at(self, source: Source, policy: Policy) -> OpenedImage:
+        policies.demand(policy, *source.identity, source.name)
+        walk = _Walk(source)
+        root = await verify.document(source.root)
+        if isinstance(root.parsed, Manifest):
+            return OpenedImage(source, root, None, walk)
+        return OpenedImage(source, await walk.choose(root, self._wanted), root, walk)
 
     def close(self) -> None:
         """Let go of the place where the image is."""
@@ -224,12 +237,13 @@ class OpenedImage:
 
     async def open_blob(self, descriptor: Descriptor) -> Blob:
         """Give a blob whose reply can be begun; see `verify.open_blob`. Raises `Failure`."""
-        name = f"{self.source.name}: blob {descriptor.digest}"
-        return await verify.open_blob(name, descriptor, partial(self._reader, descriptor))
+        return await verify.open_blob(descriptor, partial(self._reader, descriptor))
 
     async def _reader(self, descriptor: Descriptor) -> Reader:
         content = verify.embedded(descriptor)
-        return await self.source.blob(descriptor) if content is None else _Embedded(content)
+        if content is None:
+            return await self.source.blob(descriptor)
+        return _Embedded(content, f"{self.source.name}: blob {descriptor.digest}")
 
     async def document(self, digest: Digest) -> VerifiedDocument:
         """Give a manifest or an index in its original bytes, and release what it names.
@@ -266,12 +280,16 @@ class OpenedImage:
 
 async def fetch_document(source: Source, descriptor: Descriptor) -> VerifiedDocument:
     """Give a document that another one names, verified. Raises `Failure`."""
-    content = verify.embedded(descriptor)
-    if content is None:
-        return verify.document(await source.document(descriptor))
-    name = f"{source.name}: manifest {descriptor.digest}"
-    named = (descriptor.digest,)
-    return verify.document(Document(content, descriptor.media_type, named, descriptor.size, name))
+
+    async def find() -> Document:
+        content = verify.embedded(descriptor)
+        if content is None:
+            return await source.document(descriptor)
+        name = f"{source.name}: manifest {descriptor.digest}"
+        named = (descriptor.digest,)
+        return Document(content, descriptor.media_type, named, descriptor.size, name)
+
+    return await verify.document(find)
 
 
 def _named(document: VerifiedDocument) -> list[Descriptor]:
@@ -288,8 +306,9 @@ def _entries(document: VerifiedDocument) -> tuple[Descriptor, ...]:
 class _Embedded:
     """The content that a descriptor carries, as a `Reader`."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, name: str) -> None:
         self.size: int | None = len(content)
+        self.name = name
         self._rest = memoryview(content)
 
     async def receive_into(self, buffer: memoryview) -> int:
@@ -299,6 +318,10 @@ class _Embedded:
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
+
+    def condemn(self, _: Failure) -> bool:
+        """There is no other place for it."""
+        return False
 
     def close(self) -> None:
         """Nothing is held."""

@@ -13,12 +13,12 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import ConfigurationError, DeniedError, UsageError, clean
+from imgproxy.errors import ConfigurationError, UsageError, clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
-    from imgproxy.config.policy import Policy
+    from imgproxy.config.search import Host
     from imgproxy.spec.platform import Platform
 
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -78,41 +78,17 @@ def read_option_file(option: str, path: str) -> bytes:
     Raises `UsageError` where it cannot be read.
     """
     try:
-        return _read(path)
+        return read_file(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{option} {clean(path)}: {reason}") from None
 
 
-def find_policy() -> Policy:
-    """Give the policy of this host: containers-policy.json(5), in both generations' search orders.
+def read_file(path: str) -> bytes:
+    """Give the content of a configuration file.
 
-    Raises `DeniedError` where there is none: no policy means no image. Raises
-    `ConfigurationError` for one that cannot be read.
+    Raises `OSError`, and `ValueError` for one that is too large.
     """
-    from imgproxy.config import policy as policies
-
-    explicit = os.environ.get("CONTAINERS_POLICY_JSON")
-    paths = [explicit] if explicit else [f"{d}/policy.json" for d in _configuration_directories()]
-    for path in paths:
-        try:
-            content = _read(path)
-        except (OSError, ValueError) as error:
-            # A dangling link is a broken policy and not an absent one.
-            if isinstance(error, FileNotFoundError) and not explicit and not os.path.islink(path):
-                continue
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigurationError(
-                f"reading the policy {clean(path)}: {reason}", file=path
-            ) from None
-        return policies.parse(content, path)
-    raise DeniedError(
-        f"there is no policy.json, so no image may be used (searched: {', '.join(paths)});"
-        " name one with --policy, or accept any image with --insecure-policy"
-    )
-
-
-def _read(path: str) -> bytes:
     with open(path, "rb", buffering=0) as file:
         content = bytearray()
         while chunk := file.read(_MAX_CONFIGURATION + 1 - len(content)):
@@ -122,16 +98,28 @@ def _read(path: str) -> bytes:
     return bytes(content)
 
 
-def _configuration_directories() -> list[str]:
-    """Give where containers configuration lies, the user's first.
+def host() -> Host:
+    """Give what decides where configuration files lie."""
+    from imgproxy.config.search import Host
 
-    $XDG_CONFIG_HOME and /usr/share are known to the new generation of the libraries alone; a host
-    of the classic one has nothing there.
-    """
-    home = os.environ.get("HOME") or ""
-    xdg = os.environ.get("XDG_CONFIG_HOME") or ""
-    users = [xdg] * bool(xdg) + [f"{home}/.config"] * bool(home)
-    return [*(f"{user}/containers" for user in users), "/etc/containers", "/usr/share/containers"]
+    return Host(os.environ, os.getuid(), os.environ.get("HOME") or "", os.path.lexists, _names)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries if not entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ConfigurationError(
+            f"reading {clean(directory)}: {error.strerror}", file=directory
+        ) from None
+
+
+def environment() -> Mapping[str, str]:
+    """Give the variables that name proxies, among all others."""
+    return os.environ
 
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (

@@ -52,12 +52,22 @@ class VerifiedDocument(NamedTuple):
         return self.parsed.media_type
 
 
-def document(found: Document) -> VerifiedDocument:
-    """Give a document as verified.
+async def document(find: Callable[[], Awaitable[Document]]) -> VerifiedDocument:
+    """Give what `find` finds as verified; what is not right is looked for in another place.
 
     Raises `InvalidError` where digest or size disagree or the document does not parse,
-    `NotImplementedByUsError` where the algorithm is not available.
+    `NotImplementedByUsError` where the algorithm is not available, and what `find` raises.
     """
+    while True:
+        found = await find()
+        try:
+            return _verified(found)
+        except InvalidError as error:
+            if not found.condemn(error):
+                raise
+
+
+def _verified(found: Document) -> VerifiedDocument:
     for named in found.digests:
         _compare(found.name, named, found.size, found.raw)
     digest = found.digests[0] if found.digests else digests.compute(found.raw)
@@ -100,33 +110,37 @@ def _refuse_size(name: str, wanted: int, got: str) -> NoReturn:
     )
 
 
-async def open_blob(
-    name: str, descriptor: Descriptor, open_reader: Callable[[], Awaitable[Reader]]
-) -> Blob:
-    """Give a blob whose reply can be begun; `name` stands for it in messages.
+async def open_blob(descriptor: Descriptor, open_reader: Callable[[], Awaitable[Reader]]) -> Blob:
+    """Give a blob whose reply can be begun; one that is not right is looked for elsewhere.
 
     Raises `NotImplementedByUsError` where the algorithm of the digest is not available, before
     anything is fetched; what `Blob.begin` raises, with the source let go of.
     """
-    hasher = digests.hasher(descriptor.digest)
-    blob = Blob(name, descriptor, await open_reader(), hasher)
-    try:
-        await blob.begin()
-    except BaseException:
-        blob.close()
-        raise
-    return blob
+    while True:
+        hasher = digests.hasher(descriptor.digest)
+        reader = await open_reader()
+        blob = Blob(descriptor, reader, hasher)
+        try:
+            await blob.begin()
+        except InvalidError as error:
+            blob.close()
+            if not reader.condemn(error):
+                raise
+        except BaseException:
+            blob.close()
+            raise
+        else:
+            return blob
 
 
 class Blob:
     """The content of a blob, pulled in pieces; close it in any case.
 
-    `name` stands for it in messages. While one piece is being passed on and the next received,
+    While one piece is being passed on and the next received,
     another thread hashes: SHA-256 takes as long as everything else together.
     """
 
-    def __init__(self, name: str, descriptor: Descriptor, reader: Reader, hasher: Hash) -> None:
-        self._name = name
+    def __init__(self, descriptor: Descriptor, reader: Reader, hasher: Hash) -> None:
         self._descriptor = descriptor
         self._reader = reader
         self._hashing = _Hashing(hasher)
@@ -143,7 +157,7 @@ class Blob:
         """
         size, said = self._descriptor.size, self._reader.size
         if said not in (None, size):
-            _refuse_size(self._name, size, str(said))
+            _refuse_size(self._reader.name, size, str(said))
         if size > WHOLE:
             self._buffers = [memoryview(bytearray(CHUNK)) for _ in range(2)]
             self._first = await self._receive()
@@ -152,7 +166,7 @@ class Blob:
         while self._position < size:
             self._position += await self._some(content[self._position :])
         await self._expect_end()
-        _compare(self._name, self._descriptor.digest, None, content)
+        _compare(self._reader.name, self._descriptor.digest, None, content)
         self._first = content
 
     async def read(self) -> memoryview:
@@ -165,7 +179,11 @@ class Blob:
             return piece
         if self._position == self._descriptor.size:
             return memoryview(b"")
-        return await self._receive()
+        try:
+            return await self._receive()
+        except InvalidError as error:
+            self._reader.condemn(error)
+            raise
 
     async def _receive(self) -> memoryview:
         """Give the next piece of a large blob, after its hashing has begun."""
@@ -179,19 +197,19 @@ class Blob:
         if count == left:
             await self._expect_end()
             await self._hashing.done()
-            _compare_hash(self._name, self._descriptor.digest, self._hashing.hasher)
+            _compare_hash(self._reader.name, self._descriptor.digest, self._hashing.hasher)
         return piece
 
     async def _some(self, buffer: memoryview) -> int:
         count = await self._reader.receive_into(buffer)
         if count == 0:
-            _refuse_size(self._name, self._descriptor.size, f"only {self._position}")
+            _refuse_size(self._reader.name, self._descriptor.size, f"only {self._position}")
         return count
 
     async def _expect_end(self) -> None:
         """Make sure that the source has no more; it may have said so before."""
         if self._reader.size is None and await self._reader.receive_into(memoryview(bytearray(1))):
-            _refuse_size(self._name, self._descriptor.size, "more")
+            _refuse_size(self._reader.name, self._descriptor.size, "more")
 
     def close(self) -> None:
         """Let go of the source. May be called again."""

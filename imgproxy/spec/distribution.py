@@ -6,9 +6,8 @@ acts on them.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode, urljoin
+from urllib.parse import urljoin
 
 from imgproxy import strict_json
 from imgproxy.errors import (
@@ -21,10 +20,10 @@ from imgproxy.errors import (
 )
 from imgproxy.fields import FieldError, Fields
 from imgproxy.spec import media_type as types
+from imgproxy.spec import retry
 from imgproxy.spec import url as urls
 
 if TYPE_CHECKING:
-    from imgproxy.spec.challenge import Challenge
     from imgproxy.spec.reference import Reference
     from imgproxy.spec.url import Url
 
@@ -34,18 +33,14 @@ ACCEPT_MANIFESTS = (
     f"{types.OCI_INDEX}, {types.OCI_MANIFEST}, {types.DOCKER_LIST}, {types.DOCKER_MANIFEST}"
 )
 
-# Error bodies and token replies are small; both are read whole.
+# Error bodies are small, and quoted in part.
 MAX_ERROR_SIZE = 64 * 1024
-MAX_TOKEN_SIZE = 1024 * 1024
 
 # The longest chain met in the field is registry, object store, its regional host. Go gives up at
 # ten as well.
 MAX_REDIRECTS = 10
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-# RFC 6750 section 2.1: what a bearer token is made of. Anything else must not reach a header.
-_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 def registry_url(scheme: str, reference: Reference, kind: str, name: str) -> Url:
@@ -77,87 +72,34 @@ def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
     return target
 
 
-def token_url(url: Url, challenge: Challenge, reference: Reference, *, allow_http: bool) -> Url:
-    """Give where a token for pulling is had: the distribution project's token specification.
-
-    Raises `BadUpstreamError` for a realm that is missing or unusable.
-    """
-    realm = challenge.parameters.get("realm", "")
-    try:
-        where = urls.parse(realm)
-    except ValueError as error:
-        raise BadUpstreamError(
-            f"GET {url}: the registry asks for a token from an unusable realm"
-            f' "{urls.redacted(realm)}": {error}'
-        ) from None
-    if where.scheme == "http" and url.scheme == "https" and not allow_http:
-        raise BadUpstreamError(
-            f"GET {url}: the registry asks for a token over plain http from {where}, which is"
-            " refused (--tls-verify=false would allow it)"
-        )
-    query = [("scope", f"repository:{reference.repository}:pull")]
-    service = challenge.parameters.get("service")
-    if service is not None:
-        query.append(("service", service))
-    joint = "&" if "?" in where.target else "?"
-    return where._replace(target=f"{where.target}{joint}{urlencode(query, quote_via=quote)}")
-
-
-def parse_token(body: bytes, url: Url) -> str:
-    """Give the bearer token of a token server's reply, `token` or `access_token`.
-
-    Raises `BadUpstreamError` where there is none that may stand in a header.
-    """
-    try:
-        fields = Fields(strict_json.loads(body))
-        token = fields.optional_text("token") or fields.optional_text("access_token") or ""
-    except strict_json.JsonError as error:
-        raise BadUpstreamError(f"GET {url}: the token server's reply: {error}") from None
-    except FieldError:  # whose words quote what may be a secret
-        token = ""
-    if _TOKEN68.fullmatch(token) is None:
-        raise BadUpstreamError(f"GET {url}: the token server's reply holds no usable token")
-    return token
-
-
 def failure(url: Url, status: int, body: bytes, kind: str, name: str) -> Failure:
     """Give what a reply other than the wanted 200 means.
 
     `kind` and `name` say what was asked for: `manifest` or `blob`, and which. The registry's own
     words are quoted when it sent the specification's error body.
     """
-    codes, words = _said(body)
+    codes, words = said(body)
     message = f"{kind} {name}: GET {url}: {status}" + (f" ({words})" if words else "")
     if status == 404:
         default = "BLOB_UNKNOWN" if kind == "blob" else "MANIFEST_UNKNOWN"
         code = "NAME_UNKNOWN" if "NAME_UNKNOWN" in codes else default
         return NotFoundError(message, code=code)
+    return refusal(message, status)
+
+
+def refusal(message: str, status: int) -> Failure:
+    """Give what a status that is no success means, whatever was asked."""
     if status == 401:
-        return DeniedError(
-            f"{message}: the registry wants credentials, and anonymous access is all there is",
-            code="UNAUTHORIZED",
-        )
+        return DeniedError(message, code="UNAUTHORIZED")
     if status == 403:
         return DeniedError(message)
     if status == 429:
         return UnavailableError(message, code="TOOMANYREQUESTS")
-    if status >= 500:
-        return UnavailableError(message)
-    return BadUpstreamError(message)
+    passing = retry.is_transient_status(status)
+    return UnavailableError(message) if passing else BadUpstreamError(message)
 
 
-def token_failure(url: Url, status: int, body: bytes) -> Failure:
-    """Give what a token server's reply other than 200 means."""
-    _, words = _said(body)
-    message = f"asking for a token: GET {url}: {status}" + (f" ({words})" if words else "")
-    if status in (401, 403):
-        return DeniedError(message, code="UNAUTHORIZED")
-    if status == 429 or status >= 500:
-        return UnavailableError(message)
-    return BadUpstreamError(message)
-
-
-def _said(body: bytes) -> tuple[list[str], str]:
+def said(body: bytes) -> tuple[list[str], str]:
     """Give the codes and the words of the specification's error body, nothing for any other."""
     try:
         errors = Fields(strict_json.loads(body)).objects("errors")

@@ -95,7 +95,16 @@ class PathName(NamedTuple):
         return _layout(f"{self.path}:{self.tail}")
 
 
-ImageName = Reference | LayoutName | PathName
+class ShortName(NamedTuple):
+    """A name without a registry; registries.conf says what it stands for."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+ImageName = Reference | LayoutName | PathName | ShortName
 
 
 def parse_image(text: str) -> ImageName:
@@ -116,14 +125,8 @@ def parse_image(text: str) -> ImageName:
         _refuse(text, f"the transport {word}: is not read here; {_ELSEWHERE[word]}")
     if colon and rest.startswith("//") and _WORD.fullmatch(word):
         _refuse(text, f'unknown transport "{word}"')
-    if not has_registry(text):
-        _refuse(
-            text,
-            "short names are not resolved yet;"
-            f" name the registry, as in docker://docker.io/{'' if '/' in text else 'library/'}"
-            f"{clean(text)}",
-        )
-    return parse_reference(text)
+    reference = parse_reference(text)
+    return reference if has_registry(text) else ShortName(text)
 
 
 def parse_reference(text: str) -> Reference:

@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from imgproxy import files, system
 from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
 from imgproxy.spec import reference as references
-from imgproxy.spec.reference import LayoutName, PathName, Reference
+from imgproxy.spec.reference import LayoutName, PathName, Reference, ShortName
 
 if TYPE_CHECKING:
+    from imgproxy.settings import Settings
     from imgproxy.system import Reporter
+    from imgproxy.transports.access import Access
     from imgproxy.transports.source import Source
 
 
-class Network(NamedTuple):
-    """How registries may be reached: `offline` not at all; the stall timeout is in seconds."""
+def open_sources(
+    image: str, access: Access, settings: Settings, reporter: Reporter
+) -> list[Source]:
+    """Give the places that the IMAGE argument may mean, in the order in which to try them.
 
-    offline: bool = False
-    tls_verify: bool = True
-    stall_timeout: float = 60.0
-
-
-def open_source(image: str, network: Network, reporter: Reporter) -> Source:
-    """Give the place that the IMAGE argument names; it is looked at when it is first asked.
-
-    Raises `BadRequestError` for a malformed name, `NotFoundError` or `UnsupportedFormatError`
-    for a path with nothing usable at it.
+    They are looked at when they are first asked. Raises `BadRequestError` for a malformed name,
+    `NotFoundError` or `UnsupportedFormatError` for a path with nothing usable at it, and
+    `Failure` for a configuration that does not lead anywhere.
     """
     name = references.parse_image(image)
     if isinstance(name, PathName):
         name = _recognised(name)
-    if isinstance(name, Reference):
-        if network.offline:
-            raise NotFoundError(
-                f"{name}: the image is in a registry, and --offline forbids asking there",
-                code="MANIFEST_UNKNOWN",
-            )
-        from imgproxy.transports.registry import Registry
+    if isinstance(name, LayoutName):
+        from imgproxy.transports.oci_layout import OciLayout
 
-        return Registry.over_network(name, network, reporter)
-    from imgproxy.transports.oci_layout import OciLayout
+        return [OciLayout(name)]
+    if access.offline:
+        raise NotFoundError(
+            f"{name}: the image is in a registry, and --offline forbids asking there",
+            code="MANIFEST_UNKNOWN",
+        )
+    from imgproxy.transports.network import open_registry
 
-    return OciLayout(name)
+    candidates = _resolved(name, settings) if isinstance(name, ShortName) else [name]
+    return [open_registry(each, access, settings, reporter) for each in candidates]
+
+
+def _resolved(name: ShortName, settings: Settings) -> list[Reference]:
+    from imgproxy.config import short_names
+
+    return short_names.resolve(name.text, settings.registries.short_names)
 
 
 def _recognised(name: PathName) -> LayoutName:

@@ -1,65 +1,56 @@
-"""`docker://`: a registry, by the OCI distribution specification.
+"""`docker://`: an image at a registry, or wherever the configuration says that it is.
 
-One endpoint, anonymous access. What to ask and what an answer means is decided by
-`spec.distribution`; here it is done. There is no ping: the answer to the first request tells the
-same. A registry that wants a token gets asked again with one, and the token is shared by all
-requests until it is refused.
+containers-registries.conf(5) gives the endpoints: mirrors in their order, then the primary
+location. They are asked in rounds: one that fails is passed over for the next, and when all have
+failed and one of them may do better, there is a pause and another round. One that gave wrong bytes
+is not asked for the same thing again.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+import random
+from typing import TYPE_CHECKING, TypeVar
 
-from imgproxy import __version__
-from imgproxy.client import Client, Dialer
+import trio
+
 from imgproxy.config.policy import docker_scopes
-from imgproxy.errors import BadUpstreamError, Failure, UnreachableError, clean
-from imgproxy.shared import SharedAttempt
-from imgproxy.spec import challenge as challenges
+from imgproxy.errors import BadUpstreamError, ConfigurationError, Failure
 from imgproxy.spec import digest as digests
-from imgproxy.spec import distribution
+from imgproxy.spec import distribution, retry
 from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.source import Document, Identity
+from imgproxy.transports.transfer import Transfer
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
     from imgproxy.client import Response
-    from imgproxy.spec.challenge import Challenge
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.reference import Reference
-    from imgproxy.spec.url import Url
-    from imgproxy.system import Reporter
-    from imgproxy.transports import Network
+    from imgproxy.transports.endpoint import Endpoint
     from imgproxy.transports.source import Reader
+
+T = TypeVar("T")
 
 
 class Registry:
-    """A repository at a registry. `tls_verify` false allows plain http as well. See `Source`."""
+    """An image by its logical reference, at these endpoints. See `Source`.
 
-    def __init__(self, reference: Reference, client: Client, *, tls_verify: bool) -> None:
+    `retries` are the rounds after the first; for a blob they count from the last progress.
+    """
+
+    def __init__(
+        self, reference: Reference, endpoints: Sequence[Endpoint], *, retries: int
+    ) -> None:
         self.name = f"docker://{reference}"
         suffix = f"@{reference.digest}" if reference.digest else f":{reference.tag}"
         scopes = docker_scopes(reference.registry, reference.repository, suffix)
         self.identity = Identity("docker", scopes)
+        self.retries = retries
         self._reference = reference
-        self._client = client
-        self._tls_verify = tls_verify
-        self._scheme = "https" if tls_verify else ""
-        self._token = ""
-        self._probing = SharedAttempt()
-        self._asking = SharedAttempt()
-
-    @classmethod
-    def over_network(cls, reference: Reference, network: Network, reporter: Reporter) -> Registry:
-        """Give the registry behind a real network."""
-        client = Client(
-            Dialer(tls_verify=network.tls_verify),
-            reporter,
-            stall_timeout=network.stall_timeout,
-            user_agent=f"imgproxy/{__version__}",
-        )
-        return cls(reference, client, tls_verify=network.tls_verify)
+        self._endpoints = endpoints
+        self._condemned: dict[str, dict[Endpoint, Failure]] = {}
 
     async def root(self) -> Document:
         """See `Source`."""
@@ -73,110 +64,99 @@ class Registry:
 
     async def blob(self, descriptor: Descriptor) -> Reader:
         """See `Source`."""
-        return await self._get("blob", str(descriptor.digest), {})
+        digest = str(descriptor.digest)
+
+        async def ask(endpoint: Endpoint) -> Response:
+            return await endpoint.get("blob", digest, {})
+
+        return Transfer(self, descriptor, *await self.ask(digest, ask, retries=self.retries))
 
     async def _document(self, name: str, digest: Digest | None, size: int | None) -> Document:
-        accept = {"Accept": distribution.ACCEPT_MANIFESTS}
-        response = await self._get("manifest", name, accept)
-        media_type = response.header("content-type")
-        said = _content_digest(response)
-        raw = await response.read(MAX_DOCUMENT_SIZE)
+        async def ask(endpoint: Endpoint) -> tuple[bytes, str, Digest | None]:
+            accept = {"Accept": distribution.ACCEPT_MANIFESTS}
+            response = await endpoint.get("manifest", name, accept)
+            said = _content_digest(response)
+            raw = await response.read(MAX_DOCUMENT_SIZE)
+            return raw, response.header("content-type"), said
+
+        endpoint, (raw, media_type, said) = await self.ask(name, ask, retries=self.retries)
         named = tuple(each for each in (digest, said) if each is not None)
-        return Document(raw, media_type, named, size, f"{self.name}: manifest {name}")
-
-    async def _get(self, kind: str, name: str, headers: dict[str, str]) -> Response:
-        """Give the reply that has what was asked for, past tokens and redirects."""
-        url = distribution.registry_url(await self._choose_scheme(), self._reference, kind, name)
-        token = self._token
-        response = await self._follow(url, headers, token)
-        body = b""
-        if response.status == 401:
-            body = await _discard(response)
-            token = await self._fresh_token(url, response, token)
-            if token:
-                response, body = await self._follow(url, headers, token), b""
-        if response.status == 200:
-            encoding = response.header("content-encoding").lower()
-            if encoding in ("", "identity"):
-                return response
-            response.close()
-            raise BadUpstreamError(
-                f"GET {response.url}: the reply is encoded ({clean(encoding)}), though nobody"
-                " asked for that"
-            )
-        body = body or await _discard(response)
-        raise distribution.failure(response.url, response.status, body, kind, name)
-
-    async def _follow(self, url: Url, headers: dict[str, str], token: str) -> Response:
-        """Send a request, and after it whatever redirects it gets; the token stays at home."""
-        origin = url.origin
-        for _ in range(distribution.MAX_REDIRECTS + 1):
-            at_home = token and url.origin == origin
-            authorization = {"Authorization": f"Bearer {token}"} if at_home else {}
-            response = await self._client.get(url, {**headers, **authorization})
-            if response.status not in distribution.REDIRECTS:
-                return response
-            await _discard(response)
-            location = response.header("location")
-            url = distribution.redirect(url, location, allow_http=not self._tls_verify)
-        raise BadUpstreamError(
-            f"GET {url}: redirected more than {distribution.MAX_REDIRECTS} times"
+        where = f"{self.name}: manifest {name} from {endpoint.name}"
+        return Document(
+            raw,
+            media_type,
+            named,
+            size,
+            where,
+            lambda failure: self.condemn(name, [endpoint], failure),
         )
 
-    async def _choose_scheme(self) -> str:
-        """Give https, or where certificates are not verified whatever the registry speaks."""
-        return self._scheme or await self._probing.get(lambda: self._scheme or None, self._probe)
+    async def ask(
+        self, what: str, attempt: Callable[[Endpoint], Awaitable[T]], *, retries: int
+    ) -> tuple[Endpoint, T]:
+        """Give what the first endpoint gives that gives anything, and which it was.
 
-    async def _probe(self) -> str:
-        """Dial, and leave the connection for the request that follows."""
-        try:
-            await self._connect("https")
-            self._scheme = "https"
-        except Failure as error:
-            try:
-                await self._connect("http")
-            except Failure as second:
-                raise UnreachableError(f"{error.message}; {second.message}") from None
-            self._scheme = "http"
-        return self._scheme
+        `what` is the tag or digest that is asked for. Raises `Failure`, with every endpoint's
+        own where there are several.
+        """
+        budget: retry.Budget | None = retry.Budget(retries)
+        failures = dict(self._condemned.get(what, {}))
+        while True:
+            for endpoint in sorted(self._endpoints, key=lambda each: each.demerits):
+                if endpoint in failures and not failures[endpoint].retryable:
+                    continue
+                try:
+                    return endpoint, await attempt(endpoint)
+                except ConfigurationError:
+                    raise  # this host's, and not the endpoint's
+                except Failure as failure:
+                    failures[endpoint] = failure
+                    endpoint.demerits += failure.retryable
+            passing = [failure for failure in failures.values() if failure.retryable]
+            budget = budget.after_failure(0) if budget and passing else None
+            if budget is None:
+                raise self._together(failures)
+            await self.pause(budget.spent, passing)
 
-    async def _connect(self, scheme: str) -> None:
-        await self._client.connect(distribution.registry_url(scheme, self._reference, "blob", ""))
+    async def pause(self, spent: int, failures: Iterable[Failure]) -> None:
+        """Wait before a retry, as long as the registry that wants it shortest has asked for."""
+        said = [each.retry_after for each in failures if each.retry_after is not None]
+        await trio.sleep(retry.delay(spent, random.random(), min(said, default=None)))  # noqa: S311
 
-    async def _fresh_token(self, url: Url, refusal: Response, refused: str) -> str:
-        """Give a token in place of the refused one, empty if the registry wants something else."""
-        challenge = _bearer(refusal)
-        if challenge is None or refusal.url.origin != url.origin:
-            return ""
-        return await self._asking.get(
-            lambda: None if self._token == refused else self._token,
-            partial(self._ask_for_token, url, challenge),
+    def condemn(self, what: str, endpoints: Iterable[Endpoint], failure: Failure) -> bool:
+        """Ask these endpoints no more for `what`; give whether there are others to ask."""
+        condemned = self._condemned.setdefault(what, {})
+        condemned.update(dict.fromkeys(endpoints, failure))
+        return len(self._endpoints) > 1
+
+    def _together(self, failures: dict[Endpoint, Failure]) -> Failure:
+        """Give one failure for all; the primary's says what it is, unless it was not asked."""
+        ordered = [(each, failures[each]) for each in self._endpoints]
+        asked = [failure for each, failure in ordered if not each.place.refusal]
+        last = asked[-1] if asked else ordered[-1][1]
+        if len(ordered) == 1:
+            return last
+        failure = type(last)(
+            f"{self.name}: none of {len(ordered)} endpoints could serve it: "
+            + "; ".join(f"[{each.name}] {failure.message}" for each, failure in ordered),
+            code=last.code,
+            endpoints=[
+                {
+                    "endpoint": each.name,
+                    "code": failure.code,
+                    "message": failure.message,
+                    "retryable": failure.retryable,
+                }
+                for each, failure in ordered
+            ],
         )
-
-    async def _ask_for_token(self, url: Url, challenge: Challenge) -> str:
-        where = distribution.token_url(
-            url, challenge, self._reference, allow_http=not self._tls_verify
-        )
-        response = await self._client.get(where, {})
-        if response.status != 200:
-            body = await _discard(response)
-            raise distribution.token_failure(where, response.status, body)
-        body = await response.read(distribution.MAX_TOKEN_SIZE)
-        self._token = distribution.parse_token(body, where)
-        return self._token
+        failure.retry_after = last.retry_after
+        return failure
 
     def close(self) -> None:
         """See `Source`."""
-        self._client.close()
-
-
-def _bearer(response: Response) -> Challenge | None:
-    offered = [
-        challenge
-        for header in response.headers("www-authenticate")
-        for challenge in challenges.parse(header)
-    ]
-    return next((each for each in offered if each.scheme == "bearer"), None)
+        for endpoint in self._endpoints:
+            endpoint.close()
 
 
 def _content_digest(response: Response) -> Digest | None:
@@ -195,11 +175,3 @@ def _content_digest(response: Response) -> Digest | None:
             f"GET {response.url}: its Docker-Content-Digest is unusable: {error}"
         ) from None
     return digest if digests.is_available(digest) else None
-
-
-async def _discard(response: Response) -> bytes:
-    """Read a reply that is not what was wanted, so that its connection can be used again."""
-    try:
-        return await response.read(distribution.MAX_ERROR_SIZE)
-    except Failure:
-        return b""

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.errors import Failure
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
 
@@ -18,7 +21,8 @@ class Document(NamedTuple):
 
     `media_type` is what it came under, empty where nobody said; `digests` are all that named it,
     by reference, by descriptor, by a header; `size` is in bytes where one was promised; `name`
-    stands for it in messages.
+    stands for it in messages. `condemn` is told what is wrong with it: then the source does not
+    look there again, and gives whether it has another place to look at.
     """
 
     raw: bytes
@@ -26,6 +30,7 @@ class Document(NamedTuple):
     digests: tuple[Digest, ...]
     size: int | None
     name: str
+    condemn: Callable[[Failure], bool] = lambda _: False
 
 
 class Identity(NamedTuple):
@@ -36,12 +41,22 @@ class Identity(NamedTuple):
 
 
 class Reader(Protocol):
-    """The content of a blob, pulled. `size` is in bytes, None where it is not known yet."""
+    """The content of a blob, pulled. `size` is in bytes, None where it is not known yet.
+
+    `name` stands for it in messages.
+    """
 
     size: int | None
 
+    @property
+    def name(self) -> str:
+        """What it is, and from where."""
+
     async def receive_into(self, buffer: memoryview) -> int:
         """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
+
+    def condemn(self, failure: Failure) -> bool:
+        """Take note that it does not verify; give whether the source has another place for it."""
 
     def close(self) -> None:
         """Let go of what is left. May be called again."""

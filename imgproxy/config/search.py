@@ -1,0 +1,237 @@
+"""Where the files of the containers ecosystem lie, in both generations of its libraries.
+
+The classic generation (Debian 12 and 13, RHEL 8 to 10, Fedora up to 43) looks below ~/.config and
+/etc. The new one (from 5.40, Podman 6) knows $XDG_CONFIG_HOME, /usr/share/containers, variables,
+and directories of drop-in files for users with and without root. A host shows by what exists which
+of the two it follows, for each kind of file by itself: where there is anything that only the new
+generation knows, its order holds, and else the classic one.
+
+Everything here is decided from a `Host`, which says what exists; nothing is opened. Paths that are
+given were asked for by a variable or an option, or exist: not being able to read one is an error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+_ETC = "/etc/containers"
+_USR = "/usr/share/containers"
+
+
+class Host(NamedTuple):
+    """What there is to know about where the program runs.
+
+    `home` is empty where the user has none. `exists` says whether there is something at a path, a
+    dangling link included: what is broken must not be passed over. `names` gives the names in a
+    directory of what is no directory itself, none if it does not exist.
+    """
+
+    environment: Mapping[str, str]
+    uid: int
+    home: str
+    exists: Callable[[str], bool]
+    names: Callable[[str], Iterable[str]]
+
+
+class Found(NamedTuple):
+    """The file to read, None where there is none; `searched` are all the places for one."""
+
+    path: str | None
+    searched: tuple[str, ...]
+
+
+class RegistriesFile(NamedTuple):
+    """A registries.conf or a drop-in; `version_1`: the old format is read here as well."""
+
+    path: str
+    version_1: bool = False
+
+
+class AuthFile(NamedTuple):
+    """A file that may have credentials; only one that was asked for must exist.
+
+    A `legacy` one is a .dockercfg.
+    """
+
+    path: str
+    legacy: bool = False
+    must_exist: bool = False
+
+
+def policy(host: Host) -> Found:
+    """Give the policy.json to use: containers-policy.json(5)."""
+    variable = host.environment.get("CONTAINERS_POLICY_JSON")
+    if variable:
+        return Found(variable, (variable,))
+    new, classic = _mains(host, "policy.json")
+    order = new if _has_news(host, new, classic) else classic
+    return Found(_first(host, order), tuple(dict.fromkeys([*new, *classic])))
+
+
+def registries(host: Host, option: str | None = None) -> list[RegistriesFile]:
+    """Give the files of containers-registries.conf(5) in the order in which to read them.
+
+    `option` is a file to be read in place of the main one, whatever the environment says.
+    """
+    mains = _mains(host, "registries.conf")
+    directories = _drop_ins(host, "registries", ".conf")
+    variables = ("CONTAINERS_REGISTRIES_CONF", "CONTAINERS_REGISTRIES_CONF_OVERRIDE")
+    if (
+        any(host.environment.get(name) for name in variables)
+        or _has_news(host, *mains)
+        or _has_news(host, *directories)
+    ):
+        return _registries_new(host, option, mains.new, directories.new)
+    return _registries_classic(host, option, mains.classic, directories.classic)
+
+
+def _registries_new(
+    host: Host, option: str | None, mains: list[str], directories: list[str]
+) -> list[RegistriesFile]:
+    """Give the main file, which stands alone if a variable names it, its drop-ins, the override."""
+    variable = host.environment.get("CONTAINERS_REGISTRIES_CONF") or _podman_variable(host)
+    main = option or variable or _first(host, mains)
+    alone = variable and not option
+    drop_ins = [] if alone else _shadowing(host, directories, ".conf")
+    override = host.environment.get("CONTAINERS_REGISTRIES_CONF_OVERRIDE")
+    return [RegistriesFile(path) for path in (main, *drop_ins, override) if path]
+
+
+def _registries_classic(
+    host: Host, option: str | None, mains: list[str], directories: list[str]
+) -> list[RegistriesFile]:
+    """Give the main file and its drop-ins: with the user's own, nothing of the system's is read."""
+    explicit = option or _podman_variable(host)
+    main = explicit or _first(host, mains)
+    if not explicit and main in mains[:-1]:  # the last one is the system's
+        directories = directories[:-1]
+    drop_ins = [path for each in reversed(directories) for path in _listed(host, each, ".conf")]
+    main_file = [RegistriesFile(main, version_1=True)] if main else []
+    return main_file + [RegistriesFile(path) for path in drop_ins]
+
+
+def _podman_variable(host: Host) -> str | None:
+    """Give the main file as podman and buildah have been told it since before the libraries."""
+    return host.environment.get("REGISTRIES_CONFIG_PATH")
+
+
+def registries_d(host: Host, option: str | None = None) -> list[str]:
+    """Give the files of containers-registries.d(5); `option` is the directory that has them."""
+    if option:
+        return _listed(host, option, ".yaml")
+    new, classic = _drop_ins(host, "registries", "")
+    if _has_news(host, new, classic):
+        return _shadowing(host, new, ".yaml")
+    directory = _first(host, classic)
+    return _listed(host, directory, ".yaml") if directory else []
+
+
+def certificates(host: Host, registry: str) -> str | None:
+    """Give the directory with the certificates for a registry: containers-certs.d(5).
+
+    The first that exists is the only one used; its name is `host[:port]`, as in references.
+    """
+    new, classic = (
+        [f"{directory}/{registry}" for directory in (*directories, "/etc/docker/certs.d")]
+        for directories in _drop_ins(host, "certs", "")
+    )
+    return _first(host, new if _has_news(host, new, classic) else classic)
+
+
+def auth_files(host: Host, option: str | None = None) -> list[AuthFile]:
+    """Give the files of containers-auth.json(5), each to be asked until one has credentials.
+
+    `option` is the only one, like that of $REGISTRY_AUTH_FILE.
+    """
+    explicit = option or host.environment.get("REGISTRY_AUTH_FILE")
+    if explicit:
+        return [AuthFile(explicit, must_exist=True)]
+    runtime = host.environment.get("XDG_RUNTIME_DIR")
+    run = f"{runtime}/containers" if runtime else f"/run/containers/{host.uid}"
+    docker = host.environment.get("DOCKER_CONFIG") or _below_home(host, ".docker")
+    return [
+        AuthFile(f"{run}/auth.json"),
+        *(AuthFile(f"{user}/auth.json") for user in _users(host).new),
+        *([AuthFile(f"{docker}/config.json")] if docker else []),
+        *([AuthFile(f"{host.home}/.dockercfg", legacy=True)] if host.home else []),
+    ]
+
+
+def aliases(host: Host) -> str | None:
+    """Give the file of short-name aliases that the host's tools keep, if there is one."""
+    cache = (
+        "/var/cache"
+        if host.uid == 0
+        else host.environment.get("XDG_CACHE_HOME") or _below_home(host, ".cache")
+    )
+    return _first(host, [f"{cache}/containers/short-name-aliases.conf"] if cache else [])
+
+
+class _Generations(NamedTuple):
+    """The same in the order of either generation, what has precedence first."""
+
+    new: list[str]
+    classic: list[str]
+
+
+def _users(host: Host) -> _Generations:
+    """Give the user's own directory, if there is a home."""
+    classic = _below_home(host, ".config")
+    new = host.environment.get("XDG_CONFIG_HOME") or classic
+    return _Generations(
+        *([f"{each}/containers"] if each else [] for each in (new, classic)),
+    )
+
+
+def _mains(host: Host, name: str) -> _Generations:
+    new, classic = _users(host)
+    return _Generations(
+        [f"{directory}/{name}" for directory in (*new, _ETC, _USR)],
+        [f"{directory}/{name}" for directory in (*classic, _ETC)],
+    )
+
+
+def _drop_ins(host: Host, name: str, extension: str) -> _Generations:
+    """Give directories like `registries.conf.d`, and those for users with or without root."""
+    new, classic = _users(host)
+    plain = f"{name}{extension}.d"
+    kind = f"{name}.{'rootless' if host.uid else 'rootful'}{extension}.d"
+    special = [f"{kind}/{host.uid}", kind] if host.uid else [kind]
+    return _Generations(
+        [
+            *(f"{user}/{plain}" for user in new),
+            *(f"{base}/{each}" for base in (_ETC, _USR) for each in (*special, plain)),
+        ],
+        [f"{directory}/{plain}" for directory in (*classic, _ETC)],
+    )
+
+
+def _has_news(host: Host, new: list[str], classic: list[str]) -> bool:
+    """Whether anything exists that only the new generation knows."""
+    return any(host.exists(path) for path in new if path not in classic)
+
+
+def _first(host: Host, paths: list[str]) -> str | None:
+    return next((path for path in paths if host.exists(path)), None)
+
+
+def _listed(host: Host, directory: str, suffix: str) -> list[str]:
+    return [
+        f"{directory}/{name}" for name in sorted(host.names(directory)) if name.endswith(suffix)
+    ]
+
+
+def _shadowing(host: Host, directories: list[str], suffix: str) -> list[str]:
+    """Give the files in order of their names; of two with the same name, the first directory's."""
+    found: dict[str, str] = {}
+    for directory in directories:
+        for path in _listed(host, directory, suffix):
+            found.setdefault(path.removeprefix(f"{directory}/"), path)
+    return [found[name] for name in sorted(found)]
+
+
+def _below_home(host: Host, name: str) -> str | None:
+    return f"{host.home}/{name}" if host.home else None

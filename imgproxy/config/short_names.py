@@ -1,0 +1,179 @@
+"""Short names: images without a registry, containers-registries.conf(5), "Short-Name Aliasing".
+
+An alias decides alone. Without one, the name is looked for at each of the
+`unqualified-search-registries`, in their order. There is never a terminal to ask at, so that the
+mode `enforcing` refuses where there is more than one choice; the other two take them all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clean
+from imgproxy.fields import FieldError, shown
+from imgproxy.spec import reference as references
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from imgproxy.fields import Fields
+    from imgproxy.spec.reference import Reference
+
+T = TypeVar("T")
+
+SEARCH = "unqualified-search-registries"
+MODE = "short-name-mode"
+ALIASES = "aliases"
+
+_ENFORCING = "enforcing"
+_MODES = frozenset({_ENFORCING, "permissive", "disabled"})
+
+
+class Setting(NamedTuple, Generic[T]):
+    """What a file says, and which file that is."""
+
+    value: T
+    source: str
+
+
+class ShortNames(NamedTuple):
+    """What one file says, or several that were merged; None for what they leave open.
+
+    An alias is a repository with its registry, or nothing: that deletes it.
+    """
+
+    files: tuple[str, ...]
+    search: Setting[tuple[str, ...]] | None
+    mode: Setting[str] | None
+    aliases: Mapping[str, Setting[str]]
+
+
+NOTHING = ShortNames((), None, None, {})
+
+
+def parse(document: Fields, path: str) -> ShortNames:
+    """Give what the document says, which is the file `path`. Raises `FieldError`."""
+    mode = document.optional_text(MODE)
+    if mode and mode not in _MODES:
+        raise FieldError(
+            f"{document.at(MODE)}: expected enforcing, permissive or disabled, got {shown(mode)}"
+        )
+    aliases = document.optional_object(ALIASES)
+    return ShortNames(
+        (path,),
+        Setting(parse_search(document, SEARCH), path) if SEARCH in document else None,
+        Setting(mode, path) if mode else None,
+        {short: Setting(_alias(aliases, short), path) for short in aliases} if aliases else {},
+    )
+
+
+def parse_search(fields: Fields, key: str) -> tuple[str, ...]:
+    """Give a list of registries. Raises `FieldError` for what is no `host[:port]`."""
+    texts = fields.texts(key)
+    for n, text in enumerate(texts):
+        if not references.is_registry(text.rstrip("/")):
+            raise FieldError(f"{fields.at(key)}[{n}]: expected host[:port], got {shown(text)}")
+    return tuple(text.rstrip("/") for text in texts)
+
+
+def _alias(fields: Fields, short: str) -> str:
+    if _without_tag(short) is None or references.has_registry(short):
+        raise FieldError(
+            f"{fields.path}: {shown(short)} is no short name; expected a repository without"
+            " registry, tag and digest"
+        )
+    value = fields.text(short)
+    if not value:
+        return ""
+    repository = _without_tag(value)
+    if repository is None or not references.has_registry(value):
+        raise FieldError(
+            f"{fields.at(short)}: expected a repository with its registry, without tag and"
+            f" digest, got {shown(value)}"
+        )
+    return repository.name
+
+
+def _without_tag(text: str) -> Reference | None:
+    """Give the repository that the text names, None for anything else."""
+    if "@" in text or ":" in text.rpartition("/")[2]:
+        return None
+    try:
+        return references.parse_reference(text)
+    except BadRequestError:
+        return None
+
+
+def merge(earlier: ShortNames, later: ShortNames) -> ShortNames:
+    """Give what two files say together: the later one has the last word on each setting."""
+    return ShortNames(
+        earlier.files + later.files,
+        later.search or earlier.search,
+        later.mode or earlier.mode,
+        {**earlier.aliases, **later.aliases},
+    )
+
+
+def doubts(names: ShortNames) -> Iterator[str]:
+    """Give what has no effect, though it was meant to have one."""
+    for n, registry in enumerate(names.search.value if names.search else ()):
+        if not references.has_registry(f"{registry}/"):
+            yield (
+                f"{SEARCH}[{n}]: {shown(registry)} is passed over, for no name of an image can"
+                " begin with a host that has neither dot nor port"
+            )
+
+
+def resolve(name: str, names: ShortNames) -> list[Reference]:
+    """Give the images that a name may stand for, in the order in which to try them.
+
+    Raises `BadRequestError` for a name that is malformed, `NotFoundError` for one that nothing is
+    known about, and `AmbiguousError` where several images are possible and only one is allowed.
+    """
+    reference = references.parse_reference(name)
+    if references.has_registry(name):
+        return [reference]
+    short = name.partition("@")[0].partition(":")[0]
+    alias = names.aliases.get(short)
+    if alias and alias.value:
+        return [references.parse_reference(alias.value + name[len(short) :])]
+    candidates = _candidates(name, names)
+    if not candidates:
+        raise NotFoundError(
+            f'the short name "{clean(name)}": there is no alias for it, and {_no_search(names)};'
+            f" name the registry, as in docker://{reference}",
+            code="NAME_UNKNOWN",
+        )
+    if len(candidates) > 1 and names.mode and names.mode.value == _ENFORCING:
+        raise _ambiguous(name, short, candidates, names.mode.source)
+    return candidates
+
+
+def _candidates(name: str, names: ShortNames) -> list[Reference]:
+    """Give the name at each of the search registries, but no image twice."""
+    registries = names.search.value if names.search else ()
+    return list(
+        dict.fromkeys(
+            references.parse_reference(f"{registry}/{name}")
+            for registry in registries
+            if references.has_registry(f"{registry}/")
+        )
+    )
+
+
+def _no_search(names: ShortNames) -> str:
+    if names.search:
+        return f"{SEARCH} in {clean(names.search.source)} names none that could have it"
+    if names.files:
+        return f"no {SEARCH} are set in {', '.join(map(clean, names.files))}"
+    return "there is no registries.conf"
+
+
+def _ambiguous(name: str, short: str, choices: list[Reference], source: str) -> AmbiguousError:
+    listed = [str(choice) for choice in choices]
+    return AmbiguousError(
+        f'the short name "{clean(name)}" could be {" or ".join(listed)}, and {clean(source)}'
+        f' allows no guess ({MODE} = "{_ENFORCING}"); name one of them, or set an alias for'
+        f' "{clean(short)}"',
+        choices=listed,
+    )

@@ -1,0 +1,190 @@
+"""Connections to registries: TCP, proxies, TLS.
+
+One `Dialer` serves one endpoint of the configuration and whatever that redirects to. Hosts that
+only an answer named are foreign: no link-local address is dialled for them, because that is where
+clouds keep the credentials of their machines.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import h11
+import trio
+
+from imgproxy.errors import BadUpstreamError, ConfigurationError, clean
+from imgproxy.wire import SocketWire, start_tls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.config.certs import Certificates
+    from imgproxy.spec.proxy import Proxy
+    from imgproxy.spec.url import Url
+    from imgproxy.wire import Wire
+
+# A proxy's answer to CONNECT is a head; some send a page with a refusal.
+_MAX_PROXY_HEAD = 16 * 1024
+
+
+class Dialer:
+    """Connections for one endpoint.
+
+    `home` is its host, which the configuration names and which may be anywhere. `certificates`
+    gives those for `host[:port]`; the endpoint's own are looked up as `registry`, which is how
+    references call it. `proxy_for` names the proxy for a URL, if there is one. `verify` false
+    accepts any certificate.
+    """
+
+    def __init__(
+        self,
+        home: Url,
+        registry: str,
+        certificates: Callable[[str], Certificates],
+        proxy_for: Callable[[Url], Proxy | None],
+        *,
+        verify: bool,
+    ) -> None:
+        self._home = home
+        self._registry = registry
+        self._certificates = certificates
+        self.proxy_for = proxy_for
+        self._verify = verify
+        self._contexts: dict[str, ssl.SSLContext] = {}
+
+    async def __call__(self, url: Url) -> Wire:
+        """See `client.Dial`. Addresses are tried in the manner of RFC 8305, happy eyeballs."""
+        proxy = self.proxy_for(url)
+        if url.host != self._home.host:
+            _refuse_link_local(url, url.host)
+        if proxy is None:
+            sock = await _connect(url)
+            if url.host != self._home.host:
+                try:
+                    _refuse_link_local(url, sock.getpeername()[0])
+                except BaseException:
+                    sock.close()
+                    raise
+        elif url.scheme == "http":
+            return await self._to_proxy(proxy)
+        else:
+            sock = await _tunnel(url, proxy)
+        return await self._secured(sock, url) if url.scheme == "https" else SocketWire(sock)
+
+    async def _to_proxy(self, proxy: Proxy) -> Wire:
+        """Give a connection to the proxy itself, which forwards requests for plain http."""
+        sock = await _connect(proxy.url)
+        return (
+            await self._secured(sock, proxy.url)
+            if proxy.url.scheme == "https"
+            else SocketWire(sock)
+        )
+
+    async def _secured(self, sock: socket.socket, url: Url) -> Wire:
+        name = self._registry if url.host == self._home.host else url.authority
+        try:
+            context = self._contexts.get(name) or self._contexts.setdefault(
+                name, make_context(self._certificates(name), verify=self._verify)
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return await start_tls(sock, context, url.host)
+
+
+async def _connect(url: Url) -> socket.socket:
+    stream = await trio.open_tcp_stream(url.host, url.port)
+    sock = socket.socket(fileno=stream.socket.detach())
+    sock.setblocking(False)  # noqa: FBT003  (the name says it)
+    return sock
+
+
+async def _tunnel(url: Url, proxy: Proxy) -> socket.socket:
+    """Give a socket that a proxy has connected to the URL's origin: RFC 9110 section 9.3.6."""
+    if proxy.url.scheme == "https":
+        raise ConfigurationError(
+            f"the proxy {proxy} is reached over TLS, and TLS inside of it is not supported;"
+            " use a proxy with an http:// address for https registries",
+            variable=proxy.source,
+        )
+    sock = await _connect(proxy.url)
+    try:
+        await _ask_for_tunnel(SocketWire(sock), url, proxy)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _ask_for_tunnel(wire: Wire, url: Url, proxy: Proxy) -> None:
+    target, fields = proxy.connect(url)
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_PROXY_HEAD)
+    request = h11.Request(method="CONNECT", target=target, headers=fields)
+    await wire.send(connection.send(request) or b"")
+    await wire.send(connection.send(h11.EndOfMessage()) or b"")
+    byte = memoryview(bytearray(1))
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            # By single bytes: what follows the head belongs to TLS and must stay in the socket.
+            if await wire.receive_into(byte) == 0:
+                raise ConnectionError(f"the proxy {proxy} closed the connection")
+            connection.receive_data(bytes(byte))
+        elif isinstance(event, h11.Response):
+            if event.status_code // 100 != 2:
+                raise BadUpstreamError(
+                    f"CONNECT {url.endpoint}: the proxy {proxy} answered {event.status_code}"
+                    f" {clean(event.reason.decode('latin-1'))}",
+                    code="PROXY",
+                )
+            return
+
+
+def _refuse_link_local(url: Url, address: str) -> None:
+    try:
+        refused = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return  # a name; its address is looked at when there is one
+    if (getattr(refused, "ipv4_mapped", None) or refused).is_link_local:
+        raise BadUpstreamError(f"GET {url}: leads to the link-local address {refused}, refused")
+
+
+def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
+    """Give a context for TLS 1.2 at least, with the system's authorities and these certificates.
+
+    Raises `ConfigurationError` for a file that is no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if verify:
+        context.load_default_certs()
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    for path in certificates.authorities:
+        try:
+            context.load_verify_locations(path)
+        except FileNotFoundError:
+            pass  # a dangling link
+        except OSError as error:
+            raise _unusable(path, error) from None
+    for certificate, key in certificates.clients:
+        try:
+            context.load_cert_chain(certificate, key, password=_no_password)
+        except (OSError, ValueError) as error:
+            raise _unusable(certificate, error) from None
+    return context
+
+
+def _no_password() -> str:
+    """Stand between OpenSSL and a terminal; a key with a password fails instead of asking."""
+    return ""
+
+
+def _unusable(path: str, error: Exception) -> ConfigurationError:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return ConfigurationError(f"the certificate {clean(path)}: {clean(str(reason))}", file=path)

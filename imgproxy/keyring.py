@@ -1,0 +1,137 @@
+"""Credentials for a repository: from options, from files, from helpers.
+
+containers-auth.json(5) and containers-registries.conf(5) (`credential-helpers`) say where to look,
+the protocol of docker-credential-helpers how to ask a helper.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgproxy.config import credentials as helpers
+from imgproxy.config.registries import AUTH_FILES
+from imgproxy.errors import ConfigurationError, clean
+from imgproxy.shared import SharedAttempt
+
+if TYPE_CHECKING:
+    from imgproxy.config.credentials import Credentials, Helper
+    from imgproxy.settings import Settings
+
+# A helper may ask a server of its own; a person is not expected to be there.
+HELPER_TIMEOUT = 30.0
+
+
+class Keyring:
+    """All credentials of this process. `explicit` ones, from an option, are the only ones then.
+
+    `anonymous`: there are none at all, and nothing is looked at.
+    """
+
+    def __init__(
+        self, settings: Settings, *, explicit: Credentials | None = None, anonymous: bool = False
+    ) -> None:
+        self._settings = settings
+        self._explicit = explicit
+        self._anonymous = anonymous
+        self._found: dict[tuple[str, str], tuple[Credentials | None]] = {}
+        self._looking = SharedAttempt()
+
+    async def find(self, registry: str, repository: str, *, is_own: bool) -> Credentials | None:
+        """Give the credentials for a repository, None where nobody has any.
+
+        `is_own`: it is at the registry that the image's name leads to; explicit credentials are
+        for nobody else. Raises `ConfigurationError` for files and helpers that are broken.
+        """
+        if self._anonymous or self._explicit is not None:
+            return self._explicit if is_own else None
+        place = registry, repository
+
+        async def look() -> tuple[Credentials | None]:
+            self._found[place] = (await self._look(registry, repository),)
+            return self._found[place]
+
+        return (await self._looking.get(lambda: self._found.get(place), look))[0]
+
+    async def _look(self, registry: str, repository: str) -> Credentials | None:
+        """Ask one after the other; a failure counts only if nobody has what was looked for."""
+        failures: list[ConfigurationError] = []
+        for name in self._settings.registries.credential_helpers:
+            try:
+                if name == AUTH_FILES:
+                    found = await self._look_in_files(registry, repository)
+                else:
+                    source = "credential-helpers in registries.conf"
+                    found = await _ask(helpers.make_helper(name, (registry,), source))
+            except ConfigurationError as error:
+                failures.append(error)
+                continue
+            if found is not None:
+                return found
+        if failures:
+            raise failures[0]
+        return None
+
+    async def _look_in_files(self, registry: str, repository: str) -> Credentials | None:
+        for file in self._settings.auth_files:
+            found = file.find(registry, repository)
+            if isinstance(found, helpers.Helper):
+                found = await _ask(found)
+            if found is not None:
+                return found
+        return None
+
+
+async def _ask(helper: Helper) -> Credentials | None:
+    """Ask a helper under each name that it may know the registry by."""
+    for server in helper.servers:
+        argv, question = helpers.question(helper, server)
+        try:
+            with trio.fail_after(HELPER_TIMEOUT):
+                status, output = await _run(argv, question)
+        except FileNotFoundError:
+            if helper.promised:
+                raise helpers.unusable(helper, "is not in $PATH") from None
+            return None  # a store that was configured for other registries' sake
+        except OSError as error:
+            raise helpers.unusable(helper, f"cannot be run: {error.strerror}") from None
+        except trio.TooSlowError:
+            raise helpers.unusable(
+                helper, f"gave no answer for {clean(server)} in {HELPER_TIMEOUT:g} s"
+            ) from None
+        found = helpers.answer(helper, server, status, output)
+        if found is not None:
+            return found
+    return None
+
+
+async def _run(argv: list[str], question: bytes) -> tuple[int, bytes]:
+    """Run a program without a shell; give its exit status and what it said, within a limit."""
+    process = await trio.lowlevel.open_process(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    output = bytearray()
+    try:
+        assert process.stdin is not None  # noqa: S101  (it was asked for)
+        assert process.stdout is not None  # noqa: S101
+        try:
+            await process.stdin.send_all(question)
+            await process.stdin.aclose()
+        except trio.BrokenResourceError:
+            pass  # it answers without having read, or says by its status that it does not
+        async for chunk in process.stdout:
+            output += chunk
+            if len(output) > helpers.MAX_HELPER_OUTPUT:
+                break
+        else:
+            return await process.wait(), bytes(output)
+        return 0, bytes(output)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        with trio.CancelScope(shield=True):
+            await process.stdin.aclose()  # type: ignore[union-attr]
+            await process.stdout.aclose()  # type: ignore[union-attr]
+            await process.wait()

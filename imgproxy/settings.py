@@ -1,0 +1,127 @@
+"""What administrators and users have configured: the files that `config` understands, read.
+
+Where the files are is decided by `config.search` from the host that `system` describes; a file is
+read when it is first needed. Everything here raises `ConfigurationError` for a file that is there
+but cannot be used, with its path and the place in it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy import system
+from imgproxy.config import search
+from imgproxy.errors import ConfigurationError, DeniedError, clean
+
+if TYPE_CHECKING:
+    from imgproxy.config.auth import AuthFile
+    from imgproxy.config.certs import Certificates
+    from imgproxy.config.policy import Policy
+    from imgproxy.config.registries import File, Registries
+    from imgproxy.system import Reporter
+
+
+class Chosen(NamedTuple):
+    """What options put in place of the system's files: the content of one, with its path.
+
+    `cert_dir` is a directory, used for every host.
+    """
+
+    policy: tuple[bytes, str] | None = None
+    registries: tuple[bytes, str] | None = None
+    auth: tuple[bytes, str] | None = None
+    cert_dir: str | None = None
+
+
+class Settings:
+    """The configuration of this host, with what options put in its place."""
+
+    def __init__(self, chosen: Chosen, reporter: Reporter) -> None:
+        self._chosen = chosen
+        self._report = reporter
+        self._host = system.host()
+
+    def policy(self) -> Policy:
+        """Give the policy: containers-policy.json(5).
+
+        Raises `DeniedError` where there is none: no policy means no image.
+        """
+        from imgproxy.config import policy
+
+        if self._chosen.policy is not None:
+            return policy.parse(*self._chosen.policy)
+        found = search.policy(self._host)
+        if found.path is None:
+            raise DeniedError(
+                "there is no policy.json, so no image may be used (searched:"
+                f" {', '.join(map(clean, found.searched))}); name one with --policy, or accept"
+                " any image with --insecure-policy"
+            )
+        return policy.parse(_read("the policy", found.path), found.path)
+
+    @cached_property
+    def registries(self) -> Registries:
+        """Where registries really are: containers-registries.conf(5).
+
+        Whatever the files say that has no effect is reported once.
+        """
+        from imgproxy.config import registries
+
+        registries_conf = search.registries(self._host)
+        files: list[File] = []
+        if self._chosen.registries is not None:
+            content, path = self._chosen.registries
+            registries_conf = search.registries(self._host, path)
+            files.append(registries.parse(content, path, version_1=True))
+        files += [
+            registries.parse(_read("registries.conf", path), path, version_1=version_1)
+            for path, version_1 in registries_conf[len(files) :]
+        ]
+        aliases = search.aliases(self._host)
+        own = None if aliases is None else registries.parse(_read("aliases", aliases), aliases)
+        merged = registries.merge(files, own)
+        for warning in merged.warnings:
+            self._report.failure(f"warning: {warning}")
+        return merged
+
+    @cached_property
+    def auth_files(self) -> list[AuthFile]:
+        """The files that may have credentials, in order: containers-auth.json(5)."""
+        from imgproxy.config import auth
+
+        if self._chosen.auth is not None:
+            return [auth.parse(*self._chosen.auth)]
+        found = []
+        for file in search.auth_files(self._host):
+            try:
+                content = system.read_file(file.path)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if file.must_exist:
+                    raise _unreadable("credentials", file.path, error) from None
+                continue
+            except (OSError, ValueError) as error:
+                raise _unreadable("credentials", file.path, error) from None
+            found.append(auth.parse(content, file.path, legacy=file.legacy))
+        return found
+
+    def certificates(self, registry: str) -> Certificates:
+        """Give the certificates for `host[:port]`: containers-certs.d(5)."""
+        from imgproxy.config import certs
+
+        directory = self._chosen.cert_dir or search.certificates(self._host, registry)
+        if directory is None:
+            return certs.Certificates()
+        return certs.choose(directory, list(self._host.names(directory)))
+
+
+def _read(what: str, path: str) -> bytes:
+    try:
+        return system.read_file(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(what, path, error) from None
+
+
+def _unreadable(what: str, path: str, error: Exception) -> ConfigurationError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return ConfigurationError(f"reading {what} in {clean(path)}: {reason}", file=path)

@@ -1,0 +1,25 @@
+"""How the world may be reached, as options say it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from imgproxy.config.credentials import Credentials
+
+
+class Access(NamedTuple):
+    """How registries are reached, as options say it.
+
+    `tls_verify` is None where they say nothing and registries.conf decides; `retries` are per
+    megabyte of progress; `stall_timeout` is in seconds.
+    """
+
+    offline: bool = False
+    tls_verify: bool | None = None
+    mirrors: bool = True
+    retries: int = 5
+    stall_timeout: float = 60.0
+    credentials: Credentials | None = None
+    anonymous: bool = False
+    registry_token: str = ""

@@ -1,0 +1,244 @@
+"""One place to ask for an image: a repository at a registry, with its scheme, tokens, redirects.
+
+What to ask and what an answer means is decided by `spec.distribution` and `spec.token`; here it is
+done, once: trying again, and elsewhere, is `registry`'s. There is no ping: the answer to the first
+request tells the same.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgproxy.errors import BadUpstreamError, DeniedError, Failure, UnreachableError, clean
+from imgproxy.shared import SharedAttempt
+from imgproxy.spec import challenge as challenges
+from imgproxy.spec import distribution, retry
+from imgproxy.spec import token as tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from imgproxy.client import Client, Response
+    from imgproxy.config.endpoints import Endpoint as Place
+    from imgproxy.keyring import Keyring
+    from imgproxy.spec.challenge import Challenge
+    from imgproxy.spec.url import Url
+
+_OK = frozenset({200})
+
+# A token is renewed this long before its end, so that it does not end on the way.
+_MARGIN = 5.0
+
+
+class Endpoint:
+    """A place that the configuration names, and the connections and tokens for it.
+
+    `is_own`: it is at the registry that the image's name leads to, which is the only one to be
+    shown credentials that options give. `registry_token` is such a one, empty for none.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        client: Client,
+        keyring: Keyring,
+        *,
+        is_own: bool,
+        registry_token: str = "",
+    ) -> None:
+        self.place = place
+        self.name = place.reference.name
+        self.demerits = 0
+        self._reference = place.reference
+        self._insecure = place.insecure
+        self._client = client
+        self._keyring = keyring
+        self._is_own = is_own
+        self._scheme = "" if place.insecure else "https"
+        self._authorization = f"Bearer {registry_token}" if registry_token and is_own else ""
+        self._is_given = bool(self._authorization)
+        self._source = "--registry-token" if self._is_given else ""
+        self._ends = float("inf")
+        self._challenge: Challenge | None = None
+        self._scopes = [f"repository:{place.reference.repository}:pull"]
+        self._probing = SharedAttempt()
+        self._asking = SharedAttempt()
+
+    async def get(
+        self,
+        kind: str,
+        name: str,
+        fields: dict[str, str],
+        *,
+        wanted: Collection[int] = _OK,
+    ) -> Response:
+        """Give the reply with a `manifest` or a `blob`, past tokens and redirects.
+
+        `wanted` are the statuses that are no failure. Raises `Failure`.
+        """
+        if self.place.refusal:
+            raise DeniedError(self.place.refusal)
+        url = distribution.registry_url(await self._choose_scheme(), self._reference, kind, name)
+        response, body = await self._authorized(url, fields)
+        if response.status not in wanted:
+            raise await self._failure(response, body, kind, name)
+        encoding = response.header("content-encoding").lower()
+        if encoding not in ("", "identity"):
+            response.close()
+            raise BadUpstreamError(
+                f"GET {response.url}: the reply is encoded ({clean(encoding)}), though nobody"
+                " asked for that"
+            )
+        return response
+
+    async def _authorized(self, url: Url, fields: dict[str, str]) -> tuple[Response, bytes]:
+        """Give the reply after what authorization it took, and the body of a final refusal."""
+        if self._challenge is not None and trio.current_time() >= self._ends:
+            await self._renew(url, self._challenge, self._authorization)
+        authorization, is_new = self._authorization, False
+        response = await self._follow(url, fields, authorization)
+        while response.status == 401 and response.url.origin == url.origin:
+            body = await discard(response)
+            challenge = self._to_meet(response, is_new=is_new)
+            if challenge is None:
+                return response, body
+            refused = authorization
+            authorization, is_new = await self._renew(url, challenge, refused), True
+            if authorization == refused:
+                return response, body
+            response = await self._follow(url, fields, authorization)
+        return response, b""
+
+    def _to_meet(self, refusal: Response, *, is_new: bool) -> Challenge | None:
+        """Give the challenge to meet, None where nothing is left to be tried.
+
+        What was refused and `is_new`, made for this very request, is not made again, unless the
+        registry wants one more scope than it should (registry.suse.com does).
+        """
+        challenge = _first_supported(refusal)
+        if challenge is None or self._is_given:
+            return None
+        if not is_new:
+            return challenge
+        scope = challenge.parameters.get("scope", "")
+        insufficient = challenge.parameters.get("error") == "insufficient_scope"
+        if insufficient and scope not in ("", *self._scopes) and len(self._scopes) == 1:
+            self._scopes.append(scope)
+            return challenge
+        return None
+
+    async def _renew(self, url: Url, challenge: Challenge, refused: str) -> str:
+        """Give an authorization in place of the refused one; all who need one get the same."""
+        return await self._asking.get(
+            lambda: None if self._authorization == refused else self._authorization,
+            partial(self._authorize, url, challenge),
+        )
+
+    async def _authorize(self, url: Url, challenge: Challenge) -> str:
+        """Find out what meets the challenge, and keep it for later requests."""
+        credentials = await self._keyring.find(
+            self._reference.registry, self._reference.repository, is_own=self._is_own
+        )
+        self._source = "" if credentials is None else credentials.source
+        if challenge.scheme == "basic":
+            if credentials is not None:
+                self._authorization = credentials.basic
+            return self._authorization
+        request = tokens.request(
+            url, challenge, self._scopes, credentials, allow_http=self._insecure
+        )
+        response = await self._client.get(
+            request.url, request.fields, form=request.form, note=self._note
+        )
+        if response.status != 200:
+            body = await discard(response)
+            failure = tokens.failure(request.url, response.status, body, self._source)
+            raise _with_retry_after(failure, response)
+        token = tokens.parse(await response.read(tokens.MAX_REPLY_SIZE), request.url)
+        self._challenge = challenge
+        self._ends = trio.current_time() + token.lifetime - _MARGIN
+        self._authorization = f"Bearer {token.value}"
+        return self._authorization
+
+    async def _follow(self, url: Url, fields: dict[str, str], authorization: str) -> Response:
+        """Send a request, and after it whatever redirects it gets; credentials stay at home."""
+        origin = url.origin
+        for _ in range(distribution.MAX_REDIRECTS + 1):
+            at_home = {"Authorization": authorization} if authorization else {}
+            response = await self._client.get(
+                url, {**fields, **(at_home if url.origin == origin else {})}, note=self._note
+            )
+            if response.status not in distribution.REDIRECTS:
+                return response
+            await discard(response)
+            location = response.header("location")
+            url = distribution.redirect(url, location, allow_http=self._insecure)
+        raise BadUpstreamError(
+            f"GET {url}: redirected more than {distribution.MAX_REDIRECTS} times"
+        )
+
+    async def _failure(self, response: Response, body: bytes, kind: str, name: str) -> Failure:
+        body = body or await discard(response)
+        failure = distribution.failure(response.url, response.status, body, kind, name)
+        if response.status == 401:
+            had = f"the credentials from {self._source} were" if self._source else "there are no"
+            why = f"{had} refused" if self._source else f"{had} credentials for {self.name}"
+            failure = DeniedError(f"{failure.message}: {why}", code=failure.code)
+        return _with_retry_after(failure, response)
+
+    @property
+    def _note(self) -> str:
+        """What `--debug` adds to the line of a request."""
+        kind = "mirror" if self.place.is_mirror else "registry"
+        source = f", credentials from {self._source}" if self._source else ""
+        return f" ({kind} {self.name}{source})"
+
+    async def _choose_scheme(self) -> str:
+        """Give https, or where the endpoint is insecure whatever the registry speaks."""
+        return self._scheme or await self._probing.get(lambda: self._scheme or None, self._probe)
+
+    async def _probe(self) -> str:
+        """Dial, and leave the connection for the request that follows."""
+        try:
+            await self._connect("https")
+            self._scheme = "https"
+        except Failure as error:
+            try:
+                await self._connect("http")
+            except Failure as second:
+                raise UnreachableError(f"{error.message}; {second.message}") from None
+            self._scheme = "http"
+        return self._scheme
+
+    async def _connect(self, scheme: str) -> None:
+        await self._client.connect(distribution.registry_url(scheme, self._reference, "blob", ""))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
+
+def _first_supported(response: Response) -> Challenge | None:
+    offered = [
+        challenge
+        for header in response.headers("www-authenticate")
+        for challenge in challenges.parse(header)
+    ]
+    return next((each for each in offered if each.scheme in ("basic", "bearer")), None)
+
+
+def _with_retry_after(failure: Failure, response: Response) -> Failure:
+    failure.retry_after = retry.retry_after(response.header("retry-after"), time.time())
+    return failure
+
+
+async def discard(response: Response) -> bytes:
+    """Read a reply that is not what was wanted, so that its connection can be used again."""
+    try:
+        return await response.read(distribution.MAX_ERROR_SIZE)
+    except Failure:
+        return b""

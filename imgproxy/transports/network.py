@@ -1,0 +1,67 @@
+"""What it takes to reach registries, put together from options and configuration."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from imgproxy import __version__, system
+from imgproxy.client import Client
+from imgproxy.config import endpoints
+from imgproxy.dialling import Dialer
+from imgproxy.keyring import Keyring
+from imgproxy.spec import distribution, proxy
+from imgproxy.transports.endpoint import Endpoint
+from imgproxy.transports.registry import Registry
+
+if TYPE_CHECKING:
+    from imgproxy.config.endpoints import Endpoint as Place
+    from imgproxy.settings import Settings
+    from imgproxy.spec.reference import Reference
+    from imgproxy.system import Reporter
+    from imgproxy.transports.access import Access
+
+
+def open_registry(
+    reference: Reference, access: Access, settings: Settings, reporter: Reporter
+) -> Registry:
+    """Give the registry that has an image, behind a real network. Raises `Failure`."""
+    tables = settings.registries.registries
+    places = endpoints.find(reference, tables, mirrors=access.mirrors)
+    if access.tls_verify is not None:
+        places = [place._replace(insecure=not access.tls_verify) for place in places]
+    keyring = Keyring(settings, explicit=access.credentials, anonymous=access.anonymous)
+    own = places[-1].reference.registry
+    build = partial(_endpoint, access=access, settings=settings, reporter=reporter, keyring=keyring)
+    return Registry(
+        reference,
+        [build(place, is_own=place.reference.registry == own) for place in places],
+        retries=access.retries,
+    )
+
+
+def _endpoint(
+    place: Place,
+    *,
+    is_own: bool,
+    access: Access,
+    settings: Settings,
+    reporter: Reporter,
+    keyring: Keyring,
+) -> Endpoint:
+    proxy_for = partial(proxy.choose, environment=system.environment())
+    dialer = Dialer(
+        distribution.registry_url("https", place.reference, "blob", ""),
+        place.reference.registry,
+        settings.certificates,
+        proxy_for,
+        verify=not place.insecure,
+    )
+    client = Client(
+        dialer,
+        reporter,
+        stall_timeout=access.stall_timeout,
+        user_agent=f"imgproxy/{__version__}",
+        proxy_for=proxy_for,
+    )
+    return Endpoint(place, client, keyring, is_own=is_own, registry_token=access.registry_token)

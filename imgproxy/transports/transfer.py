@@ -1,0 +1,129 @@
+"""A blob on its way from a registry, over whatever breaks.
+
+A body that is cut off or stalls is gone on with at the byte reached, at the same endpoint or
+another, by the registry's own URL, so that a redirect is a fresh one. Nothing is verified here;
+what was received stays as it is, so whoever hashes it goes on hashing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import Failure, UnavailableError
+from imgproxy.spec import content_range, retry
+from imgproxy.spec.content_range import Range, Rest
+
+if TYPE_CHECKING:
+    from imgproxy.client import Response
+    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.transports.endpoint import Endpoint
+    from imgproxy.transports.registry import Registry
+
+_WITH_RANGE = frozenset({200, 206, 416})
+
+_SKIPPED = 256 * 1024
+
+
+class Transfer:
+    """A blob being received; it began with the `response` of an `endpoint`. See `Reader`."""
+
+    def __init__(
+        self, registry: Registry, descriptor: Descriptor, endpoint: Endpoint, response: Response
+    ) -> None:
+        self.size = response.size
+        self._registry = registry
+        self._descriptor = descriptor
+        self._response = response
+        self._endpoint = endpoint
+        self._givers = [endpoint]
+        self._position = 0
+        self._budget = retry.Budget(registry.retries)
+
+    @property
+    def name(self) -> str:
+        """What stands for the blob in messages, with all who gave a part of it."""
+        places = dict.fromkeys(giver.name for giver in self._givers)
+        blob = f"{self._registry.name}: blob {self._descriptor.digest}"
+        return f"{blob} from {' and '.join(places)}"
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """See `Reader`. Raises `Failure` only when all retries are used up."""
+        while True:
+            try:
+                count = await self._response.receive_into(buffer)
+                if count == 0 and self._is_early_end():
+                    raise UnavailableError(f"{self.name}: ended after {self._position} bytes")
+            except Failure as error:
+                await self._go_on(error)
+                continue
+            self._position += count
+            return count
+
+    def _is_early_end(self) -> bool:
+        """Whether an end is one of the connection; a reply that is complete but short is a lie."""
+        is_part = self._response.status == 206 or self._response.ends_by_close
+        return is_part and self._position < self._descriptor.size
+
+    async def _go_on(self, failure: Failure) -> None:
+        """Find somebody who has the rest; raises `Failure` when nobody is left to be asked."""
+        self._response.close()
+        self._endpoint.demerits += 1
+        while self._position < self._descriptor.size:
+            budget = self._budget.after_failure(self._position)
+            if budget is None:
+                break
+            self._budget = budget
+            await self._registry.pause(budget.spent, [failure])
+            try:
+                self._endpoint, self._response = await self._registry.ask(
+                    str(self._descriptor.digest), self._rest, retries=0
+                )
+            except Failure as error:
+                failure = error
+                if not failure.retryable:
+                    break
+            else:
+                self._givers.append(self._endpoint)
+                return
+        raise failure
+
+    async def _rest(self, endpoint: Endpoint) -> Response:
+        """Give a reply that is positioned at the byte reached."""
+        wanted = Range(self._position, self._descriptor.size)
+        digest = str(self._descriptor.digest)
+        response = await endpoint.get("blob", digest, {"Range": wanted.field}, wanted=_WITH_RANGE)
+        try:
+            rest = content_range.answer(
+                response.url,
+                wanted,
+                response.status,
+                response.headers("content-range"),
+                response.size,
+            )
+            if rest is None:  # it has no ranges, but may have the whole
+                response.close()
+                response = await endpoint.get("blob", digest, {})
+                rest = Rest(self._position, wanted.size - wanted.offset)
+            await _skip(response, rest.skip)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def condemn(self, failure: Failure) -> bool:
+        """See `Reader`. Everybody who gave a part of it is suspect."""
+        return self._registry.condemn(str(self._descriptor.digest), self._givers, failure)
+
+    def close(self) -> None:
+        """See `Reader`."""
+        self._response.close()
+
+
+async def _skip(response: Response, count: int) -> None:
+    """Receive what was had before from a server that knows no ranges."""
+    scratch = memoryview(bytearray(min(count, _SKIPPED)))
+    while count:
+        received = await response.receive_into(scratch[:count])
+        if received == 0:
+            raise UnavailableError(f"GET {response.url}: ended before the byte that was reached")
+        count -= received

@@ -1,0 +1,118 @@
+"""skopeo without a network, to see from what it says where it looks and whom it asks."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+
+from servers import require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# Nobody listens there: every request that is not to this host ends at once, unresolved.
+_NOWHERE = "http://127.0.0.1:9"
+
+_MESSAGE = re.compile(r' msg="((?:[^"\\]|\\.)*)"')
+_TRYING = re.compile(r'Trying to access "(.*)"')
+_LOADING = re.compile(r'Loading registries configuration "(.*)"')
+_ASKED_FOR_CREDENTIALS = re.compile(r"No credentials matching \S+ found in (.*)")
+_CERTIFICATES = re.compile(r"Looking for TLS certificates and private keys in (.*)")
+
+
+class Asked(NamedTuple):
+    """An endpoint as skopeo tried it."""
+
+    reference: str
+    insecure: bool
+    blocked: bool
+
+
+class Attempt(NamedTuple):
+    """What skopeo said, line by line, in trying to get at an image that nobody has."""
+
+    lines: list[str]
+
+    @property
+    def failure(self) -> str:
+        """What it said last."""
+        return self.lines[-1]
+
+    @property
+    def asked(self) -> list[Asked]:
+        """The endpoints in order."""
+        found = []
+        for n, line in enumerate(self.lines):
+            match = _TRYING.fullmatch(line)
+            if match is not None:
+                rest = self.lines[n + 1 :]
+                end = next((m for m, text in enumerate(rest) if _TRYING.fullmatch(text)), None)
+                found.append(_asked(match[1], rest[:end]))
+        return found
+
+    def matching(self, pattern: re.Pattern[str]) -> list[str]:
+        """Give what follows certain words, in order."""
+        return [match[1] for match in map(pattern.fullmatch, self.lines) if match]
+
+    @property
+    def loaded(self) -> list[str]:
+        """The files of containers-registries.conf(5) that it read."""
+        return self.matching(_LOADING)
+
+    @property
+    def auth_files(self) -> list[str]:
+        """The files in which it found no credentials."""
+        return self.matching(_ASKED_FOR_CREDENTIALS)
+
+    @property
+    def certificates(self) -> list[str]:
+        """The directories in which it looked for certificates."""
+        return self.matching(_CERTIFICATES)
+
+
+def _asked(reference: str, lines: list[str]) -> Asked:
+    """Plain http is tried after TLS where, and only where, the endpoint is insecure."""
+    host = reference.partition("/")[0].replace("docker.io", "registry-1.docker.io")
+    return Asked(
+        reference,
+        insecure=f"GET http://{host}/v2/" in lines,
+        blocked=any(
+            line.startswith(f'Accessing "{reference}" failed: registry ')
+            and " is blocked in " in line
+            for line in lines
+        ),
+    )
+
+
+def inspect(
+    image: str, home: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> Attempt:
+    """Have skopeo try to read an image's manifest."""
+    result = subprocess.run(
+        [require("skopeo"), *options, "--debug", "inspect", "--raw", f"docker://{image}"],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(home),
+            "HTTP_PROXY": _NOWHERE,
+            "HTTPS_PROXY": _NOWHERE,
+            **(environment or {}),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = [re.sub(r"\\(.)", r"\1", text) for text in _MESSAGE.findall(result.stderr)]
+    assert result.returncode, result.stdout
+    assert lines, result.stderr
+    return Attempt(lines)
+
+
+def version() -> tuple[int, ...]:
+    """Give the version of skopeo."""
+    said = subprocess.run(
+        [require("skopeo"), "--version"], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    return tuple(map(int, re.findall(r"\d+", said)[:2]))
