@@ -65,7 +65,7 @@ def parse(raw: bytes, source: str) -> Policy:
 def _scopes(transport: Fields, name: str) -> dict[str, Scope]:
     if name in _BY_PATH:
         for scope in transport:
-            if scope and (scope == "/" or normpath(scope) != scope or scope[0] != "/"):
+            if scope and (scope in ("/", "//") or normpath(scope) != scope or scope[0] != "/"):
                 raise FieldError(
                     f"{transport.at(scope)}: expected an absolute path, without . or .."
                 )
