@@ -184,7 +184,7 @@ class Client:
                     kept = len(connection.trailing_data[0])
                     count = await wire.receive_into(scratch[: MAX_HEAD + 1 - kept])
                 except OSError as error:
-                    if connection.trailing_data[0]:
+                    if isinstance(error, ssl.SSLError) or connection.trailing_data[0]:
                         raise
                     raise _ClosedEarly(_reason(error)) from error
                 if count == 0 and not connection.trailing_data[0]:
@@ -244,6 +244,8 @@ class _ClosedEarly(ConnectionError):
 async def _send(wire: Wire, head: bytes) -> None:
     try:
         await wire.send(head)
+    except ssl.SSLError:
+        raise
     except OSError as error:
         raise _ClosedEarly(_reason(error)) from error
 
@@ -422,8 +424,6 @@ _WAYS_OUT = {
 
 def _translated(url: Url, error: Exception, doing: str, limit: float) -> Failure:
     """Give the failure that an exception of a lower layer is to whoever asked."""
-    if isinstance(error, Failure):
-        return error
     if isinstance(error, trio.TooSlowError):
         return UnreachableError(f"GET {url}: {doing} for {limit:g} s")
     if isinstance(error, ssl.SSLError) and not retry.is_transient(error):

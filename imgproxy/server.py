@@ -8,6 +8,7 @@ so that a parent that does not read stops the registry.
 from __future__ import annotations
 
 import enum
+import errno
 import time
 import traceback
 from contextlib import contextmanager, suppress
@@ -50,6 +51,9 @@ DRAIN_TIMEOUT = 1.0
 
 # A head and a body up to this leave in one piece; copying more costs more than a system call.
 _JOINED = 64 * 1024
+
+# How a system says that nobody is there to be sent to.
+_HUNG_UP = frozenset({errno.EPIPE, errno.ECONNRESET})
 
 _CONTINUE = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
 
@@ -307,8 +311,6 @@ class Conversation:
 
     async def _send_error(self, failure: Failure) -> None:
         """Answer with a failure; where the request was not read to its end, close after it."""
-        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            return
         body = api.error_body(failure)
         fields = [("Content-Type", api.ERROR_TYPE)]
         if isinstance(failure, MethodNotAllowedError):
@@ -342,6 +344,8 @@ class Conversation:
         try:
             await self._wire.send(data)
         except OSError as error:
+            if error.errno not in _HUNG_UP:  # a full disk under standard output, perhaps
+                self._report.failure(f"sending a reply: {error.strerror}")
             raise _Gone(error.strerror) from error
 
     def _defect(self, what: str, error: Exception) -> DefectError:

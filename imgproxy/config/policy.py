@@ -63,13 +63,15 @@ def parse(raw: bytes, source: str) -> Policy:
 
 
 def _scopes(transport: Fields, name: str) -> dict[str, Scope]:
-    if name in _BY_PATH:
-        for scope in transport:
-            if scope and (scope == "/" or normpath(scope) != scope or scope[0] != "/"):
-                raise FieldError(
-                    f"{transport.at(scope)}: expected an absolute path, without . or .."
-                )
+    for scope in transport:
+        if scope and name in _BY_PATH and not _is_absolute(scope):
+            raise FieldError(f"{transport.at(scope)}: expected an absolute path, without . or ..")
     return {scope: _scope(transport, scope) for scope in transport}
+
+
+def _is_absolute(path: str) -> bool:
+    """Whether a path has one spelling, that of a directory below the root."""
+    return path[:1] == "/" and path[:2] not in ("/", "//") and normpath(path) == path
 
 
 def _scope(fields: Fields, key: str) -> Scope:

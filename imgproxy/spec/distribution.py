@@ -59,7 +59,7 @@ def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
     if not location:
         raise BadUpstreamError(f"GET {url}: redirected without saying where")
     try:
-        target = urls.parse(urljoin(f"{url.scheme}://{url.authority}{url.target}", location))
+        target = urls.parse(_joined(url, location))
     except ValueError as error:
         raise BadUpstreamError(
             f"GET {url}: redirected to somewhere unusable ({error}): {urls.redacted(location)}"
@@ -70,6 +70,14 @@ def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
             " (--tls-verify=false would allow it)"
         )
     return target
+
+
+def _joined(url: Url, location: str) -> str:
+    """Give a `Location` as an absolute URL: RFC 9110 section 10.2.2."""
+    try:
+        return urljoin(f"{url.scheme}://{url.authority}{url.target}", location)
+    except ValueError:  # whose words quote what may be a secret
+        raise ValueError("its host or port is malformed") from None
 
 
 def failure(url: Url, status: int, body: bytes, kind: str, name: str) -> Failure:

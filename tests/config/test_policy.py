@@ -1,0 +1,295 @@
+"""policy.json: containers-policy.json(5)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from imgproxy.config.policy import (
+    ACCEPT_ANYTHING,
+    Policy,
+    Scope,
+    demand,
+    docker_scopes,
+    parse,
+    path_scopes,
+)
+from imgproxy.errors import ConfigurationError, DeniedError
+
+Json = dict[str, Any]
+
+ACCEPT = [{"type": "insecureAcceptAnything"}]
+REJECT = [{"type": "reject"}]
+SIGNED = [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/key.gpg"}]
+
+
+def read(document: object) -> Policy:
+    return parse(json.dumps(document).encode(), "/p.json")
+
+
+# --- the file ---------------------------------------------------------------------------------
+
+
+def test_a_policy_is_a_default_and_scopes_by_transport() -> None:
+    document = {
+        "default": REJECT,
+        "transports": {
+            "docker": {"": ACCEPT, "quay.io/acme": [*SIGNED, *ACCEPT]},
+            "unheard-of": {"x": REJECT},
+            "dir": {},
+        },
+    }
+    assert read(document) == Policy(
+        "/p.json",
+        Scope("default", ("reject",)),
+        {
+            "docker": {
+                "": Scope("transports.docker.", ("insecureAcceptAnything",)),
+                "quay.io/acme": Scope(
+                    "transports.docker.quay.io/acme", ("signedBy", "insecureAcceptAnything")
+                ),
+            },
+            "unheard-of": {"x": Scope("transports.unheard-of.x", ("reject",))},
+            "dir": {},
+        },
+    )
+
+
+def test_accepting_anything_is_a_policy() -> None:
+    policy = parse(ACCEPT_ANYTHING, "--insecure-policy")
+    assert policy == Policy("--insecure-policy", Scope("default", ("insecureAcceptAnything",)), {})
+
+
+@pytest.mark.parametrize(
+    "kind", ["insecureAcceptAnything", "reject", "signedBy", "sigstoreSigned", "signedBaseLayer"]
+)
+def test_every_requirement_of_the_manual_is_known(kind: str) -> None:
+    assert read({"default": [{"type": kind}]}).default.requirements == (kind,)
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ([], "the document: expected an object, got an array"),
+        ({}, "default: expected a list of requirements that is not empty"),
+        ({"default": []}, "default: expected a list of requirements that is not empty"),
+        ({"default": None}, "default: expected a list of requirements that is not empty"),
+        ({"default": {}}, "default: expected an array, got an object"),
+        ({"default": ["reject"]}, 'default[0]: expected an object, got "reject"'),
+        ({"default": [{}]}, "default[0].type: missing (expected a string)"),
+        ({"default": [{"type": 5}]}, "default[0].type: expected a string, got 5"),
+        ({"default": [{"type": "x"}]}, 'default[0].type: unknown requirement "x"'),
+        ({"default": [{"type": "Reject"}]}, 'default[0].type: unknown requirement "Reject"'),
+        ({"default": [{"type": "reject", "x": 1}]}, "default[0].x: unknown key"),
+        (
+            {"default": [{"type": "insecureAcceptAnything", "keyPath": "/k"}]},
+            "default[0].keyPath: unknown key",
+        ),
+        ({"default": REJECT, "x": 1}, "x: unknown key"),
+        ({"Default": REJECT}, "Default: unknown key"),
+        ({"default": REJECT, "transports": []}, "transports: expected an object, got an array"),
+        (
+            {"default": REJECT, "transports": {"docker": None}},
+            "transports.docker: missing (expected an object)",
+        ),
+        (
+            {"default": REJECT, "transports": {"docker": ACCEPT}},
+            "transports.docker: expected an object, got an array",
+        ),
+        (
+            {"default": REJECT, "transports": {"docker": {"": []}}},
+            "transports.docker.: expected a list of requirements that is not empty",
+        ),
+        (
+            {"default": REJECT, "transports": {"x": {"y": [*ACCEPT, {"type": "z"}]}}},
+            'transports.x.y[1].type: unknown requirement "z"',
+        ),
+        # a scope that could never match would make the file laxer than it reads
+        (
+            {"default": ACCEPT, "transports": {"oci": {"images": REJECT}}},
+            "transports.oci.images: ",
+        ),
+        (
+            {"default": ACCEPT, "transports": {"oci": {"/images/": REJECT}}},
+            "transports.oci./images/: ",
+        ),
+        (
+            {"default": ACCEPT, "transports": {"dir": {"/a/../images": REJECT}}},
+            "transports.dir./a/../images: ",
+        ),
+        ({"default": ACCEPT, "transports": {"oci": {"//images": REJECT}}}, "transports.oci.//"),
+        ({"default": ACCEPT, "transports": {"oci": {"/": REJECT}}}, "transports.oci./: "),
+    ],
+)
+def test_a_policy_with_a_mistake_is_none_at_all(document: Json, complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read(document)
+    assert caught.value.message.startswith(f"the policy /p.json: {complaint}")
+    assert caught.value.detail == {"file": "/p.json"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (b"", "not JSON: "),
+        (b'{"default":[{"type":"reject"}]}x', "not JSON: Extra data"),
+        (b'{"default":[{"type":"reject"}],"default":[]}', 'the key "default" stands twice'),
+        (b'{"default":[{"type":"reject","type":"reject"}]}', 'the key "type" stands twice'),
+    ],
+)
+def test_a_policy_is_clean_json(raw: bytes, complaint: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(raw, "/p.json")
+    assert caught.value.message.startswith(f"the policy /p.json: {complaint}")
+
+
+# --- scopes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("registry", "repository", "suffix", "scopes"),
+    [
+        (
+            "docker.io",
+            "library/busybox",
+            ":latest",
+            [
+                "docker.io/library/busybox:latest",
+                "docker.io/library/busybox",
+                "docker.io/library",
+                "docker.io",
+                "*.io",
+            ],
+        ),
+        (
+            "yet.another.example.com:8443",
+            "ns/repo",
+            "@sha256:0",
+            [
+                "yet.another.example.com:8443/ns/repo@sha256:0",
+                "yet.another.example.com:8443/ns/repo",
+                "yet.another.example.com:8443/ns",
+                "yet.another.example.com:8443",
+                "*.another.example.com",
+                "*.example.com",
+                "*.com",
+            ],
+        ),
+        ("localhost", "os", ":v1", ["localhost/os:v1", "localhost/os", "localhost"]),
+        (
+            "localhost:5000",
+            "a/b/c",
+            ":v1",
+            [
+                "localhost:5000/a/b/c:v1",
+                "localhost:5000/a/b/c",
+                "localhost:5000/a/b",
+                "localhost:5000/a",
+                "localhost:5000",
+            ],
+        ),
+        ("[::1]", "os", ":v1", ["[::1]/os:v1", "[::1]/os", "[::1]"]),
+        ("[::1]:5000", "os", ":v1", ["[::1]:5000/os:v1", "[::1]:5000/os", "[::1]:5000"]),
+        (
+            "127.0.0.1",
+            "os",
+            ":v1",
+            ["127.0.0.1/os:v1", "127.0.0.1/os", "127.0.0.1", "*.0.0.1", "*.0.1", "*.1"],
+        ),
+    ],
+)
+def test_the_scopes_of_an_image_in_a_registry(
+    registry: str, repository: str, suffix: str, scopes: list[str]
+) -> None:
+    assert docker_scopes(registry, repository, suffix) == scopes
+
+
+@pytest.mark.parametrize(
+    ("path", "scopes"),
+    [("/a/b/c", ["/a/b/c", "/a/b", "/a"]), ("/a", ["/a"]), ("/", ["/"])],
+)
+def test_the_scopes_of_a_path_are_the_directories_above_it(path: str, scopes: list[str]) -> None:
+    assert path_scopes(path) == scopes
+
+
+# --- the verdict ------------------------------------------------------------------------------
+
+SCOPES = docker_scopes("quay.io", "acme/os", ":v1")
+
+
+@pytest.mark.parametrize(
+    ("transports", "place"),
+    [
+        ({}, "default"),
+        ({"oci": {"": ACCEPT}, "unheard-of": {"quay.io": ACCEPT}}, "default"),
+        ({"docker": {}}, "default"),
+        ({"docker": {"quay.io/acme/os:v2": ACCEPT, "quay.io/ac": ACCEPT}}, "default"),
+        ({"docker": {"": REJECT}}, "transports.docker."),
+        ({"docker": {"": ACCEPT, "*.io": REJECT}}, "transports.docker.*.io"),
+        ({"docker": {"*.io": ACCEPT, "quay.io": REJECT}}, "transports.docker.quay.io"),
+        (
+            {"docker": {"quay.io": ACCEPT, "quay.io/acme": REJECT}},
+            "transports.docker.quay.io/acme",
+        ),
+        (
+            {"docker": {"quay.io/acme": ACCEPT, "quay.io/acme/os": REJECT}},
+            "transports.docker.quay.io/acme/os",
+        ),
+        (
+            {"docker": {"quay.io/acme/os": ACCEPT, "quay.io/acme/os:v1": REJECT}},
+            "transports.docker.quay.io/acme/os:v1",
+        ),
+    ],
+)
+def test_only_the_most_specific_list_applies(transports: Json, place: str) -> None:
+    policy = read({"default": REJECT, "transports": transports})
+    with pytest.raises(DeniedError) as caught:
+        demand(policy, "docker", SCOPES, "it")
+    assert caught.value.message == f"it is rejected by the policy /p.json ({place})"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"default": ACCEPT},
+        {"default": [*ACCEPT, *ACCEPT]},
+        {"default": REJECT, "transports": {"docker": {"quay.io": ACCEPT}}},
+        {"default": REJECT, "transports": {"docker": {"": REJECT, "quay.io/acme": ACCEPT}}},
+        {"default": ACCEPT, "transports": {"oci": {"": REJECT}}},
+    ],
+    ids=["default", "default-twice", "registry", "namespace", "another-transport"],
+)
+def test_an_image_is_accepted_where_the_list_that_applies_accepts(document: Json) -> None:
+    demand(read(document), "docker", SCOPES, "it")
+
+
+@pytest.mark.parametrize(
+    ("requirements", "reason"),
+    [
+        (REJECT, "it is rejected by the policy /p.json (default)"),
+        ([*ACCEPT, *REJECT], "it is rejected by the policy /p.json (default)"),
+        ([*REJECT, *ACCEPT], "it is rejected by the policy /p.json (default)"),
+        *(
+            (
+                [*before, {"type": kind}, *after],
+                f"it is rejected: the policy /p.json (default) requires {kind}, and signatures"
+                " are not verified yet",
+            )
+            for kind in ("signedBy", "sigstoreSigned", "signedBaseLayer")
+            for before, after in (([], []), (ACCEPT, []), ([], ACCEPT))
+        ),
+    ],
+)
+def test_every_requirement_must_accept(requirements: list[Json], reason: str) -> None:
+    with pytest.raises(DeniedError) as caught:
+        demand(read({"default": requirements}), "docker", SCOPES, "it")
+    assert (caught.value.status, caught.value.message) == (403, reason)
+
+
+def test_a_verdict_has_no_controls_from_the_file() -> None:
+    policy = read({"default": ACCEPT, "transports": {"unheard-of": {"a\x1b[31m": REJECT}}})
+    with pytest.raises(DeniedError) as caught:
+        demand(policy, "unheard-of", ["a\x1b[31m"], "it")
+    assert caught.value.message.isprintable()

@@ -1,0 +1,101 @@
+"""A place for images in memory: a `Source` that says what it was asked for, and fails to order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from images import Json, Layout, digest_of
+from wires import END, Inbox, Step
+
+from imgproxy.config import policy
+from imgproxy.errors import NotFoundError
+from imgproxy.image import Image
+from imgproxy.spec import digest as digests
+from imgproxy.spec.manifest import Descriptor
+from imgproxy.spec.platform import Platform
+from imgproxy.transports.source import Document, Identity
+
+if TYPE_CHECKING:
+    from imgproxy.transports.source import Reader
+
+LINUX = Platform("linux", "amd64")
+
+
+class Store(Layout):
+    """An OCI image layout without a directory."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, bytes] = {}
+
+    def add(
+        self, content: bytes, media_type: str, *, algorithm: str = "sha256", **fields: object
+    ) -> Json:
+        digest = digest_of(content, algorithm)
+        self.contents[digest] = content
+        return {"mediaType": media_type, "digest": digest, "size": len(content), **fields}
+
+    def read(self, digest: str) -> bytes:
+        return self.contents[digest]
+
+
+class Place:
+    """What a store holds, as a source; `root` is the descriptor of what it is named for.
+
+    `asked` are the digests that were wanted, in order. `steps` replaces the content of a blob,
+    `failures` either by a failure. `gate` makes all of it wait.
+    """
+
+    def __init__(self, store: Store, root: Json) -> None:
+        self.name = "memory:image"
+        self.identity = Identity("memory", ["image"])
+        self.asked: list[str] = []
+        self.readers: list[Inbox] = []
+        self.closed = 0
+        self.steps: dict[str, tuple[Step, ...]] = {}
+        self.failures: dict[str, Exception] = {}
+        self.gate = trio.Event()
+        self.gate.set()
+        self._store = store
+        self._root = root
+
+    async def root(self) -> Document:
+        return await self.document(describe(self._root))
+
+    async def document(self, descriptor: Descriptor) -> Document:
+        digest = await self._ask(descriptor)
+        if digest not in self._store.contents:
+            raise NotFoundError(f"{digest} is not there", code="MANIFEST_UNKNOWN")
+        raw, named = self._store.contents[digest], (descriptor.digest,)
+        return Document(raw, descriptor.media_type, named, descriptor.size, digest)
+
+    async def blob(self, descriptor: Descriptor) -> Reader:
+        digest = await self._ask(descriptor)
+        steps = self.steps.get(digest) or (self._store.contents[digest], END)
+        self.readers.append(Inbox(*steps))
+        return self.readers[-1]
+
+    async def _ask(self, descriptor: Descriptor) -> str:
+        digest = str(descriptor.digest)
+        self.asked.append(digest)
+        await self.gate.wait()
+        if digest in self.failures:
+            raise self.failures[digest]
+        return digest
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def describe(descriptor: Json) -> Descriptor:
+    """Give the value of a descriptor that has been written."""
+    digest = digests.parse(descriptor["digest"])
+    return Descriptor(descriptor["mediaType"], digest, descriptor["size"])
+
+
+def accept_anything() -> policy.Policy:
+    return policy.parse(policy.ACCEPT_ANYTHING, "the test's policy")
+
+
+def image_of(place: Place, wanted: Platform = LINUX) -> Image:
+    return Image(lambda: place, accept_anything, wanted)

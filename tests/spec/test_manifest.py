@@ -1,0 +1,418 @@
+"""Manifests and indexes: what is read, and what is refused because it could be read in two ways."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from imgproxy.errors import InvalidError, UnsupportedFormatError
+from imgproxy.spec import media_type as types
+from imgproxy.spec.digest import Digest
+from imgproxy.spec.manifest import Descriptor, Index, Manifest, parse, parse_index
+from imgproxy.spec.platform import Platform
+
+HEX = "0123456789abcdef" * 4
+DIGEST = Digest("sha256", HEX)
+
+Json = dict[str, Any]
+
+BLOB: Json = {"digest": f"sha256:{HEX}", "size": 12}
+CONFIG: Json = {**BLOB, "mediaType": types.OCI_CONFIG}
+LAYER: Json = {**BLOB, "mediaType": types.OCI_LAYER}
+ENTRY: Json = {**BLOB, "mediaType": types.OCI_MANIFEST}
+MANIFEST: Json = {
+    "schemaVersion": 2,
+    "mediaType": types.OCI_MANIFEST,
+    "config": CONFIG,
+    "layers": [LAYER],
+}
+INDEX: Json = {"schemaVersion": 2, "mediaType": types.OCI_INDEX, "manifests": [ENTRY]}
+
+
+def without(document: Json, *keys: str) -> Json:
+    return {key: value for key, value in document.items() if key not in keys}
+
+
+def read(document: object, claimed: str = "") -> Manifest | Index:
+    return parse(json.dumps(document).encode(), claimed, "it")
+
+
+def entry(**fields: Any) -> Descriptor:  # noqa: ANN401  (JSON is any)
+    """Give the one entry of an index as it is read."""
+    document = read({**INDEX, "manifests": [{**ENTRY, **fields}]})
+    assert isinstance(document, Index)
+    return document.manifests[0]
+
+
+def refusal(document: object, claimed: str = "") -> str:
+    with pytest.raises(InvalidError) as caught:
+        read(document, claimed)
+    assert (caught.value.status, caught.value.code) == (422, "MANIFEST_INVALID")
+    assert caught.value.message.startswith("parsing it: ")
+    return caught.value.message.removeprefix("parsing it: ")
+
+
+# --- what a document holds --------------------------------------------------------------------
+
+
+def test_a_manifest_has_a_config_and_layers_in_their_order() -> None:
+    layers = [{**LAYER, "size": size} for size in (3, 1, 2)]
+    assert read({**MANIFEST, "layers": layers}) == Manifest(
+        types.OCI_MANIFEST,
+        Descriptor(types.OCI_CONFIG, DIGEST, 12),
+        tuple(Descriptor(types.OCI_LAYER, DIGEST, size) for size in (3, 1, 2)),
+        None,
+    )
+
+
+def test_an_index_has_entries_in_their_order() -> None:
+    entries = [{**ENTRY, "size": size} for size in (3, 1, 2)]
+    assert read({**INDEX, "manifests": entries}) == Index(
+        types.OCI_INDEX,
+        tuple(Descriptor(types.OCI_MANIFEST, DIGEST, size) for size in (3, 1, 2)),
+        None,
+    )
+
+
+@pytest.mark.parametrize("document", [MANIFEST, INDEX], ids=["manifest", "index"])
+def test_a_subject_is_read(document: Json) -> None:
+    assert read({**document, "subject": ENTRY}).subject == entry()
+
+
+@pytest.mark.parametrize("nothing", [{"layers": None}, {"layers": []}, {}], ids=str)
+def test_a_manifest_may_have_no_layers(nothing: Json) -> None:
+    document = read({**without(MANIFEST, "layers"), **nothing})
+    assert isinstance(document, Manifest)
+    assert document.layers == ()
+
+
+@pytest.mark.parametrize("nothing", [{"manifests": None}, {"manifests": []}, {}], ids=str)
+def test_an_index_may_have_no_entries(nothing: Json) -> None:
+    document = read({**without(INDEX, "manifests"), **nothing})
+    assert isinstance(document, Index)
+    assert document.manifests == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, {}),
+        ({"mediaType": None}, {"media_type": ""}),
+        ({"mediaType": "text/plain"}, {"media_type": "text/plain"}),
+        ({"size": 0}, {"size": 0}),
+        ({"size": 2**63 - 1}, {"size": 2**63 - 1}),
+        ({"digest": "unheard-of:x"}, {"digest": Digest("unheard-of", "x")}),
+        ({"data": "YWI="}, {"data": b"ab"}),
+        ({"data": ""}, {"data": b""}),
+        ({"urls": ["http://a", "b"]}, {"urls": ("http://a", "b")}),
+        ({"artifactType": "a/b", "unheard-of": {}}, {}),
+        ({"annotations": {"org.opencontainers.image.ref.name": "v1"}}, {"ref_name": "v1"}),
+        ({"annotations": {"other": "v1"}}, {}),
+        ({"platform": None}, {}),
+        ({"platform": {}}, {}),
+        ({"platform": {"os": "", "architecture": "", "variant": "v8"}}, {}),
+        (
+            {"platform": {"os": "linux", "architecture": "arm", "variant": "v7"}},
+            {"platform": Platform("linux", "arm", "v7")},
+        ),
+        (
+            {"platform": {"os": "linux", "architecture": "amd64", "os.version": "1", "x": 1}},
+            {"platform": Platform("linux", "amd64")},
+        ),
+        ({"platform": {"architecture": "amd64"}}, {"platform": Platform("", "amd64")}),
+        # attestations have both marks, or one of them
+        (
+            {"platform": {"os": "unknown", "architecture": "unknown"}},
+            {"platform": Platform("unknown", "unknown"), "is_attestation": True},
+        ),
+        (
+            {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}},
+            {"is_attestation": True},
+        ),
+        (
+            {"platform": {"os": "linux", "architecture": "unknown"}},
+            {"platform": Platform("linux", "unknown")},
+        ),
+    ],
+    ids=str,
+)
+def test_a_descriptor_says_what_it_names(fields: Json, expected: Json) -> None:
+    plain = Descriptor(types.OCI_MANIFEST, DIGEST, 12)
+    assert entry(**fields) == plain._replace(**expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"digest": None}, ".digest: missing (expected a string)"),
+        ({"digest": 5}, ".digest: expected a string, got 5"),
+        ({"digest": "latest"}, '.digest: "latest" is not a digest (algorithm:encoded)'),
+        ({"digest": "sha256:AB"}, '.digest: "sha256:AB": sha256 wants 64 lower-case hex digits'),
+        ({"size": None}, ".size: missing (expected an integer)"),
+        ({"size": "12"}, '.size: expected an integer, got "12"'),
+        ({"size": 12.0}, ".size: expected an integer, got 12.0"),
+        ({"size": -1}, ".size: expected a size, got -1"),
+        ({"size": 2**63}, ".size: expected a size, got 9223372036854775808"),
+        ({"mediaType": 5}, ".mediaType: expected a string, got 5"),
+        ({"mediaType": "text"}, '.mediaType: "text" is not a media type'),
+        ({"mediaType": "a/b\r\nX: y"}, '.mediaType: "a/b\\r\\nX: y" is not a media type'),
+        ({"data": 5}, ".data: expected a string, got 5"),
+        ({"data": "YWI"}, ".data: not base64"),
+        ({"data": "YW\nI="}, ".data: not base64"),
+        ({"data": "ä"}, ".data: not base64"),
+        ({"urls": "http://a"}, '.urls: expected an array, got "http://a"'),
+        ({"urls": [5]}, ".urls[0]: expected a string, got 5"),
+        ({"annotations": []}, ".annotations: expected an object, got an array"),
+        ({"annotations": {"a": 1}}, ".annotations.a: expected a string, got 1"),
+        ({"platform": "linux"}, '.platform: expected an object, got "linux"'),
+        ({"platform": {"os": 1}}, ".platform.os: expected a string, got 1"),
+        ({"platform": {"architecture": []}}, ".platform.architecture: expected a string, got an"),
+        # a reader without regard to case would take these for the others
+        ({"Digest": "sha256:x"}, ".Digest: ambiguous, keys are told apart by case"),
+        ({"SIZE": 13}, ".SIZE: ambiguous, keys are told apart by case"),
+        ({"url\u017f": []}, ".url\u017f: ambiguous, keys are told apart by case"),
+        ({"platform": {"OS": "linux"}}, ".platform.OS: ambiguous, keys are told apart by case"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "document"),
+    [
+        ("manifests[1]", lambda descriptor: {**INDEX, "manifests": [ENTRY, descriptor]}),
+        ("layers[0]", lambda descriptor: {**MANIFEST, "layers": [descriptor]}),
+        ("config", lambda descriptor: {**MANIFEST, "config": descriptor}),
+        ("subject", lambda descriptor: {**MANIFEST, "subject": descriptor}),
+    ],
+    ids=["entry", "layer", "config", "subject"],
+)
+def test_a_malformed_descriptor_is_refused_wherever_it_stands(
+    path: str,
+    document: Any,  # noqa: ANN401  (a function of the table)
+    fields: Json,
+    complaint: str,
+) -> None:
+    assert refusal(document({**ENTRY, **fields})).startswith(path + complaint)
+
+
+# --- what a document is -----------------------------------------------------------------------
+
+DOCKER_CONFIG: Json = {**BLOB, "mediaType": types.DOCKER_CONFIG}
+
+
+@pytest.mark.parametrize(
+    ("document", "claimed", "expected"),
+    [
+        pytest.param(MANIFEST, "", types.OCI_MANIFEST, id="says-manifest"),
+        pytest.param(INDEX, "", types.OCI_INDEX, id="says-index"),
+        pytest.param(
+            {**MANIFEST, "mediaType": types.DOCKER_MANIFEST},
+            "",
+            types.DOCKER_MANIFEST,
+            id="says-docker-manifest",
+        ),
+        pytest.param(
+            {**INDEX, "mediaType": types.DOCKER_LIST}, "", types.DOCKER_LIST, id="says-docker-list"
+        ),
+        pytest.param(MANIFEST, types.OCI_MANIFEST, types.OCI_MANIFEST, id="both-agree"),
+        pytest.param(
+            MANIFEST, f"{types.OCI_MANIFEST}; charset=utf-8", types.OCI_MANIFEST, id="parameter"
+        ),
+        pytest.param(MANIFEST, types.OCI_MANIFEST.upper(), types.OCI_MANIFEST, id="case"),
+        pytest.param(MANIFEST, "text/plain", types.OCI_MANIFEST, id="unknown-does-not-count"),
+        pytest.param(
+            without(MANIFEST, "mediaType"),
+            types.DOCKER_MANIFEST,
+            types.DOCKER_MANIFEST,
+            id="only-claimed",
+        ),
+        pytest.param(
+            {**MANIFEST, "mediaType": ""}, types.OCI_MANIFEST, types.OCI_MANIFEST, id="says-empty"
+        ),
+        pytest.param(
+            without(MANIFEST, "mediaType", "schemaVersion"), "", types.OCI_MANIFEST, id="by-config"
+        ),
+        pytest.param({"config": DOCKER_CONFIG}, "", types.DOCKER_MANIFEST, id="by-docker-config"),
+        pytest.param({"manifests": []}, "", types.OCI_INDEX, id="by-manifests"),
+        pytest.param(
+            {"config": CONFIG, "artifactType": "a/b"}, "", types.OCI_MANIFEST, id="artifact"
+        ),
+        pytest.param(
+            {**MANIFEST, "schemaVersion": None}, "", types.OCI_MANIFEST, id="null-version"
+        ),
+        pytest.param({**MANIFEST, "unheard-of": 1}, "", types.OCI_MANIFEST, id="unknown-key"),
+    ],
+)
+def test_a_document_is_what_it_says_or_came_as_or_looks_like(
+    document: Json, claimed: str, expected: str
+) -> None:
+    parsed = read(document, claimed)
+    assert parsed.media_type == expected
+    assert isinstance(parsed, Index if expected in types.INDEXES else Manifest)
+
+
+@pytest.mark.parametrize(
+    ("document", "claimed", "complaint"),
+    [
+        pytest.param([], "", "the document: expected an object, got an array", id="array"),
+        pytest.param({}, "", "mediaType: missing, and the keys fit no known format", id="empty"),
+        pytest.param(
+            {"config": None, "manifests": None}, "", "mediaType: missing, and the", id="only-nulls"
+        ),
+        pytest.param({"layers": []}, "", "mediaType: missing, and the keys", id="only-layers"),
+        pytest.param(
+            MANIFEST,
+            types.OCI_INDEX,
+            f'mediaType: the document says "{types.OCI_MANIFEST}" but came as {types.OCI_INDEX}',
+            id="came-as-another",
+        ),
+        pytest.param(
+            MANIFEST, types.DOCKER_SCHEMA1, "mediaType: the document says", id="came-as-schema-1"
+        ),
+        pytest.param(
+            without(INDEX, "mediaType"),
+            types.OCI_MANIFEST,
+            "manifests: ambiguous, does not belong into",
+            id="index-that-came-as-a-manifest",
+        ),
+        pytest.param(
+            without(MANIFEST, "mediaType"),
+            types.OCI_INDEX,
+            f"config, layers: ambiguous, does not belong into {types.OCI_INDEX}",
+            id="manifest-that-came-as-an-index",
+        ),
+        pytest.param(
+            {**MANIFEST, "manifests": []}, "", "manifests: ambiguous, does not", id="both"
+        ),
+        pytest.param(
+            {**without(MANIFEST, "mediaType"), "manifests": []},
+            "",
+            "config, layers: ambiguous, does not belong into",
+            id="both-without-a-type",
+        ),
+        pytest.param({**INDEX, "layers": []}, "", "layers: ambiguous", id="index-with-layers"),
+        pytest.param({**MANIFEST, "history": []}, "", "history: ambiguous", id="history"),
+        pytest.param({**MANIFEST, "fsLayers": []}, "", "fsLayers: ambiguous", id="fs-layers"),
+        pytest.param(
+            {**MANIFEST, "Layers": []},
+            "",
+            "Layers: ambiguous, keys are told apart by case",
+            id="layers-of-another-case",
+        ),
+        pytest.param(
+            {**MANIFEST, "MEDIATYPE": "x"}, "", "MEDIATYPE: ambiguous, keys", id="type-by-case"
+        ),
+        pytest.param(
+            {**MANIFEST, "FSLayers": []}, "", "FSLayers: ambiguous, keys", id="foreign-by-case"
+        ),
+        pytest.param(
+            {**INDEX, "manifest\u017f": []}, "", "manifest\u017f: ambiguous, keys", id="long-s"
+        ),
+        pytest.param({**MANIFEST, "mediaType": 5}, "", "mediaType: expected a string", id="type"),
+        pytest.param(
+            {**MANIFEST, "schemaVersion": 3}, "", "schemaVersion: expected 2, got 3", id="version-3"
+        ),
+        pytest.param(
+            {**MANIFEST, "schemaVersion": 1},
+            "",
+            "schemaVersion: expected 2, got 1",
+            id="version-1-that-says-otherwise",
+        ),
+        pytest.param(
+            {**MANIFEST, "schemaVersion": "2"},
+            "",
+            'schemaVersion: expected an integer, got "2"',
+            id="version-as-text",
+        ),
+        pytest.param(without(MANIFEST, "config"), "", "config: missing", id="no-config"),
+        pytest.param({**MANIFEST, "config": []}, "", "config: expected an object", id="config"),
+        pytest.param({**MANIFEST, "layers": {}}, "", "layers: expected an array", id="layers"),
+        pytest.param({**INDEX, "manifests": [5]}, "", "manifests[0]: expected an", id="entry"),
+        pytest.param({**MANIFEST, "subject": 5}, "", "subject: expected an object", id="subject"),
+    ],
+)
+def test_a_document_that_is_unclear_or_contradicts_itself_is_refused(
+    document: Json, claimed: str, complaint: str
+) -> None:
+    assert refusal(document, claimed).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (b"", "not JSON: "),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b'{"layers":[],"layers":[]}', 'the key "layers" stands twice in one object'),
+        (b"[" * 100, "not JSON: "),
+        (b"[" * 100 + b"]" * 100, "nested deeper than 64"),
+    ],
+)
+def test_what_is_no_clean_json_is_refused(raw: bytes, complaint: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        parse(raw, types.OCI_MANIFEST, "it")
+    assert caught.value.message.startswith(f"parsing it: {complaint}")
+
+
+SCHEMA1: Json = {
+    "schemaVersion": 1,
+    "name": "library/busybox",
+    "tag": "latest",
+    "architecture": "amd64",
+    "fsLayers": [{"blobSum": f"sha256:{HEX}"}],
+    "history": [{"v1Compatibility": "{}"}],
+    "signatures": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "claimed"),
+    [
+        pytest.param(SCHEMA1, "", id="by-its-version"),
+        pytest.param(SCHEMA1, types.DOCKER_SCHEMA1_SIGNED, id="as-signed"),
+        pytest.param(SCHEMA1, types.DOCKER_SCHEMA1, id="as-unsigned"),
+        pytest.param(SCHEMA1, types.OCI_MANIFEST, id="as-something-else"),
+        pytest.param({**SCHEMA1, "mediaType": types.DOCKER_SCHEMA1}, "", id="by-its-own-word"),
+        pytest.param(without(SCHEMA1, "schemaVersion"), types.DOCKER_SCHEMA1, id="no-version"),
+    ],
+)
+def test_docker_schema_1_is_not_read_and_the_way_out_is_said(document: Json, claimed: str) -> None:
+    with pytest.raises(UnsupportedFormatError) as caught:
+        read(document, claimed)
+    assert caught.value.message == (
+        "it is a Docker schema 1 manifest, which is not read;"
+        " push the image again with a current tool to convert it"
+    )
+
+
+def test_a_document_of_another_type_is_not_read() -> None:
+    with pytest.raises(UnsupportedFormatError) as caught:
+        read({**MANIFEST, "mediaType": "application/vnd.oci.artifact.manifest.v1+json\n"})
+    assert caught.value.message == (
+        'it has the media type "application/vnd.oci.artifact.manifest.v1+json\\n",'
+        " which is not read"
+    )
+
+
+def test_a_complaint_has_no_controls_from_the_document() -> None:
+    message = refusal({**INDEX, "manifests": [{**ENTRY, "annotations": {"a\x1b[31m": 5}}]})
+    assert message.isprintable()
+
+
+# --- the index of a layout --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "document", [INDEX, without(INDEX, "mediaType"), {}], ids=["says-so", "says-nothing", "empty"]
+)
+def test_a_layout_s_index_need_not_say_what_it_is(document: Json) -> None:
+    assert parse_index(json.dumps(document).encode(), "it").media_type == types.OCI_INDEX
+
+
+@pytest.mark.parametrize(
+    "document",
+    [MANIFEST, without(MANIFEST, "mediaType"), {**INDEX, "mediaType": types.DOCKER_LIST}],
+    ids=["manifest", "manifest-without-a-type", "docker-list"],
+)
+def test_a_layout_s_index_is_nothing_else(document: Json) -> None:
+    with pytest.raises(InvalidError, match=r"^parsing it: "):
+        parse_index(json.dumps(document).encode(), "it")

@@ -1,0 +1,366 @@
+"""What descriptors say of themselves: imgproxy(1), SOCKETS."""
+
+from __future__ import annotations
+
+import os
+import pty
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgproxy import activation
+from imgproxy.activation import STDERR, Handed, Pipes, classify, classify_standard_streams
+from imgproxy.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+# --- descriptors that were named --------------------------------------------------------------
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def connected(stack: ExitStack, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """Give one half of a pair; the other one lives as long as the test."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    stack.enter_context(ours)
+    return stack.enter_context(theirs)
+
+
+def connected_tcp(stack: ExitStack) -> socket.socket:
+    listener = listening_tcp(stack)
+    stack.enter_context(socket.create_connection(listener.getsockname()))
+    accepted, _ = listener.accept()
+    return stack.enter_context(accepted)
+
+
+def listening(stack: ExitStack) -> socket.socket:
+    listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+    listener.bind("")  # the kernel finds a name
+    listener.listen()
+    return listener
+
+
+def listening_tcp(stack: ExitStack) -> socket.socket:
+    return stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+
+def taken(stack: ExitStack, *socks: socket.socket) -> Handed:
+    """Hand the sockets over; they belong to what is given back."""
+    for sock in socks:
+        os.set_inheritable(sock.fileno(), True)  # noqa: FBT003
+    handed = classify([sock.detach() for sock in socks])
+    for each in (*handed.connected, *handed.listening):
+        assert isinstance(each, socket.socket)
+        stack.enter_context(each)
+    return handed
+
+
+@pytest.mark.parametrize("make", [connected, connected_tcp], ids=["unix", "tcp"])
+def test_a_connected_stream_socket_is_a_conversation(
+    stack: ExitStack, make: Callable[[ExitStack], socket.socket]
+) -> None:
+    theirs = make(stack)
+    name = theirs.getsockname()
+    handed = taken(stack, theirs)
+    (sock,) = handed.connected
+    assert isinstance(sock, socket.socket)
+    assert (sock.getsockname(), sock.get_inheritable()) == (name, False)
+    assert (handed.listening, handed.shares_stderr) == ([], False)
+
+
+@pytest.mark.parametrize("make", [listening, listening_tcp], ids=["unix", "tcp"])
+def test_a_listening_stream_socket_is_a_listener(
+    stack: ExitStack, make: Callable[[ExitStack], socket.socket]
+) -> None:
+    listener = make(stack)
+    name = listener.getsockname()
+    handed = taken(stack, listener)
+    (sock,) = handed.listening
+    assert (sock.getsockname(), sock.get_inheritable()) == (name, False)
+    assert (handed.connected, handed.shares_stderr) == ([], False)
+
+
+def test_several_descriptors_keep_their_order(stack: ExitStack) -> None:
+    socks = [make(stack) for make in (connected, listening, connected_tcp, listening_tcp)]
+    fds = [sock.fileno() for sock in socks]
+    handed = taken(stack, *socks)
+    assert [each.fileno() for each in handed.connected if isinstance(each, socket.socket)] == [
+        fds[0],
+        fds[2],
+    ]
+    assert [each.fileno() for each in handed.listening] == [fds[1], fds[3]]
+
+
+def test_a_peer_that_has_gone_is_still_a_conversation(stack: ExitStack) -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    assert len(taken(stack, theirs).connected) == 1
+
+
+def test_a_socket_that_is_standard_error_too_silences_it(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, other = connected(stack), connected(stack)
+    copy = stack.enter_context(theirs.dup())
+    monkeypatch.setattr(activation, "STDERR", copy.fileno())
+    assert taken(stack, other, theirs).shares_stderr
+
+
+def regular_file(stack: ExitStack, directory: Path) -> int:
+    file = stack.enter_context((directory / "file").open("wb"))
+    return file.fileno()
+
+
+def a_directory(stack: ExitStack, directory: Path) -> int:
+    fd = os.open(directory, os.O_RDONLY)
+    stack.callback(os.close, fd)
+    return fd
+
+
+def pipe(stack: ExitStack, _: Path) -> int:
+    fds = os.pipe()
+    for fd in fds:
+        stack.callback(os.close, fd)
+    return fds[1]
+
+
+def null_device(stack: ExitStack, _: Path) -> int:
+    return stack.enter_context(open(os.devnull, "rb")).fileno()
+
+
+def a_terminal(stack: ExitStack, _: Path) -> int:
+    fds = pty.openpty()
+    for fd in fds:
+        stack.callback(os.close, fd)
+    return fds[1]
+
+
+def datagrams(stack: ExitStack, _: Path) -> int:
+    return connected(stack, socket.SOCK_DGRAM).fileno()
+
+
+def packets(stack: ExitStack, _: Path) -> int:
+    return connected(stack, socket.SOCK_SEQPACKET).fileno()
+
+
+def unconnected(stack: ExitStack, _: Path) -> int:
+    return stack.enter_context(socket.socket()).fileno()
+
+
+def unconnected_unix(stack: ExitStack, _: Path) -> int:
+    return stack.enter_context(socket.socket(socket.AF_UNIX)).fileno()
+
+
+def closed(_: ExitStack, __: Path) -> int:
+    with socket.socket() as sock:
+        return sock.fileno()
+
+
+def beyond_integers(_: ExitStack, __: Path) -> int:
+    return 2**31
+
+
+def an_event(stack: ExitStack, _: Path) -> int:
+    fd = os.eventfd(0)
+    stack.callback(os.close, fd)
+    return fd
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (regular_file, "a regular file, not a stream socket"),
+        (a_directory, "a directory, not a stream socket"),
+        (pipe, "a FIFO, not a stream socket"),
+        (null_device, "a character device, not a stream socket"),
+        (a_terminal, "a character device, not a stream socket"),
+        (datagrams, "a datagram socket, not a stream socket"),
+        (packets, "a sequential-packet socket, not a stream socket"),
+        (unconnected, "a stream socket that is neither connected nor listening"),
+        (unconnected_unix, "a stream socket that is neither connected nor listening"),
+        (closed, "closed"),
+        (beyond_integers, "closed"),
+        (an_event, "no file known to us, not a stream socket"),
+    ],
+)
+def test_anything_else_is_named_with_what_it_is(
+    stack: ExitStack,
+    tmp_path: Path,
+    make: Callable[[ExitStack, Path], int],
+    what: str,
+) -> None:
+    fd = make(stack, tmp_path)
+    with pytest.raises(UsageError) as caught:
+        classify([fd])
+    assert str(caught.value) == f"descriptor {fd} is {what}"
+
+
+def test_a_descriptor_that_is_refused_and_those_beside_it_are_left_alone(stack: ExitStack) -> None:
+    good, bad = connected(stack), connected(stack, socket.SOCK_DGRAM)
+    with pytest.raises(UsageError):
+        classify([good.fileno(), bad.fileno()])
+    assert [sock.getsockname() for sock in (good, bad)] == ["", ""]
+
+
+def test_a_descriptor_is_given_once(stack: ExitStack) -> None:
+    theirs, other = connected(stack), connected(stack)
+    fds = [theirs.fileno(), other.fileno(), theirs.fileno()]
+    with pytest.raises(UsageError, match=f"^descriptor {theirs.fileno()} is given twice$"):
+        classify(fds)
+
+
+def test_a_socket_is_given_once_whatever_its_numbers(stack: ExitStack) -> None:
+    theirs = connected(stack)
+    copy = stack.enter_context(theirs.dup())
+    with pytest.raises(UsageError) as caught:
+        classify([theirs.fileno(), copy.fileno()])
+    assert str(caught.value) == (
+        f"descriptor {copy.fileno()} is the same socket as descriptor {theirs.fileno()}"
+    )
+
+
+# --- standard input and output ----------------------------------------------------------------
+
+# Things that can be a standard stream, by name; the same name is the same thing.
+THINGS: dict[str, Callable[[ExitStack, Path], int]] = {
+    "socket": lambda stack, _: connected(stack).fileno(),
+    "other socket": lambda stack, _: connected(stack).fileno(),
+    "listener": lambda stack, _: listening(stack).fileno(),
+    "datagrams": datagrams,
+    "packets": packets,
+    "unconnected": unconnected,
+    "pipe": pipe,
+    "other pipe": pipe,
+    "file": regular_file,
+    "directory": a_directory,
+    "null": null_device,
+    "terminal": a_terminal,
+}
+
+
+class Streams:
+    """Descriptors in the place of the three standard streams, which are the test runner's own."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, stack: ExitStack, directory: Path, names: list[str]
+    ) -> None:
+        things = {name: THINGS[name](stack, directory) for name in {*names} - {"closed"}}
+        self._numbers = {}
+        for standard, name in zip(("STDIN", "STDOUT", "STDERR"), names, strict=True):
+            fd = os.dup(things.get(name, STDERR))
+            stack.callback(os.close, fd)
+            monkeypatch.setattr(activation, standard, fd)
+            self._numbers[fd] = standard
+        for fd, name in zip(self._numbers, names, strict=True):
+            if name == "closed":
+                monkeypatch.setattr(
+                    activation, self._numbers[fd], beyond_integers(stack, directory)
+                )
+
+    def classify(self) -> tuple[list[Any], list[Any], bool]:
+        """Give what was handed over, by the names of the streams."""
+        handed = classify_standard_streams()
+        return (
+            [self._named(each) for each in handed.connected],
+            [self._named(each) for each in handed.listening],
+            handed.shares_stderr,
+        )
+
+    def _named(self, taken: socket.socket | Pipes) -> str | list[str]:
+        if isinstance(taken, socket.socket):
+            return self._numbers[taken.detach()]
+        return [self._numbers[fd] for fd in taken]
+
+
+@pytest.fixture
+def streams(
+    monkeypatch: pytest.MonkeyPatch, stack: ExitStack, tmp_path: Path
+) -> Callable[..., Streams]:
+    return lambda *names: Streams(monkeypatch, stack, tmp_path, list(names))
+
+
+SOCKET, PIPES = ["STDIN"], [["STDIN", "STDOUT"]]
+
+
+@pytest.mark.parametrize(
+    ("stdin", "stdout", "stderr", "handed"),
+    [
+        # one socket for both: what inetd and systemd's Accept=yes hand over
+        ("socket", "socket", "null", (SOCKET, [], False)),
+        ("socket", "socket", "socket", (SOCKET, [], True)),
+        ("socket", "socket", "other socket", (SOCKET, [], False)),
+        ("socket", "socket", "closed", (SOCKET, [], False)),
+        # a listener, as inetd's `wait` and StandardInput=socket do
+        ("listener", "listener", "null", ([], SOCKET, False)),
+        ("listener", "pipe", "null", ([], SOCKET, False)),
+        ("listener", "listener", "listener", ([], SOCKET, True)),
+        # two directions
+        ("pipe", "other pipe", "null", (PIPES, [], False)),
+        ("pipe", "other pipe", "other pipe", (PIPES, [], True)),
+        ("pipe", "other pipe", "pipe", (PIPES, [], True)),
+        ("pipe", "pipe", "closed", (PIPES, [], False)),
+        ("file", "pipe", "null", (PIPES, [], False)),
+        ("file", "file", "null", (PIPES, [], False)),
+        ("pipe", "file", "file", (PIPES, [], True)),
+        ("socket", "other socket", "null", (PIPES, [], False)),
+        ("socket", "pipe", "socket", (PIPES, [], True)),
+        ("pipe", "socket", "null", (PIPES, [], False)),
+    ],
+)
+def test_standard_streams_say_what_they_are(
+    streams: Callable[..., Streams],
+    stdin: str,
+    stdout: str,
+    stderr: str,
+    handed: tuple[list[Any], list[Any], bool],
+) -> None:
+    assert streams(stdin, stdout, stderr).classify() == handed
+
+
+TERMINAL = (
+    " is a terminal, and HTTP is spoken there; run imgproxy from a program with --sockfd, or see"
+    " EXAMPLES in imgproxy(1)"
+)
+
+
+@pytest.mark.parametrize(
+    ("stdin", "stdout", "complaint"),
+    [
+        ("terminal", "pipe", f"standard input{TERMINAL}"),
+        ("pipe", "terminal", f"standard output{TERMINAL}"),
+        ("socket", "terminal", f"standard output{TERMINAL}"),
+        ("closed", "pipe", "descriptor {stdin} is closed"),
+        ("pipe", "closed", "descriptor {stdout} is closed"),
+        ("null", "pipe", "standard input is a character device, not a socket, a pipe or a file"),
+        ("pipe", "null", "standard output is a character device, not a socket, a pipe or a file"),
+        ("directory", "pipe", "standard input is a directory, not a socket, a pipe or a file"),
+        ("pipe", "directory", "standard output is a directory, not a socket, a pipe or a file"),
+        ("datagrams", "datagrams", "descriptor {stdin} is a datagram socket, not a stream socket"),
+        (
+            "packets",
+            "packets",
+            "descriptor {stdin} is a sequential-packet socket, not a stream socket",
+        ),
+        ("pipe", "datagrams", "descriptor {stdout} is a datagram socket, not a stream socket"),
+        (
+            "unconnected",
+            "unconnected",
+            "descriptor {stdin} is a stream socket that is neither connected nor listening",
+        ),
+    ],
+)
+def test_standard_streams_that_cannot_carry_a_conversation_are_refused(
+    streams: Callable[..., Streams], stdin: str, stdout: str, complaint: str
+) -> None:
+    made = streams(stdin, stdout, "null")
+    with pytest.raises(UsageError) as caught:
+        made.classify()
+    assert str(caught.value) == complaint.format(stdin=activation.STDIN, stdout=activation.STDOUT)

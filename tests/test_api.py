@@ -1,0 +1,182 @@
+"""Our own protocol: imgproxy(1), PROTOCOL and ERRORS."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from imgproxy.api import (
+    GetBlob,
+    GetConfig,
+    GetDocument,
+    GetManifest,
+    Quit,
+    Request,
+    error_body,
+    parse,
+)
+from imgproxy.errors import (
+    BadRequestError,
+    Failure,
+    MethodNotAllowedError,
+    NotFoundError,
+    UnavailableError,
+)
+from imgproxy.spec.digest import Digest
+
+HEX = "0123456789abcdef" * 4
+DIGEST = Digest("sha256", HEX)
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        ("/manifest", GetManifest()),
+        ("/config", GetConfig()),
+        (f"/blobs/sha256:{HEX}", GetBlob(DIGEST)),
+        (f"/manifests/sha256:{HEX}", GetDocument(DIGEST)),
+        ("/blobs/unheard-of:x_Y=", GetBlob(Digest("unheard-of", "x_Y="))),
+        # decoded once
+        (f"/blobs/sha256%3A{HEX}", GetBlob(DIGEST)),
+        (f"/blobs/sha256%3a{HEX}", GetBlob(DIGEST)),
+        ("/%6d%61nifest", GetManifest()),
+        # the absolute form
+        ("http://localhost/manifest", GetManifest()),
+        ("HTTP://localhost:80/config", GetConfig()),
+        (f"https://[::1]:8080/blobs/sha256:{HEX}", GetBlob(DIGEST)),
+        # hosts whose names stand in the scheme as well
+        ("http://h/manifest", GetManifest()),
+        ("http://http/manifest", GetManifest()),
+        ("http://tp/manifest", GetManifest()),
+    ],
+)
+def test_get_and_head_ask_for_the_same(target: str, asked: Request) -> None:
+    assert [parse(method, target.encode()) for method in (b"GET", b"HEAD")] == [asked] * 2
+
+
+@pytest.mark.parametrize("target", ["/quit", "http://localhost/quit"])
+def test_quit_is_posted(target: str) -> None:
+    assert parse(b"POST", target.encode()) == Quit()
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "allow"),
+    [
+        ("POST", "/manifest", "GET, HEAD"),
+        ("PUT", "/config", "GET, HEAD"),
+        ("DELETE", f"/blobs/sha256:{HEX}", "GET, HEAD"),
+        ("OPTIONS", f"/manifests/sha256:{HEX}", "GET, HEAD"),
+        ("get", "/manifest", "GET, HEAD"),
+        ("GET", "/quit", "POST"),
+        ("HEAD", "/quit", "POST"),
+    ],
+)
+def test_other_methods_are_told_which_are_allowed(method: str, target: str, allow: str) -> None:
+    with pytest.raises(MethodNotAllowedError) as caught:
+        parse(method.encode(), target.encode())
+    assert caught.value.allow == allow
+    assert caught.value.message == f"{method} {target}: the method must be {allow}"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "//manifest",
+        "/manifest/",
+        "/Manifest",
+        "/manifest#part",
+        "/manifest%00",
+        "/%2e/manifest",
+        "/blobs",
+        "/blob/x",
+        "/v2/",
+        "http://localhost",
+        "http://localhost/",
+    ],
+)
+def test_an_unknown_path_is_not_found_whatever_the_method(target: str) -> None:
+    for method in (b"GET", b"HEAD", b"POST", b"PUT"):
+        with pytest.raises(NotFoundError, match=r"^no such path: .*/manifest, /config, /blobs/"):
+            parse(method, target.encode())
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        pytest.param(b"*", "the request target * is not a path", id="asterisk"),
+        pytest.param(b"manifest", "the request target manifest is not a path", id="relative"),
+        pytest.param(b"localhost:80", "the request target localhost:80 is", id="authority"),
+        pytest.param(b"ftp://localhost/manifest", "the request target ftp://", id="scheme"),
+        pytest.param(b"http:/manifest", "the request target http:/manifest is", id="no-host"),
+        pytest.param(b"http://[::1/manifest", "the request target http://[", id="bad-host"),
+        pytest.param(b"http://\xff/manifest", "the request target http://ÿ", id="no-ascii"),
+        pytest.param(b"\x1b[31m", "the request target [31m is not a path", id="controls"),
+        pytest.param(b"/manifest?", "/manifest?: a query is not understood", id="empty-query"),
+        pytest.param(b"/manifest?x=1", "/manifest?x=1: a query is not", id="query"),
+        pytest.param(b"http://localhost?x", "?x: a query is not understood", id="query-alone"),
+        pytest.param(b"/manifest%", "/manifest%: a % must be followed", id="percent"),
+        pytest.param(b"/%6", "/%6: a % must be followed by two hex digits", id="half-escape"),
+        pytest.param(b"/%gg", "/%gg: a % must be followed by two hex digits", id="no-hex"),
+        pytest.param(b"/%ff", "/%ff: the path is not UTF-8", id="no-utf-8"),
+        pytest.param(b"/\xff", "/ÿ: the path is not UTF-8", id="raw-no-utf-8"),
+    ],
+)
+def test_a_malformed_target_is_a_bad_request(target: bytes, complaint: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        parse(b"GET", target)
+    assert caught.value.message.startswith(complaint)
+    assert caught.value.code == "BAD_REQUEST"
+
+
+@pytest.mark.parametrize("prefix", ["/blobs/", "/manifests/"])
+@pytest.mark.parametrize(
+    "digest",
+    [
+        "",
+        "latest",
+        HEX,
+        f"sha256:{HEX.upper()}",
+        f"SHA256:{HEX}",
+        f"sha256:{HEX[1:]}",
+        f"sha256:{HEX}/",
+        f"sha256:{HEX}%2f..",
+        f"sha256%253A{HEX}",  # decoded once, not twice
+        "sha256:..%2f..%2fetc%2fpasswd",
+        "../manifest",
+        "%00",
+    ],
+)
+def test_a_malformed_digest_is_a_bad_request(prefix: str, digest: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        parse(b"GET", f"{prefix}{digest}".encode())
+    assert caught.value.code == "DIGEST_INVALID"
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "detail"),
+    [
+        (NotFoundError("m"), "NOT_FOUND", {"retryable": False}),
+        (NotFoundError("m", code="BLOB_UNKNOWN"), "BLOB_UNKNOWN", {"retryable": False}),
+        (UnavailableError("m"), "UNAVAILABLE", {"retryable": True}),
+        (
+            NotFoundError("m", platforms=["linux/arm"]),
+            "NOT_FOUND",
+            {"retryable": False, "platforms": ["linux/arm"]},
+        ),
+    ],
+    ids=["code-of-the-class", "code-of-its-own", "retryable", "detail"],
+)
+def test_an_error_has_the_shape_of_the_distribution_specification(
+    failure: Failure, code: str, detail: dict[str, object]
+) -> None:
+    error = {"code": code, "message": "m", "detail": detail}
+    assert json.loads(error_body(failure)) == {"errors": [error]}
+
+
+def test_an_error_body_is_compact_ascii() -> None:
+    assert error_body(NotFoundError('"ä"')) == (
+        rb'{"errors":[{"code":"NOT_FOUND","message":"\"\u00e4\"","detail":{"retryable":false}}]}'
+    )

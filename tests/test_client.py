@@ -1,0 +1,733 @@
+"""One request and one streamed reply, over connections whose faults are scripted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trustme
+from outcome import acapture
+from wires import (
+    END,
+    SILENCE,
+    Notes,
+    Script,
+    Step,
+    answer,
+    asked,
+    chunked,
+    elapsing,
+    head,
+    real_time,
+    refused,
+    scripted,
+    virtual_time,
+)
+
+from imgproxy import client as clients
+from imgproxy.client import Client, Dialer, Response
+from imgproxy.errors import Failure
+from imgproxy.spec.distribution import Url, parse_url
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# The query stands for a signature: it must be in no message.
+WHERE = "https://registry.test/v2/x/blobs/y?secret=hunter2"
+SHOWN = "GET https://registry.test/v2/x/blobs/y?…: "
+URL = parse_url(WHERE)
+BODY = bytes(range(100))
+
+CUT = (503, "UNAVAILABLE", True)
+UNREACHABLE = (504, "UNREACHABLE", True)
+BROKEN = (502, "BAD_UPSTREAM", False)
+TLS = (502, "TLS", False)
+TOO_LARGE = (422, "SIZE_INVALID", False)
+
+
+def tls_error(words: str, reason: str = "") -> ssl.SSLError:
+    error = ssl.SSLError(1, words)
+    error.reason = reason
+    return error
+
+
+def mistrusted(words: str) -> ssl.SSLError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.reason, error.verify_message = "CERTIFICATE_VERIFY_FAILED", words
+    return error
+
+
+RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+async def fetch(client: Client, url: Url = URL, limit: int = 1 << 20) -> bytes:
+    """Get and read to the end."""
+    response = await client.get(url, {})
+    return await response.read(limit)
+
+
+async def pull(response: Response) -> bytes:
+    """Read to the end, as a blob is read."""
+    body, buffer = bytearray(), memoryview(bytearray(64))
+    while count := await response.receive_into(buffer):
+        body += buffer[:count]
+    return bytes(body)
+
+
+# --- replies as they should be ------------------------------------------------------------------
+
+LENGTH = answer(body=BODY)
+CHUNKED = chunked(BODY[:33], BODY[33:34], BODY[34:])
+TO_THE_END = head(200) + BODY
+FRAMINGS = {"length": LENGTH, "chunked": CHUNKED, "to the end": TO_THE_END}
+KEPT = {"length": LENGTH, "chunked": CHUNKED, "empty": answer(), "204": head(204)}
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@virtual_time
+async def test_a_body_is_the_same_however_its_bytes_arrive(framing: str) -> None:
+    reply = FRAMINGS[framing]
+    splits = [(reply[:at], reply[at:]) for at in range(1, len(reply))]
+    for pieces in [(reply,), *splits, tuple(bytes([byte]) for byte in reply)]:
+        for read in (pull, lambda response: response.read(len(BODY))):
+            async with scripted(asked(WHERE, *pieces, END)) as (client, _):
+                assert await read(await client.get(URL, {})) == BODY
+
+
+@virtual_time
+async def test_a_reply_shows_its_status_fields_and_size() -> None:
+    reply = answer(404, BODY, content_type="text/plain", www_authenticate="Basic")
+    reply = reply.replace(b"Basic", b"Basic\r\nWWW-Authenticate: B")
+    async with scripted(asked(WHERE, reply)) as (client, _):
+        response = await client.get(URL, {})
+        assert (response.status, response.size) == (404, len(BODY))
+        assert response.header("content-type") == "text/plain"
+        assert response.header("www-authenticate") == "Basic, B"
+        assert response.headers("www-authenticate") == ["Basic", "B"]
+        assert response.header("location") == ""
+        response.close()
+        response.close()
+
+
+@pytest.mark.parametrize("framing", ["chunked", "to the end"])
+@virtual_time
+async def test_the_size_of_a_body_that_does_not_say_is_unknown(framing: str) -> None:
+    async with scripted(asked(WHERE, FRAMINGS[framing], END)) as (client, _):
+        response = await client.get(URL, {})
+        assert response.size is None
+        assert await pull(response) == BODY
+
+
+@virtual_time
+async def test_a_request_says_who_asks_and_wants_the_bytes_as_they_are() -> None:
+    wanted = asked(
+        WHERE, answer(), user_agent="test/1", accept_encoding="identity", accept="text/plain"
+    )
+    async with scripted(wanted) as (client, _):
+        await client.get(URL, {"Accept": "text/plain"})
+
+
+@virtual_time
+async def test_informational_replies_are_passed_over() -> None:
+    async with scripted(asked(WHERE, head(100) + head(103, link="</x>"), LENGTH)) as (client, _):
+        assert await fetch(client) == BODY
+
+
+@pytest.mark.parametrize("status", [204, 304])
+@virtual_time
+async def test_a_status_without_a_body_is_not_waited_for(status: int) -> None:
+    for fields in ({}, {"content_length": "5"}, {"transfer_encoding": "chunked"}):
+        async with scripted(asked(WHERE, head(status, **fields))) as (client, _):
+            with elapsing(0):
+                assert await fetch(client) == b""
+
+
+@virtual_time
+async def test_after_its_end_a_body_has_nothing_more() -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, _):
+        response = await client.get(URL, {})
+        assert await pull(response) == BODY
+        assert await pull(response) == b""
+
+
+# --- connections that are kept ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framing", KEPT)
+@virtual_time
+async def test_a_connection_is_used_again_after_a_whole_reply(framing: str) -> None:
+    async with scripted(*[asked(WHERE, KEPT[framing])] * 3) as (client, script):
+        for _ in range(3):
+            await fetch(client)
+        assert len(script.wires) == 1
+
+
+NOT_AGAIN = {
+    "it ends with the body": (TO_THE_END, END),
+    "it says so": (answer(body=BODY, connection="close"),),
+    "it says so in a list": (answer(body=BODY, connection="foo, Close"),),
+    "HTTP/1.0": (LENGTH.replace(b"1.1", b"1.0", 1),),
+    "HTTP/1.0 with keep-alive": (
+        answer(body=BODY, connection="keep-alive").replace(b"1.1", b"1.0", 1),
+    ),
+    "surplus behind a length": (LENGTH + b"x",),
+    "surplus behind an empty body": (answer() + b"x",),
+    "surplus behind no body": (head(204) + b"x",),
+    "surplus behind the last chunk": (CHUNKED + b"x",),
+    "surplus that comes later": (LENGTH, b"HTTP/1.1 200 Smuggled\r\nContent-Length: 0\r\n\r\n"),
+    "it ended": (LENGTH, END),
+    "it was reset": (LENGTH, RESET),
+    "both framings": (chunked(BODY, content_length="100"),),
+}
+
+
+@pytest.mark.parametrize("why", NOT_AGAIN)
+@virtual_time
+async def test_a_connection_is_not_used_again(why: str) -> None:
+    steps = NOT_AGAIN[why]
+    async with scripted(asked(WHERE, *steps), asked(WHERE, answer(body=b"2"))) as (client, script):
+        assert await fetch(client) in (BODY, b"")
+        assert await fetch(client) == b"2"
+        assert [wire.closed for wire in script.wires] == [True, False]
+
+
+@virtual_time
+async def test_a_body_that_is_given_up_takes_its_connection_along() -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        response = await client.get(URL, {})
+        await response.receive_into(memoryview(bytearray(10)))
+        response.close()
+        assert script.wires[0].closed
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["http://registry.test/", "https://registry.test:444/", "https://other.test/"],
+)
+@virtual_time
+async def test_a_connection_serves_its_origin_alone(other: str) -> None:
+    async with scripted(asked(WHERE, LENGTH), asked(other, LENGTH)) as (client, script):
+        assert await fetch(client) == BODY
+        assert await fetch(client, parse_url(other)) == BODY
+        assert len(script.wires) == 2
+
+
+@virtual_time
+async def test_no_more_connections_are_kept_than_could_be_used() -> None:
+    count = clients.MAX_IDLE + 1
+    async with scripted(*[asked(WHERE, LENGTH)] * count) as (client, script):
+        for response in [await client.get(URL, {}) for _ in range(count)]:
+            await response.read(1000)
+        assert [wire.closed for wire in script.wires].count(False) == clients.MAX_IDLE
+
+
+@virtual_time
+async def test_connecting_leaves_the_connection_to_the_next_request() -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        await client.connect(URL)
+        await client.connect(URL)
+        assert await fetch(client) == BODY
+        assert len(script.wires) == 1
+
+
+# A server may close a kept connection in the very moment in which it is used.
+STALE: dict[str, Step] = {"end": END, "reset": RESET}
+
+
+@pytest.mark.parametrize("ending", STALE)
+@virtual_time
+async def test_a_kept_connection_that_ends_instead_of_answering_is_replaced_once(
+    ending: str,
+) -> None:
+    exchanges = [asked(WHERE, LENGTH), asked(WHERE, STALE[ending]), asked(WHERE, LENGTH)]
+    async with scripted(*exchanges) as (client, script):
+        assert await fetch(client) == BODY
+        assert await fetch(client) == BODY
+        assert [wire.closed for wire in script.wires] == [True, False]
+
+
+@virtual_time
+async def test_a_kept_connection_that_takes_no_request_is_replaced() -> None:
+    async with scripted(asked(WHERE, LENGTH), asked(WHERE, LENGTH)) as (client, script):
+        assert await fetch(client) == BODY
+        script.wires[0].broken = BrokenPipeError(errno.EPIPE, "Broken pipe")
+        assert await fetch(client) == BODY
+        assert len(script.wires) == 2
+
+
+@virtual_time
+async def test_the_replacement_of_a_stale_connection_is_not_replaced() -> None:
+    exchanges = [asked(WHERE, LENGTH), asked(WHERE, END), asked(WHERE, END)]
+    async with scripted(*exchanges) as (client, _):
+        assert await fetch(client) == BODY
+        with pytest.raises(Failure) as raised:
+            await fetch(client)
+        assert refused(raised.value) == UNREACHABLE
+
+
+NOT_STALE: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool]]] = {
+    "stall": ((SILENCE,), UNREACHABLE),
+    "half a head": ((b"HTTP/1.1 200 OK\r\n", END), BROKEN),
+    "half a head, then a reset": ((b"HTTP/1.1 200 OK\r\n", RESET), UNREACHABLE),
+    "garbage": ((b"SSH-2.0\r\n\r\n",), BROKEN),
+}
+
+
+@pytest.mark.parametrize("how", NOT_STALE)
+@virtual_time
+async def test_a_kept_connection_with_another_fault_fails(how: str) -> None:
+    steps, wanted = NOT_STALE[how]
+    async with scripted(asked(WHERE, LENGTH), asked(WHERE, *steps)) as (client, _):
+        assert await fetch(client) == BODY
+        with pytest.raises(Failure) as raised:
+            await fetch(client)
+        assert refused(raised.value) == wanted
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+LARGE_HEAD = head(200, **{f"x_{n}": "a" * 1000 for n in range(200)})
+AT_ONCE, STALL = 0.0, 60.0
+
+HEADS: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool], str, float]] = {
+    "nothing": ((SILENCE,), UNREACHABLE, "no answer for 60 s", STALL),
+    "never whole": ((LENGTH[:20], SILENCE), UNREACHABLE, "no answer for 60 s", STALL),
+    "byte by byte": (
+        tuple(step for byte in LENGTH for step in (5.0, bytes([byte]))),
+        UNREACHABLE,
+        "no answer for 60 s",
+        STALL,
+    ),
+    "nothing but 1xx": ((*(10.0, head(103)) * 99,), UNREACHABLE, "no answer for 60 s", STALL),
+    "the end": ((END,), UNREACHABLE, "the connection was closed before an answer", AT_ONCE),
+    "a reset": ((RESET,), UNREACHABLE, "Connection reset by peer", AT_ONCE),
+    "a word of TLS": ((tls_error("certificate required"),), TLS, "TLS failed: cert", AT_ONCE),
+    "the end after a 1xx": ((head(100), END), UNREACHABLE, "closed before an answer", AT_ONCE),
+    "the end within": ((LENGTH[:20], END), BROKEN, "the server broke HTTP", AT_ONCE),
+    "too large": ((LARGE_HEAD,), BROKEN, "the server broke HTTP", AT_ONCE),
+    "no end of it": ((*(LARGE_HEAD[:-2],) * 9,), BROKEN, "the server broke HTTP", AT_ONCE),
+    "another protocol": ((b"SSH-2.0-x\r\n\r\n",), BROKEN, "the server broke HTTP", AT_ONCE),
+    "control characters": ((b"\x1b[31m\0\r\n\r\n",), BROKEN, "the server broke HTTP", AT_ONCE),
+    "a negative length": (
+        (head(200, content_length="-1"),),
+        BROKEN,
+        "the server broke HTTP",
+        AT_ONCE,
+    ),
+    "two lengths": (
+        (head(200, content_length="1\r\nContent-Length: 2"),),
+        BROKEN,
+        "the server broke HTTP",
+        AT_ONCE,
+    ),
+    "an unknown coding": (
+        (head(200, transfer_encoding="gzip, chunked"),),
+        BROKEN,
+        "the server broke HTTP",
+        AT_ONCE,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HEADS)
+@virtual_time
+async def test_a_head_that_does_not_come_is_a_failure(case: str) -> None:
+    steps, wanted, words, seconds = HEADS[case]
+    async with scripted(asked(WHERE, *steps)) as (client, _):
+        with elapsing(seconds), pytest.raises(Failure) as raised:
+            await client.get(URL, {})
+        assert_told(raised.value, wanted, words)
+
+
+def assert_told(failure: Failure, wanted: tuple[int, str, bool], words: str) -> None:
+    assert refused(failure) == wanted
+    assert failure.message.startswith(SHOWN), failure.message
+    assert words in failure.message
+    assert failure.message.isprintable()
+    assert "hunter2" not in failure.message
+
+
+def slowly(body: bytes, count: int, pause: float) -> tuple[Step, ...]:
+    """Give the body so many bytes at a time, with pauses between."""
+    pieces = [body[at : at + count] for at in range(0, len(body), count)]
+    return tuple(step for piece in pieces for step in (pause, piece))
+
+
+BODIES: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool], str, float]] = {
+    "stall": ((LENGTH[:-1], SILENCE), UNREACHABLE, "the reply stalled for 60 s", STALL),
+    "stall in chunks": ((CHUNKED[:-9], SILENCE), UNREACHABLE, "stalled for 60 s", STALL),
+    "stall to the end": ((TO_THE_END, SILENCE), UNREACHABLE, "stalled for 60 s", STALL),
+    "trickle": (
+        (head(200, content_length="5000"), *slowly(bytes(5000), 1, 1.0)),
+        UNREACHABLE,
+        "the reply stalled for 60 s",
+        STALL,
+    ),
+    "end": ((LENGTH[:-1], END), CUT, "the reply was cut off: the connection ended 1 ", AT_ONCE),
+    "reset": ((LENGTH[:-1], RESET), CUT, "cut off: Connection reset by peer", AT_ONCE),
+    "reset in chunks": ((CHUNKED[:-9], RESET), CUT, "cut off: Connection reset", AT_ONCE),
+    "reset to the end": ((TO_THE_END, RESET), CUT, "cut off: Connection reset", AT_ONCE),
+    "TLS": (
+        (LENGTH[:-1], tls_error("decryption failed")),
+        TLS,
+        "TLS failed: decryption failed",
+        AT_ONCE,
+    ),
+    "no size of a chunk": (
+        (head(200, transfer_encoding="chunked") + b"x\r\n",),
+        BROKEN,
+        "the server broke HTTP",
+        AT_ONCE,
+    ),
+    "a chunk that is longer than it says": (
+        (CHUNKED.replace(b"21\r\n", b"20\r\n"),),
+        BROKEN,
+        "the server broke HTTP",
+        AT_ONCE,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+@virtual_time
+async def test_a_body_that_does_not_come_is_a_failure(case: str) -> None:
+    steps, wanted, words, seconds = BODIES[case]
+    for read in (pull, lambda response: response.read(1 << 20)):
+        async with scripted(asked(WHERE, *steps)) as (client, script):
+            response = await client.get(URL, {})
+            with elapsing(seconds), pytest.raises(Failure) as raised:
+                await read(response)
+            assert_told(raised.value, wanted, words)
+            assert script.wires[0].closed
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@virtual_time
+async def test_a_body_that_is_cut_anywhere_is_temporary(framing: str) -> None:
+    reply = FRAMINGS[framing]
+    for at in range(reply.index(b"\r\n\r\n") + 4, len(reply)):
+        async with scripted(asked(WHERE, reply[:at], END)) as (client, _):
+            response = await client.get(URL, {})
+            with pytest.raises(Failure) as raised:
+                await pull(response)
+            assert_told(raised.value, CUT, "the reply was cut off")
+
+
+@virtual_time
+async def test_the_clock_runs_only_while_the_server_is_awaited() -> None:
+    body = bytes(5000)
+    reply = (head(200, content_length="5000"), *slowly(body, 100, 5.0))
+    async with scripted(asked(WHERE, *reply)) as (client, _):
+        response = await client.get(URL, {})
+        received, buffer = 0, memoryview(bytearray(1000))
+        while count := await response.receive_into(buffer):
+            received += count
+            await trio.sleep(1000)
+        assert received == len(body)
+
+
+@virtual_time
+async def test_progress_starts_the_clock_again() -> None:
+    """1024 bytes each 55 s are slow, and no stall."""
+    count, pause = clients.MIN_PROGRESS, 55.0
+    body = bytes(4 * count)
+    reply = (head(200, content_length=str(len(body))), *slowly(body, count, pause))
+    async with scripted(asked(WHERE, *reply)) as (client, _):
+        response = await client.get(URL, {})
+        with elapsing(4 * pause):
+            received, buffer = 0, memoryview(bytearray(len(body)))
+            while count := await response.receive_into(buffer):
+                received += count
+        assert received == len(body)
+
+
+OVERSIZE = {
+    "says so": head(200, content_length="101"),
+    "in chunks": chunked(BODY, b"x"),
+    "to the end": head(200) + BODY + b"x",
+}
+
+
+@pytest.mark.parametrize("how", OVERSIZE)
+@virtual_time
+async def test_a_document_beyond_its_limit_is_invalid(how: str) -> None:
+    async with scripted(asked(WHERE, OVERSIZE[how], SILENCE)) as (client, script):
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await fetch(client, limit=100)
+        assert_told(raised.value, TOO_LARGE, "more than the 100 bytes")
+        assert script.wires[0].closed
+
+
+@virtual_time
+async def test_a_document_that_takes_for_ever_is_given_up() -> None:
+    """It does not stall: a kilobyte comes each minute."""
+    reply = (head(200), *slowly(bytes(1 << 20), 1024, 50.0))
+    async with scripted(asked(WHERE, *reply)) as (client, script):
+        with elapsing(clients.DOCUMENT_TIMEOUT), pytest.raises(Failure) as raised:
+            await fetch(client)
+        assert_told(raised.value, UNREACHABLE, "no whole reply within 300 s")
+        assert script.wires[0].closed
+
+
+@pytest.mark.parametrize("steps", [(SILENCE,), (LENGTH[:-1], SILENCE), (CHUNKED[:-9], SILENCE)])
+@virtual_time
+async def test_whoever_stops_waiting_leaves_no_connection_behind(steps: tuple[Step, ...]) -> None:
+    async with scripted(asked(WHERE, *steps)) as (client, script):
+        with trio.move_on_after(1) as scope:
+            await fetch(client)
+        assert scope.cancelled_caught
+        assert script.wires[0].closed
+
+
+@virtual_time
+async def test_what_is_asked_and_what_fails_is_told_without_secrets() -> None:
+    script = Script(asked(WHERE, LENGTH), asked(WHERE, END))
+    notes = Notes()
+    client = Client(script, notes, stall_timeout=1, user_agent="test/1")
+    await fetch(client)
+    client.close()
+    with pytest.raises(Failure):
+        await fetch(client)
+    assert notes.details == [
+        f"{SHOWN}200, 0 ms to the head",
+        f"{SHOWN}no answer: the connection was closed before an answer",
+    ]
+
+
+# --- dialling -----------------------------------------------------------------------------------
+
+
+def several(*errors: OSError) -> OSError:
+    """Give what trio raises when no address of a name answers."""
+    error = OSError("all attempts to connect to registry.test:443 failed")
+    error.__cause__ = errors[0] if len(errors) == 1 else ExceptionGroup("several", list(errors))
+    return error
+
+
+NO_ROUTE = OSError(errno.EHOSTUNREACH, "No route to host")
+NOBODY = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+DIALS: dict[str, tuple[OSError, tuple[int, str, bool], str]] = {
+    "refused": (NOBODY, UNREACHABLE, "cannot connect: Connection refused"),
+    "one address": (several(NOBODY), UNREACHABLE, "cannot connect: Connection refused"),
+    "two addresses": (
+        several(NOBODY, NO_ROUTE, NOBODY),
+        UNREACHABLE,
+        "cannot connect: Connection refused; No route to host",
+    ),
+    "no such name": (
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        UNREACHABLE,
+        "cannot connect: Name or service not known",
+    ),
+    "certificate": (
+        mistrusted("self-signed certificate"),
+        TLS,
+        "TLS failed: self-signed certificate (--tls-verify=false would accept it)",
+    ),
+    "no TLS": (
+        tls_error("wrong version number", "WRONG_VERSION_NUMBER"),
+        TLS,
+        "TLS failed: wrong version number; it may speak plain http, which --tls-verify=false",
+    ),
+    "TLS": (tls_error("bad record"), TLS, "TLS failed: bad record"),
+}
+
+
+@pytest.mark.parametrize("case", DIALS)
+@virtual_time
+async def test_a_connection_that_cannot_be_made_is_a_failure(case: str) -> None:
+    error, wanted, words = DIALS[case]
+    async with scripted(unreachable={"https:": error}) as (client, script):
+        for attempt in (client.get(URL, {}), client.connect(URL)):
+            with pytest.raises(Failure) as raised:
+                await attempt
+            assert_told(raised.value, wanted, words)
+        assert len(script.dialled) == 2
+
+
+@pytest.mark.parametrize(("stall_timeout", "seconds"), [(60, 30), (30, 30), (7, 7)])
+@virtual_time
+async def test_an_address_that_never_answers_is_given_up(
+    stall_timeout: float, seconds: float
+) -> None:
+    script = Script(unreachable={"https:": SILENCE})
+    client = Client(script, Notes(), stall_timeout=stall_timeout, user_agent="test/1")
+    for attempt in (client.get(URL, {}), client.connect(URL)):
+        with elapsing(seconds), pytest.raises(Failure) as raised:
+            await attempt
+        assert_told(raised.value, UNREACHABLE, f"cannot connect for {seconds} s")
+
+
+@virtual_time
+async def test_a_defect_is_not_taken_for_a_failure() -> None:
+    async with scripted(asked(WHERE, ZeroDivisionError())) as (client, script):
+        with pytest.raises(ZeroDivisionError):
+            await client.get(URL, {})
+        assert script.wires[0].closed
+
+
+# --- real connections ---------------------------------------------------------------------------
+
+
+Serve = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+async def answer_once(stream: trio.abc.Stream) -> None:
+    """Answer whatever is asked; a client that gives up is let go."""
+    with suppress(trio.BrokenResourceError):
+        while not (await stream.receive_some()).endswith(b"\r\n\r\n"):
+            pass
+        await stream.send_all(LENGTH)
+        await stream.receive_some()
+
+
+async def speak_first(stream: trio.abc.Stream) -> None:
+    """Do as a server does that speaks no TLS."""
+    await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await stream.receive_some()
+
+
+async def keep_silent(_: trio.abc.Stream) -> None:
+    await trio.sleep_forever()
+
+
+def over_tls(certificate: trustme.LeafCert) -> Serve:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await answer_once(trio.SSLStream(stream, context, server_side=True))
+
+    return serve
+
+
+async def visit(
+    serve: Serve, scheme: str, *, tls_verify: bool = True, dialer: Dialer | None = None
+) -> bytes:
+    """Fetch once from a server on loopback, by name."""
+    async with trio.open_nursery() as nursery:
+        handler = partial(trio.serve_tcp, serve, 0, host="127.0.0.1")
+        (listener,) = await nursery.start(handler)
+        port = listener.socket.getsockname()[1]
+        dialer = dialer or Dialer(tls_verify=tls_verify)
+        client = Client(dialer, Notes(), stall_timeout=20, user_agent="test/1")
+        result = await acapture(fetch, client, parse_url(f"{scheme}://localhost:{port}/"))
+        client.close()
+        nursery.cancel_scope.cancel()
+    return result.unwrap()
+
+
+@pytest.fixture
+def authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
+    """Give an authority that this process trusts, alone."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
+    return authority
+
+
+@real_time
+async def test_http_is_spoken_to_a_real_server() -> None:
+    assert await visit(answer_once, "http") == BODY
+
+
+@pytest.mark.parametrize("tls_verify", [True, False])
+@real_time
+async def test_https_is_spoken_to_a_real_server(
+    authority: trustme.CA,
+    tls_verify: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    serve = over_tls(authority.issue_cert("localhost"))
+    assert await visit(serve, "https", tls_verify=tls_verify) == BODY
+
+
+@pytest.mark.parametrize(
+    ("issue", "words"),
+    [
+        (lambda _: trustme.CA().issue_cert("localhost"), "local issuer certificate"),
+        (lambda trusted: trusted.issue_cert("other.test"), "'localhost'"),
+    ],
+    ids=["by a stranger", "for another"],
+)
+@real_time
+async def test_a_certificate_that_is_not_good_is_refused(
+    authority: trustme.CA, issue: Callable[[trustme.CA], trustme.LeafCert], words: str
+) -> None:
+    serve = over_tls(issue(authority))
+    with pytest.raises(Failure) as raised:
+        await visit(serve, "https")
+    assert refused(raised.value) == TLS
+    assert words in raised.value.message
+    assert "--tls-verify=false" in raised.value.message
+    assert await visit(serve, "https", tls_verify=False) == BODY
+
+
+@real_time
+async def test_a_server_without_tls_is_told_from_one_that_is_not_there() -> None:
+    with pytest.raises(Failure) as raised:
+        await visit(speak_first, "https", tls_verify=False)
+    assert refused(raised.value) == TLS
+
+
+@real_time
+async def test_a_port_without_a_server_is_unreachable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    client = Client(Dialer(), Notes(), stall_timeout=20, user_agent="test/1")
+    with pytest.raises(Failure) as raised:
+        await client.connect(parse_url(f"http://127.0.0.1:{port}/"))
+    assert refused(raised.value) == UNREACHABLE
+    assert "cannot connect: " in raised.value.message
+    assert "Connection refused" in raised.value.message
+
+
+@virtual_time
+async def test_a_server_that_never_shakes_hands_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        client = Client(Dialer(tls_verify=False), Notes(), stall_timeout=20, user_agent="test/1")
+        with elapsing(20), pytest.raises(Failure) as raised:
+            await client.connect(parse_url(f"https://127.0.0.1:{port}/"))
+    assert refused(raised.value) == UNREACHABLE
+
+
+@real_time
+async def test_authorities_are_read_once(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[ssl.SSLContext] = []
+    real = ssl.SSLContext.load_default_certs
+
+    def counted(context: ssl.SSLContext) -> None:
+        read.append(context)
+        real(context)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", counted)
+    serve = over_tls(authority.issue_cert("localhost"))
+    dialer = Dialer()
+    for _ in range(2):
+        assert await visit(serve, "https", dialer=dialer) == BODY
+    assert len(read) == 1
+
+
+@real_time
+async def test_authorities_that_cannot_be_read_are_a_failure_of_tls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(_: ssl.SSLContext) -> None:
+        raise tls_error("no authorities")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", broken)
+    with pytest.raises(Failure) as raised:
+        await visit(keep_silent, "https")
+    assert refused(raised.value) == TLS

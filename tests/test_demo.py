@@ -1,0 +1,179 @@
+"""The parents that people copy: each does its job, and notices when it cannot be done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from images import Layout
+from parent import COMMAND, INSECURE, LIMIT, ROOT, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+LARGE = hashlib.shake_256(b"large").digest(5 << 19)  # 2.5 MiB: verified while it is streamed
+SMALL = b"a small layer"
+
+# Changes with demo/sample.py, and with nothing else: neither clock nor version of Python.
+SAMPLE_INDEX = "sha256:4b1e350c65b9159b0686e50fc28018947e166ba4af23e9cd20d6188f41aa0af1"
+
+Run = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path / "image")
+    layout.save(layout.image(LARGE, SMALL))
+    return layout
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Run]:
+    """Run a program that finds `imgproxy` on PATH, and a home without any policy."""
+    program = tmp_path / "bin/imgproxy"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')
+    program.chmod(0o755)
+    home = tmp_path / "home"
+    path = f"{program.parent}:{environment()['PATH']}"
+
+    def run(arguments: Sequence[str | Path]) -> Run:
+        return subprocess.run(
+            arguments,
+            env=environment(PATH=path, HOME=str(home)),
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(params=["python", "shell"])
+def demo(
+    request: pytest.FixtureRequest, tmp_path: Path, run: Callable[..., Run]
+) -> Callable[..., Run]:
+    """Run one of the two parents on an image, with options of imgproxy."""
+
+    def demo(image: str, *options: str) -> Run:
+        if request.param == "shell":
+            return run(["sh", ROOT / "demo/parent.sh", image, *options])
+        parent = ROOT / "demo/parent.py"
+        return run([sys.executable, parent, image, tmp_path / "saved", "--", *options])
+
+    return demo
+
+
+def spoil(layout: Layout, digest: str) -> None:
+    content = bytearray(layout.read(digest))
+    content[len(content) // 2] ^= 1
+    layout.file(digest).write_bytes(content)
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def test_a_parent_gets_what_it_wants(demo: Callable[..., Run], layout: Layout) -> None:
+    result = demo(f"oci:{layout.path}", INSECURE)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert digest_of(LARGE) in result.stdout
+    assert "exit status 0" in result.stdout
+
+
+def test_the_python_parent_saves_every_layer(
+    run: Callable[..., Run], layout: Layout, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved"
+    image = f"oci:{layout.path}"
+    result = run([sys.executable, ROOT / "demo/parent.py", image, saved, "--", INSECURE])
+    assert result.returncode == 0
+    files = {file.name: file.read_bytes() for file in saved.iterdir()}
+    assert files == {digest_of(blob).replace(":", "-"): blob for blob in (LARGE, SMALL)}
+
+
+def test_the_python_parent_can_merely_list(run: Callable[..., Run], layout: Layout) -> None:
+    image = f"oci:{layout.path}"
+    result = run([sys.executable, ROOT / "demo/parent.py", image, "--", INSECURE])
+    assert result.returncode == 0
+    assert f"{digest_of(SMALL)}, {len(SMALL)} bytes\n" in result.stdout
+
+
+def test_a_parent_tells_that_there_is_no_such_image(
+    demo: Callable[..., Run], layout: Layout
+) -> None:
+    result = demo(f"oci:{layout.path}:absent", INSECURE)
+    assert result.returncode == 1
+    assert "/manifest: 404 " in result.stdout
+    assert "exit status 0" in result.stdout
+
+
+def test_a_parent_tells_that_the_policy_refuses(
+    demo: Callable[..., Run], layout: Layout, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps({"default": [{"type": "reject"}]}))
+    result = demo(f"oci:{layout.path}", "--policy", str(policy))
+    assert result.returncode == 1
+    assert "/manifest: 403 DENIED" in result.stdout or '"code":"DENIED"' in result.stdout
+
+
+def test_a_parent_takes_no_corrupt_blob_for_whole(
+    demo: Callable[..., Run], layout: Layout, tmp_path: Path
+) -> None:
+    spoil(layout, digest_of(LARGE))
+    result = demo(f"oci:{layout.path}", INSECURE)
+    assert result.returncode == 1
+    assert re.search(rf"short body, \d+ of {len(LARGE)} bytes", result.stdout)
+    assert "exit status 4" in result.stdout
+    assert len(result.stderr.splitlines()) == 1  # imgproxy's own line
+    assert list(tmp_path.glob("saved/*")) == []
+
+
+def test_a_parent_tells_that_its_options_are_wrong(
+    demo: Callable[..., Run], layout: Layout
+) -> None:
+    result = demo(f"oci:{layout.path}", "--nonsense")
+    assert result.returncode == 1
+    assert "exit status 2" in result.stdout
+
+
+def test_the_parent_in_the_readme_works(
+    run: Callable[..., Run], layout: Layout, tmp_path: Path
+) -> None:
+    """On a host that has a policy, as it says."""
+    policy = tmp_path / "home/.config/containers/policy.json"
+    policy.parent.mkdir(parents=True)
+    policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    code, count = re.subn(r'"docker://[^"]*"', repr(f"oci:{layout.path}"), code)
+    assert count == 1
+    result = run([sys.executable, "-c", code])
+    assert (result.returncode, result.stderr) == (0, "")
+    first, last = result.stdout.splitlines()
+    assert first.startswith("200 sha256:")
+    assert last == "200 0"
+
+
+def test_the_sample_image_is_the_same_everywhere(run: Callable[..., Run], tmp_path: Path) -> None:
+    """And has what the demo is to show: two platforms, and a layer that is streamed."""
+    run([sys.executable, ROOT / "demo/sample.py", tmp_path / "image"])
+    layout = Layout(tmp_path / "image")
+    (top,) = _json(layout.path / "index.json")["manifests"]
+    assert top["digest"] == SAMPLE_INDEX
+    images = _json(layout.file(top["digest"]))["manifests"]
+    assert [image["platform"]["architecture"] for image in images] == ["amd64", "arm64"]
+    layers = _json(layout.file(images[0]["digest"]))["layers"]
+    assert max(layer["size"] for layer in layers) > 1 << 20
+
+
+def _json(file: Path) -> Any:  # noqa: ANN401  (JSON is any)
+    return json.loads(file.read_bytes())

@@ -1,0 +1,103 @@
+"""The tree of failures, held to the statuses of imgproxy(1), ERRORS; and what may be quoted."""
+
+from __future__ import annotations
+
+import pytest
+
+from imgproxy import errors
+from imgproxy.errors import Failure, MethodNotAllowedError, NotFoundError, UsageError, clean
+
+# class: status, code, whether another try is worth it
+LEAVES = {
+    errors.BadRequestError: (400, "BAD_REQUEST", False),
+    errors.DeniedError: (403, "DENIED", False),
+    errors.NotFoundError: (404, "NOT_FOUND", False),
+    errors.MethodNotAllowedError: (405, "METHOD_NOT_ALLOWED", False),
+    errors.AmbiguousError: (409, "AMBIGUOUS", False),
+    errors.BodyTooLargeError: (413, "BODY_TOO_LARGE", False),
+    errors.UnsupportedFormatError: (415, "UNSUPPORTED", False),
+    errors.InvalidError: (422, "MANIFEST_INVALID", False),
+    errors.HeadTooLargeError: (431, "HEAD_TOO_LARGE", False),
+    errors.DefectError: (500, "INTERNAL", False),
+    errors.ConfigurationError: (500, "CONFIGURATION", False),
+    errors.NotImplementedByUsError: (501, "UNSUPPORTED", False),
+    errors.BadUpstreamError: (502, "BAD_UPSTREAM", False),
+    errors.UnavailableError: (503, "UNAVAILABLE", True),
+    errors.UnreachableError: (504, "UNREACHABLE", True),
+}
+
+
+def test_the_tree_has_no_other_leaves() -> None:
+    assert set(Failure.__subclasses__()) == set(LEAVES)
+    assert not [leaf for leaf in LEAVES if leaf.__subclasses__()]
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: leaf.__name__)
+def test_a_class_knows_status_code_and_retryable(leaf: type[Failure]) -> None:
+    assert (leaf.status, leaf.default_code, leaf.retryable) == LEAVES[leaf]
+
+
+def test_a_failure_has_its_class_s_code_and_no_detail_of_its_own() -> None:
+    failure = NotFoundError("no such thing")
+    assert (failure.message, failure.code, failure.detail) == ("no such thing", "NOT_FOUND", {})
+    assert str(failure) == "no such thing"
+
+
+def test_a_failure_can_have_a_code_and_details_of_its_own() -> None:
+    failure = NotFoundError("no such image", code="MANIFEST_UNKNOWN", choices=["a"])
+    assert (failure.code, failure.detail) == ("MANIFEST_UNKNOWN", {"choices": ["a"]})
+
+
+def test_a_refused_method_comes_with_the_ones_allowed() -> None:
+    failure = MethodNotAllowedError("PUT /manifest", "GET, HEAD")
+    assert (failure.allow, failure.status, failure.detail) == ("GET, HEAD", 405, {})
+
+
+def test_a_usage_error_is_no_reply() -> None:
+    assert not issubclass(UsageError, Failure)
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        pytest.param("", "", id="nothing"),
+        pytest.param("plain text", "plain text", id="plain"),
+        pytest.param("höher 漢字 🐳", "höher 漢字 🐳", id="other-scripts"),
+        pytest.param("a\r\nb", "a b", id="line-ends-become-one-space"),
+        pytest.param("  a\n", "a", id="edges"),
+        pytest.param("a\0b", "a b", id="nul"),
+        pytest.param("\x1b[31mred\x1b[0m", "[31mred [0m", id="terminal-escape"),
+        pytest.param("a\x7fb", "a b", id="delete"),
+        pytest.param("a\x85b\x9bc", "a b c", id="c1"),
+        pytest.param("a\u2028b\u2029c", "a b c", id="line-separators"),
+        pytest.param("a\u200eb\u200fc", "a b c", id="directional-marks"),
+        pytest.param("a\u061cb", "a b", id="arabic-letter-mark"),
+        pytest.param("a\u202eb\u202cc", "a b c", id="directional-overrides"),
+        pytest.param("a\u2066b\u2069c", "a b c", id="directional-isolates"),
+    ],
+)
+def test_text_from_outside_is_one_line_without_controls(text: str, cleaned: str) -> None:
+    assert clean(text) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("length", "limit", "cleaned"),
+    [
+        pytest.param(5, 6, "aaaaa", id="below"),
+        pytest.param(6, 6, "aaaaaa", id="at"),
+        pytest.param(7, 6, "aaaaaa…", id="above"),
+    ],
+)
+def test_text_from_outside_is_bounded(length: int, limit: int, cleaned: str) -> None:
+    assert clean("a" * length, limit) == cleaned
+
+
+def test_a_quotation_has_256_characters_at_most() -> None:
+    assert clean("a" * 256) == "a" * 256
+    assert clean("a" * 257) == "a" * 256 + "…"
+
+
+def test_bytes_of_a_path_that_are_no_text_do_not_stay_in_a_message() -> None:
+    """A lone surrogate has no UTF-8, and most parents' JSON parsers refuse its escape."""
+    path = b"/images/\xff".decode(errors="surrogateescape")
+    assert clean(path).encode().startswith(b"/images/")

@@ -1,0 +1,302 @@
+"""Local files: what lies at a path is found out before it is opened."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from wires import real_time, refused
+
+from imgproxy import files
+from imgproxy.errors import Failure
+from imgproxy.files import LocalFile, read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NOT_FOUND = (404, "NOT_FOUND", False)
+DENIED = (403, "DENIED", False)
+UNSUPPORTED = (415, "UNSUPPORTED", False)
+BAD_PATH = (422, "PATH_INVALID", False)
+UNAVAILABLE = (503, "UNAVAILABLE", True)
+
+CONTENT = bytes(range(256)) * 8
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def socket_at(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+def loop_at(path: Path) -> None:
+    path.symlink_to(path)
+
+
+# Opening a FIFO would wait for a writer.
+PLACES: dict[str, tuple[Callable[[Path], object], tuple[int, str, bool], str]] = {
+    "nothing": (lambda _: None, NOT_FOUND, "No such file or directory"),
+    "a dangling link": (lambda at: at.symlink_to("nowhere"), NOT_FOUND, "No such file"),
+    "a directory": (lambda at: at.mkdir(), UNSUPPORTED, "is a directory, not a regular file"),
+    "a FIFO": (os.mkfifo, UNSUPPORTED, "is a FIFO, not a regular file"),
+    "a socket": (socket_at, UNSUPPORTED, "is a socket, not a regular file"),
+    "a device": (lambda at: at.symlink_to(os.devnull), UNSUPPORTED, "is a character device"),
+    "a loop of links": (loop_at, BAD_PATH, "Too many levels of symbolic links"),
+}
+
+
+@pytest.mark.parametrize("what", PLACES)
+def test_what_is_no_regular_file_is_refused_unopened(what: str, tmp_path: Path) -> None:
+    make, wanted, words = PLACES[what]
+    place = tmp_path / "place"
+    make(place)
+    before = open_descriptors()
+    with pytest.raises(Failure) as raised:
+        LocalFile(str(place))
+    assert refused(raised.value) == wanted
+    assert raised.value.message.startswith(str(place))
+    assert words in raised.value.message
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize(
+    ("tail", "wanted"),
+    [("/x", NOT_FOUND), ("x" * 300, BAD_PATH), ("/x" * 3000, BAD_PATH)],
+    ids=["below a file", "a long name", "a long path"],
+)
+def test_a_path_that_cannot_be_is_refused(
+    tail: str, wanted: tuple[int, str, bool], path: Path
+) -> None:
+    with pytest.raises(Failure) as raised:
+        LocalFile(f"{path}{tail}")
+    assert refused(raised.value) == wanted
+
+
+def test_control_characters_of_a_path_stay_out_of_messages(tmp_path: Path) -> None:
+    with pytest.raises(Failure) as raised:
+        LocalFile(f"{tmp_path}/a\x1b[31m\nb")
+    assert raised.value.message == f"{tmp_path}/a [31m b: No such file or directory"
+
+
+ERRORS = {
+    errno.ENOENT: NOT_FOUND,
+    errno.ENOTDIR: NOT_FOUND,
+    errno.EACCES: DENIED,
+    errno.EPERM: DENIED,
+    errno.ELOOP: BAD_PATH,
+    errno.ENAMETOOLONG: BAD_PATH,
+    errno.EIO: UNAVAILABLE,
+    errno.EMFILE: UNAVAILABLE,
+    errno.ESTALE: UNAVAILABLE,
+}
+
+
+@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+def test_a_failure_of_the_system_keeps_its_words(number: int) -> None:
+    failure = files.failure("/a/b", OSError(number, os.strerror(number)))
+    assert refused(failure) == ERRORS[number]
+    assert failure.message == f"/a/b: {os.strerror(number)}"
+
+
+def test_a_failure_without_words_is_told_all_the_same() -> None:
+    assert files.failure("/a/b", OSError("odd")).message == "/a/b: odd"
+
+
+def failing_open(error: int, *, times: int) -> Callable[..., int]:
+    """Give an `os.open` that fails from the so-many-th call on."""
+    calls = iter(range(times))
+    real = os.open
+
+    def fake(*arguments: Any) -> int:  # noqa: ANN401  (what os.open takes)
+        if next(calls, None) is None:
+            raise OSError(error, os.strerror(error))
+        return real(*arguments)
+
+    return fake
+
+
+@pytest.mark.parametrize("times", [0, 1], ids=["looking at it", "opening it"])
+def test_a_file_that_may_not_be_read_is_denied(
+    times: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who runs the tests may read everything, so the system's refusal is played."""
+    before = open_descriptors()
+    monkeypatch.setattr(os, "open", failing_open(errno.EACCES, times=times))
+    with pytest.raises(Failure) as raised:
+        LocalFile(str(path))
+    monkeypatch.undo()
+    assert refused(raised.value) == DENIED
+    assert open_descriptors() == before
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+async def pull(file: LocalFile, count: int) -> bytes:
+    """Read in pieces of so many bytes."""
+    content, buffer = bytearray(), memoryview(bytearray(count))
+    while received := await file.receive_into(buffer):
+        content += buffer[:received]
+    return bytes(content)
+
+
+@pytest.mark.parametrize("count", [1, 100, len(CONTENT), 2 * len(CONTENT)])
+@real_time
+async def test_a_file_is_read_in_pieces_of_any_size(count: int, path: Path) -> None:
+    with closing(LocalFile(str(path))) as file:
+        assert file.size == len(CONTENT)
+        assert await pull(file, count) == CONTENT
+        assert await pull(file, count) == b""
+
+
+@real_time
+async def test_a_link_is_followed(path: Path) -> None:
+    path.with_name("link").symlink_to(path)
+    assert await read_file(str(path.with_name("link")), 1 << 20) == CONTENT
+
+
+def refusing(error: OSError) -> Callable[..., int]:
+    """Give an `os.preadv` that cannot say at once what is in memory."""
+    real = os.preadv
+
+    def fake(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise error
+        assert threading.current_thread() is not threading.main_thread()
+        return real(fd, buffers, offset)
+
+    return fake
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        OSError(errno.EOPNOTSUPP, "Operation not supported"),
+    ],
+    ids=["not in memory", "not known by the file system"],
+)
+@real_time
+async def test_what_could_take_time_is_read_in_a_thread(
+    error: OSError, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "preadv", refusing(error))
+    with closing(LocalFile(str(path))) as file:
+        assert await pull(file, 1000) == CONTENT
+
+
+@pytest.mark.parametrize("flags", [os.RWF_NOWAIT, 0], ids=["at once", "in a thread"])
+@real_time
+async def test_a_disk_that_fails_is_unavailable(
+    flags: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(_fd: int, _buffers: list[memoryview], _offset: int, given: int = 0) -> int:
+        number = errno.EIO if given == flags else errno.EAGAIN
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "preadv", fake)
+    with closing(LocalFile(str(path))) as file:
+        with pytest.raises(Failure) as raised:
+            await file.receive_into(memoryview(bytearray(1)))
+        assert refused(raised.value) == UNAVAILABLE
+        assert raised.value.message == f"{path}: Input/output error"
+
+
+@real_time
+async def test_nobody_waits_for_a_disk_that_hangs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, released = threading.Event(), threading.Event()
+
+    def fake(_fd: int, _buffers: list[memoryview], _offset: int, flags: int = 0) -> int:
+        if flags:
+            raise BlockingIOError
+        hanging.set()
+        released.wait(30)
+        return 0
+
+    monkeypatch.setattr(os, "preadv", fake)
+    with closing(LocalFile(str(path))) as file:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(file.receive_into, memoryview(bytearray(1)))
+                await trio.to_thread.run_sync(hanging.wait)
+                nursery.cancel_scope.cancel()
+        finally:
+            released.set()
+
+
+@real_time
+async def test_reading_is_a_checkpoint(path: Path) -> None:
+    with closing(LocalFile(str(path))) as file, trio.testing.assert_checkpoints():
+        await file.receive_into(memoryview(bytearray(1)))
+
+
+@real_time
+async def test_a_whole_file_may_have_as_many_bytes_as_the_limit(path: Path) -> None:
+    assert await read_file(str(path), len(CONTENT)) == CONTENT
+    with pytest.raises(Failure) as raised:
+        await read_file(str(path), len(CONTENT) - 1)
+    assert refused(raised.value) == (422, "SIZE_INVALID", False)
+    assert raised.value.message == f"{path}: 2048 bytes are more than the limit of 2047"
+
+
+@real_time
+async def test_an_empty_file_is_empty(path: Path) -> None:
+    write(path, b"")
+    assert await read_file(str(path), 0) == b""
+
+
+@real_time
+async def test_a_file_that_grows_is_read_as_it_was(path: Path) -> None:
+    with closing(LocalFile(str(path))) as file:
+        write(path, CONTENT + b"more")
+        assert await file.read(1 << 20) == CONTENT
+
+
+@real_time
+async def test_a_file_that_shrinks_is_read_as_far_as_it_goes(path: Path) -> None:
+    with closing(LocalFile(str(path))) as file:
+        os.truncate(path, 100)
+        assert await file.read(1 << 20) == CONTENT[:100]
+
+
+@real_time
+async def test_a_file_that_is_replaced_is_read_as_it_was_opened(path: Path) -> None:
+    with closing(LocalFile(str(path))) as file:
+        os.unlink(path)
+        write(path, b"another")
+        assert await file.read(1 << 20) == CONTENT
+
+
+@real_time
+async def test_nothing_is_left_open(path: Path) -> None:
+    before = open_descriptors()
+    await read_file(str(path), 1 << 20)
+    with pytest.raises(Failure):
+        await read_file(str(path), 1)
+    file = LocalFile(str(path))
+    file.close()
+    file.close()
+    assert open_descriptors() == before

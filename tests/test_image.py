@@ -1,0 +1,650 @@
+"""The image being served: what is chosen, and what may be had."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from images import DOCKER_LIST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Json, digest_of, on
+from images import encode as encoded
+from sources import LINUX, Place, Store, accept_anything, describe, image_of
+from wires import elapsing, real_time, refused, virtual_time
+
+from imgproxy.config import policy
+from imgproxy.errors import DeniedError, Failure, NotFoundError, UnavailableError
+from imgproxy.image import MAX_DEPTH, MAX_INDEXES, Image, OpenedImage
+from imgproxy.spec import digest as digests
+from imgproxy.spec import platform as platforms
+from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.spec.digest import Digest
+
+UNKNOWN = (404, "MANIFEST_UNKNOWN", False)
+NO_BLOB = (404, "BLOB_UNKNOWN", False)
+INVALID = (422, "MANIFEST_INVALID", False)
+WRONG_SIZE = (422, "SIZE_INVALID", False)
+WRONG_DIGEST = (422, "DIGEST_INVALID", False)
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+def digest(descriptor: Json) -> Digest:
+    return digests.parse(descriptor["digest"])
+
+
+async def opened(place: Place, wanted: str = "linux/amd64") -> OpenedImage:
+    return await image_of(place, platforms.parse(wanted)).open()
+
+
+async def failure_of(place: Place, wanted: str = "linux/amd64") -> Failure:
+    with pytest.raises(Failure) as raised:
+        await opened(place, wanted)
+    assert place.closed == 1
+    return raised.value
+
+
+async def chosen(place: Place, wanted: str = "linux/amd64") -> str:
+    """Give the digest of the manifest that is chosen."""
+    return str((await opened(place, wanted)).manifest.digest)
+
+
+# --- opening ------------------------------------------------------------------------------------
+
+
+def test_nothing_happens_before_the_first_request() -> None:
+    def never() -> Place:
+        raise AssertionError
+
+    Image(never, accept_anything, LINUX).close()
+
+
+@virtual_time
+async def test_the_policy_comes_before_anything_else() -> None:
+    store = Store()
+    place = Place(store, store.image(b"x"))
+    denied = policy.parse(b'{"default":[{"type":"reject"}]}', "/etc/policy.json")
+    with pytest.raises(Failure) as raised:
+        await Image(lambda: place, lambda: denied, LINUX).open()
+    assert refused(raised.value) == (403, "DENIED", False)
+    assert "/etc/policy.json" in raised.value.message
+    assert place.asked == []
+    assert place.closed == 1
+
+
+@virtual_time
+async def test_a_policy_that_is_missing_costs_not_even_a_look_at_the_place() -> None:
+    def missing() -> policy.Policy:
+        raise DeniedError("there is no policy.json")
+
+    def never() -> Place:
+        raise AssertionError
+
+    with pytest.raises(DeniedError):
+        await Image(never, missing, LINUX).open()
+
+
+@virtual_time
+async def test_the_policy_of_the_place_decides(store: Store) -> None:
+    raw = (
+        b'{"default":[{"type":"reject"}],'
+        b'"transports":{"memory":{"image":[{"type":"insecureAcceptAnything"}]}}}'
+    )
+    place = Place(store, store.image(b"x"))
+    await Image(lambda: place, lambda: policy.parse(raw, "p"), LINUX).open()
+
+
+@virtual_time
+async def test_an_image_is_opened_once_for_all(store: Store) -> None:
+    root = store.image(b"x")
+    place = Place(store, root)
+    image = image_of(place)
+    place.gate = trio.Event()
+    images: list[OpenedImage] = []
+
+    async def wait() -> None:
+        images.append(await image.open())
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        place.gate.set()
+    await wait()
+    assert len(images) == 4
+    assert len(set(map(id, images))) == 1
+    assert place.asked == [root["digest"]]
+    image.close()
+    assert place.closed == 1
+
+
+@virtual_time
+async def test_a_failure_is_shared_by_those_who_wait_and_tried_again_by_who_comes_later(
+    store: Store,
+) -> None:
+    root = store.image(b"x")
+    place = Place(store, root)
+    image = image_of(place)
+    place.failures[root["digest"]] = UnavailableError("not now")
+    place.gate = trio.Event()
+    failures: list[Failure] = []
+
+    async def wait() -> None:
+        with pytest.raises(UnavailableError) as raised:
+            await image.open()
+        failures.append(raised.value)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        place.gate.set()
+    assert len(failures) == 3
+    assert place.asked == [root["digest"]]
+    await wait()
+    assert place.asked == [root["digest"]] * 2
+    del place.failures[root["digest"]]
+    assert str((await image.open()).manifest.digest) == root["digest"]
+
+
+@virtual_time
+async def test_who_waits_goes_on_when_the_first_gives_up(store: Store) -> None:
+    root = store.image(b"x")
+    place = Place(store, root)
+    image = image_of(place)
+    place.gate = trio.Event()
+
+    async def give_up() -> None:
+        with trio.move_on_after(5):
+            await image.open()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(image.open)
+        with elapsing(10):
+            await trio.sleep(10)
+        place.gate.set()
+    assert place.asked == [root["digest"]] * 2
+    assert place.closed == 1  # by the one that gave up
+
+
+@virtual_time
+async def test_a_manifest_needs_no_index(store: Store) -> None:
+    root = store.image(b"x", platform="linux/s390x")
+    image = await opened(Place(store, root))
+    assert image.index is None
+    assert image.manifest.raw == image.oci_manifest == store.read(root["digest"])
+    assert image.oci_digest == digest(root)
+
+
+@virtual_time
+async def test_a_manifest_of_docker_is_converted(store: Store) -> None:
+    root = store.image(b"x", docker=True)
+    image = await opened(Place(store, root))
+    assert image.manifest.raw == store.read(root["digest"])
+    assert image.oci_manifest != image.manifest.raw
+    assert str(image.oci_digest) == digest_of(image.oci_manifest)
+    assert b"docker" not in image.oci_manifest
+
+
+DOCUMENTS: dict[str, tuple[Callable[[Store], Json], tuple[int, str, bool], str]] = {
+    "schema 1": (
+        lambda s: s.add(b'{"schemaVersion":1,"fsLayers":[],"history":[]}', ""),
+        (415, "UNSUPPORTED", False),
+        "schema 1",
+    ),
+    "another type": (
+        lambda s: s.add(b"{}", "application/vnd.example+json"),
+        INVALID,
+        "mediaType: missing",
+    ),
+    "two formats": (
+        lambda s: s.add(encoded({"manifests": [], "layers": []}), OCI_INDEX),
+        INVALID,
+        "ambiguous",
+    ),
+    "controls in a key": (
+        lambda s: s.add(encoded({"manifests": [], "annotations": {}, "\x1b[31m\n": 1}), OCI_INDEX),
+        UNKNOWN,
+        "has no manifest for linux/amd64",
+    ),
+    "controls in an annotation": (
+        lambda s: s.add(
+            encoded({"manifests": [{**s.image(b"x"), "annotations": {"\x1b[31m\n": 1}}]}), OCI_INDEX
+        ),
+        INVALID,
+        "annotations.",
+    ),
+    "a very long key": (
+        lambda s: s.add(
+            encoded({"manifests": [{**s.image(b"x"), "annotations": {"k" * MIB: 1}}]}), OCI_INDEX
+        ),
+        INVALID,
+        "annotations.",
+    ),
+    "a very long key twice": (
+        lambda s: s.add(b'{"%b":1,"%b":2}' % (b"k" * MIB, b"k" * MIB), OCI_INDEX),
+        INVALID,
+        "stands twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DOCUMENTS)
+@virtual_time
+async def test_a_document_that_is_not_read_is_told_in_a_line(store: Store, case: str) -> None:
+    make, wanted, words = DOCUMENTS[case]
+    failure = await failure_of(Place(store, make(store)))
+    assert refused(failure) == wanted
+    assert words in failure.message
+    assert failure.message.isprintable()
+    assert len(failure.message) < 2000
+
+
+# --- choosing -----------------------------------------------------------------------------------
+
+
+def several(store: Store, *names: str) -> dict[str, Json]:
+    """Give an image for each platform, by its name; `-` is one that says none."""
+    images = {name: store.image(name.encode()) for name in names}
+    return {name: entry if name == "-" else on(entry, name) for name, entry in images.items()}
+
+
+@pytest.mark.parametrize("docker", [True, False])
+@virtual_time
+async def test_the_platform_decides_in_an_index(
+    store: Store,
+    docker: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    entries = several(store, "linux/arm/v7", "linux/amd64", "linux/arm64", "windows/amd64")
+    root = store.index(*entries.values(), docker=docker)
+    for wanted, entry in entries.items():
+        place = Place(store, root)
+        image = await opened(place, wanted)
+        assert image.manifest.digest == digest(entry)
+        assert image.index is not None
+        assert image.index.digest == digest(root)
+        assert place.asked == [root["digest"], entry["digest"]]
+
+
+@virtual_time
+async def test_of_equal_entries_the_first_is_chosen_across_indexes(store: Store) -> None:
+    first, second, third = (on(store.image(bytes([n])), "linux/amd64") for n in range(3))
+    inner = store.index(first)
+    assert await chosen(Place(store, store.index(inner, second, third))) == first["digest"]
+    assert await chosen(Place(store, store.index(second, inner))) == second["digest"]
+
+
+@virtual_time
+async def test_the_best_entry_is_chosen_wherever_it_is(store: Store) -> None:
+    plain, better = (on(store.image(p.encode()), p) for p in ("linux/amd64", "linux/amd64/v3"))
+    root = store.index(plain, store.index(better))
+    assert await chosen(Place(store, root), "linux/amd64/v3") == better["digest"]
+    assert await chosen(Place(store, root), "linux/amd64/v2") == plain["digest"]
+
+
+@virtual_time
+async def test_an_entry_without_a_platform_is_for_when_nothing_else_fits(store: Store) -> None:
+    entries = several(store, "-", "linux/arm64")
+    root = store.index(*entries.values())
+    assert await chosen(Place(store, root), "linux/arm64") == entries["linux/arm64"]["digest"]
+    assert await chosen(Place(store, root), "linux/s390x") == entries["-"]["digest"]
+
+
+@virtual_time
+async def test_an_entry_is_for_the_platform_of_the_index_around_it(store: Store) -> None:
+    inner = {p: store.image(p.encode()) for p in ("linux/arm64", "linux/amd64")}
+    root = store.index(*(on(store.index(entry), p) for p, entry in inner.items()))
+    for wanted, entry in inner.items():
+        place = Place(store, root)
+        assert await chosen(place, wanted) == entry["digest"]
+        assert len(place.asked) == 3  # the index for the other platform is left alone
+
+
+ATTESTATION = {"vnd.docker.reference.type": "attestation-manifest"}
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        lambda entry: on(entry, "unknown/unknown"),
+        lambda entry: {**entry, "annotations": ATTESTATION},
+        lambda entry: {**on(entry, "linux/amd64"), "annotations": ATTESTATION},
+    ],
+    ids=["by platform", "by annotation", "by annotation alone"],
+)
+@virtual_time
+async def test_attestations_are_never_chosen(store: Store, mark: Callable[[Json], Json]) -> None:
+    attestation, image = mark(store.image(b"attestation")), store.image(b"image")
+    root = store.index(attestation, mark(store.index(image)), image)
+    assert await chosen(Place(store, root)) == image["digest"]
+    failure = await failure_of(Place(store, store.index(attestation)))
+    assert refused(failure) == UNKNOWN
+    assert failure.message.endswith("(there are: none)")
+
+
+@virtual_time
+async def test_entries_of_other_types_are_never_chosen(store: Store) -> None:
+    other = on(store.add(b"anything", "application/vnd.example+json"), "linux/amd64")
+    untyped = on({**store.image(b"x"), "mediaType": None}, "linux/amd64")
+    assert await chosen(Place(store, store.index(other, untyped))) == untyped["digest"]
+
+
+@virtual_time
+async def test_platforms_that_there_are_are_listed_once(store: Store) -> None:
+    entries = several(store, "linux/arm/v7", "linux/arm64", "-")
+    del entries["-"]
+    again = on(store.image(b"again"), "linux/arm64")
+    odd = on(store.image(b"odd"), "li\x1bnux/\ns390x")
+    failure = await failure_of(Place(store, store.index(*entries.values(), again, odd)))
+    assert refused(failure) == UNKNOWN
+    assert failure.detail == {"platforms": ["linux/arm/v7", "linux/arm64", "li nux/ s390x"]}
+    assert failure.message == (
+        "memory:image has no manifest for linux/amd64"
+        " (there are: linux/arm/v7, linux/arm64, li nux/ s390x)"
+    )
+
+
+def nested(store: Store, entry: Json, depth: int) -> Json:
+    """Give an index of an index of … the entry."""
+    for level in range(depth):
+        entry = store.index(entry, annotations={"level": str(level)})
+    return entry
+
+
+@virtual_time
+async def test_indexes_nest_to_a_limit(store: Store) -> None:
+    image = store.image(b"x")
+    assert await chosen(Place(store, nested(store, image, MAX_DEPTH))) == image["digest"]
+    failure = await failure_of(Place(store, nested(store, image, MAX_DEPTH + 1)))
+    assert refused(failure) == INVALID
+    assert "more than 4 indexes in one another" in failure.message
+
+
+@virtual_time
+async def test_indexes_have_a_limit_in_number(store: Store) -> None:
+    entries = [store.index(annotations={"n": str(n)}) for n in range(MAX_INDEXES)]
+    image = store.image(b"x")
+    place = Place(store, store.index(*entries, image))
+    assert await chosen(place) == image["digest"]
+    more = store.index(annotations={"n": "more"})
+    assert refused(await failure_of(Place(store, store.index(*entries, more, image)))) == INVALID
+
+
+@virtual_time
+async def test_missing_indexes_count_as_well(store: Store) -> None:
+    entries = [{**store.index(), "digest": digest_of(bytes([n]))} for n in range(MAX_INDEXES + 9)]
+    place = Place(store, store.index(*entries, store.image(b"x")))
+    assert refused(await failure_of(place)) == INVALID
+    assert len(place.asked) <= MAX_INDEXES + 1
+
+
+@virtual_time
+async def test_an_index_that_is_named_often_is_fetched_once(store: Store) -> None:
+    image = on(store.image(b"x"), "linux/amd64")
+    inner = store.index(image)
+    missing = {**store.index(), "digest": digest_of(b"missing")}
+    place = Place(store, store.index(inner, missing, inner, missing, store.index(inner)))
+    assert await chosen(place) == image["digest"]
+    assert len(place.asked) == len(set(place.asked)) == 5
+
+
+@virtual_time
+async def test_an_index_that_names_itself_is_no_trap(store: Store) -> None:
+    """No digest can be its own; but a source may hand out anything for a name."""
+    inner = store.index(store.image(b"x"))
+    store.contents[inner["digest"]] = encoded({"manifests": [inner]})
+    assert refused(await failure_of(Place(store, store.index(inner)))) in (WRONG_DIGEST, WRONG_SIZE)
+
+
+@virtual_time
+async def test_an_index_that_is_missing_matters_only_if_nothing_else_fits(store: Store) -> None:
+    missing = {**store.index(), "digest": digest_of(b"missing")}
+    image = on(store.image(b"x"), "linux/amd64")
+    root = store.index(missing, image)
+    assert await chosen(Place(store, root)) == image["digest"]
+    failure = await failure_of(Place(store, root), "linux/arm64")
+    assert refused(failure) == UNKNOWN
+    assert f"{missing['digest']} is not there" in failure.message
+
+
+@virtual_time
+async def test_an_index_that_fails_is_not_taken_for_missing(store: Store) -> None:
+    inner = store.index(store.image(b"x"))
+    place = Place(store, store.index(inner, store.image(b"y")))
+    place.failures[inner["digest"]] = UnavailableError("not now")
+    assert refused(await failure_of(place)) == (503, "UNAVAILABLE", True)
+
+
+@virtual_time
+async def test_a_chosen_manifest_that_is_missing_is_unknown(store: Store) -> None:
+    entries = several(store, "linux/amd64", "linux/arm64")
+    del store.contents[entries["linux/amd64"]["digest"]]
+    root = store.index(*entries.values())
+    assert refused(await failure_of(Place(store, root))) == UNKNOWN
+    assert await chosen(Place(store, root), "linux/arm64") == entries["linux/arm64"]["digest"]
+
+
+@pytest.mark.parametrize("claimed", ["", OCI_MANIFEST])
+@virtual_time
+async def test_an_entry_that_turns_out_an_index_is_refused(store: Store, claimed: str) -> None:
+    inner = {**store.index(store.image(b"x")), "mediaType": claimed}
+    failure = await failure_of(Place(store, store.index(inner)))
+    assert refused(failure) == INVALID
+    assert inner["digest"] in failure.message
+
+
+@virtual_time
+async def test_an_index_that_turns_out_a_manifest_is_refused(store: Store) -> None:
+    inner = {**store.image(b"x"), "mediaType": DOCKER_LIST}
+    assert refused(await failure_of(Place(store, store.index(inner)))) == INVALID
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda s, d: s.contents.update({d: s.contents[d] + b" "}), WRONG_SIZE),
+        (lambda s, d: s.contents.update({d: s.contents[d][:-1] + b" "}), WRONG_DIGEST),
+    ],
+    ids=["longer", "other"],
+)
+@pytest.mark.parametrize("which", ["root", "inner", "chosen"])
+@virtual_time
+async def test_every_document_is_verified(
+    store: Store, which: str, change: Callable[[Store, str], None], wanted: tuple[int, str, bool]
+) -> None:
+    image = store.image(b"x")
+    inner = store.index(image)
+    root = store.index(inner)
+    change(store, {"root": root, "inner": inner, "chosen": image}[which]["digest"])
+    assert refused(await failure_of(Place(store, root))) == wanted
+
+
+# --- the data field -----------------------------------------------------------------------------
+
+
+def embedding(entry: Json, content: bytes) -> Json:
+    return {**entry, "data": base64.b64encode(content).decode()}
+
+
+@pytest.mark.parametrize("right", [True, False])
+@virtual_time
+async def test_embedded_documents_are_used_if_they_are_right(
+    store: Store,
+    right: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    image = store.image(b"x")
+    content = store.read(image["digest"])
+    inner = store.index(embedding(image, content if right else content[::-1]))
+    content = store.read(inner["digest"])
+    root = store.index(embedding(inner, content if right else content[::-1]))
+    place = Place(store, root)
+    assert await chosen(place) == image["digest"]
+    entries = [root["digest"], inner["digest"], image["digest"]]
+    assert place.asked == (entries[:1] if right else entries)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@real_time
+async def test_embedded_blobs_are_used_if_they_are_right(
+    store: Store,
+    right: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    for content in (b"content", b"", bytes(range(256)) * 4097):
+        layer = store.add(content, OCI_LAYER)
+        layer = embedding(layer, content if right else b"x" + content[1:])
+        config = store.add(b"{}", OCI_CONFIG)
+        place = Place(
+            store, store.add(encoded({"config": config, "layers": [layer]}), OCI_MANIFEST)
+        )
+        image = await opened(place)
+        blob = await image.open_blob(image.find_blob(digest(layer)))
+        got = b""
+        while piece := await blob.read():
+            got += piece
+        blob.close()
+        assert got == content
+        assert (layer["digest"] in place.asked) != right
+
+
+# --- what may be had ----------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_the_chosen_manifest_releases_its_blobs(store: Store) -> None:
+    root = store.image(b"one", b"two")
+    image = await opened(Place(store, root))
+    document = store.document(root)
+    for blob in (document["config"], *document["layers"]):
+        assert image.find_blob(digest(blob)) == describe(blob)
+    assert image.find_config() == describe(document["config"])
+
+
+@virtual_time
+async def test_blobs_that_no_released_manifest_names_cannot_be_had(store: Store) -> None:
+    entries = several(store, "linux/amd64", "linux/arm64")
+    root = store.index(*entries.values())
+    image = await opened(Place(store, root))
+    other = store.layers(entries["linux/arm64"])[0]
+    for never in (other, root, entries["linux/amd64"], store.add(b"in the store", OCI_LAYER)):
+        with pytest.raises(NotFoundError) as raised:
+            image.find_blob(digest(never))
+        assert refused(raised.value) == NO_BLOB
+        assert never["digest"] in raised.value.message
+    await image.document(digest(entries["linux/arm64"]))
+    assert image.find_blob(digest(other)) == describe(other)
+
+
+@virtual_time
+async def test_documents_are_released_from_one_to_the_next(store: Store) -> None:
+    """From an index on the way to what it names, and from there on."""
+    subject = store.image(b"subject")
+    image = store.image(b"image", subject=subject)
+    signed = store.image(b"signed")
+    attestation = on(store.image(b"attestation", subject=image), "unknown/unknown")
+    deep = store.image(b"deep")
+    other = on(store.index(store.index(deep)), "linux/arm64")
+    root = store.index(on(image, "linux/amd64"), attestation, other, subject=signed)
+    served = await opened(Place(store, root))
+    way = store.document(store.document(other)["manifests"][0])["manifests"][0]
+    assert way["digest"] == deep["digest"]
+    await refuse_document(served, deep)
+    inner = store.document(other)["manifests"][0]
+    await refuse_document(served, inner)
+    for entry in (image, root, subject, signed, attestation, other, inner, deep):
+        document = await served.document(digest(entry))
+        assert document.raw == store.read(entry["digest"])
+        assert document.digest == digest(entry)
+    await refuse_document(served, store.image(b"in the store"))
+
+
+async def refuse_document(image: OpenedImage, entry: Json) -> None:
+    with pytest.raises(NotFoundError) as raised:
+        await image.document(digest(entry))
+    assert refused(raised.value) == UNKNOWN
+    assert entry["digest"] in raised.value.message
+
+
+@virtual_time
+async def test_the_chosen_documents_are_not_fetched_again(store: Store) -> None:
+    image = store.image(b"x")
+    root = store.index(image)
+    place = Place(store, root)
+    served = await opened(place)
+    await served.document(digest(image))
+    await served.document(digest(root))
+    assert place.asked == [root["digest"], image["digest"]]
+
+
+def contradicting(store: Store, first: Json) -> Json:
+    """Give a manifest that names a blob of its own, and then `first` with another size."""
+    layers = [store.add(b"its own", OCI_LAYER), {**first, "size": first["size"] + 1}]
+    config = store.add(b"{}", OCI_CONFIG)
+    return store.add(encoded({"config": config, "layers": layers}), OCI_MANIFEST)
+
+
+@virtual_time
+async def test_a_manifest_that_contradicts_itself_is_refused(store: Store) -> None:
+    root = contradicting(store, store.add(b"its own", OCI_LAYER))
+    failure = await failure_of(Place(store, root))
+    assert refused(failure) == WRONG_SIZE
+    assert "with two sizes" in failure.message
+
+
+@virtual_time
+async def test_a_manifest_that_contradicts_another_releases_nothing(store: Store) -> None:
+    image = store.image(b"shared")
+    other = on(contradicting(store, store.layers(image)[0]), "linux/arm64")
+    served = await opened(Place(store, store.index(on(image, "linux/amd64"), other)))
+    with pytest.raises(Failure) as raised:
+        await served.document(digest(other))
+    assert refused(raised.value) == WRONG_SIZE
+    with pytest.raises(NotFoundError):
+        served.find_blob(digests.parse(digest_of(b"its own")))
+    assert served.find_blob(digest(store.layers(image)[0])).size == len(b"shared")
+
+
+@virtual_time
+async def test_a_config_beyond_the_limit_is_refused(store: Store) -> None:
+    for size, fits in ((MAX_DOCUMENT_SIZE, True), (MAX_DOCUMENT_SIZE + 1, False)):
+        config = {**store.add(b"{}", OCI_CONFIG), "size": size}
+        root = store.add(encoded({"config": config, "layers": []}), OCI_MANIFEST)
+        served = await opened(Place(store, root))
+        if fits:
+            assert served.find_config().size == size
+            continue
+        with pytest.raises(Failure) as raised:
+            served.find_config()
+        assert refused(raised.value) == WRONG_SIZE
+        assert str(size) in raised.value.message
+
+
+@pytest.mark.parametrize("size", [2**63, 10**25])
+@virtual_time
+async def test_sizes_that_no_file_has_are_refused(store: Store, size: int) -> None:
+    layer = {**store.add(b"x", OCI_LAYER), "size": size}
+    config = store.add(b"{}", OCI_CONFIG)
+    root = store.add(encoded({"config": config, "layers": [layer]}), OCI_MANIFEST)
+    assert refused(await failure_of(Place(store, root))) == INVALID
+
+
+@virtual_time
+async def test_a_blob_whose_opening_fails_leaves_nothing_open(store: Store) -> None:
+    root = store.image(b"x")
+    place = Place(store, root)
+    place.steps[store.layers(root)[0]["digest"]] = (b"y", b"")
+    image = await opened(place)
+    with pytest.raises(Failure) as raised:
+        await image.open_blob(image.find_blob(digest(store.layers(root)[0])))
+    assert refused(raised.value) == WRONG_DIGEST
+    assert [reader.closed for reader in place.readers] == [1]

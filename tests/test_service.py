@@ -1,0 +1,421 @@
+"""Every conversation of the process, over real sockets and pipes; and the status it ends with."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from images import digest_of
+from sources import Place, Store, image_of
+from trio.testing import wait_all_tasks_blocked
+from wires import END, Notes, Step, elapsing, real_time, replies, virtual_time
+
+from imgproxy import service as services
+from imgproxy.activation import Handed, Pipes
+from imgproxy.errors import UnavailableError
+from imgproxy.server import Gravity
+from imgproxy.service import EXIT_STATUS, MAX_ACCEPTED, Service
+from imgproxy.verify import CHUNK
+from imgproxy.wire import accept
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from parent import Reply
+
+    from imgproxy.image import Image
+    from imgproxy.wire import SocketWire
+
+LARGE = bytes(2 * CHUNK)
+BLOB = f"/blobs/{digest_of(LARGE)}"
+
+
+def ask(path: str = "/manifest", method: str = "GET") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+GET, QUIT = ask(), ask("/quit", "POST")
+
+
+def place(*steps: Step) -> Place:
+    """Give an image with a large layer; `steps` are what its source has in place of it."""
+    store = Store()
+    found = Place(store, store.image(LARGE))
+    if steps:
+        found.steps[digest_of(LARGE)] = steps
+    return found
+
+
+@pytest.fixture
+def resources() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def pair(
+    resources: ExitStack, *requests: bytes, ends: bool = True
+) -> tuple[socket.socket, socket.socket]:
+    """Give the program's half of a pair, and the parent's, which has sent its requests."""
+    ours, theirs = socket.socketpair()
+    resources.enter_context(ours)
+    resources.enter_context(theirs)
+    theirs.settimeout(10)
+    theirs.sendall(b"".join(requests))
+    if ends:
+        theirs.shutdown(socket.SHUT_WR)
+    return ours, theirs
+
+
+def listening(resources: ExitStack) -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=200)
+    return resources.enter_context(listener)
+
+
+def connect(resources: ExitStack, listener: socket.socket, *requests: bytes) -> socket.socket:
+    sock = socket.create_connection(listener.getsockname(), timeout=10)
+    resources.enter_context(sock)
+    sock.sendall(b"".join(requests))
+    return sock
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    parts = []
+    while data := sock.recv(1 << 20):
+        parts.append(data)
+    return b"".join(parts)
+
+
+def read_reply(sock: socket.socket) -> Reply:
+    """Read until a reply to a GET is whole."""
+    received = b""
+    while True:
+        received += sock.recv(1 << 16)
+        if received.count(b"\r\n\r\n"):
+            (reply,) = replies(received, "GET")
+            if reply.complete:
+                return reply
+
+
+async def serve(
+    image: Image,
+    *connected: socket.socket | Pipes,
+    listening: tuple[socket.socket, ...] = (),
+    allow_remote: bool = False,
+) -> tuple[int, Notes]:
+    notes = Notes()
+    handed = Handed(list(connected), list(listening), shares_stderr=False)
+    return await Service(image, notes, allow_remote=allow_remote).run(handed), notes
+
+
+# --- connected descriptors ----------------------------------------------------------------------
+
+
+@real_time
+async def test_a_connected_socket_is_served_to_its_end(resources: ExitStack) -> None:
+    found = place()
+    ours, theirs = pair(resources, GET, GET)
+    status, notes = await serve(image_of(found), ours)
+    assert status == 0
+    assert [reply.status for reply in replies(read_to_end(theirs), "GET", "GET")] == [200, 200]
+    assert found.closed == 1
+    assert ours.fileno() == -1
+    assert notes.failures == []
+
+
+@real_time
+async def test_standard_streams_are_served_and_stay_open(resources: ExitStack) -> None:
+    request_fd, to_program = os.pipe()
+    from_program, reply_fd = os.pipe()
+    for fd in (request_fd, from_program, reply_fd):
+        resources.callback(os.close, fd)
+    os.write(to_program, GET)
+    os.close(to_program)
+    status, _ = await serve(image_of(place()), Pipes(request_fd, reply_fd))
+    assert status == 0
+    assert os.get_blocking(request_fd)
+    assert os.get_blocking(reply_fd)
+    (reply,) = replies(os.read(from_program, 1 << 16), "GET")
+    assert reply.status == 200
+
+
+@real_time
+async def test_several_conversations_share_one_image(resources: ExitStack) -> None:
+    found = place()
+    pairs = [pair(resources, GET) for _ in range(5)]
+    status, _ = await serve(image_of(found), *(ours for ours, _ in pairs))
+    assert status == 0
+    for _, theirs in pairs:
+        assert replies(read_to_end(theirs), "GET")[0].status == 200
+    assert len(found.asked) == 1
+    assert found.closed == 1
+
+
+LOST = UnavailableError("the source is lost")
+
+EVENTS: dict[str, tuple[tuple[Step, ...], int]] = {
+    "nothing": ((), 0),
+    "a defect": ((LARGE[:-1], ZeroDivisionError()), 1),
+    "a mismatch": ((LARGE[:-1] + b"x", END), 4),
+    "a loss": ((LARGE[:-1], LOST), 5),
+}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@real_time
+async def test_the_exit_status_says_what_happened_after_a_head(
+    event: str, resources: ExitStack
+) -> None:
+    steps, wanted = EVENTS[event]
+    ours, theirs = pair(resources, ask(BLOB))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, read_to_end, theirs)
+        status, notes = await serve(image_of(place(*steps)), ours)
+    assert status == wanted
+    assert len(notes.failures) == (1 if wanted else 0)
+
+
+@real_time
+async def test_a_quit_does_not_erase_what_happened(resources: ExitStack) -> None:
+    failing, theirs = pair(resources, ask(BLOB))
+    quitting, to_quitting = pair(resources, ends=False)
+    async with trio.open_nursery() as nursery:
+        statuses: list[int] = []
+
+        async def run() -> None:
+            image = image_of(place(LARGE[:-1], LOST))
+            statuses.append((await serve(image, failing, quitting))[0])
+
+        nursery.start_soon(run)
+        await trio.to_thread.run_sync(read_to_end, theirs)
+        to_quitting.sendall(QUIT)
+    assert statuses == [5]
+
+
+def test_the_gravest_event_decides() -> None:
+    assert [EXIT_STATUS[gravity] for gravity in sorted(Gravity)] == [0, 5, 4, 1]
+
+
+@real_time
+async def test_an_error_that_was_answered_is_no_event(resources: ExitStack) -> None:
+    ours, _ = pair(resources, ask("/nothing"), b"garbage\r\n\r\n")
+    status, notes = await serve(image_of(place()), ours)
+    assert status == 0
+    assert len(notes.failures) == 2
+
+
+# --- listeners ----------------------------------------------------------------------------------
+
+
+@real_time
+async def test_a_listener_is_served_until_somebody_quits(resources: ExitStack) -> None:
+    found = place()
+    listener = listening(resources)
+    socks = [connect(resources, listener, GET) for _ in range(3)]
+    connect(resources, listener, QUIT)
+    for sock in socks:
+        sock.shutdown(socket.SHUT_WR)
+    status, _ = await serve(image_of(found), listening=(listener,))
+    assert status == 0
+    for sock in socks:
+        assert replies(read_to_end(sock), "GET")[0].status == 200
+    assert found.closed == 1
+    assert listener.fileno() == -1
+
+
+@real_time
+async def test_what_happens_to_accepted_connections_does_not_count(resources: ExitStack) -> None:
+    listener = listening(resources)
+    sock = connect(resources, listener, ask(BLOB))
+    sock.shutdown(socket.SHUT_WR)
+    async with trio.open_nursery() as nursery:
+        statuses: list[int] = []
+
+        async def run() -> None:
+            image = image_of(place(LARGE[:-1] + b"x", END))
+            statuses.append((await serve(image, listening=(listener,)))[0])
+
+        nursery.start_soon(run)
+        (reply,) = replies(await trio.to_thread.run_sync(read_to_end, sock), "GET")
+        assert reply.ending == "end"
+        connect(resources, listener, QUIT)
+    assert statuses == [0]
+
+
+@real_time
+async def test_listeners_end_with_the_last_connected_descriptor(resources: ExitStack) -> None:
+    """What they accepted finishes the reply it is at."""
+    listeners = (listening(resources), listening(resources))
+    under_way = connect(resources, listeners[0], ask(BLOB))
+    idle = connect(resources, listeners[1])
+    ours, theirs = pair(resources, ends=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_serve, image_of(place()), ours, listeners)
+        assert await trio.to_thread.run_sync(under_way.recv, 10) == b"HTTP/1.1 2"
+        theirs.close()
+        rest = await trio.to_thread.run_sync(read_to_end, under_way)
+        under_way.close()
+        assert await trio.to_thread.run_sync(read_to_end, idle) == b""
+        idle.close()
+    assert rest.endswith(LARGE)
+
+
+async def _serve(
+    image: Image, connected: socket.socket, listeners: tuple[socket.socket, ...]
+) -> None:
+    assert (await serve(image, connected, listening=listeners))[0] == 0
+
+
+@real_time
+async def test_as_many_as_allowed_are_served_and_the_others_wait(resources: ExitStack) -> None:
+    assert MAX_ACCEPTED == 64
+    listener = listening(resources)
+    socks = [connect(resources, listener, GET) for _ in range(MAX_ACCEPTED)]
+    late = connect(resources, listener, GET)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_serve_listener, listener)
+        for sock in socks:
+            assert (await trio.to_thread.run_sync(read_reply, sock)).status == 200
+        await wait_all_tasks_blocked()
+        late.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            late.recv(1)
+        late.settimeout(10)
+        socks.pop().close()
+        assert (await trio.to_thread.run_sync(read_reply, late)).status == 200
+        socks.pop().sendall(QUIT)
+        for sock in (*socks, late):
+            sock.close()
+
+
+async def _serve_listener(listener: socket.socket) -> None:
+    assert (await serve(image_of(place()), listening=(listener,)))[0] == 0
+
+
+@real_time
+async def test_a_page_in_a_browser_gets_nothing_from_a_listener(resources: ExitStack) -> None:
+    request = GET.replace(b"\r\n\r\n", b"\r\nOrigin: http://localhost\r\n\r\n")
+    listener = listening(resources)
+    sock = connect(resources, listener, request)
+    ours, theirs = pair(resources, request)
+    sock.shutdown(socket.SHUT_WR)
+    connect(resources, listener, QUIT)
+    await serve(image_of(place()), ours, listening=(listener,))
+    assert replies(read_to_end(sock), "GET")[0].status == 403
+    assert replies(read_to_end(theirs), "GET")[0].status == 200
+
+
+ADDRESSES = {
+    "127.0.0.1": True,
+    "127.255.0.3": True,
+    "::1": True,
+    "::ffff:127.0.0.1": True,
+    "10.0.0.1": False,
+    "192.0.2.1": False,
+    "0.0.0.0": False,  # noqa: S104  (it is refused)
+    "::": False,
+    "2001:db8::1": False,
+    "fe80::1%eth0": False,
+    "::ffff:10.0.0.1": False,
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_only_this_host_is_answered_unless_others_are_allowed(
+    address: str, resources: ExitStack
+) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = resources.enter_context(socket.socket(family))
+    for allow_remote in (True, False):
+        notes = Notes()
+        service = Service(image_of(place()), notes, allow_remote=allow_remote)
+        allowed = allow_remote or ADDRESSES[address]
+        assert service._may_speak(listener, (address, 1234)) == allowed
+        assert len(notes.failures) == (not allowed)
+        assert all("--allow-remote" in line for line in notes.failures)
+
+
+def test_unix_sockets_have_no_remote(resources: ExitStack) -> None:
+    listener = resources.enter_context(socket.socket(socket.AF_UNIX))
+    assert Service(image_of(place()), Notes())._may_speak(listener, "")
+
+
+class Accepting:
+    """`wire.accept`, with faults before and addresses in place of the real ones."""
+
+    def __init__(self, faults: Sequence[OSError] = (), addresses: Sequence[str] = ()) -> None:
+        self._faults = iter(faults)
+        self._addresses = iter(addresses)
+
+    async def __call__(self, listener: socket.socket) -> tuple[SocketWire, Any]:
+        fault = next(self._faults, None)
+        if fault is not None:
+            raise fault
+        wire, address = await accept(listener)
+        return wire, (next(self._addresses, address[0]), 1234)
+
+
+@real_time
+async def test_a_stranger_is_let_go_and_takes_no_place(
+    resources: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "MAX_ACCEPTED", 1)
+    monkeypatch.setattr(services, "accept", Accepting(addresses=("192.0.2.1", "192.0.2.2")))
+    listener = listening(resources)
+    strangers = [connect(resources, listener) for _ in range(2)]
+    local = connect(resources, listener, GET, QUIT)
+    _, notes = await serve(image_of(place()), listening=(listener,))
+    for sock in strangers:
+        assert read_to_end(sock) == b""
+    assert [reply.status for reply in replies(read_to_end(local), "GET", "POST")] == [200, 200]
+    assert notes.failures == [
+        f"refused a connection from 192.0.2.{n}: only loopback is answered without --allow-remote"
+        for n in (1, 2)
+    ]
+
+
+@virtual_time
+async def test_a_shortage_is_told_and_waited_out(
+    resources: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
+    faults = [OSError(number, os.strerror(number)) for number in numbers]
+    monkeypatch.setattr(services, "accept", Accepting(faults))
+    listener = listening(resources)
+    connect(resources, listener, QUIT)
+    with elapsing(round(0.2 * len(numbers), 6)):
+        status, notes = await serve(image_of(place()), listening=(listener,))
+    assert status == 0
+    assert notes.failures == [
+        f"accepting a connection: {os.strerror(number)}" for number in numbers[:-1]
+    ]
+
+
+@virtual_time
+async def test_quitting_does_not_wait_for_a_shortage_to_end(
+    resources: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortage = OSError(errno.EMFILE, "Too many open files")
+    monkeypatch.setattr(services, "accept", Accepting([shortage] * 1000))
+    ours, _ = pair(resources, QUIT)
+    listener = listening(resources)
+    with elapsing(0):
+        assert (await serve(image_of(place()), ours, listening=(listener,)))[0] == 0
+
+
+@real_time
+async def test_a_conversation_that_is_over_gives_its_descriptor_back(resources: ExitStack) -> None:
+    listener = listening(resources)
+    before = len(os.listdir("/proc/self/fd"))
+    with closing(connect(resources, listener, GET)) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_serve_listener, listener)
+            await trio.to_thread.run_sync(read_to_end, sock)
+            connect(resources, listener, QUIT).shutdown(socket.SHUT_WR)
+    resources.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # the listener is gone as well

@@ -1,0 +1,481 @@
+"""The host: environment, configuration paths, and standard error that never blocks."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from imgproxy import system
+from imgproxy.errors import ConfigurationError, DeniedError, UsageError
+from imgproxy.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+ACCEPT = b'{"default":[{"type":"insecureAcceptAnything"}]}'
+VARIABLES = ("HOME", "XDG_CONFIG_HOME", "CONTAINERS_POLICY_JSON")
+
+# Longer than anything here waits when it works.
+LIMIT = 10.0
+
+
+@pytest.fixture
+def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Give the means to set variables, with none set that could matter."""
+    for name in (*VARIABLES, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+# --- the platform -----------------------------------------------------------------------------
+
+
+def on_machine(
+    monkeypatch: pytest.MonkeyPatch, machine: str, cpuinfo: bytes | OSError, name: str = "linux"
+) -> Platform:
+    """Give the platform of a host whose uname(2) and /proc/cpuinfo say this."""
+
+    def open_cpuinfo(path: str, mode: str, buffering: int) -> io.BytesIO:
+        assert (path, mode, buffering) == ("/proc/cpuinfo", "rb", 0)
+        if isinstance(cpuinfo, OSError):
+            raise cpuinfo
+        return io.BytesIO(cpuinfo)
+
+    uname = os.uname_result(("Linux", "host", "6.1", "#1", machine))
+    monkeypatch.setattr(os, "uname", lambda: uname)
+    monkeypatch.setattr(system, "open", open_cpuinfo, raising=False)
+    monkeypatch.setattr(sys, "platform", name)
+    return system.host_platform()
+
+
+V2 = b"processor\t: 0\nflags\t\t: fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3\nbugs\t: \n\n"
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "name", "platform"),
+    [
+        pytest.param("x86_64", V2, "linux", Platform("linux", "amd64", "v2"), id="level-2"),
+        pytest.param(
+            "x86_64",
+            V2.replace(b"popcnt", b"") + V2,
+            "linux",
+            Platform("linux", "amd64"),
+            id="the-first-processor-counts",
+        ),
+        pytest.param("x86_64", b"", "linux", Platform("linux", "amd64"), id="no-flags"),
+        pytest.param("x86_64", b"\xff\n" + V2, "linux", Platform("linux", "amd64", "v2"), id="odd"),
+        pytest.param(
+            "x86_64", PermissionError(), "linux", Platform("linux", "amd64"), id="no-cpuinfo"
+        ),
+        pytest.param("aarch64", V2, "linux", Platform("linux", "arm64"), id="arm64"),
+        pytest.param("armv7l", V2, "linux", Platform("linux", "arm", "v7"), id="arm"),
+        pytest.param("arm64", V2, "darwin", Platform("darwin", "arm64"), id="darwin"),
+        pytest.param("x86_64", b"", "cygwin", Platform("windows", "amd64"), id="windows"),
+    ],
+)
+def test_the_host_s_platform_has_the_level_of_its_processor(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    cpuinfo: bytes | OSError,
+    name: str,
+    platform: Platform,
+) -> None:
+    assert on_machine(monkeypatch, machine, cpuinfo, name) == platform
+
+
+# --- systemd's descriptors, sd_listen_fds(3) --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pid", "count", "fds"),
+    [
+        (0, "1", [3]),
+        (0, "3", [3, 4, 5]),
+        (0, "0", []),
+        (1, "1", []),  # they are another process's
+        (None, "1", []),
+        (0, None, []),
+        (None, None, []),
+        (1, "unreadable", []),
+    ],
+)
+def test_descriptors_are_taken_where_they_are_for_this_process(
+    environ: pytest.MonkeyPatch, pid: int | None, count: str | None, fds: list[int]
+) -> None:
+    if pid is not None:
+        environ.setenv("LISTEN_PID", str(os.getpid() + pid))
+    if count is not None:
+        environ.setenv("LISTEN_FDS", count)
+    environ.setenv("LISTEN_FDNAMES", "a:b")
+    assert system.take_listen_fds() == fds
+    assert not [name for name in os.environ if name.startswith("LISTEN_")]
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        "",
+        "-1",
+        "+1",
+        "1.0",
+        "x\x1b[31m",
+        pytest.param("9" * 30, id="many"),
+        pytest.param("9" * 5000, id="more-than-an-int-takes"),
+    ],
+)
+def test_a_malformed_number_of_descriptors_is_a_usage_error(
+    environ: pytest.MonkeyPatch, count: str
+) -> None:
+    environ.setenv("LISTEN_PID", str(os.getpid()))
+    environ.setenv("LISTEN_FDS", count)
+    with pytest.raises(UsageError, match=r'^LISTEN_FDS=".*" is not a number of desc') as caught:
+        system.take_listen_fds()
+    assert str(caught.value).isprintable()
+
+
+# --- files that options name ------------------------------------------------------------------
+
+
+def test_a_file_that_an_option_names_is_read_whole(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    assert system.read_option_file("--policy", str(file)) == b"content"
+
+
+def test_a_pipe_is_as_good_as_a_file() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"content")
+    os.close(writing)
+    try:
+        assert system.read_option_file("--policy", f"/dev/fd/{reading}") == b"content"
+    finally:
+        os.close(reading)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/nowhere/file", "/nowhere/file: No such file or directory"),
+        ("", ": No such file or directory"),
+        ("/", "/: Is a directory"),
+        ("/dev/null/x", "/dev/null/x: Not a directory"),
+        ("/dev/zero", "/dev/zero: more than 4194304 bytes"),
+        ("/nowhere/\x1b[31m", "/nowhere/ [31m: No such file or directory"),
+        ("a\0b", "a b: embedded null byte"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_a_usage_error(path: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        system.read_option_file("--policy", path)
+    assert str(caught.value) == f"--policy {reason}"
+
+
+# --- the policy -------------------------------------------------------------------------------
+
+HOME = {"HOME": "/home/u"}
+XDG = {"HOME": "/home/u", "XDG_CONFIG_HOME": "/xdg"}
+USER, OF_XDG, ETC, SHARE = (
+    f"{directory}/containers/policy.json"
+    for directory in ("/home/u/.config", "/xdg", "/etc", "/usr/share")
+)
+
+
+class Files:
+    """A file system with nothing but these files in it."""
+
+    def __init__(self, *paths: str, content: bytes = ACCEPT) -> None:
+        self.paths = paths
+        self.content = content
+
+    def read(self, path: str) -> bytes:
+        if path not in self.paths:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return self.content
+
+
+@pytest.mark.parametrize(
+    ("variables", "present", "source"),
+    [
+        # classic: the user's, then the system's
+        pytest.param(HOME, [USER, ETC], USER, id="user"),
+        pytest.param(HOME, [ETC], ETC, id="system"),
+        pytest.param({}, [USER, ETC], ETC, id="no-home"),
+        pytest.param({"HOME": ""}, [ETC], ETC, id="empty-home"),
+        # new: $XDG_CONFIG_HOME before, /usr/share after
+        pytest.param(XDG, [OF_XDG, USER, ETC, SHARE], OF_XDG, id="xdg"),
+        pytest.param(XDG, [USER, ETC], USER, id="xdg-of-a-classic-host"),
+        pytest.param({"XDG_CONFIG_HOME": "/xdg"}, [OF_XDG], OF_XDG, id="xdg-without-a-home"),
+        pytest.param({"XDG_CONFIG_HOME": ""}, [ETC], ETC, id="empty-xdg"),
+        pytest.param(HOME, [ETC, SHARE], ETC, id="system-before-vendor"),
+        pytest.param(HOME, [SHARE], SHARE, id="vendor"),
+        # new: the variable decides alone
+        pytest.param(
+            {**XDG, "CONTAINERS_POLICY_JSON": "/own.json"},
+            ["/own.json", OF_XDG, USER, ETC, SHARE],
+            "/own.json",
+            id="variable",
+        ),
+        pytest.param({**HOME, "CONTAINERS_POLICY_JSON": ""}, [USER], USER, id="empty-variable"),
+    ],
+)
+def test_the_policy_is_the_first_that_exists(
+    environ: pytest.MonkeyPatch, variables: dict[str, str], present: list[str], source: str
+) -> None:
+    environ.setattr(system, "_read", Files(*present).read)
+    for name, value in variables.items():
+        environ.setenv(name, value)
+    assert system.find_policy().source == source
+
+
+@pytest.mark.parametrize(
+    ("variables", "searched"),
+    [({}, [ETC, SHARE]), (HOME, [USER, ETC, SHARE]), (XDG, [OF_XDG, USER, ETC, SHARE])],
+    ids=["no-home", "home", "xdg"],
+)
+def test_no_policy_is_no_image_and_the_ways_out_are_told(
+    environ: pytest.MonkeyPatch, variables: dict[str, str], searched: list[str]
+) -> None:
+    environ.setattr(system, "_read", Files().read)
+    for name, value in variables.items():
+        environ.setenv(name, value)
+    with pytest.raises(DeniedError) as caught:
+        system.find_policy()
+    assert caught.value.message == (
+        f"there is no policy.json, so no image may be used (searched: {', '.join(searched)});"
+        " name one with --policy, or accept any image with --insecure-policy"
+    )
+
+
+def test_a_broken_policy_is_not_passed_over(environ: pytest.MonkeyPatch) -> None:
+    environ.setattr(system, "_read", Files(ETC, SHARE, content=b"{}").read)
+    with pytest.raises(ConfigurationError, match=f"^the policy {ETC}: default: expected"):
+        system.find_policy()
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def directory(path: Path) -> None:
+    path.mkdir()
+
+
+def too_large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(4 * 1024 * 1024 + 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (link_to_nothing, "No such file or directory"),
+        (link_to_itself, "Too many levels of symbolic links"),
+        (directory, "Is a directory"),
+        (too_large, "more than 4194304 bytes"),
+    ],
+)
+def test_a_policy_that_cannot_be_read_is_not_passed_over(
+    environ: pytest.MonkeyPatch,
+    tmp_path: Path,
+    make: Any,  # noqa: ANN401  (a function of the table)
+    reason: str,
+) -> None:
+    path = tmp_path / ".config/containers/policy.json"
+    path.parent.mkdir(parents=True)
+    make(path)
+    environ.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigurationError) as caught:
+        system.find_policy()
+    assert caught.value.message == f"reading the policy {path}: {reason}"
+    assert caught.value.detail == {"file": str(path)}
+
+
+def test_a_policy_that_the_variable_names_must_exist(
+    environ: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "policy.json")
+    environ.setenv("CONTAINERS_POLICY_JSON", path)
+    with pytest.raises(ConfigurationError, match="No such file or directory") as caught:
+        system.find_policy()
+    assert caught.value.detail == {"file": path}
+
+
+def test_a_link_to_a_policy_is_followed(environ: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.write_bytes(ACCEPT)
+    path = tmp_path / "containers/policy.json"
+    path.parent.mkdir()
+    path.symlink_to(real)
+    environ.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert system.find_policy().source == str(path)
+
+
+# --- what files are ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        (stat.S_IFDIR | 0o755, "a directory"),
+        (stat.S_IFIFO, "a FIFO"),
+        (stat.S_IFSOCK, "a socket"),
+        (stat.S_IFCHR, "a character device"),
+        (stat.S_IFBLK, "a block device"),
+        (stat.S_IFREG | 0o4755, "a regular file"),
+        (0o600, "no file known to us"),
+    ],
+)
+def test_a_file_s_mode_has_words(mode: int, words: str) -> None:
+    assert system.kind_of(mode) == words
+
+
+# --- standard error ---------------------------------------------------------------------------
+
+
+class Stderr:
+    """A pipe in the place of standard error."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+        monkeypatch.setattr(system, "_STDERR", self.write_fd)
+
+    def fill(self) -> int:
+        """Leave no room in the pipe; give how many bytes that took."""
+        os.set_blocking(self.write_fd, False)
+        written = 0
+        for size in (4096, 1):
+            try:
+                while True:
+                    written += os.write(self.write_fd, bytes(size))
+            except BlockingIOError:
+                pass
+        os.set_blocking(self.write_fd, True)
+        return written
+
+    def content(self) -> bytes:
+        """Give what is in the pipe; nothing can be written after that."""
+        self.close_writing()
+        with open(self.read_fd, "rb", closefd=False) as file:
+            return file.read()
+
+    def close_writing(self) -> None:
+        if self.write_fd >= 0:
+            os.close(self.write_fd)
+            self.write_fd = -1
+
+    def close_reading(self) -> None:
+        if self.read_fd >= 0:
+            os.close(self.read_fd)
+            self.read_fd = -1
+
+    def close(self) -> None:
+        self.close_reading()
+        self.close_writing()
+
+
+@pytest.fixture
+def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
+    with closing(Stderr(monkeypatch)) as pipe:
+        yield pipe
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ({}, b"imgproxy: failure\n"),
+        ({"debug": True}, b"imgproxy: failure\nimgproxy: detail\n"),
+        ({"quiet": True}, b""),
+        ({"quiet": True, "debug": True}, b""),
+    ],
+    ids=["plain", "debug", "quiet", "quiet-and-debug"],
+)
+def test_a_failure_is_a_line_and_a_detail_one_with_debug(
+    stderr: Stderr, options: dict[str, bool], lines: bytes
+) -> None:
+    reporter = system.Reporter(**options)
+    reporter.failure("failure")
+    reporter.debug("detail")
+    assert stderr.content() == lines
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        pytest.param("a\nb\x1b[31m", b"imgproxy: a b [31m\n", id="controls"),
+        pytest.param("ä", "imgproxy: ä\n".encode(), id="text"),
+        pytest.param("a\udcff", b"imgproxy: a\n", id="no-text"),
+    ],
+)
+def test_a_message_is_one_line_of_text(stderr: Stderr, message: str, line: bytes) -> None:
+    system.Reporter().failure(message)
+    assert stderr.content() == line
+
+
+@pytest.mark.parametrize("letter", ["a", "ä", "🐳"])
+def test_a_long_message_is_cut_to_what_a_pipe_takes_at_once(stderr: Stderr, letter: str) -> None:
+    system.Reporter().failure(letter * 10_000)
+    content = stderr.content()
+    assert 4000 < len(content) <= 4096
+    assert content.startswith(f"imgproxy: {letter}{letter}".encode())
+    assert content.endswith(b"\n")
+    assert content.decode().count("\n") == 1
+
+
+def test_a_line_is_dropped_and_not_waited_for(stderr: Stderr) -> None:
+    filled = stderr.fill()
+    reporter = system.Reporter()
+    thread = threading.Thread(target=reporter.failure, args=("lost",), daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    blocked = thread.is_alive()
+    assert os.read(stderr.read_fd, filled) == bytes(filled)  # which would wake it
+    assert not blocked
+    reporter.failure("there is room again")
+    assert stderr.content() == b"imgproxy: there is room again\n"
+
+
+def test_nobody_there_to_read_is_no_failure(stderr: Stderr) -> None:
+    reporter = system.Reporter(debug=True)
+    stderr.close_reading()
+    reporter.failure("lost")
+    reporter.debug("lost as well")
+
+
+def test_what_takes_the_number_of_a_closed_descriptor_is_not_written_to(
+    monkeypatch: pytest.MonkeyPatch, stderr: Stderr
+) -> None:
+    number = os.dup(stderr.write_fd)
+    os.close(number)
+    monkeypatch.setattr(system, "_STDERR", number)
+    reporter = system.Reporter(debug=True)
+    os.dup2(stderr.write_fd, number)
+    reporter.failure("lost")
+    reporter.debug("lost as well")
+    os.close(number)
+    assert stderr.content() == b""
+
+
+def test_a_regular_file_takes_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    monkeypatch.setattr(system, "_STDERR", fd)
+    try:
+        reporter = system.Reporter()
+        reporter.failure("one")
+        reporter.failure("two")
+    finally:
+        os.close(fd)
+    assert path.read_text() == "imgproxy: one\nimgproxy: two\n"

@@ -1,0 +1,388 @@
+"""No bytes that fail their digest or their size are given out as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from itertools import cycle
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from images import OCI_LAYER, OCI_MANIFEST, digest_of
+from outcome import Value
+from wires import SILENCE, Inbox, Step, real_time, refused, virtual_time
+
+from imgproxy import verify
+from imgproxy.errors import Failure, UnavailableError
+from imgproxy.spec import digest as digests
+from imgproxy.spec.manifest import Descriptor, Manifest
+from imgproxy.transports.source import Document
+from imgproxy.verify import CHUNK, WHOLE, Blob
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgproxy.transports.source import Reader
+
+WRONG_DIGEST = (422, "DIGEST_INVALID", False)
+WRONG_SIZE = (422, "SIZE_INVALID", False)
+NO_ALGORITHM = (501, "UNSUPPORTED", False)
+
+# In place of a mebibyte, so that every way to split a blob can be tried.
+SMALL = 16
+
+
+@contextmanager
+def small_pieces() -> Iterator[None]:
+    with patch.multiple(verify, WHOLE=SMALL, CHUNK=SMALL):
+        yield
+
+
+def noise(size: int) -> bytes:
+    return hashlib.shake_128(b"noise").digest(size)
+
+
+def described(content: bytes, algorithm: str = "sha256", size: int | None = None) -> Descriptor:
+    digest = digests.parse(digest_of(content, algorithm))
+    return Descriptor(OCI_LAYER, digest, len(content) if size is None else size)
+
+
+class Chunks:
+    """A reader that gives as many bytes at a time as it was told; it says no size of its own."""
+
+    def __init__(self, content: bytes, sizes: list[int], size: int | None = None) -> None:
+        self.size = size
+        self.closed = 0
+        self._rest = memoryview(content)
+        self._sizes = cycle(sizes)
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        await trio.lowlevel.checkpoint()
+        count = min(len(buffer), len(self._rest), next(self._sizes))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+async def open_blob(descriptor: Descriptor, reader: Reader) -> Blob:
+    async def give() -> Reader:
+        return reader
+
+    return await verify.open_blob("the blob", descriptor, give)
+
+
+async def pieces_of(descriptor: Descriptor, reader: Reader, pieces: list[bytes]) -> None:
+    """Put all pieces of a blob, as they were when they were given, into `pieces`."""
+    blob = await open_blob(descriptor, reader)
+    try:
+        while piece := await blob.read():
+            pieces.append(bytes(piece))
+        assert not await blob.read()
+    finally:
+        blob.close()
+
+
+async def content_of(descriptor: Descriptor, reader: Reader) -> bytes:
+    pieces: list[bytes] = []
+    await pieces_of(descriptor, reader, pieces)
+    return b"".join(pieces)
+
+
+async def failure_of(descriptor: Descriptor, reader: Chunks | Inbox) -> tuple[Failure, bytes]:
+    """Give how a blob fails, and what had been given out by then."""
+    pieces: list[bytes] = []
+    with pytest.raises(Failure) as raised:
+        await pieces_of(descriptor, reader, pieces)
+    assert reader.closed
+    return raised.value, b"".join(pieces)
+
+
+# --- blobs that are what they should be ---------------------------------------------------------
+
+SIZES = [0, 1, WHOLE - 1, WHOLE, WHOLE + 1, WHOLE + CHUNK, 3 * CHUNK + 5]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("says_size", [True, False])
+@real_time
+async def test_a_blob_of_any_size_is_given_out_whole(
+    size: int,
+    says_size: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    content = noise(size)
+    reader = Chunks(content, [700_001], size if says_size else None)
+    assert await content_of(described(content), reader) == content
+    assert reader.closed == 1
+
+
+chunkings = st.lists(st.integers(1, 3 * SMALL), min_size=1, max_size=8)
+
+
+@given(st.binary(max_size=5 * SMALL), chunkings, st.booleans())
+@settings(deadline=None)
+@real_time
+async def test_a_blob_is_the_same_however_its_bytes_arrive(
+    content: bytes,
+    sizes: list[int],
+    says_size: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    reader = Chunks(content, sizes, len(content) if says_size else None)
+    with small_pieces():
+        assert await content_of(described(content), reader) == content
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
+@pytest.mark.parametrize("size", [5, 5 * SMALL])
+@real_time
+async def test_each_algorithm_that_is_available_is_compared(algorithm: str, size: int) -> None:
+    content = noise(size)
+    with small_pieces():
+        assert await content_of(described(content, algorithm), Chunks(content, [7])) == content
+        failure, _ = await failure_of(described(content, algorithm), Chunks(bytes(size), [7]))
+    assert refused(failure) == WRONG_DIGEST
+    assert f"do not have the digest {digest_of(content, algorithm)}" in failure.message
+    assert f"but {digest_of(bytes(size), algorithm)}" in failure.message
+
+
+@real_time
+async def test_a_piece_stays_as_it_is_until_the_next_is_wanted() -> None:
+    content = noise(5 * SMALL)
+    with small_pieces():
+        blob = await open_blob(described(content), Chunks(content, [SMALL]))
+        for at in range(0, len(content), SMALL):
+            piece = await blob.read()
+            await trio.lowlevel.checkpoint()
+            assert piece == content[at : at + SMALL]
+        blob.close()
+        blob.close()
+
+
+# --- blobs that are not -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, WHOLE])
+@real_time
+async def test_of_a_small_blob_that_is_wrong_nothing_is_begun(size: int) -> None:
+    reader = Chunks(noise(size)[::-1] if size > 1 else b"x", [1 << 20])
+    with pytest.raises(Failure) as raised:
+        await open_blob(described(noise(size)), reader)
+    assert refused(raised.value) == WRONG_DIGEST
+    assert reader.closed == 1
+
+
+@pytest.mark.parametrize("size", [WHOLE + 1, WHOLE + CHUNK, 3 * CHUNK + 5])
+@pytest.mark.parametrize("place", ["first", "last"])
+@real_time
+async def test_of_a_large_blob_that_is_wrong_the_last_piece_is_withheld(
+    size: int, place: str
+) -> None:
+    content = noise(size)
+    wrong = bytes([content[0] ^ 1]) + content[1:]
+    if place == "last":
+        wrong = content[:-1] + bytes([content[-1] ^ 1])
+    failure, given_out = await failure_of(described(content), Chunks(wrong, [CHUNK]))
+    assert refused(failure) == WRONG_DIGEST
+    last = size % CHUNK or CHUNK
+    assert given_out == wrong[:-last]
+
+
+@given(st.binary(min_size=SMALL + 1, max_size=5 * SMALL), chunkings, st.data())
+@settings(deadline=None)
+@real_time
+async def test_a_large_blob_that_is_wrong_is_never_given_out_whole(
+    content: bytes, sizes: list[int], data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, len(content) - 1))
+    wrong = content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :]
+    with small_pieces():
+        failure, given_out = await failure_of(described(content), Chunks(wrong, sizes))
+    assert refused(failure) == WRONG_DIGEST
+    assert len(given_out) < len(content)
+    assert wrong.startswith(given_out)
+
+
+@given(st.binary(max_size=4 * SMALL), chunkings, st.integers(-4 * SMALL, 2 * SMALL), st.booleans())
+@settings(deadline=None)
+@real_time
+async def test_a_blob_of_another_size_is_never_given_out_whole(
+    content: bytes,
+    sizes: list[int],
+    difference: int,
+    says_size: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    """Even if its bytes have the digest: `content` is what it names."""
+    size = max(0, len(content) + difference)
+    if size == len(content):
+        size += 1
+    reader = Chunks(content, sizes, len(content) if says_size else None)
+    with small_pieces():
+        failure, given_out = await failure_of(described(content, size=size), reader)
+    assert refused(failure) == WRONG_SIZE
+    assert len(given_out) < max(size, 1)
+    assert f"the descriptor says {size} bytes" in failure.message
+
+
+@pytest.mark.parametrize("size", [5, 5 * SMALL])
+@real_time
+async def test_a_source_that_says_another_size_is_not_read(size: int) -> None:
+    content = noise(size)
+    with small_pieces():
+        reader = Inbox(RuntimeError("it was read"), size=size + 1)
+        with pytest.raises(Failure) as raised:
+            await open_blob(described(content), reader)
+    assert refused(raised.value) == WRONG_SIZE
+    assert raised.value.message == (
+        f"the blob: the descriptor says {size} bytes, there are {size + 1}"
+    )
+    assert reader.closed
+
+
+@pytest.mark.parametrize("size", [5, 5 * SMALL])
+@real_time
+async def test_a_source_that_has_less_than_it_says_is_refused(size: int) -> None:
+    content = noise(size)
+    with small_pieces():
+        reader = Chunks(content[:-1], [7], size)
+        failure, given_out = await failure_of(described(content), reader)
+    assert refused(failure) == WRONG_SIZE
+    assert len(given_out) < size
+    assert f"there are only {size - 1}" in failure.message
+
+
+@real_time
+async def test_a_source_that_goes_on_after_the_last_byte_is_refused() -> None:
+    for size in (5, 5 * SMALL):
+        content = noise(size)
+        with small_pieces():
+            reader = Chunks(content + b"x", [7])
+            failure, given_out = await failure_of(described(content), reader)
+        assert refused(failure) == WRONG_SIZE
+        assert len(given_out) < size
+        assert failure.message.endswith("there are more")
+
+
+@pytest.mark.parametrize("at", [0, SMALL, 2 * SMALL, 5 * SMALL])
+@real_time
+async def test_a_source_that_fails_is_what_is_told(at: int) -> None:
+    content = noise(5 * SMALL)
+    broken = UnavailableError("the source is broken")
+    with small_pieces():
+        reader = Inbox(*([content[:at]] if at else []), broken)
+        failure, given_out = await failure_of(described(content), reader)
+    assert failure is broken
+    assert len(given_out) < len(content)
+
+
+@pytest.mark.parametrize("digest", ["blake3:" + "0" * 64, "md5:abc"])
+@virtual_time
+async def test_without_its_algorithm_a_blob_is_not_even_fetched(digest: str) -> None:
+    async def fetch() -> Reader:
+        raise AssertionError
+
+    descriptor = Descriptor(OCI_LAYER, digests.parse(digest), 5)
+    with pytest.raises(Failure) as raised:
+        await verify.open_blob("the blob", descriptor, fetch)
+    assert refused(raised.value) == NO_ALGORITHM
+    assert digest in raised.value.message
+
+
+@pytest.mark.parametrize("arrived", [0, 5, SMALL, 3 * SMALL])
+@real_time
+async def test_whoever_stops_waiting_leaves_nothing_behind(arrived: int) -> None:
+    content = noise(5 * SMALL)
+    steps: tuple[Step, ...] = ((content[:arrived],) if arrived else ()) + (SILENCE,)
+    reader = Inbox(*steps)
+    with small_pieces():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(content_of, described(content), reader)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert reader.closed == 0
+            nursery.cancel_scope.cancel()
+    assert [reader.closed] == [1]
+
+
+def test_a_thread_that_hashes_beyond_the_end_of_the_loop_is_no_failure() -> None:
+    """The loop may end while a piece is being hashed."""
+
+    async def begin() -> verify._Hashing:
+        return verify._Hashing(hashlib.sha256())
+
+    trio.run(begin)._deliver(Value(None))
+
+
+# --- documents ----------------------------------------------------------------------------------
+
+CONFIG = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}")}
+RAW = json.dumps({"schemaVersion": 2, "config": {**CONFIG, "size": 2}, "layers": []}).encode()
+
+
+def found(*named: str, raw: bytes = RAW, size: int | None = None) -> Document:
+    return Document(raw, OCI_MANIFEST, tuple(map(digests.parse, named)), size, "the document")
+
+
+@pytest.mark.parametrize("size", [None, len(RAW)])
+@pytest.mark.parametrize(
+    "named",
+    [
+        (),
+        (digest_of(RAW),),
+        (digest_of(RAW, "sha512"),),
+        (digest_of(RAW, "sha384"), digest_of(RAW)),
+    ],
+)
+def test_a_document_that_agrees_with_all_who_named_it_is_verified(
+    named: tuple[str, ...], size: int | None
+) -> None:
+    document = verify.document(found(*named, size=size))
+    assert document.raw == RAW
+    assert str(document.digest) == (named[0] if named else digest_of(RAW))
+    assert document.media_type == OCI_MANIFEST
+    assert isinstance(document.parsed, Manifest)
+
+
+OTHER = digest_of(b"other")
+DOCUMENTS = {
+    "another digest": (found(OTHER), WRONG_DIGEST),
+    "another digest after a right one": (found(digest_of(RAW), OTHER), WRONG_DIGEST),
+    "another digest before a right one": (found(OTHER, digest_of(RAW)), WRONG_DIGEST),
+    "another size": (found(digest_of(RAW), size=len(RAW) + 1), WRONG_SIZE),
+    "no algorithm": (found("blake3:" + "0" * 64), NO_ALGORITHM),
+    "no document": (found(raw=b"{}"), (422, "MANIFEST_INVALID", False)),
+}
+
+
+@pytest.mark.parametrize("case", DOCUMENTS)
+def test_a_document_that_does_not_agree_is_refused(case: str) -> None:
+    document, wanted = DOCUMENTS[case]
+    with pytest.raises(Failure) as raised:
+        verify.document(document)
+    assert refused(raised.value) == wanted
+    assert "the document" in raised.value.message or wanted == NO_ALGORITHM
+
+
+EMBEDDED = {
+    "right": (described(b"data")._replace(data=b"data"), b"data"),
+    "empty": (described(b"")._replace(data=b""), b""),
+    "by another algorithm": (described(b"data", "sha512")._replace(data=b"data"), b"data"),
+    "none": (described(b"data"), None),
+    "another size": (described(b"data", size=5)._replace(data=b"data"), None),
+    "another digest": (described(b"atad")._replace(data=b"data"), None),
+    "no algorithm": (
+        Descriptor(OCI_LAYER, digests.parse("blake3:" + "0" * 64), 4, b"data"),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EMBEDDED)
+def test_embedded_content_counts_if_it_is_what_the_descriptor_says(case: str) -> None:
+    descriptor, wanted = EMBEDDED[case]
+    assert verify.embedded(descriptor) == wanted

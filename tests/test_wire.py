@@ -1,0 +1,533 @@
+"""Real sockets, TLS, pipes and files behind a `Wire`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from contextlib import closing
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+import trio
+import trustme
+from trio.testing import wait_all_tasks_blocked
+from wires import real_time, virtual_time
+
+from imgproxy.wire import FdWire, SocketWire, TlsWire, Wire, accept, start_tls
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+T = TypeVar("T")
+
+MIB = 1 << 20
+
+
+async def received(wire: Wire, count: int) -> bytes:
+    buffer = memoryview(bytearray(count))
+    return bytes(buffer[: await wire.receive_into(buffer)])
+
+
+async def begun(nursery: trio.Nursery, operation: Callable[[], Awaitable[T]]) -> list[T]:
+    """Begin an operation that must wait; give the list that its result is put into."""
+    done: list[T] = []
+
+    async def run() -> None:
+        done.append(await operation())
+
+    nursery.start_soon(run)
+    await wait_all_tasks_blocked()
+    assert done == []
+    return done
+
+
+def socket_wire() -> tuple[SocketWire, socket.socket]:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0)
+    theirs.settimeout(10)
+    return SocketWire(ours), theirs
+
+
+def drain(end: socket.socket, count: int) -> bytes:
+    """Read so many bytes, in a thread's time."""
+    parts = []
+    while count:
+        parts.append(end.recv(count))
+        count -= len(parts[-1])
+    return b"".join(parts)
+
+
+# --- sockets ------------------------------------------------------------------------------------
+
+
+@real_time
+async def test_a_socket_receives_what_is_there_and_then_the_end() -> None:
+    wire, theirs = socket_wire()
+    with closing(wire), theirs:
+        theirs.sendall(b"abcdef")
+        assert await received(wire, 4) == b"abcd"
+        assert await received(wire, 4) == b"ef"
+        theirs.shutdown(socket.SHUT_WR)
+        assert await received(wire, 4) == b""
+
+
+@real_time
+async def test_a_socket_waits_for_what_is_not_there_yet() -> None:
+    wire, theirs = socket_wire()
+    with closing(wire), theirs:
+        async with trio.open_nursery() as nursery:
+            done = await begun(nursery, lambda: received(wire, 4))
+            theirs.sendall(b"late")
+        assert done == [b"late"]
+
+
+@real_time
+async def test_a_socket_sends_more_than_fits_at_once() -> None:
+    wire, theirs = socket_wire()
+    data = os.urandom(4 * MIB)
+    with closing(wire), theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.send, data)
+            await wait_all_tasks_blocked()
+            assert await trio.to_thread.run_sync(drain, theirs, len(data)) == data
+
+
+@pytest.mark.parametrize("how", ["send", "receive"])
+@real_time
+async def test_a_socket_that_was_reset_fails_as_the_system_says(how: str) -> None:
+    wire, theirs = socket_wire()
+    with closing(wire), theirs:
+        await wire.send(b"never read")
+        theirs.close()
+        with pytest.raises(ConnectionError):
+            await (wire.send(b"x") if how == "send" else received(wire, 1))
+
+
+@real_time
+async def test_what_was_received_or_accepted_is_not_lost_when_nobody_wants_it_any_more() -> None:
+    wire, theirs = socket_wire()
+    with closing(wire), theirs:
+        theirs.sendall(b"abc")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await received(wire, 3)
+        assert scope.cancelled_caught
+        assert await received(wire, 3) == b"abc"
+
+
+@real_time
+async def test_every_operation_is_a_checkpoint() -> None:
+    wire, theirs = socket_wire()
+    with closing(wire), theirs:
+        theirs.sendall(b"abc")
+        with trio.testing.assert_checkpoints():
+            await received(wire, 1)
+        with trio.testing.assert_checkpoints():
+            await wire.send(b"x")
+
+
+@real_time
+async def test_finishing_lets_the_other_side_read_the_end_and_not_a_reset() -> None:
+    wire, theirs = socket_wire()
+    with theirs:
+        theirs.sendall(b"x" * 100)  # nobody asked for these
+        theirs.shutdown(socket.SHUT_WR)
+        await wire.send(b"reply")
+        await wire.finish(1000, 10)
+        wire.close()
+        assert theirs.recv(10) == b"reply"
+        assert theirs.recv(10) == b""
+
+
+@virtual_time
+async def test_finishing_has_a_limit_in_time() -> None:
+    wire, theirs = socket_wire()
+    with closing(wire), theirs:
+        started = trio.current_time()
+        await wire.finish(1000, 1.5)
+        assert trio.current_time() - started == 1.5
+        assert theirs.recv(10) == b""
+
+
+@real_time
+async def test_finishing_has_a_limit_in_bytes() -> None:
+    wire, theirs = socket_wire()
+    with closing(wire), theirs:
+        theirs.sendall(bytes(100))
+        await wire.finish(99, 1000)
+        assert len(await received(wire, 100)) == 1
+
+
+@real_time
+async def test_finishing_a_connection_that_is_gone_is_no_failure() -> None:
+    wire, theirs = socket_wire()
+    with closing(wire):
+        await wire.send(b"never read")
+        theirs.close()
+        await wire.finish(1000, 1000)
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+@real_time
+async def test_a_socket_is_hung_up_when_both_directions_are_shut(
+    family: socket.AddressFamily,
+) -> None:
+    ours, theirs = connected(family)
+    wire = SocketWire(ours)
+    with closing(wire), theirs:
+        async with trio.open_nursery() as nursery:
+            done = await begun(nursery, wire.hung_up)
+            theirs.sendall(b"more")
+            theirs.shutdown(socket.SHUT_WR)
+            await wait_all_tasks_blocked()
+            assert done == []  # it may well read on
+            if family == socket.AF_INET:
+                ours.send(b"x")  # a reset is how TCP learns of it
+            theirs.close()
+        assert done == [None]
+
+
+def connected(family: socket.AddressFamily) -> tuple[socket.socket, socket.socket]:
+    """Give a non-blocking socket and its other end."""
+    if family == socket.AF_UNIX:
+        ours, theirs = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = socket.create_connection(listener.getsockname())
+            ours, _ = listener.accept()
+    ours.settimeout(0)
+    return ours, theirs
+
+
+@real_time
+async def test_a_socket_is_quiet_while_nothing_waits() -> None:
+    wire, theirs = socket_wire()
+    with closing(wire), theirs:
+        assert wire.is_quiet()
+        theirs.sendall(b"x")
+        assert not wire.is_quiet()
+        await received(wire, 1)
+        assert wire.is_quiet()
+        theirs.shutdown(socket.SHUT_WR)
+        assert not wire.is_quiet()
+
+
+@real_time
+async def test_a_socket_may_be_closed_twice() -> None:
+    wire, theirs = socket_wire()
+    with theirs:
+        wire.close()
+        wire.close()
+        assert theirs.recv(1) == b""
+
+
+# --- TLS ----------------------------------------------------------------------------------------
+
+AUTHORITY = trustme.CA()
+CERTIFICATE = AUTHORITY.issue_cert("registry.test")
+CLIENT = ssl.create_default_context()
+AUTHORITY.configure_trust(CLIENT)
+SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+CERTIFICATE.configure_cert(SERVER)
+
+
+async def tls_wire(host: str = "registry.test") -> tuple[TlsWire, ssl.SSLSocket]:
+    """Shake hands over a socket pair; the server's side is a blocking socket."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0)
+    theirs.settimeout(10)
+    servers: list[ssl.SSLSocket] = []
+
+    def serve() -> None:
+        servers.append(SERVER.wrap_socket(theirs, server_side=True, suppress_ragged_eofs=False))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, serve)
+        wire = await start_tls(ours, CLIENT, host)
+    return wire, servers[0]
+
+
+@real_time
+async def test_tls_receives_all_records_that_are_there() -> None:
+    wire, theirs = await tls_wire()
+    with closing(wire), theirs:
+        for record in (b"ab", b"cd", b"ef"):
+            theirs.sendall(record)
+        assert await received(wire, 5) == b"abcde"
+        assert await received(wire, 5) == b"f"
+
+
+@pytest.mark.parametrize("ending", ["notified", "ragged"])
+@real_time
+async def test_tls_gives_what_came_before_the_end(ending: str) -> None:
+    wire, theirs = await tls_wire()
+    with closing(wire), theirs:
+        theirs.sendall(b"last words")
+        if ending == "notified":
+            theirs.settimeout(0)
+            with pytest.raises(ssl.SSLWantReadError):  # for the other's notification
+                theirs.unwrap()
+        theirs.close()
+        assert await received(wire, 100) == b"last words"
+        assert await received(wire, 100) == b""
+
+
+@real_time
+async def test_tls_gives_what_came_before_a_broken_record() -> None:
+    wire, theirs = await tls_wire()
+    with closing(wire), theirs:
+        theirs.sendall(b"whole")
+        with socket.socket(fileno=theirs.detach()) as raw:
+            raw.sendall(b"no record of TLS")
+            assert await received(wire, 100) == b"whole"
+            with pytest.raises(ssl.SSLError):
+                await received(wire, 100)
+
+
+@real_time
+async def test_tls_sends_more_than_fits_at_once() -> None:
+    wire, theirs = await tls_wire()
+    data = os.urandom(MIB)
+    with closing(wire), theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wire.send, data)
+            await wait_all_tasks_blocked()
+            assert await trio.to_thread.run_sync(drain, theirs, len(data)) == data
+
+
+@real_time
+async def test_tls_that_has_decrypted_more_than_was_taken_is_not_quiet() -> None:
+    """The socket below is empty then."""
+    wire, theirs = await tls_wire()
+    with closing(wire), theirs:
+        assert wire.is_quiet()
+        theirs.sendall(b"body and surplus")
+        assert await received(wire, 4) == b"body"
+        assert not wire.is_quiet()
+
+
+@real_time
+async def test_session_tickets_are_no_surplus() -> None:
+    """TLS 1.3 servers send them on their own after the handshake."""
+    wire, theirs = await tls_wire()
+    with closing(wire), theirs:
+        assert theirs.version() == "TLSv1.3"
+        assert wire.is_quiet()
+        theirs.sendall(b"x")
+        assert await received(wire, 1) == b"x"
+        assert wire.is_quiet()
+
+
+@real_time
+async def test_tls_that_ended_or_broke_is_not_quiet() -> None:
+    for ending in (b"", b"no record of TLS"):
+        wire, theirs = await tls_wire()
+        with closing(wire), socket.socket(fileno=theirs.detach()) as raw:
+            raw.sendall(ending)
+            raw.close()
+            assert not wire.is_quiet()
+
+
+@real_time
+async def test_a_handshake_that_fails_closes_the_socket() -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0)
+    with theirs:
+        theirs.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        with pytest.raises(ssl.SSLError):
+            await start_tls(ours, CLIENT, "registry.test")
+        drain(theirs, theirs.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        assert closed_by_its_peer(theirs)
+
+
+def closed_by_its_peer(sock: socket.socket) -> bool:
+    """Read away what came; say whether the end follows."""
+    sock.settimeout(0)
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass  # it had not read everything
+    return True
+
+
+@virtual_time
+async def test_a_handshake_that_is_given_up_closes_the_socket() -> None:
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0)
+    with theirs:
+        with trio.move_on_after(1) as scope:
+            await start_tls(ours, CLIENT, "registry.test")
+        assert scope.cancelled_caught
+        assert closed_by_its_peer(theirs)
+
+
+# --- descriptors --------------------------------------------------------------------------------
+
+
+class Pipes:
+    """A wire over two pipes, and the ends that a parent holds."""
+
+    def __init__(self) -> None:
+        read_fd, self.to_wire = os.pipe()
+        self.from_wire, write_fd = os.pipe()
+        self.fds = (read_fd, write_fd)
+        self.wire = FdWire(*self.fds)
+
+    def close(self) -> None:
+        self.wire.close()
+        for fd in (*self.fds, self.to_wire, self.from_wire):
+            if fd >= 0:
+                os.close(fd)
+
+    def stop_sending(self) -> None:
+        os.close(self.to_wire)
+        self.to_wire = -1
+
+    def stop_reading(self) -> None:
+        os.close(self.from_wire)
+        self.from_wire = -1
+
+
+@real_time
+async def test_pipes_carry_a_conversation() -> None:
+    with closing(Pipes()) as pipes:
+        os.write(pipes.to_wire, b"abc")
+        assert await received(pipes.wire, 10) == b"abc"
+        await pipes.wire.send(b"def")
+        assert os.read(pipes.from_wire, 10) == b"def"
+        pipes.stop_sending()
+        assert await received(pipes.wire, 10) == b""
+
+
+@real_time
+async def test_pipes_are_waited_for_in_both_directions() -> None:
+    data = os.urandom(MIB)
+    with closing(Pipes()) as pipes:
+        async with trio.open_nursery() as nursery:
+            done = await begun(nursery, lambda: received(pipes.wire, 4))
+            nursery.start_soon(pipes.wire.send, data)
+            await wait_all_tasks_blocked()
+            os.write(pipes.to_wire, b"late")
+            read = b""
+            while len(read) < len(data):
+                read += await trio.to_thread.run_sync(os.read, pipes.from_wire, MIB)
+        assert done == [b"late"]
+        assert read == data
+
+
+@real_time
+async def test_pipes_are_hung_up_when_nobody_reads_the_replies() -> None:
+    with closing(Pipes()) as pipes:
+        async with trio.open_nursery() as nursery:
+            done = await begun(nursery, pipes.wire.hung_up)
+            pipes.stop_sending()
+            await wait_all_tasks_blocked()
+            assert done == []  # it still reads
+            pipes.stop_reading()
+        assert done == [None]
+        with pytest.raises(BrokenPipeError):
+            await pipes.wire.send(b"x")
+
+
+@real_time
+async def test_pipes_have_nothing_to_finish_and_are_never_kept() -> None:
+    with closing(Pipes()) as pipes:
+        os.write(pipes.to_wire, b"unread")
+        await pipes.wire.finish(100, 1000)
+        assert not pipes.wire.is_quiet()
+
+
+@real_time
+async def test_files_are_a_request_and_a_reply(tmp_path: Path) -> None:
+    (tmp_path / "request").write_bytes(b"GET")
+    with (tmp_path / "request").open("rb") as request, (tmp_path / "reply").open("wb") as reply:
+        wire = FdWire(request.fileno(), reply.fileno())
+        assert await received(wire, 10) == b"GET"
+        assert await received(wire, 10) == b""
+        await wire.send(b"200")
+        wire.close()
+    assert (tmp_path / "reply").read_bytes() == b"200"
+
+
+@pytest.mark.parametrize("path", [os.devnull, "regular file"])
+@virtual_time
+async def test_files_are_never_hung_up(path: str, tmp_path: Path) -> None:
+    with (tmp_path / path).open("w+b") as file:
+        wire = FdWire(file.fileno(), file.fileno())
+        with trio.move_on_after(1e5) as scope:
+            await wire.hung_up()
+        assert scope.cancelled_caught
+        wire.close()
+
+
+@real_time
+async def test_a_device_that_swallows_everything_is_served(tmp_path: Path) -> None:
+    with (tmp_path / os.devnull).open("r+b", buffering=0) as null:
+        wire = FdWire(null.fileno(), null.fileno())
+        assert await received(wire, 10) == b""
+        await wire.send(bytes(MIB))
+        wire.close()
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+@real_time
+async def test_descriptors_get_their_mode_back_and_stay_open(
+    blocking: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    fds = (*os.pipe(), *os.pipe())
+    given = fds[0], fds[3]
+    for fd in given:
+        os.set_blocking(fd, blocking)
+    wire = FdWire(*given)
+    assert [os.get_blocking(fd) for fd in given] == [False, False]
+    wire.close()
+    wire.close()
+    assert [os.get_blocking(fd) for fd in given] == [blocking, blocking]
+    for fd in fds:
+        os.close(fd)
+
+
+@real_time
+async def test_one_descriptor_in_both_directions_gets_its_mode_back() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        wire = FdWire(ours.fileno(), ours.fileno())
+        await wire.send(b"x")
+        wire.close()
+        assert ours.getblocking()
+        assert os.get_blocking(ours.fileno())
+
+
+# --- listeners ----------------------------------------------------------------------------------
+
+
+@real_time
+async def test_a_connection_is_accepted_with_its_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        async with trio.open_nursery() as nursery:
+            done = await begun(nursery, lambda: accept(listener))
+            theirs = socket.create_connection(listener.getsockname())
+        wire, address = done[0]
+        assert address == theirs.getsockname()
+        with closing(wire), theirs:
+            await wire.send(b"x")
+            assert theirs.recv(1) == b"x"
+
+
+@real_time
+async def test_a_connection_that_nobody_waits_for_any_more_stays_in_the_queue() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        with socket.create_connection(listener.getsockname()) as theirs:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await accept(listener)
+            wire, address = await accept(listener)
+            wire.close()
+            assert address == theirs.getsockname()
