@@ -37,10 +37,10 @@ _CLIENT = "imgproxy"
 
 
 class Request(NamedTuple):
-    """How a token is asked for: a GET with these fields, or a POST of the form."""
+    """How a token is asked for: a GET with this `Authorization` if any, or a POST of the form."""
 
     url: Url
-    fields: dict[str, str]
+    authorization: str
     form: bytes | None
 
 
@@ -83,15 +83,14 @@ def request(
             *query,
             ("scope", " ".join(scopes)),
         ]
-        return Request(where, {}, urlencode(form).encode())
-    fields = {}
+        return Request(where, "", urlencode(form).encode())
     if credentials is not None:
         query.insert(0, ("account", credentials.username))
-        fields["Authorization"] = credentials.basic
     query += [("scope", scope) for scope in scopes]
     joint = "&" if "?" in where.target else "?"
     target = f"{where.target}{joint}{urlencode(query, quote_via=quote)}"
-    return Request(where._replace(target=target), fields, None)
+    authorization = "" if credentials is None else credentials.basic
+    return Request(where._replace(target=target), authorization, None)
 
 
 def _realm(url: Url, challenge: Challenge, *, allow_http: bool) -> Url:

@@ -151,9 +151,7 @@ class Endpoint:
         request = tokens.request(
             url, challenge, self._scopes, credentials, allow_http=self._insecure
         )
-        response = await self._client.get(
-            request.url, request.fields, form=request.form, note=self._note
-        )
+        response = await self._follow(request.url, {}, request.authorization, form=request.form)
         if response.status != 200:
             body = await discard(response)
             failure = tokens.failure(request.url, response.status, body, self._source)
@@ -164,15 +162,19 @@ class Endpoint:
         self._authorization = f"Bearer {token.value}"
         return self._authorization
 
-    async def _follow(self, url: Url, fields: dict[str, str], authorization: str) -> Response:
-        """Send a request, and after it whatever redirects it gets; credentials stay at home."""
+    async def _follow(
+        self, url: Url, fields: dict[str, str], authorization: str, *, form: bytes | None = None
+    ) -> Response:
+        """Send a request, and after it whatever redirects it gets; credentials stay at home.
+
+        A form holds credentials, and is not sent on.
+        """
         origin = url.origin
         for _ in range(distribution.MAX_REDIRECTS + 1):
             at_home = {"Authorization": authorization} if authorization else {}
-            response = await self._client.get(
-                url, {**fields, **(at_home if url.origin == origin else {})}, note=self._note
-            )
-            if response.status not in distribution.REDIRECTS:
+            headers = {**fields, **(at_home if url.origin == origin else {})}
+            response = await self._client.get(url, headers, form=form, note=self._note)
+            if response.status not in distribution.REDIRECTS or form is not None:
                 return response
             await discard(response)
             location = response.header("location")
