@@ -7,10 +7,8 @@ import math
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from imgproxy import __version__
-from imgproxy.config.credentials import parse_creds
 from imgproxy.errors import UsageError
 from imgproxy.spec import platform as platforms
-from imgproxy.spec import token as tokens
 
 if TYPE_CHECKING:
     from imgproxy.config.credentials import Credentials
@@ -103,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--authfile", metavar="FILE", help="the only file to look for credentials in"
     )
     credentials.add_argument(
-        "--creds", metavar="USER[:PASSWORD]", type=parse_creds, help="credentials for the registry"
+        "--creds", metavar="USER[:PASSWORD]", type=_creds, help="credentials for the registry"
     )
     credentials.add_argument(
         "--no-creds", action="store_true", help="no credentials, whatever files say"
@@ -180,7 +178,15 @@ def _count(text: str) -> int:
     return int(text[:9])  # nobody waits for more
 
 
+def _creds(text: str) -> Credentials:
+    from imgproxy.config.credentials import parse_creds
+
+    return parse_creds(text)
+
+
 def _token(text: str) -> str:
+    from imgproxy.spec import token as tokens
+
     if not tokens.is_usable(text):  # argparse would show the value of an ArgumentTypeError's cause
         raise UsageError("--registry-token: the value cannot be a bearer token")
     return text

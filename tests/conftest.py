@@ -12,7 +12,7 @@ from images import Json, Layout
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -43,6 +43,7 @@ class Serve(Protocol):
         sockets: int = 1,
         policy: str | None = parent.INSECURE,
         env: Mapping[str, str] | None = None,
+        files: Sequence[int] = (),
     ) -> parent.Child: ...
 
 

@@ -366,15 +366,19 @@ def start(
     sockets: int = 1,
     policy: str | None = INSECURE,
     env: Mapping[str, str] | None = None,
+    files: Sequence[int] = (),
 ) -> Child:
-    """Start the program as a parent does: one socket pair a conversation, one half inherited."""
+    """Start the program as a parent does: one socket pair a conversation, one half inherited.
+
+    `files` are descriptors that it inherits besides.
+    """
     pairs = [socket.socketpair() for _ in range(sockets)]
     theirs = [pair[1] for pair in pairs]
     fds = [half.fileno() for half in theirs]
     if policy is not None:
         options = (policy, *options)
     try:
-        child = Child(command(image, *options, fds=fds), pass_fds=fds, env=env)
+        child = Child(command(image, *options, fds=fds), pass_fds=[*fds, *files], env=env)
     finally:
         for half in theirs:
             half.close()

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 # A server that has not answered by then never will.
 STARTING = 10.0
 
+# distribution's registry takes a token for so many seconds after its end.
+LEEWAY = 60
+
 # close() with this sends RST instead of FIN.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -129,19 +132,34 @@ def certificates(directory: Path, *names: str) -> Certificates:
 
 @dataclass
 class TokenService:
-    """Where a registry sends clients for a token, and what clients asked for there."""
+    """Where a registry sends clients for a token, and what clients asked for there.
+
+    Without `users` everybody may pull; with some, only they and who has an identity token.
+    Tokens end `lifetime` seconds from now, though clients are told that they live for
+    `said_lifetime`. `answer` replaces the service's own answers until it gives False.
+    """
 
     realm: str
     certificates: Certificates
     service: str = "registry.test"
     issuer: str = "tokens.test"
+    users: dict[str, str] = field(default_factory=dict)
+    identity_tokens: set[str] = field(default_factory=set)
+    lifetime: float = 300
+    said_lifetime: int = 300
+    granted: str = "pull"
     scopes: list[str] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
+    forms: list[dict[str, list[str]]] = field(default_factory=list)
+    answer: Callable[[Answering], bool] = lambda _: False
 
-    def issue(self, scope: str) -> str:
-        """Sign a token for what may be pulled of `scope`: RS256, the certificate inside."""
-        kind, name, actions = scope.split(":")
-        granted = [action for action in actions.split(",") if action == "pull"]
+    def issue(self, scopes: Sequence[str]) -> str:
+        """Sign a token for what may be pulled of the scopes: RS256, the certificate inside."""
+        access = []
+        for scope in scopes:
+            kind, name, actions = scope.split(":")
+            actions_granted = [action for action in actions.split(",") if action == self.granted]
+            access.append({"type": kind, "name": name, "actions": actions_granted})
         chain = _der_certificates(self.certificates.certificate.read_bytes())
         now = int(time.time())
         header = {"typ": "JWT", "alg": "RS256", "x5c": chain}
@@ -149,15 +167,48 @@ class TokenService:
             "iss": self.issuer,
             "sub": "",
             "aud": self.service,
-            "exp": now + 300,
-            "nbf": now - 60,
+            "exp": int(time.time() + self.lifetime) - LEEWAY,
+            "nbf": now - 2 * LEEWAY,
             "iat": now,
             "jti": uuid.uuid4().hex,
-            "access": [{"type": kind, "name": name, "actions": granted}],
+            "access": access,
         }
         signed = b".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
         signature = _sign(self.certificates.key.read_bytes(), signed)
         return b".".join((signed, _base64url(signature))).decode()
+
+    def get(self, request: Answering) -> None:
+        """Answer who shows user and password, or nothing."""
+        query = parse_qs(urlsplit(request.path).query)
+        authorization = request.headers["Authorization"]
+        self.authorizations.append(authorization)
+        self.scopes += query["scope"]
+        known = [basic(user, password) for user, password in self.users.items()]
+        self._give(request, query["scope"], allowed=not known or authorization in known)
+
+    def post(self, request: Answering) -> None:
+        """Answer who shows an identity token: distribution's "OAuth2 Token Authentication"."""
+        form = parse_qs(request.rfile.read(int(request.headers["Content-Length"])).decode())
+        self.forms.append(form)
+        (refresh_token,) = form["refresh_token"]
+        scopes = form["scope"][0].split(" ")
+        self._give(request, scopes, allowed=refresh_token in self.identity_tokens)
+
+    def _give(self, request: Answering, scopes: list[str], *, allowed: bool) -> None:
+        if self.answer(request):
+            return
+        if not allowed:
+            refusal = {"errors": [{"code": "UNAUTHORIZED", "message": "nobody we know"}]}
+            request.answer(401, json.dumps(refusal).encode(), Content_Type="application/json")
+            return
+        key = "access_token" if request.command == "POST" else "token"
+        token = {key: self.issue(scopes), "expires_in": self.said_lifetime}
+        request.answer(200, json.dumps(token).encode(), Content_Type="application/json")
+
+
+def basic(user: str, password: str) -> str:
+    """Give the value of `Authorization` in the Basic scheme: RFC 7617."""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def _base64url(content: bytes) -> bytes:
@@ -217,12 +268,17 @@ class Answering(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def http_server(get: Callable[[Answering], None]) -> Iterator[str]:
-    """Run an HTTP server whose answers to GET and HEAD the function gives; yield its address."""
+def http_server(
+    get: Callable[[Answering], None], post: Callable[[Answering], None] | None = None
+) -> Iterator[str]:
+    """Run an HTTP server whose answers the functions give; yield its address."""
 
     class Handler(Answering):
         def do_GET(self) -> None:
             get(self)
+
+        def do_POST(self) -> None:
+            (post or get)(self)
 
         do_HEAD = do_GET  # noqa: N815  (its name)
 
@@ -236,30 +292,34 @@ def http_server(get: Callable[[Answering], None]) -> Iterator[str]:
 def token_service(directory: Path) -> Iterator[TokenService]:
     """Run a token service that hands anonymous clients tokens to pull with."""
     service = TokenService("", certificates(directory))
-
-    def get(request: Answering) -> None:
-        query = parse_qs(urlsplit(request.path).query)
-        service.scopes += query["scope"]
-        service.authorizations.append(request.headers["Authorization"])
-        token = {"token": service.issue(query["scope"][0]), "expires_in": 300}
-        request.answer(200, json.dumps(token).encode(), Content_Type="application/json")
-
-    with http_server(get) as address:
+    with http_server(service.get, service.post) as address:
         service.realm = f"http://{address}/token"
         yield service
 
 
+# The user whom a registry with `READERS` knows; nothing of the file below can be had from it.
+READER = "reader"
+PASSWORD = "open-sesame-77"
+READERS = f"{READER}:$2y$04$abcdefghijklmnopqrstuuhsaF7HPU29Q1kRg4bhnrT9MvUkWCDPO\n"
+
+
 @contextmanager
 def docker_registry(
-    directory: Path, *, tls: Certificates | None = None, auth: TokenService | None = None
+    directory: Path,
+    *,
+    tls: Certificates | None = None,
+    auth: TokenService | Literal["htpasswd"] | None = None,
+    origin: str = "",
+    port: int | None = None,
 ) -> Iterator[str]:
     """Run distribution's registry over the directory; yield its address.
 
-    Several may run over one directory: one without `auth` fills what the other guards.
+    Several may run over one directory: one without `auth` fills what the others guard. With an
+    `origin` it is a pull-through cache of that.
     """
     program = require("docker-registry")
     directory.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     http: dict[str, Any] = {"addr": f"127.0.0.1:{port}", "secret": "shared"}
     if tls:
         http["tls"] = {"certificate": str(tls.certificate), "key": str(tls.key)}
@@ -269,7 +329,12 @@ def docker_registry(
         "storage": {"filesystem": {"rootdirectory": str(directory)}},
         "http": http,
     }
-    if auth:
+    if origin:
+        document["proxy"] = {"remoteurl": f"http://{origin}"}
+    if auth == "htpasswd":
+        (directory / "htpasswd").write_text(READERS)
+        document["auth"] = {"htpasswd": {"realm": "test", "path": str(directory / "htpasswd")}}
+    elif auth:
         document["auth"] = {
             "token": {
                 "realm": auth.realm,
@@ -321,11 +386,17 @@ def put_manifest(
 
 @contextmanager
 def nginx(
-    directory: Path, config: str, *, tls: Certificates | None = None, port: int | None = None
+    directory: Path,
+    config: str,
+    *,
+    tls: Certificates | None = None,
+    port: int | None = None,
+    around: str = "",
 ) -> Iterator[str]:
     """Run nginx with one server, whose directives are `config`; yield its address.
 
-    Requests go to `access.log`, each with the Authorization it carried.
+    `around` are directives outside of the server. Requests go to `access.log`, each with the
+    Authorization it carried.
     """
     program = require("nginx")
     directory.mkdir(parents=True, exist_ok=True)
@@ -343,6 +414,7 @@ def nginx(
             log_format requests '$request $status $http_authorization';
             access_log {directory}/access.log requests;
             sendfile on;
+            {around}
             server {{ listen 127.0.0.1:{port}{" ssl" if tls else ""}; {secure} {config} }}
         }}
     """)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import skopeo
+from home import mirror, table
 
 from imgproxy.config import endpoints, registries
 from imgproxy.errors import ConfigurationError, DeniedError
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIGEST = "@sha256:" + "0123456789abcdef" * 4
-
-
-def table(prefix: str, location: str, *settings: str) -> str:
-    lines = [f'prefix = "{prefix}"' * bool(prefix), f'location = "{location}"' * bool(location)]
-    return "\n".join(["[[registry]]", *lines, *settings, ""])
-
-
-def mirror(location: str, *settings: str) -> str:
-    return "\n".join(["[[registry.mirror]]", f'location = "{location}"', *settings, ""])
 
 
 MIRRORS = table("", "a.io") + mirror("m.io/x") + mirror("n.io", "insecure = true")
