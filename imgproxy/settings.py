@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from imgproxy.config.auth import AuthFile
     from imgproxy.config.certs import Certificates
     from imgproxy.config.policy import Policy
-    from imgproxy.config.registries import File, Registries
+    from imgproxy.config.registries import Registries
+    from imgproxy.config.short_names import ShortNames
     from imgproxy.system import Reporter
 
 
@@ -68,22 +69,30 @@ class Settings:
         """
         from imgproxy.config import registries
 
-        registries_conf = search.registries(self._host)
-        files: list[File] = []
-        if self._chosen.registries is not None:
-            content, path = self._chosen.registries
-            registries_conf = search.registries(self._host, path)
-            files.append(registries.parse(content, path, version_1=True))
-        files += [
-            registries.parse(_read("registries.conf", path), path, version_1=version_1)
-            for path, version_1 in registries_conf[len(files) :]
+        content, option = self._chosen.registries or (None, None)
+        files = [
+            registries.parse(
+                content if content is not None and path == option else _read("registries", path),
+                path,
+                version_1=version_1,
+            )
+            for path, version_1 in search.registries(self._host, option)
         ]
-        aliases = search.aliases(self._host)
-        own = None if aliases is None else registries.parse(_read("aliases", aliases), aliases)
-        merged = registries.merge(files, own)
+        merged = registries.merge(files)
         for warning in merged.warnings:
             self._report.failure(f"warning: {warning}")
         return merged
+
+    @cached_property
+    def short_names(self) -> ShortNames:
+        """What names without a registry stand for; the host's tools keep aliases of their own."""
+        from imgproxy.config import registries, short_names
+
+        path = search.aliases(self._host)
+        if path is None:
+            return self.registries.short_names
+        own = registries.parse(_read("aliases", path), path)
+        return short_names.with_aliases(self.registries.short_names, own.short_names)
 
     @cached_property
     def auth_files(self) -> list[AuthFile]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgproxy.errors import ConfigurationError, clean
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
 
 class Certificates(NamedTuple):
@@ -24,25 +24,6 @@ class Certificates(NamedTuple):
 
     authorities: tuple[str, ...] = ()
     clients: tuple[tuple[str, str], ...] = ()
-
-
-def directories(users: Iterable[str], uid: int) -> list[str]:
-    """Give where a registry's directory is looked for; the first that exists is the only one used.
-
-    `users` are the user's own `containers` directories, `uid` is the user. These are the places of
-    both generations of the libraries: a host of the classic one has nothing in those that it
-    doesn't know.
-    """
-    kinds = ["rootful.d"] if uid == 0 else [f"rootless.d/{uid}", "rootless.d"]
-    return [
-        *(f"{user}/certs.d" for user in users),
-        *(
-            f"{base}/containers/certs.{kind}"
-            for base in ("/etc", "/usr/share")
-            for kind in [*kinds, "d"]
-        ),
-        "/etc/docker/certs.d",
-    ]
 
 
 def choose(directory: str, names: Collection[str]) -> Certificates:

@@ -195,12 +195,11 @@ def _warnings(path: str, complaints: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{clean(path)}: {complaint}" for complaint in complaints)
 
 
-def merge(files: Iterable[File], aliases: File | None = None) -> Registries:
+def merge(files: Iterable[File]) -> Registries:
     """Give what the files say together, in the order in which they are read.
 
     A later file replaces each setting, and the table of a prefix whole; aliases are replaced one
-    by one. `aliases` is the file that the host's tools keep, short-name-aliases.conf: its aliases
-    have precedence, and anything else in it means nothing.
+    by one.
     """
     registries: dict[str, Registry] = {}
     helpers: tuple[str, ...] = ()
@@ -211,8 +210,4 @@ def merge(files: Iterable[File], aliases: File | None = None) -> Registries:
         helpers = helpers if file.credential_helpers is None else file.credential_helpers
         names = short_names.merge(names, file.short_names)
         warnings += file.warnings
-    if aliases:
-        own = short_names.NOTHING._replace(aliases=aliases.short_names.aliases)
-        names = short_names.merge(names, own)
-        warnings += aliases.warnings
     return Registries(tuple(registries.values()), helpers or (AUTH_FILES,), names, warnings)

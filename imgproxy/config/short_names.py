@@ -114,6 +114,14 @@ def merge(earlier: ShortNames, later: ShortNames) -> ShortNames:
     )
 
 
+def with_aliases(names: ShortNames, own: ShortNames) -> ShortNames:
+    """Give names with the aliases of short-name-aliases.conf, the file that the host's tools keep.
+
+    These have precedence; anything else in that file means nothing.
+    """
+    return merge(names, NOTHING._replace(aliases=own.aliases))
+
+
 def doubts(names: ShortNames) -> Iterator[str]:
     """Give what has no effect, though it was meant to have one."""
     for n, registry in enumerate(names.search.value if names.search else ()):

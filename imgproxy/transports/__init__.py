@@ -47,7 +47,7 @@ def open_sources(
 def _resolved(name: ShortName, settings: Settings) -> list[Reference]:
     from imgproxy.config import short_names
 
-    return short_names.resolve(name.text, settings.registries.short_names)
+    return short_names.resolve(name.text, settings.short_names)
 
 
 def _recognised(name: PathName) -> LayoutName:

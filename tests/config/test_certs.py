@@ -56,24 +56,3 @@ def test_half_of_a_client_certificate_is_an_error(
     assert f"there is {there} without {missing}" in message
     assert ("a name in .crt" in message) == there.endswith(".cert")
     assert broken.value.detail == {"file": f"{D}/{there}"}
-
-
-def test_the_places_are_those_of_both_generations_in_order() -> None:
-    user = "/home/u/.config/containers"
-    assert certs.directories([user], 1000) == [
-        f"{user}/certs.d",
-        "/etc/containers/certs.rootless.d/1000",
-        "/etc/containers/certs.rootless.d",
-        "/etc/containers/certs.d",
-        "/usr/share/containers/certs.rootless.d/1000",
-        "/usr/share/containers/certs.rootless.d",
-        "/usr/share/containers/certs.d",
-        "/etc/docker/certs.d",
-    ]
-    assert certs.directories([], 0) == [
-        "/etc/containers/certs.rootful.d",
-        "/etc/containers/certs.d",
-        "/usr/share/containers/certs.rootful.d",
-        "/usr/share/containers/certs.d",
-        "/etc/docker/certs.d",
-    ]

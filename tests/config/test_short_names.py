@@ -289,3 +289,15 @@ def test_no_name(name: str) -> None:
 def test_a_name_that_only_fits_without_registry() -> None:
     with pytest.raises(BadRequestError, match="longer than 255"):
         resolve("x" * 240, searching("a" * 20 + ".io"))
+
+
+def test_the_aliases_that_tools_keep_have_precedence_and_nothing_else_there_counts() -> None:
+    names = parse(unqualified_search_registries=["a.io"], aliases={"x": "a.io/x", "y": "a.io/y"})
+    own = parse(
+        unqualified_search_registries=["z.io"],
+        short_name_mode="enforcing",
+        aliases={"x": "b.io/x", "y": ""},
+    )
+    both = short_names.with_aliases(names, own)
+    assert (both.files, both.search, both.mode) == (names.files, names.search, names.mode)
+    assert {name: alias.value for name, alias in both.aliases.items()} == {"x": "b.io/x", "y": ""}
