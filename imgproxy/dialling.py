@@ -15,16 +15,25 @@ from typing import TYPE_CHECKING
 import h11
 import trio
 
-from imgproxy.errors import BadUpstreamError, ConfigurationError, clean
+from imgproxy.errors import (
+    BadUpstreamError,
+    ConfigurationError,
+    DeniedError,
+    Failure,
+    UnavailableError,
+    clean,
+)
+from imgproxy.spec import retry
 from imgproxy.wire import SocketWire, start_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.config.certs import Certificates
+    from imgproxy.spec import retry
     from imgproxy.spec.proxy import Proxy
     from imgproxy.spec.url import Url
-    from imgproxy.wire import Wire
+from imgproxy.wire import Wire
 
 # A proxy's answer to CONNECT is a head; some send a page with a refusal.
 _MAX_PROXY_HEAD = 16 * 1024
@@ -127,7 +136,13 @@ async def _ask_for_tunnel(wire: Wire, url: Url, proxy: Proxy) -> None:
     await wire.send(connection.send(h11.EndOfMessage()) or b"")
     byte = memoryview(bytearray(1))
     while True:
-        event = connection.next_event()
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError as error:
+            raise BadUpstreamError(
+                f"CONNECT {url.endpoint}: the proxy {proxy} broke HTTP: {clean(str(error))}",
+                code="PROXY",
+            ) from None
         if event is h11.NEED_DATA:
             # By single bytes: what follows the head belongs to TLS and must stay in the socket.
             if await wire.receive_into(byte) == 0:
@@ -135,12 +150,19 @@ async def _ask_for_tunnel(wire: Wire, url: Url, proxy: Proxy) -> None:
             connection.receive_data(bytes(byte))
         elif isinstance(event, h11.Response):
             if event.status_code // 100 != 2:
-                raise BadUpstreamError(
+                raise _refusal(
+                    event.status_code,
                     f"CONNECT {url.endpoint}: the proxy {proxy} answered {event.status_code}"
                     f" {clean(event.reason.decode('latin-1'))}",
-                    code="PROXY",
                 )
             return
+
+
+def _refusal(status: int, message: str) -> Failure:
+    if status == 407:
+        return DeniedError(message, code="PROXY")
+    passing = retry.is_transient_status(status)
+    return (UnavailableError if passing else BadUpstreamError)(message, code="PROXY")
 
 
 def _refuse_link_local(url: Url, address: str) -> None:

@@ -40,11 +40,13 @@ def failure(path: str, error: OSError) -> Failure:
 class LocalFile:
     """A regular file being read from its beginning. `size` is in bytes, taken at the opening.
 
+    `name` stands for it in messages, if it has one other than its path.
     Raises what `failure` makes of the system's complaints, and `UnsupportedFormatError` for what
     is no regular file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, name: str = "") -> None:
+        self.name = name or clean(path)
         self.size: int | None
         self._path = path
         self._position = 0
@@ -99,11 +101,6 @@ class LocalFile:
                 break
             filled += count
         return bytes(content[:filled])
-
-    @property
-    def name(self) -> str:
-        """What stands for the file in messages."""
-        return clean(self._path)
 
     def condemn(self, _: Failure) -> bool:
         """Whatever is wrong with a file, there is no other in its place."""

@@ -14,7 +14,6 @@ import trio
 from imgproxy.config import credentials as helpers
 from imgproxy.config.registries import AUTH_FILES
 from imgproxy.errors import ConfigurationError, clean
-from imgproxy.shared import SharedAttempt
 
 if TYPE_CHECKING:
     from imgproxy.config.credentials import Credentials, Helper
@@ -27,7 +26,8 @@ HELPER_TIMEOUT = 30.0
 class Keyring:
     """All credentials of this process. `explicit` ones, from an option, are the only ones then.
 
-    `anonymous`: there are none at all, and nothing is looked at.
+    `anonymous`: there are none at all, and nothing is looked at. Nothing is kept: what a helper
+    gives may be good for some hours only.
     """
 
     def __init__(
@@ -36,8 +36,6 @@ class Keyring:
         self._settings = settings
         self._explicit = explicit
         self._anonymous = anonymous
-        self._found: dict[tuple[str, str], tuple[Credentials | None]] = {}
-        self._looking = SharedAttempt()
 
     async def find(self, registry: str, repository: str, *, is_own: bool) -> Credentials | None:
         """Give the credentials for a repository, None where nobody has any.
@@ -47,13 +45,7 @@ class Keyring:
         """
         if self._anonymous or self._explicit is not None:
             return self._explicit if is_own else None
-        place = registry, repository
-
-        async def look() -> tuple[Credentials | None]:
-            self._found[place] = (await self._look(registry, repository),)
-            return self._found[place]
-
-        return (await self._looking.get(lambda: self._found.get(place), look))[0]
+        return await self._look(registry, repository)
 
     async def _look(self, registry: str, repository: str) -> Credentials | None:
         """Ask one after the other; a failure counts only if nobody has what was looked for."""
@@ -75,7 +67,7 @@ class Keyring:
         return None
 
     async def _look_in_files(self, registry: str, repository: str) -> Credentials | None:
-        for file in self._settings.auth_files:
+        for file in self._settings.auth_files():
             found = file.find(registry, repository)
             if isinstance(found, helpers.Helper):
                 found = await _ask(found)

@@ -94,9 +94,8 @@ class Settings:
         own = registries.parse(_read("aliases", path), path)
         return short_names.with_aliases(self.registries.short_names, own.short_names)
 
-    @cached_property
     def auth_files(self) -> list[AuthFile]:
-        """The files that may have credentials, in order: containers-auth.json(5)."""
+        """Give the files that may have credentials, in order: containers-auth.json(5)."""
         from imgproxy.config import auth
 
         if self._chosen.auth is not None:

@@ -84,12 +84,13 @@ def request(
             ("scope", " ".join(scopes)),
         ]
         return Request(where, "", urlencode(form).encode())
-    if credentials is not None:
+    if credentials is not None and credentials.username:
         query.insert(0, ("account", credentials.username))
     query += [("scope", scope) for scope in scopes]
     joint = "&" if "?" in where.target else "?"
     target = f"{where.target}{joint}{urlencode(query, quote_via=quote)}"
-    authorization = "" if credentials is None else credentials.basic
+    has_both = credentials is not None and credentials.username and credentials.password
+    authorization = credentials.basic if credentials is not None and has_both else ""
     return Request(where._replace(target=target), authorization, None)
 
 
@@ -135,5 +136,5 @@ def failure(url: Url, status: int, body: bytes, source: str) -> Failure:
     """
     _, words = distribution.said(body)
     shown = f" to the credentials from {source}" if source else ""
-    message = f"asking for a token: GET {url}: {status}{shown}" + (f" ({words})" if words else "")
+    message = f"asking for a token: {url}: {status}{shown}" + (f" ({words})" if words else "")
     return distribution.refusal(message, status)

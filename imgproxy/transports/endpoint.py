@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgproxy.errors import BadUpstreamError, DeniedError, Failure, UnreachableError, clean
+from imgproxy.errors import (
+    BadUpstreamError,
+    ConfigurationError,
+    DeniedError,
+    Failure,
+    UnreachableError,
+    clean,
+)
 from imgproxy.shared import SharedAttempt
 from imgproxy.spec import challenge as challenges
 from imgproxy.spec import distribution, retry
@@ -208,6 +215,8 @@ class Endpoint:
         try:
             await self._connect("https")
             self._scheme = "https"
+        except ConfigurationError:
+            raise  # this host's, and no reason to do without TLS
         except Failure as error:
             try:
                 await self._connect("http")

@@ -86,12 +86,11 @@ class OciLayout:
 
     def _open(self, descriptor: Descriptor, kind: str, code: str) -> LocalFile:
         algorithm, encoded = descriptor.digest
+        name = f"{self.name}: {kind} {descriptor.digest}"
         try:
-            return LocalFile(f"{self._directory}/blobs/{algorithm}/{encoded}")
+            return LocalFile(f"{self._directory}/blobs/{algorithm}/{encoded}", name)
         except NotFoundError as error:
-            raise NotFoundError(
-                f"{self.name}: {kind} {descriptor.digest} is not there: {error.message}", code=code
-            ) from None
+            raise NotFoundError(f"{name} is not there: {error.message}", code=code) from None
 
     def close(self) -> None:
         """See `Source`. Nothing is kept open."""

@@ -23,6 +23,9 @@ _WITH_RANGE = frozenset({200, 206, 416})
 
 _SKIPPED = 256 * 1024
 
+# A server may give less than it was asked for, and be asked for the next part; but not by morsels.
+MIN_PART = 64 * 1024
+
 
 class Transfer:
     """A blob being received; it began with the `response` of an `endpoint`. See `Reader`."""
@@ -53,8 +56,10 @@ class Transfer:
                 count = await self._response.receive_into(buffer)
                 if count == 0 and self._is_early_end():
                     raise UnavailableError(f"{self.name}: ended after {self._position} bytes")
-            except Failure as error:
-                await self._go_on(error)
+            except Failure as failure:
+                if self._position >= self._descriptor.size:
+                    return 0  # all bytes are there; whether they are right, the digest tells
+                await self._go_on(failure)
                 continue
             self._position += count
             return count
@@ -67,25 +72,18 @@ class Transfer:
     async def _go_on(self, failure: Failure) -> None:
         """Find somebody who has the rest; raises `Failure` when nobody is left to be asked."""
         self._response.close()
-        self._endpoint.demerits += 1
-        while self._position < self._descriptor.size:
+        left = self._budget.retries
+        if self._response.status != 206 or (self._response.size or 0) < MIN_PART:
+            self._endpoint.demerits += 1
             budget = self._budget.after_failure(self._position)
             if budget is None:
-                break
-            self._budget = budget
+                raise failure
+            self._budget, left = budget, budget.retries - budget.spent
             await self._registry.pause(budget.spent, [failure])
-            try:
-                self._endpoint, self._response = await self._registry.ask(
-                    str(self._descriptor.digest), self._rest, retries=0
-                )
-            except Failure as error:
-                failure = error
-                if not failure.retryable:
-                    break
-            else:
-                self._givers.append(self._endpoint)
-                return
-        raise failure
+        self._endpoint, self._response = await self._registry.ask(
+            str(self._descriptor.digest), self._rest, retries=left
+        )
+        self._givers.append(self._endpoint)
 
     async def _rest(self, endpoint: Endpoint) -> Response:
         """Give a reply that is positioned at the byte reached."""
