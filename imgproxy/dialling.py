@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.config.certs import Certificates
-    from imgproxy.spec import retry
     from imgproxy.spec.proxy import Proxy
     from imgproxy.spec.url import Url
 from imgproxy.wire import Wire
