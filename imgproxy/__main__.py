@@ -49,6 +49,8 @@ def _run(options: Options) -> int:
     policy = named("--policy", options.policy)
     registries = named("--registries-conf", options.registries_conf)
     auth = named("--authfile", options.authfile)
+    if options.cert_dir is not None:
+        system.check_option_directory("--cert-dir", options.cert_dir)
     if options.insecure_policy:
         from imgproxy.config.policy import ACCEPT_ANYTHING
 

@@ -21,7 +21,8 @@ verified."""
 
 EPILOG = """\
 IMAGE is docker://[HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:REF] or oci:DIR:@N, the path of an
-OCI layout beginning with /, ./ or ../, or a name that begins with a registry (quay.io/acme/os:1).
+OCI layout beginning with /, ./ or ../, a name that begins with a registry (quay.io/acme/os:1), or
+a short name (busybox), which registries.conf resolves.
 Without --sockfd, systemd's LISTEN_FDS are served, else standard input and output.
 See imgproxy(1)."""
 

@@ -9,6 +9,7 @@ RFC 9112. Redirects, tokens and retries are the caller's decisions.
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 from collections import defaultdict
@@ -95,7 +96,12 @@ class Client:
 
         Raises `UnreachableError` or, where TLS is what fails, `BadUpstreamError`.
         """
-        self._give_back(url, self._take_idle(url) or await self._connect(url))
+        try:
+            wire = self._take_idle(url) or await self._connect(url)
+        except Failure as error:
+            self._report.debug(error.message)
+            raise
+        self._give_back(url, wire)
 
     async def get(
         self, url: Url, headers: Mapping[str, str], *, form: bytes | None = None, note: str = ""
@@ -132,6 +138,7 @@ class Client:
         started: float,
     ) -> Response:
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        method = "GET" if form is None else "POST"
         request = self._request(connection, url, headers, form)
         try:
             with trio.fail_after(self._stall_timeout):
@@ -140,9 +147,10 @@ class Client:
         except BaseException as error:
             wire.close()
             if isinstance(error, Exception):
-                raise _translated(url, error, "no answer", self._stall_timeout) from error
+                raise _translated(
+                    f"{method} {url}", error, "no answer", self._stall_timeout
+                ) from error
             raise
-        method = "GET" if form is None else "POST"
         what = f"{method} {url}: {head.status_code}", started, note
         release = partial(self._take_back, url, what)
         return Response(url, head, connection, wire, self._stall_timeout, release)
@@ -199,7 +207,12 @@ class Client:
             with trio.fail_after(self._connect_timeout):
                 return await self._dial(url)
         except (OSError, trio.TooSlowError) as error:
-            raise _translated(url, error, "cannot connect", self._connect_timeout) from error
+            where = f"connecting to {url.scheme}://{url.endpoint}"
+            failure = _translated(where, error, "no answer", self._connect_timeout)
+            failure.is_transient &= isinstance(error, trio.TooSlowError) or retry.is_transient(
+                error
+            )
+            raise failure from error
 
     def _take_idle(self, url: Url) -> Wire | None:
         """Give a kept connection on which nothing waits: surplus bytes answer no question."""
@@ -401,7 +414,7 @@ class Response:
     def _broken(self, error: Exception) -> Failure:
         if isinstance(error, OSError):
             return UnavailableError(f"GET {self.url}: the reply was cut off: {_reason(error)}")
-        return _translated(self.url, error, "the reply stalled", self._stall_timeout)
+        return _translated(f"GET {self.url}", error, "the reply stalled", self._stall_timeout)
 
     def _end(self) -> None:
         """Let go of the connection: nothing more belongs to this reply."""
@@ -422,19 +435,19 @@ _WAYS_OUT = {
 }
 
 
-def _translated(url: Url, error: Exception, doing: str, limit: float) -> Failure:
+def _translated(what: str, error: Exception, doing: str, limit: float) -> Failure:
     """Give the failure that an exception of a lower layer is to whoever asked."""
     if isinstance(error, trio.TooSlowError):
-        return UnreachableError(f"GET {url}: {doing} for {limit:g} s")
+        return UnreachableError(f"{what}: {doing} for {limit:g} s")
     if isinstance(error, ssl.SSLError) and not retry.is_transient(error):
         return BadUpstreamError(
-            f"GET {url}: TLS failed: {_reason(error)}{_WAYS_OUT.get(error.reason or '', '')}",
+            f"{what}: TLS failed: {_reason(error)}{_WAYS_OUT.get(error.reason or '', '')}",
             code="TLS",
         )
     if isinstance(error, h11.RemoteProtocolError):
-        return BadUpstreamError(f"GET {url}: the server broke HTTP: {clean(str(error))}")
+        return BadUpstreamError(f"{what}: the server broke HTTP: {clean(str(error))}")
     if isinstance(error, OSError):
-        return UnreachableError(f"GET {url}: {doing}: {_reason(error)}")
+        return UnreachableError(f"{what}: {_reason(error)}")
     raise error
 
 
@@ -445,6 +458,8 @@ def _reason(error: BaseException) -> str:
         return "; ".join(dict.fromkeys(map(_reason, cause.exceptions)))
     if isinstance(error, ssl.SSLCertVerificationError):
         return clean(error.verify_message)
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)  # trio's own words have the address in Python's notation
     if isinstance(error, OSError) and error.strerror:
         return clean(error.strerror)
     if isinstance(cause, OSError):

@@ -36,6 +36,8 @@ class Failure(Exception):
 
     `message` is for a person, `detail` for a program; `code` replaces that of the class.
     `retry_after` is in seconds, where a server has said when it wants to be asked again.
+    `is_transient` is false where this program need not try again by itself, though its parent may
+    do so later.
     """
 
     status: ClassVar[int]
@@ -48,6 +50,7 @@ class Failure(Exception):
         self.code = code or self.default_code
         self.detail = detail
         self.retry_after: float | None = None
+        self.is_transient = self.retryable
 
 
 class BadRequestError(Failure):

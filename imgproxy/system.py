@@ -84,6 +84,15 @@ def read_option_file(option: str, path: str) -> bytes:
         raise UsageError(f"{option} {clean(path)}: {reason}") from None
 
 
+def check_option_directory(option: str, path: str) -> None:
+    """Raise `UsageError` for a directory that an option names and that cannot be read."""
+    try:
+        os.listdir(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{option} {clean(path)}: {reason}") from None
+
+
 def read_file(path: str) -> bytes:
     """Give the content of a configuration file.
 

@@ -6,13 +6,22 @@ import ast
 import os
 import re
 import subprocess
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from parent import COMMAND, LIMIT, ROOT, environment
 from servers import require
 
 from imgproxy import __version__, errors
+from imgproxy.config import endpoints, registries, search
 from imgproxy.errors import Failure
+from imgproxy.spec import digest as digests
+from imgproxy.spec import proxy, url
+from imgproxy.spec import reference as references
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 README = (ROOT / "README.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
@@ -23,6 +32,11 @@ PLAIN = re.sub(r"\\f.", "", MAN.replace(r"\-", "-"))
 
 _CODE = re.compile(r"[A-Z]+_[A-Z_]+")
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+_VARIABLE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+\b|\bHOME\b|\bPATH\b")
+
+# The tags of FILES spell paths of the host that `recorded` looks at like this.
+_REGISTRY = "HOST[:PORT]"
+_USER = 1000
 
 
 def section(name: str) -> str:
@@ -56,7 +70,9 @@ def test_the_readme_begins_with_two_commands_that_exist(position: int, command: 
 
 
 def test_every_file_that_the_readme_names_exists() -> None:
-    names = re.findall(r"`((?:[\w.]+/)*[\w.]+\.(?:py|sh|md|1)|(?:demo|tests|\.ci)/\w+)", README)
+    names = re.findall(
+        r"`((?:[\w.]+/)*[\w.]+\.(?:py|sh|md|1)|(?:demo|tests|\.ci)/\w+)(?=[` ])", README
+    )
     assert "demo/parent.py" in names
     for name in names:
         if name not in {"policy.json", "auth.json"}:
@@ -99,11 +115,15 @@ def failures_of_the_program() -> set[tuple[int, str]]:
     for file in (ROOT / "imgproxy").rglob("*.py"):
         module = ast.parse(file.read_text())
         for node in ast.walk(module):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in classes:
-                status = classes[ast.unparse(node.func)].status
-                for keyword in node.keywords:
-                    if keyword.arg == "code":
-                        found |= {(status, code) for code in _codes_in(keyword.value, module)}
+            if not isinstance(node, ast.Call):
+                continue
+            # The class may be chosen where it is called: `(One if … else Other)(message)`.
+            raised = {each.id for each in ast.walk(node.func) if isinstance(each, ast.Name)}
+            for keyword in node.keywords:
+                if keyword.arg == "code":
+                    codes = _codes_in(keyword.value, module)
+                    statuses = {classes[name].status for name in raised & classes.keys()}
+                    found |= {(status, code) for status in statuses for code in codes}
     return found
 
 
@@ -131,8 +151,78 @@ def test_the_readme_has_the_statuses_of_the_program_and_no_others() -> None:
     assert in_readme == {status for status, _ in failures_of_the_program()}
 
 
+class Recorded(NamedTuple):
+    """What was asked of a host on which nothing is set, nothing exists."""
+
+    variables: set[str]
+    paths: set[str]
+
+
+class _Variables(dict[str, str]):
+    """An environment that remembers what it was asked for; it has only what it was given."""
+
+    def __init__(self, **values: str) -> None:
+        super().__init__(values)
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        self.asked.add(name)
+        return super().get(name, default)
+
+
+def recorded(variables: _Variables, uid: int) -> Recorded:
+    """Look for every kind of file that is read, and for proxies."""
+    paths: set[str] = set()
+
+    def exists(path: str) -> bool:
+        paths.add(path)
+        return False
+
+    def names(directory: str) -> Iterable[str]:
+        paths.add(f"{directory}/*.conf")
+        return ()
+
+    host = search.Host(variables, uid, "~", exists, names)
+    paths |= {*search.policy(host).searched}
+    search.registries(host)
+    search.aliases(host)
+    search.certificates(host, _REGISTRY)
+    paths |= {file.path for file in search.auth_files(host)}
+    for scheme in ("http", "https"):
+        proxy.choose(url.parse(f"{scheme}://registry.example/"), variables)
+    # Whether there is a directory of drop-in files is asked without its files.
+    paths = {
+        path if path.endswith(".conf") or ".conf.d" not in path else f"{path}/*.conf"
+        for path in paths
+    }
+    return Recorded(variables.asked, {path.replace(f"/{uid}", "/$UID") for path in paths})
+
+
+def with_user_directories() -> _Variables:
+    names = ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "DOCKER_CONFIG")
+    return _Variables(**{name: f"${name}" for name in names})
+
+
+def _every_path() -> set[str]:
+    """Give the paths for root and for others, with and without the variables that move them."""
+    root, *users = (
+        recorded(_Variables(), 0),
+        recorded(_Variables(), _USER),
+        recorded(with_user_directories(), _USER),
+    )
+    paths = {path for each in users for path in each.paths}
+    return paths | {path for path in root.paths if "$UID" not in path}
+
+
+def _files() -> list[list[str]]:
+    """Give the paths in the man page's FILES, those of one paragraph together."""
+    _, *paragraphs = section("FILES").split("\n.TP\n")
+    tags = [re.match(r"(?:\.I .*\n(?:\.TQ\n)?)+", paragraph) for paragraph in paragraphs]
+    return [re.findall(r"^\.I (.*)", tag[0], re.MULTILINE) for tag in tags if tag]
+
+
 def test_the_man_page_has_the_variables_of_the_program() -> None:
-    """The TLS library reads two more."""
+    """The system looks for helpers in one more, and the TLS library reads two."""
     system = ast.parse((ROOT / "imgproxy/system.py").read_text())
     read = {
         str(node.args[0].value)
@@ -140,8 +230,65 @@ def test_the_man_page_has_the_variables_of_the_program() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("os.environ.")
         if isinstance(node.args[0], ast.Constant)
     }
-    in_man = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b|\bHOME\b", section("ENVIRONMENT")))
-    assert in_man == read | {"SSL_CERT_FILE", "SSL_CERT_DIR"}
+    read |= recorded(_Variables(), _USER).variables
+    tags = re.findall(r"^\.T[PQ]\n(.*)", section("ENVIRONMENT"), re.MULTILINE)
+    in_man = {name for tag in tags for name in _VARIABLE.findall(tag)}
+    assert in_man == read | {"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+
+
+def test_the_man_page_has_the_files_of_the_program_and_no_others() -> None:
+    in_man = [path for paragraph in _files() for path in paragraph]
+    assert len(in_man) == len(set(in_man))
+    assert set(in_man) == _every_path()
+
+
+@pytest.mark.parametrize("uid", [0, _USER])
+@pytest.mark.parametrize("kind", ["policy.json", "registries.conf", "certs.d"])
+def test_files_stand_in_the_order_of_their_precedence(kind: str, uid: int) -> None:
+    """Of two that follow each other, the first one is read where both exist."""
+    not_ours = "rootless" if uid == 0 else "rootful"
+    paths = next(
+        [path for path in paragraph if not_ours not in path]
+        for paragraph in _files()
+        if all(f"/{kind.removesuffix('.d')}" in path for path in paragraph)
+    )
+    for first, second in pairwise(paths):
+        variables = with_user_directories() if first.startswith("$XDG") else _Variables()
+        both = {path.replace("$UID", str(uid)) for path in (first, second)}
+        host = search.Host(variables, uid, "~", both.__contains__, lambda _: ())
+        found = {
+            "policy.json": search.policy(host).path,
+            "registries.conf": next((file.path for file in search.registries(host)), None),
+            "certs.d": search.certificates(host, _REGISTRY),
+        }
+        assert found[kind] == first.replace("$UID", str(uid))
+
+
+def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    file = registries.parse(example.encode(), "registries.conf")
+    assert file.warnings == ()
+    _, _, rows = README.partition("| image | asked for at |\n|---|---|\n")
+    digest = str(digests.compute(b""))
+    claims = [
+        [name.replace("DIGEST", digest) for name in re.findall(r"`([^`]+)`", row)]
+        for row in rows.partition("\n\n")[0].splitlines()
+    ]
+    assert ["@" in image for image, *_ in claims] == [False, True]
+    for image, *asked in claims:
+        found = endpoints.find(references.parse_reference(image), file.registries)
+        assert [str(each.reference) for each in found] == asked
+        assert not any(each.refusal for each in found)
+
+
+def test_the_readme_names_options_of_the_program_alone() -> None:
+    _, _, ours = README.partition("## Images")
+    ours, _, _ = ours.partition("## More")
+    named = {
+        option for quoted in re.findall(r"`(-[^`]*)`", ours) for option in _OPTION.findall(quoted)
+    }
+    assert "--authfile" in named
+    assert named <= {option for tag in tagged("OPTIONS") for option in _OPTION.findall(tag)}
 
 
 def test_readme_and_man_page_have_the_same_exit_statuses() -> None:

@@ -69,7 +69,8 @@ class Registry:
         async def ask(endpoint: Endpoint) -> Response:
             return await endpoint.get("blob", digest, {})
 
-        return Transfer(self, descriptor, *await self.ask(digest, ask, retries=self.retries))
+        endpoint, response, _ = await self.ask(digest, ask, retry.Budget(self.retries))
+        return Transfer(self, descriptor, endpoint, response)
 
     async def _document(self, name: str, digest: Digest | None, size: int | None) -> Document:
         async def ask(endpoint: Endpoint) -> tuple[bytes, str, Digest | None]:
@@ -79,7 +80,9 @@ class Registry:
             raw = await response.read(MAX_DOCUMENT_SIZE)
             return raw, response.header("content-type"), said
 
-        endpoint, (raw, media_type, said) = await self.ask(name, ask, retries=self.retries)
+        budget = retry.Budget(self.retries)
+        endpoint, found, _ = await self.ask(name, ask, budget, primary_decides=True)
+        raw, media_type, said = found
         named = tuple(each for each in (digest, said) if each is not None)
         where = f"{self.name}: manifest {name} from {endpoint.name}"
         return Document(
@@ -92,30 +95,38 @@ class Registry:
         )
 
     async def ask(
-        self, what: str, attempt: Callable[[Endpoint], Awaitable[T]], *, retries: int
-    ) -> tuple[Endpoint, T]:
-        """Give what the first endpoint gives that gives anything, and which it was.
+        self,
+        what: str,
+        attempt: Callable[[Endpoint], Awaitable[T]],
+        budget: retry.Budget,
+        *,
+        primary_decides: bool = False,
+    ) -> tuple[Endpoint, T, retry.Budget]:
+        """Give what the first endpoint gives that gives anything, which it was, and what is left.
 
-        `what` is the tag or digest that is asked for. Raises `Failure`, with every endpoint's
-        own where there are several.
+        `what` is the tag or digest that is asked for. `primary_decides`: where the primary
+        location does not have it, a mirror that fails is not waited for. Raises `Failure`, with
+        every endpoint's own where there are several.
         """
-        budget: retry.Budget | None = retry.Budget(retries)
         failures = dict(self._condemned.get(what, {}))
         while True:
             for endpoint in sorted(self._endpoints, key=lambda each: each.demerits):
-                if endpoint in failures and not failures[endpoint].retryable:
+                if endpoint in failures and not failures[endpoint].is_transient:
                     continue
                 try:
-                    return endpoint, await attempt(endpoint)
+                    return endpoint, await attempt(endpoint), budget
                 except ConfigurationError:
                     raise  # this host's, and not the endpoint's
                 except Failure as failure:
                     failures[endpoint] = failure
                     endpoint.demerits += failure.retryable
-            passing = [failure for failure in failures.values() if failure.retryable]
-            budget = budget.after_failure(0) if budget and passing else None
-            if budget is None:
+            passing = [failure for failure in failures.values() if failure.is_transient]
+            if primary_decides and isinstance(failures[self._endpoints[-1]], NotFoundError):
+                passing = []
+            left = budget.after_failure(0) if passing else None
+            if left is None:
                 raise self._together(failures)
+            budget = left
             await self.pause(budget.spent, passing)
 
     async def pause(self, spent: int, failures: Iterable[Failure]) -> None:

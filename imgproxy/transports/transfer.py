@@ -72,16 +72,15 @@ class Transfer:
     async def _go_on(self, failure: Failure) -> None:
         """Find somebody who has the rest; raises `Failure` when nobody is left to be asked."""
         self._response.close()
-        left = self._budget.retries
         if self._response.status != 206 or (self._response.size or 0) < MIN_PART:
             self._endpoint.demerits += 1
             budget = self._budget.after_failure(self._position)
             if budget is None:
                 raise failure
-            self._budget, left = budget, budget.retries - budget.spent
+            self._budget = budget
             await self._registry.pause(budget.spent, [failure])
-        self._endpoint, self._response = await self._registry.ask(
-            str(self._descriptor.digest), self._rest, retries=left
+        self._endpoint, self._response, self._budget = await self._registry.ask(
+            str(self._descriptor.digest), self._rest, self._budget
         )
         self._givers.append(self._endpoint)
 
