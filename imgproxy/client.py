@@ -209,9 +209,8 @@ class Client:
         except (OSError, trio.TooSlowError) as error:
             where = f"connecting to {url.scheme}://{url.endpoint}"
             failure = _translated(where, error, "no answer", self._connect_timeout)
-            failure.is_transient &= isinstance(error, trio.TooSlowError) or retry.is_transient(
-                error
-            )
+            if isinstance(error, OSError):  # a name that nobody has will not be had a second later
+                failure.is_transient &= retry.is_transient(error)
             raise failure from error
 
     def _take_idle(self, url: Url) -> Wire | None:

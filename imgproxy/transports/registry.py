@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from imgproxy.config.policy import docker_scopes
-from imgproxy.errors import BadUpstreamError, ConfigurationError, Failure
+from imgproxy.errors import BadUpstreamError, ConfigurationError, Failure, NotFoundError
 from imgproxy.spec import digest as digests
 from imgproxy.spec import distribution, retry
 from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
