@@ -98,4 +98,4 @@ def accept_anything() -> policy.Policy:
 
 
 def image_of(place: Place, wanted: Platform = LINUX) -> Image:
-    return Image(lambda: place, accept_anything, wanted)
+    return Image(lambda: [place], accept_anything, wanted)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import pytest
 
 from imgproxy import __version__
 from imgproxy.cli import Options, parse
+from imgproxy.config.credentials import Credentials
 from imgproxy.errors import UsageError
 from imgproxy.spec.platform import Platform
 
@@ -16,9 +18,17 @@ DEFAULTS = Options(
     sockfds=[],
     platform=None,
     offline=False,
-    tls_verify=True,
+    tls_verify=None,
     policy=None,
     insecure_policy=False,
+    authfile=None,
+    creds=None,
+    no_creds=False,
+    registry_token=None,
+    cert_dir=None,
+    registries_conf=None,
+    no_mirrors=False,
+    retries=5,
     stall_timeout=60.0,
     allow_remote=False,
     quiet=False,
@@ -47,6 +57,18 @@ DEFAULTS = Options(
         ("--policy p.json os", {"policy": "p.json"}),
         ("--policy= os", {"policy": ""}),
         ("--insecure-policy os", {"insecure_policy": True}),
+        ("--authfile a.json os", {"authfile": "a.json"}),
+        ("--authfile /proc/self/fd/3 os", {"authfile": "/proc/self/fd/3"}),
+        ("--creds u:p:q os", {"creds": Credentials("u", "p:q", "", "--creds")}),
+        ("--creds=u os", {"creds": Credentials("u", "", "", "--creds")}),
+        ("--no-creds os", {"no_creds": True}),
+        ("--registry-token a.b-c== os", {"registry_token": "a.b-c=="}),
+        ("--cert-dir /certs os", {"cert_dir": "/certs"}),
+        ("--registries-conf r.conf os", {"registries_conf": "r.conf"}),
+        ("--no-mirrors os", {"no_mirrors": True}),
+        ("--retries 0 os", {"retries": 0}),
+        ("--retries=12 os", {"retries": 12}),
+        (f"--retries={'9' * 5000} os", {"retries": 999_999_999}),
         ("--stall-timeout 5 os", {"stall_timeout": 5.0}),
         ("--stall-timeout=0.5 os", {"stall_timeout": 0.5}),
         ("--allow-remote os", {"allow_remote": True}),
@@ -89,6 +111,20 @@ def test_options_say_what_differs_from_the_defaults(
         ),
         ("--tls-verify=maybe os", 'argument --tls-verify: "maybe" is neither true nor false'),
         ("--tls-verify= os", 'argument --tls-verify: "" is neither true nor false'),
+        ("--retries=-1 os", 'argument --retries: "-1" is not a number of retries'),
+        ("--retries= os", 'argument --retries: "" is not a number of retries'),
+        ("--retries=1.5 os", 'argument --retries: "1.5" is not a number of retries'),
+        ("--retries=\u0663 os", 'argument --retries: "\u0663" is not a number of retries'),
+        *(
+            (
+                f"{first} {second} os",
+                f"argument {second.partition(' ')[0]}: not allowed with argument"
+                f" {first.partition(' ')[0]}",
+            )
+            for first, second in permutations(
+                ["--authfile a", "--creds u:p", "--no-creds", "--registry-token t"], 2
+            )
+        ),
         ("--stall-timeout=soon os", 'argument --stall-timeout: "soon" is not a number of seconds'),
         ("--stall-timeout=0 os", 'argument --stall-timeout: "0" is not a number of seconds'),
         ("--stall-timeout=-1 os", 'argument --stall-timeout: "-1" is not a number of seconds'),
@@ -109,6 +145,27 @@ def test_a_usage_error_says_what_is_wrong_and_where_help_is(arguments: str, comp
     with pytest.raises(UsageError) as caught:
         parse(arguments.split())
     assert str(caught.value) == f"{complaint} (imgproxy --help lists the options)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--creds", ":hunter2"], "--creds: expected USER[:PASSWORD], and the user is missing"),
+        (["--creds", "u:hunter2\udcff"], "--creds: user or password is not UTF-8"),
+        (["--registry-token", "hunter2\n"], "--registry-token: the value cannot be a bearer token"),
+        (["--registry-token", ""], "--registry-token: the value cannot be a bearer token"),
+    ],
+    ids=["no-user", "no-text", "two-lines", "empty"],
+)
+def test_a_secret_that_is_malformed_is_not_shown(arguments: list[str], complaint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse([*arguments, "os"])
+    assert str(caught.value) == complaint
+    assert caught.value.__context__ is None or "hunter2" not in str(caught.value.__context__)
+
+
+def test_options_are_shown_without_their_secrets() -> None:
+    assert "hunter2" not in repr(parse(["--creds", "u:hunter2", "os"]))
 
 
 @pytest.mark.parametrize(

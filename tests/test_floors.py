@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 # A room is a module, or a package with all that is in it.
 FLOORS: list[list[str]] = [
     ["spec", "config", "api", "fields", "strict_json", "errors"],
-    ["client", "wire", "files", "activation", "system", "shared"],
+    [
+        *("client", "dialling", "wire", "files", "activation"),
+        *("system", "settings", "keyring", "shared"),
+    ],
     ["transports"],
     ["image", "verify"],
     ["server"],
@@ -167,7 +170,11 @@ PRIVILEGES = [
         {"imgproxy.system"},
         id="environment",
     ),
-    pytest.param(r"/etc/|/usr/share|/\.config\b", {"imgproxy.system"}, id="configuration-paths"),
+    pytest.param(
+        r"/etc/|/usr/share|/\.config\b", {"imgproxy.config.search"}, id="configuration-paths"
+    ),
+    pytest.param(r"\bopen_process\b|\bPopen\b", {"imgproxy.keyring"}, id="running-programs"),
+    pytest.param(r"\bopen_tcp_stream\b", {"imgproxy.dialling"}, id="opening-connections"),
     pytest.param(
         r"\bhexdigest\b|\bhasher\(|\bhashlib\b|\bcompare_digest\b",
         {"imgproxy.spec.digest", "imgproxy.verify"},

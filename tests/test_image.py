@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.spec.digest import Digest
+    from imgproxy.transports.source import Source
 
 UNKNOWN = (404, "MANIFEST_UNKNOWN", False)
 NO_BLOB = (404, "BLOB_UNKNOWN", False)
@@ -62,7 +63,7 @@ async def chosen(place: Place, wanted: str = "linux/amd64") -> str:
 
 
 def test_nothing_happens_before_the_first_request() -> None:
-    def never() -> Place:
+    def never() -> list[Source]:
         raise AssertionError
 
     Image(never, accept_anything, LINUX).close()
@@ -74,7 +75,7 @@ async def test_the_policy_comes_before_anything_else() -> None:
     place = Place(store, store.image(b"x"))
     denied = policy.parse(b'{"default":[{"type":"reject"}]}', "/etc/policy.json")
     with pytest.raises(Failure) as raised:
-        await Image(lambda: place, lambda: denied, LINUX).open()
+        await Image(lambda: [place], lambda: denied, LINUX).open()
     assert refused(raised.value) == (403, "DENIED", False)
     assert "/etc/policy.json" in raised.value.message
     assert place.asked == []
@@ -86,7 +87,7 @@ async def test_a_policy_that_is_missing_costs_not_even_a_look_at_the_place() -> 
     def missing() -> policy.Policy:
         raise DeniedError("there is no policy.json")
 
-    def never() -> Place:
+    def never() -> list[Source]:
         raise AssertionError
 
     with pytest.raises(DeniedError):
@@ -100,7 +101,7 @@ async def test_the_policy_of_the_place_decides(store: Store) -> None:
         b'"transports":{"memory":{"image":[{"type":"insecureAcceptAnything"}]}}}'
     )
     place = Place(store, store.image(b"x"))
-    await Image(lambda: place, lambda: policy.parse(raw, "p"), LINUX).open()
+    await Image(lambda: [place], lambda: policy.parse(raw, "p"), LINUX).open()
 
 
 @virtual_time

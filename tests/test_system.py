@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgproxy import system
-from imgproxy.errors import ConfigurationError, DeniedError, UsageError
+from imgproxy.errors import ConfigurationError, UsageError
 from imgproxy.spec.platform import Platform
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-ACCEPT = b'{"default":[{"type":"insecureAcceptAnything"}]}'
-VARIABLES = ("HOME", "XDG_CONFIG_HOME", "CONTAINERS_POLICY_JSON")
+VARIABLES = ("HOME", "XDG_CONFIG_HOME")
 
 # Longer than anything here waits when it works.
 LIMIT = 10.0
@@ -179,148 +178,57 @@ def test_a_file_that_cannot_be_read_is_a_usage_error(path: str, reason: str) -> 
     assert str(caught.value) == f"--policy {reason}"
 
 
-# --- the policy -------------------------------------------------------------------------------
-
-HOME = {"HOME": "/home/u"}
-XDG = {"HOME": "/home/u", "XDG_CONFIG_HOME": "/xdg"}
-USER, OF_XDG, ETC, SHARE = (
-    f"{directory}/containers/policy.json"
-    for directory in ("/home/u/.config", "/xdg", "/etc", "/usr/share")
-)
+# --- configuration ----------------------------------------------------------------------------
 
 
-class Files:
-    """A file system with nothing but these files in it."""
-
-    def __init__(self, *paths: str, content: bytes = ACCEPT) -> None:
-        self.paths = paths
-        self.content = content
-
-    def read(self, path: str) -> bytes:
-        if path not in self.paths:
-            raise FileNotFoundError(2, "No such file or directory", path)
-        return self.content
+def test_a_file_of_the_configuration_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(4 * 1024 * 1024))
+    assert system.read_file(str(file)) == bytes(4 * 1024 * 1024)
+    with pytest.raises(ValueError, match="^more than 4194304 bytes$"):
+        system.read_file("/dev/zero")
+    with pytest.raises(FileNotFoundError):
+        system.read_file(f"{file}.missing")
 
 
-@pytest.mark.parametrize(
-    ("variables", "present", "source"),
-    [
-        # classic: the user's, then the system's
-        pytest.param(HOME, [USER, ETC], USER, id="user"),
-        pytest.param(HOME, [ETC], ETC, id="system"),
-        pytest.param({}, [USER, ETC], ETC, id="no-home"),
-        pytest.param({"HOME": ""}, [ETC], ETC, id="empty-home"),
-        # new: $XDG_CONFIG_HOME before, /usr/share after
-        pytest.param(XDG, [OF_XDG, USER, ETC, SHARE], OF_XDG, id="xdg"),
-        pytest.param(XDG, [USER, ETC], USER, id="xdg-of-a-classic-host"),
-        pytest.param({"XDG_CONFIG_HOME": "/xdg"}, [OF_XDG], OF_XDG, id="xdg-without-a-home"),
-        pytest.param({"XDG_CONFIG_HOME": ""}, [ETC], ETC, id="empty-xdg"),
-        pytest.param(HOME, [ETC, SHARE], ETC, id="system-before-vendor"),
-        pytest.param(HOME, [SHARE], SHARE, id="vendor"),
-        # new: the variable decides alone
-        pytest.param(
-            {**XDG, "CONTAINERS_POLICY_JSON": "/own.json"},
-            ["/own.json", OF_XDG, USER, ETC, SHARE],
-            "/own.json",
-            id="variable",
-        ),
-        pytest.param({**HOME, "CONTAINERS_POLICY_JSON": ""}, [USER], USER, id="empty-variable"),
-    ],
-)
-def test_the_policy_is_the_first_that_exists(
-    environ: pytest.MonkeyPatch, variables: dict[str, str], present: list[str], source: str
+@pytest.mark.parametrize("home", ["/home/u", "", None])
+def test_the_host_is_described_by_its_environment(
+    environ: pytest.MonkeyPatch, home: str | None
 ) -> None:
-    environ.setattr(system, "_read", Files(*present).read)
-    for name, value in variables.items():
-        environ.setenv(name, value)
-    assert system.find_policy().source == source
+    environ.delenv("HOME", raising=False)
+    if home is not None:
+        environ.setenv("HOME", home)
+    environ.setenv("XDG_CONFIG_HOME", "/xdg")
+    host = system.host()
+    assert (host.uid, host.home) == (os.getuid(), home or "")
+    assert host.environment["XDG_CONFIG_HOME"] == "/xdg"
+    assert system.environment()["XDG_CONFIG_HOME"] == "/xdg"
 
 
-@pytest.mark.parametrize(
-    ("variables", "searched"),
-    [({}, [ETC, SHARE]), (HOME, [USER, ETC, SHARE]), (XDG, [OF_XDG, USER, ETC, SHARE])],
-    ids=["no-home", "home", "xdg"],
-)
-def test_no_policy_is_no_image_and_the_ways_out_are_told(
-    environ: pytest.MonkeyPatch, variables: dict[str, str], searched: list[str]
-) -> None:
-    environ.setattr(system, "_read", Files().read)
-    for name, value in variables.items():
-        environ.setenv(name, value)
-    with pytest.raises(DeniedError) as caught:
-        system.find_policy()
-    assert caught.value.message == (
-        f"there is no policy.json, so no image may be used (searched: {', '.join(searched)});"
-        " name one with --policy, or accept any image with --insecure-policy"
-    )
+def test_what_exists_is_what_has_a_name(tmp_path: Path) -> None:
+    """A dangling link is broken configuration, and not none."""
+    (tmp_path / "link").symlink_to("nowhere")
+    assert system.host().exists(str(tmp_path / "link"))
+    assert not system.host().exists(str(tmp_path / "missing"))
 
 
-def test_a_broken_policy_is_not_passed_over(environ: pytest.MonkeyPatch) -> None:
-    environ.setattr(system, "_read", Files(ETC, SHARE, content=b"{}").read)
-    with pytest.raises(ConfigurationError, match=f"^the policy {ETC}: default: expected"):
-        system.find_policy()
+def test_a_directory_s_names_are_those_of_what_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "b.conf").touch()
+    (tmp_path / "link.conf").symlink_to("nowhere")
+    (tmp_path / "directory.conf").mkdir()
+    names = system.host().names
+    assert sorted(names(str(tmp_path))) == ["b.conf", "link.conf"]
+    assert list(names(str(tmp_path / "missing"))) == []
+    assert list(names(str(tmp_path / "b.conf"))) == []
 
 
-def link_to_nothing(path: Path) -> None:
-    path.symlink_to("nowhere")
-
-
-def link_to_itself(path: Path) -> None:
-    path.symlink_to(path)
-
-
-def directory(path: Path) -> None:
-    path.mkdir()
-
-
-def too_large(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(4 * 1024 * 1024 + 1)
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (link_to_nothing, "No such file or directory"),
-        (link_to_itself, "Too many levels of symbolic links"),
-        (directory, "Is a directory"),
-        (too_large, "more than 4194304 bytes"),
-    ],
-)
-def test_a_policy_that_cannot_be_read_is_not_passed_over(
-    environ: pytest.MonkeyPatch,
-    tmp_path: Path,
-    make: Any,  # noqa: ANN401  (a function of the table)
-    reason: str,
-) -> None:
-    path = tmp_path / ".config/containers/policy.json"
-    path.parent.mkdir(parents=True)
-    make(path)
-    environ.setenv("HOME", str(tmp_path))
+def test_a_directory_that_cannot_be_listed_is_not_passed_over(tmp_path: Path) -> None:
+    directory = tmp_path / "link"
+    directory.symlink_to(directory)
     with pytest.raises(ConfigurationError) as caught:
-        system.find_policy()
-    assert caught.value.message == f"reading the policy {path}: {reason}"
-    assert caught.value.detail == {"file": str(path)}
-
-
-def test_a_policy_that_the_variable_names_must_exist(
-    environ: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    path = str(tmp_path / "policy.json")
-    environ.setenv("CONTAINERS_POLICY_JSON", path)
-    with pytest.raises(ConfigurationError, match="No such file or directory") as caught:
-        system.find_policy()
-    assert caught.value.detail == {"file": path}
-
-
-def test_a_link_to_a_policy_is_followed(environ: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = tmp_path / "real"
-    real.write_bytes(ACCEPT)
-    path = tmp_path / "containers/policy.json"
-    path.parent.mkdir()
-    path.symlink_to(real)
-    environ.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert system.find_policy().source == str(path)
+        system.host().names(str(directory))
+    assert caught.value.message == f"reading {directory}: Too many levels of symbolic links"
+    assert caught.value.detail == {"file": str(directory)}
 
 
 # --- what files are ---------------------------------------------------------------------------

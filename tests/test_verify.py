@@ -18,11 +18,11 @@ from outcome import Value
 from wires import SILENCE, Inbox, Step, real_time, refused, virtual_time
 
 from imgproxy import verify
-from imgproxy.errors import Failure, UnavailableError
+from imgproxy.errors import Failure, InvalidError, UnavailableError
 from imgproxy.spec import digest as digests
 from imgproxy.spec.manifest import Descriptor, Manifest
 from imgproxy.transports.source import Document
-from imgproxy.verify import CHUNK, WHOLE, Blob
+from imgproxy.verify import CHUNK, WHOLE, Blob, VerifiedDocument
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,11 +53,19 @@ def described(content: bytes, algorithm: str = "sha256", size: int | None = None
 
 
 class Chunks:
-    """A reader that gives as many bytes at a time as it was told; it says no size of its own."""
+    """A reader that gives as many bytes at a time as it was told; it says no size of its own.
 
-    def __init__(self, content: bytes, sizes: list[int], size: int | None = None) -> None:
+    `others` are there if it is condemned.
+    """
+
+    def __init__(
+        self, content: bytes, sizes: list[int], size: int | None = None, *, others: bool = False
+    ) -> None:
         self.size = size
+        self.name = "the blob"
         self.closed = 0
+        self.condemned: list[Failure] = []
+        self._others = others
         self._rest = memoryview(content)
         self._sizes = cycle(sizes)
 
@@ -68,15 +76,25 @@ class Chunks:
         self._rest = self._rest[count:]
         return count
 
+    def condemn(self, failure: Failure) -> bool:
+        self.condemned.append(failure)
+        return self._others
+
     def close(self) -> None:
         self.closed += 1
 
 
-async def open_blob(descriptor: Descriptor, reader: Reader) -> Blob:
+async def open_blob(descriptor: Descriptor, *readers: Reader) -> Blob:
+    """Open a blob that these have, one after the other; asking for more is a mistake."""
+    places = iter(readers)
+
     async def give() -> Reader:
+        await trio.lowlevel.checkpoint()
+        reader = next(places, None)
+        assert reader is not None
         return reader
 
-    return await verify.open_blob("the blob", descriptor, give)
+    return await verify.open_blob(descriptor, give)
 
 
 async def pieces_of(descriptor: Descriptor, reader: Reader, pieces: list[bytes]) -> None:
@@ -102,6 +120,9 @@ async def failure_of(descriptor: Descriptor, reader: Chunks | Inbox) -> tuple[Fa
     with pytest.raises(Failure) as raised:
         await pieces_of(descriptor, reader, pieces)
     assert reader.closed
+    # What is wrong with it is told once; what befell it on the way is no lie of its.
+    wrong = [raised.value] if isinstance(raised.value, InvalidError) else []
+    assert reader.condemned == wrong
     return raised.value, b"".join(pieces)
 
 
@@ -289,7 +310,7 @@ async def test_without_its_algorithm_a_blob_is_not_even_fetched(digest: str) -> 
 
     descriptor = Descriptor(OCI_LAYER, digests.parse(digest), 5)
     with pytest.raises(Failure) as raised:
-        await verify.open_blob("the blob", descriptor, fetch)
+        await verify.open_blob(descriptor, fetch)
     assert refused(raised.value) == NO_ALGORITHM
     assert digest in raised.value.message
 
@@ -318,6 +339,56 @@ def test_a_thread_that_hashes_beyond_the_end_of_the_loop_is_no_failure() -> None
     trio.run(begin)._deliver(Value(None))
 
 
+# --- looking elsewhere --------------------------------------------------------------------------
+
+SMALL_BLOB, LARGE_BLOB = noise(SMALL), noise(5 * SMALL)
+ELSEWHERE: dict[str, tuple[bytes, Chunks]] = {
+    "wrong bytes": (SMALL_BLOB, Chunks(bytes(SMALL), [7], others=True)),
+    "too short": (SMALL_BLOB, Chunks(SMALL_BLOB[:-1], [7], others=True)),
+    "too long": (SMALL_BLOB, Chunks(SMALL_BLOB + b"x", [7], others=True)),
+    "another size": (SMALL_BLOB, Chunks(b"", [7], 1, others=True)),
+    "another size of a large one": (LARGE_BLOB, Chunks(b"", [7], 1, others=True)),
+    "nothing of a large one": (LARGE_BLOB, Chunks(b"", [7], others=True)),
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+@real_time
+async def test_what_is_wrong_before_the_head_is_looked_for_elsewhere(case: str) -> None:
+    content, liar = ELSEWHERE[case]
+    good = Chunks(content, [7])
+    with small_pieces():
+        blob = await open_blob(described(content), liar, good)
+        assert [failure.status for failure in liar.condemned] == [422]
+        assert (liar.closed, good.closed) == (1, 0)
+        whole = b""
+        while piece := await blob.read():
+            whole += piece
+        blob.close()
+    assert whole == content
+    assert good.condemned == []
+
+
+@real_time
+async def test_what_is_wrong_after_the_head_is_told_and_no_more() -> None:
+    content = noise(5 * SMALL)
+    with small_pieces():
+        reader = Chunks(bytes(5 * SMALL), [7], others=True)
+        failure, given_out = await failure_of(described(content), reader)
+    assert refused(failure) == WRONG_DIGEST
+    assert len(given_out) < len(content)
+
+
+@real_time
+async def test_the_last_place_s_complaint_is_the_one_that_is_heard() -> None:
+    content = noise(5)
+    first, last = Chunks(bytes(5), [7], others=True), Chunks(bytes(4), [7])
+    with pytest.raises(Failure) as raised:
+        await open_blob(described(content), first, last)
+    assert refused(raised.value) == WRONG_SIZE
+    assert (first.closed, last.closed) == (1, 1)
+
+
 # --- documents ----------------------------------------------------------------------------------
 
 CONFIG = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}")}
@@ -326,6 +397,17 @@ RAW = json.dumps({"schemaVersion": 2, "config": {**CONFIG, "size": 2}, "layers":
 
 def found(*named: str, raw: bytes = RAW, size: int | None = None) -> Document:
     return Document(raw, OCI_MANIFEST, tuple(map(digests.parse, named)), size, "the document")
+
+
+async def verified(*found: Document) -> VerifiedDocument:
+    """Verify a document of which these are found, one after the other."""
+    places = iter(found)
+
+    async def find() -> Document:
+        await trio.lowlevel.checkpoint()
+        return next(places)
+
+    return await verify.document(find)
 
 
 @pytest.mark.parametrize("size", [None, len(RAW)])
@@ -338,10 +420,11 @@ def found(*named: str, raw: bytes = RAW, size: int | None = None) -> Document:
         (digest_of(RAW, "sha384"), digest_of(RAW)),
     ],
 )
-def test_a_document_that_agrees_with_all_who_named_it_is_verified(
+@virtual_time
+async def test_a_document_that_agrees_with_all_who_named_it_is_verified(
     named: tuple[str, ...], size: int | None
 ) -> None:
-    document = verify.document(found(*named, size=size))
+    document = await verified(found(*named, size=size))
     assert document.raw == RAW
     assert str(document.digest) == (named[0] if named else digest_of(RAW))
     assert document.media_type == OCI_MANIFEST
@@ -360,12 +443,47 @@ DOCUMENTS = {
 
 
 @pytest.mark.parametrize("case", DOCUMENTS)
-def test_a_document_that_does_not_agree_is_refused(case: str) -> None:
+@virtual_time
+async def test_a_document_that_does_not_agree_is_refused(case: str) -> None:
     document, wanted = DOCUMENTS[case]
     with pytest.raises(Failure) as raised:
-        verify.document(document)
+        await verified(document)
     assert refused(raised.value) == wanted
     assert "the document" in raised.value.message or wanted == NO_ALGORITHM
+
+
+@virtual_time
+async def test_a_document_that_is_wrong_is_looked_for_elsewhere_while_there_is_elsewhere() -> None:
+    condemned: list[str] = []
+    wrong = [
+        document._replace(condemn=lambda failure: not condemned.append(failure.code))
+        for document, (status, _, _) in DOCUMENTS.values()
+        if status == 422
+    ]
+    document = await verified(*wrong, found(digest_of(RAW)))
+    assert document.raw == RAW
+    assert condemned == ["DIGEST_INVALID"] * 3 + ["SIZE_INVALID", "MANIFEST_INVALID"]
+    with pytest.raises(Failure) as raised:
+        await verified(*wrong, found(OTHER))
+    assert refused(raised.value) == WRONG_DIGEST
+
+
+@pytest.mark.parametrize(
+    ("document", "wanted"),
+    [
+        (found("blake3:" + "0" * 64), NO_ALGORITHM),
+        (found(raw=b'{"schemaVersion":1}'), (415, "UNSUPPORTED", False)),
+    ],
+    ids=["no-algorithm", "schema-1"],
+)
+@virtual_time
+async def test_a_document_that_cannot_be_judged_is_not_looked_for_elsewhere(
+    document: Document, wanted: tuple[int, str, bool]
+) -> None:
+    """It would be the same: the digest says which it is."""
+    with pytest.raises(Failure) as raised:
+        await verified(document._replace(condemn=lambda _: True))
+    assert refused(raised.value) == wanted
 
 
 EMBEDDED = {

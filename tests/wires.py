@@ -8,6 +8,7 @@ one that it has and nobody sent.
 from __future__ import annotations
 
 import functools
+import re
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from trio.abc import Clock
 
     from imgproxy.errors import Failure
-    from imgproxy.spec.distribution import Url
+    from imgproxy.spec.url import Url
     from imgproxy.wire import Buffer
 
 P = ParamSpec("P")
@@ -91,9 +92,11 @@ class Notes(Reporter):
 class Inbox:
     """What there is to receive, as it comes: each piece by itself. Also a `Reader`."""
 
-    def __init__(self, *steps: Step, size: int | None = None) -> None:
+    def __init__(self, *steps: Step, size: int | None = None, name: str = "the blob") -> None:
         self.size = size
+        self.name = name
         self.closed = 0
+        self.condemned: list[Failure] = []
         self._steps = deque(steps)
         self._changed = trio.Event()
 
@@ -126,6 +129,10 @@ class Inbox:
         elif step:
             self._steps.popleft()
         return count
+
+    def condemn(self, failure: Failure) -> bool:
+        self.condemned.append(failure)
+        return False
 
     def close(self) -> None:
         self.closed += 1
@@ -240,15 +247,20 @@ def chunked(*pieces: bytes, **fields: str | None) -> bytes:
 
 
 class Exchange(NamedTuple):
-    """A request that is expected and what comes back; a field that is None must be missing."""
+    """A request that is expected and what comes back; a field that is None must be missing.
+
+    With a `form` it is a POST of that.
+    """
 
     url: str
     steps: tuple[Step, ...]
     fields: dict[str, str | None]
+    form: bytes | None = None
 
 
-def asked(url: str, *steps: Step, **fields: str | None) -> Exchange:
-    return Exchange(url, steps, {name.replace("_", "-"): value for name, value in fields.items()})
+def asked(url: str, *steps: Step, form: bytes | None = None, **fields: str | None) -> Exchange:
+    given = {name.replace("_", "-"): value for name, value in fields.items()}
+    return Exchange(url, steps, given, form)
 
 
 class Script:
@@ -279,18 +291,19 @@ class Script:
         self.wires.append(ScriptedWire(self, origin))
         return self.wires[-1]
 
-    def play(self, origin: str, request: bytes) -> tuple[Step, ...]:
-        """Give what is answered to the head of a request."""
+    def play(self, origin: str, request: bytes, form: bytes) -> tuple[Step, ...]:
+        """Give what is answered to a request, of which this is the head."""
         lines = request.decode("latin-1").split("\r\n")
         pairs = [line.split(": ", 1) for line in lines[1:]]
         fields = {name.lower(): value for name, value in pairs}
         method, target, version = lines[0].split(" ")
         self._failed = True  # until it is known to be what was expected
-        assert (method, version) == ("GET", "HTTP/1.1")
+        assert (method, version) == ("POST" if form else "GET", "HTTP/1.1")
         assert len(fields) == len(pairs), request
         assert self.exchanges, f"an unexpected request: {lines[0]}"
         expected = self.exchanges.popleft()
         assert f"{origin}{target}" == expected.url
+        assert form == (expected.form or b"")
         assert fields["host"] == origin.partition("://")[2]
         for name, value in expected.fields.items():
             assert fields.get(name) == value, (name, request)
@@ -316,9 +329,10 @@ class ScriptedWire(MemoryWire):
         await super().send(data)
         request, end, rest = bytes(self.sent).partition(b"\r\n\r\n")
         if end:
-            assert not rest
+            length = re.search(rb"\r\nContent-Length: ([0-9]+)", request)
+            assert len(rest) == (int(length[1]) if length else 0)  # it is sent as one piece
             self.sent.clear()
-            self.inbox.add(*self._script.play(self.origin, request))
+            self.inbox.add(*self._script.play(self.origin, request, rest))
 
 
 @asynccontextmanager

@@ -221,7 +221,9 @@ class Endpoint:
             try:
                 await self._connect("http")
             except Failure as second:
-                raise UnreachableError(f"{error.message}; {second.message}") from None
+                failure = UnreachableError(f"{error.message}; {second.message}")
+                failure.is_transient = error.is_transient or second.is_transient
+                raise failure from None
             self._scheme = "http"
         return self._scheme
 

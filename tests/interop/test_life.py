@@ -251,7 +251,7 @@ def test_connection_close_ends_the_program_before_the_parent_does(
 def test_a_registry_that_never_answers_is_a_504_in_time(serve: Serve) -> None:
     with silent_server() as server:
         image = f"docker://{address_of(server)}/some/image"
-        child = serve(image, "--tls-verify=false", "--stall-timeout=1")
+        child = serve(image, "--tls-verify=false", "--stall-timeout=1", "--retries=0")
         reply = child.client.get("/manifest")
         assert reply.status == 504
         assert reply.error["detail"]["retryable"] is True

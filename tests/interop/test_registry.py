@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from damage import flip, respace, shorten
 from images import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
@@ -313,7 +314,7 @@ def test_a_repository_that_is_not_there_is_a_404(
 
 def test_a_registry_that_is_not_there_is_a_504(pull: Callable[..., Child]) -> None:
     address = f"127.0.0.1:{free_port()}"
-    child = pull(f"docker://{address}/some/image")
+    child = pull(f"docker://{address}/some/image", "--retries=0")
     assert_unreachable(child.client.get("/manifest"), address)
     assert child.finish() == 0
 
@@ -329,7 +330,7 @@ def test_a_registry_that_comes_back_is_asked_again(
 ) -> None:
     port = free_port()
     address = f"127.0.0.1:{port}"
-    child = pull(registry.name(":latest", address))
+    child = pull(registry.name(":latest", address), "--retries=0")
     assert_unreachable(child.client.get("/manifest"), address)
     with nginx(tmp_path, f"location / {{ proxy_pass http://{registry.address}; }}", port=port):
         assert child.client.get("/manifest").status == 200
@@ -337,7 +338,7 @@ def test_a_registry_that_comes_back_is_asked_again(
 
 
 def test_a_name_that_does_not_resolve_is_a_504(pull: Callable[..., Child]) -> None:
-    child = pull("docker://registry.invalid/some/image")
+    child = pull("docker://registry.invalid/some/image", "--retries=0")
     assert_unreachable(child.client.get("/manifest"), "registry.invalid")
     assert child.finish() == 0
 
@@ -547,7 +548,7 @@ def test_a_registry_lost_in_mid_blob_is_a_short_body_and_status_5(
 ) -> None:
     (layer,) = registry.layers("large")
     with relay(registry.address, after=6 << 20, fate=fate) as address:
-        child = pull(registry.name(":large", address), "--stall-timeout=1")
+        child = pull(registry.name(":large", address), "--stall-timeout=1", "--retries=0")
         reply = child.client.get(f"/blobs/{layer['digest']}")
         assert reply.status == 200
         assert 0 < len(reply.body) < layer["size"] == reply.length
@@ -561,7 +562,7 @@ def test_a_registry_lost_before_the_head_is_retryable_and_the_connection_lives(
     registry: Registry, pull: Callable[..., Child]
 ) -> None:
     with relay(registry.address, after=100, fate="end") as address:
-        child = pull(registry.name(":latest", address))
+        child = pull(registry.name(":latest", address), "--retries=0")
         for _ in range(2):
             reply = child.client.get("/manifest")
             assert reply.status in {502, 503, 504}
@@ -576,12 +577,6 @@ def damaged(registry: Registry, tmp_path: Path) -> Iterator[Registry]:
     shutil.copytree(registry.directory, copy)
     with docker_registry(copy) as address:
         yield type(registry)(address, copy, registry.layout, registry.images)
-
-
-def flip(path: Path, place: int = 0) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_small_blob_damaged_in_the_registry_is_a_422(
@@ -619,8 +614,7 @@ def test_a_blob_truncated_in_the_registry_is_never_complete(
 ) -> None:
     """The registry announces the length the file has, which is not the descriptor's."""
     layer = damaged.layers(tag)[0]
-    path = stored_blob(damaged.directory, layer["digest"])
-    path.write_bytes(path.read_bytes()[:-1])
+    shorten(stored_blob(damaged.directory, layer["digest"]))
     child = pull(damaged.name(f":{tag}"))
     reply = child.client.get(f"/blobs/{layer['digest']}")
     if reply.status == 200:
@@ -638,8 +632,7 @@ def test_a_manifest_damaged_in_the_registry_is_a_422(
 ) -> None:
     """A space becomes a tabulator: still JSON, still the registry's digest in the header."""
     digest = damaged.images["latest"]["digest"]
-    path = stored_blob(damaged.directory, digest)
-    path.write_bytes(path.read_bytes().replace(b": ", b":\t", 1))
+    respace(stored_blob(damaged.directory, digest))
     child = pull(damaged.name(references("latest", digest)[kind]))
     for _ in range(2):
         reply = child.client.get("/manifest")
@@ -652,8 +645,7 @@ def test_a_manifest_damaged_behind_its_index_is_a_422(
     damaged: Registry, pull: Callable[..., Child]
 ) -> None:
     digest = damaged.layout.document(damaged.images["index"])["manifests"][0]["digest"]
-    path = stored_blob(damaged.directory, digest)
-    path.write_bytes(path.read_bytes().replace(b": ", b":\t", 1))
+    respace(stored_blob(damaged.directory, digest))
     child = pull(damaged.name(":index"))
     reply = child.client.get("/manifest")
     assert (reply.status, reply.code) == (422, "DIGEST_INVALID")
@@ -694,7 +686,7 @@ def test_an_unusable_answer_has_its_status(
             request.answer(status, content, Content_Type="text/html")
 
     with http_server(get) as address:
-        child = pull(f"docker://{address}/some/image", "--stall-timeout=2")
+        child = pull(f"docker://{address}/some/image", "--retries=0")
         reply = child.client.get("/manifest")
         assert reply.status in expected
         assert reply.error["detail"]["retryable"] is (reply.status == 503)
@@ -707,7 +699,7 @@ def test_a_registry_that_takes_the_request_and_is_silent_is_a_504(
 ) -> None:
     ended = threading.Event()
     with http_server(lambda request: wait_for(ended, request)) as address:
-        child = pull(f"docker://{address}/some/image", "--stall-timeout=1")
+        child = pull(f"docker://{address}/some/image", "--stall-timeout=1", "--retries=0")
         assert_unreachable(child.client.get("/manifest"), address)
         assert child.finish() == 0
         ended.set()

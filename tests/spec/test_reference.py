@@ -10,6 +10,7 @@ from imgproxy.spec.reference import (
     LayoutName,
     PathName,
     Reference,
+    ShortName,
     parse_image,
     parse_reference,
 )
@@ -281,29 +282,23 @@ def test_a_path_says_by_its_content_what_it_is(
         ("nosuch://os", 'unknown transport "nosuch"'),
         ("https://quay.io/os", 'unknown transport "https"'),
         ("oci+docker://os", 'unknown transport "oci+docker"'),
-        (
-            "busybox",
-            "short names are not resolved yet; name the registry, as in"
-            " docker://docker.io/library/busybox",
-        ),
-        (
-            "busybox:v1",
-            "short names are not resolved yet; name the registry, as in"
-            " docker://docker.io/library/busybox:v1",
-        ),
-        (
-            "acme/os",
-            "short names are not resolved yet; name the registry, as in docker://docker.io/acme/os",
-        ),
-        (
-            "",
-            "short names are not resolved yet; name the registry, as in docker://docker.io/library/",
-        ),
+        ("", 'the repository "library/" is malformed'),
+        ("busybox:", 'the tag "" is malformed'),
+        ("UPPER/case", "the repository must be lower-case"),
         ("Nosuch://os", 'the registry "Nosuch:" is malformed'),
     ],
 )
 def test_what_names_no_image_is_told_why(text: str, reason: str) -> None:
     assert refusal(text).endswith(f'": {reason}')
+
+
+@pytest.mark.parametrize(
+    "text", ["busybox", "busybox:v1", "acme/os", f"acme/os@{SHA256}", "docker.io", "a.b:1"]
+)
+def test_a_name_without_a_registry_is_short(text: str) -> None:
+    name = parse_image(text)
+    assert name == ShortName(text)
+    assert str(name) == text
 
 
 def test_a_path_s_tail_is_refused_when_it_is_read() -> None:
