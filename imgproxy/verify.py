@@ -7,6 +7,7 @@ and size agree.
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -222,19 +223,29 @@ class _Hashing:
     def __init__(self, hasher: Hash) -> None:
         self.hasher = hasher
         self._token = trio.lowlevel.current_trio_token()
-        self._idle = trio.Event()
-        self._idle.set()
+        self._lock = threading.Lock()
+        self._is_busy = False
+        self._awaited: trio.Event | None = None
 
     def begin(self, piece: memoryview) -> None:
         """Hash `piece`, which must stay as it is until `done`."""
-        self._idle = trio.Event()
+        self._is_busy = True
         trio.lowlevel.start_thread_soon(partial(self.hasher.update, piece), self._deliver)
 
     def _deliver(self, outcome: Outcome[None]) -> None:
         outcome.unwrap()
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._idle.set)
+        with self._lock:
+            self._is_busy = False
+            awaited, self._awaited = self._awaited, None
+        # Waking the event loop costs a system call and a turn: not for nobody.
+        if awaited is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(awaited.set)
 
     async def done(self) -> None:
         """Wait until all that was begun is hashed."""
-        await self._idle.wait()
+        with self._lock:
+            if not self._is_busy:
+                return
+            awaited = self._awaited = trio.Event()
+        await awaited.wait()
