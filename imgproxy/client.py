@@ -21,6 +21,7 @@ import trio
 
 from imgproxy.errors import (
     BadUpstreamError,
+    DeniedError,
     Failure,
     InvalidError,
     UnavailableError,
@@ -55,6 +56,8 @@ DOCUMENT_TIMEOUT = 300.0
 MAX_IDLE = 8
 
 _SCRATCH = 64 * 1024
+
+_PROXY_AUTHENTICATION_REQUIRED = 407
 
 # Whatever their fields say, these have no body: RFC 9110 sections 15.3.5 and 15.4.5.
 _BODILESS = frozenset({204, 304})
@@ -139,7 +142,8 @@ class Client:
     ) -> Response:
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         method = "GET" if form is None else "POST"
-        request = self._request(connection, url, headers, form)
+        proxy = self._proxy_for(url) if url.scheme == "http" else None
+        request = self._request(connection, proxy, url, headers, form)
         try:
             with trio.fail_after(self._stall_timeout):
                 await _send(wire, request)
@@ -151,6 +155,9 @@ class Client:
                     f"{method} {url}", error, "no answer", self._stall_timeout
                 ) from error
             raise
+        if head.status_code == _PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
+            wire.close()
+            raise DeniedError(f"{method} {url}: the proxy {proxy} answered 407", code="PROXY")
         what = f"{method} {url}: {head.status_code}", started, note
         release = partial(self._take_back, url, what)
         return Response(url, head, connection, wire, self._stall_timeout, release)
@@ -158,12 +165,12 @@ class Client:
     def _request(
         self,
         connection: h11.Connection,
+        proxy: Proxy | None,
         url: Url,
         headers: Mapping[str, str],
         form: bytes | None,
     ) -> bytes:
         """Give the bytes of a request, in the form that a proxy wants it if one forwards it."""
-        proxy = self._proxy_for(url) if url.scheme == "http" else None
         target, fields = proxy.forward(url) if proxy else (url.target, [("Host", url.authority)])
         fields += [
             ("User-Agent", self._user_agent),
@@ -194,7 +201,7 @@ class Client:
                 except OSError as error:
                     if isinstance(error, ssl.SSLError) or connection.trailing_data[0]:
                         raise
-                    raise _ClosedEarly(_reason(error)) from error
+                    raise _ClosedEarly(reason(error)) from error
                 if count == 0 and not connection.trailing_data[0]:
                     raise _ClosedEarly("the connection was closed before an answer")
                 connection.receive_data(bytes(scratch[:count]))
@@ -259,7 +266,7 @@ async def _send(wire: Wire, head: bytes) -> None:
     except ssl.SSLError:
         raise
     except OSError as error:
-        raise _ClosedEarly(_reason(error)) from error
+        raise _ClosedEarly(reason(error)) from error
 
 
 class Response:
@@ -412,7 +419,7 @@ class Response:
 
     def _broken(self, error: Exception) -> Failure:
         if isinstance(error, OSError):
-            return UnavailableError(f"GET {self.url}: the reply was cut off: {_reason(error)}")
+            return UnavailableError(f"GET {self.url}: the reply was cut off: {reason(error)}")
         return _translated(f"GET {self.url}", error, "the reply stalled", self._stall_timeout)
 
     def _end(self) -> None:
@@ -440,21 +447,21 @@ def _translated(what: str, error: Exception, doing: str, limit: float) -> Failur
         return UnreachableError(f"{what}: {doing} for {limit:g} s")
     if isinstance(error, ssl.SSLError) and not retry.is_transient(error):
         return BadUpstreamError(
-            f"{what}: TLS failed: {_reason(error)}{_WAYS_OUT.get(error.reason or '', '')}",
+            f"{what}: TLS failed: {reason(error)}{_WAYS_OUT.get(error.reason or '', '')}",
             code="TLS",
         )
     if isinstance(error, h11.RemoteProtocolError):
         return BadUpstreamError(f"{what}: the server broke HTTP: {clean(str(error))}")
     if isinstance(error, OSError):
-        return UnreachableError(f"{what}: {_reason(error)}")
+        return UnreachableError(f"{what}: {reason(error)}")
     raise error
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Give the cause in the system's words; trio groups those of several addresses."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
-        return "; ".join(dict.fromkeys(map(_reason, cause.exceptions)))
+        return "; ".join(dict.fromkeys(map(reason, cause.exceptions)))
     if isinstance(error, ssl.SSLCertVerificationError):
         return clean(error.verify_message)
     if isinstance(error, OSError) and error.errno and error.errno > 0:
@@ -462,5 +469,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return clean(error.strerror)
     if isinstance(cause, OSError):
-        return _reason(cause)
+        return reason(cause)
     return clean(str(error))

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 import h11
 import trio
 
+from imgproxy.client import reason
 from imgproxy.errors import (
     BadUpstreamError,
     ConfigurationError,
     DeniedError,
     Failure,
     UnavailableError,
+    UnreachableError,
     clean,
 )
 from imgproxy.spec import retry
@@ -77,21 +79,16 @@ class Dialer:
                     sock.close()
                     raise
         elif url.scheme == "http":
-            return await self._to_proxy(proxy)
+            # The proxy itself, which forwards requests for plain http.
+            return await self._secured(await _connect_to_proxy(proxy), proxy.url)
         else:
             sock = await _tunnel(url, proxy)
-        return await self._secured(sock, url) if url.scheme == "https" else SocketWire(sock)
-
-    async def _to_proxy(self, proxy: Proxy) -> Wire:
-        """Give a connection to the proxy itself, which forwards requests for plain http."""
-        sock = await _connect(proxy.url)
-        return (
-            await self._secured(sock, proxy.url)
-            if proxy.url.scheme == "https"
-            else SocketWire(sock)
-        )
+        return await self._secured(sock, url)
 
     async def _secured(self, sock: socket.socket, url: Url) -> Wire:
+        """Give the wire over a socket, with TLS where the URL says https."""
+        if url.scheme == "http":
+            return SocketWire(sock)
         name = self._registry if url.host == self._home.host else url.authority
         try:
             context = self._contexts.get(name) or self._contexts.setdefault(
@@ -110,6 +107,15 @@ async def _connect(url: Url) -> socket.socket:
     return sock
 
 
+async def _connect_to_proxy(proxy: Proxy) -> socket.socket:
+    try:
+        return await _connect(proxy.url)
+    except OSError as error:
+        failure = UnreachableError(f"the proxy {proxy}: {reason(error)}", code="PROXY")
+        failure.is_transient = retry.is_transient(error)
+        raise failure from error
+
+
 async def _tunnel(url: Url, proxy: Proxy) -> socket.socket:
     """Give a socket that a proxy has connected to the URL's origin: RFC 9110 section 9.3.6."""
     if proxy.url.scheme == "https":
@@ -118,7 +124,7 @@ async def _tunnel(url: Url, proxy: Proxy) -> socket.socket:
             " use a proxy with an http:// address for https registries",
             variable=proxy.source,
         )
-    sock = await _connect(proxy.url)
+    sock = await _connect_to_proxy(proxy)
     try:
         await _ask_for_tunnel(SocketWire(sock), url, proxy)
     except BaseException:
@@ -207,5 +213,5 @@ def _no_password() -> str:
 
 
 def _unusable(path: str, error: Exception) -> ConfigurationError:
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-    return ConfigurationError(f"the certificate {clean(path)}: {clean(str(reason))}", file=path)
+    words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return ConfigurationError(f"the certificate {clean(path)}: {clean(str(words))}", file=path)

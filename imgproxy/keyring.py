@@ -7,6 +7,7 @@ the protocol of docker-credential-helpers how to ask a helper.
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,11 +17,16 @@ from imgproxy.config.registries import AUTH_FILES
 from imgproxy.errors import ConfigurationError, clean
 
 if TYPE_CHECKING:
+    from trio.abc import ReceiveStream
+
     from imgproxy.config.credentials import Credentials, Helper
     from imgproxy.settings import Settings
 
 # A helper may ask a server of its own; a person is not expected to be there.
 HELPER_TIMEOUT = 30.0
+
+# What it has said is in the pipe when it has ended.
+_LAST_WORDS = 0.5
 
 
 class Keyring:
@@ -105,25 +111,34 @@ async def _run(argv: list[str], question: bytes) -> tuple[int, bytes]:
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     output = bytearray()
-    try:
-        assert process.stdin is not None  # noqa: S101  (it was asked for)
-        assert process.stdout is not None  # noqa: S101
-        try:
-            await process.stdin.send_all(question)
-            await process.stdin.aclose()
-        except trio.BrokenResourceError:
-            pass  # it answers without having read, or says by its status that it does not
-        async for chunk in process.stdout:
-            output += chunk
+    heard = trio.Event()
+
+    async def listen(stdout: ReceiveStream) -> None:
+        async for chunk in stdout:
+            output.extend(chunk)
             if len(output) > helpers.MAX_HELPER_OUTPUT:
+                process.kill()
                 break
-        else:
-            return await process.wait(), bytes(output)
-        return 0, bytes(output)
+        heard.set()
+
+    assert process.stdin is not None  # noqa: S101  (both were asked for)
+    assert process.stdout is not None  # noqa: S101
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen, process.stdout)
+            with suppress(trio.BrokenResourceError):  # it may answer without having read
+                await process.stdin.send_all(question)
+            await process.stdin.aclose()
+            status = await process.wait()
+            # A child that it leaves behind, an agent perhaps, may hold its output open.
+            with trio.move_on_after(_LAST_WORDS):
+                await heard.wait()
+            nursery.cancel_scope.cancel()
+        return status, bytes(output)
     finally:
         if process.returncode is None:
             process.kill()
         with trio.CancelScope(shield=True):
-            await process.stdin.aclose()  # type: ignore[union-attr]
-            await process.stdout.aclose()  # type: ignore[union-attr]
+            await process.stdin.aclose()
+            await process.stdout.aclose()
             await process.wait()

@@ -370,7 +370,8 @@ def _refuse_ambiguous(request: h11.Request) -> None:
 
 def _refusal(error: h11.RemoteProtocolError) -> Failure:
     """Give what is answered to bytes that are no request."""
-    message = f"not an HTTP/1.1 request: {clean(str(error))}"
+    words = str(error).partition(": bytearray")[0]  # what h11 quotes, it quotes as Python does
+    message = f"not an HTTP/1.1 request: {clean(words)}"
     if error.error_status_hint == HeadTooLargeError.status:
         return HeadTooLargeError(f"the head of the request exceeds {MAX_HEAD} bytes")
     if error.error_status_hint == NotImplementedByUsError.status:

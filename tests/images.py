@@ -64,7 +64,7 @@ class Layout:
         return self.file(digest).read_bytes()
 
     def add(
-        self, content: bytes, media_type: str, *, algorithm: str = "sha256", **fields: Any
+        self, content: bytes, media_type: str, *, algorithm: str = "sha256", **fields: object
     ) -> Json:
         """Write a blob; give its descriptor, with `fields` added."""
         digest = digest_of(content, algorithm)
@@ -78,7 +78,7 @@ class Layout:
         platform: str = "linux/amd64",
         docker: bool = False,
         algorithm: str = "sha256",
-        **fields: Any,
+        **fields: object,
     ) -> Json:
         """Write config, layers and manifest of an image; give the manifest's descriptor."""
         os, architecture, *variant = platform.split("/")
@@ -104,7 +104,7 @@ class Layout:
         }
         return self.add(encode(manifest), manifest_type, algorithm=algorithm)
 
-    def index(self, *descriptors: Json, docker: bool = False, **fields: Any) -> Json:
+    def index(self, *descriptors: Json, docker: bool = False, **fields: object) -> Json:
         """Write an index (or manifest list) of these; give its descriptor."""
         media_type = DOCKER_LIST if docker else OCI_INDEX
         document = {"schemaVersion": 2, "mediaType": media_type, "manifests": list(descriptors)}
@@ -115,7 +115,7 @@ class Layout:
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(descriptors)}
         (self.path / "index.json").write_bytes(encode(document))
 
-    def save_image(self, *layers: bytes, **fields: Any) -> Json:
+    def save_image(self, *layers: bytes, **fields: object) -> Json:
         """Write an image and offer it alone; give the manifest's descriptor."""
         descriptor = self.image(*layers, **fields)
         self.save(descriptor)
