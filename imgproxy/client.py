@@ -464,10 +464,11 @@ def reason(error: BaseException) -> str:
         return "; ".join(dict.fromkeys(map(reason, cause.exceptions)))
     if isinstance(error, ssl.SSLCertVerificationError):
         return clean(error.verify_message)
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno)  # trio's own words have the address in Python's notation
     if isinstance(error, OSError) and error.strerror:
-        return clean(error.strerror)
+        # The system's own words; trio's have the address in Python's notation. The numbers of
+        # TLS are OpenSSL's, and those of name resolution are negative.
+        is_system = not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0
+        return os.strerror(error.errno or 0) if is_system else clean(error.strerror)
     if isinstance(cause, OSError):
         return reason(cause)
     return clean(str(error))

@@ -41,7 +41,7 @@ class Registry:
 
 def noise(size: int) -> bytes:
     """Give bytes that do not compress, the same in every run."""
-    source = random.Random(size)  # noqa: S311  (no secret)
+    source = random.Random(size)
     whole, rest = divmod(size, 64 * MIB)  # as much as it makes at once has a limit
     return b"".join(source.randbytes(each) for each in [64 * MIB] * whole + [rest])
 

@@ -9,7 +9,7 @@ from filled import Registry, filled_registry
 from home import Home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from conftest import Serve
@@ -25,7 +25,7 @@ class Pull(Protocol):
         *options: str,
         sockets: int = 1,
         files: Sequence[int] = (),
-        **env: str | None,
+        env: Mapping[str, str] | None = None,
     ) -> Child: ...
 
 
@@ -47,9 +47,9 @@ def pull(serve: Serve, home: Home) -> Pull:
         *options: str,
         sockets: int = 1,
         files: Sequence[int] = (),
-        **env: str | None,
+        env: Mapping[str, str] | None = None,
     ) -> Child:
-        environment = home.environment(**env)
+        environment = home.environment(**(env or {}))
         options = ("--platform=linux/amd64", *options)
         return serve(image, *options, sockets=sockets, env=environment, files=files)
 
