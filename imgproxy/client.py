@@ -447,7 +447,7 @@ def _translated(what: str, error: Exception, doing: str, limit: float) -> Failur
         return UnreachableError(f"{what}: {doing} for {limit:g} s")
     if isinstance(error, ssl.SSLError) and not retry.is_transient(error):
         return BadUpstreamError(
-            f"{what}: TLS failed: {reason(error)}{_WAYS_OUT.get(error.reason or '', '')}",
+            f"{what}: TLS failed: {reason(error)}{_WAYS_OUT.get(getattr(error, 'reason', ''), '')}",
             code="TLS",
         )
     if isinstance(error, h11.RemoteProtocolError):

@@ -53,6 +53,11 @@ def test_help_goes_to_standard_output(option: str) -> None:
             "--policy /nowhere: No such file or directory",
             id="unreadable-file",
         ),
+        pytest.param(
+            ["--cert-dir", "/nowhere", "os"],
+            "--cert-dir /nowhere: No such file or directory",
+            id="unreadable-directory",
+        ),
     ],
 )
 def test_a_usage_error_is_one_line_and_status_2(arguments: list[str], complaint: str) -> None:

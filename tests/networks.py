@@ -1,0 +1,238 @@
+"""What lies between a program and a server: lines that break, and proxies. All of it on loopback.
+
+Each is a context manager, like those of `servers`; what passed by is kept for the test.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import socketserver
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from servers import RESET_ON_CLOSE, STARTING, Fate, in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHUNK = 1 << 16
+
+
+class Asked(NamedTuple):
+    """The head of a request."""
+
+    method: str
+    target: str
+    fields: dict[str, str]
+
+    @property
+    def range(self) -> str:
+        """What is wanted of the whole, empty for all of it."""
+        return self.fields.get("range", "")
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.target}"
+
+
+class Cut(NamedTuple):
+    """After so many bytes from the server, its connection meets this fate; then it is forgotten."""
+
+    after: int
+    fate: Fate
+
+
+def _take_heads(buffer: bytearray, asked: list[Asked]) -> None:
+    """Move the whole heads at the start of the buffer to the list; requests have no bodies.
+
+    What is no HTTP, such as TLS tried on a server without, is nobody's request.
+    """
+    while not buffer.startswith(b"\x16") and b"\r\n\r\n" in buffer:
+        head, _, rest = bytes(buffer).partition(b"\r\n\r\n")
+        buffer[:] = rest
+        start, *lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = start.split(" ")
+        fields = {
+            name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)
+        }
+        asked.append(Asked(method, target, fields))
+
+
+@dataclass
+class Line:
+    """A line to a server: what was asked through it, how many bytes came back, what is to break.
+
+    Once `dead`, it closes every further connection.
+    """
+
+    target: str
+    cuts: list[Cut]
+    address: str = ""
+    asked: list[Asked] = field(default_factory=list)
+    connections: int = 0
+    passed: int = 0
+    broken: int = 0
+    dead: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._since = 0
+
+    def room(self) -> int:
+        """How many bytes may pass before the next cut."""
+        return min(_CHUNK, self.cuts[0].after - self._since) if self.cuts else _CHUNK
+
+    def count(self, passed: int) -> Fate | None:
+        """Take note of bytes that passed; give the fate that they bring about."""
+        self.passed += passed
+        self._since += passed
+        if self.cuts and self._since >= self.cuts[0].after:
+            self._since = 0
+            self.broken += 1
+            return self.cuts.pop(0).fate
+        return None
+
+    def paths(self, kind: str = "/v2/") -> list[str]:
+        """Give the targets that contain this."""
+        return [each.target for each in self.asked if kind in each.target]
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 64
+    line: Line
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    server: _Server
+    request: socket.socket
+
+    def handle(self) -> None:
+        line = self.server.line
+        line.connections += 1
+        if line.dead:
+            return
+        host, port = line.target.split(":")
+        with (
+            suppress(OSError),
+            socket.create_connection((host, int(port)), timeout=STARTING) as upstream,
+        ):
+            fate = _pass_on(self.request, upstream, line)
+            if fate == "stall":
+                line.ended.wait()
+            elif fate == "reset":
+                self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                self.request.close()
+
+
+def _pass_on(client: socket.socket, upstream: socket.socket, line: Line) -> Fate | None:
+    """Move bytes both ways until either ends or a cut is due."""
+    heads = bytearray()
+    while True:
+        for source in select.select([client, upstream], [], [], STARTING)[0]:
+            data = source.recv(_CHUNK if source is client else line.room())
+            if not data:
+                return None
+            if source is client:
+                heads += data
+                _take_heads(heads, line.asked)
+                upstream.sendall(data)
+            else:
+                client.sendall(data)
+                # What is said to TLS by a server without is not counted.
+                fate = None if heads else line.count(len(data))
+                if fate is not None:
+                    return fate
+
+
+@contextmanager
+def line_to(target: str, *cuts: Cut, host: str = "127.0.0.1") -> Iterator[Line]:
+    """Lay a line to a server, with cuts to come in this order; it ends at `host`."""
+    line = Line(target, list(cuts))
+    server = _Server((host, 0), _Connection)
+    server.line = line
+    line.address = f"{host}:{server.server_address[1]}"
+    with in_thread(server):
+        try:
+            yield line
+        finally:
+            line.ended.set()
+
+
+@dataclass
+class Proxy:
+    """A forward proxy: whom it leads where, and what it was asked.
+
+    `places` are addresses by `host:port`; whatever is not in it is not found. `authorization` is
+    the value of `Proxy-Authorization` that it insists on.
+    """
+
+    places: dict[str, str]
+    authorization: str = ""
+    address: str = ""
+    asked: list[Asked] = field(default_factory=list)
+
+
+class _ProxyServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    proxy: Proxy
+
+
+class _ProxyConnection(socketserver.BaseRequestHandler):
+    server: _ProxyServer
+    request: socket.socket
+
+    def handle(self) -> None:
+        with suppress(OSError):
+            self._handle()
+
+    def _handle(self) -> None:
+        proxy = self.server.proxy
+        head = bytearray()
+        while b"\r\n\r\n" not in head:
+            data = self.request.recv(_CHUNK)
+            if not data:
+                return
+            head += data
+        received = bytes(head)
+        asked: list[Asked] = []
+        _take_heads(head, asked)
+        proxy.asked += asked
+        request = asked[0]
+        if proxy.authorization and request.fields.get("proxy-authorization") != proxy.authorization:
+            self._answer("407 Proxy Authentication Required")
+            return
+        tunnel = request.method == "CONNECT"
+        authority = request.target if tunnel else request.target.split("/")[2]
+        place = proxy.places.get(authority if ":" in authority else f"{authority}:80")
+        if place is None:
+            self._answer("502 Bad Gateway")
+            return
+        host, port = place.split(":")
+        with socket.create_connection((host, int(port)), timeout=STARTING) as upstream:
+            if tunnel:
+                self.request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                _pass_on(self.request, upstream, Line(place, []))
+            else:
+                # One request a connection: what follows would have to be taken apart as well.
+                relative = received.replace(f"http://{authority}".encode(), b"", 1)
+                upstream.sendall(relative.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+                while data := upstream.recv(_CHUNK):
+                    self.request.sendall(data)
+
+    def _answer(self, status: str) -> None:
+        self.request.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+
+@contextmanager
+def forward_proxy(places: dict[str, str], authorization: str = "") -> Iterator[Proxy]:
+    """Run a proxy for CONNECT and for plain http in absolute form."""
+    proxy = Proxy(places, authorization)
+    server = _ProxyServer(("127.0.0.1", 0), _ProxyConnection)
+    server.proxy = proxy
+    proxy.address = f"127.0.0.1:{server.server_address[1]}"
+    with in_thread(server):
+        yield proxy

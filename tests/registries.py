@@ -1,0 +1,139 @@
+"""Registries that play a script: endpoints, and several of them for one image."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+from images import OCI_MANIFEST, digest_of
+from wires import Exchange, Notes, Script, answer
+
+from imgproxy.client import Client
+from imgproxy.config.endpoints import Endpoint as Place
+from imgproxy.spec import digest as digests
+from imgproxy.spec.manifest import Descriptor
+from imgproxy.spec.reference import parse_reference
+from imgproxy.transports.endpoint import Endpoint
+from imgproxy.transports.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from imgproxy.client import Dial
+    from imgproxy.config.credentials import Credentials
+    from imgproxy.system import Reporter
+    from imgproxy.transports.source import Reader
+
+REFERENCE = "registry.test/acme/os:1"
+BASE = "https://registry.test/v2/acme/os"
+WHERE = f"{BASE}/manifests/1"
+MANIFEST = b'{"schemaVersion":2,"a":"manifest"}'
+DIGEST = digest_of(MANIFEST)
+LAYER = bytes(range(256))
+BLOB = f"{BASE}/blobs/{digest_of(LAYER)}"
+
+FOUND = answer(body=MANIFEST, content_type=OCI_MANIFEST)
+FOUND_BLOB = answer(body=LAYER, content_type="application/octet-stream")
+
+# Virtual seconds; what a request may take at most is not what is tried here.
+STALL = 60.0
+
+
+class Ring:
+    """A keyring with these credentials by registry; `asked` says who was asked for, in order."""
+
+    def __init__(self, **credentials: Credentials) -> None:
+        self.credentials = {name.replace("_", "."): value for name, value in credentials.items()}
+        self.asked: list[tuple[str, str, bool]] = []
+
+    async def find(self, registry: str, repository: str, *, is_own: bool) -> Credentials | None:
+        await trio.lowlevel.checkpoint()
+        self.asked.append((registry, repository, is_own))
+        return self.credentials.get(registry)
+
+
+def described(content: bytes, media_type: str = OCI_MANIFEST) -> Descriptor:
+    return Descriptor(media_type, digests.parse(digest_of(content)), len(content))
+
+
+def unauthorized(challenge: str | None, body: bytes = b"", **fields: str) -> bytes:
+    return answer(401, body, www_authenticate=challenge, **fields)
+
+
+def token(value: str, **fields: object) -> bytes:
+    return answer(body=json.dumps({"token": value, **fields}).encode())
+
+
+def moved(location: str | None, status: int = 307) -> bytes:
+    return answer(status, b"<a>Moved</a>", location=location)
+
+
+def place(
+    reference: str = REFERENCE,
+    *,
+    insecure: bool = False,
+    is_mirror: bool = False,
+    refusal: str = "",
+) -> Place:
+    return Place(
+        parse_reference(reference), insecure=insecure, is_mirror=is_mirror, refusal=refusal
+    )
+
+
+def endpoint(
+    dial: Dial,
+    at: Place,
+    ring: Ring | None = None,
+    *,
+    reporter: Reporter | None = None,
+    is_own: bool = True,
+    registry_token: str = "",
+) -> Endpoint:
+    client = Client(dial, reporter or Notes(), stall_timeout=STALL, user_agent="test/1")
+    keyring = ring or Ring()
+    return Endpoint(at, client, keyring, is_own=is_own, registry_token=registry_token)  # type: ignore[arg-type]  (of its shape)
+
+
+@asynccontextmanager
+async def registry(
+    *exchanges: Exchange,
+    reference: str = REFERENCE,
+    places: list[Place] | None = None,
+    ring: Ring | None = None,
+    retries: int = 0,
+    registry_token: str = "",
+    notes: Notes | None = None,
+    unreachable: dict[str, float | Exception] | None = None,
+) -> AsyncIterator[tuple[Registry, Script]]:
+    """Give an image at these places, the last of which is its own; all must be asked as written."""
+    script = Script(*exchanges, unreachable=unreachable)
+    places = places or [place(reference)]
+    endpoints = [
+        endpoint(
+            script, at, ring, reporter=notes, is_own=not at.is_mirror, registry_token=registry_token
+        )
+        for at in places
+    ]
+    source = Registry(parse_reference(reference), endpoints, retries=retries)
+    try:
+        yield source, script
+    finally:
+        source.close()
+    script.check()
+
+
+async def read(reader: Reader, piece: int = 1 << 16) -> bytes:
+    """Receive to the end, in pieces; the reader is closed in any case."""
+    content, buffer = bytearray(), memoryview(bytearray(piece))
+    try:
+        while count := await reader.receive_into(buffer):
+            content += buffer[:count]
+    finally:
+        reader.close()
+    return bytes(content)
+
+
+async def read_blob(source: Registry, content: bytes = LAYER) -> bytes:
+    return await read(await source.blob(described(content)))

@@ -1,0 +1,670 @@
+"""Connections to registries over real sockets: TCP, proxies, TLS, and where none is made."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trustme
+from wires import Notes, answer, elapsing, real_time, refused, virtual_time
+
+from imgproxy import dialling
+from imgproxy.client import Client
+from imgproxy.config.certs import Certificates
+from imgproxy.dialling import Dialer, make_context
+from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.spec import proxy as proxies
+from imgproxy.spec import url as urls
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from imgproxy.spec.proxy import Proxy
+    from imgproxy.spec.url import Url
+
+BODY = bytes(range(100))
+REPLY = answer(body=BODY)
+
+TLS = (502, "TLS", False)
+UNREACHABLE = (504, "UNREACHABLE", True)
+BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
+CONFIGURATION = (500, "CONFIGURATION", False)
+LINK_LOCAL = "leads to the link-local address "
+
+Serve = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+# --- servers ------------------------------------------------------------------------------------
+
+
+async def answer_once(stream: trio.abc.Stream) -> None:
+    """Answer whatever is asked; a client that gives up is let go."""
+    with suppress(trio.BrokenResourceError):
+        while not (await stream.receive_some()).endswith(b"\r\n\r\n"):
+            pass
+        await stream.send_all(REPLY)
+        await stream.receive_some()
+
+
+async def speak_first(stream: trio.abc.Stream) -> None:
+    """Do as a server does that speaks no TLS."""
+    await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await stream.receive_some()
+
+
+async def keep_silent(_: trio.abc.Stream) -> None:
+    await trio.sleep_forever()
+
+
+def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+def over_tls(context: ssl.SSLContext) -> Serve:
+    async def serve(stream: trio.SocketStream) -> None:
+        await answer_once(trio.SSLStream(stream, context, server_side=True))
+
+    return serve
+
+
+@asynccontextmanager
+async def listening(serve: Serve) -> AsyncIterator[int]:
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        try:
+            yield listener.socket.getsockname()[1]
+        except Failure as error:
+            failure = error  # by itself, and not in a group
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def certificates_of(**files: tuple[str, ...]) -> Callable[[str], Certificates]:
+    return lambda _: Certificates(files.get("crt", ()), files.get("clients", ()))  # type: ignore[arg-type]  (pairs)
+
+
+def dialer(
+    home: str = "https://localhost",
+    registry: str = "localhost",
+    *,
+    certificates: Callable[[str], Certificates] = lambda _: Certificates(),
+    proxy: Proxy | None = None,
+    verify: bool = True,
+) -> Dialer:
+    return Dialer(urls.parse(home), registry, certificates, lambda _: proxy, verify=verify)
+
+
+async def fetch(dial: Dialer, url: str) -> bytes:
+    """Get and read to the end; a socket that is left open makes a warning, and so an error."""
+    client = Client(dial, Notes(), stall_timeout=20, user_agent="test/1", proxy_for=dial.proxy_for)
+    try:
+        return await (await client.get(urls.parse(url), {})).read(1 << 20)
+    finally:
+        client.close()
+
+
+async def visit(serve: Serve, scheme: str, dial: Dialer | None = None) -> bytes:
+    """Fetch once from a server on loopback, by name."""
+    async with listening(serve) as port:
+        return await fetch(dial or dialer(), f"{scheme}://localhost:{port}/")
+
+
+async def failure_of(serve: Serve, scheme: str, dial: Dialer | None = None) -> Failure:
+    with pytest.raises(Failure) as raised:
+        await visit(serve, scheme, dial)
+    assert raised.value.message.isprintable()
+    assert "hunter2" not in raised.value.message
+    return raised.value
+
+
+@pytest.fixture(scope="module")
+def strange() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def own() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def authority(own: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
+    """Give an authority that this process trusts, alone."""
+    own.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
+    return own
+
+
+# --- plain, and over TLS ------------------------------------------------------------------------
+
+
+@real_time
+async def test_http_is_spoken_to_a_real_server() -> None:
+    assert await visit(answer_once, "http") == BODY
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@real_time
+async def test_https_is_spoken_to_a_real_server(
+    authority: trustme.CA,
+    verify: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    serve = over_tls(server_context(authority.issue_cert("localhost")))
+    assert await visit(serve, "https", dialer(verify=verify)) == BODY
+
+
+@pytest.mark.parametrize("case", ["by a stranger", "for another"])
+@real_time
+async def test_a_certificate_that_is_not_good_is_refused(
+    authority: trustme.CA, strange: trustme.CA, case: str
+) -> None:
+    issued, words = {
+        "by a stranger": (strange.issue_cert("localhost"), "local issuer certificate"),
+        "for another": (authority.issue_cert("other.test"), "'localhost'"),
+    }[case]
+    serve = over_tls(server_context(issued))
+    failure = await failure_of(serve, "https")
+    assert refused(failure) == TLS
+    assert words in failure.message
+    assert "--tls-verify=false" in failure.message
+    assert await visit(serve, "https", dialer(verify=False)) == BODY
+
+
+@real_time
+async def test_a_server_without_tls_is_told_from_one_that_is_not_there() -> None:
+    assert refused(await failure_of(speak_first, "https", dialer(verify=False))) == TLS
+
+
+@real_time
+async def test_a_port_without_a_server_is_unreachable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer(), f"http://127.0.0.1:{port}/")
+    assert refused(raised.value) == UNREACHABLE
+    assert ": Connection refused" in raised.value.message
+
+
+@virtual_time
+async def test_a_server_that_never_shakes_hands_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with elapsing(20), pytest.raises(Failure) as raised:
+            await fetch(dialer(verify=False), f"https://127.0.0.1:{port}/")
+    assert refused(raised.value) == UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("version", "spoken"),
+    [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True), (None, True)],
+)
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@real_time
+async def test_no_tls_before_1_2_is_spoken(
+    authority: trustme.CA,
+    version: ssl.TLSVersion | None,
+    spoken: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    context = server_context(authority.issue_cert("localhost"))
+    if version is not None:
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        context.minimum_version = context.maximum_version = version
+    if spoken:
+        assert await visit(over_tls(context), "https") == BODY
+        return
+    serve = over_tls(context)
+
+    async def forgive(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await serve(stream)
+
+    failure = await failure_of(forgive, "https", dialer(verify=False))
+    assert refused(failure) in (TLS, UNREACHABLE)  # trio's servers hang up without an alert
+
+
+@real_time
+async def test_authorities_are_read_once(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[ssl.SSLContext] = []
+    real = ssl.SSLContext.load_default_certs
+
+    def counted(context: ssl.SSLContext) -> None:
+        read.append(context)
+        real(context)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", counted)
+    serve = over_tls(server_context(authority.issue_cert("localhost")))
+    dial = dialer()
+    for _ in range(2):
+        assert await visit(serve, "https", dial) == BODY
+    assert len(read) == 1
+
+
+@real_time
+async def test_authorities_that_cannot_be_read_are_a_failure_of_tls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(_: ssl.SSLContext) -> None:
+        raise ssl.SSLError(1, "no authorities")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", broken)
+    assert refused(await failure_of(keep_silent, "https")) == TLS
+
+
+# --- certs.d ------------------------------------------------------------------------------------
+
+
+def written(directory: Path, name: str, content: bytes) -> str:
+    path = directory / name
+    path.write_bytes(content)
+    return str(path)
+
+
+@real_time
+async def test_an_authority_of_the_registry_s_own_is_trusted_beside_the_system_s(
+    authority: trustme.CA, strange: trustme.CA, tmp_path: Path
+) -> None:
+    path = written(tmp_path, "own.crt", strange.cert_pem.bytes())
+    gone = str(tmp_path / "dangling.crt")
+    dial = dialer(certificates=certificates_of(crt=(gone, path)))
+    for each in (authority, strange):
+        serve = over_tls(server_context(each.issue_cert("localhost")))
+        assert await visit(serve, "https", dial) == BODY
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@real_time
+async def test_a_client_s_certificate_is_shown_where_it_is_wanted(
+    authority: trustme.CA,
+    tmp_path: Path,
+    shown: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    context = server_context(authority.issue_cert("localhost"))
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    client = authority.issue_cert("client")
+    certificate = written(
+        tmp_path, "me.cert", b"".join(pem.bytes() for pem in client.cert_chain_pems)
+    )
+    key = written(tmp_path, "me.key", client.private_key_pem.bytes())
+    serve = over_tls(context)
+
+    async def forgive(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await serve(stream)
+
+    if shown:
+        dial = dialer(certificates=certificates_of(clients=((certificate, key),)))  # type: ignore[arg-type]  (pairs)
+        assert await visit(forgive, "https", dial) == BODY
+    else:
+        failure = await failure_of(forgive, "https")
+        assert refused(failure) in (TLS, UNREACHABLE)  # trio's servers hang up without an alert
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://home.test/x", "registry.test"),
+        ("https://home.test:5000/x", "registry.test"),
+        ("https://cdn.test/x", "cdn.test"),
+        ("https://cdn.test:444/x", "cdn.test:444"),
+        ("https://[::1]:444/x", "[::1]:444"),
+    ],
+)
+@real_time
+async def test_certificates_are_looked_up_as_references_call_the_registry(
+    url: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def look_up(host: str) -> Certificates:
+        asked.append(host)
+        raise ConfigurationError("that will do")
+
+    async def connect(_: Url) -> socket.socket:
+        await trio.lowlevel.checkpoint()
+        sock, other = socket.socketpair()
+        other.close()
+        monkeypatch.setattr(sock.__class__, "getpeername", lambda _: ("192.0.2.1", 1))
+        return sock
+
+    monkeypatch.setattr(dialling, "_connect", connect)
+    with pytest.raises(ConfigurationError):
+        await fetch(dialer("https://home.test", "registry.test", certificates=look_up), url)
+    assert asked == [name]
+
+
+LOCKED = b"""-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIIBvTBXBgkqhkiG9w0BBQ0wSjApBgkqhkiG9w0BBQwwHAQI
+-----END ENCRYPTED PRIVATE KEY-----
+"""
+
+
+@pytest.mark.parametrize("case", ["garbage", "empty", "a directory", "no certificate"])
+def test_an_authority_that_is_none_is_told_with_its_path(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.crt"
+    if case == "a directory":
+        path.mkdir()
+    else:
+        path.write_bytes({"garbage": b"\0\xff", "empty": b"", "no certificate": LOCKED}[case])
+    for verify in (True, False):
+        with pytest.raises(ConfigurationError) as raised:
+            make_context(Certificates((str(path),)), verify=verify)
+        assert raised.value.message.startswith(f"the certificate {path}: ")
+        assert raised.value.detail == {"file": str(path)}
+
+
+@pytest.mark.parametrize("case", ["missing", "garbage", "another's key", "a locked key"])
+def test_a_client_s_certificate_that_is_unusable_is_told_with_its_path(
+    case: str, tmp_path: Path, own: trustme.CA
+) -> None:
+    certificate, key = tmp_path / "me.cert", tmp_path / "me.key"
+    issued = own.issue_cert("client")
+    certificate.write_bytes(issued.cert_chain_pems[0].bytes())
+    if case == "garbage":
+        certificate.write_bytes(b"garbage")
+    if case != "missing":
+        other = own.issue_cert("other").private_key_pem.bytes()
+        key.write_bytes({"another's key": other, "a locked key": LOCKED}.get(case, b"x"))
+    with pytest.raises(ConfigurationError) as raised:
+        make_context(Certificates((), ((str(certificate), str(key)),)), verify=True)
+    assert raised.value.message.startswith(f"the certificate {certificate}: ")
+    assert raised.value.message.isprintable()
+
+
+@real_time
+async def test_a_broken_certificate_leaves_no_connection_open(tmp_path: Path) -> None:
+    path = written(tmp_path, "bad.crt", b"garbage")
+    dial = dialer(certificates=certificates_of(crt=(path,)))
+    assert refused(await failure_of(keep_silent, "https", dial)) == CONFIGURATION
+
+
+# --- link-local addresses -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["169.254.169.254", "169.254.0.1:8080", "[fe80::1]", "[::ffff:169.254.169.254]:80"],
+)
+@pytest.mark.parametrize("proxy", [None, proxies.parse("http://127.0.0.1:1", "HTTP_PROXY")])
+@real_time
+async def test_nobody_else_may_lead_to_a_link_local_address(
+    host: str, proxy: Proxy | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a connection is tried."""
+
+    async def never(_: Url) -> socket.socket:
+        raise AssertionError
+
+    monkeypatch.setattr(dialling, "_connect", never)
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer("https://registry.test", proxy=proxy), f"http://{host}/latest")
+    assert refused(raised.value) == BAD_UPSTREAM
+    assert LINK_LOCAL in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("home", "address", "is_refused"),
+    [
+        ("https://registry.test", "169.254.169.254", True),
+        ("https://registry.test", "fe80::1%eth0", True),
+        ("https://registry.test", "::ffff:169.254.1.1", True),
+        ("https://registry.test", "127.0.0.1", False),
+        ("https://registry.test", "10.0.0.1", False),
+        ("http://localhost", "169.254.169.254", False),
+    ],
+)
+@real_time
+async def test_a_name_that_resolves_to_one_is_no_way_around(
+    home: str,
+    address: str,
+    is_refused: bool,  # noqa: FBT001  (a parameter)
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The administrator's own host may be anywhere."""
+    real = dialling._connect
+
+    async def connect(url: Url) -> socket.socket:
+        sock = await real(url)
+        return Elsewhere(address, fileno=sock.detach())
+
+    monkeypatch.setattr(dialling, "_connect", connect)
+    if is_refused:
+        failure = await failure_of(answer_once, "http", dialer(home))
+        assert refused(failure) == BAD_UPSTREAM
+        assert LINK_LOCAL in failure.message
+    else:
+        assert await visit(answer_once, "http", dialer(home)) == BODY
+
+
+class Elsewhere(socket.socket):
+    """A socket that says that it leads to another address."""
+
+    def __init__(self, address: str, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self.setblocking(False)  # noqa: FBT003  (the name says it)
+        self.address = address
+
+    def getpeername(self) -> tuple[str, int]:
+        return self.address, 80
+
+
+# --- proxies ------------------------------------------------------------------------------------
+
+
+def through(port: int, scheme: str = "http") -> Proxy:
+    return proxies.parse(f"{scheme}://user:hunter2@127.0.0.1:{port}", "HTTPS_PROXY")
+
+
+class Tunnel:
+    """A proxy that answers CONNECT like this, and after a 200 is the server behind it itself."""
+
+    def __init__(self, reply: bytes, behind: Serve | None = None) -> None:
+        self.head = b""
+        self._reply = reply
+        self._behind = behind
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            while not self.head.endswith(b"\r\n\r\n"):
+                # By single bytes, so that nothing of the handshake is taken.
+                self.head += await stream.receive_some(1)
+            await stream.send_all(self._reply)
+            if self._behind is not None:
+                await self._behind(stream)
+            await stream.receive_some()
+
+
+async def through_tunnel(tunnel: Tunnel, url: str = "https://registry.test/x") -> bytes:
+    async with listening(tunnel.serve) as port:
+        return await fetch(dialer("https://registry.test", proxy=through(port)), url)
+
+
+CONNECTED = {
+    "plain": b"HTTP/1.1 200 Connection established\r\n\r\n",
+    "with a length": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+    "by another 2xx": b"HTTP/1.0 204 No\r\nX: y\r\n\r\n",
+    "after a 1xx": b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("how", CONNECTED)
+@real_time
+async def test_a_tunnel_leads_to_the_registry_and_keeps_the_credentials_to_itself(
+    how: str, authority: trustme.CA
+) -> None:
+    heads: list[bytes] = []
+
+    async def behind(stream: trio.SocketStream) -> None:
+        context = server_context(authority.issue_cert("registry.test"))
+        secure = trio.SSLStream(stream, context, server_side=True)
+        heads.append(await secure.receive_some())
+        await secure.send_all(REPLY)
+        await secure.receive_some()
+
+    tunnel = Tunnel(CONNECTED[how], behind)
+    assert await through_tunnel(tunnel) == BODY
+    assert tunnel.head.startswith(
+        b"CONNECT registry.test:443 HTTP/1.1\r\nHost: registry.test:443\r\n"
+    )
+    assert f"\r\nProxy-Authorization: {through(1).authorization}\r\n".encode() in tunnel.head
+    assert b"authorization" not in heads[0].lower()
+
+
+PROXY = "PROXY"
+ANSWERS: dict[str, tuple[bytes, tuple[int, str, bool], str]] = {
+    "407": (
+        b"HTTP/1.1 407 Who are you?\r\nContent-Length: 2\r\n\r\nno",
+        (403, PROXY, False),
+        "answered 407 Who are you?",
+    ),
+    "403": (b"HTTP/1.1 403 \x1b[31mNo\r\n\r\n", (502, PROXY, False), "answered 403"),
+    "404": (b"HTTP/1.1 404 No\r\n\r\n", (502, PROXY, False), "answered 404 No"),
+    "502": (b"HTTP/1.1 502 Bad\r\n\r\n", (503, PROXY, True), "answered 502 Bad"),
+    "503": (b"HTTP/1.1 503 Busy\r\n\r\n", (503, PROXY, True), "answered 503 Busy"),
+    "301": (b"HTTP/1.1 301 X\r\nLocation: x\r\n\r\n", (502, PROXY, False), "answered 301"),
+    "garbage": (b"SSH-2.0-OpenSSH\r\n\r\n", (502, PROXY, False), "broke HTTP"),
+    "a switch": (b"HTTP/1.1 101 S\r\n\r\n", (502, PROXY, False), "broke HTTP"),
+    "too large": (
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000 + b"\r\n",
+        (502, PROXY, False),
+        "broke HTTP",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+@real_time
+async def test_a_proxy_that_makes_no_tunnel_is_told_of_without_its_password(case: str) -> None:
+    reply, wanted, words = ANSWERS[case]
+    with pytest.raises(Failure) as raised:
+        await through_tunnel(Tunnel(reply))
+    assert refused(raised.value) == wanted
+    assert words in raised.value.message
+    assert "CONNECT registry.test:443: the proxy http://127.0.0.1:" in raised.value.message
+    assert "hunter2" not in raised.value.message
+    assert raised.value.message.isprintable()
+
+
+@real_time
+async def test_a_proxy_that_hangs_up_is_unreachable() -> None:
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+
+    async with listening(hang_up) as port:
+        with pytest.raises(Failure) as raised:
+            await fetch(dialer(proxy=through(port)), "https://registry.test/")
+    assert refused(raised.value) == UNREACHABLE
+    assert "(HTTPS_PROXY) closed the connection" in raised.value.message
+
+
+@virtual_time
+async def test_a_proxy_that_is_silent_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with elapsing(20), pytest.raises(Failure) as raised:
+            await fetch(dialer(proxy=through(port)), "https://registry.test/")
+    assert refused(raised.value) == UNREACHABLE
+
+
+@real_time
+async def test_tls_inside_of_tls_is_not_spoken() -> None:
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer(proxy=through(1, "https")), "https://registry.test/")
+    assert refused(raised.value) == CONFIGURATION
+    assert raised.value.detail == {"variable": "HTTPS_PROXY"}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@real_time
+async def test_plain_http_is_forwarded(scheme: str, authority: trustme.CA) -> None:
+    heads: list[bytes] = []
+
+    async def forward(stream: trio.abc.Stream) -> None:
+        heads.append(await stream.receive_some())
+        await stream.send_all(REPLY)
+        await stream.receive_some()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        if scheme == "http":
+            await forward(stream)
+            return
+        context = server_context(authority.issue_cert("127.0.0.1"))
+        await forward(trio.SSLStream(stream, context, server_side=True))
+
+    async with listening(serve) as port:
+        dial = dialer("http://registry.test", proxy=through(port, scheme))
+        assert await fetch(dial, "http://registry.test/x?y") == BODY
+    assert heads[0].startswith(b"GET http://registry.test/x?y HTTP/1.1\r\nHost: registry.test\r\n")
+
+
+# --- addresses ----------------------------------------------------------------------------------
+
+
+@real_time
+async def test_the_address_that_answers_is_used() -> None:
+    """Happy eyeballs: one that refuses, or is silent, is not what decides."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        dead = unused.getsockname()[1]
+    async with listening(answer_once) as port:
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", each))
+            for each in (dead, port)
+        ]
+
+        class Resolver(trio.abc.HostnameResolver):
+            async def getaddrinfo(self, *_: object, **__: object) -> list[object]:  # type: ignore[override]
+                await trio.lowlevel.checkpoint()
+                return list(found)
+
+            async def getnameinfo(self, *_: object) -> tuple[str, str]:  # type: ignore[override]
+                raise AssertionError
+
+        trio.socket.set_custom_hostname_resolver(Resolver())
+        dial = dialer("http://registry.test")
+        assert await fetch(dial, f"http://registry.test:{port}/") == BODY
+
+
+@real_time
+async def test_a_name_that_does_not_exist_is_told_by_the_system_s_words() -> None:
+    class Resolver(trio.abc.HostnameResolver):
+        async def getaddrinfo(self, *_: object, **__: object) -> list[object]:  # type: ignore[override]
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        async def getnameinfo(self, *_: object) -> tuple[str, str]:  # type: ignore[override]
+            raise AssertionError
+
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer(), "http://nowhere.test/")
+    assert raised.value.status == 504
+    assert "connecting to http://nowhere.test:80: Name or service not known" in raised.value.message
+
+
+@real_time
+async def test_nothing_of_a_connection_is_left_when_the_tunnel_cannot_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(dialling, "_ask_for_tunnel", broken)
+    async with listening(keep_silent) as port:
+        with pytest.raises(Failure) as raised:
+            await fetch(dialer(proxy=through(port)), "https://registry.test/")
+    assert refused(raised.value) == UNREACHABLE
