@@ -262,6 +262,16 @@ async def test_a_kept_connection_that_takes_no_request_is_replaced() -> None:
 
 
 @virtual_time
+async def test_a_kept_connection_whose_tls_is_broken_is_not_replaced() -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        assert await fetch(client) == BODY
+        script.wires[0].broken = tls_error("bad record")
+        with pytest.raises(Failure) as raised:
+            await fetch(client)
+        assert refused(raised.value) == TLS
+
+
+@virtual_time
 async def test_the_replacement_of_a_stale_connection_is_not_replaced() -> None:
     exchanges = [asked(WHERE, LENGTH), asked(WHERE, END), asked(WHERE, END)]
     async with scripted(*exchanges) as (client, _):

@@ -227,24 +227,24 @@ async def test_a_disk_that_fails_is_unavailable(
 async def test_nobody_waits_for_a_disk_that_hangs(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hanging, released = threading.Event(), threading.Event()
+    hanging, released, read = threading.Event(), threading.Event(), threading.Event()
 
     def fake(_fd: int, _buffers: list[memoryview], _offset: int, flags: int = 0) -> int:
         if flags:
             raise BlockingIOError
         hanging.set()
-        released.wait(30)
+        released.wait(5)
+        read.set()
         return 0
 
     monkeypatch.setattr(os, "preadv", fake)
     with closing(LocalFile(str(path))) as file:
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(file.receive_into, memoryview(bytearray(1)))
-                await trio.to_thread.run_sync(hanging.wait)
-                nursery.cancel_scope.cancel()
-        finally:
-            released.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.receive_into, memoryview(bytearray(1)))
+            await trio.to_thread.run_sync(hanging.wait)
+            nursery.cancel_scope.cancel()
+        assert not read.is_set()
+        released.set()
 
 
 @real_time

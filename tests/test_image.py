@@ -501,7 +501,7 @@ async def test_embedded_blobs_are_used_if_they_are_right(
     store: Store,
     right: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
-    for content in (b"content", b"", bytes(range(256)) * 4097):
+    for content in (b"content", b"", bytes(range(251)) * 4200):
         layer = store.add(content, OCI_LAYER)
         layer = embedding(layer, content if right else b"x" + content[1:])
         config = store.add(b"{}", OCI_CONFIG)

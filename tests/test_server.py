@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -578,6 +580,8 @@ GARBAGE = {
     "a long length": ask("GET", "/manifest", "Content-Length: " + "9" * 5000),
     "two lengths": ask("GET", "/manifest", "Content-Length: 1", "Content-Length: 2"),
     "both framings": ask("GET", "/manifest", CHUNKED, "Content-Length: 5", body=chunks(1)),
+    "both framings and nothing else": b"GET /manifest HTTP/1.0\r\nContent-Length: 5\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n",
     "both framings, empty": ask("GET", "/manifest", CHUNKED, "Content-Length: 0", body=chunks()),
     "no size of a chunk": ask("GET", "/manifest", CHUNKED, body=b"x\r\n"),
     "a chunk that is too long": ask("GET", "/manifest", CHUNKED, body=b"1\r\nxx\r\n0\r\n\r\n"),
@@ -758,6 +762,17 @@ async def test_a_small_blob_that_is_wrong_is_a_failure_and_the_conversation_goes
 
 
 @virtual_time
+async def test_a_large_blob_whose_source_fails_at_once_is_a_failure() -> None:
+    image = sample(LARGE)
+    image.place.steps[digest_of(LARGE)] = (BROKEN,)
+    talked = await talk(image.place, ask(target=f"/blobs/{digest_of(LARGE)}"), GET)
+    refused, answered = talked.replies("GET", "GET")
+    assert (refused.status, refused.code) == (503, "UNAVAILABLE")
+    assert answered.status == 200
+    assert talked.gravity == Gravity.NOTHING
+
+
+@virtual_time
 async def test_a_blob_without_its_algorithm_is_not_implemented() -> None:
     store = Store()
     layer = {"mediaType": OCI_LAYER, "digest": "blake3:" + "0" * 64, "size": 5}
@@ -825,15 +840,18 @@ async def test_half_a_request_is_refused_at_its_end() -> None:
         assert (reply.status, reply.code) == (400, "BAD_REQUEST")
 
 
+@pytest.mark.parametrize("path", ["/manifest", f"/blobs/{digest_of(b'one')}"])
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ECONNRESET, errno.ENOSPC])
 @virtual_time
-async def test_a_parent_that_takes_no_more_of_a_blob_ends_a_conversation_quietly() -> None:
-    image = sample()
-    wire = MemoryWire(ask(target=f"/blobs/{digest_of(b'one')}"))
-    wire.broken = BrokenPipeError(32, "Broken pipe")
+async def test_a_reply_that_cannot_be_sent_ends_a_conversation(number: int, path: str) -> None:
+    """Quietly where the parent does not want it; a full disk is told of."""
+    image, wire = sample(), MemoryWire(ask(target=path))
+    wire.broken = OSError(number, os.strerror(number))
     talked = await hold(image_of(image.place), wire)
     assert talked.gravity == Gravity.NOTHING
-    assert talked.notes.failures == []
-    assert [reader.closed for reader in image.place.readers] == [1]
+    told = ["sending a reply: No space left on device"] if number == errno.ENOSPC else []
+    assert talked.notes.failures == told
+    assert all(reader.closed for reader in image.place.readers)
 
 
 @virtual_time
@@ -910,6 +928,9 @@ async def test_a_parent_that_is_gone_ends_whatever_is_under_way(
             (talked,) = ended
     assert talked.gravity == Gravity.NOTHING
     assert all(reader.closed for reader in image.place.readers)
+    if wait is not waits_for_a_request:
+        assert talked.notes.details[-1].startswith("the parent is gone: ")
+        assert talked.wire.finished is None
     if wait is waits_for_a_document:
         assert image.place.closed == 1
 
@@ -952,6 +973,23 @@ async def test_a_last_word_that_was_there_before_is_heard() -> None:
     wire.hang_up()
     await hold(image_of(sample().place), wire, quitting=quitting)
     assert quitting.requested
+
+
+@virtual_time
+async def test_a_last_word_that_arrives_with_the_hang_up_is_heard() -> None:
+    class Late(MemoryWire):
+        async def receive_into(self, buffer: memoryview) -> int:
+            count = await super().receive_into(buffer)
+            with trio.CancelScope(shield=True):
+                await wait_all_tasks_blocked()
+            return count
+
+    quitting = Quitting()
+    wire = Late(QUIT)
+    wire.hang_up()
+    talked = await hold(image_of(sample().place), wire, quitting=quitting)
+    assert quitting.requested
+    assert talked.wire.sent == b""
 
 
 @virtual_time
@@ -1003,6 +1041,18 @@ async def test_quitting_lets_replies_under_way_be_finished_and_takes_no_new_requ
     assert [len(replies(wire.sent, "GET")) for wire in (idle, asking, sending)] == [1, 1, 1]
     assert [bytes(wire.sent) for wire in (fresh, halfway, owing)] == [b""] * 3
     assert all(wire.finished == (MAX_DRAIN, server.DRAIN_TIMEOUT) for wire in wires)
+
+
+@virtual_time
+async def test_quitting_knows_of_no_conversation_that_is_over() -> None:
+    quitting = Quitting()
+    await hold(image_of(sample().place), MemoryWire(GET, END), quitting=quitting)
+    assert quitting._scopes == set()
+
+
+def test_bodies_are_read_away_up_to_a_limit_that_is_promised() -> None:
+    assert MAX_DRAIN == 64 * 1024
+    assert server.DRAIN_TIMEOUT == 1
 
 
 @virtual_time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -14,7 +14,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import OCI_LAYER, OCI_MANIFEST, digest_of
-from outcome import Value
+from outcome import Outcome, Value, capture
 from wires import SILENCE, Inbox, Step, real_time, refused, virtual_time
 
 from imgproxy import verify
@@ -25,7 +25,7 @@ from imgproxy.transports.source import Document
 from imgproxy.verify import CHUNK, WHOLE, Blob, VerifiedDocument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from imgproxy.transports.source import Reader
 
@@ -128,6 +128,12 @@ async def failure_of(descriptor: Descriptor, reader: Chunks | Inbox) -> tuple[Fa
 
 # --- blobs that are what they should be ---------------------------------------------------------
 
+
+def test_blobs_are_verified_before_their_head_up_to_a_mebibyte() -> None:
+    """As the documents promise."""
+    assert WHOLE == 1 << 20
+
+
 SIZES = [0, 1, WHOLE - 1, WHOLE, WHOLE + 1, WHOLE + CHUNK, 3 * CHUNK + 5]
 
 
@@ -192,7 +198,8 @@ async def test_a_piece_stays_as_it_is_until_the_next_is_wanted() -> None:
 @pytest.mark.parametrize("size", [1, WHOLE])
 @real_time
 async def test_of_a_small_blob_that_is_wrong_nothing_is_begun(size: int) -> None:
-    reader = Chunks(noise(size)[::-1] if size > 1 else b"x", [1 << 20])
+    wrong = bytes([noise(size)[0] ^ 1]) + noise(size)[1:]
+    reader = Chunks(wrong, [700_001])
     with pytest.raises(Failure) as raised:
         await open_blob(described(noise(size)), reader)
     assert refused(raised.value) == WRONG_DIGEST
@@ -290,6 +297,17 @@ async def test_a_source_that_goes_on_after_the_last_byte_is_refused() -> None:
         assert failure.message.endswith("there are more")
 
 
+@pytest.mark.parametrize("size", [5, 5 * SMALL])
+@real_time
+async def test_of_a_source_that_fails_at_once_nothing_is_begun(size: int) -> None:
+    broken = UnavailableError("the source is broken")
+    reader = Inbox(broken)
+    with small_pieces(), pytest.raises(UnavailableError) as raised:
+        await open_blob(described(noise(size)), reader)
+    assert raised.value is broken
+    assert reader.closed == 1
+
+
 @pytest.mark.parametrize("at", [0, SMALL, 2 * SMALL, 5 * SMALL])
 @real_time
 async def test_a_source_that_fails_is_what_is_told(at: int) -> None:
@@ -328,6 +346,25 @@ async def test_whoever_stops_waiting_leaves_nothing_behind(arrived: int) -> None
             assert reader.closed == 0
             nursery.cancel_scope.cancel()
     assert [reader.closed] == [1]
+
+
+@virtual_time
+async def test_a_hash_that_fails_is_no_hang() -> None:
+    class Failing:
+        def update(self, _: memoryview) -> None:
+            raise MemoryError
+
+    hashing = verify._Hashing(Failing())  # type: ignore[arg-type]  # as much of a hash as is used
+    with patch.object(trio.lowlevel, "start_thread_soon", run_at_once):
+        hashing.begin(memoryview(b"x"))
+    with pytest.raises(MemoryError):
+        await hashing.done()
+
+
+def run_at_once(work: Callable[[], None], deliver: Callable[[Outcome[None]], None]) -> None:
+    """Do what a thread would do, and ignore what it would only print."""
+    with suppress(MemoryError):
+        deliver(capture(work))
 
 
 def test_a_thread_that_hashes_beyond_the_end_of_the_loop_is_no_failure() -> None:
