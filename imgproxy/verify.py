@@ -226,6 +226,7 @@ class _Hashing:
         self._lock = threading.Lock()
         self._is_busy = False
         self._awaited: trio.Event | None = None
+        self._outcome: Outcome[None] | None = None
 
     def begin(self, piece: memoryview) -> None:
         """Hash `piece`, which must stay as it is until `done`."""
@@ -233,9 +234,9 @@ class _Hashing:
         trio.lowlevel.start_thread_soon(partial(self.hasher.update, piece), self._deliver)
 
     def _deliver(self, outcome: Outcome[None]) -> None:
-        outcome.unwrap()
         with self._lock:
             self._is_busy = False
+            self._outcome = outcome
             awaited, self._awaited = self._awaited, None
         # Waking the event loop costs a system call and a turn: not for nobody.
         if awaited is not None:
@@ -245,7 +246,9 @@ class _Hashing:
     async def done(self) -> None:
         """Wait until all that was begun is hashed."""
         with self._lock:
-            if not self._is_busy:
-                return
-            awaited = self._awaited = trio.Event()
-        await awaited.wait()
+            awaited = self._awaited = trio.Event() if self._is_busy else None
+        if awaited is not None:
+            await awaited.wait()
+        if self._outcome is not None:
+            self._outcome.unwrap()  # once; a second time would be a defect
+            self._outcome = None

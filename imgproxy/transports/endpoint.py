@@ -70,6 +70,7 @@ class Endpoint:
         self._is_given = bool(self._authorization)
         self._source = "--registry-token" if self._is_given else ""
         self._ends = float("inf")
+        self._generation = 0
         self._challenge: Challenge | None = None
         self._scopes = [f"repository:{place.reference.repository}:pull"]
         self._probing = SharedAttempt()
@@ -105,8 +106,8 @@ class Endpoint:
     async def _authorized(self, url: Url, fields: dict[str, str]) -> tuple[Response, bytes]:
         """Give the reply after what authorization it took, and the body of a final refusal."""
         if self._challenge is not None and trio.current_time() >= self._ends:
-            await self._renew(url, self._challenge, self._authorization)
-        authorization, is_new = self._authorization, False
+            await self._renew(url, self._challenge, self._generation)
+        authorization, generation, is_new = self._authorization, self._generation, False
         response = await self._follow(url, fields, authorization)
         while response.status == 401 and response.url.origin == url.origin:
             body = await discard(response)
@@ -114,9 +115,10 @@ class Endpoint:
             if challenge is None:
                 return response, body
             refused = authorization
-            authorization, is_new = await self._renew(url, challenge, refused), True
+            authorization = await self._renew(url, challenge, generation)
             if authorization == refused:
                 return response, body
+            generation, is_new = self._generation, True
             response = await self._follow(url, fields, authorization)
         return response, b""
 
@@ -126,7 +128,7 @@ class Endpoint:
         What was refused and `is_new`, made for this very request, is not made again, unless the
         registry wants one more scope than it should (registry.suse.com does).
         """
-        challenge = _first_supported(refusal)
+        challenge = _best_supported(refusal)
         if challenge is None or self._is_given:
             return None
         if not is_new:
@@ -138,10 +140,10 @@ class Endpoint:
             return challenge
         return None
 
-    async def _renew(self, url: Url, challenge: Challenge, refused: str) -> str:
-        """Give an authorization in place of the refused one; all who need one get the same."""
+    async def _renew(self, url: Url, challenge: Challenge, generation: int) -> str:
+        """Give the authorization after that of a generation; all who need one get the same."""
         return await self._asking.get(
-            lambda: None if self._authorization == refused else self._authorization,
+            lambda: None if self._generation == generation else self._authorization,
             partial(self._authorize, url, challenge),
         )
 
@@ -151,6 +153,7 @@ class Endpoint:
             self._reference.registry, self._reference.repository, is_own=self._is_own
         )
         self._source = "" if credentials is None else credentials.source
+        self._generation += 1
         if challenge.scheme == "basic":
             if credentials is not None:
                 self._authorization = credentials.basic
@@ -220,6 +223,8 @@ class Endpoint:
         except Failure as error:
             try:
                 await self._connect("http")
+            except ConfigurationError:
+                raise
             except Failure as second:
                 failure = UnreachableError(f"{error.message}; {second.message}")
                 failure.is_transient = error.is_transient or second.is_transient
@@ -235,13 +240,15 @@ class Endpoint:
         self._client.close()
 
 
-def _first_supported(response: Response) -> Challenge | None:
+def _best_supported(response: Response) -> Challenge | None:
+    """Give the challenge to meet: a token can be had without credentials as well as with them."""
     offered = [
         challenge
         for header in response.headers("www-authenticate")
         for challenge in challenges.parse(header)
     ]
-    return next((each for each in offered if each.scheme in ("basic", "bearer")), None)
+    by_scheme = {challenge.scheme: challenge for challenge in reversed(offered)}
+    return by_scheme.get("bearer") or by_scheme.get("basic")
 
 
 def _with_retry_after(failure: Failure, response: Response) -> Failure:
