@@ -153,11 +153,8 @@ class Endpoint:
             self._reference.registry, self._reference.repository, is_own=self._is_own
         )
         self._source = "" if credentials is None else credentials.source
-        self._generation += 1
         if challenge.scheme == "basic":
-            if credentials is not None:
-                self._authorization = credentials.basic
-            return self._authorization
+            return self._authorization if credentials is None else self._keep(credentials.basic)
         request = tokens.request(
             url, challenge, self._scopes, credentials, allow_http=self._insecure
         )
@@ -169,8 +166,12 @@ class Endpoint:
         token = tokens.parse(await response.read(tokens.MAX_REPLY_SIZE), request.url)
         self._challenge = challenge
         self._ends = trio.current_time() + token.lifetime - _MARGIN
-        self._authorization = f"Bearer {token.value}"
-        return self._authorization
+        return self._keep(f"Bearer {token.value}")
+
+    def _keep(self, authorization: str) -> str:
+        self._authorization = authorization
+        self._generation += 1
+        return authorization
 
     async def _follow(
         self, url: Url, fields: dict[str, str], authorization: str, *, form: bytes | None = None
