@@ -54,31 +54,38 @@ class Transfer:
         while True:
             try:
                 count = await self._response.receive_into(buffer)
-                if count == 0 and self._is_early_end():
-                    raise UnavailableError(f"{self.name}: ended after {self._position} bytes")
             except Failure as failure:
                 if self._position >= self._descriptor.size:
                     return 0  # all bytes are there; whether they are right, the digest tells
                 await self._go_on(failure)
                 continue
+            if count == 0 and self._is_early_end():
+                if (self._response.size or 0) >= MIN_PART:
+                    await self._ask_for_rest()
+                else:
+                    words = f"{self.name}: ended after {self._position} bytes"
+                    await self._go_on(UnavailableError(words))
+                continue
             self._position += count
             return count
 
     def _is_early_end(self) -> bool:
-        """Whether an end is one of the connection; a reply that is complete but short is a lie."""
+        """Whether an end is that of a part or of the connection; else a short reply is a lie."""
         is_part = self._response.status == 206 or self._response.ends_by_close
         return is_part and self._position < self._descriptor.size
 
     async def _go_on(self, failure: Failure) -> None:
         """Find somebody who has the rest; raises `Failure` when nobody is left to be asked."""
         self._response.close()
-        if self._response.status != 206 or (self._response.size or 0) < MIN_PART:
-            self._endpoint.demerits += 1
-            budget = self._budget.after_failure(self._position)
-            if budget is None:
-                raise failure
-            self._budget = budget
-            await self._registry.pause(budget.spent, [failure])
+        self._endpoint.demerits += 1
+        budget = self._budget.after_failure(self._position)
+        if budget is None:
+            raise failure
+        self._budget = budget
+        await self._registry.pause(budget.spent, [failure])
+        await self._ask_for_rest()
+
+    async def _ask_for_rest(self) -> None:
         self._endpoint, self._response, self._budget = await self._registry.ask(
             str(self._descriptor.digest), self._rest, self._budget
         )
