@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from images import OCI_MANIFEST, digest_of
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from imgproxy.client import Dial
     from imgproxy.config.credentials import Credentials
-    from imgproxy.system import Reporter
     from imgproxy.transports.source import Reader
 
 REFERENCE = "registry.test/acme/os:1"
@@ -87,11 +86,11 @@ def endpoint(
     at: Place,
     ring: Ring | None = None,
     *,
-    reporter: Reporter | None = None,
+    notes: Notes | None = None,
     is_own: bool = True,
     registry_token: str = "",
 ) -> Endpoint:
-    client = Client(dial, reporter or Notes(), stall_timeout=STALL, user_agent="test/1")
+    client = Client(dial, notes or Notes(), stall_timeout=STALL, user_agent="test/1")
     keyring = ring or Ring()
     return Endpoint(at, client, keyring, is_own=is_own, registry_token=registry_token)  # type: ignore[arg-type]  (of its shape)
 
@@ -101,21 +100,14 @@ async def registry(
     *exchanges: Exchange,
     reference: str = REFERENCE,
     places: list[Place] | None = None,
-    ring: Ring | None = None,
     retries: int = 0,
-    registry_token: str = "",
-    notes: Notes | None = None,
     unreachable: dict[str, float | Exception] | None = None,
+    **of_endpoints: Any,  # noqa: ANN401  (see endpoint)
 ) -> AsyncIterator[tuple[Registry, Script]]:
     """Give an image at these places, the last of which is its own; all must be asked as written."""
     script = Script(*exchanges, unreachable=unreachable)
     places = places or [place(reference)]
-    endpoints = [
-        endpoint(
-            script, at, ring, reporter=notes, is_own=not at.is_mirror, registry_token=registry_token
-        )
-        for at in places
-    ]
+    endpoints = [endpoint(script, at, is_own=not at.is_mirror, **of_endpoints) for at in places]
     source = Registry(parse_reference(reference), endpoints, retries=retries)
     try:
         yield source, script

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from filled import Registry
-    from interop.conftest import Pull
+    from home import Home
+    from interop.conftest import Pull, Together
     from parent import Child
     from servers import Answering, Fate
 
@@ -93,19 +94,22 @@ def test_a_long_pull_survives_cuts_and_stalls_and_fetches_nothing_twice(
     assert grown < 24 * MIB
 
 
-@pytest.mark.parametrize("fate", ["end", "reset", "stall"])
 def test_a_blob_is_gone_on_with_after_every_kind_of_break(
-    fate: Fate, registry: Registry, pull: Pull
+    together: Together, registry: Registry
 ) -> None:
-    with line_to(registry.address) as line:
-        child = pull(registry.name(":large", line.address), PLAIN, "--stall-timeout=1")
-        assert child.client.get("/manifest").status == 200
-        line.cuts = [Cut(3 * MIB, fate), Cut(4 * MIB, fate)]
-        blob_of(child, registry)
-        assert child.finish() == 0
-        assert child.stderr == ""
-    assert line.broken == 2
-    assert len(ranges(line)) == 2
+    def check(fate: Fate, pull: Pull, _: Home) -> None:
+        with line_to(registry.address) as line:
+            child = pull(registry.name(":large", line.address), PLAIN, "--stall-timeout=1")
+            assert child.client.get("/manifest").status == 200
+            line.cuts = [Cut(3 * MIB, fate), Cut(4 * MIB, fate)]
+            blob_of(child, registry)
+            assert child.finish() == 0
+            assert child.stderr == ""
+        assert line.broken == 2
+        assert len(ranges(line)) == 2
+
+    fates: dict[str, Fate] = {"end": "end", "reset": "reset", "stall": "stall"}
+    together(fates, check)
 
 
 def test_retries_start_again_with_progress_and_end_without(registry: Registry, pull: Pull) -> None:
@@ -126,16 +130,18 @@ def test_retries_start_again_with_progress_and_end_without(registry: Registry, p
     assert line.address in child.stderr
 
 
-@pytest.mark.parametrize("after", [1, 100, 300])
 def test_a_manifest_that_breaks_off_is_fetched_again(
-    after: int, registry: Registry, pull: Pull
+    together: Together, registry: Registry
 ) -> None:
-    with line_to(registry.address, Cut(after, "reset")) as line:
-        child = pull(registry.name(":latest", line.address), PLAIN)
-        assert child.client.get("/manifest").status == 200
-        assert child.finish() == 0
-        assert child.stderr == ""
-    assert len(line.asked) == 2
+    def check(after: int, pull: Pull, _: Home) -> None:
+        with line_to(registry.address, Cut(after, "reset")) as line:
+            child = pull(registry.name(":latest", line.address), PLAIN)
+            assert child.client.get("/manifest").status == 200
+            assert child.finish() == 0
+            assert child.stderr == ""
+        assert len(line.asked) == 2
+
+    together({"in the status": 1, "in the head": 100, "in the body": 600}, check)
 
 
 # --- servers that have no ranges -------------------------------------------------------------
@@ -146,18 +152,18 @@ RANGELESS = {
 }
 
 
-@pytest.mark.parametrize("directives", RANGELESS.values(), ids=RANGELESS.keys())
-def test_a_server_without_ranges_is_skipped_through(
-    directives: str, registry: Registry, pull: Pull, tmp_path: Path
-) -> None:
-    config = f"location / {{ {directives} proxy_pass http://{registry.address}; }}"
-    with nginx(tmp_path / "nginx", config) as front, line_to(front) as line:
-        child = pull(registry.name(":large", line.address), PLAIN)
-        assert child.client.get("/manifest").status == 200
-        line.cuts = [Cut(5 * MIB, "end")]
-        blob_of(child, registry)
-        assert child.finish() == 0
-    assert line.broken == 1
+def test_a_server_without_ranges_is_skipped_through(together: Together, registry: Registry) -> None:
+    def check(directives: str, pull: Pull, home: Home) -> None:
+        config = f"location / {{ {directives} proxy_pass http://{registry.address}; }}"
+        with nginx(home.path / "nginx", config) as front, line_to(front) as line:
+            child = pull(registry.name(":large", line.address), PLAIN)
+            assert child.client.get("/manifest").status == 200
+            line.cuts = [Cut(5 * MIB, "end")]
+            blob_of(child, registry)
+            assert child.finish() == 0
+        assert line.broken == 1
+
+    together(RANGELESS, check)
 
 
 # --- redirects -------------------------------------------------------------------------------
@@ -209,10 +215,9 @@ def limited(registry: Registry, tmp_path: Path) -> Iterator[str]:
 def test_a_rate_limit_is_waited_for(
     limited: str, registry: Registry, pull: Pull, tmp_path: Path
 ) -> None:
-    child = pull(registry.name(":latest", limited), PLAIN, sockets=2)
-    paths = ["/manifest", "/config"] + [
-        f"/blobs/{layer['digest']}" for layer in registry.layers("latest")
-    ]
+    child = pull(registry.name(":latest", limited), PLAIN)
+    layer, _ = registry.layers("latest")
+    paths = ["/manifest", "/config", f"/blobs/{layer['digest']}"]
     for path in paths:
         assert child.client.get(path).status == 200
     assert child.finish() == 0
@@ -254,14 +259,16 @@ def in_two_seconds() -> str:
     return formatdate(time.time() + 2, usegmt=True)
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_temporary_failures_are_tried_again(status: int, registry: Registry, pull: Pull) -> None:
-    with http_server(answering(registry, (status, {"Retry_After": "0"}))) as front:
-        child = pull(registry.name(":latest", front), PLAIN, "--retries=1")
-        reply = child.client.get("/manifest")
-        assert reply.status == 200, reply.body
-        assert child.finish() == 0
-        assert child.stderr == ""
+def test_temporary_failures_are_tried_again(together: Together, registry: Registry) -> None:
+    def check(status: int, pull: Pull, _: Home) -> None:
+        with http_server(answering(registry, (status, {"Retry_After": "0"}))) as front:
+            child = pull(registry.name(":latest", front), PLAIN, "--retries=1")
+            reply = child.client.get("/manifest")
+            assert reply.status == 200, reply.body
+            assert child.finish() == 0
+            assert child.stderr == ""
+
+    together({str(status): status for status in (408, 429, 500, 502, 503, 504)}, check)
 
 
 def test_a_date_to_come_back_is_kept(registry: Registry, pull: Pull) -> None:
@@ -273,21 +280,23 @@ def test_a_date_to_come_back_is_kept(registry: Registry, pull: Pull) -> None:
         assert child.finish() == 0
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 418, 501])
-def test_lasting_failures_are_not_tried_again(status: int, pull: Pull) -> None:
-    asked: list[str] = []
+def test_lasting_failures_are_not_tried_again(together: Together) -> None:
+    def check(status: int, pull: Pull, _: Home) -> None:
+        asked: list[str] = []
 
-    def get(request: Answering) -> None:
-        asked.append(request.path)
-        request.answer(status, b"{}")
+        def get(request: Answering) -> None:
+            asked.append(request.path)
+            request.answer(status, b"{}")
 
-    with http_server(get) as front:
-        child = pull(f"docker://{front}/some/image", PLAIN)
-        reply = child.client.get("/manifest")
-        assert reply.status in {403, 404, 502}
-        assert reply.error["detail"]["retryable"] is False
-        assert child.finish() == 0
-    assert len(asked) == 1
+        with http_server(get) as front:
+            child = pull(f"docker://{front}/some/image", PLAIN)
+            reply = child.client.get("/manifest")
+            assert reply.status in {403, 404, 502}
+            assert reply.error["detail"]["retryable"] is False
+            assert child.finish() == 0
+        assert len(asked) == 1
+
+    together({str(status): status for status in (400, 403, 404, 405, 410, 418, 501)}, check)
 
 
 def test_retries_are_counted(registry: Registry, pull: Pull) -> None:
@@ -298,12 +307,12 @@ def test_retries_are_counted(registry: Registry, pull: Pull) -> None:
         request.answer(503, b"{}", Retry_After="0")
 
     with http_server(get) as front:
-        child = pull(registry.name(":latest", front), PLAIN, "--retries=2")
+        child = pull(registry.name(":latest", front), PLAIN, "--retries=1")
         reply = child.client.get("/manifest")
         assert (reply.status, reply.code) == (503, "UNAVAILABLE")
         assert reply.error["detail"]["retryable"] is True
         assert child.finish() == 0
-    assert len(asked) == 3
+    assert len(asked) == 2
 
 
 # --- registries that go and come -------------------------------------------------------------
@@ -334,7 +343,7 @@ def test_a_registry_that_is_restarted_in_mid_blob_is_gone_on_with(
     with ExitStack() as stack, line_to(registry.address) as line:
         with docker_registry(registry.directory) as first:
             line.target = first
-            child = pull(registry.name(":large", line.address), PLAIN, "--stall-timeout=2")
+            child = pull(registry.name(":large", line.address), PLAIN, "--stall-timeout=1")
             assert child.client.get("/manifest").status == 200
             line.cuts = [Cut(4 * MIB, "stall")]
             child.client.ask("GET", f"/blobs/{layer['digest']}")
@@ -346,15 +355,18 @@ def test_a_registry_that_is_restarted_in_mid_blob_is_gone_on_with(
         assert child.stderr == ""
 
 
-@pytest.mark.parametrize("host", ["registry.invalid", "registry.invalid:5000", "[::1]:9"])
-def test_a_host_that_cannot_be_reached_is_a_504(host: str, pull: Pull) -> None:
-    child = pull(f"docker://{host}/some/image", "--retries=0")
-    reply = child.client.get("/manifest")
-    assert (reply.status, reply.code) == (504, "UNREACHABLE"), reply.body
-    assert reply.error["detail"]["retryable"] is True
-    assert host in reply.message
-    assert "(" not in reply.message, "no tuple of Python's"
-    assert child.finish() == 0
+def test_a_host_that_cannot_be_reached_is_a_504(together: Together) -> None:
+    def check(host: str, pull: Pull, _: Home) -> None:
+        child = pull(f"docker://{host}/some/image", "--retries=0")
+        reply = child.client.get("/manifest")
+        assert (reply.status, reply.code) == (504, "UNREACHABLE"), reply.body
+        assert reply.error["detail"]["retryable"] is True
+        assert host in reply.message
+        assert "(" not in reply.message, "no tuple of Python's"
+        assert child.finish() == 0
+
+    hosts = ["registry.invalid", "registry.invalid:5000", "[::1]:9", "127.0.0.1:9"]
+    together({host: host for host in hosts}, check)
 
 
 def test_a_parent_that_goes_while_a_retry_is_waited_for_is_not_waited_for(

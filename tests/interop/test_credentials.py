@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from conftest import Keep
     from filled import Registry
     from home import Home
-    from interop.conftest import Pull
+    from interop.conftest import Pull, Together
     from parent import Child, Reply
 
 PLAIN = "--tls-verify=false"
@@ -81,24 +81,21 @@ def assert_pulled(child: Child, registry: Registry) -> None:
 
 
 def assert_refused(child: Child, *words: str) -> None:
-    """Expect a 403 that says these words."""
+    assert_error(child, 403, "UNAUTHORIZED", *words)
+
+
+def assert_misconfigured(child: Child, *words: str) -> None:
+    assert_error(child, 500, "CONFIGURATION", *words)
+
+
+def assert_error(child: Child, status: int, code: str, *words: str) -> None:
+    """Expect an error that says these words, and no secret."""
     reply = child.client.get("/manifest")
-    assert (reply.status, reply.code) == (403, "UNAUTHORIZED"), reply.body
+    assert (reply.status, reply.code) == (status, code), reply.body
     assert reply.error["detail"]["retryable"] is False
     assert all(word in reply.message for word in words), reply.message
     assert_nothing_is_told(child, reply)
     assert child.finish() == 0
-
-
-def assert_misconfigured(child: Child, *words: str) -> Reply:
-    """Expect a 500 CONFIGURATION that says these words."""
-    reply = child.client.get("/manifest")
-    assert (reply.status, reply.code) == (500, "CONFIGURATION"), reply.body
-    assert reply.error["detail"]["retryable"] is False
-    assert all(word in reply.message for word in words), reply.message
-    assert_nothing_is_told(child, reply)
-    assert child.finish() == 0
-    return reply
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -168,11 +165,11 @@ def start(case: Case, pull: Pull, home: Home, registry: Registry, address: str) 
     return pull(registry.name(":latest", address), PLAIN, "--debug", *options, env=env)
 
 
-@pytest.mark.parametrize("case", FOUND.values(), ids=FOUND.keys())
-def test_credentials_are_found(
-    case: Case, pull: Pull, home: Home, registry: Registry, guarded: str
-) -> None:
-    assert_pulled(start(case, pull, home, registry, guarded), registry)
+def test_credentials_are_found(together: Together, registry: Registry, guarded: str) -> None:
+    def check(case: Case, pull: Pull, home: Home) -> None:
+        assert_pulled(start(case, pull, home, registry, guarded), registry)
+
+    together(FOUND, check)
 
 
 # What is refused, and the words that say why.
@@ -202,15 +199,18 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("case", "words"), REFUSED.values(), ids=REFUSED.keys())
 def test_wrong_credentials_are_a_403_that_names_their_source(
-    case: Case, words: list[str], pull: Pull, home: Home, registry: Registry, guarded: str
+    together: Together, registry: Registry, guarded: str
 ) -> None:
-    child = start(case, pull, home, registry, guarded)
-    assert_refused(child, *(word.replace("HOST", guarded) for word in words))
+    def check(row: tuple[Case, list[str]], pull: Pull, home: Home) -> None:
+        case, words = row
+        child = start(case, pull, home, registry, guarded)
+        assert_refused(child, *(word.replace("HOST", guarded) for word in words))
+
+    together(REFUSED, check)
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Any, list[str]]] = {
     "empty": ("", []),
     "no JSON": ('{"auths"', []),
     "auths is a list": ({"auths": []}, ["auths"]),
@@ -218,27 +218,25 @@ BROKEN = {
     "no base64": ({"auths": {"HOST": {"auth": f"?{PASSWORD}"}}}, ["auths.HOST.auth"]),
     "a helper is a number": ({"credHelpers": {"HOST": 5}}, ["credHelpers.HOST"]),
     "a helper is a path": ({"credHelpers": {"HOST": "../sh"}}, ["credHelpers.HOST"]),
-    "a store that fails": ({"credsStore": "failing"}, ["credsStore", "docker-credential-failing"]),
+    "a store that fails": (
+        {"credsStore": "failing"},
+        ["credsStore", "docker-credential-failing", "locked"],
+    ),
 }
 
 
-@pytest.mark.parametrize(("document", "words"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_file_is_a_500_that_names_it_and_the_key(
-    document: Any,  # noqa: ANN401  (JSON is any)
-    words: list[str],
-    pull: Pull,
-    home: Home,
-    registry: Registry,
-    guarded: str,
+    together: Together, registry: Registry, guarded: str
 ) -> None:
     """And what later files have is not asked for: they were not meant."""
-    home.program("docker-credential-failing", f"echo {PASSWORD} is locked; exit 3")
-    case = Case({USER: document, DOCKER: auths()})
-    words = [word.replace("HOST", guarded) for word in words]
-    if document == BROKEN["a store that fails"][0]:
+
+    def check(row: tuple[Any, list[str]], pull: Pull, home: Home) -> None:
+        document, words = row
         home.program("docker-credential-failing", "echo the keychain is locked; exit 3")
-        words.append("the keychain is locked")
-    assert_misconfigured(start(case, pull, home, registry, guarded), USER, *words)
+        child = start(Case({USER: document, DOCKER: auths()}), pull, home, registry, guarded)
+        assert_misconfigured(child, USER, *(word.replace("HOST", guarded) for word in words))
+
+    together(BROKEN, check)
 
 
 def test_a_file_that_a_variable_names_must_be_there(
@@ -323,14 +321,14 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("files", GOOD.values(), ids=GOOD.keys())
-def test_helpers_are_asked(
-    files: dict[str, Any], pull: Pull, home: Home, registry: Registry, guarded: str
-) -> None:
-    home.program("docker-credential-test", script(guarded))
-    home.program("docker-credential-none", f"cat >/dev/null; echo {NOT_FOUND}; exit 1")
-    home.program("docker-credential-failing", "exit 3")
-    assert_pulled(start(Case(files), pull, home, registry, guarded), registry)
+def test_helpers_are_asked(together: Together, registry: Registry, guarded: str) -> None:
+    def check(files: dict[str, Any], pull: Pull, home: Home) -> None:
+        home.program("docker-credential-test", script(guarded))
+        home.program("docker-credential-none", f"cat >/dev/null; echo {NOT_FOUND}; exit 1")
+        home.program("docker-credential-failing", "exit 3")
+        assert_pulled(start(Case(files), pull, home, registry, guarded), registry)
+
+    together(GOOD, check)
 
 
 LISTS = [
@@ -365,14 +363,18 @@ BAD_HELPERS = {
 }
 
 
-@pytest.mark.parametrize(("text", "words"), BAD_HELPERS.values(), ids=BAD_HELPERS.keys())
 def test_a_helper_that_fails_is_a_500_that_names_it(
-    text: str, words: list[str], pull: Pull, home: Home, registry: Registry, guarded: str
+    together: Together, registry: Registry, guarded: str
 ) -> None:
-    home.program("docker-credential-bad", text)
-    home.write(USER, {"credHelpers": {guarded: "bad"}})
-    child = pull(registry.name(":latest", guarded), PLAIN, "--debug")
-    assert_misconfigured(child, "docker-credential-bad", USER, f"credHelpers.{guarded}", *words)
+    def check(row: tuple[str, list[str]], pull: Pull, home: Home) -> None:
+        text, words = row
+        home.program("docker-credential-bad", text)
+        home.write(USER, {"credHelpers": {guarded: "bad"}})
+        child = pull(registry.name(":latest", guarded), PLAIN, "--debug")
+        key = f"credHelpers.{guarded}"
+        assert_misconfigured(child, "docker-credential-bad", USER, key, *words)
+
+    together(BAD_HELPERS, check)
 
 
 def test_a_helper_that_is_missing_is_a_500_that_names_it(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from filled import Registry
     from home import Home
-    from interop.conftest import Pull
+    from interop.conftest import Pull, Together
     from parent import Child
 
 # RFC 2606: these names are nobody's.
@@ -169,16 +169,21 @@ def test_a_dead_proxy_is_a_504_that_names_it(registry: Registry, pull: Pull) -> 
     assert child.finish() == 0
 
 
-@pytest.mark.parametrize("value", ["socks5://127.0.0.1:1080", "ftp://x:1", "http://u:hidden@:x"])
+UNUSABLE = ["socks5://127.0.0.1:1080", "ftp://x:1", "http://u:hidden@:x"]
+
+
 def test_an_unusable_proxy_is_a_500_that_names_the_variable(
-    value: str, registry: Registry, pull: Pull
+    together: Together, registry: Registry
 ) -> None:
-    child = pull(registry.name(":latest", SECURE), env={"HTTPS_PROXY": value})
-    reply = child.client.get("/manifest")
-    assert (reply.status, reply.code) == (500, "CONFIGURATION"), reply.body
-    assert "HTTPS_PROXY" in reply.message
-    assert "hidden" not in reply.message
-    assert child.finish() == 0
+    def check(value: str, pull: Pull, _: Home) -> None:
+        child = pull(registry.name(":latest", SECURE), env={"HTTPS_PROXY": value})
+        reply = child.client.get("/manifest")
+        assert (reply.status, reply.code) == (500, "CONFIGURATION"), reply.body
+        assert "HTTPS_PROXY" in reply.message
+        assert "hidden" not in reply.message
+        assert child.finish() == 0
+
+    together({value: value for value in UNUSABLE}, check)
 
 
 def own_address() -> str:
@@ -192,24 +197,25 @@ def own_address() -> str:
     return skip("loopback is never proxied") if address.startswith("127.") else address
 
 
-@pytest.mark.parametrize(
-    ("exempt", "proxied"), [("", True), ("OWN", False), ("OWN/30", False), ("x.io, *", False)]
-)
+EXEMPTIONS = {"": True, "OWN": False, "OWN/30": False, "x.io, *": False}
+
+
 def test_no_proxy_exempts_hosts(
-    exempt: str,
-    proxied: bool,  # noqa: FBT001
-    registry: Registry,
-    pull: Pull,
-    places: dict[str, str],
+    together: Together, registry: Registry, places: dict[str, str]
 ) -> None:
     host = own_address()
-    with line_to(registry.address, host=host) as line:
-        with forward_proxy({**places, line.address: line.address}) as proxy:
-            env = {"ALL_PROXY": proxy.address, "NO_PROXY": exempt.replace("OWN", host)}
-            child = pull(registry.name(":latest", line.address), OPTION, "--retries=0", env=env)
-            assert_pulled(child, registry)
-        assert len(line.asked) == 3
-        assert bool(proxy.asked) is proxied
+
+    def check(case: tuple[str, bool], pull: Pull, _: Home) -> None:
+        exempt, proxied = case
+        with line_to(registry.address, host=host) as line:
+            with forward_proxy({**places, line.address: line.address}) as proxy:
+                env = {"ALL_PROXY": proxy.address, "NO_PROXY": exempt.replace("OWN", host)}
+                image = registry.name(":latest", line.address)
+                assert_pulled(pull(image, OPTION, "--retries=0", env=env), registry)
+            assert len(line.asked) == 3
+            assert bool(proxy.asked) is proxied
+
+    together({exempt: (exempt, proxied) for exempt, proxied in EXEMPTIONS.items()}, check)
 
 
 def test_loopback_is_never_proxied(proxy: Proxy, registry: Registry, pull: Pull) -> None:

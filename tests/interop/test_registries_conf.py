@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from filled import Registry
     from home import Home
-    from interop.conftest import Pull
-    from parent import Child
+    from interop.conftest import Pull, Together
+    from parent import Child, Reply
 
 DROP_INS = ".config/containers/registries.conf.d"
 INSECURE = "insecure = true"
@@ -60,10 +60,16 @@ class Lines(NamedTuple):
         )
 
 
-@pytest.fixture
-def lines(registry: Registry) -> Iterator[Lines]:
+@contextmanager
+def lines_to(registry: Registry) -> Iterator[Lines]:
     with ExitStack() as stack:
         yield Lines(*(stack.enter_context(line_to(registry.address)) for _ in range(3)))
+
+
+@pytest.fixture
+def lines(registry: Registry) -> Iterator[Lines]:
+    with lines_to(registry) as lines:
+        yield lines
 
 
 PRIMARY = table("", "PRIMARY", INSECURE)
@@ -151,21 +157,25 @@ WANTED = {
 }
 
 
-@pytest.mark.parametrize("case", WANTED.values(), ids=WANTED.keys())
 def test_those_are_asked_whom_the_configuration_names(
-    case: Case, lines: Lines, registry: Registry, pull: Pull, home: Home
+    together: Together, registry: Registry
 ) -> None:
-    conf = home.write(REGISTRIES_CONF, lines.spell(case.configuration, registry))
-    image = lines.spell(case.image, registry)
-    child = pull(image, "--retries=0", *case.options)
-    reply = child.client.get("/manifest")
-    assert reply.status == 200, reply.body
-    assert reply.body == registry.layout.read(registry.images["latest"]["digest"])
-    assert child.finish() == 0
-    assert child.stderr == ""
-    assert lines.asked == case.asked
-    if not case.options:
-        assert by_skopeo(image, conf) == reply.body
+    expected = registry.layout.read(registry.images["latest"]["digest"])
+
+    def check(case: Case, pull: Pull, home: Home) -> None:
+        with lines_to(registry) as lines:
+            conf = home.write(REGISTRIES_CONF, lines.spell(case.configuration, registry))
+            image = lines.spell(case.image, registry)
+            child = pull(image, "--retries=0", *case.options)
+            reply = child.client.get("/manifest")
+            assert reply.status == 200, reply.body
+            assert reply.body == expected
+            assert child.finish() == 0
+            assert child.stderr == ""
+            assert lines.asked == case.asked
+            assert case.options or by_skopeo(image, conf) == expected
+
+    together(WANTED, check)
 
 
 def by_skopeo(image: str, conf: Path) -> bytes:
@@ -210,21 +220,22 @@ REFUSED: dict[str, tuple[str, int, str, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
 def test_what_the_configuration_forbids_or_gets_wrong_is_said(
-    case: tuple[str, int, str, list[str]], lines: Lines, registry: Registry, pull: Pull, home: Home
+    together: Together, lines: Lines, registry: Registry
 ) -> None:
-    configuration, status, code, words = case
-    conf = home.write(REGISTRIES_CONF, lines.spell(configuration, registry))
-    child = pull(lines.spell(NAME, registry), "--retries=0")
-    reply = child.client.get("/manifest")
-    assert (reply.status, reply.code) == (status, code), reply.body
-    assert reply.error["detail"]["retryable"] is False
-    words = [lines.spell(word, registry) for word in words]
-    if code != "TLS":
-        words.append(str(conf))
-    assert all(word in reply.message for word in words), reply.message
-    assert child.finish() == 0
+    def check(case: tuple[str, int, str, list[str]], pull: Pull, home: Home) -> None:
+        configuration, status, code, words = case
+        conf = home.write(REGISTRIES_CONF, lines.spell(configuration, registry))
+        child = pull(lines.spell(NAME, registry), "--retries=0")
+        reply = child.client.get("/manifest")
+        assert (reply.status, reply.code) == (status, code), reply.body
+        assert reply.error["detail"]["retryable"] is False
+        expected = [lines.spell(word, registry) for word in words]
+        expected += [str(conf)] * (code != "TLS")
+        assert all(word in reply.message for word in expected), reply.message
+        assert child.finish() == 0
+
+    together(REFUSED, check)
     assert lines.asked == ""
 
 
@@ -352,25 +363,28 @@ SHORT: dict[str, tuple[str, str, int, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", SHORT.values(), ids=SHORT.keys())
-def test_short_names_are_resolved(
-    case: tuple[str, str, int, str], lines: Lines, registry: Registry, pull: Pull, home: Home
-) -> None:
-    settings, name, status, asked = case
-    home.write(REGISTRIES_CONF, lines.spell(settings + PLACES, registry))
-    child = pull(lines.spell(name, registry), "--retries=0")
-    reply = child.client.get("/manifest")
-    assert reply.status == status, reply.body
-    if status == 409:
-        choices = [
-            f"{lines.spell(each, registry)}/images/all" for each in ("DEAD", "FIRST", "SECOND")
-        ]
-        said = str(reply.error["detail"]["choices"])
-        assert all(choice in reply.message and choice in said for choice in choices)
-    elif status == 404:
-        assert name.partition(":")[0] in reply.message
-    assert child.finish() == 0
-    assert lines.asked == asked
+def test_short_names_are_resolved(together: Together, registry: Registry) -> None:
+    def check(case: tuple[str, str, int, str], pull: Pull, home: Home) -> None:
+        settings, name, status, asked = case
+        with lines_to(registry) as lines:
+            home.write(REGISTRIES_CONF, lines.spell(settings + PLACES, registry))
+            child = pull(lines.spell(name, registry), "--retries=0")
+            reply = child.client.get("/manifest")
+            assert reply.status == status, reply.body
+            if status == 409:
+                assert_choices(reply, [DEAD, lines.first.address, lines.second.address])
+            elif status == 404:
+                assert name.partition(":")[0] in reply.message
+            assert child.finish() == 0
+            assert lines.asked == asked
+
+    together(SHORT, check)
+
+
+def assert_choices(reply: Reply, addresses: list[str]) -> None:
+    choices = [f"{address}/images/all" for address in addresses]
+    said = str(reply.error["detail"]["choices"])
+    assert all(choice in reply.message and choice in said for choice in choices)
 
 
 # --- mirrors that lie or break ---------------------------------------------------------------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from filled import Registry
     from home import Home
-    from interop.conftest import Pull
+    from interop.conftest import Pull, Together
     from parent import Child
 
 CLASSIC, NEW = ".config/containers/certs.d", "xdg/containers/certs.d"
@@ -123,15 +123,17 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("files", BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_certificate_is_a_500_that_names_the_file(
-    files: dict[str, str], front: str, tls: Certificates, registry: Registry, pull: Pull, home: Home
+    together: Together, front: str, tls: Certificates, registry: Registry
 ) -> None:
-    for name, content in files.items():
-        text = tls.certificate.read_text() if content == "TLS" else content
-        home.write(f"{CLASSIC}/{front}/{name}", text)
-    child = pull(registry.name(":large", front))
-    assert_refused(child, 500, "CONFIGURATION", f"{CLASSIC}/{front}", next(iter(files)))
+    def check(files: dict[str, str], pull: Pull, home: Home) -> None:
+        for name, content in files.items():
+            text = tls.certificate.read_text() if content == "TLS" else content
+            home.write(f"{CLASSIC}/{front}/{name}", text)
+        child = pull(registry.name(":large", front))
+        assert_refused(child, 500, "CONFIGURATION", f"{CLASSIC}/{front}", next(iter(files)))
+
+    together(BROKEN, check)
 
 
 # --- client certificates ---------------------------------------------------------------------
@@ -238,18 +240,23 @@ ACCEPTANCE = [
 ]
 
 
-@pytest.mark.parametrize("case", ACCEPTANCE)
 def test_insecure_accepts_any_certificate_and_the_option_decides(
-    case: tuple[str, str, bool], front: str, registry: Registry, pull: Pull, home: Home
+    together: Together, front: str, registry: Registry
 ) -> None:
-    setting, option, accepted = case
-    home.write(REGISTRIES_CONF, table("", front, setting))
-    child = pull(registry.name(":large", front), *filter(None, [option]))
-    if accepted:
-        assert_manifest(child, registry)
-        assert child.finish() == 0
-    else:
-        assert_refused(child, 502, "TLS")
+    def check(case: tuple[str, str, bool], pull: Pull, home: Home) -> None:
+        setting, option, accepted = case
+        home.write(REGISTRIES_CONF, table("", front, setting))
+        child = pull(registry.name(":large", front), *filter(None, [option]))
+        if accepted:
+            assert_manifest(child, registry)
+            assert child.finish() == 0
+        else:
+            assert_refused(child, 502, "TLS")
+
+    together(
+        {f"{setting} {option}": (setting, option, yes) for setting, option, yes in ACCEPTANCE},
+        check,
+    )
 
 
 def test_a_redirect_has_the_certificates_of_its_own_host(

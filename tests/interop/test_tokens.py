@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from servers import (
     TokenService,
     basic,
     docker_registry,
-    free_port,
     http_server,
     nginx,
     token_service,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from filled import Registry
     from home import Home
-    from interop.conftest import Pull
+    from interop.conftest import Pull, Together
     from parent import Child, Reply
     from servers import Answering
 
@@ -298,6 +298,21 @@ def said(status: int, content: bytes, **fields: str) -> Callable[[Answering], bo
     return answer
 
 
+@contextmanager
+def registry_with(realm: str, answer: Callable[[Answering], bool]) -> Iterator[str]:
+    """Run a registry that wants a token from a realm, HOST/token being its own."""
+
+    def get(request: Answering) -> None:
+        where = realm.replace("HOST", str(request.headers["Host"]))
+        if request.path.startswith("/token?"):
+            answer(request)
+        else:
+            request.answer(401, b"", WWW_Authenticate=f'Bearer realm="{where}",service="x"')
+
+    with http_server(get) as address:
+        yield address
+
+
 BROKEN: dict[str, tuple[Callable[[Answering], bool], int, str]] = {
     "no JSON": (said(200, b"<html>welcome"), 502, "BAD_UPSTREAM"),
     "empty": (said(200, b""), 502, "BAD_UPSTREAM"),
@@ -312,21 +327,17 @@ BROKEN: dict[str, tuple[Callable[[Answering], bool], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BROKEN.values(), ids=BROKEN.keys())
-def test_an_unusable_answer_of_the_token_service_has_its_status(
-    case: tuple[Callable[[Answering], bool], int, str],
-    tokens: TokenService,
-    guarded: str,
-    registry: Registry,
-    pull: Pull,
-) -> None:
-    answer, status, code = case
-    tokens.answer = answer
-    child = pull(registry.name(":latest", guarded), PLAIN, "--retries=0")
-    reply = child.client.get("/manifest")
-    assert_failed(reply, status, code, retryable=status == 503)
-    assert tokens.realm in reply.message
-    assert child.finish() == 0
+def test_an_unusable_answer_of_the_token_service_has_its_status(together: Together) -> None:
+    def check(case: tuple[Callable[[Answering], bool], int, str], pull: Pull, _: Home) -> None:
+        answer, status, code = case
+        with registry_with("http://HOST/token", answer) as address:
+            child = pull(f"docker://{address}/some/image", PLAIN, "--retries=0")
+            reply = child.client.get("/manifest")
+            assert_failed(reply, status, code, retryable=status == 503)
+            assert f"http://{address}/token" in reply.message
+            assert child.finish() == 0
+
+    together(BROKEN, check)
 
 
 @pytest.mark.parametrize("answer", [said(503, b"{}"), said(429, b"{}", Retry_After="1")])
@@ -363,24 +374,21 @@ def test_a_token_service_that_is_silent_is_a_504(
 
 # What a registry may say of its realm, and the status of that.
 REALMS: dict[str, tuple[str, int, str]] = {
-    "nobody there": (f"http://127.0.0.1:{free_port()}/token", 504, "127.0.0.1"),
+    "nobody there": ("http://127.0.0.1:9/token", 504, "127.0.0.1"),
     "no URL": ("file:///etc/passwd", 502, "realm"),
     "empty": ("", 502, "realm"),
     "link-local": ("http://169.254.169.254/latest/meta-data", 502, "link-local"),
 }
 
 
-@pytest.mark.parametrize(("realm", "status", "words"), REALMS.values(), ids=REALMS.keys())
-def test_an_unusable_realm_has_its_status(
-    realm: str, status: int, words: str, registry: Registry, pull: Pull
-) -> None:
-    def get(request: Answering) -> None:
-        challenge = f'Bearer realm="{realm}",service="x"'
-        request.answer(401, b"", WWW_Authenticate=challenge)
+def test_an_unusable_realm_has_its_status(together: Together) -> None:
+    def check(case: tuple[str, int, str], pull: Pull, _: Home) -> None:
+        realm, status, words = case
+        with registry_with(realm, said(200, b"{}")) as address:
+            child = pull(f"docker://{address}/some/image", PLAIN, "--retries=0")
+            reply = child.client.get("/manifest")
+            assert reply.status == status, reply.body
+            assert words in reply.message
+            assert child.finish() == 0
 
-    with http_server(get) as address:
-        child = pull(registry.name(":latest", address), PLAIN, "--retries=0")
-        reply = child.client.get("/manifest")
-        assert reply.status == status, reply.body
-        assert words in reply.message
-        assert child.finish() == 0
+    together(REALMS, check)

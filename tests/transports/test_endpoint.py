@@ -665,7 +665,7 @@ async def test_the_source_of_credentials_is_told_and_they_are_not() -> None:
     where = "registry registry.test/acme/os"
     assert notes.details == [
         f"GET {WHERE}: 401, 0 bytes, 0 ms ({where})",
-        f"GET {REALM}?…: 200, 25 bytes, 0 ms ({where}, credentials from {USER.source})",
+        f"GET {REALM}?…: 200, 26 bytes, 0 ms ({where}, credentials from {USER.source})",
         f"GET {WHERE}: 200, {len(MANIFEST)} bytes, 0 ms ({where}, credentials from {USER.source})",
     ]
     assert "hunter2" not in "".join(notes.details)

@@ -1,96 +1,65 @@
-"""`docker://` against scripted registries, token servers and object stores."""
+"""An image at several endpoints: rounds, pauses, retries, and what one error says of all."""
 
 from __future__ import annotations
 
-import json
-import ssl
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+import errno
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from images import OCI_MANIFEST, digest_of
+from images import OCI_LAYER, OCI_MANIFEST, digest_of
+from registries import (
+    BASE,
+    BLOB,
+    DIGEST,
+    FOUND,
+    FOUND_BLOB,
+    LAYER,
+    MANIFEST,
+    WHERE,
+    Ring,
+    described,
+    place,
+    read_blob,
+    registry,
+    token,
+    unauthorized,
+)
 from wires import (
+    END,
     SILENCE,
-    Exchange,
-    Notes,
-    Script,
     Step,
     answer,
     asked,
     elapsing,
     head,
     refused,
-    scripted,
     virtual_time,
 )
 
 from imgproxy import verify
-from imgproxy.errors import Failure
+from imgproxy.config.credentials import Credentials
+from imgproxy.errors import ConfigurationError, Failure
 from imgproxy.spec import digest as digests
 from imgproxy.spec import distribution
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Descriptor
-from imgproxy.spec.reference import parse_reference
-from imgproxy.transports import Network
-from imgproxy.transports.registry import Registry
+from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.transports.registry import random
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-REFERENCE = "registry.test/acme/os:1"
-BASE = "https://registry.test/v2/acme/os"
-WHERE = f"{BASE}/manifests/1"
-MANIFEST = b'{"schemaVersion":2,"a":"manifest"}'
-DIGEST = digest_of(MANIFEST)
-LAYER = bytes(range(256))
-BLOB = f"{BASE}/blobs/{digest_of(LAYER)}"
-
-REALM = "https://tokens.test/get"
-TOKENS = f"{REALM}?scope=repository%3Aacme%2Fos%3Apull&service=registry.test"
-CHALLENGE = f'Bearer realm="{REALM}",service="registry.test",scope="repository:other:pull"'
+    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.transports.registry import Registry
+    from imgproxy.transports.source import Document
 
 BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
-UNAUTHORIZED = (403, "UNAUTHORIZED", False)
 UNAVAILABLE = (503, "UNAVAILABLE", True)
-
-FOUND = answer(body=MANIFEST, content_type=OCI_MANIFEST)
-FOUND_BLOB = answer(body=LAYER, content_type="application/octet-stream")
+WRONG_DIGEST = (422, "DIGEST_INVALID", False)
 
 
-def described(content: bytes, media_type: str = OCI_MANIFEST) -> Descriptor:
-    return Descriptor(media_type, digests.parse(digest_of(content)), len(content))
-
-
-def unauthorized(challenge: str | None = CHALLENGE, body: bytes = b"") -> bytes:
-    return answer(401, body, www_authenticate=challenge)
-
-
-def token(value: str) -> bytes:
-    return answer(body=json.dumps({"token": value}).encode())
-
-
-def moved(location: str | None, status: int = 307) -> bytes:
-    return answer(status, b"<a>Moved</a>", location=location)
-
-
-@asynccontextmanager
-async def registry(
-    *exchanges: Exchange,
-    reference: str = REFERENCE,
-    tls_verify: bool = True,
-    unreachable: dict[str, float | Exception] | None = None,
-) -> AsyncIterator[tuple[Registry, Script]]:
-    async with scripted(*exchanges, unreachable=unreachable) as (client, script):
-        yield Registry(parse_reference(reference), client, tls_verify=tls_verify), script
-
-
-async def read_blob(source: Registry) -> bytes:
-    reader = await source.blob(described(LAYER))
-    assert reader.size == len(LAYER)
-    buffer = memoryview(bytearray(1 << 16))
-    content = bytes(buffer[: await reader.receive_into(buffer)])
-    reader.close()
-    return content
+@pytest.fixture(autouse=True)
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pauses be as long as they can: 1, 2, 4, 8, … seconds."""
+    monkeypatch.setattr(random, "random", lambda: 1.0)
 
 
 # --- what is asked for --------------------------------------------------------------------------
@@ -105,7 +74,9 @@ async def test_the_first_manifest_takes_one_request() -> None:
         document = await source.root()
         assert (document.raw, document.media_type) == (MANIFEST, OCI_MANIFEST)
         assert (document.digests, document.size) == ((), None)
-        assert document.name == "docker://registry.test/acme/os:1: manifest 1"
+        assert document.name == (
+            "docker://registry.test/acme/os:1: manifest 1 from registry.test/acme/os"
+        )
         assert script.dialled == ["https://registry.test"]
 
 
@@ -183,7 +154,7 @@ async def test_a_manifest_beyond_the_limit_is_not_read() -> None:
 @virtual_time
 async def test_whoever_stops_waiting_leaves_no_connection_behind() -> None:
     cut = FOUND[:-1]
-    for steps in ((SILENCE,), (cut, SILENCE), (unauthorized(body=b"xx")[:-1], SILENCE)):
+    for steps in ((SILENCE,), (cut, SILENCE), (unauthorized(None, b"xx")[:-1], SILENCE)):
         async with registry(asked(WHERE, *steps)) as (source, script):
             with trio.move_on_after(1) as scope:
                 await source.root()
@@ -191,309 +162,9 @@ async def test_whoever_stops_waiting_leaves_no_connection_behind() -> None:
             assert script.wires[0].closed
 
 
-@virtual_time
-async def test_over_the_network_it_is_the_same() -> None:
-    reference = parse_reference(REFERENCE)
-    source = Registry.over_network(reference, Network(tls_verify=False), Notes())
-    assert source.name == f"docker://{REFERENCE}"
-    source.close()
-
-
-# --- tokens -------------------------------------------------------------------------------------
-
-
-@virtual_time
-async def test_a_token_takes_two_requests_more_and_serves_all_that_follow() -> None:
-    exchanges = [
-        asked(WHERE, unauthorized(), authorization=None),
-        asked(TOKENS, token("t1"), authorization=None),
-        asked(WHERE, FOUND, authorization="Bearer t1"),
-        asked(BLOB, FOUND_BLOB, authorization="Bearer t1"),
-    ]
-    async with registry(*exchanges) as (source, script):
-        assert (await source.root()).raw == MANIFEST
-        assert await read_blob(source) == LAYER
-        assert script.dialled == ["https://registry.test", "https://tokens.test"]
-
-
-@virtual_time
-async def test_requests_at_the_same_time_share_a_token() -> None:
-    exchanges = [
-        *[asked(BLOB, unauthorized(), authorization=None)] * 3,
-        asked(TOKENS, 5.0, token("t1")),
-        *[asked(BLOB, FOUND_BLOB, authorization="Bearer t1")] * 3,
-    ]
-    async with registry(*exchanges) as (source, _), trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(read_blob, source)
-
-
-@virtual_time
-async def test_a_token_that_is_refused_later_is_replaced_once() -> None:
-    exchanges = [
-        asked(WHERE, unauthorized()),
-        asked(TOKENS, token("t1")),
-        asked(WHERE, FOUND),
-        asked(BLOB, unauthorized(), authorization="Bearer t1"),
-        asked(TOKENS, token("t2")),
-        asked(BLOB, FOUND_BLOB, authorization="Bearer t2"),
-        asked(BLOB, FOUND_BLOB, authorization="Bearer t2"),
-    ]
-    async with registry(*exchanges) as (source, _):
-        await source.root()
-        assert await read_blob(source) == LAYER
-        assert await read_blob(source) == LAYER
-
-
-@virtual_time
-async def test_a_fresh_token_that_is_refused_is_the_end() -> None:
-    body = b'{"errors":[{"code":"DENIED","message":"not yours"}]}'
-    exchanges = [
-        asked(WHERE, unauthorized()),
-        asked(TOKENS, token("t1")),
-        asked(WHERE, unauthorized(body=body)),
-    ]
-    async with registry(*exchanges) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == UNAUTHORIZED
-        assert raised.value.message == (
-            f"manifest 1: GET {WHERE}: 401 (DENIED: not yours): the registry wants credentials,"
-            " and anonymous access is all there is"
-        )
-
-
-@pytest.mark.parametrize(
-    "challenge", [None, 'Basic realm="x"', "Negotiate", ",;=", 'Basic realm="Bearer realm=x"']
-)
-@virtual_time
-async def test_a_registry_that_offers_no_bearer_is_not_asked_again(challenge: str | None) -> None:
-    body = b'{"errors":[{"code":"UNAUTHORIZED","message":"who are you?"}]}'
-    async with registry(asked(WHERE, unauthorized(challenge, body))) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == UNAUTHORIZED
-        assert "(UNAUTHORIZED: who are you?)" in raised.value.message
-
-
-@pytest.mark.parametrize(
-    "challenges",
-    [f"Basic realm=x, {CHALLENGE}", f"Basic realm=x\r\nWWW-Authenticate: {CHALLENGE}"],
-    ids=["in one field", "in two"],
-)
-@virtual_time
-async def test_a_bearer_is_found_among_other_challenges(challenges: str) -> None:
-    reply = answer(401).replace(b"\r\n\r\n", f"\r\nWWW-Authenticate: {challenges}\r\n\r\n".encode())
-    exchanges = [asked(WHERE, reply), asked(TOKENS, token("t1")), asked(WHERE, FOUND)]
-    async with registry(*exchanges) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-@virtual_time
-async def test_a_challenge_without_a_service_is_answered_without_one() -> None:
-    scope = "scope=repository%3Aacme%2Fos%3Apull"
-    exchanges = [
-        asked(WHERE, unauthorized(f'Bearer realm="{REALM}?a=b"')),
-        asked(f"{REALM}?a=b&{scope}", token("t1")),
-        asked(WHERE, FOUND),
-    ]
-    async with registry(*exchanges) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-REALMS = {
-    "missing": ("Bearer service=x", "unusable realm"),
-    "no URL": ('Bearer realm="tokens.test"', "unusable realm"),
-    "another scheme": ('Bearer realm="ftp://tokens.test/"', "unusable realm"),
-    "userinfo": ('Bearer realm="https://u:hunter2@tokens.test/"', "unusable realm"),
-    "plain http": ('Bearer realm="http://tokens.test/?k=hunter2"', "over plain http"),
-}
-
-
-@pytest.mark.parametrize("realm", REALMS)
-@virtual_time
-async def test_a_realm_that_is_unusable_is_refused_without_its_secrets(realm: str) -> None:
-    challenge, words = REALMS[realm]
-    async with registry(asked(WHERE, unauthorized(challenge))) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert words in raised.value.message
-        assert "hunter2" not in raised.value.message
-
-
-@virtual_time
-async def test_without_verification_a_token_may_come_over_http() -> None:
-    where = TOKENS.replace("https:", "http:")
-    exchanges = [
-        asked(WHERE, unauthorized(CHALLENGE.replace("https:", "http:"))),
-        asked(where, token("t1")),
-        asked(WHERE, FOUND),
-    ]
-    async with registry(*exchanges, tls_verify=False) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-TOKEN_REPLIES = {
-    "not JSON": (answer(body=b"<html>"), BAD_UPSTREAM, "the token server's reply: "),
-    "none": (answer(body=b"{}"), BAD_UPSTREAM, "no usable token"),
-    "no string": (answer(body=b'{"token":5}'), BAD_UPSTREAM, "no usable token"),
-    "two lines": (token("a\r\nX-Injected: 1"), BAD_UPSTREAM, "no usable token"),
-    "too large": (answer(body=b" " * (1 << 20) + b"{}"), (422, "SIZE_INVALID", False), "1048576"),
-    "a redirect": (moved("/there"), BAD_UPSTREAM, "307"),
-    "not there": (answer(404), BAD_UPSTREAM, "404"),
-    "refused": (answer(403), UNAUTHORIZED, "403"),
-    "unauthorized": (
-        answer(401, b'{"errors":[{"code":"UNAUTHORIZED","message":"no"}]}'),
-        UNAUTHORIZED,
-        "401 (UNAUTHORIZED: no)",
-    ),
-    "too many": (answer(429), UNAVAILABLE, "429"),
-    "unwell": (answer(503), UNAVAILABLE, "503"),
-}
-
-
-@pytest.mark.parametrize("reply", TOKEN_REPLIES)
-@virtual_time
-async def test_a_token_that_is_not_given_is_a_failure(reply: str) -> None:
-    bytes_, wanted, words = TOKEN_REPLIES[reply]
-    async with registry(asked(WHERE, unauthorized()), asked(TOKENS, bytes_)) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == wanted
-        assert words in raised.value.message
-        assert f"GET {REALM}?…" in raised.value.message
-
-
-@virtual_time
-async def test_access_token_is_another_name_of_a_token() -> None:
-    exchanges = [
-        asked(WHERE, unauthorized()),
-        asked(TOKENS, answer(body=b'{"access_token":"t1","expires_in":60}')),
-        asked(WHERE, FOUND, authorization="Bearer t1"),
-    ]
-    async with registry(*exchanges) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-@virtual_time
-async def test_a_token_server_that_stalls_is_waited_for_once_by_all_together() -> None:
-    """Otherwise the last of many waits as many times as long."""
-    exchanges = [*[asked(BLOB, unauthorized())] * 3, asked(TOKENS, SILENCE)]
-    failures: list[int] = []
-    async with registry(*exchanges) as (source, _):
-
-        async def pull() -> None:
-            with pytest.raises(Failure) as raised:
-                await source.blob(described(LAYER))
-            failures.append(raised.value.status)
-
-        with elapsing(60):
-            async with trio.open_nursery() as nursery:
-                for _ in range(3):
-                    nursery.start_soon(pull)
-    assert failures == [504] * 3
-
-
-# --- redirects ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@virtual_time
-async def test_redirects_are_followed_and_the_token_stays_at_home(status: int) -> None:
-    signed = "https://cdn.test/y?X-Signature=hunter2"
-    exchanges = [
-        asked(WHERE, unauthorized()),
-        asked(TOKENS, token("t1")),
-        asked(WHERE, moved("../elsewhere", status), authorization="Bearer t1"),
-        asked(f"{BASE}/elsewhere", moved(signed, status), authorization="Bearer t1"),
-        asked(signed, moved("//eu.cdn.test/z", status), authorization=None),
-        asked("https://eu.cdn.test/z", moved(f"{BASE}/back", status), authorization=None),
-        asked(f"{BASE}/back", FOUND, authorization="Bearer t1"),
-    ]
-    async with registry(*exchanges) as (source, script):
-        assert (await source.root()).raw == MANIFEST
-        assert len(script.wires) == 4
-
-
-@pytest.mark.parametrize("location", ["https://registry.test:444/x", "https://sub.registry.test/x"])
-@virtual_time
-async def test_a_neighbour_is_not_at_home(location: str) -> None:
-    exchanges = [
-        asked(WHERE, unauthorized()),
-        asked(TOKENS, token("t1")),
-        asked(WHERE, moved(location)),
-        asked(location, FOUND, authorization=None),
-    ]
-    async with registry(*exchanges) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-@virtual_time
-async def test_nobody_but_the_registry_may_say_where_tokens_are_had() -> None:
-    exchanges = [
-        asked(WHERE, moved("https://cdn.test/x")),
-        asked("https://cdn.test/x", unauthorized()),
-    ]
-    async with registry(*exchanges) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == UNAUTHORIZED
-
-
-@virtual_time
-async def test_a_circle_of_redirects_ends() -> None:
-    count = distribution.MAX_REDIRECTS + 1
-    async with registry(*[asked(WHERE, moved(WHERE))] * count) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert raised.value.message == f"GET {WHERE}: redirected more than 10 times"
-
-
-@virtual_time
-async def test_as_many_redirects_as_allowed_are_followed() -> None:
-    count = distribution.MAX_REDIRECTS
-    exchanges = [*[asked(WHERE, moved(WHERE))] * count, asked(WHERE, FOUND)]
-    async with registry(*exchanges) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-LOCATIONS = {
-    "missing": (None, "redirected without saying where"),
-    "down to http": ("http://cdn.test/?X-Signature=hunter2", "refused (--tls-verify=false"),
-    "another scheme": ("file:///etc/passwd", "neither http nor https"),
-    "userinfo": ("https://u:hunter2@cdn.test/x", "its host is malformed"),
-    "userinfo with a slash": ("https://u:hunter2/y@cdn.test/x", "unusable"),
-    "userinfo without a path": ("https://u:hunter2@cdn.test", "its host is malformed"),
-    "a fragment": ("ftp://cdn.test/x#hunter2", "neither http nor https"),
-    "no ASCII": ("https://cdn.test/\xe9?X-Signature=hunter2", "printable ASCII"),
-    "a port out of range": ("https://cdn.test:99999/?X-Signature=hunter2", "unusable"),
-    "a port that is no number": ("https://u:hunter2", "unusable"),
-    "no brackets": ("https://[::1/?X-Signature=hunter2", "unusable"),
-    "a label too long": (f"https://{'a' * 64}.test/", "its host is malformed"),
-    "an empty label": ("https://a..test/", "its host is malformed"),
-}
-
-
-@pytest.mark.parametrize("case", LOCATIONS)
-@virtual_time
-async def test_a_redirect_to_somewhere_unusable_is_refused_without_its_secrets(case: str) -> None:
-    location, words = LOCATIONS[case]
-    async with registry(asked(WHERE, moved(location))) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert words in raised.value.message
-        assert "hunter2" not in raised.value.message
-        assert raised.value.message.isprintable()
-
-
-@virtual_time
-async def test_without_verification_a_redirect_may_lead_to_http() -> None:
-    exchanges = [asked(WHERE, moved("http://cdn.test/x")), asked("http://cdn.test/x", FOUND)]
-    async with registry(*exchanges, tls_verify=False) as (source, _):
-        assert (await source.root()).raw == MANIFEST
+async def given(document: Document) -> Document:
+    await trio.lowlevel.checkpoint()
+    return document
 
 
 # --- what comes back ----------------------------------------------------------------------------
@@ -511,7 +182,7 @@ async def test_the_digest_that_the_registry_says_is_one_that_must_agree() -> Non
     assert by_digest.digests == (digests.parse(DIGEST), digests.parse(wrong))
     for document in (by_tag, by_digest):
         with pytest.raises(Failure) as raised:
-            verify.document(document)
+            await verify.document(partial(given, document))
         assert refused(raised.value) == (422, "DIGEST_INVALID", False)
 
 
@@ -537,151 +208,403 @@ async def test_a_digest_that_cannot_be_computed_is_no_obstacle(said: str | None)
         assert (await source.root()).digests == ()
 
 
-WORDS = b'{"errors":[{"code":"CODE","message":"the\\u0007words","detail":{}}]}'
-UNKNOWN = b'{"errors":[{"code":"NAME_UNKNOWN","message":"no repository"}]}'
+# --- rounds -------------------------------------------------------------------------------------
 
-STATUSES = {
-    "404": (answer(404), "MANIFEST_UNKNOWN", "BLOB_UNKNOWN", (404, False), "404"),
-    "404 with words": (
-        answer(404, WORDS),
-        "MANIFEST_UNKNOWN",
-        "BLOB_UNKNOWN",
-        (404, False),
-        "404 (CODE: the words)",
-    ),
-    "404 of the name": (answer(404, UNKNOWN), "NAME_UNKNOWN", "NAME_UNKNOWN", (404, False), "404"),
-    "404 with a page": (
-        answer(404, b"<html>"),
-        "MANIFEST_UNKNOWN",
-        "BLOB_UNKNOWN",
-        (404, False),
-        "404",
-    ),
-    "403": (answer(403, WORDS), "DENIED", "DENIED", (403, False), "403 (CODE: the words)"),
-    "429": (answer(429, WORDS), "TOOMANYREQUESTS", "TOOMANYREQUESTS", (503, True), "429 (CODE"),
-    "500": (answer(500, b"\0"), "UNAVAILABLE", "UNAVAILABLE", (503, True), "500"),
-    "503 of no length": (
-        head(503, connection="close"),
-        "UNAVAILABLE",
-        "UNAVAILABLE",
-        (503, True),
-        "503",
-    ),
-    "418": (answer(418, WORDS), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "418 (CODE"),
-    "400": (answer(400), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "400"),
-    "204": (head(204), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "204"),
-    "206": (answer(206, MANIFEST), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "206"),
+MIRROR = "https://mirror.test/v2/cache/os"
+OTHER = "https://other.test/v2/acme/os"
+PLACES = [
+    place("mirror.test/cache/os:1", is_mirror=True),
+    place("other.test/acme/os:1", is_mirror=True),
+    place(),
+]
+BUSY = answer(503)
+GONE = answer(404)
+RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+def manifest(base: str, *steps: Step, **fields: str | None) -> Any:  # noqa: ANN401  (an exchange)
+    return asked(f"{base}/manifests/1", *steps, **fields)
+
+
+def blob(base: str, *steps: Step, **fields: str | None) -> Any:  # noqa: ANN401  (an exchange)
+    return asked(f"{base}/blobs/{digest_of(LAYER)}", *steps, **fields)
+
+
+PASSED_OVER: dict[str, tuple[Step, ...]] = {
+    "404": (GONE,),
+    "403": (answer(403),),
+    "401": (unauthorized(None),),
+    "500": (answer(500),),
+    "429": (answer(429, retry_after="60"),),
+    "a reset": (RESET,),
+    "the end": (END,),
+    "half a head": (FOUND[:20], END),
+    "half a body": (FOUND[:-5], END),
+    "garbage": (b"SSH-2.0\r\n\r\n",),
+    "encoded": (answer(body=MANIFEST, content_encoding="gzip"),),
+    "too large": (head(200, content_length=str(MAX_DOCUMENT_SIZE + 1)),),
+    "a digest that is none": (answer(body=MANIFEST, docker_content_digest="x"),),
+    "a redirect to nowhere": (answer(307, location="ftp://x"),),
+    "a circle": (),
 }
 
 
-@pytest.mark.parametrize("case", STATUSES)
+@pytest.mark.parametrize("fault", PASSED_OVER)
 @virtual_time
-async def test_a_status_says_what_went_wrong(case: str) -> None:
-    reply, manifest_code, blob_code, (status, retryable), words = STATUSES[case]
-    steps: tuple[Step, ...] = (reply, b"")
-    for url, kind, name, code in (
-        (WHERE, "manifest", "1", manifest_code),
-        (BLOB, "blob", digest_of(LAYER), blob_code),
-    ):
-        async with registry(asked(url, *steps)) as (source, _):
-            with pytest.raises(Failure) as raised:
-                await (source.root() if kind == "manifest" else source.blob(described(LAYER)))
-            assert refused(raised.value) == (status, code, retryable)
-            assert raised.value.message.startswith(f"{kind} {name}: GET {url}: {words}")
-            assert raised.value.message.isprintable()
+async def test_an_endpoint_that_fails_is_passed_over_at_once(fault: str) -> None:
+    steps = PASSED_OVER[fault]
+    bad = [manifest(MIRROR, *steps)]
+    if fault == "a circle":
+        circle = answer(307, location=f"{MIRROR}/manifests/1")
+        bad = [manifest(MIRROR, circle)] * (distribution.MAX_REDIRECTS + 1)
+    async with registry(*bad, manifest(OTHER, FOUND), places=PLACES) as (source, _):
+        with elapsing(0):
+            document = await source.root()
+        assert document.raw == MANIFEST
+        assert document.name.endswith(": manifest 1 from other.test/acme/os")
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "gzip, identity", "zstd"])
+@pytest.mark.parametrize("fault", [SILENCE, ConnectionRefusedError(111, "Connection refused")])
 @virtual_time
-async def test_encoded_replies_are_not_the_bytes_that_were_asked_for(encoding: str) -> None:
-    reply = answer(body=MANIFEST, content_encoding=encoding)
-    async with registry(asked(WHERE, reply)) as (source, script):
-        with pytest.raises(Failure) as raised:
+async def test_an_endpoint_that_cannot_be_dialled_is_passed_over(fault: float | Exception) -> None:
+    async with registry(
+        manifest(OTHER, FOUND), places=PLACES, unreachable={"https://mirror": fault}
+    ) as (source, script):
+        with elapsing(30 if fault is SILENCE else 0):
             await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert f"the reply is encoded ({encoding.lower()})" in raised.value.message
-        assert script.wires[0].closed
+        assert script.dialled == ["https://mirror.test", "https://other.test"]
 
 
 @virtual_time
-async def test_identity_is_no_encoding() -> None:
-    reply = answer(body=MANIFEST, content_encoding="identity")
-    async with registry(asked(WHERE, reply)) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-@virtual_time
-async def test_an_error_body_that_stalls_or_swells_is_given_up() -> None:
-    for steps in ((head(404, content_length="9"), SILENCE), (answer(404, bytes(1 << 17)),)):
-        async with registry(asked(WHERE, *steps)) as (source, script):
-            with pytest.raises(Failure) as raised:
-                await source.root()
-            assert raised.value.status == 404
-            assert script.wires[0].closed
-
-
-# --- https or http ------------------------------------------------------------------------------
-
-NO_TLS = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
-NO_TLS.reason = "WRONG_VERSION_NUMBER"
-NOBODY = ConnectionRefusedError(111, "Connection refused")
-PLAIN = WHERE.replace("https:", "http:")
-
-
-@virtual_time
-async def test_without_verification_https_is_tried_first_and_its_connection_used() -> None:
-    async with registry(asked(WHERE, FOUND), tls_verify=False) as (source, script):
-        assert (await source.root()).raw == MANIFEST
-        assert script.dialled == ["https://registry.test"]
-
-
-@pytest.mark.parametrize("fault", [NO_TLS, NOBODY, SILENCE])
-@virtual_time
-async def test_without_verification_http_is_tried_where_https_fails(
-    fault: float | Exception,
-) -> None:
-    plain_blob = BLOB.replace("https:", "http:")
-    exchanges = [asked(PLAIN, FOUND), asked(plain_blob, FOUND_BLOB)]
-    async with registry(*exchanges, tls_verify=False, unreachable={"https:": fault}) as (
-        source,
-        script,
-    ):
-        assert (await source.root()).raw == MANIFEST
+async def test_who_was_busy_is_asked_last_the_next_time() -> None:
+    exchanges = [
+        manifest(MIRROR, BUSY),
+        manifest(OTHER, GONE),
+        asked(WHERE, FOUND),
+        blob(OTHER, FOUND_BLOB),
+    ]
+    async with registry(*exchanges, places=PLACES) as (source, _):
+        await source.root()
         assert await read_blob(source) == LAYER
-        assert script.dialled == ["https://registry.test", "http://registry.test"]
 
 
 @virtual_time
-async def test_requests_at_the_same_time_probe_once() -> None:
-    plain_blob = BLOB.replace("https:", "http:")
-    exchanges = [asked(plain_blob, FOUND_BLOB)] * 3
-    async with registry(*exchanges, tls_verify=False, unreachable={"https:": NO_TLS}) as (
-        source,
-        script,
-    ):
-        async with trio.open_nursery() as nursery:
-            for _ in range(3):
-                nursery.start_soon(read_blob, source)
-        assert script.dialled.count("https://registry.test") == 1
+async def test_rounds_have_pauses_that_double_and_end_with_the_retries() -> None:
+    """And who cannot do better is asked but once."""
+    exchanges = [manifest(MIRROR, BUSY), manifest(OTHER, answer(403)), asked(WHERE, BUSY)]
+    for _ in range(3):
+        exchanges += [manifest(MIRROR, BUSY), asked(WHERE, BUSY)]
+    async with registry(*exchanges, places=PLACES, retries=3) as (source, _):
+        with elapsing(1 + 2 + 4), pytest.raises(Failure) as raised:
+            await source.root()
+    assert refused(raised.value) == UNAVAILABLE
 
 
 @virtual_time
-async def test_a_registry_that_speaks_neither_is_unreachable() -> None:
-    unreachable: dict[str, float | Exception] = {"https:": NO_TLS, "http:": NOBODY}
-    async with registry(tls_verify=False, unreachable=unreachable) as (source, script):
-        for _ in range(2):
-            with pytest.raises(Failure) as raised:
-                await source.root()
-            assert refused(raised.value) == (504, "UNREACHABLE", True)
-            assert "wrong version number" in raised.value.message
-            assert "Connection refused" in raised.value.message
-        assert len(script.dialled) == 4
+async def test_a_round_that_goes_well_is_the_last() -> None:
+    exchanges = [asked(WHERE, BUSY), asked(WHERE, BUSY), asked(WHERE, FOUND)]
+    async with registry(*exchanges, retries=5) as (source, _):
+        with elapsing(1 + 2):
+            assert (await source.root()).raw == MANIFEST
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 416, 418, 501, 505])
+@virtual_time
+async def test_what_cannot_succeed_is_not_tried_again(status: int) -> None:
+    async with registry(asked(WHERE, answer(status)), retries=5) as (source, _):
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await source.root()
+    assert not raised.value.retryable
+
+
+AGAIN: dict[str, tuple[list[Any], float]] = {
+    "manifest": ([asked(WHERE, BUSY)], 1.0),
+    "manifest that is cut": ([asked(WHERE, FOUND[:-1], END)], 1.0),
+    "manifest that stalls": ([asked(WHERE, FOUND[:-1], SILENCE)], 61.0),
+    "head that stalls": ([asked(WHERE, SILENCE)], 61.0),
+    "token": (
+        [
+            asked(WHERE, unauthorized('Bearer realm="https://t.test/"')),
+            asked("https://t.test/?scope=repository%3Aacme%2Fos%3Apull", BUSY),
+        ],
+        1.0,
+    ),
+    "token that is cut": (
+        [
+            asked(WHERE, unauthorized('Bearer realm="https://t.test/"')),
+            asked("https://t.test/?scope=repository%3Aacme%2Fos%3Apull", token("t")[:-1], END),
+        ],
+        1.0,
+    ),
+    "redirect's end": (
+        [
+            asked(WHERE, answer(307, location="https://cdn.test/x")),
+            asked("https://cdn.test/x", answer(502)),
+        ],
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", AGAIN)
+@virtual_time
+async def test_what_may_pass_is_tried_again(what: str) -> None:
+    failing, seconds = AGAIN[what]
+    async with registry(*failing, asked(WHERE, FOUND), retries=1) as (source, _):
+        with elapsing(seconds):
+            assert (await source.root()).raw == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("0", 1), ("7", 8), ("59", 60), ("86400", 60), ("soon", 1)]
+)
+@virtual_time
+async def test_a_registry_says_how_long_the_pause_is(said: str, seconds: float) -> None:
+    late = answer(429, retry_after=said)
+    async with registry(asked(WHERE, late), asked(WHERE, FOUND), retries=1) as (source, _):
+        with elapsing(seconds):
+            await source.root()
 
 
 @virtual_time
-async def test_with_verification_http_is_never_tried() -> None:
-    async with registry(unreachable={"https:": NO_TLS}) as (source, script):
+async def test_of_several_the_shortest_pause_counts() -> None:
+    exchanges = [
+        manifest(MIRROR, answer(429, retry_after="40")),
+        manifest(OTHER, answer(503, retry_after="5")),
+        asked(WHERE, GONE.replace(b"404", b"403")),
+        manifest(MIRROR, FOUND),
+    ]
+    async with registry(*exchanges, places=PLACES, retries=1) as (source, _):
+        with elapsing(6):
+            await source.root()
+
+
+@virtual_time
+async def test_what_the_primary_does_not_have_is_not_waited_for() -> None:
+    exchanges = [manifest(MIRROR, BUSY), manifest(OTHER, GONE), asked(WHERE, GONE)]
+    async with registry(*exchanges, places=PLACES, retries=5) as (source, _):
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await source.root()
+    assert refused(raised.value) == (404, "MANIFEST_UNKNOWN", False)
+
+
+@virtual_time
+async def test_a_blob_that_a_mirror_may_have_is_waited_for() -> None:
+    """The origin may be gone, or deny it, and the cache be warm."""
+    exchanges = [
+        blob(MIRROR, BUSY),
+        blob(OTHER, GONE),
+        asked(BLOB, GONE),
+        blob(MIRROR, FOUND_BLOB),
+    ]
+    async with registry(*exchanges, places=PLACES, retries=5) as (source, _):
+        with elapsing(1):
+            assert await read_blob(source) == LAYER
+
+
+# --- what one error says of all -----------------------------------------------------------------
+
+
+@virtual_time
+async def test_an_error_lists_every_endpoint_with_its_own_cause() -> None:
+    exchanges = [manifest(MIRROR, RESET), manifest(OTHER, answer(403)), asked(WHERE, GONE)]
+    async with registry(*exchanges, places=PLACES) as (source, _):
         with pytest.raises(Failure) as raised:
             await source.root()
-        assert refused(raised.value) == (502, "TLS", False)
-        assert script.dialled == ["https://registry.test"]
+    failure = raised.value
+    assert refused(failure) == (404, "MANIFEST_UNKNOWN", False)
+    assert failure.message.startswith(
+        "docker://registry.test/acme/os:1: none of 3 endpoints could serve it: "
+        f"[mirror.test/cache/os] GET {MIRROR}/manifests/1: "
+    )
+    assert f"; [other.test/acme/os] manifest 1: GET {OTHER}/manifests/1: 403" in failure.message
+    assert failure.message.endswith(f"; [registry.test/acme/os] manifest 1: GET {WHERE}: 404")
+    listed = failure.detail["endpoints"]
+    assert [(each["endpoint"], each["code"], each["retryable"]) for each in listed] == [
+        ("mirror.test/cache/os", "UNREACHABLE", True),
+        ("other.test/acme/os", "DENIED", False),
+        ("registry.test/acme/os", "MANIFEST_UNKNOWN", False),
+    ]
+    assert all(each["message"] in failure.message for each in listed)
+
+
+@virtual_time
+async def test_with_one_endpoint_its_error_is_the_error() -> None:
+    async with registry(asked(WHERE, GONE)) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+    assert raised.value.message == f"manifest 1: GET {WHERE}: 404"
+    assert "endpoints" not in raised.value.detail
+
+
+BLOCKED = "registry.test/acme/os:1: the registry registry.test is blocked by [[registry]][0]"
+
+
+@virtual_time
+async def test_a_blocked_endpoint_is_listed_and_never_asked() -> None:
+    places = [*PLACES[:2], place(refusal=BLOCKED)]
+    exchanges = [manifest(MIRROR, GONE), manifest(OTHER, BUSY)]
+    async with registry(*exchanges, places=places) as (source, script):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+        assert script.dialled == ["https://mirror.test", "https://other.test"]
+    # What can be said is what those said that were asked.
+    assert refused(raised.value) == UNAVAILABLE
+    assert f"[registry.test/acme/os] {BLOCKED}" in raised.value.message
+
+
+@virtual_time
+async def test_where_all_are_blocked_it_is_denied() -> None:
+    async with registry(places=[place(refusal=BLOCKED)], retries=5) as (source, _):
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await source.root()
+    assert refused(raised.value) == (403, "DENIED", False)
+    assert raised.value.message == BLOCKED
+
+
+@virtual_time
+async def test_a_mirror_of_a_blocked_registry_serves() -> None:
+    places = [PLACES[0], place(refusal=BLOCKED)]
+    async with registry(manifest(MIRROR, FOUND), places=places) as (source, _):
+        assert (await source.root()).raw == MANIFEST
+
+
+@virtual_time
+async def test_what_is_wrong_on_this_host_is_not_passed_over() -> None:
+    unreachable: dict[str, float | Exception] = {
+        "https://mirror": ConfigurationError("a broken file")
+    }
+    async with registry(places=PLACES, retries=5, unreachable=unreachable) as (source, script):
+        with elapsing(0), pytest.raises(ConfigurationError):
+            await source.root()
+        assert script.dialled == ["https://mirror.test"]
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+@virtual_time
+async def test_what_is_wrong_on_this_host_is_no_reason_for_plain_http(scheme: str) -> None:
+    unreachable: dict[str, float | Exception] = {
+        f"{scheme}://registry": ConfigurationError("a broken file"),
+        "https://registry.test": RESET if scheme == "http" else ConfigurationError("a broken file"),
+    }
+    places = [place(insecure=True)]
+    async with registry(places=places, retries=5, unreachable=unreachable) as (source, _):
+        with elapsing(0), pytest.raises(ConfigurationError):
+            await source.root()
+
+
+# --- wrong bytes --------------------------------------------------------------------------------
+
+WRONG = MANIFEST.replace(b"2", b"3")
+
+
+async def opened(source: Registry, descriptor: Descriptor) -> bytes:
+    """Give a blob as verified."""
+    found = await verify.open_blob(descriptor, partial(source.blob, descriptor))
+    content = b""
+    while piece := await found.read():
+        content += piece
+    found.close()
+    return content
+
+
+@virtual_time
+async def test_an_endpoint_with_wrong_bytes_is_not_asked_again_for_the_same() -> None:
+    lie = answer(body=LAYER[::-1])
+    exchanges = [
+        blob(MIRROR, lie),
+        blob(OTHER, FOUND_BLOB),
+        blob(OTHER, FOUND_BLOB),
+        manifest(MIRROR, FOUND),  # for anything else it may be good
+    ]
+    async with registry(*exchanges, places=PLACES) as (source, _):
+        for _ in range(2):
+            assert await opened(source, described(LAYER, OCI_LAYER)) == LAYER
+        await source.root()
+
+
+@virtual_time
+async def test_where_all_lie_each_is_named() -> None:
+    lies = [blob(base, answer(body=LAYER[::-1])) for base in (MIRROR, OTHER, BASE)]
+    async with registry(*lies, places=PLACES, retries=5) as (source, _):
+        for _ in range(2):
+            with elapsing(0), pytest.raises(Failure) as raised:
+                await opened(source, described(LAYER, OCI_LAYER))
+            assert refused(raised.value) == WRONG_DIGEST
+            for name in ("mirror.test/cache/os", "other.test/acme/os", "registry.test/acme/os"):
+                assert f"[{name}] docker://registry.test/acme/os:1: blob " in raised.value.message
+                assert f" from {name}: its bytes do not have the digest" in raised.value.message
+
+
+@pytest.mark.parametrize("lie", [b"<html>", WRONG, MANIFEST[:-1], MANIFEST + b" "])
+@virtual_time
+async def test_a_manifest_by_digest_with_wrong_bytes_is_had_elsewhere(lie: bytes) -> None:
+    raw = (
+        b'{"schemaVersion":2,"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json"}'
+    )
+    where = f"/manifests/{digest_of(raw)}"
+    exchanges = [
+        asked(f"{MIRROR}{where}", answer(body=lie)),
+        asked(f"{OTHER}{where}", answer(body=raw, content_type=OCI_MANIFEST)),
+    ]
+    reference = f"registry.test/acme/os@{digest_of(raw)}"
+    async with registry(*exchanges, places=PLACES, reference=reference) as (source, _):
+        kind = "application/vnd.oci.image.index.v1+json"
+        document = await verify.document(partial(source.document, described(raw, kind)))
+        assert document.raw == raw
+
+
+PORTAL = answer(body=b"<html>log in</html>", content_type="text/html")
+
+
+@virtual_time
+async def test_a_page_in_place_of_a_manifest_is_passed_over() -> None:
+    raw = b'{"schemaVersion":2,"manifests":[]}'
+    kind = "application/vnd.oci.image.index.v1+json"
+    exchanges = [manifest(MIRROR, PORTAL), manifest(OTHER, answer(body=raw, content_type=kind))]
+    async with registry(*exchanges, places=PLACES) as (source, _):
+        assert (await verify.document(source.root)).raw == raw
+
+
+# --- who is shown what --------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_each_endpoint_is_shown_its_own_credentials_alone() -> None:
+    mine, theirs = Credentials("u", "p", "", "a"), Credentials("m", "q", "", "b")
+    ring = Ring(registry_test=mine, mirror_test=theirs)
+    basic = unauthorized('Basic realm="x"')
+    exchanges = [
+        manifest(MIRROR, basic, authorization=None),
+        manifest(MIRROR, GONE, authorization=theirs.basic),
+        manifest(OTHER, basic, authorization=None),
+        asked(WHERE, basic, authorization=None),
+        asked(WHERE, FOUND, authorization=mine.basic),
+    ]
+    async with registry(*exchanges, places=PLACES, ring=ring) as (source, _):
+        await source.root()
+    assert ring.asked == [
+        ("mirror.test", "cache/os", False),
+        ("other.test", "acme/os", False),
+        ("registry.test", "acme/os", True),
+    ]
+
+
+@virtual_time
+async def test_a_given_token_is_for_the_image_s_own_registry_alone() -> None:
+    exchanges = [
+        manifest(MIRROR, GONE, authorization=None),
+        manifest(OTHER, GONE, authorization=None),
+        asked(WHERE, FOUND, authorization="Bearer given"),
+    ]
+    async with registry(*exchanges, places=PLACES, registry_token="given") as (source, _):
+        await source.root()
+
+
+@virtual_time
+async def test_conversations_that_end_while_pausing_leave_nothing_behind() -> None:
+    async with registry(asked(WHERE, BUSY), retries=5) as (source, script):
+        with trio.move_on_after(0.5) as scope:
+            await source.root()
+        assert scope.cancelled_caught
+        assert len(script.wires) == 1

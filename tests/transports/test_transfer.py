@@ -1,0 +1,470 @@
+"""A blob over whatever breaks: cut at every byte, stalled, resumed, skipped, lied about."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from images import digest_of
+from registries import described, place, read, registry
+from wires import (
+    END,
+    SILENCE,
+    Step,
+    answer,
+    asked,
+    chunked,
+    elapsing,
+    head,
+    refused,
+    virtual_time,
+)
+
+from imgproxy.errors import BadUpstreamError, Failure, InvalidError
+from imgproxy.transports.registry import random
+
+if TYPE_CHECKING:
+    from imgproxy.transports.registry import Registry
+
+MIB = 1 << 20
+CONTENT = bytes(range(40))
+SIZE = len(CONTENT)
+LARGE = hashlib.shake_128(b"noise").digest(4 * MIB)
+
+BASE = "https://registry.test/v2/acme/os"
+MIRROR = "https://mirror.test/v2/cache/os"
+PLACES = [place("mirror.test/cache/os:1", is_mirror=True), place()]
+RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
+CUT = (503, "UNAVAILABLE", True)
+UNREACHABLE = (504, "UNREACHABLE", True)
+
+
+@pytest.fixture(autouse=True)
+def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "random", lambda: 1.0)
+
+
+def blob(*steps: Step, base: str = BASE, content: bytes = CONTENT, **fields: str | None) -> Any:  # noqa: ANN401  (an exchange)
+    return asked(f"{base}/blobs/{digest_of(content)}", *steps, **fields)
+
+
+def whole(content: bytes = CONTENT) -> bytes:
+    return answer(body=content)
+
+
+def part(start: int, stop: int | None = None, content: bytes = CONTENT) -> bytes:
+    """Give a 206 with a part of the content."""
+    stop = len(content) if stop is None else stop
+    said = f"bytes {start}-{stop - 1}/{len(content)}"
+    return answer(206, content[start:stop], content_range=said)
+
+
+def rest_of(start: int, *steps: Step, base: str = BASE, content: bytes = CONTENT) -> Any:  # noqa: ANN401  (an exchange)
+    """Give the request for what is left after `start` bytes."""
+    wanted = f"bytes={start}-{len(content) - 1}"
+    return blob(
+        *(steps or (part(start, content=content),)), base=base, content=content, range=wanted
+    )
+
+
+async def pull(source: Registry, content: bytes = CONTENT, piece: int = 1 << 16) -> bytes:
+    """Receive as many bytes as there are, as verification does it."""
+    reader = await source.blob(described(content))
+    received, buffer = bytearray(), memoryview(bytearray(piece))
+    try:
+        while len(received) < len(content):
+            count = await reader.receive_into(buffer[: len(content) - len(received)])
+            if count == 0:
+                break
+            received += buffer[:count]
+        if reader.size is None:
+            assert await reader.receive_into(buffer[:1]) == 0
+    finally:
+        reader.close()
+    return bytes(received)
+
+
+# --- cuts ---------------------------------------------------------------------------------------
+
+FRAMINGS = {
+    "length": whole(),
+    "chunked": chunked(CONTENT[:7], CONTENT[7:8], CONTENT[8:]),
+    "to the end": head(200) + CONTENT,
+}
+ENDINGS: dict[str, Step] = {"end": END, "reset": RESET, "stall": SILENCE}
+
+
+def had(reply: bytes, framing: str) -> int:
+    """Give how many bytes of the content a beginning of a reply holds."""
+    body = reply.partition(b"\r\n\r\n")[2]
+    if framing != "chunked":
+        return len(body)
+    count = 0
+    for start, size in ((3, 7), (15, 1), (22, 32)):
+        count += max(0, min(len(body) - start, size))
+    return count
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("framing", FRAMINGS)
+@virtual_time
+async def test_a_body_that_is_cut_anywhere_is_gone_on_with(framing: str, ending: str) -> None:
+    reply = FRAMINGS[framing]
+    for at in range(reply.index(b"\r\n\r\n") + 4, len(reply)):
+        count = had(reply[:at], framing)
+        exchanges = [blob(reply[:at], ENDINGS[ending])]
+        if count < SIZE:
+            exchanges.append(rest_of(count))
+        async with registry(*exchanges, retries=1) as (source, script):
+            assert await pull(source) == CONTENT
+            assert script.wires[0].closed
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("how", ["part", "part in chunks", "whole"])
+@virtual_time
+async def test_what_it_is_gone_on_with_may_be_cut_as_well(how: str, ending: str) -> None:
+    said = f"bytes 10-{SIZE - 1}/{SIZE}"
+    reply = {
+        "part": part(10),
+        "part in chunks": head(206, content_range=said, transfer_encoding="chunked")
+        + b"1e\r\n"
+        + CONTENT[10:]
+        + b"\r\n0\r\n\r\n",
+        "whole": whole(),
+    }[how]
+    start = reply.index(CONTENT[10:])
+    for at in range(start - (10 if how == "whole" else 0), start + SIZE - 10):
+        count = 10 + max(0, at - start)
+        exchanges = [
+            blob(whole()[: -(SIZE - 10)], END),
+            rest_of(10, reply[:at], ENDINGS[ending]),
+            rest_of(count),
+        ]
+        async with registry(*exchanges, retries=2) as (source, _):
+            assert await pull(source) == CONTENT
+
+
+@virtual_time
+async def test_every_byte_may_take_a_connection_of_its_own() -> None:
+    """If there are as many retries."""
+    exchanges = [blob(whole()[: 1 - SIZE], END)]
+    exchanges += [
+        rest_of(at, part(at)[: len(part(at)) - SIZE + at + 1], END) for at in range(1, SIZE)
+    ]
+    exchanges[-1] = rest_of(SIZE - 1)
+    async with registry(*exchanges, retries=SIZE) as (source, _):
+        assert await pull(source) == CONTENT
+
+
+@virtual_time
+async def test_the_rest_is_asked_for_by_the_registry_s_own_url() -> None:
+    """A signed location may have run out."""
+    exchanges = [
+        blob(answer(307, location="https://cdn.test/1")),
+        asked("https://cdn.test/1", whole()[:-30], END, range=None),
+        blob(answer(307, location="https://cdn.test/2"), range=f"bytes=10-{SIZE - 1}"),
+        asked("https://cdn.test/2", part(10), range=f"bytes=10-{SIZE - 1}"),
+    ]
+    async with registry(*exchanges, retries=1) as (source, _):
+        assert await pull(source) == CONTENT
+
+
+@virtual_time
+async def test_the_rest_may_take_a_token_once_more() -> None:
+    challenge = 'Bearer realm="https://t.test/"'
+    exchanges = [
+        blob(whole()[:-30], END),
+        rest_of(10, answer(401, www_authenticate=challenge)),
+        asked(
+            "https://t.test/?scope=repository%3Aacme%2Fos%3Apull", answer(body=b'{"token":"t1"}')
+        ),
+        rest_of(10),
+    ]
+    async with registry(*exchanges, retries=1) as (source, _):
+        assert await pull(source) == CONTENT
+
+
+# --- what stands in place of the rest -----------------------------------------------------------
+
+LIES = {
+    "another start": answer(206, CONTENT[9:], content_range=f"bytes 9-{SIZE - 1}/{SIZE}"),
+    "another size": answer(206, CONTENT[10:], content_range=f"bytes 10-{SIZE - 1}/{SIZE + 1}"),
+    "beyond the end": answer(206, bytes(99), content_range=f"bytes 10-108/{SIZE}"),
+    "another length": answer(206, CONTENT[11:], content_range=f"bytes 10-{SIZE - 1}/{SIZE}"),
+    "no range": answer(206, CONTENT[10:]),
+    "two ranges": answer(206, b"", content_range="bytes 10-11/40\r\nContent-Range: bytes 12-39/40"),
+    "another whole": answer(200, CONTENT + b"x"),
+    "another size that is not satisfied": answer(416, content_range=f"bytes */{SIZE + 1}"),
+    "encoded": answer(
+        206, CONTENT[10:], content_range=f"bytes 10-{SIZE - 1}/{SIZE}", content_encoding="gzip"
+    ),
+    "not there": answer(404),
+    "denied": answer(403),
+    "a circle": answer(307, location="ftp://x"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+@virtual_time
+async def test_another_answer_is_refused_and_asked_for_elsewhere(lie: str) -> None:
+    exchanges = [
+        blob(whole()[:-30], END, base=MIRROR),
+        rest_of(10, LIES[lie]),
+        rest_of(10, base=MIRROR),
+    ]
+    async with registry(*exchanges, places=PLACES, retries=1) as (source, _):
+        assert await pull(source) == CONTENT
+    async with registry(blob(whole()[:-30], END), rest_of(10, LIES[lie]), retries=5) as (source, _):
+        with elapsing(1), pytest.raises(Failure) as raised:
+            await pull(source)
+    assert not raised.value.retryable
+
+
+@pytest.mark.parametrize("said", ["bytes */40", None, "bytes */*", "nonsense"])
+@virtual_time
+async def test_a_server_without_ranges_is_skipped_through(said: str | None) -> None:
+    exchanges = [
+        blob(whole()[:-30], END),
+        rest_of(10, answer(416, content_range=said)),
+        blob(whole(), range=None),
+    ]
+    async with registry(*exchanges, retries=1) as (source, _):
+        assert await pull(source) == CONTENT
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@virtual_time
+async def test_a_whole_in_place_of_a_part_is_skipped_through(framing: str) -> None:
+    exchanges = [blob(whole()[:-30], END), rest_of(10, FRAMINGS[framing], END)]
+    async with registry(*exchanges, retries=1) as (source, _):
+        assert await pull(source) == CONTENT
+
+
+@virtual_time
+async def test_a_shorter_part_is_gone_on_with() -> None:
+    exchanges = [blob(whole()[:-30], END), rest_of(10, part(10, 20)), rest_of(20)]
+    async with registry(*exchanges, retries=2) as (source, _):
+        assert await pull(source) == CONTENT
+
+
+@virtual_time
+async def test_parts_of_a_fair_size_cost_no_retries_and_no_pause() -> None:
+    size = 64 * 1024
+    content = LARGE[:MIB]
+    exchanges = [blob(whole(content)[: size - MIB], END, content=content)]
+    exchanges += [
+        rest_of(at, part(at, min(at + size, MIB), content), content=content)
+        for at in range(size, MIB, size)
+    ]
+    async with registry(*exchanges, retries=1) as (source, _):
+        with elapsing(1):
+            assert await pull(source, content) == content
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("count", [0, 1, 100_000])
+@virtual_time
+async def test_a_part_that_is_cut_is_no_part_of_a_fair_size(count: int, ending: str) -> None:
+    """Or it would be asked for without a pause and without an end."""
+    content = LARGE[:MIB]
+    cut = part(10, content=content)
+    cut = cut[: len(cut) - MIB + 10 + count]
+    exchanges = [blob(whole(content)[: 10 - MIB], END, content=content)]
+    at = 10
+    for _ in range(3):
+        exchanges.append(
+            rest_of(at, part(at, content=content)[: cut.index(b"\r\n\r\n") + 4], content=content)
+        )
+        head_size = part(at, content=content).index(b"\r\n\r\n") + 4
+        exchanges[-1] = rest_of(
+            at, part(at, content=content)[: head_size + count], ENDINGS[ending], content=content
+        )
+        at += count
+    async with registry(*exchanges, retries=3) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await pull(source, content)
+    assert refused(raised.value) == (UNREACHABLE if ending == "stall" else CUT)
+
+
+# --- how long it is put up with -----------------------------------------------------------------
+
+
+@virtual_time
+async def test_pauses_double_while_there_is_no_progress() -> None:
+    exchanges = [blob(whole()[:-30], END)]
+    exchanges += [rest_of(10, answer(503)) for _ in range(3)]
+    async with registry(*exchanges, retries=3) as (source, _):
+        with elapsing(1 + 2 + 4), pytest.raises(Failure) as raised:
+            await pull(source)
+    assert refused(raised.value) == CUT
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@virtual_time
+async def test_retries_are_as_many_as_was_said_whatever_ends_a_try(ending: str) -> None:
+    """Those of the head and those of the body are not multiplied."""
+    retries = 4
+    exchanges = [blob(answer(503)), blob(whole()[:-30], ENDINGS[ending])]
+    for at in range(retries):
+        steps = (answer(503),) if at % 2 else (part(10)[:-30], ENDINGS[ending])
+        exchanges.append(rest_of(10, *steps))
+    async with registry(*exchanges, retries=retries) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await pull(source)
+    assert raised.value.retryable
+
+
+@virtual_time
+async def test_without_retries_a_cut_is_the_end() -> None:
+    async with registry(blob(whole()[:-30], END)) as (source, _):
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await pull(source)
+    assert refused(raised.value) == CUT
+
+
+@virtual_time
+async def test_each_mebibyte_starts_the_count_again() -> None:
+    content = LARGE
+    cuts = [MIB, 2 * MIB, 3 * MIB]
+    exchanges = [blob(whole(content)[: cuts[0] - len(content)], END, content=content)]
+    for at, until in zip(cuts, [*cuts[1:], len(content)], strict=True):
+        reply = part(at, content=content)
+        steps = (reply,) if until == len(content) else (reply[: until - len(content)], END)
+        exchanges.append(rest_of(at, *steps, content=content))
+    async with registry(*exchanges, retries=1) as (source, _):
+        with elapsing(3):
+            assert await pull(source, content) == content
+
+
+@virtual_time
+async def test_less_than_a_mebibyte_does_not() -> None:
+    content = LARGE
+    at = MIB // 2 - 1
+    exchanges = [
+        blob(whole(content)[: at - len(content)], END, content=content),
+        rest_of(at, part(at, content=content)[: 2 * at - len(content)], END, content=content),
+    ]
+    async with registry(*exchanges, retries=1) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await pull(source, content)
+    assert refused(raised.value) == CUT
+
+
+@pytest.mark.parametrize("said", ["30", "0"])
+@virtual_time
+async def test_when_to_come_back_is_heeded_in_mid_blob(said: str) -> None:
+    exchanges = [
+        blob(whole()[:-30], END),
+        rest_of(10, answer(429, retry_after=said)),
+        rest_of(10),
+    ]
+    async with registry(*exchanges, retries=2) as (source, _):
+        with elapsing(1 + int(said) + 1):
+            assert await pull(source) == CONTENT
+
+
+# --- at another endpoint ------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_the_rest_is_had_where_it_is() -> None:
+    exchanges = [blob(whole()[:-30], END, base=MIRROR), rest_of(10)]
+    async with registry(*exchanges, places=PLACES, retries=1) as (source, script):
+        reader = await source.blob(described(CONTENT))
+        assert await read(reader) == CONTENT
+        assert reader.name == (
+            f"docker://registry.test/acme/os:1: blob {digest_of(CONTENT)}"
+            " from mirror.test/cache/os and registry.test/acme/os"
+        )
+        assert script.wires[0].closed
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 451])
+@virtual_time
+async def test_a_mirror_is_waited_for_whatever_the_origin_says(status: int) -> None:
+    """It is gone, or denies: the cache has what it has."""
+    exchanges = [
+        blob(whole()[:-30], END, base=MIRROR),
+        rest_of(10, answer(status)),
+        rest_of(10, answer(503), base=MIRROR),
+        rest_of(10, answer(503), base=MIRROR),
+        rest_of(10, base=MIRROR),
+    ]
+    async with registry(*exchanges, places=PLACES, retries=3) as (source, _):
+        assert await pull(source) == CONTENT
+
+
+@virtual_time
+async def test_all_who_gave_a_part_of_what_is_wrong_are_condemned() -> None:
+    exchanges = [blob(whole()[:-30], END, base=MIRROR), rest_of(10)]
+    async with registry(*exchanges, places=PLACES, retries=1) as (source, _):
+        reader = await source.blob(described(CONTENT))
+        await read(reader)
+        assert reader.condemn(InvalidError("its bytes are wrong"))
+        with elapsing(0), pytest.raises(InvalidError) as raised:
+            await source.blob(described(CONTENT))
+        assert raised.value.message.count("its bytes are wrong") == 2
+
+
+# --- ends ---------------------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_an_early_end_that_was_meant_is_a_lie_and_no_loss() -> None:
+    """Verification tells it, and looks elsewhere; asking here once more would give the same."""
+    async with registry(blob(chunked(CONTENT[:10])), retries=5) as (source, _):
+        with elapsing(0):
+            assert await pull(source) == CONTENT[:10]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@virtual_time
+async def test_an_end_that_does_not_come_is_no_loss(ending: str) -> None:
+    """All bytes are there; the digest tells whether they are right."""
+    reply = chunked(CONTENT).removesuffix(b"0\r\n\r\n")
+    async with registry(blob(reply, ENDINGS[ending])) as (source, _):
+        assert await pull(source) == CONTENT
+
+
+@virtual_time
+async def test_a_size_is_told_before_anything_is_received() -> None:
+    for reply, size in ((whole(), SIZE), (answer(body=b"x"), 1), (FRAMINGS["chunked"], None)):
+        async with registry(blob(reply)) as (source, _):
+            reader = await source.blob(described(CONTENT))
+            assert reader.size == size
+            reader.close()
+            reader.close()
+
+
+@virtual_time
+async def test_a_connection_that_breaks_http_is_gone_on_with() -> None:
+    broken = chunked(CONTENT[:10]).replace(b"0\r\n\r\n", b"x\r\n")
+    async with registry(blob(broken), rest_of(10), retries=1) as (source, _):
+        assert await pull(source) == CONTENT
+    async with registry(blob(broken)) as (source, _):
+        with pytest.raises(BadUpstreamError):
+            await pull(source)
+
+
+@pytest.mark.parametrize("when", ["pause", "head", "skip", "body"])
+@virtual_time
+async def test_who_stops_waiting_leaves_no_connection_behind(when: str) -> None:
+    steps: dict[str, tuple[Step, ...]] = {
+        "pause": (),
+        "head": (SILENCE,),
+        "skip": (whole()[:-35], SILENCE),
+        "body": (part(10)[:-5], SILENCE),
+    }
+    exchanges = [blob(whole()[:-30], END)]
+    if when != "pause":
+        exchanges.append(rest_of(10, *steps[when]))
+    async with registry(*exchanges, retries=1) as (source, _):
+        with trio.move_on_after(0.5 if when == "pause" else 10) as scope:
+            await pull(source)
+        assert scope.cancelled_caught
