@@ -10,10 +10,10 @@ floors, never upwards, and `tests/test_floors.py` holds it to that:
     4  server                     one HTTP/1.1 conversation
     3  image, verify              where trust happens: platform, policy, conversion, verification
     2  transports                 where images are: raw access, nothing verified
-    1  client, dialling, wire,    the world outside: HTTP upstream, connections, sockets and pipes,
-       files, activation,         local files, which descriptors we were handed,
-       system, settings,          environment and standard error, what is configured,
-       keyring, shared            credentials and helpers; one attempt for all who want the same
+    1  client, response,          the world outside: HTTP upstream, connections, sockets and pipes,
+       dialling, wire, files,     local files, which descriptors we were handed, environment and
+       activation, system,        standard error, what is configured, credentials and helpers;
+       settings, keyring, shared  one attempt for all who want the same
     0  spec, config, api, fields, strict_json, errors
                                   pure: what specifications and configuration files say
 

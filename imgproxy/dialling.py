@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import h11
 import trio
 
-from imgproxy.client import reason
 from imgproxy.errors import (
     BadUpstreamError,
     ConfigurationError,
@@ -25,6 +24,7 @@ from imgproxy.errors import (
     UnreachableError,
     clean,
 )
+from imgproxy.response import reason
 from imgproxy.spec import retry
 from imgproxy.wire import SocketWire, start_tls
 
@@ -80,7 +80,7 @@ class Dialer:
                     raise
         elif url.scheme == "http":
             # The proxy itself, which forwards requests for plain http.
-            return await self._secured(await _connect_to_proxy(proxy), proxy.url)
+            return await self._secured(await _connect_to_proxy(url, proxy), proxy.url)
         else:
             sock = await _tunnel(url, proxy)
         return await self._secured(sock, url)
@@ -107,11 +107,15 @@ async def _connect(url: Url) -> socket.socket:
     return sock
 
 
-async def _connect_to_proxy(proxy: Proxy) -> socket.socket:
+async def _connect_to_proxy(url: Url, proxy: Proxy) -> socket.socket:
     try:
         return await _connect(proxy.url)
     except OSError as error:
-        failure = UnreachableError(f"the proxy {proxy}: {reason(error)}", code="PROXY")
+        failure = UnreachableError(
+            f"connecting to {url.scheme}://{url.endpoint} through the proxy {proxy}:"
+            f" {reason(error)}",
+            code="PROXY",
+        )
         failure.is_transient = retry.is_transient(error)
         raise failure from error
 
@@ -124,7 +128,7 @@ async def _tunnel(url: Url, proxy: Proxy) -> socket.socket:
             " use a proxy with an http:// address for https registries",
             variable=proxy.source,
         )
-    sock = await _connect_to_proxy(proxy)
+    sock = await _connect_to_proxy(url, proxy)
     try:
         await _ask_for_tunnel(SocketWire(sock), url, proxy)
     except BaseException:

@@ -29,12 +29,14 @@ from wires import (
 )
 
 from imgproxy import client as clients
-from imgproxy.client import Client, Response
+from imgproxy import response as responses
+from imgproxy.client import Client
 from imgproxy.errors import Failure
 from imgproxy.spec import proxy
 from imgproxy.spec import url as urls
 
 if TYPE_CHECKING:
+    from imgproxy.response import Response
     from imgproxy.spec.url import Url
 
 # The query stands for a signature: it must be in no message.
@@ -447,7 +449,7 @@ async def test_the_clock_runs_only_while_the_server_is_awaited() -> None:
 @virtual_time
 async def test_progress_starts_the_clock_again() -> None:
     """1024 bytes each 55 s are slow, and no stall."""
-    count, pause = clients.MIN_PROGRESS, 55.0
+    count, pause = responses.MIN_PROGRESS, 55.0
     body = bytes(4 * count)
     reply = (head(200, content_length=str(len(body))), *slowly(body, count, pause))
     async with scripted(asked(WHERE, *reply)) as (client, _):
@@ -481,7 +483,7 @@ async def test_a_document_that_takes_for_ever_is_given_up() -> None:
     """It does not stall: a kilobyte comes each minute."""
     reply = (head(200), *slowly(bytes(1 << 20), 1024, 50.0))
     async with scripted(asked(WHERE, *reply)) as (client, script):
-        with elapsing(clients.DOCUMENT_TIMEOUT), pytest.raises(Failure) as raised:
+        with elapsing(responses.DOCUMENT_TIMEOUT), pytest.raises(Failure) as raised:
             await fetch(client)
         assert_told(raised.value, UNREACHABLE, "no whole reply within 300 s")
         assert script.wires[0].closed

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FLOORS: list[list[str]] = [
     ["spec", "config", "api", "fields", "strict_json", "errors"],
     [
-        *("client", "dialling", "wire", "files", "activation"),
+        *("client", "response", "dialling", "wire", "files", "activation"),
         *("system", "settings", "keyring", "shared"),
     ],
     ["transports"],

@@ -8,7 +8,7 @@ import stat
 import sys
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -185,7 +185,7 @@ def test_a_file_of_the_configuration_is_read_whole_or_not_at_all(tmp_path: Path)
     file = tmp_path / "file"
     file.write_bytes(bytes(4 * 1024 * 1024))
     assert system.read_file(str(file)) == bytes(4 * 1024 * 1024)
-    with pytest.raises(ValueError, match="^more than 4194304 bytes$"):
+    with pytest.raises(ValueError, match=r"^more than 4194304 bytes$"):
         system.read_file("/dev/zero")
     with pytest.raises(FileNotFoundError):
         system.read_file(f"{file}.missing")

@@ -29,9 +29,10 @@ from imgproxy.spec import token as tokens
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from imgproxy.client import Client, Response
+    from imgproxy.client import Client
     from imgproxy.config.endpoints import Endpoint as Place
     from imgproxy.keyring import Keyring
+    from imgproxy.response import Response
     from imgproxy.spec.challenge import Challenge
     from imgproxy.spec.url import Url
 

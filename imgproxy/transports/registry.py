@@ -24,7 +24,7 @@ from imgproxy.transports.transfer import Transfer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from imgproxy.client import Response
+    from imgproxy.response import Response
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.reference import Reference

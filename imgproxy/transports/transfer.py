@@ -14,7 +14,7 @@ from imgproxy.spec import content_range, retry
 from imgproxy.spec.content_range import Range, Rest
 
 if TYPE_CHECKING:
-    from imgproxy.client import Response
+    from imgproxy.response import Response
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.transports.endpoint import Endpoint
     from imgproxy.transports.registry import Registry

@@ -418,7 +418,7 @@ def test_conversations_that_break_off_anywhere_leave_nothing_behind(
     assert child.connect(path).get("/manifest").status == 200
     child.hang_up()
     before = descriptors(child.pid)
-    chance = random.Random(1)  # noqa: S311  (no secret)
+    chance = random.Random(1)
     for _ in range(50):
         client = child.connect(path)
         client.ask("GET", large)

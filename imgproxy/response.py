@@ -1,0 +1,248 @@
+"""A reply that is being received, and what goes wrong with one.
+
+A body of known length goes straight from the socket into the caller's buffer; h11 reads the chunks
+of others. RFC 9112 sections 6 and 7. Every wait has a limit, and exceptions of lower layers leave
+here as a `Failure`.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from typing import TYPE_CHECKING
+
+import h11
+import trio
+
+from imgproxy.errors import (
+    BadUpstreamError,
+    Failure,
+    InvalidError,
+    UnavailableError,
+    UnreachableError,
+    clean,
+)
+from imgproxy.spec import retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.spec.url import Url
+    from imgproxy.wire import Wire
+
+# Less than this within the stall timeout is no progress: a trickle is a stall that takes longer.
+MIN_PROGRESS = 1024
+
+# A manifest is some kilobytes. Who takes this long for one does not want to be understood.
+DOCUMENT_TIMEOUT = 300.0
+
+# Whatever their fields say, these have no body: RFC 9110 sections 15.3.5 and 15.4.5.
+_BODILESS = frozenset({204, 304})
+
+_SCRATCH = 64 * 1024
+
+
+class Response:
+    """A reply whose head has arrived; its body is pulled. `size` is in bytes, None if unknown.
+
+    `ends_by_close`: nothing tells the end of the body from the end of a broken connection.
+    `release` takes the connection back, with the number of bytes received, and whether it can
+    carry another request.
+    """
+
+    def __init__(
+        self,
+        url: Url,
+        head: h11.Response,
+        connection: h11.Connection,
+        wire: Wire,
+        stall_timeout: float,
+        release: Callable[..., None],
+    ) -> None:
+        self.url = url
+        self.status = head.status_code
+        self._fields = head.headers
+        self._connection = connection
+        self._wire: Wire | None = wire
+        self._release = release
+        self._stall_timeout = self._patience = stall_timeout
+        self._progress = self._received = 0
+        self._ended = False
+        options = self.header("connection").lower().replace(" ", "").split(",")
+        self._reusable = head.http_version == b"1.1" and "close" not in options
+        self._frame()
+
+    def _frame(self) -> None:
+        """Decide how the body ends: RFC 9112 section 6.3, for a response to GET."""
+        length = "0" if self.status in _BODILESS else self.header("content-length")
+        self._rest = memoryview(b"")
+        if self.header("transfer-encoding") and self.status not in _BODILESS:
+            self.size = None
+            self.ends_by_close = False
+            self._pull = self._pull_chunks
+            # With both, the length is ignored and the connection is suspect.
+            self._reusable &= not length
+            self._scratch = memoryview(bytearray(_SCRATCH))
+            return
+        self._rest = memoryview(self._connection.trailing_data[0])
+        self._pull = self._pull_bytes
+        self.size = int(length) if length else None
+        self.ends_by_close = self.size is None
+        self._left = sys.maxsize if self.size is None else self.size
+        self._reusable &= len(self._rest) <= self._left and self.size is not None
+        self._rest = self._rest[: self._left]
+        if self.size == 0:
+            self._end()
+
+    def header(self, name: str) -> str:
+        """Give a field's value, several joined by commas, empty where there is none."""
+        return ", ".join(self.headers(name))
+
+    def headers(self, name: str) -> list[str]:
+        """Give the values of all fields of this name (in lower case)."""
+        wanted = name.encode()
+        return [value.decode("latin-1") for field, value in self._fields if field == wanted]
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Put the next bytes of the body at the start of `buffer`; give how many, 0 at the end.
+
+        Raises `UnavailableError` for a body that is cut off, `UnreachableError` for one that
+        stalls, `BadUpstreamError` for one that breaks HTTP. The clock runs only while waiting.
+        """
+        if self._wire is None:
+            return 0
+        started = trio.current_time()
+        try:
+            with trio.fail_after(self._patience):
+                count = await self._pull(buffer, self._wire)
+        except (OSError, trio.TooSlowError, h11.RemoteProtocolError) as error:
+            self.close()
+            raise self._broken(error) from error
+        self._patience -= trio.current_time() - started
+        self._progress += count
+        self._received += count
+        if self._ended:
+            self._end()
+        if self._progress >= MIN_PROGRESS:
+            self._patience, self._progress = self._stall_timeout, 0
+        return count
+
+    async def _pull_bytes(self, buffer: memoryview, wire: Wire) -> int:
+        if self._rest:
+            count = self._take(buffer)
+        else:
+            count = await wire.receive_into(buffer[: self._left])
+            if count == 0:
+                if self.size is not None:
+                    raise ConnectionError(f"the connection ended {self._left} bytes early")
+                self._ended = True
+                return 0
+        self._left -= count
+        if self._left == 0:
+            self._ended = True
+        return count
+
+    async def _pull_chunks(self, buffer: memoryview, wire: Wire) -> int:
+        while not self._rest:
+            event = self._connection.next_event()
+            if event is h11.NEED_DATA:
+                count = await wire.receive_into(self._scratch)
+                if count == 0:
+                    raise ConnectionError("the connection ended before the last chunk")
+                self._connection.receive_data(bytes(self._scratch[:count]))
+            elif isinstance(event, h11.Data):
+                self._rest = memoryview(event.data)
+            else:
+                self._reusable &= not self._connection.trailing_data[0]
+                self._ended = True
+                return 0
+        return self._take(buffer)
+
+    def _take(self, buffer: memoryview) -> int:
+        """Copy what h11 had received along with something else."""
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    async def read(self, limit: int) -> bytes:
+        """Give the whole body.
+
+        Raises what `receive_into` raises, and `InvalidError` for more than `limit` bytes.
+        """
+        body = bytearray()
+        buffer = memoryview(bytearray(min(limit, self.size or limit, _SCRATCH) + 1))
+        try:
+            with trio.fail_after(DOCUMENT_TIMEOUT):
+                while len(body) <= limit and (self.size or 0) <= limit:
+                    count = await self.receive_into(buffer)
+                    if count == 0:
+                        return bytes(body)
+                    body += buffer[:count]
+        except trio.TooSlowError:
+            raise UnreachableError(
+                f"GET {self.url}: no whole reply within {DOCUMENT_TIMEOUT:g} s"
+            ) from None
+        finally:
+            self.close()
+        raise InvalidError(
+            f"GET {self.url}: the reply has more than the {limit} bytes it may have",
+            code="SIZE_INVALID",
+        )
+
+    def _broken(self, error: Exception) -> Failure:
+        if isinstance(error, OSError):
+            return UnavailableError(f"GET {self.url}: the reply was cut off: {reason(error)}")
+        return translated(f"GET {self.url}", error, "the reply stalled", self._stall_timeout)
+
+    def _end(self) -> None:
+        """Let go of the connection: nothing more belongs to this reply."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            self._release(wire, self._received, reusable=self._reusable)
+
+    def close(self) -> None:
+        """Give up what is left of the body, and the connection with it. May be called again."""
+        self._reusable = False
+        self._end()
+
+
+# By OpenSSL's name of what went wrong; a server that speaks plain http answers no TLS record.
+_WAYS_OUT = {
+    "CERTIFICATE_VERIFY_FAILED": " (--tls-verify=false would accept it)",
+    "WRONG_VERSION_NUMBER": "; it may speak plain http, which --tls-verify=false would allow",
+}
+
+
+def translated(what: str, error: Exception, doing: str, limit: float) -> Failure:
+    """Give the failure that an exception of a lower layer is to whoever asked."""
+    if isinstance(error, trio.TooSlowError):
+        return UnreachableError(f"{what}: {doing} for {limit:g} s")
+    if isinstance(error, ssl.SSLError) and not retry.is_transient(error):
+        return BadUpstreamError(
+            f"{what}: TLS failed: {reason(error)}{_WAYS_OUT.get(getattr(error, 'reason', ''), '')}",
+            code="TLS",
+        )
+    if isinstance(error, h11.RemoteProtocolError):
+        return BadUpstreamError(f"{what}: the server broke HTTP: {clean(str(error))}")
+    if isinstance(error, OSError):
+        return UnreachableError(f"{what}: {reason(error)}")
+    raise error
+
+
+def reason(error: BaseException) -> str:
+    """Give the cause in the system's words; trio groups those of several addresses."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(map(reason, cause.exceptions)))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return clean(error.verify_message)
+    if isinstance(error, OSError) and error.strerror:
+        # The system's own words; trio's have the address in Python's notation. The numbers of
+        # TLS are OpenSSL's, and those of name resolution are negative.
+        is_system = not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0
+        return os.strerror(error.errno or 0) if is_system else clean(error.strerror)
+    if isinstance(cause, OSError):
+        return reason(cause)
+    return clean(str(error))
