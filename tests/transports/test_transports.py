@@ -50,6 +50,10 @@ def test_names_lead_to_registries(image: str, name: str) -> None:
     source.close()
 
 
+def test_certificates_are_verified_unless_that_is_forbidden() -> None:
+    assert Network() == (False, True, 60.0)
+
+
 @pytest.mark.parametrize("image", ["docker://busybox", "registry.test/x:1"])
 def test_registries_are_not_asked_offline(image: str) -> None:
     failure = failure_of(image, offline=True)
