@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imgproxy.strict_json import MAX_DEPTH, JsonError, loads
+from imgproxy.strict_json import JsonError, loads
 
 
 @pytest.mark.parametrize(
@@ -29,15 +29,25 @@ def test_json_is_read(raw: bytes, value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"{} {}", id="trailing"),
+        pytest.param(b"[1,]", id="trailing-comma"),
+        pytest.param(b"{'a':1}", id="single-quotes"),
+        pytest.param(b'"a\nb"', id="raw-control"),
+        pytest.param(b"01", id="leading-zero"),
+        pytest.param(b"\xef\xbb\xbf{}", id="bom"),
+    ],
+)
+def test_what_is_no_json_is_refused_with_the_place(raw: bytes) -> None:
+    with pytest.raises(JsonError, match=r"^not JSON: .* \(char \d+\)$"):
+        loads(raw)
+
+
+@pytest.mark.parametrize(
     ("raw", "complaint"),
     [
-        pytest.param(b"", "not JSON: Expecting value", id="nothing"),
-        pytest.param(b"{} {}", "not JSON: Extra data", id="trailing"),
-        pytest.param(b"[1,]", "not JSON: ", id="trailing-comma"),
-        pytest.param(b"{'a':1}", "not JSON: ", id="single-quotes"),
-        pytest.param(b'"a\nb"', "not JSON: Invalid control character", id="raw-control"),
-        pytest.param(b"01", "not JSON: Extra data", id="leading-zero"),
-        pytest.param(b"\xef\xbb\xbf{}", "not JSON: Unexpected UTF-8 BOM", id="bom"),
         pytest.param(b'{"a":"\xff"}', "not UTF-8 at byte 6", id="latin-1"),
         pytest.param('{"a":1}'.encode("utf-16"), "not UTF-8 at byte 0", id="utf-16"),
         pytest.param(b'"\xed\xa0\x80"', "not UTF-8 at byte 1", id="encoded-surrogate"),
@@ -48,7 +58,9 @@ def test_json_is_read(raw: bytes, value: object) -> None:
         pytest.param(b"[-Infinity]", "-Infinity is not JSON", id="negative-infinity"),
         pytest.param(b"1e999", "a number is out of range", id="overflow"),
         pytest.param(b"-1e999", "a number is out of range", id="negative-overflow"),
-        pytest.param(b'{"a":1,"b":2,"a":1}', 'the key "a" stands twice in one object', id="twice"),
+        pytest.param(
+            b'{"b":1,"a":2,"c":3,"a":2}', 'the key "a" stands twice in one object', id="twice"
+        ),
         pytest.param(
             b'[{"x":{"a":1,"\\u0061":2}}]',
             'the key "a" stands twice in one object',
@@ -59,7 +71,7 @@ def test_json_is_read(raw: bytes, value: object) -> None:
 def test_what_two_parsers_could_read_in_two_ways_is_refused(raw: bytes, complaint: str) -> None:
     with pytest.raises(JsonError) as caught:
         loads(raw)
-    assert str(caught.value).startswith(complaint)
+    assert str(caught.value) == complaint
 
 
 def test_an_integer_has_as_many_digits_as_the_interpreter_reads() -> None:
@@ -75,15 +87,15 @@ def test_an_integer_has_as_many_digits_as_the_interpreter_reads() -> None:
     ids=["arrays", "objects", "both"],
 )
 def test_nesting_has_one_limit(opening: bytes, inside: bytes, closing: bytes) -> None:
-    levels = MAX_DEPTH // (len(closing)) - (inside == b"{}")
+    levels = 64 // len(closing) - (inside == b"{}")
     value: Any = loads(opening * levels + inside + closing * levels)
     assert isinstance(value, list | dict)
-    with pytest.raises(JsonError, match=f"^nested deeper than {MAX_DEPTH}$"):
+    with pytest.raises(JsonError, match=r"^nested deeper than 64$"):
         loads(opening * (levels + 1) + inside + closing * (levels + 1))
 
 
 def test_nesting_that_no_interpreter_follows_is_refused_the_same_way() -> None:
-    with pytest.raises(JsonError, match=f"^nested deeper than {MAX_DEPTH}$"):
+    with pytest.raises(JsonError, match=r"^nested deeper than 64$"):
         loads(b"[" * 1_000_000)
 
 

@@ -270,6 +270,15 @@ async def test_a_document_beyond_the_limit_is_not_read(layout: Layout) -> None:
     assert refused(await failure_of(layout)) == (422, "SIZE_INVALID", False)
 
 
+@real_time
+async def test_no_document_is_left_open(layout: Layout) -> None:
+    layout.save(layout.image(b"x"), layout.add(b" " * (MAX_DOCUMENT_SIZE + 1), OCI_MANIFEST))
+    before = os.listdir("/proc/self/fd")
+    await root_of(layout, position=0)
+    await failure_of(layout, position=1)
+    assert os.listdir("/proc/self/fd") == before
+
+
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
 @real_time
 async def test_a_blob_is_read_where_its_digest_says(layout: Layout, algorithm: str) -> None:

@@ -99,16 +99,17 @@ async def test_a_reference_says_what_is_asked(reference: str, url: str) -> None:
         assert document.digests == wanted
 
 
+@pytest.mark.parametrize(
+    ("tail", "scope"),
+    [(":1", ":1"), ("", ":latest"), (f"@{DIGEST}", f"@{DIGEST}"), (f":1@{DIGEST}", f"@{DIGEST}")],
+)
 @virtual_time
-async def test_policies_know_the_image_by_its_scopes() -> None:
-    async with registry() as (source, _):
-        assert source.name == "docker://registry.test/acme/os:1"
+async def test_policies_know_the_image_by_its_scopes(tail: str, scope: str) -> None:
+    name = "registry.test/acme/os"
+    async with registry(reference=name + tail) as (source, _):
+        assert source.name == f"docker://{name}{tail or ':latest'}"
         assert source.identity.transport == "docker"
-        assert source.identity.scopes[:3] == [
-            "registry.test/acme/os:1",
-            "registry.test/acme/os",
-            "registry.test/acme",
-        ]
+        assert source.identity.scopes[:3] == [name + scope, name, "registry.test/acme"]
 
 
 @pytest.mark.parametrize(
