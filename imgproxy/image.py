@@ -15,7 +15,7 @@ import trio
 
 from imgproxy import verify
 from imgproxy.config import policy as policies
-from imgproxy.errors import Failure, InvalidError, NotFoundError, clean
+from imgproxy.errors import ConfigurationError, Failure, InvalidError, NotFoundError, clean
 from imgproxy.shared import SharedAttempt
 from imgproxy.spec import convert
 from imgproxy.spec import digest as digests
@@ -74,6 +74,9 @@ class Image:
         for source in sources:
             try:
                 self._opened = await self._open_at(source, policy)
+            except ConfigurationError:
+                source.close()
+                raise  # this host's; another image is no answer to it
             except Failure as error:
                 failures.append(error)
                 source.close()
@@ -85,7 +88,8 @@ class Image:
         if len(failures) == 1:
             raise failures[0]
         last = failures[-1]
-        raise type(last)("; ".join(each.message for each in failures), code=last.code)
+        words = "; ".join(each.message for each in failures)
+        raise type(last)(words, code=last.code, **last.detail)
 
     async def _open_at(self, source: Source, policy: Policy) -> OpenedImage:
         policies.demand(policy, *source.identity, source.name)

@@ -92,7 +92,7 @@ def endpoint(
 ) -> Endpoint:
     client = Client(dial, notes or Notes(), stall_timeout=STALL, user_agent="test/1")
     keyring = ring or Ring()
-    return Endpoint(at, client, keyring, is_own=is_own, registry_token=registry_token)  # type: ignore[arg-type]  (of its shape)
+    return Endpoint(at, client, keyring, is_own=is_own, registry_token=registry_token)  # type: ignore[arg-type]
 
 
 @asynccontextmanager

@@ -9,11 +9,17 @@ import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from wires import Notes, answer, elapsing, real_time, refused, virtual_time
 
 from imgproxy import dialling
@@ -92,8 +98,10 @@ async def listening(serve: Serve) -> AsyncIterator[int]:
         raise failure
 
 
-def certificates_of(**files: tuple[str, ...]) -> Callable[[str], Certificates]:
-    return lambda _: Certificates(files.get("crt", ()), files.get("clients", ()))  # type: ignore[arg-type]  (pairs)
+def certificates_of(
+    *, crt: tuple[str, ...] = (), clients: tuple[tuple[str, str], ...] = ()
+) -> Callable[[str], Certificates]:
+    return lambda _: Certificates(crt, clients)
 
 
 def dialer(
@@ -309,7 +317,7 @@ async def test_a_client_s_certificate_is_shown_where_it_is_wanted(
             await serve(stream)
 
     if shown:
-        dial = dialer(certificates=certificates_of(clients=((certificate, key),)))  # type: ignore[arg-type]  (pairs)
+        dial = dialer(certificates=certificates_of(clients=((certificate, key),)))
         assert await visit(forgive, "https", dial) == BODY
     else:
         failure = await failure_of(forgive, "https")
@@ -349,19 +357,23 @@ async def test_certificates_are_looked_up_as_references_call_the_registry(
     assert asked == [name]
 
 
-LOCKED = b"""-----BEGIN ENCRYPTED PRIVATE KEY-----
-MIIBvTBXBgkqhkiG9w0BBQ0wSjApBgkqhkiG9w0BBQwwHAQI
------END ENCRYPTED PRIVATE KEY-----
-"""
+def locked(certificate: trustme.LeafCert) -> bytes:
+    """Give the key of a certificate under a password, for which OpenSSL would ask a terminal."""
+    key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    form = Encoding.PEM, PrivateFormat.PKCS8
+    return key.private_bytes(*form, BestAvailableEncryption(b"hunter2"))
 
 
 @pytest.mark.parametrize("case", ["garbage", "empty", "a directory", "no certificate"])
-def test_an_authority_that_is_none_is_told_with_its_path(case: str, tmp_path: Path) -> None:
+def test_an_authority_that_is_none_is_told_with_its_path(
+    case: str, tmp_path: Path, own: trustme.CA
+) -> None:
     path = tmp_path / "bad.crt"
     if case == "a directory":
         path.mkdir()
     else:
-        path.write_bytes({"garbage": b"\0\xff", "empty": b"", "no certificate": LOCKED}[case])
+        key = own.private_key_pem.bytes()
+        path.write_bytes({"garbage": b"\0\xff", "empty": b"", "no certificate": key}[case])
     for verify in (True, False):
         with pytest.raises(ConfigurationError) as raised:
             make_context(Certificates((str(path),)), verify=verify)
@@ -380,7 +392,7 @@ def test_a_client_s_certificate_that_is_unusable_is_told_with_its_path(
         certificate.write_bytes(b"garbage")
     if case != "missing":
         other = own.issue_cert("other").private_key_pem.bytes()
-        key.write_bytes({"another's key": other, "a locked key": LOCKED}.get(case, b"x"))
+        key.write_bytes({"another's key": other, "a locked key": locked(issued)}.get(case, b"x"))
     with pytest.raises(ConfigurationError) as raised:
         make_context(Certificates((), ((str(certificate), str(key)),)), verify=True)
     assert raised.value.message.startswith(f"the certificate {certificate}: ")
@@ -513,7 +525,7 @@ async def test_a_tunnel_leads_to_the_registry_and_keeps_the_credentials_to_itsel
     async def behind(stream: trio.SocketStream) -> None:
         context = server_context(authority.issue_cert("registry.test"))
         secure = trio.SSLStream(stream, context, server_side=True)
-        heads.append(await secure.receive_some())
+        heads.append(bytes(await secure.receive_some()))
         await secure.send_all(REPLY)
         await secure.receive_some()
 
@@ -573,6 +585,18 @@ async def test_a_proxy_that_hangs_up_is_unreachable() -> None:
     assert "(HTTPS_PROXY) closed the connection" in raised.value.message
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@real_time
+async def test_a_proxy_that_is_not_there_is_told_apart_from_the_registry(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer(proxy=through(port)), f"{scheme}://registry.test/")
+    assert refused(raised.value) == (504, "PROXY", True)
+    assert f"through the proxy http://127.0.0.1:{port} (HTTPS_PROXY)" in raised.value.message
+    assert "hunter2" not in raised.value.message
+
+
 @virtual_time
 async def test_a_proxy_that_is_silent_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -596,7 +620,7 @@ async def test_plain_http_is_forwarded(scheme: str, authority: trustme.CA) -> No
     heads: list[bytes] = []
 
     async def forward(stream: trio.abc.Stream) -> None:
-        heads.append(await stream.receive_some())
+        heads.append(bytes(await stream.receive_some()))
         await stream.send_all(REPLY)
         await stream.receive_some()
 
@@ -628,11 +652,11 @@ async def test_the_address_that_answers_is_used() -> None:
         ]
 
         class Resolver(trio.abc.HostnameResolver):
-            async def getaddrinfo(self, *_: object, **__: object) -> list[object]:  # type: ignore[override]
+            async def getaddrinfo(self, *_: Any, **__: Any) -> list[Any]:  # noqa: ANN401  (as trio has it)
                 await trio.lowlevel.checkpoint()
                 return list(found)
 
-            async def getnameinfo(self, *_: object) -> tuple[str, str]:  # type: ignore[override]
+            async def getnameinfo(self, *_: object) -> tuple[str, str]:
                 raise AssertionError
 
         trio.socket.set_custom_hostname_resolver(Resolver())
@@ -643,10 +667,10 @@ async def test_the_address_that_answers_is_used() -> None:
 @real_time
 async def test_a_name_that_does_not_exist_is_told_by_the_system_s_words() -> None:
     class Resolver(trio.abc.HostnameResolver):
-        async def getaddrinfo(self, *_: object, **__: object) -> list[object]:  # type: ignore[override]
+        async def getaddrinfo(self, *_: Any, **__: Any) -> list[Any]:  # noqa: ANN401  (as trio has it)
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-        async def getnameinfo(self, *_: object) -> tuple[str, str]:  # type: ignore[override]
+        async def getnameinfo(self, *_: object) -> tuple[str, str]:
             raise AssertionError
 
     trio.socket.set_custom_hostname_resolver(Resolver())

@@ -14,7 +14,7 @@ import trio
 from wires import real_time, refused
 
 from imgproxy import files
-from imgproxy.errors import Failure
+from imgproxy.errors import Failure, InvalidError
 from imgproxy.files import LocalFile, read_file
 
 if TYPE_CHECKING:
@@ -288,6 +288,15 @@ async def test_a_file_that_is_replaced_is_read_as_it_was_opened(path: Path) -> N
         os.unlink(path)
         write(path, b"another")
         assert await file.read(1 << 20) == CONTENT
+
+
+@real_time
+async def test_nothing_stands_in_for_a_file_that_is_wrong(path: Path) -> None:
+    with closing(LocalFile(str(path), "the layer")) as file:
+        assert file.name == "the layer"
+        assert not file.condemn(InvalidError("it is wrong"))
+    with closing(LocalFile(str(path))) as file:
+        assert file.name == str(path)
 
 
 @real_time

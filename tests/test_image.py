@@ -13,7 +13,13 @@ from sources import LINUX, Place, Store, accept_anything, describe, image_of
 from wires import elapsing, real_time, refused, virtual_time
 
 from imgproxy.config import policy
-from imgproxy.errors import DeniedError, Failure, NotFoundError, UnavailableError
+from imgproxy.errors import (
+    ConfigurationError,
+    DeniedError,
+    Failure,
+    NotFoundError,
+    UnavailableError,
+)
 from imgproxy.image import MAX_DEPTH, MAX_INDEXES, Image, OpenedImage
 from imgproxy.spec import digest as digests
 from imgproxy.spec import platform as platforms
@@ -155,6 +161,64 @@ async def test_a_failure_is_shared_by_those_who_wait_and_tried_again_by_who_come
     assert place.asked == [root["digest"]] * 2
     del place.failures[root["digest"]]
     assert str((await image.open()).manifest.digest) == root["digest"]
+
+
+# --- a name that may mean several places --------------------------------------------------------
+
+
+def lacking(store: Store, failure: Failure) -> Place:
+    """Give a place that fails for whatever it is asked."""
+    root = store.image(b"lacking")
+    place = Place(store, root)
+    place.failures[root["digest"]] = failure
+    return place
+
+
+@virtual_time
+async def test_the_first_place_that_has_the_image_serves_it(store: Store) -> None:
+    root = store.image(b"x")
+    absent = lacking(store, NotFoundError("not here"))
+    there, never = Place(store, root), Place(store, root)
+    image = Image(lambda: [absent, there, never], accept_anything, LINUX)
+    for _ in range(2):
+        assert str((await image.open()).manifest.digest) == root["digest"]
+    assert [len(each.asked) for each in (absent, there, never)] == [1, 1, 0]
+    assert [each.closed for each in (absent, there)] == [1, 0]
+    image.close()
+    assert there.closed == 1
+
+
+@virtual_time
+async def test_where_no_place_has_it_all_are_told_of(store: Store) -> None:
+    places = [
+        lacking(store, UnavailableError("busy")),
+        lacking(store, NotFoundError("gone", code="NAME_UNKNOWN")),
+    ]
+    with pytest.raises(Failure) as raised:
+        await Image(lambda: [*places], accept_anything, LINUX).open()
+    assert refused(raised.value) == (404, "NAME_UNKNOWN", False)
+    assert raised.value.message == "busy; gone"
+    assert [each.closed for each in places] == [1, 1]
+
+
+@virtual_time
+async def test_what_is_wrong_on_this_host_is_told_and_nothing_else_tried(store: Store) -> None:
+    """Another place's image is not what a broken file was to lead to."""
+    broken = lacking(store, ConfigurationError("a broken file"))
+    never = Place(store, store.image(b"x"))
+    with pytest.raises(ConfigurationError):
+        await Image(lambda: [broken, never], accept_anything, LINUX).open()
+    assert never.asked == []
+
+
+@virtual_time
+async def test_who_stops_waiting_leaves_no_place_open(store: Store) -> None:
+    place = Place(store, store.image(b"x"))
+    place.gate = trio.Event()
+    with trio.move_on_after(1) as scope:
+        await Image(lambda: [place], accept_anything, LINUX).open()
+    assert scope.cancelled_caught
+    assert place.closed == 1
 
 
 @virtual_time

@@ -108,7 +108,7 @@ async def test_explicit_credentials_are_for_the_image_s_own_registry_alone(
     is_own: bool,  # noqa: FBT001  (a parameter)
     wanted: str | None,
 ) -> None:
-    ring = keyring(FILE, **options)  # type: ignore[arg-type]  (a table's)
+    ring = keyring(FILE, **options)  # type: ignore[arg-type]
     assert await find(ring, is_own=is_own) == wanted
 
 
@@ -116,7 +116,7 @@ async def test_explicit_credentials_are_for_the_image_s_own_registry_alone(
 @real_time
 async def test_with_an_option_no_file_is_read_and_no_helper_run(options: dict[str, object]) -> None:
     chosen = Chosen(registries=(b"= broken", "r"), auth=(b"broken", "a"))
-    ring = Keyring(Settings(chosen, Notes()), **options)  # type: ignore[arg-type]  (a table's)
+    ring = Keyring(Settings(chosen, Notes()), **options)  # type: ignore[arg-type]
     await ring.find("a.test", "x", is_own=True)
 
 
@@ -234,7 +234,7 @@ async def test_a_helper_that_is_missing_matters_where_a_login_was_recorded(
     promised: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
     install("other", say())
-    auths = {"auths": {"a.test": {}}} if promised else {}
+    auths: dict[str, object] = {"auths": {"a.test": {}}} if promised else {}
     ring = keyring({**STORE, **auths})
     if promised:
         assert "docker-credential-test is not in $PATH" in await failure_of(ring)

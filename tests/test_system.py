@@ -231,6 +231,24 @@ def test_a_directory_that_cannot_be_listed_is_not_passed_over(tmp_path: Path) ->
     assert caught.value.detail == {"file": str(directory)}
 
 
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/nowhere/certs", "/nowhere/certs: No such file or directory"),
+        ("/dev/null", "/dev/null: Not a directory"),
+        ("a\0b", "a b: embedded null byte"),
+    ],
+)
+def test_a_directory_that_cannot_be_read_is_a_usage_error(path: str, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        system.check_option_directory("--cert-dir", path)
+    assert str(caught.value) == f"--cert-dir {reason}"
+
+
+def test_a_directory_that_can_be_read_is_none(tmp_path: Path) -> None:
+    system.check_option_directory("--cert-dir", str(tmp_path))
+
+
 # --- what files are ---------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ class Transfer:
         self._response = response
         self._endpoint = endpoint
         self._givers = [endpoint]
-        self._position = 0
+        self._position = self._promised = 0
         self._budget = retry.Budget(registry.retries)
 
     @property
@@ -60,7 +60,7 @@ class Transfer:
                 await self._go_on(failure)
                 continue
             if count == 0 and self._is_early_end():
-                if (self._response.size or 0) >= MIN_PART:
+                if self._promised >= MIN_PART:
                     await self._ask_for_rest()
                 else:
                     words = f"{self.name}: ended after {self._position} bytes"
@@ -109,6 +109,7 @@ class Transfer:
                 response = await endpoint.get("blob", digest, {})
                 rest = Rest(self._position, wanted.size - wanted.offset)
             await _skip(response, rest.skip)
+            self._promised = rest.length
         except BaseException:
             response.close()
             raise

@@ -139,15 +139,17 @@ class World:
             location = chance.choice(LOCATIONS)
             body = chance.choice([b"", b"<html>", b'{"errors":[{"code":"X","message":"no"}]}'])
             return [answer(status, body, retry_after=late, location=location)]
-        return {
+        last: Step = END if chance.random() < 0.5 else SILENCE
+        faults: dict[str, list[Step]] = {
             "garbage": [chance.randbytes(chance.randrange(1, 200)), END],
             "reset": [ConnectionResetError(104, "Connection reset by peer")],
             "end": [END],
             "silence": [SILENCE],
-            "half a head": [head(200)[: chance.randrange(1, 15)], chance.choice([END, SILENCE])],
+            "half a head": [head(200)[: chance.randrange(1, 15)], last],
             "flood": [head(200, x="y" * 70_000)],
             "no length": [head(200), chance.randbytes(50), END],
-        }[fault]
+        }
+        return faults[fault]
 
     def content(self, content: bytes, wanted: str | None) -> list[Step]:
         """Give content, or the range of it that is wanted, with what may happen to it."""
@@ -188,17 +190,17 @@ class World:
         flipped = bytearray(body)
         if flipped:
             flipped[at - 1] ^= 1 << chance.randrange(8)
-        steps: list[Step] = {
+        faults: dict[str, list[Step]] = {
             "cut": [body[:at], END],
             "reset": [body[:at], ConnectionResetError(104, "Connection reset by peer")],
             "stall": [body[:at], SILENCE],
-            "trickle": [body[:at], *([59.0, b"x"] * 3)],
+            "trickle": [body[:at], 59.0, b"x", 59.0, b"x"],
             "flip": [bytes(flipped)],
             "shorter": [body[:-1], END],
             "longer": [body + b"surplus"],
             "wrong length": [body[:at], chance.uniform(0, 100), body[at:]],
-        }[fault]
-        return [begin, *(step for step in steps if step != b"" or step is END)]
+        }
+        return [begin, *(step for step in faults[fault] if step != b"" or step is END)]
 
 
 class ServedWire(MemoryWire):
@@ -275,7 +277,9 @@ class Campaign:
         self.failures = [*{failure.code: failure for failure in self.failures}.values()]
         assert not [each for each in words if SECRET in each or not each.isprintable()]
 
-    async def note(self, get: partial[Awaitable[bytes | VerifiedDocument]], wanted: bytes) -> None:
+    async def note(
+        self, get: Callable[[], Awaitable[bytes | VerifiedDocument]], wanted: bytes
+    ) -> None:
         try:
             found = await get()
         except Failure as failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -30,6 +31,9 @@ from imgproxy.config.credentials import Credentials
 from imgproxy.errors import ConfigurationError, Failure
 from imgproxy.spec import distribution
 
+if TYPE_CHECKING:
+    from wires import Exchange
+
 REALM = "https://tokens.test/get"
 SCOPE = "scope=repository%3Aacme%2Fos%3Apull"
 TOKENS = f"{REALM}?service=registry.test&{SCOPE}"
@@ -46,6 +50,14 @@ UNAUTHORIZED = (403, "UNAUTHORIZED", False)
 DENIED = (403, "DENIED", False)
 UNAVAILABLE = (503, "UNAVAILABLE", True)
 TOO_MANY = (503, "TOOMANYREQUESTS", True)
+
+
+async def failure_of(*exchanges: Exchange, **options: Any) -> Failure:  # noqa: ANN401  (see registry)
+    """Give how asking for the manifest fails."""
+    async with registry(*exchanges, **options) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+    return raised.value
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -102,14 +114,12 @@ async def test_a_fresh_token_that_is_refused_is_the_end() -> None:
         asked(TOKENS, token("t1")),
         asked(WHERE, unauthorized(CHALLENGE, body=body)),
     ]
-    async with registry(*exchanges) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == UNAUTHORIZED
-        assert raised.value.message == (
-            f"manifest 1: GET {WHERE}: 401 (DENIED: not yours): there are no credentials for"
-            " registry.test/acme/os"
-        )
+    failure = await failure_of(*exchanges)
+    assert refused(failure) == UNAUTHORIZED
+    assert failure.message == (
+        f"manifest 1: GET {WHERE}: 401 (DENIED: not yours): there are no credentials for"
+        " registry.test/acme/os"
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,11 +128,9 @@ async def test_a_fresh_token_that_is_refused_is_the_end() -> None:
 @virtual_time
 async def test_a_registry_that_offers_no_bearer_is_not_asked_again(challenge: str | None) -> None:
     body = b'{"errors":[{"code":"UNAUTHORIZED","message":"who are you?"}]}'
-    async with registry(asked(WHERE, unauthorized(challenge, body))) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == UNAUTHORIZED
-        assert "(UNAUTHORIZED: who are you?)" in raised.value.message
+    failure = await failure_of(asked(WHERE, unauthorized(challenge, body)))
+    assert refused(failure) == UNAUTHORIZED
+    assert "(UNAUTHORIZED: who are you?)" in failure.message
 
 
 @pytest.mark.parametrize(
@@ -162,12 +170,10 @@ REALMS = {
 @virtual_time
 async def test_a_realm_that_is_unusable_is_refused_without_its_secrets(realm: str) -> None:
     challenge, words = REALMS[realm]
-    async with registry(asked(WHERE, unauthorized(challenge))) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert words in raised.value.message
-        assert "hunter2" not in raised.value.message
+    failure = await failure_of(asked(WHERE, unauthorized(challenge)))
+    assert refused(failure) == BAD_UPSTREAM
+    assert words in failure.message
+    assert "hunter2" not in failure.message
 
 
 @virtual_time
@@ -285,20 +291,16 @@ async def test_nobody_but_the_registry_may_say_where_tokens_are_had() -> None:
         asked(WHERE, moved("https://cdn.test/x")),
         asked("https://cdn.test/x", unauthorized(CHALLENGE)),
     ]
-    async with registry(*exchanges) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == UNAUTHORIZED
+    failure = await failure_of(*exchanges)
+    assert refused(failure) == UNAUTHORIZED
 
 
 @virtual_time
 async def test_a_circle_of_redirects_ends() -> None:
     count = distribution.MAX_REDIRECTS + 1
-    async with registry(*[asked(WHERE, moved(WHERE))] * count) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert raised.value.message == f"GET {WHERE}: redirected more than 10 times"
+    failure = await failure_of(*[asked(WHERE, moved(WHERE))] * count)
+    assert refused(failure) == BAD_UPSTREAM
+    assert failure.message == f"GET {WHERE}: redirected more than 10 times"
 
 
 @virtual_time
@@ -330,13 +332,11 @@ LOCATIONS = {
 @virtual_time
 async def test_a_redirect_to_somewhere_unusable_is_refused_without_its_secrets(case: str) -> None:
     location, words = LOCATIONS[case]
-    async with registry(asked(WHERE, moved(location))) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert words in raised.value.message
-        assert "hunter2" not in raised.value.message
-        assert raised.value.message.isprintable()
+    failure = await failure_of(asked(WHERE, moved(location)))
+    assert refused(failure) == BAD_UPSTREAM
+    assert words in failure.message
+    assert "hunter2" not in failure.message
+    assert failure.message.isprintable()
 
 
 @virtual_time
@@ -534,11 +534,9 @@ REFUSED = "the credentials from auth.json (auths.registry.test) were refused"
 @virtual_time
 async def test_credentials_that_are_refused_are_told_by_their_source() -> None:
     exchanges = [asked(WHERE, unauthorized(BASIC))] * 2
-    async with registry(*exchanges, ring=fresh()) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-    assert refused(raised.value) == UNAUTHORIZED
-    assert raised.value.message == f"manifest 1: GET {WHERE}: 401: {REFUSED}"
+    failure = await failure_of(*exchanges, ring=fresh())
+    assert refused(failure) == UNAUTHORIZED
+    assert failure.message == f"manifest 1: GET {WHERE}: 401: {REFUSED}"
 
 
 @virtual_time
@@ -593,10 +591,8 @@ async def test_a_form_is_not_sent_on(status: int) -> None:
         asked(WHERE, unauthorized(CHALLENGE)),
         asked(REALM, moved("https://elsewhere.test/", status), form=FORM),
     ]
-    async with registry(*exchanges, ring=Ring(registry_test=IDENTITY)) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-    assert refused(raised.value) == BAD_UPSTREAM
+    failure = await failure_of(*exchanges, ring=Ring(registry_test=IDENTITY))
+    assert refused(failure) == BAD_UPSTREAM
 
 
 @virtual_time
@@ -617,11 +613,9 @@ async def test_a_token_server_s_redirect_does_not_step_down() -> None:
         asked(WHERE, unauthorized(CHALLENGE)),
         asked(AUTHORIZED, moved("http://tokens.test/t?hunter2")),
     ]
-    async with registry(*exchanges, ring=fresh()) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-    assert refused(raised.value) == BAD_UPSTREAM
-    assert "hunter2" not in raised.value.message
+    failure = await failure_of(*exchanges, ring=fresh())
+    assert refused(failure) == BAD_UPSTREAM
+    assert "hunter2" not in failure.message
 
 
 @virtual_time
@@ -811,10 +805,8 @@ async def test_a_second_scope_is_the_last(third: str) -> None:
         asked(BOTH, token("t2")),
         asked(WHERE, unauthorized(third)),
     ]
-    async with registry(*exchanges) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-    assert refused(raised.value) == UNAUTHORIZED
+    failure = await failure_of(*exchanges)
+    assert refused(failure) == UNAUTHORIZED
 
 
 @pytest.mark.parametrize("scope", ["", ',scope=""', ',scope="repository:acme/os:pull"'])
@@ -826,10 +818,8 @@ async def test_insufficient_without_another_scope_is_a_refusal(scope: str) -> No
         asked(TOKENS, token("t1")),
         asked(WHERE, unauthorized(challenge)),
     ]
-    async with registry(*exchanges) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-    assert refused(raised.value) == UNAUTHORIZED
+    failure = await failure_of(*exchanges)
+    assert refused(failure) == UNAUTHORIZED
 
 
 # --- when to come back --------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from wires import (
 )
 
 from imgproxy.errors import BadUpstreamError, Failure, InvalidError
-from imgproxy.transports.registry import random
 
 if TYPE_CHECKING:
     from imgproxy.transports.registry import Registry
@@ -44,12 +43,7 @@ CUT = (503, "UNAVAILABLE", True)
 UNREACHABLE = (504, "UNREACHABLE", True)
 
 
-@pytest.fixture(autouse=True)
-def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(random, "random", lambda: 1.0)
-
-
-def blob(*steps: Step, base: str = BASE, content: bytes = CONTENT, **fields: str | None) -> Any:  # noqa: ANN401  (an exchange)
+def blob(*steps: Step, base: str = BASE, content: bytes = CONTENT, **fields: Any) -> Any:  # noqa: ANN401  (an exchange)
     return asked(f"{base}/blobs/{digest_of(content)}", *steps, **fields)
 
 
@@ -235,6 +229,18 @@ async def test_a_server_without_ranges_is_skipped_through(said: str | None) -> N
         blob(whole(), range=None),
     ]
     async with registry(*exchanges, retries=1) as (source, _):
+        assert await pull(source) == CONTENT
+
+
+@virtual_time
+async def test_a_whole_that_ends_before_the_byte_reached_is_no_whole() -> None:
+    """Nobody says its size, so that it is only seen when it has ended."""
+    exchanges = [
+        blob(whole()[:-30], END),
+        rest_of(10, chunked(CONTENT[:5])),
+        rest_of(10),
+    ]
+    async with registry(*exchanges, retries=2) as (source, _):
         assert await pull(source) == CONTENT
 
 
