@@ -216,9 +216,9 @@ async def test_of_a_large_blob_that_is_wrong_the_last_piece_is_withheld(
     wrong = bytes([content[0] ^ 1]) + content[1:]
     if place == "last":
         wrong = content[:-1] + bytes([content[-1] ^ 1])
-    failure, given_out = await failure_of(described(content), Chunks(wrong, [CHUNK]))
+    failure, given_out = await failure_of(described(content), Chunks(wrong, [WHOLE]))
     assert refused(failure) == WRONG_DIGEST
-    last = size % CHUNK or CHUNK
+    last = size % WHOLE or WHOLE
     assert given_out == wrong[:-last]
 
 
