@@ -108,6 +108,10 @@ def test_an_entry_without_a_platform_is_taken_only_when_no_other_fits(
     assert choose(parse("linux/amd64/v3"), platforms) == expected
 
 
+def test_on_windows_too() -> None:
+    assert choose(parse("windows/amd64"), [None, parse("windows/amd64/v3")]) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "platform"),
     [
@@ -146,7 +150,9 @@ def test_a_platform_is_written_with_slashes(text: str, platform: Platform) -> No
     ],
 )
 def test_anything_else_is_no_platform(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^expected OS/ARCH or OS/ARCH/VARIANT, such as "):
+    with pytest.raises(
+        ValueError, match=r"^expected OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64$"
+    ):
         parse(text)
 
 
