@@ -8,8 +8,8 @@ and size agree.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import trio
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 # What is verified before the head of its reply is sent: imgproxy(1), "Verification".
 WHOLE = 1024 * 1024
 
-# The piece in which larger blobs are passed on. Handing less to the hashing thread costs more than
-# it saves (a tenth of the throughput at half of this); more only takes memory.
+# The piece in which larger blobs are passed on: handing less to the hashing thread costs more than
+# it saves. One piece is received or sent, another hashed, and the third evens out their pace.
 CHUNK = 2 * 1024 * 1024
+BUFFERS = 3
 
 
 class VerifiedDocument(NamedTuple):
@@ -145,7 +146,7 @@ class Blob:
         self._descriptor = descriptor
         self._reader = reader
         self._hashing = _Hashing(hasher)
-        self._buffers: list[memoryview] = []
+        self._buffers: deque[memoryview] = deque()
         self._position = 0
         self._first: memoryview | None = None
 
@@ -160,7 +161,7 @@ class Blob:
         if said not in (None, size):
             _refuse_size(self._reader.name, size, str(said))
         if size > WHOLE:
-            self._buffers = [memoryview(bytearray(CHUNK)) for _ in range(2)]
+            self._buffers = deque(memoryview(bytearray(CHUNK)) for _ in range(BUFFERS))
             self._first = await self._receive(WHOLE)
             return
         content = memoryview(bytearray(size))
@@ -188,16 +189,16 @@ class Blob:
 
     async def _receive(self, limit: int) -> memoryview:
         """Give the next piece of a large blob, after its hashing has begun."""
-        self._buffers.reverse()
+        await self._hashing.catch_up(BUFFERS - 1)  # the oldest buffer is free then
+        self._buffers.rotate()
         left = self._descriptor.size - self._position
         count = await self._some(self._buffers[0][: min(left, limit)])
         piece = self._buffers[0][:count]
         self._position += count
-        await self._hashing.done()
         self._hashing.begin(piece)
         if count == left:
             await self._expect_end()
-            await self._hashing.done()
+            await self._hashing.catch_up()
             _compare_hash(self._reader.name, self._descriptor.digest, self._hashing.hasher)
         return piece
 
@@ -218,37 +219,62 @@ class Blob:
 
 
 class _Hashing:
-    """A hash that is fed by one thread while others do something else."""
+    """A hash that is fed by one thread, a few pieces behind, while others do something else."""
 
     def __init__(self, hasher: Hash) -> None:
         self.hasher = hasher
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
-        self._is_busy = False
-        self._awaited: trio.Event | None = None
-        self._outcome: Outcome[None] | None = None
+        self._pieces: deque[memoryview] = deque()  # begun, and not hashed yet
+        self._awaited: tuple[int, trio.Event] | None = None
+        self._failure: Exception | None = None
 
     def begin(self, piece: memoryview) -> None:
-        """Hash `piece`, which must stay as it is until `done`."""
-        self._is_busy = True
-        trio.lowlevel.start_thread_soon(partial(self.hasher.update, piece), self._deliver)
-
-    def _deliver(self, outcome: Outcome[None]) -> None:
+        """Hash `piece`, which must stay as it is until `catch_up` says so."""
         with self._lock:
-            self._is_busy = False
-            self._outcome = outcome
-            awaited, self._awaited = self._awaited, None
-        # Waking the event loop costs a system call and a turn: not for nobody.
-        if awaited is not None:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(awaited.set)
+            self._pieces.append(piece)
+            is_first = len(self._pieces) == 1
+        if is_first:  # otherwise the thread is at it
+            trio.lowlevel.start_thread_soon(self._hash_all, _nothing)
 
-    async def done(self) -> None:
-        """Wait until all that was begun is hashed."""
+    def _hash_all(self) -> None:
+        try:
+            while self._hash_one():
+                self._wake()
+        except Exception as error:  # noqa: BLE001  (raised where it is waited for)
+            self._failure = error
+        self._wake()
+
+    def _hash_one(self) -> bool:
+        """Hash the oldest piece; give whether there are more."""
+        self.hasher.update(self._pieces[0])
         with self._lock:
-            awaited = self._awaited = trio.Event() if self._is_busy else None
-        if awaited is not None:
-            await awaited.wait()
-        if self._outcome is not None:
-            self._outcome.unwrap()  # once; a second time would be a defect
-            self._outcome = None
+            self._pieces.popleft()
+            return bool(self._pieces)
+
+    def _wake(self) -> None:
+        """Tell who waits for this; waking the event loop costs a turn, and is not for nobody."""
+        with self._lock:
+            if self._awaited is None:
+                return
+            most, event = self._awaited
+            if len(self._pieces) > most and self._failure is None:
+                return
+            self._awaited = None
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(event.set)
+
+    async def catch_up(self, most: int = 0) -> None:
+        """Wait until at most so many pieces are not hashed."""
+        event = trio.Event()
+        with self._lock:
+            is_behind = len(self._pieces) > most and self._failure is None
+            self._awaited = (most, event) if is_behind else None
+        if is_behind:
+            await event.wait()
+        if self._failure is not None:
+            raise self._failure
+
+
+def _nothing(_: Outcome[None]) -> None:
+    """Take what a thread ends with, when everything has been told on the way."""

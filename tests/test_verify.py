@@ -14,7 +14,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import OCI_LAYER, OCI_MANIFEST, digest_of
-from outcome import Outcome, Value, capture
+from outcome import Outcome, capture
 from wires import SILENCE, Inbox, Step, real_time, refused, virtual_time
 
 from imgproxy import verify
@@ -358,7 +358,7 @@ async def test_a_hash_that_fails_is_no_hang() -> None:
     with patch.object(trio.lowlevel, "start_thread_soon", run_at_once):
         hashing.begin(memoryview(b"x"))
     with pytest.raises(MemoryError):
-        await hashing.done()
+        await hashing.catch_up()
 
 
 def run_at_once(work: Callable[[], None], deliver: Callable[[Outcome[None]], None]) -> None:
@@ -373,7 +373,9 @@ def test_a_thread_that_hashes_beyond_the_end_of_the_loop_is_no_failure() -> None
     async def begin() -> verify._Hashing:
         return verify._Hashing(hashlib.sha256())
 
-    trio.run(begin)._deliver(Value(None))
+    hashing = trio.run(begin)
+    hashing._awaited = 0, trio.Event()
+    hashing._wake()
 
 
 # --- looking elsewhere --------------------------------------------------------------------------
