@@ -89,7 +89,7 @@ def check_option_directory(option: str, path: str) -> None:
     try:
         os.listdir(path)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise UsageError(f"{option} {clean(path)}: {reason}") from None
 
 

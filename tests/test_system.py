@@ -236,7 +236,7 @@ def test_a_directory_that_cannot_be_listed_is_not_passed_over(tmp_path: Path) ->
     [
         ("/nowhere/certs", "/nowhere/certs: No such file or directory"),
         ("/dev/null", "/dev/null: Not a directory"),
-        ("a\0b", "a b: embedded null byte"),
+        ("a\0b", "a b: not a path"),
     ],
 )
 def test_a_directory_that_cannot_be_read_is_a_usage_error(path: str, reason: str) -> None:
