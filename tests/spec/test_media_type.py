@@ -61,14 +61,27 @@ def test_parameters_and_case_do_not_count(content_type: str, expected: str) -> N
     assert essence(content_type) == expected
 
 
-def test_known_documents_are_manifests_indexes_and_schema_1() -> None:
-    assert {
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.docker.distribution.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.v1+prettyjws",
-    } == types.KNOWN_DOCUMENTS
-    assert not types.MANIFESTS & types.INDEXES
-    assert not types.SCHEMA1 & (types.MANIFESTS | types.INDEXES)
+def test_the_names_are_those_of_the_specifications() -> None:
+    names = {name: getattr(types, name) for name in vars(types) if name.startswith(("OC", "DOC"))}
+    assert names == {
+        "OCI_MANIFEST": "application/vnd.oci.image.manifest.v1+json",
+        "OCI_INDEX": "application/vnd.oci.image.index.v1+json",
+        "OCI_CONFIG": "application/vnd.oci.image.config.v1+json",
+        "OCI_LAYER": "application/vnd.oci.image.layer.v1.tar",
+        "OCI_NONDISTRIBUTABLE": "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "DOCKER_MANIFEST": "application/vnd.docker.distribution.manifest.v2+json",
+        "DOCKER_LIST": "application/vnd.docker.distribution.manifest.list.v2+json",
+        "DOCKER_CONFIG": "application/vnd.docker.container.image.v1+json",
+        "DOCKER_LAYER": "application/vnd.docker.image.rootfs.diff.tar",
+        "DOCKER_FOREIGN": "application/vnd.docker.image.rootfs.foreign.diff.tar",
+        "DOCKER_SCHEMA1": "application/vnd.docker.distribution.manifest.v1+json",
+        "DOCKER_SCHEMA1_SIGNED": "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "OCTET_STREAM": "application/octet-stream",
+    }
+
+
+def test_documents_are_manifests_indexes_or_schema_1() -> None:
+    assert {types.OCI_MANIFEST, types.DOCKER_MANIFEST} == types.MANIFESTS
+    assert {types.OCI_INDEX, types.DOCKER_LIST} == types.INDEXES
+    assert {types.DOCKER_SCHEMA1, types.DOCKER_SCHEMA1_SIGNED} == types.SCHEMA1
+    assert types.MANIFESTS | types.INDEXES | types.SCHEMA1 == types.KNOWN_DOCUMENTS
