@@ -59,6 +59,7 @@ def _run(options: Options) -> int:
     # Before the event loop exists, which makes descriptors of its own.
     fds = options.sockfds or system.take_listen_fds()
     handed = activation.classify(fds) if fds else activation.classify_standard_streams()
+    activation.check_source(options.image, fds or [activation.STDIN, activation.STDOUT])
     reporter = system.Reporter(quiet=options.quiet or handed.shares_stderr, debug=options.debug)
 
     import trio
@@ -66,7 +67,7 @@ def _run(options: Options) -> int:
     from imgproxy.image import Image
     from imgproxy.service import Service
     from imgproxy.settings import Chosen, Settings
-    from imgproxy.transports import open_sources
+    from imgproxy.transports import open_foreign, open_sources
     from imgproxy.transports.access import Access
 
     settings = Settings(Chosen(policy, registries, auth, options.cert_dir), reporter)
@@ -79,11 +80,14 @@ def _run(options: Options) -> int:
         options.creds,
         options.no_creds,
         options.registry_token or "",
+        options.sideload,
+        options.foreign_layers,
     )
     image = Image(
         partial(open_sources, options.image, access, settings, reporter),
         settings.policy,
         options.platform or system.host_platform(),
+        partial(open_foreign, access, settings, reporter),
     )
     service = Service(image, reporter, allow_remote=options.allow_remote)
     return trio.run(service.run, handed)

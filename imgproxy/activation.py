@@ -12,6 +12,7 @@ import stat
 from typing import NamedTuple
 
 from imgproxy.errors import UsageError
+from imgproxy.spec.reference import inherited_descriptor
 from imgproxy.system import kind_of
 
 _SOCKET_TYPES = {
@@ -82,6 +83,15 @@ def classify_standard_streams() -> Handed:
         _check_stream_socket(STDOUT)
     silent = _same_file(STDIN, STDERR) or _same_file(STDOUT, STDERR)
     return Handed([Pipes(STDIN, STDOUT)], [], shares_stderr=silent)
+
+
+def check_source(image: str, fds: list[int]) -> None:
+    """Raise `UsageError` where the image would be read from one of the descriptors served."""
+    path = (
+        image.partition(":")[2].partition(":")[0] if image[:1] != "/" else image.partition(":")[0]
+    )
+    if inherited_descriptor(path) in fds:
+        raise UsageError(f"the image cannot come through {path}: requests do")
 
 
 def _check_stream_socket(fd: int) -> None:

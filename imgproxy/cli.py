@@ -12,6 +12,7 @@ from imgproxy.spec import platform as platforms
 
 if TYPE_CHECKING:
     from imgproxy.config.credentials import Credentials
+    from imgproxy.spec.pattern import Pattern
     from imgproxy.spec.platform import Platform
 
 DESCRIPTION = """\
@@ -20,9 +21,10 @@ GET /blobs/<digest>, GET /manifests/<digest>, POST /quit. Everything that is del
 verified."""
 
 EPILOG = """\
-IMAGE is docker://[HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:REF] or oci:DIR:@N, the path of an
-OCI layout beginning with /, ./ or ../, a name that begins with a registry (quay.io/acme/os:1), or
-a short name (busybox), which registries.conf resolves.
+IMAGE is docker://[HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:REF], oci-archive:FILE[:REF],
+docker-archive:FILE[:NAME[:TAG]], dir:DIR, the path of any of these beginning with /, ./ or ../,
+a name that begins with a registry (quay.io/acme/os:1), or a short name (busybox), which
+registries.conf resolves. :@N in place of :REF or :NAME chooses by position.
 Without --sockfd, systemd's LISTEN_FDS are served, else standard input and output.
 See imgproxy(1)."""
 
@@ -33,6 +35,7 @@ class Options(NamedTuple):
     image: str
     sockfds: list[int]
     platform: Platform | None
+    sideload: list[Pattern]
     offline: bool
     tls_verify: bool | None
     policy: str | None
@@ -44,6 +47,7 @@ class Options(NamedTuple):
     cert_dir: str | None
     registries_conf: str | None
     no_mirrors: bool
+    foreign_layers: bool
     retries: int
     stall_timeout: float
     allow_remote: bool
@@ -89,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
         type=_platform,
         help="what to choose from an index (default: this host)",
     )
+    add(
+        "--sideload",
+        metavar="PATTERN",
+        type=_pattern,
+        action="append",
+        default=[],
+        help="a path to look for an image at before a registry is asked, with <ref> and <name> or"
+        " <basename> in it; may be given several times",
+    )
     add("--offline", action="store_true", help="never open a network connection")
     add(
         "--tls-verify",
@@ -120,6 +133,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the registries.conf to use in place of the system's; drop-ins still count",
     )
     add("--no-mirrors", action="store_true", help="ask the primary location alone")
+    add(
+        "--foreign-layers",
+        action="store_true",
+        help="fetch layers that lie outside the registry from the URLs in the manifest",
+    )
     policy = parser.add_mutually_exclusive_group()
     policy.add_argument(
         "--policy", metavar="FILE", help="the policy.json to use in place of the system's"
@@ -162,6 +180,15 @@ def _descriptor(text: str) -> int:
 def _platform(text: str) -> Platform:
     try:
         return platforms.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def _pattern(text: str) -> Pattern:
+    from imgproxy.spec import pattern
+
+    try:
+        return pattern.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
 

@@ -43,7 +43,8 @@ _MAX_PROXY_HEAD = 16 * 1024
 class Dialer:
     """Connections for one endpoint.
 
-    `home` is its host, which the configuration names and which may be anywhere. `certificates`
+    `home` is its host, which the configuration names and which may be anywhere; None where nothing
+    but an answer names any. `certificates`
     gives those for `host[:port]`; the endpoint's own are looked up as `registry`, which is how
     references call it. `proxy_for` names the proxy for a URL, if there is one. `verify` false
     accepts any certificate.
@@ -51,14 +52,14 @@ class Dialer:
 
     def __init__(
         self,
-        home: Url,
+        home: Url | None,
         registry: str,
         certificates: Callable[[str], Certificates],
         proxy_for: Callable[[Url], Proxy | None],
         *,
         verify: bool,
     ) -> None:
-        self._home = home
+        self._home = home and home.host
         self._registry = registry
         self._certificates = certificates
         self.proxy_for = proxy_for
@@ -68,11 +69,11 @@ class Dialer:
     async def __call__(self, url: Url) -> Wire:
         """See `client.Dial`. Addresses are tried in the manner of RFC 8305, happy eyeballs."""
         proxy = self.proxy_for(url)
-        if url.host != self._home.host:
+        if url.host != self._home:
             _refuse_link_local(url, url.host)
         if proxy is None:
             sock = await _connect(url)
-            if url.host != self._home.host:
+            if url.host != self._home:
                 try:
                     _refuse_link_local(url, sock.getpeername()[0])
                 except BaseException:
@@ -89,7 +90,7 @@ class Dialer:
         """Give the wire over a socket, with TLS where the URL says https."""
         if url.scheme == "http":
             return SocketWire(sock)
-        name = self._registry if url.host == self._home.host else url.authority
+        name = self._registry if url.host == self._home else url.authority
         try:
             context = self._contexts.get(name) or self._contexts.setdefault(
                 name, make_context(self._certificates(name), verify=self._verify)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 
 import trio
 
@@ -37,26 +38,25 @@ def failure(path: str, error: OSError) -> Failure:
     return UnavailableError(message)
 
 
-class LocalFile:
-    """A regular file being read from its beginning. `size` is in bytes, taken at the opening.
+class OpenFile:
+    """A regular file, open for reading at any offset. `size` is in bytes, taken at the opening.
 
-    `name` stands for it in messages, if it has one other than its path.
-    Raises what `failure` makes of the system's complaints, and `UnsupportedFormatError` for what
-    is no regular file.
+    `name` is given for one that has no path of its own, and stands for it in messages. Raises what
+    `failure` makes of the system's complaints, and `UnsupportedFormatError` for what is no regular
+    file.
     """
 
     def __init__(self, path: str, name: str = "") -> None:
-        self.name = name or clean(path)
-        self.size: int | None
-        self._path = path
-        self._position = 0
+        self.path = name or path
+        self._has_path = not name
         try:
-            self._fd, self.size = _open(path)
+            self._fd, self._status = _open(path)
         except OSError as error:
-            raise failure(path, error) from None
+            raise failure(self.path, error) from None
+        self.size = self._status.st_size
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Put the next bytes at the start of `buffer`; give how many, 0 at the end.
+    async def receive_into(self, buffer: memoryview, offset: int) -> int:
+        """Put the bytes from `offset` on at the start of `buffer`; give how many, 0 at the end.
 
         Reads what the system has in memory at once, anything else in a thread: a slow disk
         delays this file and nobody else.
@@ -64,47 +64,44 @@ class LocalFile:
         await trio.lowlevel.checkpoint()
         try:
             try:
-                count = os.preadv(self._fd, [buffer], self._position, os.RWF_NOWAIT)
+                return os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT)
             except BlockingIOError:
-                count = await self._read_in_thread(buffer)
+                return await self._read_in_thread(buffer, offset)
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
-                count = await self._read_in_thread(buffer)
+                return await self._read_in_thread(buffer, offset)
         except OSError as error:
-            raise failure(self._path, error) from None
-        self._position += count
-        return count
+            raise failure(self.path, error) from None
 
-    async def _read_in_thread(self, buffer: memoryview) -> int:
+    async def _read_in_thread(self, buffer: memoryview, offset: int) -> int:
         # A disk that hangs must not keep the conversation; nobody looks at the buffer afterwards.
         return await trio.to_thread.run_sync(
-            os.preadv, self._fd, [buffer], self._position, abandon_on_cancel=True
+            os.preadv, self._fd, [buffer], offset, abandon_on_cancel=True
         )
 
-    async def read(self, limit: int) -> bytes:
-        """Give the whole content.
+    def read(self, size: int, offset: int) -> bytes:
+        """Give bytes from `offset` on, fewer than `size` at the end; waits for the disk."""
+        try:
+            return os.pread(self._fd, size, offset)
+        except OSError as error:
+            raise failure(self.path, error) from None
 
-        Raises `InvalidError` where it has more than `limit` bytes.
+    def check(self) -> None:
+        """Raise `UnavailableError` if the file is not the one any more that was opened.
+
+        One that is gone from its path is still what it was; another in its place means that the
+        image is another one.
         """
-        size = self.size or 0
-        if size > limit:
-            raise InvalidError(
-                f"{clean(self._path)}: {size} bytes are more than the limit of {limit}",
-                code="SIZE_INVALID",
+        there = [os.fstat(self._fd)]
+        with suppress(OSError):
+            if self._has_path:
+                there.append(os.stat(self.path))
+        if any(_stamp(each) != _stamp(self._status) for each in there):
+            raise UnavailableError(
+                f"{clean(self.path)} has been changed or replaced since it was opened;"
+                " start again to have what is there now"
             )
-        content = memoryview(bytearray(size))
-        filled = 0
-        while filled < size:
-            count = await self.receive_into(content[filled:])
-            if count == 0:
-                break
-            filled += count
-        return bytes(content[:filled])
-
-    def condemn(self, _: Failure) -> bool:
-        """Whatever is wrong with a file, there is no other in its place."""
-        return False
 
     def close(self) -> None:
         """Give the descriptor back. May be called again."""
@@ -113,7 +110,11 @@ class LocalFile:
             self._fd = -1
 
 
-def _open(path: str) -> tuple[int, int]:
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _open(path: str) -> tuple[int, os.stat_result]:
     handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         status = os.fstat(handle)
@@ -121,15 +122,86 @@ def _open(path: str) -> tuple[int, int]:
             raise UnsupportedFormatError(
                 f"{clean(path)} is {kind_of(status.st_mode)}, not a regular file"
             )
-        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC), status.st_size
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC), status
     finally:
         os.close(handle)
 
 
-async def read_file(path: str, limit: int) -> bytes:
-    """Give the whole content of a regular file of at most `limit` bytes; see `LocalFile`."""
-    file = LocalFile(path)
-    try:
-        return await file.read(limit)
-    finally:
-        file.close()
+class Content:
+    """Bytes of a known size that are pulled from their beginning: a `transports.source.Reader`.
+
+    `name` stands for them in messages.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size: int | None = size
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
+        raise NotImplementedError
+
+    async def read(self, limit: int) -> bytes:
+        """Give the whole, and close it. Raises `InvalidError` for more than `limit` bytes."""
+        try:
+            size = self.size or 0
+            if size > limit:
+                raise InvalidError(
+                    f"{self.name}: {size} bytes are more than the limit of {limit}",
+                    code="SIZE_INVALID",
+                )
+            content = memoryview(bytearray(size))
+            filled = 0
+            while filled < size:
+                count = await self.receive_into(content[filled:])
+                if count == 0:
+                    break
+                filled += count
+            return bytes(content[:filled])
+        finally:
+            self.close()
+
+    def condemn(self, _: Failure) -> bool:
+        """Whatever is wrong with local bytes, there are no others in their place."""
+        return False
+
+    def close(self) -> None:
+        """Let go of what is held. May be called again."""
+
+
+class LocalFile(Content):
+    """A regular file being read from its beginning; `name` is its path if not given.
+
+    Raises as `OpenFile` does.
+    """
+
+    def __init__(self, path: str, name: str = "") -> None:
+        self._file = OpenFile(path)
+        self._position = 0
+        super().__init__(name or clean(path), self._file.size)
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
+        count = await self._file.receive_into(buffer, self._position)
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        """Give the descriptor back. May be called again."""
+        self._file.close()
+
+
+class Bytes(Content):
+    """Bytes that are at hand."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        super().__init__(name, len(content))
+        self._rest = memoryview(content)
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
+        await trio.lowlevel.checkpoint()
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count

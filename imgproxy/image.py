@@ -8,14 +8,14 @@ documents name can be had.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
-
-import trio
 
 from imgproxy import verify
 from imgproxy.config import policy as policies
 from imgproxy.errors import ConfigurationError, Failure, InvalidError, NotFoundError, clean
+from imgproxy.files import Bytes
 from imgproxy.shared import SharedAttempt
 from imgproxy.spec import convert
 from imgproxy.spec import digest as digests
@@ -25,7 +25,7 @@ from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from imgproxy.config.policy import Policy
     from imgproxy.spec.digest import Digest
@@ -34,29 +34,37 @@ if TYPE_CHECKING:
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verify import Blob, VerifiedDocument
 
+    OpenForeign = Callable[[Descriptor, NotFoundError], Awaitable[Reader]]
+
 # An index's index's index's index: nobody builds more, and a walk must end.
 MAX_DEPTH = 4
 
 # Indexes in one image; each costs a request.
 MAX_INDEXES = 64
 
+# Manifests that are looked for to say what is there, where the one that is wanted is missing.
+_MAX_LOOKED_FOR = 16
+
 
 class Image:
     """One image, opened when it is first needed and shared by all conversations.
 
     `open_sources` gives the places where it may be, in order; `load_policy` what may be used,
-    `wanted` the platform to choose for.
+    `wanted` the platform to choose for. `open_foreign` opens a layer that its source does not have
+    and that lies elsewhere, or raises what says why not.
     """
 
     def __init__(
         self,
-        open_sources: Callable[[], list[Source]],
+        open_sources: Callable[[], Awaitable[list[Source]]],
         load_policy: Callable[[], Policy],
         wanted: Platform,
+        open_foreign: OpenForeign,
     ) -> None:
         self._open_sources = open_sources
         self._load_policy = load_policy
         self._wanted = wanted
+        self._open_foreign = open_foreign
         self._opened: OpenedImage | None = None
         self._opening = SharedAttempt()
 
@@ -70,7 +78,7 @@ class Image:
         """Open the first of the places that has the image; a short name may mean several."""
         policy = self._load_policy()
         failures: list[Failure] = []
-        sources = self._open_sources()
+        sources = await self._open_sources()
         for source in sources:
             try:
                 self._opened = await self._open_at(source, policy)
@@ -96,8 +104,9 @@ class Image:
         walk = _Walk(source)
         root = await verify.document(source.root)
         if isinstance(root.parsed, Manifest):
-            return OpenedImage(source, root, None, walk)
-        return OpenedImage(source, await walk.choose(root, self._wanted), root, walk)
+            return OpenedImage(source, root, None, walk, self._open_foreign)
+        chosen = await walk.choose(root, self._wanted)
+        return OpenedImage(source, chosen, root, walk, self._open_foreign)
 
     def close(self) -> None:
         """Let go of the place where the image is."""
@@ -133,13 +142,30 @@ class _Walk:
         if at is None:
             raise self._missing[0] if self._missing else self._nothing_for(wanted)
         descriptor = self._candidates[at].descriptor
-        chosen = await fetch_document(self._source, descriptor)
+        try:
+            chosen = await fetch_document(self._source, descriptor)
+        except NotFoundError as error:
+            raise await self._with_what_is_there(error, descriptor) from None
         if not isinstance(chosen.parsed, Manifest):
             raise InvalidError(
                 f"{self._source.name}: {descriptor.digest} is an index, and the index that names"
                 " it does not say so"
             )
         return chosen
+
+    async def _with_what_is_there(self, error: NotFoundError, missing: Descriptor) -> NotFoundError:
+        """Give the failure with the platforms of the manifests that are not missing as well."""
+        there = []
+        for each in self._candidates[:_MAX_LOOKED_FOR]:
+            with suppress(Failure):
+                if each.platform and each.descriptor.digest != missing.digest:
+                    await fetch_document(self._source, each.descriptor)
+                    there.append(clean(str(each.platform)))
+        return NotFoundError(
+            f"{error.message} (there are manifests for: {', '.join(there) or 'nothing else'})",
+            code=error.code,
+            **{**error.detail, "platforms": there},
+        )
 
     def _nothing_for(self, wanted: Platform) -> NotFoundError:
         there = [clean(str(each.platform)) for each in self._candidates if each.platform]
@@ -197,10 +223,12 @@ class OpenedImage:
         manifest: VerifiedDocument,
         index: VerifiedDocument | None,
         walk: _Walk,
+        open_foreign: OpenForeign,
     ) -> None:
         self.source = source
         self.manifest = manifest
         self.index = index
+        self._open_foreign = open_foreign
         self._documents = walk.documents
         self._known = walk.known
         self._blobs: dict[Digest, Descriptor] = {}
@@ -246,8 +274,13 @@ class OpenedImage:
     async def _reader(self, descriptor: Descriptor) -> Reader:
         content = verify.embedded(descriptor)
         if content is None:
-            return await self.source.blob(descriptor)
-        return _Embedded(content, f"{self.source.name}: blob {descriptor.digest}")
+            try:
+                return await self.source.blob(descriptor)
+            except NotFoundError as error:
+                if not descriptor.urls:
+                    raise
+                return await self._open_foreign(descriptor, error)
+        return Bytes(f"{self.source.name}: blob {descriptor.digest}", content)
 
     async def document(self, digest: Digest) -> VerifiedDocument:
         """Give a manifest or an index in its original bytes, and release what it names.
@@ -305,27 +338,3 @@ def _named(document: VerifiedDocument) -> list[Descriptor]:
 def _entries(document: VerifiedDocument) -> tuple[Descriptor, ...]:
     parsed: Manifest | Index = document.parsed
     return () if isinstance(parsed, Manifest) else parsed.manifests
-
-
-class _Embedded:
-    """The content that a descriptor carries, as a `Reader`."""
-
-    def __init__(self, content: bytes, name: str) -> None:
-        self.size: int | None = len(content)
-        self.name = name
-        self._rest = memoryview(content)
-
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
-        await trio.lowlevel.checkpoint()
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
-
-    def condemn(self, _: Failure) -> bool:
-        """There is no other place for it."""
-        return False
-
-    def close(self) -> None:
-        """Nothing is held."""

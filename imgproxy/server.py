@@ -32,6 +32,7 @@ from imgproxy.errors import (
 )
 from imgproxy.spec import convert
 from imgproxy.spec import media_type as types
+from imgproxy.spec.manifest import Manifest
 from imgproxy.verify import Blob
 
 if TYPE_CHECKING:
@@ -389,4 +390,9 @@ def _manifest_fields(image: OpenedImage) -> list[tuple[str, str]]:
         ("Manifest-Digest", str(image.manifest.digest)),
         ("Manifest-Media-Type", image.manifest.media_type),
     ]
-    return fields if image.index is None else [*fields, ("Index-Digest", str(image.index.digest))]
+    if image.index is not None:
+        fields.append(("Index-Digest", str(image.index.digest)))
+    parsed = image.manifest.parsed
+    if isinstance(parsed, Manifest) and parsed.artifact_type:
+        fields.append(("Artifact-Type", parsed.artifact_type))
+    return fields

@@ -17,6 +17,7 @@ from imgproxy.errors import ConfigurationError, UsageError, clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+    from typing import IO
 
     from imgproxy.config.search import Host
     from imgproxy.spec.platform import Platform
@@ -124,6 +125,19 @@ def _names(directory: str) -> list[str]:
         raise ConfigurationError(
             f"reading {clean(directory)}: {error.strerror}", file=directory
         ) from None
+
+
+def is_pipe(fd: int) -> bool:
+    """Whether an inherited descriptor can be read only once. Raises `OSError`."""
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def temporary_file() -> IO[bytes]:
+    """Give a file without a name, where large files may be: file-hierarchy(7). Raises `OSError`."""
+    import tempfile
+
+    return tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
 
 
 def environment() -> Mapping[str, str]:

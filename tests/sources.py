@@ -17,7 +17,9 @@ from imgproxy.spec.platform import Platform
 from imgproxy.transports.source import Document, Identity
 
 if TYPE_CHECKING:
-    from imgproxy.transports.source import Reader
+    from collections.abc import Awaitable, Callable
+
+    from imgproxy.transports.source import Reader, Source
 
 LINUX = Platform("linux", "amd64")
 
@@ -98,4 +100,18 @@ def accept_anything() -> policy.Policy:
 
 
 def image_of(place: Place, wanted: Platform = LINUX) -> Image:
-    return Image(lambda: [place], accept_anything, wanted)
+    return Image(at(place), accept_anything, wanted, never)
+
+
+def at(*places: Source) -> Callable[[], Awaitable[list[Source]]]:
+    """Give what opens these places."""
+
+    async def open_sources() -> list[Source]:
+        return list(places)
+
+    return open_sources
+
+
+async def never(_: Descriptor, error: NotFoundError) -> Reader:
+    """Open no foreign layers."""
+    raise error

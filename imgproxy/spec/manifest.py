@@ -51,7 +51,8 @@ class Descriptor(NamedTuple):
     """What names a blob or a manifest.
 
     `size` is in bytes, `media_type` empty where the document says none, `data` the embedded
-    content if there is any, `platform` None where none is said.
+    content if there is any, `platform` None where none is said. `ref_name` and `image_name` are
+    what a layout and containerd call the image.
     """
 
     media_type: str
@@ -62,15 +63,20 @@ class Descriptor(NamedTuple):
     platform: Platform | None = None
     ref_name: str | None = None
     is_attestation: bool = False
+    image_name: str | None = None
 
 
 class Manifest(NamedTuple):
-    """An image's (or artifact's) manifest, OCI or Docker schema 2."""
+    """An image's (or artifact's) manifest, OCI or Docker schema 2.
+
+    `artifact_type` is empty for an image.
+    """
 
     media_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
     subject: Descriptor | None
+    artifact_type: str = ""
 
 
 class Index(NamedTuple):
@@ -95,13 +101,14 @@ def parse(raw: bytes, claimed_type: str, name: str) -> Manifest | Index:
         media_type = _media_type(document, types.essence(claimed_type), name)
         _refuse_ambiguity(document, media_type)
         subject = document.optional_object("subject")
-        subject_descriptor = None if subject is None else _descriptor(subject)
+        subject_descriptor = None if subject is None else parse_descriptor(subject)
         if media_type in types.INDEXES:
-            entries = tuple(map(_descriptor, document.objects("manifests")))
+            entries = tuple(map(parse_descriptor, document.objects("manifests")))
             return Index(media_type, entries, subject_descriptor)
-        config = _descriptor(document.object("config"))
-        layers = tuple(map(_descriptor, document.objects("layers")))
-        return Manifest(media_type, config, layers, subject_descriptor)
+        config = parse_descriptor(document.object("config"))
+        layers = tuple(map(parse_descriptor, document.objects("layers")))
+        artifact_type = _media_type_of(document, "artifactType")
+        return Manifest(media_type, config, layers, subject_descriptor, artifact_type)
     except (FieldError, strict_json.JsonError) as error:
         raise InvalidError(f"parsing {name}: {error}") from None
 
@@ -115,7 +122,7 @@ def parse_index(raw: bytes, name: str) -> Index:
 
 def _media_type(document: Fields, claimed: str, name: str) -> str:
     """Decide what the document is; what it says of itself must agree with what it came as."""
-    _refuse_lookalikes(document, _TOP_KEYS)
+    refuse_lookalikes(document, _TOP_KEYS)
     said = document.optional_text("mediaType") or ""
     version = document.optional_integer("schemaVersion")
     claimed = claimed if claimed in types.KNOWN_DOCUMENTS else ""
@@ -154,19 +161,18 @@ def _refuse_ambiguity(document: Fields, media_type: str) -> None:
         raise FieldError(f"{', '.join(foreign)}: ambiguous, does not belong into {media_type}")
 
 
-def _refuse_lookalikes(fields: Fields, known: frozenset[str]) -> None:
-    """Refuse keys that a reader without regard to case would take for a known one."""
+def refuse_lookalikes(fields: Fields, known: frozenset[str]) -> None:
+    """Raise `FieldError` for a key that a reader without regard to case takes for a known one."""
     folded = {key.casefold() for key in known}
     for key in fields:
         if key not in known and key.casefold() in folded:
             raise FieldError(f"{fields.at(key)}: ambiguous, keys are told apart by case")
 
 
-def _descriptor(fields: Fields) -> Descriptor:
-    _refuse_lookalikes(fields, _DESCRIPTOR_KEYS)
-    media_type = fields.optional_text("mediaType") or ""
-    if media_type and not types.is_valid(media_type):
-        raise FieldError(f"{fields.at('mediaType')}: {shown(media_type)} is not a media type")
+def parse_descriptor(fields: Fields) -> Descriptor:
+    """Give the descriptor that an object of a document is. Raises `FieldError`."""
+    refuse_lookalikes(fields, _DESCRIPTOR_KEYS)
+    media_type = _media_type_of(fields, "mediaType")
     size = fields.integer("size")
     if not 0 <= size <= _MAX_SIZE:
         raise FieldError(f"{fields.at('size')}: expected a size, got {size}")
@@ -183,7 +189,15 @@ def _descriptor(fields: Fields) -> Descriptor:
         # BuildKit marks attestations twice; other writers know only one of the marks.
         "vnd.docker.reference.type" in annotations
         or (platform is not None and platform[:2] == ("unknown", "unknown")),
+        annotations.get("io.containerd.image.name"),
     )
+
+
+def _media_type_of(fields: Fields, key: str) -> str:
+    text = fields.optional_text(key) or ""
+    if text and not types.is_valid(text):
+        raise FieldError(f"{fields.at(key)}: {shown(text)} is not a media type")
+    return text
 
 
 def _digest(fields: Fields) -> Digest:
@@ -209,7 +223,7 @@ def _platform(fields: Fields) -> Platform | None:
     platform = fields.optional_object("platform")
     if platform is None:
         return None
-    _refuse_lookalikes(platform, _PLATFORM_KEYS)
+    refuse_lookalikes(platform, _PLATFORM_KEYS)
     parts = (platform.optional_text(key) or "" for key in ("os", "architecture", "variant"))
     said = Platform(*parts)
     return said if said.os or said.architecture else None

@@ -42,8 +42,15 @@ _ELSEWHERE = {
     "ostree": "export it with `ostree container encapsulate`",
     "atomic": "name the registry behind it with docker://",
 }
-# The contract names them; reading them comes later than the layout.
-_PLANNED = frozenset({"oci-archive", "docker-archive", "dir"})
+_LOCAL = {
+    "oci": "oci:DIR, oci:DIR:REF or oci:DIR:@N",
+    "oci-archive": "oci-archive:FILE, oci-archive:FILE:REF or oci-archive:FILE:@N",
+    "docker-archive": "docker-archive:FILE, docker-archive:FILE:NAME[:TAG] or"
+    " docker-archive:FILE:@N",
+    "dir": "dir:DIR",
+}
+
+_DESCRIPTOR = re.compile(r"(?:/dev/stdin|(?:/dev|/proc/self)/fd/([0-9]{1,9}))")
 
 
 class Reference(NamedTuple):
@@ -73,15 +80,35 @@ class Reference(NamedTuple):
 
 
 class LayoutName(NamedTuple):
-    """`oci:DIR[:REF|:@N]`: by annotation, by position, or the only one there is."""
+    """`oci:DIR[:REF|:@N]`, `oci-archive:FILE…`: by annotation, by position, or the only one."""
 
+    transport: str
     path: str
     ref_name: str | None = None
     position: int | None = None
 
     def __str__(self) -> str:
-        tail = self.ref_name if self.position is None else f"@{self.position}"
-        return f"oci:{self.path}" + (f":{tail}" if tail else "")
+        return _joined(self.transport, self.path, self.ref_name, self.position)
+
+
+class DockerArchiveName(NamedTuple):
+    """`docker-archive:FILE[:NAME[:TAG]|:@N]`: by tag, by position, or the only one there is."""
+
+    path: str
+    reference: Reference | None = None
+    position: int | None = None
+
+    def __str__(self) -> str:
+        return _joined("docker-archive", self.path, self.reference, self.position)
+
+
+class DirectoryName(NamedTuple):
+    """`dir:DIR`."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"dir:{self.path}"
 
 
 class PathName(NamedTuple):
@@ -90,9 +117,9 @@ class PathName(NamedTuple):
     path: str
     tail: str
 
-    def as_layout(self) -> LayoutName:
-        """Give the name as that of an OCI layout."""
-        return _layout(f"{self.path}:{self.tail}")
+    def of(self, transport: str) -> LocalName:
+        """Give the name as that of what has been found at the path."""
+        return _local(transport, f"{self.path}:{self.tail}" if self.tail else self.path)
 
 
 class ShortName(NamedTuple):
@@ -104,7 +131,8 @@ class ShortName(NamedTuple):
         return self.text
 
 
-ImageName = Reference | LayoutName | PathName | ShortName
+LocalName = LayoutName | DockerArchiveName | DirectoryName
+ImageName = Reference | LocalName | PathName | ShortName
 
 
 def parse_image(text: str) -> ImageName:
@@ -117,10 +145,8 @@ def parse_image(text: str) -> ImageName:
         if not rest.startswith("//"):
             _refuse(text, "expected docker://NAME")
         return parse_reference(rest[2:])
-    if colon and word == "oci":
-        return _layout(rest)
-    if colon and word in _PLANNED:
-        _refuse(text, f"the transport {word}: is not read yet")
+    if colon and word in _LOCAL:
+        return _local(word, rest)
     if colon and word in _ELSEWHERE:
         _refuse(text, f"the transport {word}: is not read here; {_ELSEWHERE[word]}")
     if colon and rest.startswith("//") and _WORD.fullmatch(word):
@@ -200,18 +226,34 @@ def _digest(text: str, digest_text: str) -> Digest:
         _refuse(text, str(error))
 
 
-def _layout(text: str) -> LayoutName:
+def _local(transport: str, text: str) -> LocalName:
     path, _, tail = text.partition(":")
-    if not path or "\0" in path:
-        _refuse(f"oci:{text}", "expected oci:DIR, oci:DIR:REF or oci:DIR:@N")
-    if not tail:
-        return LayoutName(path)
-    position = _POSITION.fullmatch(tail)
-    if position is not None:
-        return LayoutName(path, position=int(position[1]))
-    if _REF_NAME.fullmatch(tail) is None:
-        _refuse(f"oci:{text}", f'"{clean(tail)}" is neither a reference nor a position (@N)')
-    return LayoutName(path, tail)
+    whole = f"{transport}:{text}"
+    if not path or "\0" in path or (tail and transport == "dir"):
+        _refuse(whole, f"expected {_LOCAL[transport]}")
+    if transport == "dir":
+        return DirectoryName(path)
+    match = _POSITION.fullmatch(tail)
+    position = int(match[1]) if match else None
+    if transport == "docker-archive":
+        reference = parse_reference(tail) if tail and not match else None
+        if reference is not None and reference.digest is not None:
+            _refuse(whole, "images in a Docker archive have names and positions, no digests")
+        return DockerArchiveName(path, reference, position)
+    if tail and not match and _REF_NAME.fullmatch(tail) is None:
+        _refuse(whole, f'"{clean(tail)}" is neither a reference nor a position (@N)')
+    return LayoutName(transport, path, tail if tail and not match else None, position)
+
+
+def _joined(transport: str, path: str, name: object, position: int | None) -> str:
+    tail = name if position is None else f"@{position}"
+    return f"{transport}:{path}" + (f":{tail}" if tail else "")
+
+
+def inherited_descriptor(path: str) -> int | None:
+    """Give the descriptor that a path such as /dev/stdin stands for, None for any other path."""
+    match = _DESCRIPTOR.fullmatch(path)
+    return None if match is None else int(match[1] or 0)
 
 
 def _refuse(text: str, reason: str) -> NoReturn:

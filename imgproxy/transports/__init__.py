@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
-from imgproxy import files, system
-from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
+from imgproxy import files
+from imgproxy.errors import NotFoundError, clean
 from imgproxy.spec import reference as references
-from imgproxy.spec.reference import LayoutName, PathName, Reference, ShortName
+from imgproxy.spec.reference import Reference, ShortName
 
 if TYPE_CHECKING:
     from imgproxy.settings import Settings
+    from imgproxy.spec.manifest import Descriptor
     from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
-    from imgproxy.transports.source import Source
+    from imgproxy.transports.source import Reader, Source
 
 
-def open_sources(
+async def open_sources(
     image: str, access: Access, settings: Settings, reporter: Reporter
 ) -> list[Source]:
     """Give the places that the IMAGE argument may mean, in the order in which to try them.
 
-    They are looked at when they are first asked. Raises `BadRequestError` for a malformed name,
-    `NotFoundError` or `UnsupportedFormatError` for a path with nothing usable at it, and
-    `Failure` for a configuration that does not lead anywhere.
+    Registries are asked when they are first needed. Raises `BadRequestError` for a malformed name,
+    and `Failure` for a path with nothing usable at it or a configuration that does not lead
+    anywhere.
     """
     name = references.parse_image(image)
-    if isinstance(name, PathName):
-        name = _recognised(name)
-    if isinstance(name, LayoutName):
-        from imgproxy.transports.oci_layout import OciLayout
+    if not isinstance(name, Reference | ShortName):
+        from imgproxy.transports.local import open_named
 
-        return [OciLayout(name)]
+        return [await open_named(name)]
+    candidates = _resolved(name, settings) if isinstance(name, ShortName) else [name]
+    paths = [
+        (each, path)
+        for each in candidates
+        for pattern in access.sideload
+        for path in pattern.paths(each)
+    ]
+    for each, path in paths:
+        if _exists(path):
+            from imgproxy.transports.local import open_sideloaded
+
+            return [await open_sideloaded(path, each)]
     if access.offline:
-        raise NotFoundError(
-            f"{name}: the image is in a registry, and --offline forbids asking there",
-            code="MANIFEST_UNKNOWN",
-        )
+        raise NotFoundError(_missing(name, [path for _, path in paths]), code="MANIFEST_UNKNOWN")
     from imgproxy.transports.network import open_registry
 
-    candidates = _resolved(name, settings) if isinstance(name, ShortName) else [name]
     return [open_registry(each, access, settings, reporter) for each in candidates]
+
+
+async def open_foreign(
+    access: Access,
+    settings: Settings,
+    reporter: Reporter,
+    descriptor: Descriptor,
+    error: NotFoundError,
+) -> Reader:
+    """Give a layer that lies outside of the registry; see `foreign.open_layer`."""
+    from imgproxy.transports.foreign import open_layer
+
+    return await open_layer(access, settings, reporter, descriptor, error)
 
 
 def _resolved(name: ShortName, settings: Settings) -> list[Reference]:
@@ -50,14 +71,20 @@ def _resolved(name: ShortName, settings: Settings) -> list[Reference]:
     return short_names.resolve(name.text, settings.short_names)
 
 
-def _recognised(name: PathName) -> LayoutName:
-    """Tell by its content what lies at a path."""
+def _exists(path: str) -> bool:
+    """Whether something is there. Raises `Failure` where the system does not tell."""
     try:
-        mode = os.stat(name.path).st_mode
+        os.stat(path)
     except OSError as error:
-        raise files.failure(name.path, error) from None
-    if os.path.lexists(f"{name.path}/index.json"):
-        return name.as_layout()
-    raise UnsupportedFormatError(
-        f"{clean(name.path)} is {system.kind_of(mode)} and no OCI layout (it has no index.json)"
-    )
+        absent = files.failure(path, error)
+        if isinstance(absent, NotFoundError) or error.errno == errno.ENAMETOOLONG:
+            return False
+        raise absent from None
+    return True
+
+
+def _missing(name: Reference | ShortName, paths: list[str]) -> str:
+    if not paths:
+        return f"{name}: the image is in a registry, and --offline forbids asking there"
+    sought = ", ".join(map(clean, dict.fromkeys(paths)))
+    return f"{name}: nothing lies at {sought}, and --offline forbids asking a registry"

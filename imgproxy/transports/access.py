@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imgproxy.config.credentials import Credentials
+    from imgproxy.spec.pattern import Pattern
 
 
 class Access(NamedTuple):
     """How registries are reached, as options say it.
 
     `tls_verify` is None where they say nothing and registries.conf decides; `retries` are per
-    megabyte of progress; `stall_timeout` is in seconds.
+    megabyte of progress; `stall_timeout` is in seconds. `sideload` are the patterns of local paths
+    that stand before them.
     """
 
     offline: bool = False
@@ -23,3 +27,5 @@ class Access(NamedTuple):
     credentials: Credentials | None = None
     anonymous: bool = False
     registry_token: str = ""
+    sideload: Sequence[Pattern] = ()
+    foreign_layers: bool = False

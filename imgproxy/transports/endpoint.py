@@ -27,7 +27,7 @@ from imgproxy.spec import distribution, retry
 from imgproxy.spec import token as tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Awaitable, Callable, Collection
 
     from imgproxy.client import Client
     from imgproxy.config.endpoints import Endpoint as Place
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from imgproxy.spec.challenge import Challenge
     from imgproxy.spec.url import Url
 
-_OK = frozenset({200})
+OK = frozenset({200})
 
 # A token is renewed this long before its end, so that it does not end on the way.
 _MARGIN = 5.0
@@ -61,6 +61,7 @@ class Endpoint:
         self.place = place
         self.name = place.reference.name
         self.demerits = 0
+        self.refusal = place.refusal
         self._reference = place.reference
         self._insecure = place.insecure
         self._client = client
@@ -83,25 +84,19 @@ class Endpoint:
         name: str,
         fields: dict[str, str],
         *,
-        wanted: Collection[int] = _OK,
+        wanted: Collection[int] = OK,
     ) -> Response:
         """Give the reply with a `manifest` or a `blob`, past tokens and redirects.
 
         `wanted` are the statuses that are no failure. Raises `Failure`.
         """
-        if self.place.refusal:
-            raise DeniedError(self.place.refusal)
+        if self.refusal:
+            raise DeniedError(self.refusal)
         url = distribution.registry_url(await self._choose_scheme(), self._reference, kind, name)
         response, body = await self._authorized(url, fields)
         if response.status not in wanted:
             raise await self._failure(response, body, kind, name)
-        encoding = response.header("content-encoding").lower()
-        if encoding not in ("", "identity"):
-            response.close()
-            raise BadUpstreamError(
-                f"GET {response.url}: the reply is encoded ({clean(encoding)}), though nobody"
-                " asked for that"
-            )
+        check_encoding(response)
         return response
 
     async def _authorized(self, url: Url, fields: dict[str, str]) -> tuple[Response, bytes]:
@@ -182,18 +177,15 @@ class Endpoint:
         A form holds credentials, and is not sent on.
         """
         origin = url.origin
-        for _ in range(distribution.MAX_REDIRECTS + 1):
-            at_home = {"Authorization": authorization} if authorization else {}
-            headers = {**fields, **(at_home if url.origin == origin else {})}
-            response = await self._client.get(url, headers, form=form, note=self._note)
-            if response.status not in distribution.REDIRECTS or form is not None:
-                return response
-            await discard(response)
-            location = response.header("location")
-            url = distribution.redirect(url, location, allow_http=self._insecure)
-        raise BadUpstreamError(
-            f"GET {url}: redirected more than {distribution.MAX_REDIRECTS} times"
-        )
+        at_home = {"Authorization": authorization} if authorization else {}
+
+        def headers(url: Url) -> dict[str, str]:
+            return {**fields, **(at_home if url.origin == origin else {})}
+
+        get = partial(self._client.get, form=form, note=self._note)
+        if form is not None:
+            return await get(url, headers(url))
+        return await follow(get, url, headers, allow_http=self._insecure)
 
     async def _failure(self, response: Response, body: bytes, kind: str, name: str) -> Failure:
         body = body or await discard(response)
@@ -256,6 +248,37 @@ def _best_supported(response: Response) -> Challenge | None:
 def _with_retry_after(failure: Failure, response: Response) -> Failure:
     failure.retry_after = retry.retry_after(response.header("retry-after"), time.time())
     return failure
+
+
+async def follow(
+    get: Callable[[Url, dict[str, str]], Awaitable[Response]],
+    url: Url,
+    headers: Callable[[Url], dict[str, str]],
+    *,
+    allow_http: bool,
+) -> Response:
+    """Give the reply at the end of whatever redirects there are; `headers` are those for each URL.
+
+    `allow_http`: even from https. Raises `Failure`.
+    """
+    for _ in range(distribution.MAX_REDIRECTS + 1):
+        response = await get(url, headers(url))
+        if response.status not in distribution.REDIRECTS:
+            return response
+        await discard(response)
+        url = distribution.redirect(url, response.header("location"), allow_http=allow_http)
+    raise BadUpstreamError(f"GET {url}: redirected more than {distribution.MAX_REDIRECTS} times")
+
+
+def check_encoding(response: Response) -> None:
+    """Raise `BadUpstreamError` for a reply whose bytes are not those that were asked for."""
+    encoding = response.header("content-encoding").lower()
+    if encoding not in ("", "identity"):
+        response.close()
+        raise BadUpstreamError(
+            f"GET {response.url}: the reply is encoded ({clean(encoding)}), though nobody asked for"
+            " that"
+        )
 
 
 async def discard(response: Response) -> bytes:

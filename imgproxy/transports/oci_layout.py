@@ -1,99 +1,145 @@
-"""`oci:DIR[:REF|:@N]`: OCI image specification, image-layout.md.
+"""`oci:DIR[:REF|:@N]` and `oci-archive:FILE…`: OCI image specification, image-layout.md.
 
 `oci-layout` itself is not demanded, as no other reader demands it; `index.json` is what is read.
 """
 
 from __future__ import annotations
 
-import os
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from imgproxy.config.policy import path_scopes
-from imgproxy.errors import AmbiguousError, NotFoundError, clean
-from imgproxy.files import LocalFile, read_file
+from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clean
 from imgproxy.spec import manifest as manifests
 from imgproxy.spec import media_type as types
-from imgproxy.transports.source import Document, Identity
+from imgproxy.spec import reference as references
+from imgproxy.transports import choices, tree
+from imgproxy.transports.choices import Choice
+from imgproxy.transports.source import Document, sought
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
+    from imgproxy.files import Content
+    from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
-    from imgproxy.spec.reference import LayoutName
-    from imgproxy.transports.source import Reader
-
-# A layout may hold thousands of images; a message that lists them all helps nobody.
-_MAX_SHOWN = 20
+    from imgproxy.spec.reference import LayoutName, Reference
+    from imgproxy.transports.source import Identity, Reader
+    from imgproxy.transports.tree import Tree
 
 
 class OciLayout:
-    """A directory with `index.json` and `blobs/<algorithm>/<encoded>`. See `Source`."""
+    """A tree with `index.json` and `blobs/<algorithm>/<encoded>`. See `Source`.
 
-    def __init__(self, name: LayoutName) -> None:
+    `reference` is what the image is called in a registry, where it stands in for that: an entry of
+    that name is preferred, but the only one need not have it.
+    """
+
+    def __init__(
+        self,
+        name: LayoutName,
+        tree: Tree,
+        identity: Identity,
+        reference: Reference | None = None,
+    ) -> None:
         self.name = clean(str(name))
+        self.identity = identity
         self._wanted = name
-        self._directory = os.path.realpath(name.path)
-        self.identity = Identity("oci", path_scopes(self._directory))
+        self._tree = tree
+        self._reference = reference
 
     async def root(self) -> Document:
         """See `Source`. Raises `AmbiguousError` where the name fits several images."""
-        path = f"{self._directory}/index.json"
-        raw = await read_file(path, manifests.MAX_DOCUMENT_SIZE)
-        entries = manifests.parse_index(raw, clean(path)).manifests
+        index, entries = await self._index()
         fitting = self._fitting(entries)
         images = {entry.digest for entry in fitting.values()}
         if len(images) == 1:
             return await self.document(next(iter(fitting.values())))
         if self._wanted.ref_name is None and _told_apart_by_platform(fitting.values()):
-            return Document(raw, types.OCI_INDEX, (), None, clean(path))
+            return index
+        offered = _choices(fitting)
         raise AmbiguousError(
-            f"{self.name} fits {len(images)} images; choose one: {_listed(fitting)}",
-            choices=_choices(fitting),
+            f"{self.name} fits {len(images)} images; choose one: {choices.listed(offered)}",
+            choices=choices.detail(offered),
         )
+
+    async def seek(self, digest: Digest) -> Document:
+        """See `source.Place`."""
+        index, entries = await self._index()
+        if len({entry.digest for entry in entries}) == 1:
+            index = await self.document(entries[0])
+        return await sought(self, index, digest)
+
+    async def _index(self) -> tuple[Document, tuple[Descriptor, ...]]:
+        raw = await tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
+        name = f"{clean(self._tree.path)}/index.json"
+        entries = manifests.parse_index(raw, name).manifests
+        return Document(raw, types.OCI_INDEX, (), None, name), entries
 
     def _fitting(self, entries: tuple[Descriptor, ...]) -> dict[int, Descriptor]:
         """Give the entries that the name fits, at least one, by their position."""
-        position, ref_name = self._wanted.position, self._wanted.ref_name
         everything = dict(enumerate(entries))
+        for fits in self._ways():
+            fitting = {n: entry for n, entry in everything.items() if fits(n, entry)}
+            if fitting:
+                return fitting
+        offered = _choices(everything)
+        raise NotFoundError(
+            f"{self.name}: no such image in the layout (there are: {choices.listed(offered)})",
+            code="MANIFEST_UNKNOWN",
+            choices=choices.detail(offered),
+        )
+
+    def _ways(self) -> list[Callable[[int, Descriptor], bool]]:
+        """Give the ways in which an entry may be meant, the first that leads to any counts."""
+        position, ref_name, reference = self._wanted.position, self._wanted.ref_name, None
         if position is not None:
-            fitting = {n: entry for n, entry in everything.items() if n == position}
-        elif ref_name is not None:
-            fitting = {n: entry for n, entry in everything.items() if entry.ref_name == ref_name}
-        else:
-            fitting = everything
-        if not fitting:
-            raise NotFoundError(
-                f"{self.name}: no such image in the layout (there are: {_listed(everything)})",
-                code="MANIFEST_UNKNOWN",
-                choices=_choices(everything),
-            )
-        return fitting
+            return [lambda n, _: n == position]
+        if ref_name is not None:
+            reference = _reference(ref_name)
+            return [
+                lambda _, entry: entry.ref_name == ref_name,
+                lambda _, entry: None is not reference == _reference(entry.image_name),
+            ]
+        if self._reference is None:
+            return [lambda _n, _e: True]
+        reference = self._reference._replace(digest=None)
+        return [
+            lambda _, entry: (
+                reference in (_reference(entry.ref_name), _reference(entry.image_name))
+            ),
+            lambda _, entry: reference.tag is not None and entry.ref_name == reference.tag,
+            lambda _n, _e: True,
+        ]
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""
-        file = self._open(descriptor, "manifest", "MANIFEST_UNKNOWN")
-        try:
-            raw = await file.read(manifests.MAX_DOCUMENT_SIZE)
-        finally:
-            file.close()
         name = f"{self.name}: manifest {descriptor.digest}"
+        content = await self._open(descriptor, name, "MANIFEST_UNKNOWN")
+        raw = await content.read(manifests.MAX_DOCUMENT_SIZE)
         return Document(raw, descriptor.media_type, (descriptor.digest,), descriptor.size, name)
 
     async def blob(self, descriptor: Descriptor) -> Reader:
         """See `Source`."""
-        return self._open(descriptor, "blob", "BLOB_UNKNOWN")
+        name = f"{self.name}: blob {descriptor.digest}"
+        return await self._open(descriptor, name, "BLOB_UNKNOWN")
 
-    def _open(self, descriptor: Descriptor, kind: str, code: str) -> LocalFile:
+    async def _open(self, descriptor: Descriptor, name: str, code: str) -> Content:
         algorithm, encoded = descriptor.digest
-        name = f"{self.name}: {kind} {descriptor.digest}"
         try:
-            return LocalFile(f"{self._directory}/blobs/{algorithm}/{encoded}", name)
+            return await self._tree.open(f"blobs/{algorithm}/{encoded}", name)
         except NotFoundError as error:
             raise NotFoundError(f"{name} is not there: {error.message}", code=code) from None
 
     def close(self) -> None:
-        """See `Source`. Nothing is kept open."""
+        """See `Source`."""
+        self._tree.close()
+
+
+def _reference(text: str | None) -> Reference | None:
+    """Give the reference that an annotation is, if it is one."""
+    try:
+        return None if text is None else references.parse_reference(text)
+    except BadRequestError:
+        return None
 
 
 def _told_apart_by_platform(entries: Collection[Descriptor]) -> bool:
@@ -103,25 +149,8 @@ def _told_apart_by_platform(entries: Collection[Descriptor]) -> bool:
     return None not in platforms and len(platforms) == len(entries) and len(names) == 1
 
 
-def _choices(entries: dict[int, Descriptor]) -> list[dict[str, str | None]]:
-    """Give what can be named, with the digest behind it."""
+def _choices(entries: dict[int, Descriptor]) -> list[Choice]:
     return [
-        {
-            "position": f"@{position}",
-            "name": entry.ref_name,
-            "digest": str(entry.digest),
-            "platform": str(entry.platform) if entry.platform else None,
-        }
+        Choice(position, [entry.ref_name] if entry.ref_name else [], entry.digest, entry.platform)
         for position, entry in entries.items()
     ]
-
-
-def _listed(entries: dict[int, Descriptor]) -> str:
-    words = [
-        f":@{position}"
-        + (f" (:{clean(entry.ref_name)})" if entry.ref_name else "")
-        + f" {entry.digest}"
-        for position, entry in islice(entries.items(), _MAX_SHOWN)
-    ]
-    more = len(entries) - len(words)
-    return (", ".join(words) or "none") + (f" and {more} more" if more else "")

@@ -6,7 +6,13 @@ what it found.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from imgproxy.config.policy import docker_scopes
+from imgproxy.errors import NotFoundError
+from imgproxy.spec import manifest as manifests
+from imgproxy.spec import media_type as types
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +20,7 @@ if TYPE_CHECKING:
     from imgproxy.errors import Failure
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
+    from imgproxy.spec.reference import Reference
 
 
 class Document(NamedTuple):
@@ -38,6 +45,13 @@ class Identity(NamedTuple):
 
     transport: str
     scopes: list[str]
+
+
+def docker_identity(reference: Reference) -> Identity:
+    """Give the identity of an image of a registry, wherever it is found."""
+    suffix = f"@{reference.digest}" if reference.digest else f":{reference.tag}"
+    scopes = docker_scopes(reference.registry, reference.repository, suffix)
+    return Identity("docker", scopes)
 
 
 class Reader(Protocol):
@@ -79,3 +93,39 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of connections and descriptors."""
+
+
+class Place(Source, Protocol):
+    """A place that may hold an image of a registry."""
+
+    async def seek(self, digest: Digest) -> Document:
+        """Give the document with this digest, or the one that should have it and is named so."""
+
+
+# Indexes that are looked through for a digest, and how deep they are.
+_MAX_SOUGHT = 64
+_MAX_DEPTH = 4
+
+
+async def sought(source: Source, top: Document, digest: Digest) -> Document:
+    """Give the document that has a digest, `top` itself or one that it leads to.
+
+    Where none does, `top` is given as if it had, and does not verify.
+    """
+    level = [top]
+    for _ in range(_MAX_DEPTH):
+        entries = [entry for document in level for entry in _entries(document)]
+        for entry in entries:
+            if entry.digest == digest:
+                return await source.document(entry)
+        indexes = [entry for entry in entries if entry.media_type in types.INDEXES]
+        level = []
+        for entry in indexes[:_MAX_SOUGHT]:
+            with suppress(NotFoundError):  # stores save an index whole, and some of what it names
+                level.append(await source.document(entry))
+    return top._replace(digests=(*top.digests, digest))
+
+
+def _entries(document: Document) -> tuple[Descriptor, ...]:
+    parsed = manifests.parse(document.raw, document.media_type, document.name)
+    return parsed.manifests if isinstance(parsed, manifests.Index) else ()

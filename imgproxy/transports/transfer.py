@@ -16,8 +16,7 @@ from imgproxy.spec.content_range import Range, Rest
 if TYPE_CHECKING:
     from imgproxy.response import Response
     from imgproxy.spec.manifest import Descriptor
-    from imgproxy.transports.endpoint import Endpoint
-    from imgproxy.transports.registry import Registry
+    from imgproxy.transports.rounds import Endpoint, Rounds
 
 _WITH_RANGE = frozenset({200, 206, 416})
 
@@ -31,22 +30,22 @@ class Transfer:
     """A blob being received; it began with the `response` of an `endpoint`. See `Reader`."""
 
     def __init__(
-        self, registry: Registry, descriptor: Descriptor, endpoint: Endpoint, response: Response
+        self, rounds: Rounds, descriptor: Descriptor, endpoint: Endpoint, response: Response
     ) -> None:
         self.size = response.size
-        self._registry = registry
+        self._rounds = rounds
         self._descriptor = descriptor
         self._response = response
         self._endpoint = endpoint
         self._givers = [endpoint]
         self._position = self._promised = 0
-        self._budget = retry.Budget(registry.retries)
+        self._budget = retry.Budget(rounds.retries)
 
     @property
     def name(self) -> str:
         """What stands for the blob in messages, with all who gave a part of it."""
         places = dict.fromkeys(giver.name for giver in self._givers)
-        blob = f"{self._registry.name}: blob {self._descriptor.digest}"
+        blob = f"{self._rounds.name}: blob {self._descriptor.digest}"
         return f"{blob} from {' and '.join(places)}"
 
     async def receive_into(self, buffer: memoryview) -> int:
@@ -82,11 +81,11 @@ class Transfer:
         if budget is None:
             raise failure
         self._budget = budget
-        await self._registry.pause(budget.spent, [failure])
+        await self._rounds.pause(budget.spent, [failure])
         await self._ask_for_rest()
 
     async def _ask_for_rest(self) -> None:
-        self._endpoint, self._response, self._budget = await self._registry.ask(
+        self._endpoint, self._response, self._budget = await self._rounds.ask(
             str(self._descriptor.digest), self._rest, self._budget
         )
         self._givers.append(self._endpoint)
@@ -117,7 +116,7 @@ class Transfer:
 
     def condemn(self, failure: Failure) -> bool:
         """See `Reader`. Everybody who gave a part of it is suspect."""
-        return self._registry.condemn(str(self._descriptor.digest), self._givers, failure)
+        return self._rounds.condemn(str(self._descriptor.digest), self._givers, failure)
 
     def close(self) -> None:
         """See `Reader`."""

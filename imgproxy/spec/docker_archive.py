@@ -1,0 +1,125 @@
+"""The manifest.json of a Docker archive, and the OCI manifest that is made of it.
+
+Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format". An archive has
+no manifest digest of its own. The one that is made depends on the image's content alone, and is the
+same in every version of this program, since parents keep its digest.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy import strict_json
+from imgproxy.errors import InvalidError
+from imgproxy.fields import FieldError, Fields
+from imgproxy.spec import digest as digests
+from imgproxy.spec import manifest as manifests
+from imgproxy.spec import media_type as types
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgproxy.spec.digest import Digest
+    from imgproxy.spec.manifest import Descriptor
+
+_KEYS = frozenset({"Config", "RepoTags", "Layers", "Parent", "LayerSources"})
+_CONFIG_KEYS = frozenset({"rootfs"})
+_ROOTFS_KEYS = frozenset({"type", "diff_ids"})
+
+# What the first bytes of a layer say of its compression; the names after the first three are not
+# OCI's, but true.
+_COMPRESSIONS = {
+    b"\x1f\x8b": "+gzip",
+    b"\x28\xb5\x2f\xfd": "+zstd",
+    b"BZh": "+bzip2",
+    b"\xfd7zXZ\0": "+xz",
+}
+
+
+class Item(NamedTuple):
+    """One image of an archive: the names of its members, and what it is called.
+
+    `sources` are descriptors of layers as a registry has them, by their diff_id.
+    """
+
+    config: str
+    repo_tags: tuple[str, ...]
+    layers: tuple[str, ...]
+    sources: dict[str, Descriptor]
+
+
+def parse(raw: bytes, name: str) -> list[Item]:
+    """Give the images that a manifest.json lists; `name` stands for it in messages.
+
+    Raises `InvalidError`.
+    """
+    try:
+        items = Fields({"images": strict_json.loads(raw)}).objects("images")
+        return list(map(_item, items))
+    except (FieldError, strict_json.JsonError) as error:
+        raise InvalidError(f"parsing {name}: {error}") from None
+
+
+def _item(fields: Fields) -> Item:
+    manifests.refuse_lookalikes(fields, _KEYS)
+    sources = fields.optional_object("LayerSources")
+    return Item(
+        fields.text("Config"),
+        fields.texts("RepoTags"),
+        fields.texts("Layers"),
+        {}
+        if sources is None
+        else {key: manifests.parse_descriptor(sources.object(key)) for key in sources},
+    )
+
+
+def parse_diff_ids(raw: bytes, name: str) -> tuple[Digest, ...] | None:
+    """Give the digests of the layers, uncompressed, that a config names; None where it names none.
+
+    OCI image specification, config.md, "rootfs". Raises `InvalidError`.
+    """
+    try:
+        document = Fields(strict_json.loads(raw))
+        manifests.refuse_lookalikes(document, _CONFIG_KEYS)
+        rootfs = document.optional_object("rootfs")
+        if rootfs is None:
+            return None
+        manifests.refuse_lookalikes(rootfs, _ROOTFS_KEYS)
+        return tuple(map(digests.parse, rootfs.texts("diff_ids")))
+    except ValueError as error:  # FieldError, JsonError, and those of digests
+        raise InvalidError(f"parsing {name}: {error}") from None
+
+
+def layer_type(head: bytes) -> str:
+    """Give the media type of a layer that begins with these bytes, six at least."""
+    suffix = next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), "")
+    return types.OCI_LAYER + suffix
+
+
+def foreign_type(media_type: str) -> str:
+    """Give the media type of a layer that the archive only tells the source of."""
+    _, plus, suffix = media_type.replace(".tar.", ".tar+").partition("+")
+    return f"{types.OCI_NONDISTRIBUTABLE}{plus}{suffix}"
+
+
+def make_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
+    """Give the OCI manifest of an image, in the one form that it has."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": types.OCI_MANIFEST,
+        "config": _described(config),
+        "layers": [_described(layer) for layer in layers],
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _described(descriptor: Descriptor) -> dict[str, object]:
+    described: dict[str, object] = {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size,
+    }
+    if descriptor.urls:
+        described["urls"] = list(descriptor.urls)
+    return described

@@ -1,0 +1,301 @@
+"""A tar archive, plain or compressed: its members by name, read where they lie.
+
+The headers are read once, when it is opened; of a plain archive nothing else, a compressed one has
+to be inflated for it. Nothing is unpacked and nothing is written, but what comes through a pipe,
+which is kept in a file without a name. That the file is still the one that was opened is looked at
+again before each member.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from imgproxy import system
+from imgproxy.errors import (
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+    UnsupportedFormatError,
+    clean,
+)
+from imgproxy.files import Bytes, Content, OpenFile, failure
+from imgproxy.spec import reference as references
+from imgproxy.spec import tar
+from imgproxy.transports import inflate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from imgproxy.spec.tar import Stream
+    from imgproxy.transports.inflate import Cursor, Inflated
+
+    T = TypeVar("T")
+
+# What is kept of each member, to tell compressed layers from plain ones.
+_HEAD = 16
+
+# Small members of a compressed archive are kept whole while it is gone through: those are the ones
+# that are asked for first, and lie at the end.
+_SMALL = 256 * 1024
+_MAX_KEPT = 8 * 1024 * 1024
+
+# Links in a row; the system gives up at 40 as well (path_resolution(7)).
+_MAX_LINKS = 40
+
+# Members that decide what is trusted: readers differ in which of two they take.
+_CONTROL = ("manifest.json", "index.json", "oci-layout", "repositories")
+
+_MAX_SHOWN = 10
+
+
+class Member(NamedTuple):
+    """A member, with the first bytes of it, and all of it if it is small and was at hand.
+
+    `copies` is how many members have the name; this is the last.
+    """
+
+    kind: tar.Kind
+    offset: int
+    size: int
+    target: str
+    head: bytes
+    content: bytes | None
+    copies: int
+
+
+class Archive:
+    """An archive that has been indexed; see `open_archive`. A `tree.Tree`."""
+
+    def __init__(
+        self, file: OpenFile, inflated: Inflated | None, members: dict[str, Member]
+    ) -> None:
+        self.path = file.path
+        self._file = file
+        self._inflated = inflated
+        self._members = members
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._members
+
+    @property
+    def names(self) -> str:
+        """Some names of members, for a message."""
+        shown = [clean(name) for name in list(self._members)[:_MAX_SHOWN]]
+        more = ", …" if len(self._members) > _MAX_SHOWN else ""
+        return (", ".join(shown) or "nothing") + more
+
+    def find(self, path: str, *, sole: bool = False) -> Member:
+        """Give the file that a path in the archive leads to, over whatever links.
+
+        `sole`: the name must stand once. Raises `NotFoundError` where there is none, and
+        `InvalidError` where the path leads nowhere, or to no file.
+        """
+        where = f"{clean(self.path)}: {clean(path)}"
+        name: str | None = tar.normalise(path)
+        for hops in range(_MAX_LINKS + 1):
+            member = None if name is None else self._members.get(name)
+            if name is None:
+                raise _invalid(f"{where} leads out of the archive")
+            if member is None:
+                if hops:
+                    raise _invalid(f"{where} is a link to {clean(name)}, which is not there")
+                raise NotFoundError(f"{where} is not there")
+            if sole and member.copies > 1:
+                raise _invalid(f"{where} stands {member.copies} times in the archive")
+            if member.kind == "symlink":
+                is_inside = not member.target.startswith("/")
+                beside = f"{name.rpartition('/')[0]}/{member.target}"
+                name = tar.normalise(beside) if is_inside else None
+            elif member.kind == "link":
+                name = tar.normalise(member.target)
+            elif member.kind == "file":
+                return member
+            else:
+                raise _invalid(f"{where} is no file but of the kind: {member.kind}")
+        raise _invalid(f"{where} is a link that leads to itself")
+
+    async def open(self, path: str, name: str, *, sole: bool = False) -> Content:
+        """See `tree.Tree`; raises as `find` does, and `UnavailableError` for a changed archive."""
+        member = self.find(path, sole=sole)
+        self._file.check()
+        if member.content is not None:
+            return Bytes(name, member.content)
+        if self._inflated is None:
+            return _Stored(name, self._file, member)
+        return _Compressed(name, self._inflated, member)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._file.close()
+
+
+def _invalid(message: str) -> InvalidError:
+    return InvalidError(message, code="ARCHIVE_INVALID")
+
+
+class _Stored(Content):
+    """A member of a plain archive."""
+
+    def __init__(self, name: str, file: OpenFile, member: Member) -> None:
+        super().__init__(name, member.size)
+        self._file = file
+        self._position = member.offset
+        self._end = member.offset + member.size
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        wanted = buffer[: self._end - self._position]
+        if not wanted:
+            return 0
+        count = await self._file.receive_into(wanted, self._position)
+        if count == 0:
+            raise UnavailableError(f"{self.name}: the archive has become shorter while it was read")
+        self._position += count
+        return count
+
+
+class _Compressed(Content):
+    """A member of a compressed archive."""
+
+    def __init__(self, name: str, inflated: Inflated, member: Member) -> None:
+        super().__init__(name, member.size)
+        self._inflated = inflated
+        self._cursor: Cursor | None = None
+        self._position = member.offset
+        self._end = member.offset + member.size
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        wanted = buffer[: self._end - self._position]
+        if not wanted:
+            await trio.lowlevel.checkpoint()
+            return 0
+        # Whoever is interrupted here leaves the cursor to the thread that is at it.
+        cursor, self._cursor = self._cursor, None
+        cursor, count = await in_thread(self._fill, cursor, wanted)
+        if count == 0:
+            raise UnavailableError(f"{self.name}: the archive has become shorter while it was read")
+        self._cursor = cursor
+        self._position += count
+        return count
+
+    def _fill(self, cursor: Cursor | None, buffer: memoryview) -> tuple[Cursor, int]:
+        if cursor is None:
+            cursor = self._inflated.cursor(self._position)
+        filled = 0
+        while filled < len(buffer):
+            piece = cursor.some(min(len(buffer) - filled, inflate.PIECE))
+            if not piece:
+                break
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return cursor, filled
+
+    def close(self) -> None:
+        if self._cursor is not None:
+            self._inflated.keep(self._cursor)
+            self._cursor = None
+
+
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Give what a function gives that waits for disk or processor; it is left when cancelled."""
+    return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
+
+
+async def open_archive(path: str) -> Archive:
+    """Give the archive at a path, or in what a descriptor's path stands for.
+
+    Raises `Failure`: what `OpenFile` raises, `UnsupportedFormatError` for what is no tar,
+    `InvalidError` for one that is broken, and `UnavailableError` for one that is being written.
+    """
+    file = await _open(path)
+    try:
+        return await in_thread(_index, file)
+    except BaseException:
+        file.close()  # a thread that is still at it fails on the next read
+        raise
+
+
+async def _open(path: str) -> OpenFile:
+    """Open a file, or keep what comes from a pipe that we inherited."""
+    fd = references.inherited_descriptor(path)
+    if fd is None:
+        return OpenFile(path)
+    try:
+        is_pipe = system.is_pipe(fd)
+        return await (in_thread(_spool, fd, path) if is_pipe else in_thread(OpenFile, path))
+    except OSError as error:
+        raise failure(path, error) from None
+
+
+def _spool(fd: int, path: str) -> OpenFile:
+    """Give what a pipe has to say as a file that has no name, and is gone when it is closed."""
+    with system.temporary_file() as file:
+        while piece := os.read(fd, inflate.PIECE):
+            file.write(piece)
+        file.flush()
+        return OpenFile(f"/proc/self/fd/{file.fileno()}", path)
+
+
+def _index(file: OpenFile) -> Archive:
+    codec = inflate.codec(file.path, file.read(_HEAD, 0))
+    inflated = None if codec is None else inflate.Inflated(file, codec)
+    try:
+        if inflated is None:
+            if not tar.is_header(file.read(tar.BLOCK, 0)):
+                raise UnsupportedFormatError(
+                    f"{clean(file.path)} is no tar archive, plain or compressed"
+                )
+            members = _members(_Plain(file), kept=0)
+        else:
+            cursor = inflated.first_pass()
+            members = _members(cursor, kept=_MAX_KEPT)
+            while cursor.some(inflate.PIECE):  # the checksum stands at the very end
+                pass
+    except tar.TarError as error:
+        file.check()
+        raise _invalid(f"{clean(file.path)}: the tar archive: {error}") from None
+    file.check()
+    for name in _CONTROL:
+        if name in members and members[name].copies > 1:
+            raise _invalid(
+                f"{clean(file.path)}: {name} stands {members[name].copies} times in the archive,"
+                " and readers differ in which they take"
+            )
+    return Archive(file, inflated, members)
+
+
+def _members(stream: Stream, *, kept: int) -> dict[str, Member]:
+    """Go through an archive; `kept` is how many bytes of small members may be kept."""
+    members: dict[str, Member] = {}
+    for name, kind, offset, size, target in tar.entries(stream):
+        if name is None:
+            continue  # outside of the archive, and nothing in it can lead there
+        head, content = b"", None
+        if kind == "file":
+            is_kept = size <= min(_SMALL, kept)
+            head = stream.read(size if is_kept else min(size, _HEAD))
+            if is_kept:
+                content, head, kept = head, head[:_HEAD], kept - size
+        before = members.get(name)
+        copies = 1 if before is None else before.copies + 1
+        members[name] = Member(kind, offset, size, target, head, content, copies)
+    return members
+
+
+class _Plain:
+    """The bytes of a file, in order: a `tar.Stream`."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self.position = 0
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size, self.position)
+        self.position += len(content)
+        return content
+
+    def skip(self, size: int) -> None:
+        self.position = min(self.position + size, max(self._file.size, self.position))

@@ -1,0 +1,54 @@
+"""What there is to choose from, where a name fits several images or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy.errors import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgproxy.spec.digest import Digest
+    from imgproxy.spec.platform import Platform
+
+# There may be thousands of images in one place; a message that lists them all helps nobody.
+_MAX_SHOWN = 20
+
+
+class Choice(NamedTuple):
+    """An image that can be named by its position or one of its names.
+
+    `digest` is that of its manifest or index, None where none can be given.
+    """
+
+    position: int
+    names: Sequence[str]
+    digest: Digest | None
+    platform: Platform | None = None
+
+
+def detail(choices: Sequence[Choice]) -> list[dict[str, object]]:
+    """Give the choices as a program reads them."""
+    return [
+        {
+            "position": f"@{each.position}",
+            "name": each.names[0] if each.names else None,
+            "names": list(each.names),
+            "digest": str(each.digest) if each.digest else None,
+            "platform": str(each.platform) if each.platform else None,
+        }
+        for each in choices
+    ]
+
+
+def listed(choices: Sequence[Choice]) -> str:
+    """Give the choices as a message lists them."""
+    words = [
+        f":@{each.position}"
+        + "".join(f" (:{clean(name)})" for name in each.names[:_MAX_SHOWN])
+        + (f" {each.digest}" if each.digest else "")
+        for each in choices[:_MAX_SHOWN]
+    ]
+    more = len(choices) - len(words)
+    return (", ".join(words) or "none") + (f" and {more} more" if more else "")

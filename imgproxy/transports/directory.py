@@ -1,0 +1,75 @@
+"""`dir:DIR`: the directory format of skopeo, containers-transports(5)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
+from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.transports import tree
+from imgproxy.transports.source import Document, sought
+
+if TYPE_CHECKING:
+    from imgproxy.files import Content
+    from imgproxy.spec.digest import Digest
+    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.spec.reference import DirectoryName
+    from imgproxy.transports.source import Identity, Reader
+    from imgproxy.transports.tree import Tree
+
+# 1.2 brought digests by other algorithms than sha256.
+_VERSION = re.compile(rb"Directory Transport Version: 1\.[0-2]\n?")
+_MAX_VERSION = 4096
+
+
+class ImageDirectory:
+    """A directory with `manifest.json`, and blobs by the hex of their digest. See `Source`."""
+
+    def __init__(self, name: DirectoryName, tree: Tree, identity: Identity) -> None:
+        self.name = clean(str(name))
+        self.identity = identity
+        self._tree = tree
+
+    async def root(self) -> Document:
+        """See `Source`. Raises `UnsupportedFormatError` for a version that is not known."""
+        try:
+            version = await tree.read(self._tree, "version", _MAX_VERSION)
+        except NotFoundError:
+            pass
+        else:
+            if _VERSION.fullmatch(version) is None:
+                raise UnsupportedFormatError(
+                    f"{self.name}: its version is not read:"
+                    f' "{clean(version.decode(errors="replace"))}"'
+                )
+        raw = await tree.read(self._tree, "manifest.json", MAX_DOCUMENT_SIZE)
+        return Document(raw, "", (), None, f"{self.name}: manifest.json")
+
+    async def seek(self, digest: Digest) -> Document:
+        """See `source.Place`."""
+        return await sought(self, await self.root(), digest)
+
+    async def document(self, descriptor: Descriptor) -> Document:
+        """See `Source`."""
+        name = f"{self.name}: manifest {descriptor.digest}"
+        content = await self._open(descriptor, ".manifest.json", name, "MANIFEST_UNKNOWN")
+        raw = await content.read(MAX_DOCUMENT_SIZE)
+        return Document(raw, descriptor.media_type, (descriptor.digest,), descriptor.size, name)
+
+    async def blob(self, descriptor: Descriptor) -> Reader:
+        """See `Source`."""
+        name = f"{self.name}: blob {descriptor.digest}"
+        return await self._open(descriptor, "", name, "BLOB_UNKNOWN")
+
+    async def _open(self, descriptor: Descriptor, suffix: str, name: str, code: str) -> Content:
+        algorithm, encoded = descriptor.digest
+        stem = encoded if algorithm == "sha256" else f"{algorithm}-{encoded}"
+        try:
+            return await self._tree.open(stem + suffix, name)
+        except NotFoundError as error:
+            raise NotFoundError(f"{name} is not there: {error.message}", code=code) from None
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._tree.close()

@@ -1,0 +1,229 @@
+"""`docker-archive:FILE[:NAME[:TAG]|:@N]`: what `docker save` and many others write.
+
+`manifest.json` lists images by the names of members. The OCI manifest of each is made here; a layer
+that lies there as plain tar is named by the diff_id in the config, so nothing has to be hashed for
+it. What is stored compressed stays so, and is named by the bytes that are stored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy.errors import (
+    AmbiguousError,
+    BadRequestError,
+    Failure,
+    InvalidError,
+    NotFoundError,
+    clean,
+)
+from imgproxy.files import Bytes
+from imgproxy.spec import digest as digests
+from imgproxy.spec import docker_archive as formats
+from imgproxy.spec import media_type as types
+from imgproxy.spec import reference as references
+from imgproxy.spec.digest import Digest
+from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Descriptor
+from imgproxy.transports import choices, tree
+from imgproxy.transports.archive import in_thread
+from imgproxy.transports.choices import Choice
+from imgproxy.transports.source import Document, Identity
+
+if TYPE_CHECKING:
+    from imgproxy.spec.docker_archive import Item
+    from imgproxy.spec.reference import DockerArchiveName, Reference
+    from imgproxy.transports.archive import Archive
+    from imgproxy.transports.source import Reader
+
+# Since version 25, docker names members by the digest of what they hold.
+_NAMED_BY_DIGEST = re.compile(r"blobs/([a-z0-9]+)/([0-9a-f]+)")
+
+# What is hashed in one go.
+_PIECE = 1024 * 1024
+
+
+class _Image(NamedTuple):
+    """An image's manifest as it is made, and where its blobs are: in memory, or by path."""
+
+    manifest: bytes
+    blobs: dict[Digest, bytes | str]
+
+
+class DockerArchive:
+    """An archive with a manifest.json. See `Source`.
+
+    `is_lenient`: the archive stands in for a registry, and the only image in it need not have the
+    name that is wanted.
+    """
+
+    def __init__(
+        self,
+        name: DockerArchiveName,
+        archive: Archive,
+        identity: Identity = Identity("docker-archive", []),  # noqa: B008  (a value)
+        *,
+        is_lenient: bool = False,
+    ) -> None:
+        self.name = clean(str(name))
+        self.identity = identity
+        self._wanted = name
+        self._archive = archive
+        self._is_lenient = is_lenient
+        self._images: dict[int, _Image] = {}
+        self._hashed: dict[str, Digest] = {}
+
+    async def root(self) -> Document:
+        """See `Source`. Raises `AmbiguousError` where the name fits several images."""
+        items = await self._items()
+        fitting = self._fitting(items) or (items if self._is_lenient else {})
+        if len({(item.config, item.layers) for item in fitting.values()}) == 1:
+            position, item = next(iter(fitting.items()))
+            return await self._document(position, item)
+        offered = await self._choices(fitting or items)
+        words = f"choose one: {choices.listed(offered)}"
+        if fitting:
+            words = f"{self.name} fits {len(fitting)} images; {words}"
+            raise AmbiguousError(words, choices=choices.detail(offered))
+        raise NotFoundError(
+            f"{self.name}: no such image in the archive; {words}",
+            code="MANIFEST_UNKNOWN",
+            choices=choices.detail(offered),
+        )
+
+    async def seek(self, digest: Digest) -> Document:
+        """See `source.Place`."""
+        items = await self._items()
+        documents = [await self._document(*each) for each in items.items()]
+        for document in documents:
+            if digests.is_available(digest) and (
+                digests.compute(document.raw, digest.algorithm) == digest
+            ):
+                return document
+        if len(documents) == 1:
+            return documents[0]._replace(digests=(digest,))
+        offered = await self._choices(items)
+        raise InvalidError(
+            f"{self.name}: none of its images has the digest {digest}: {choices.listed(offered)}",
+            code="DIGEST_INVALID",
+            choices=choices.detail(offered),
+        )
+
+    async def _items(self) -> dict[int, Item]:
+        raw = await tree.read(self._archive, "manifest.json", MAX_DOCUMENT_SIZE)
+        return dict(enumerate(formats.parse(raw, f"{clean(self._archive.path)}: manifest.json")))
+
+    def _fitting(self, items: dict[int, Item]) -> dict[int, Item]:
+        position, reference = self._wanted.position, self._wanted.reference
+        if position is not None:
+            return {n: item for n, item in items.items() if n == position}
+        if reference is None:
+            return items
+        return {
+            n: item
+            for n, item in items.items()
+            if any(_is_called(tag, reference) for tag in item.repo_tags)
+        }
+
+    async def _choices(self, items: dict[int, Item]) -> list[Choice]:
+        offered = []
+        for position, item in items.items():
+            try:
+                digest = digests.compute((await self._image(position, item)).manifest)
+            except Failure:
+                digest = None  # this one is broken, which is no matter to the others
+            offered.append(Choice(position, item.repo_tags, digest))
+        return offered
+
+    async def _document(self, position: int, item: Item) -> Document:
+        raw = (await self._image(position, item)).manifest
+        return Document(raw, types.OCI_MANIFEST, (), None, f"{self.name}: image @{position}")
+
+    async def _image(self, position: int, item: Item) -> _Image:
+        if position not in self._images:
+            self._images[position] = await self._made(item)
+        return self._images[position]
+
+    async def _made(self, item: Item) -> _Image:
+        raw = await tree.read(self._archive, item.config, MAX_DOCUMENT_SIZE)
+        config = Descriptor(types.OCI_CONFIG, digests.compute(raw), len(raw))
+        where = f"{self.name}: config {clean(item.config)}"
+        diff_ids = formats.parse_diff_ids(raw, where)
+        if diff_ids is not None and len(diff_ids) != len(item.layers):
+            raise InvalidError(
+                f"{where} names {len(diff_ids)} layers, and manifest.json {len(item.layers)}"
+            )
+        layers = [
+            await self._layer(path, diff_id, item)
+            for path, diff_id in zip(
+                item.layers, diff_ids or [None] * len(item.layers), strict=True
+            )
+        ]
+        blobs: dict[Digest, bytes | str] = {
+            layer.digest: path
+            for path, layer in zip(item.layers, layers, strict=True)
+            if not layer.urls
+        }
+        return _Image(formats.make_manifest(config, layers), {**blobs, config.digest: raw})
+
+    async def _layer(self, path: str, diff_id: Digest | None, item: Item) -> Descriptor:
+        """Describe a layer by the bytes that are served for it."""
+        try:
+            member = self._archive.find(path)
+        except NotFoundError as error:
+            source = item.sources.get(str(diff_id))
+            if source is not None and source.urls:
+                return source._replace(media_type=formats.foreign_type(source.media_type))
+            raise InvalidError(f"{error.message}, and manifest.json names it as a layer") from None
+        media_type = formats.layer_type(member.head)
+        if media_type == types.OCI_LAYER and diff_id is not None:
+            return Descriptor(media_type, diff_id, member.size)
+        return Descriptor(media_type, await self._digest(path), member.size)
+
+    async def _digest(self, path: str) -> Digest:
+        """Give the digest of a layer that no config names, hashed once."""
+        match = _NAMED_BY_DIGEST.fullmatch(path)
+        if match is not None:
+            try:
+                return digests.parse(f"{match[1]}:{match[2]}")  # which is verified when it is read
+            except ValueError:
+                pass
+        if path not in self._hashed:
+            hasher = digests.hasher(Digest("sha256", ""))
+            content = await self._archive.open(path, f"{self.name}: layer {path}", sole=True)
+            buffer = memoryview(bytearray(_PIECE))
+            try:
+                while count := await content.receive_into(buffer):
+                    await in_thread(hasher.update, buffer[:count])
+            finally:
+                content.close()
+            self._hashed[path] = Digest("sha256", hasher.hexdigest())
+        return self._hashed[path]
+
+    async def document(self, descriptor: Descriptor) -> Document:
+        """See `Source`; there are no manifests but those that are made."""
+        raise NotFoundError(
+            f"{self.name}: manifest {descriptor.digest} is not there", code="MANIFEST_UNKNOWN"
+        )
+
+    async def blob(self, descriptor: Descriptor) -> Reader:
+        """See `Source`."""
+        name = f"{self.name}: blob {descriptor.digest}"
+        for image in self._images.values():
+            found = image.blobs.get(descriptor.digest)
+            if isinstance(found, bytes):
+                return Bytes(name, found)
+            if found is not None:
+                return await self._archive.open(found, name)
+        raise NotFoundError(f"{name} is not there", code="BLOB_UNKNOWN")
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._archive.close()
+
+
+def _is_called(tag: str, reference: Reference) -> bool:
+    try:
+        return references.parse_reference(tag) == reference
+    except BadRequestError:
+        return False

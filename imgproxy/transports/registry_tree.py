@@ -1,0 +1,81 @@
+"""A registry as files: `<repository>/manifests/<ref>` beside `<repository>/blobs/`.
+
+That is what tools for hosts without a network write, and what any web server can serve as a
+registry. Blobs lie in `blobs/` under their digest, or as a layout or the distribution project's
+registry lays them out; `blobs` is often a link to a directory that repositories share.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import NotFoundError, clean
+from imgproxy.files import LocalFile
+from imgproxy.spec import digest as digests
+from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.transports.source import Document, sought
+
+if TYPE_CHECKING:
+    from imgproxy.spec.digest import Digest
+    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.transports.source import Identity, Reader
+
+
+class RegistryTree:
+    """The image whose manifest is the file at `path`. See `Source`."""
+
+    def __init__(self, path: str, identity: Identity) -> None:
+        self.name = clean(path)
+        self.identity = identity
+        self._path = path
+        self._repository = os.path.dirname(os.path.dirname(path))
+
+    async def root(self) -> Document:
+        """See `Source`. A tag is often a link to a file named by digest, which then counts."""
+        raw = await LocalFile(self._path).read(MAX_DOCUMENT_SIZE)
+        return Document(raw, "", self._digests(), None, self.name)
+
+    def _digests(self) -> tuple[Digest, ...]:
+        try:
+            named = digests.parse(os.path.basename(os.path.realpath(self._path)))
+        except ValueError:
+            return ()
+        return (named,) if digests.is_available(named) else ()
+
+    async def seek(self, digest: Digest) -> Document:
+        """See `source.Place`."""
+        return await sought(self, await self.root(), digest)
+
+    async def document(self, descriptor: Descriptor) -> Document:
+        """See `Source`."""
+        name = f"{self.name}: manifest {descriptor.digest}"
+        paths = [f"manifests/{descriptor.digest}", *_blob_paths(descriptor.digest)]
+        raw = await self._open(paths, name, "MANIFEST_UNKNOWN").read(MAX_DOCUMENT_SIZE)
+        return Document(raw, descriptor.media_type, (descriptor.digest,), descriptor.size, name)
+
+    async def blob(self, descriptor: Descriptor) -> Reader:
+        """See `Source`."""
+        name = f"{self.name}: blob {descriptor.digest}"
+        return self._open(_blob_paths(descriptor.digest), name, "BLOB_UNKNOWN")
+
+    def _open(self, paths: list[str], name: str, code: str) -> LocalFile:
+        for path in paths:
+            try:
+                return LocalFile(f"{self._repository}/{path}", name)
+            except NotFoundError:
+                pass
+        places = ", ".join(f"{clean(self._repository)}/{path}" for path in paths)
+        raise NotFoundError(f"{name} is not there (sought at {places})", code=code)
+
+    def close(self) -> None:
+        """See `Source`. Nothing is kept open."""
+
+
+def _blob_paths(digest: Digest) -> list[str]:
+    algorithm, encoded = digest
+    return [
+        f"blobs/{digest}",
+        f"blobs/{algorithm}/{encoded}",
+        f"blobs/{algorithm}/{encoded[:2]}/{encoded}/data",
+    ]
