@@ -19,6 +19,7 @@ from imgproxy.files import Bytes
 from imgproxy.shared import SharedAttempt
 from imgproxy.spec import convert
 from imgproxy.spec import digest as digests
+from imgproxy.spec import manifest as manifests
 from imgproxy.spec import media_type as types
 from imgproxy.spec import platform as platforms
 from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Manifest
@@ -151,7 +152,30 @@ class _Walk:
                 f"{self._source.name}: {descriptor.digest} is an index, and the index that names"
                 " it does not say so"
             )
+        if len(self._candidates) == 1 and self._candidates[at].platform is None:
+            await self._check_platform(chosen.parsed.config, descriptor, wanted)
         return chosen
+
+    async def _check_platform(
+        self, config: Descriptor, descriptor: Descriptor, wanted: Platform
+    ) -> None:
+        """Refuse the only entry of an index if its config says another platform than is wanted.
+
+        An entry that nobody has told the platform of may be anything; what is no image has none.
+        """
+        if config.media_type not in types.CONFIGS or config.size > MAX_DOCUMENT_SIZE:
+            return
+        blob = await verify.open_blob(config, partial(read_blob, self._source, config))
+        try:
+            raw = bytearray()
+            while piece := await blob.read():
+                raw += piece
+        finally:
+            blob.close()
+        said = manifests.parse_platform(bytes(raw))
+        if said is not None and platforms.choose(wanted, [said]) is None:
+            self._candidates = [_Candidate(descriptor, said)]
+            raise self._nothing_for(wanted)
 
     async def _with_what_is_there(self, error: NotFoundError, missing: Descriptor) -> NotFoundError:
         """Give the failure with the platforms of the manifests that are not missing as well."""
@@ -272,15 +296,12 @@ class OpenedImage:
         return await verify.open_blob(descriptor, partial(self._reader, descriptor))
 
     async def _reader(self, descriptor: Descriptor) -> Reader:
-        content = verify.embedded(descriptor)
-        if content is None:
-            try:
-                return await self.source.blob(descriptor)
-            except NotFoundError as error:
-                if not descriptor.urls:
-                    raise
-                return await self._open_foreign(descriptor, error)
-        return Bytes(f"{self.source.name}: blob {descriptor.digest}", content)
+        try:
+            return await read_blob(self.source, descriptor)
+        except NotFoundError as error:
+            if not descriptor.urls:
+                raise
+            return await self._open_foreign(descriptor, error)
 
     async def document(self, digest: Digest) -> VerifiedDocument:
         """Give a manifest or an index in its original bytes, and release what it names.
@@ -313,6 +334,14 @@ class OpenedImage:
         self._blobs = blobs
         for named in _named(document):
             self._known.setdefault(named.digest, named)
+
+
+async def read_blob(source: Source, descriptor: Descriptor) -> Reader:
+    """Open a blob that a document names, which may hold it itself. Raises `Failure`."""
+    content = verify.embedded(descriptor)
+    if content is None:
+        return await source.blob(descriptor)
+    return Bytes(f"{source.name}: blob {descriptor.digest}", content)
 
 
 async def fetch_document(source: Source, descriptor: Descriptor) -> VerifiedDocument:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from images import OCI_MANIFEST, digest_of
-from wires import Exchange, Notes, Script, answer
+from wires import Exchange, Notes, Script, Step, answer, asked
 
 from imgproxy.client import Client
 from imgproxy.config.endpoints import Endpoint as Place
@@ -93,6 +93,25 @@ def endpoint(
     client = Client(dial, notes or Notes(), stall_timeout=STALL, user_agent="test/1")
     keyring = ring or Ring()
     return Endpoint(at, client, keyring, is_own=is_own, registry_token=registry_token)  # type: ignore[arg-type]
+
+
+MIRROR = "https://mirror.test/v2/cache/os"
+OTHER = "https://other.test/v2/acme/os"
+PLACES = [
+    place("mirror.test/cache/os:1", is_mirror=True),
+    place("other.test/acme/os:1", is_mirror=True),
+    place(),
+]
+BUSY = answer(503)
+GONE = answer(404)
+
+
+def manifest(base: str, *steps: Step, **fields: Any) -> Exchange:  # noqa: ANN401  (see asked)
+    return asked(f"{base}/manifests/1", *steps, **fields)
+
+
+def blob(base: str, *steps: Step, **fields: Any) -> Exchange:  # noqa: ANN401  (see asked)
+    return asked(f"{base}/blobs/{digest_of(LAYER)}", *steps, **fields)
 
 
 @asynccontextmanager

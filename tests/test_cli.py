@@ -11,12 +11,14 @@ from imgproxy import __version__
 from imgproxy.cli import Options, parse
 from imgproxy.config.credentials import Credentials
 from imgproxy.errors import UsageError
+from imgproxy.spec import pattern
 from imgproxy.spec.platform import Platform
 
 DEFAULTS = Options(
     image="os",
     sockfds=[],
     platform=None,
+    sideload=[],
     offline=False,
     tls_verify=None,
     policy=None,
@@ -28,6 +30,7 @@ DEFAULTS = Options(
     cert_dir=None,
     registries_conf=None,
     no_mirrors=False,
+    foreign_layers=False,
     retries=5,
     stall_timeout=60.0,
     allow_remote=False,
@@ -46,6 +49,16 @@ DEFAULTS = Options(
         ("--sockfd 99999999999999999999 os", {"sockfds": [99999999999999999999]}),
         ("--platform linux/arm64 os", {"platform": Platform("linux", "arm64")}),
         ("--platform=linux/arm/v7 os", {"platform": Platform("linux", "arm", "v7")}),
+        ("--sideload /a/<ref>/<name> os", {"sideload": [pattern.parse("/a/<ref>/<name>")]}),
+        (
+            "--sideload /b/<name>/<ref> --sideload=/a/<basename>-<ref>.tar os",
+            {
+                "sideload": [
+                    pattern.parse("/b/<name>/<ref>"),
+                    pattern.parse("/a/<basename>-<ref>.tar"),
+                ]
+            },
+        ),
         ("--offline os", {"offline": True}),
         ("--tls-verify=true os", {"tls_verify": True}),
         ("--tls-verify=false os", {"tls_verify": False}),
@@ -66,6 +79,7 @@ DEFAULTS = Options(
         ("--cert-dir /certs os", {"cert_dir": "/certs"}),
         ("--registries-conf r.conf os", {"registries_conf": "r.conf"}),
         ("--no-mirrors os", {"no_mirrors": True}),
+        ("--foreign-layers os", {"foreign_layers": True}),
         ("--retries 0 os", {"retries": 0}),
         ("--retries=12 os", {"retries": 12}),
         (f"--retries={'9' * 5000} os", {"retries": 999_999_999}),
@@ -109,6 +123,20 @@ def test_options_say_what_differs_from_the_defaults(
             'argument --platform: "linux": expected OS/ARCH or OS/ARCH/VARIANT, such as'
             " linux/arm64",
         ),
+        (
+            "--sideload a/<ref>/<name> os",
+            'argument --sideload: "a/<ref>/<name>": column 1: a pattern is an absolute path',
+        ),
+        (
+            "--sideload /a/<ref>/<nam> os",
+            'argument --sideload: "/a/<ref>/<nam>": column 10: "<nam>" is none of <ref>, <name>,'
+            " <basename>, <registry>",
+        ),
+        (
+            "--sideload= os",
+            'argument --sideload: "": column 1: a pattern is an absolute path',
+        ),
+        ("os --sideload", "argument --sideload: expected one argument"),
         ("--tls-verify=maybe os", 'argument --tls-verify: "maybe" is neither true nor false'),
         ("--tls-verify= os", 'argument --tls-verify: "" is neither true nor false'),
         ("--retries=-1 os", 'argument --retries: "-1" is not a number of retries'),

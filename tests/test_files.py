@@ -15,7 +15,7 @@ from wires import real_time, refused
 
 from imgproxy import files
 from imgproxy.errors import Failure, InvalidError
-from imgproxy.files import LocalFile, read_file
+from imgproxy.files import Bytes, LocalFile, OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +173,7 @@ async def test_a_file_is_read_in_pieces_of_any_size(count: int, path: Path) -> N
 @real_time
 async def test_a_link_is_followed(path: Path) -> None:
     path.with_name("link").symlink_to(path)
-    assert await read_file(str(path.with_name("link")), 1 << 20) == CONTENT
+    assert await LocalFile(str(path.with_name("link"))).read(1 << 20) == CONTENT
 
 
 def refusing(error: OSError) -> Callable[..., int]:
@@ -255,9 +255,9 @@ async def test_reading_is_a_checkpoint(path: Path) -> None:
 
 @real_time
 async def test_a_whole_file_may_have_as_many_bytes_as_the_limit(path: Path) -> None:
-    assert await read_file(str(path), len(CONTENT)) == CONTENT
+    assert await LocalFile(str(path)).read(len(CONTENT)) == CONTENT
     with pytest.raises(Failure) as raised:
-        await read_file(str(path), len(CONTENT) - 1)
+        await LocalFile(str(path)).read(len(CONTENT) - 1)
     assert refused(raised.value) == (422, "SIZE_INVALID", False)
     assert raised.value.message == f"{path}: 2048 bytes are more than the limit of 2047"
 
@@ -265,7 +265,7 @@ async def test_a_whole_file_may_have_as_many_bytes_as_the_limit(path: Path) -> N
 @real_time
 async def test_an_empty_file_is_empty(path: Path) -> None:
     write(path, b"")
-    assert await read_file(str(path), 0) == b""
+    assert await LocalFile(str(path)).read(0) == b""
 
 
 @real_time
@@ -302,9 +302,9 @@ async def test_nothing_stands_in_for_a_file_that_is_wrong(path: Path) -> None:
 @real_time
 async def test_nothing_is_left_open(path: Path) -> None:
     before = open_descriptors()
-    await read_file(str(path), 1 << 20)
+    await LocalFile(str(path)).read(1 << 20)
     with pytest.raises(Failure):
-        await read_file(str(path), 1)
+        await LocalFile(str(path)).read(1)
     file = LocalFile(str(path))
     file.close()
     file.close()

@@ -9,7 +9,7 @@ import pytest
 import trio
 from images import DOCKER_LIST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Json, digest_of, on
 from images import encode as encoded
-from sources import LINUX, Place, Store, accept_anything, describe, image_of
+from sources import LINUX, Place, Store, accept_anything, at, describe, image_of, never
 from wires import elapsing, real_time, refused, virtual_time
 
 from imgproxy.config import policy
@@ -68,11 +68,12 @@ async def chosen(place: Place, wanted: str = "linux/amd64") -> str:
 # --- opening ------------------------------------------------------------------------------------
 
 
-def test_nothing_happens_before_the_first_request() -> None:
-    def never() -> list[Source]:
-        raise AssertionError
+async def nowhere() -> list[Source]:
+    raise AssertionError
 
-    Image(never, accept_anything, LINUX).close()
+
+def test_nothing_happens_before_the_first_request() -> None:
+    Image(nowhere, accept_anything, LINUX, never).close()
 
 
 @virtual_time
@@ -81,7 +82,7 @@ async def test_the_policy_comes_before_anything_else() -> None:
     place = Place(store, store.image(b"x"))
     denied = policy.parse(b'{"default":[{"type":"reject"}]}', "/etc/policy.json")
     with pytest.raises(Failure) as raised:
-        await Image(lambda: [place], lambda: denied, LINUX).open()
+        await Image(at(place), lambda: denied, LINUX, never).open()
     assert refused(raised.value) == (403, "DENIED", False)
     assert "/etc/policy.json" in raised.value.message
     assert place.asked == []
@@ -93,11 +94,8 @@ async def test_a_policy_that_is_missing_costs_not_even_a_look_at_the_place() -> 
     def missing() -> policy.Policy:
         raise DeniedError("there is no policy.json")
 
-    def never() -> list[Source]:
-        raise AssertionError
-
     with pytest.raises(DeniedError):
-        await Image(never, missing, LINUX).open()
+        await Image(nowhere, missing, LINUX, never).open()
 
 
 @virtual_time
@@ -107,7 +105,7 @@ async def test_the_policy_of_the_place_decides(store: Store) -> None:
         b'"transports":{"memory":{"image":[{"type":"insecureAcceptAnything"}]}}}'
     )
     place = Place(store, store.image(b"x"))
-    await Image(lambda: [place], lambda: policy.parse(raw, "p"), LINUX).open()
+    await Image(at(place), lambda: policy.parse(raw, "p"), LINUX, never).open()
 
 
 @virtual_time
@@ -178,11 +176,11 @@ def lacking(store: Store, failure: Failure) -> Place:
 async def test_the_first_place_that_has_the_image_serves_it(store: Store) -> None:
     root = store.image(b"x")
     absent = lacking(store, NotFoundError("not here"))
-    there, never = Place(store, root), Place(store, root)
-    image = Image(lambda: [absent, there, never], accept_anything, LINUX)
+    there, other = Place(store, root), Place(store, root)
+    image = Image(at(absent, there, other), accept_anything, LINUX, never)
     for _ in range(2):
         assert str((await image.open()).manifest.digest) == root["digest"]
-    assert [len(each.asked) for each in (absent, there, never)] == [1, 1, 0]
+    assert [len(each.asked) for each in (absent, there, other)] == [1, 1, 0]
     assert [each.closed for each in (absent, there)] == [1, 0]
     image.close()
     assert there.closed == 1
@@ -195,7 +193,7 @@ async def test_where_no_place_has_it_all_are_told_of(store: Store) -> None:
         lacking(store, NotFoundError("gone", code="NAME_UNKNOWN")),
     ]
     with pytest.raises(Failure) as raised:
-        await Image(lambda: [*places], accept_anything, LINUX).open()
+        await Image(at(*places), accept_anything, LINUX, never).open()
     assert refused(raised.value) == (404, "NAME_UNKNOWN", False)
     assert raised.value.message == "busy; gone"
     assert [each.closed for each in places] == [1, 1]
@@ -205,10 +203,10 @@ async def test_where_no_place_has_it_all_are_told_of(store: Store) -> None:
 async def test_what_is_wrong_on_this_host_is_told_and_nothing_else_tried(store: Store) -> None:
     """Another place's image is not what a broken file was to lead to."""
     broken = lacking(store, ConfigurationError("a broken file"))
-    never = Place(store, store.image(b"x"))
+    other = Place(store, store.image(b"x"))
     with pytest.raises(ConfigurationError):
-        await Image(lambda: [broken, never], accept_anything, LINUX).open()
-    assert never.asked == []
+        await Image(at(broken, other), accept_anything, LINUX, never).open()
+    assert other.asked == []
 
 
 @virtual_time
@@ -216,7 +214,7 @@ async def test_who_stops_waiting_leaves_no_place_open(store: Store) -> None:
     place = Place(store, store.image(b"x"))
     place.gate = trio.Event()
     with trio.move_on_after(1) as scope:
-        await Image(lambda: [place], accept_anything, LINUX).open()
+        await Image(at(place), accept_anything, LINUX, never).open()
     assert scope.cancelled_caught
     assert place.closed == 1
 

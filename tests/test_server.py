@@ -13,7 +13,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Json, digest_of, encode, on
-from sources import LINUX, Place, Store, accept_anything, image_of
+from sources import LINUX, Place, Store, accept_anything, image_of, never
 from trio.testing import wait_all_tasks_blocked
 from wires import (
     END,
@@ -124,10 +124,10 @@ def sample(*layers: bytes, docker: bool = False) -> Sample:
 def failing(failure: Exception) -> Image:
     """Give an image whose place fails when it is looked for."""
 
-    def fail() -> NoReturn:
+    async def fail() -> NoReturn:
         raise failure
 
-    return Image(fail, accept_anything, LINUX)
+    return Image(fail, accept_anything, LINUX, never)
 
 
 # --- replies as they are promised ---------------------------------------------------------------

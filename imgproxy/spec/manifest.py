@@ -120,6 +120,20 @@ def parse_index(raw: bytes, name: str) -> Index:
     return document
 
 
+def parse_platform(raw: bytes) -> Platform | None:
+    """Give the platform that an image's config says, None where it says none that can be read.
+
+    OCI image specification, config.md.
+    """
+    try:
+        config = Fields(strict_json.loads(raw))
+        parts = (config.optional_text(key) or "" for key in ("os", "architecture", "variant"))
+        said = Platform(*parts)
+    except (FieldError, strict_json.JsonError):
+        return None
+    return said if said.os and said.architecture else None
+
+
 def _media_type(document: Fields, claimed: str, name: str) -> str:
     """Decide what the document is; what it says of itself must agree with what it came as."""
     refuse_lookalikes(document, _TOP_KEYS)

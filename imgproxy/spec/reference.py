@@ -236,13 +236,20 @@ def _local(transport: str, text: str) -> LocalName:
     match = _POSITION.fullmatch(tail)
     position = int(match[1]) if match else None
     if transport == "docker-archive":
-        reference = parse_reference(tail) if tail and not match else None
-        if reference is not None and reference.digest is not None:
-            _refuse(whole, "images in a Docker archive have names and positions, no digests")
-        return DockerArchiveName(path, reference, position)
+        return DockerArchiveName(path, None if match else _tagged(whole, tail), position)
     if tail and not match and _REF_NAME.fullmatch(tail) is None:
         _refuse(whole, f'"{clean(tail)}" is neither a reference nor a position (@N)')
     return LayoutName(transport, path, tail if tail and not match else None, position)
+
+
+def _tagged(whole: str, tail: str) -> Reference | None:
+    try:
+        reference = parse_reference(tail) if tail else None
+    except BadRequestError:
+        _refuse(whole, f'"{clean(tail)}" is neither NAME[:TAG] nor a position (@N)')
+    if reference is not None and reference.digest is not None:
+        _refuse(whole, "images in a Docker archive have names and positions, no digests")
+    return reference
 
 
 def _joined(transport: str, path: str, name: object, position: int | None) -> str:

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 
-# Names in the archives of images are short; a header that is longer than this carries something
-# else, and would be kept in memory.
+# An extended header that is longer than this carries something else than a name.
 MAX_EXTENSION = 1024 * 1024
+
+# No system has longer paths (PATH_MAX), and all of them together are kept in memory.
+MAX_PATH = 4096
+MAX_NAMES = 16 * 1024 * 1024
 
 # The largest archives in the field, whole systems of an air-gapped host, have some thousands.
 MAX_MEMBERS = 65_536
@@ -27,6 +30,7 @@ _ZEROS = bytes(BLOCK)
 _OCTAL = re.compile(rb"[ ]*([0-7]*)[ \0]*")
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,7}) ")
 _PAX_SIZE = re.compile(rb"[0-9]{1,18}")
+_SPARSE = "GNU.sparse."
 _CHECKSUM = slice(148, 156)
 
 Kind = Literal["file", "directory", "link", "symlink", "sparse", "other"]
@@ -95,11 +99,12 @@ def entries(stream: Stream) -> Iterator[Entry]:
 
     Raises `TarError`.
     """
-    count = 0
+    count = length = 0
     while (entry := _next(stream)) is not None:
         count += 1
-        if count > MAX_MEMBERS:
-            raise TarError(f"more than {MAX_MEMBERS} members")
+        length += len(entry.name or "") + len(entry.target)
+        if count > MAX_MEMBERS or length > MAX_NAMES:
+            raise TarError(f"more than {MAX_MEMBERS} members, or {MAX_NAMES} bytes of their names")
         yield entry
         _skip_to(stream, entry.offset + entry.size, entry.name)
         stream.skip(-entry.size % BLOCK)
@@ -151,8 +156,11 @@ def _said(kind: bytes, content: bytes, at: int) -> Iterator[tuple[str, str]]:
     if kind in b"LK":
         yield {b"L": "path", b"K": "linkpath"}[kind], _text(content.rstrip(b"\0"), at)
         return
-    for key, value in _pax(content, at):
-        if key.startswith("GNU.sparse."):
+    records = list(_pax(content, at))
+    if any(key.startswith(_SPARSE) for key, _ in records):
+        yield _SPARSE, ""
+    for key, value in records:
+        if key == f"{_SPARSE}name":
             yield key, _text(value, at)
         elif key in ("path", "linkpath", "size"):
             if kind == b"g":
@@ -188,8 +196,8 @@ def _entry(stream: Stream, header: bytes, said: dict[str, str], at: int) -> Entr
         raise TarError(f"the header at byte {at} gives contents to a member that has none")
     if kind == "sparse":
         _skip_sparse_map(stream, header)
-    if any(key.startswith("GNU.sparse.") for key in said):
-        kind, name = "sparse", said.get("GNU.sparse.name", name)
+    if _SPARSE in said:
+        kind, name = "sparse", said.get(f"{_SPARSE}name", name)
     target = said.get("linkpath") or _text(header[157:257].partition(b"\0")[0], at)
     return Entry(normalise(name), kind, stream.position, size, target)
 
@@ -212,6 +220,8 @@ def _name(header: bytes, at: int) -> str:
 def _text(raw: bytes, at: int) -> str:
     if b"\0" in raw:
         raise TarError(f"the header at byte {at} has a name with a NUL in it")
+    if len(raw) > MAX_PATH:
+        raise TarError(f"the header at byte {at} has a name of {len(raw)} bytes")
     return raw.decode(errors="surrogateescape")
 
 

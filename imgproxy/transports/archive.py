@@ -8,8 +8,11 @@ again before each member.
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import trio
 
@@ -28,12 +31,13 @@ from imgproxy.transports import inflate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+
+    from outcome import Outcome
 
     from imgproxy.spec.tar import Stream
     from imgproxy.transports.inflate import Cursor, Inflated
 
-    T = TypeVar("T")
+T = TypeVar("T")
 
 # What is kept of each member, to tell compressed layers from plain ones.
 _HEAD = 16
@@ -42,6 +46,9 @@ _HEAD = 16
 # that are asked for first, and lie at the end.
 _SMALL = 256 * 1024
 _MAX_KEPT = 8 * 1024 * 1024
+
+# What is inflated in one go, before it is asked for.
+_AHEAD = 2 * 1024 * 1024
 
 # Links in a row; the system gives up at 40 as well (path_resolution(7)).
 _MAX_LINKS = 40
@@ -157,8 +164,27 @@ class _Stored(Content):
         return count
 
 
+class _Job(Generic[T]):
+    """Something that a thread does meanwhile."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._done = trio.Event()
+        trio.lowlevel.start_thread_soon(function, self._deliver)
+
+    def _deliver(self, outcome: Outcome[T]) -> None:
+        self._outcome = outcome
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._done.set)
+
+    async def result(self) -> T:
+        """Give what came of it, or raise that."""
+        await self._done.wait()
+        return self._outcome.unwrap()
+
+
 class _Compressed(Content):
-    """A member of a compressed archive."""
+    """A member of a compressed archive. It is inflated ahead, while what is there is used."""
 
     def __init__(self, name: str, inflated: Inflated, member: Member) -> None:
         super().__init__(name, member.size)
@@ -166,37 +192,47 @@ class _Compressed(Content):
         self._cursor: Cursor | None = None
         self._position = member.offset
         self._end = member.offset + member.size
+        self._left = member.size  # to be inflated
+        self._pieces: deque[memoryview] = deque()
+        self._job: _Job[list[memoryview]] | None = None
 
     async def receive_into(self, buffer: memoryview) -> int:
         wanted = buffer[: self._end - self._position]
         if not wanted:
             await trio.lowlevel.checkpoint()
             return 0
-        # Whoever is interrupted here leaves the cursor to the thread that is at it.
-        cursor, self._cursor = self._cursor, None
-        cursor, count = await in_thread(self._fill, cursor, wanted)
-        if count == 0:
-            raise UnavailableError(f"{self.name}: the archive has become shorter while it was read")
-        self._cursor = cursor
-        self._position += count
-        return count
-
-    def _fill(self, cursor: Cursor | None, buffer: memoryview) -> tuple[Cursor, int]:
-        if cursor is None:
-            cursor = self._inflated.cursor(self._position)
+        if not self._pieces:
+            self._job = self._job or _Job(self._inflate)
+            self._pieces.extend(await self._job.result())
+            self._job = _Job(self._inflate) if self._left else None
         filled = 0
-        while filled < len(buffer):
-            piece = cursor.some(min(len(buffer) - filled, inflate.PIECE))
-            if not piece:
-                break
-            buffer[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        return cursor, filled
+        while self._pieces and filled < len(wanted):
+            piece = self._pieces.popleft()
+            taken = piece[: len(wanted) - filled]
+            wanted[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            if len(taken) < len(piece):
+                self._pieces.appendleft(piece[len(taken) :])
+        self._position += filled
+        return filled
 
-    def close(self) -> None:
-        if self._cursor is not None:
+    def _inflate(self) -> list[memoryview]:
+        """Give what comes next, some pieces of it. One thread at a time does this."""
+        if self._cursor is None:
+            self._cursor = self._inflated.cursor(self._end - self._left)
+        pieces = []
+        goal = max(self._left - _AHEAD, 0)
+        while self._left > goal:
+            piece = self._cursor.some(min(self._left - goal, inflate.PIECE))
+            if not piece:
+                raise UnavailableError(
+                    f"{self.name}: the archive has become shorter while it was read"
+                )
+            pieces.append(memoryview(piece))
+            self._left -= len(piece)
+        if not self._left:
             self._inflated.keep(self._cursor)
-            self._cursor = None
+        return pieces
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:
@@ -221,33 +257,51 @@ async def open_archive(path: str) -> Archive:
 async def _open(path: str) -> OpenFile:
     """Open a file, or keep what comes from a pipe that we inherited."""
     fd = references.inherited_descriptor(path)
-    if fd is None:
-        return OpenFile(path)
     try:
-        is_pipe = system.is_pipe(fd)
-        return await (in_thread(_spool, fd, path) if is_pipe else in_thread(OpenFile, path))
+        if fd is None or not system.is_pipe(fd):
+            return OpenFile(path)
+        spool = _spools.setdefault(fd, _Spool(fd))
+        return OpenFile(await spool.filled(), path)
     except OSError as error:
+        if error.errno == errno.EBADF:
+            raise NotFoundError(f"{path}: no such descriptor was inherited") from None
         raise failure(path, error) from None
 
 
-def _spool(fd: int, path: str) -> OpenFile:
-    """Give what a pipe has to say as a file that has no name, and is gone when it is closed."""
-    with system.temporary_file() as file:
-        while piece := os.read(fd, inflate.PIECE):
-            file.write(piece)
-        file.flush()
-        return OpenFile(f"/proc/self/fd/{file.fileno()}", path)
+class _Spool:
+    """A file that has no name, for what can be read only once, and from wherever that was left."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._file = system.temporary_file()
+        self._is_whole = False
+
+    async def filled(self) -> str:
+        """Give a path of the file when all is in it. Raises `OSError`."""
+        while not self._is_whole:
+            await trio.lowlevel.wait_readable(self._fd)
+            with suppress(BlockingIOError):
+                piece = os.read(self._fd, inflate.PIECE)
+                await trio.to_thread.run_sync(self._file.write, piece)
+                self._is_whole = not piece
+        self._file.flush()
+        return f"/proc/self/fd/{self._file.fileno()}"
+
+
+# An inherited descriptor is the process's, and so is what came through it.
+_spools: dict[int, _Spool] = {}
 
 
 def _index(file: OpenFile) -> Archive:
     codec = inflate.codec(file.path, file.read(_HEAD, 0))
     inflated = None if codec is None else inflate.Inflated(file, codec)
     try:
+        begin = file.read(tar.BLOCK, 0) if inflated is None else inflated.cursor(0).read(tar.BLOCK)
+        if not tar.is_header(begin):
+            raise UnsupportedFormatError(
+                f"{clean(file.path)} is no tar archive, plain or compressed"
+            )
         if inflated is None:
-            if not tar.is_header(file.read(tar.BLOCK, 0)):
-                raise UnsupportedFormatError(
-                    f"{clean(file.path)} is no tar archive, plain or compressed"
-                )
             members = _members(_Plain(file), kept=0)
         else:
             cursor = inflated.first_pass()

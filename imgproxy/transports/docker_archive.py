@@ -33,7 +33,7 @@ from imgproxy.transports.source import Document, Identity
 if TYPE_CHECKING:
     from imgproxy.spec.docker_archive import Item
     from imgproxy.spec.reference import DockerArchiveName, Reference
-    from imgproxy.transports.archive import Archive
+    from imgproxy.transports.archive import Archive, Member
     from imgproxy.transports.source import Reader
 
 # Since version 25, docker names members by the digest of what they hold.
@@ -71,7 +71,7 @@ class DockerArchive:
         self._archive = archive
         self._is_lenient = is_lenient
         self._images: dict[int, _Image] = {}
-        self._hashed: dict[str, Digest] = {}
+        self._hashed: dict[int, Digest] = {}  # by where it lies: layers have many names
 
     async def root(self) -> Document:
         """See `Source`. Raises `AmbiguousError` where the name fits several images."""
@@ -94,15 +94,12 @@ class DockerArchive:
     async def seek(self, digest: Digest) -> Document:
         """See `source.Place`."""
         items = await self._items()
-        documents = [await self._document(*each) for each in items.items()]
-        for document in documents:
-            if digests.is_available(digest) and (
-                digests.compute(document.raw, digest.algorithm) == digest
-            ):
-                return document
-        if len(documents) == 1:
-            return documents[0]._replace(digests=(digest,))
+        if len(items) == 1:
+            return (await self._document(0, items[0]))._replace(digests=(digest,))
         offered = await self._choices(items)
+        for choice in offered:
+            if choice.digest == digest:
+                return await self._document(choice.position, items[choice.position])
         raise InvalidError(
             f"{self.name}: none of its images has the digest {digest}: {choices.listed(offered)}",
             code="DIGEST_INVALID",
@@ -145,7 +142,10 @@ class DockerArchive:
         return self._images[position]
 
     async def _made(self, item: Item) -> _Image:
-        raw = await tree.read(self._archive, item.config, MAX_DOCUMENT_SIZE)
+        try:
+            raw = await tree.read(self._archive, item.config, MAX_DOCUMENT_SIZE)
+        except NotFoundError as error:
+            raise InvalidError(f"{error.message}, and manifest.json names it as a config") from None
         config = Descriptor(types.OCI_CONFIG, digests.compute(raw), len(raw))
         where = f"{self.name}: config {clean(item.config)}"
         diff_ids = formats.parse_diff_ids(raw, where)
@@ -178,9 +178,9 @@ class DockerArchive:
         media_type = formats.layer_type(member.head)
         if media_type == types.OCI_LAYER and diff_id is not None:
             return Descriptor(media_type, diff_id, member.size)
-        return Descriptor(media_type, await self._digest(path), member.size)
+        return Descriptor(media_type, await self._digest(path, member), member.size)
 
-    async def _digest(self, path: str) -> Digest:
+    async def _digest(self, path: str, member: Member) -> Digest:
         """Give the digest of a layer that no config names, hashed once."""
         match = _NAMED_BY_DIGEST.fullmatch(path)
         if match is not None:
@@ -188,7 +188,7 @@ class DockerArchive:
                 return digests.parse(f"{match[1]}:{match[2]}")  # which is verified when it is read
             except ValueError:
                 pass
-        if path not in self._hashed:
+        if member.offset not in self._hashed:
             hasher = digests.hasher(Digest("sha256", ""))
             content = await self._archive.open(path, f"{self.name}: layer {path}", sole=True)
             buffer = memoryview(bytearray(_PIECE))
@@ -197,8 +197,8 @@ class DockerArchive:
                     await in_thread(hasher.update, buffer[:count])
             finally:
                 content.close()
-            self._hashed[path] = Digest("sha256", hasher.hexdigest())
-        return self._hashed[path]
+            self._hashed[member.offset] = Digest("sha256", hasher.hexdigest())
+        return self._hashed[member.offset]
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`; there are no manifests but those that are made."""

@@ -11,6 +11,7 @@ All of it waits for disk and processor, and is called from worker threads.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -163,6 +164,7 @@ class Inflated:
         self._points = [_Point(0, 0)]
         self._spacing = _SPACING
         self._idle: list[Cursor] = []
+        self._lock = threading.Lock()
 
     def first_pass(self) -> Cursor:
         """Give a cursor at the beginning, which notes on its way where others can begin."""
@@ -180,18 +182,20 @@ class Inflated:
         """Give a cursor at `position`, from the nearest place before it."""
         at = bisect_right(self._points, position, key=lambda point: point.position)
         point = self._points[at - 1]
-        kept = [each for each in self._idle if point.position <= each.position <= position]
-        if kept:
-            cursor = max(kept, key=lambda each: each.position)
-            self._idle.remove(cursor)
-        else:
+        with self._lock:
+            kept = [each for each in self._idle if point.position <= each.position <= position]
+            cursor = max(kept, key=lambda each: each.position, default=None)
+            if cursor is not None:
+                self._idle.remove(cursor)
+        if cursor is None:
             cursor = Cursor(self, point)
         cursor.skip(position - cursor.position)
         return cursor
 
     def keep(self, cursor: Cursor) -> None:
         """Take back a cursor that nobody uses any more."""
-        self._idle = [*self._idle, cursor][-_MAX_IDLE:]
+        with self._lock:
+            self._idle = [*self._idle, cursor][-_MAX_IDLE:]
 
 
 class Cursor:
@@ -250,8 +254,8 @@ class Cursor:
 
     def _inflate(self, decompressor: Decompressor, limit: int) -> tuple[bytes, bool]:
         """Give what comes out, and whether nothing was left to put in."""
-        data = b""
-        if decompressor.needs_input:
+        data, wants_input = b"", decompressor.needs_input
+        if wants_input:
             data = self._file.read(self._feed, self._at)
             self._at += len(data)
             self._feed = min(2 * self._feed, _MAX_FEED)
@@ -260,7 +264,7 @@ class Cursor:
         except Exception as error:  # noqa: BLE001  (each library has its own, or the system's)
             raise self._broken(str(error)) from None
         self._at -= len(decompressor.unused_data)
-        return piece, decompressor.needs_input and not data
+        return piece, wants_input and not data
 
     def _begin(self) -> bool:
         """Begin the next stream, if there is one: several in a file count as one."""

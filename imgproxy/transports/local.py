@@ -16,7 +16,6 @@ from imgproxy.spec.reference import (
     DockerArchiveName,
     LayoutName,
     PathName,
-    inherited_descriptor,
 )
 from imgproxy.transports import tree
 from imgproxy.transports.source import Identity, docker_identity
@@ -106,7 +105,7 @@ async def _recognised(
 
     `reference`: it stands in for a registry, where it is called so.
     """
-    if inherited_descriptor(path) is None and _is_directory(path):
+    if _is_directory(path):
         return _in_directory(name_of(_directory_kind(path)), reference)
     from imgproxy.transports.archive import open_archive
 

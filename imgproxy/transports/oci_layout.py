@@ -70,7 +70,7 @@ class OciLayout:
 
     async def _index(self) -> tuple[Document, tuple[Descriptor, ...]]:
         raw = await tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
-        name = f"{clean(self._tree.path)}/index.json"
+        name = f"{clean(self._tree.path)}: index.json"
         entries = manifests.parse_index(raw, name).manifests
         return Document(raw, types.OCI_INDEX, (), None, name), entries
 

@@ -9,6 +9,7 @@ from machine to machine and from hour to hour; the ratio within one run is what 
     turns       contenders in turn, a warm-up first, medians
     contenders  imgproxy, skopeo and the limits, behind one face
     wire        the two parents: as little work as a parent can do
+    archives    Docker archives, and what limits reading them
     stage       images, registries and certificates under one temporary directory
     child       processes: started alike, limited in time, never left behind
     report      the table and the facts about the machine

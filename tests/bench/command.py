@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 SIZES = (64 * MIB, 256 * MIB, GIB, 4 * GIB)
+ARCHIVES, QUICK_ARCHIVES = (200 * MIB, 2 * GIB), (16 * MIB,)
 COUNTS = (1, 10, 100, 1000)
 QUICK_COUNTS = (50,)
 RUNS, QUICK_RUNS = 5, 3
@@ -143,6 +144,7 @@ def _plan(
         limits=limits,
         size=size,
         sizes=() if brief else [other for other in SIZES if other != size],
+        archives=QUICK_ARCHIVES if options.quick else ARCHIVES,
         counts=() if options.skip_growth else QUICK_COUNTS if options.quick else COUNTS,
         only=options.only,
     )

@@ -38,8 +38,9 @@ def _rows(results: Sequence[Result], peers: Sequence[str]) -> Iterator[Row]:
         for measure in experiment.measures if result.medians else ():
             title = f"{measure.title}, {experiment.subject}"
             ours = _median(result, OURS, measure)
-            limit = _median(result, experiment.limit, measure)
-            shown = _limit(measure, limit, experiment.limit)
+            limit_name = experiment.limit_of(measure)
+            limit = _median(result, limit_name, measure)
+            shown = _limit(measure, limit, limit_name)
             row = [f"`{experiment.name}`", title, measure.better, _value(measure, ours)]
             row += [shown, _ratio(ours, limit)]
             for peer in peers:

@@ -5,6 +5,8 @@
 - `blob-SOURCE`: one large blob: throughput, processor time and peak memory, against
   `openssl dgst` of the same file, which is what verification costs at the least;
 - `size-SOURCE`: throughput and peak memory of smaller and larger blobs;
+- `archive-KIND`: a Docker archive, plain or compressed, against the same image in a layout, and
+  against what decompresses and hashes it;
 - `layers-SOURCE`: what a request costs: many small blobs, one after the other; against the
   registry's own pace, where there is one.
 """
@@ -14,8 +16,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import archives
 from .child import FAULTS, describe, run
 from .contenders import (
     BARE,
@@ -24,6 +28,7 @@ from .contenders import (
     LIBRARIES_NAME,
     OPENSSL,
     OPENSSL_NAME,
+    OURS,
     Contender,
     Imgproxy,
 )
@@ -32,7 +37,7 @@ from .turns import Attempt, Experiment, Measure, Sample
 from .wire import HttpParent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from images import Json
 
@@ -46,6 +51,7 @@ ROWS = [
     *("version", "usage"),
     *(f"{row}-{source}" for row in ("start", "blob") for source in SOURCES),
     *(f"{row}-{source}" for row in ("size", "layers") for source in PLAIN_SOURCES),
+    *("archive-plain", "archive-gzip", "archive-zstd"),
 ]
 
 LIFE = Measure("spawn → exit", lambda s: f"{s * 1000:.0f} ms", "less")
@@ -53,6 +59,8 @@ START = Measure("spawn → first manifest", lambda s: f"{s * 1000:.0f} ms", "les
 THROUGHPUT = Measure("throughput", lambda b: f"{b / 1e6:.0f} MB/s", "more")
 CPU = Measure("processor time", lambda s: f"{s:.2f} s/GiB", "less")
 PEAK = Measure("peak memory", lambda b: f"{b / 1e6:.1f} MB", "less")
+WHOLE = Measure("spawn → all layers", lambda s: f"{s:.2f} s", "less")
+PIPED = Measure("spawn → all layers, beside a pipeline", WHOLE.show, "less")
 RATE = Measure("one after the other", lambda n: f"{n:.0f} blobs/s", "more")
 
 
@@ -65,6 +73,7 @@ class Plan:
     size: int  # of the one large blob
     sizes: Sequence[int]  # of smaller and larger ones
     counts: Sequence[int]  # of layers
+    archives: Sequence[int]  # sizes of archives
     only: Sequence[str]  # rows, or groups of them; none for all
 
     def wants(self, row: str) -> bool:
@@ -85,6 +94,8 @@ def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
         yield from _other_blob(plan, stage, size)
     for count in plan.counts:
         yield from _many_blobs(plan, stage, count)
+    for size in plan.archives:
+        yield from _archives(plan, stage, size)
 
 
 def _short_lives(plan: Plan) -> Iterator[Experiment]:
@@ -136,6 +147,39 @@ def _many_blobs(plan: Plan, stage: Stage, count: int) -> Iterator[Experiment]:
             attempts[REGISTRY_NAME] = partial(_registry, stage, source, image)
         subject = f"{count} x {SMALL >> 10} KiB, {SOURCES[source]}"
         yield Experiment(f"layers-{source}", subject, (RATE,), attempts, REGISTRY_NAME)
+
+
+def _archives(plan: Plan, stage: Stage, size: int) -> Iterator[Experiment]:
+    kinds = [kind for kind in ("plain", *archives.COMPRESSORS) if plan.wants(f"archive-{kind}")]
+    if not kinds:
+        return
+    try:
+        with stage.folder(4 * size) as folder:
+            references, _ = archives.stage(folder, size)
+            for kind in kinds:
+                yield _archive(plan, kind, references, size)
+    except FAULTS as error:
+        stage.notes.append(f"Rows archive-* of {size} bytes are left out: {describe(error)}.")
+
+
+def _archive(plan: Plan, kind: str, references: Mapping[str, str], size: int) -> Experiment:
+    attempts = _attempts(plan, _whole, references[kind])
+    path = Path(references[kind].partition(":")[2])
+    layout = f"{OURS}, the same layout"
+    limits = {START: layout, WHOLE: layout}
+    for contender in plan.contenders:
+        if isinstance(contender, Imgproxy):
+            attempts[layout] = partial(_whole, contender, references["oci"])
+    if kind == "gzip":
+        limits[WHOLE] = archives.ZLIB_NAME
+        attempts[archives.ZLIB_NAME] = partial(_piped, WHOLE, archives.zlib_passes(path))
+    if kind != "plain":
+        program = {"gzip": "zcat", "zstd": "zstd -dc"}[kind]
+        limits[PIPED] = f"{program} \\| sha256sum"
+        attempts[limits[PIPED]] = partial(_piped, PIPED, archives.pipeline(path, program))
+    measures = (START, WHOLE, PIPED, PEAK) if kind != "plain" else (START, WHOLE, PEAK)
+    subject = f"{size // MIB} MiB, {kind}"
+    return Experiment(f"archive-{kind}", subject, measures, attempts, limits)
 
 
 def _staged(
@@ -192,6 +236,24 @@ def _blob(contender: Contender, reference: str) -> Sample:
     size = layer["size"]
     cpu = (whole.cpu - start.cpu) / size * GIB
     return {THROUGHPUT: size / seconds, CPU: cpu, PEAK: peak}
+
+
+def _whole(contender: Contender, reference: str) -> Sample:
+    """Time the way of an installer: the manifest, and all layers in order."""
+    begun = time.perf_counter()
+    with contender.session(reference) as session:
+        layers = session.manifest()["layers"]
+        manifest = time.perf_counter() - begun
+        for layer in layers:
+            session.blob(layer)
+        whole = time.perf_counter() - begun
+        peak = session.child.peak_memory()
+        session.quit()
+    return {START: manifest, WHOLE: whole, PIPED: whole, PEAK: peak}
+
+
+def _piped(measure: Measure, argv: Sequence[str]) -> Sample:
+    return {measure: run(argv).wall}
 
 
 def _digest(image: Image) -> Sample:

@@ -87,13 +87,24 @@ class Stage:
         try:
             layout = Layout(path)
             layers = [_layer(layout, size) for size in sizes]
-            layout.save(named(_manifest(layout, layers), TAG))
+            layout.save(named(write_manifest(layout, layers), TAG))
             references = {"oci": f"oci:{path}:{TAG}", **self._push(path)}
             os.sync()  # or the disk is written while the first contender is measured
             yield Image(references, layers, layout.file(layers[0]["digest"]))
         finally:
             shutil.rmtree(path, ignore_errors=True)
             shutil.rmtree(self._storage, ignore_errors=True)
+
+    @contextmanager
+    def folder(self, size: int) -> Iterator[Path]:
+        """Give an empty directory with room for so many bytes; one at a time."""
+        self._make_sure_of_room(size)
+        path = self._root / "folder"
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
     @property
     def _storage(self) -> Path:
@@ -182,7 +193,7 @@ def _layer(layout: Layout, size: int) -> Json:
     return {"mediaType": OCI_LAYER, "digest": digest, "size": size}
 
 
-def _manifest(layout: Layout, layers: list[Json]) -> Json:
+def write_manifest(layout: Layout, layers: list[Json]) -> Json:
     """Write config and manifest for layers that are there; give the manifest's descriptor."""
     rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
     config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}

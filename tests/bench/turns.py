@@ -30,7 +30,13 @@ class Experiment:
     subject: str
     measures: tuple[Measure, ...]
     attempts: Mapping[str, Attempt]
-    limit: str | None = None  # the contender that is the limit
+    limit: str | Mapping[Measure, str] | None = None  # the contender that is the limit
+
+    def limit_of(self, measure: Measure) -> str | None:
+        """Name the contender that is the limit of a measure."""
+        if isinstance(self.limit, Mapping):
+            return self.limit.get(measure)
+        return self.limit
 
 
 @dataclass

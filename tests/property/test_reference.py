@@ -10,7 +10,16 @@ from strategies import attempt
 
 from imgproxy.errors import BadRequestError
 from imgproxy.spec.distribution import registry_url
-from imgproxy.spec.reference import LayoutName, PathName, Reference, parse_image, parse_reference
+from imgproxy.spec.reference import (
+    DirectoryName,
+    DockerArchiveName,
+    LayoutName,
+    LocalName,
+    PathName,
+    Reference,
+    parse_image,
+    parse_reference,
+)
 
 ALPHANUMERIC = string.ascii_lowercase + string.digits
 LABELS = st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,6}[a-zA-Z0-9])?", fullmatch=True)
@@ -95,12 +104,33 @@ def test_no_reference_leads_out_of_its_repository(path: str, host: str) -> None:
 REF_NAMES = st.from_regex(r"[A-Za-z0-9]+(([-._:@/+]|--)[A-Za-z0-9]+){0,3}", fullmatch=True)
 POSITIONS = st.integers(0, 999_999_999)
 PATHS = st.text(st.characters(exclude_characters=":\0"), min_size=1)
+LAYOUTS = st.sampled_from(["oci", "oci-archive"])
+TRANSPORTS = LAYOUTS | st.sampled_from(["docker-archive", "dir"])
+TAGGED = st.builds("{}{}".format, ON_DOCKER_HUB, TAGS).map(parse_reference)
 
 
 @given(
-    st.builds(LayoutName, PATHS, REF_NAMES, st.none())
-    | st.builds(LayoutName, PATHS, st.none(), POSITIONS)
-    | st.builds(LayoutName, PATHS, st.none(), st.none())
+    st.builds(LayoutName, LAYOUTS, PATHS, REF_NAMES, st.none())
+    | st.builds(LayoutName, LAYOUTS, PATHS, st.none(), POSITIONS)
+    | st.builds(LayoutName, LAYOUTS, PATHS, st.none(), st.none())
+    | st.builds(DockerArchiveName, PATHS, TAGGED, st.none())
+    | st.builds(DockerArchiveName, PATHS, st.none(), POSITIONS)
+    | st.builds(DockerArchiveName, PATHS, st.none(), st.none())
+    | st.builds(DirectoryName, PATHS)
 )
-def test_a_layout_s_name_is_read_as_it_is_written(name: LayoutName) -> None:
+def test_a_local_name_is_read_as_it_is_written(name: LocalName) -> None:
     assert parse_image(str(name)) == name
+
+
+@given(PATHS, REF_NAMES | POSITIONS.map("@{}".format) | st.text(), TRANSPORTS)
+def test_a_bare_path_means_what_the_transport_s_name_would(
+    path: str, tail: str, transport: str
+) -> None:
+    named = attempt(parse_image, f"{transport}:/{path}:{tail}", expected=BadRequestError)
+    bare = parse_image(f"/{path}:{tail}")
+    assert isinstance(bare, PathName)
+    found = attempt(bare.of, transport, expected=BadRequestError)
+    if isinstance(named, BadRequestError):
+        assert isinstance(found, BadRequestError)
+    else:
+        assert found == named

@@ -7,10 +7,14 @@ import pytest
 from imgproxy.errors import BadRequestError
 from imgproxy.spec.digest import Digest
 from imgproxy.spec.reference import (
+    DirectoryName,
+    DockerArchiveName,
     LayoutName,
+    LocalName,
     PathName,
     Reference,
     ShortName,
+    inherited_descriptor,
     parse_image,
     parse_reference,
 )
@@ -195,44 +199,103 @@ def test_a_name_with_a_registry_needs_no_transport(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("oci:dir", LayoutName("dir")),
-        ("oci:/a/b", LayoutName("/a/b")),
-        ("oci:/a:", LayoutName("/a")),
-        ("oci:/a:v1", LayoutName("/a", "v1")),
-        ("oci:/a:busybox:latest", LayoutName("/a", "busybox:latest")),
-        ("oci:/a:quay.io:5000/b/c@d+e--f_g", LayoutName("/a", "quay.io:5000/b/c@d+e--f_g")),
-        ("oci:/a:@0", LayoutName("/a", position=0)),
-        ("oci:/a:@12", LayoutName("/a", position=12)),
-        ("oci:/a:notlatest@1", LayoutName("/a", "notlatest@1")),
-        ("oci:5000/a", LayoutName("5000/a")),
+        ("dir", ("dir", None, None)),
+        ("/a/b", ("/a/b", None, None)),
+        ("/a:", ("/a", None, None)),
+        ("/a:v1", ("/a", "v1", None)),
+        ("/a:busybox:latest", ("/a", "busybox:latest", None)),
+        ("/a:quay.io:5000/b/c@d+e--f_g", ("/a", "quay.io:5000/b/c@d+e--f_g", None)),
+        ("/a:@0", ("/a", None, 0)),
+        ("/a:@12", ("/a", None, 12)),
+        ("/a:notlatest@1", ("/a", "notlatest@1", None)),
+        ("5000/a", ("5000/a", None, None)),
     ],
 )
-def test_a_layout_is_named_by_path_and_reference_or_position(text: str, name: LayoutName) -> None:
+@pytest.mark.parametrize("transport", ["oci", "oci-archive"])
+def test_a_layout_is_named_by_path_and_reference_or_position(
+    transport: str, text: str, name: tuple[str, str | None, int | None]
+) -> None:
+    assert parse_image(f"{transport}:{text}") == LayoutName(transport, *name)
+
+
+BUSYBOX = Reference("docker.io", "library/busybox", "latest", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("docker-archive:a.tar", DockerArchiveName("a.tar")),
+        ("docker-archive:/a/b.tar", DockerArchiveName("/a/b.tar")),
+        ("docker-archive:/a:", DockerArchiveName("/a")),
+        ("docker-archive:/a:busybox", DockerArchiveName("/a", BUSYBOX)),
+        ("docker-archive:/a:docker.io/library/busybox:latest", DockerArchiveName("/a", BUSYBOX)),
+        (
+            "docker-archive:/a:localhost:5000/x:1",
+            DockerArchiveName("/a", Reference("localhost:5000", "x", "1", None)),
+        ),
+        ("docker-archive:/a:@0", DockerArchiveName("/a", position=0)),
+        ("docker-archive:/a:@999999999", DockerArchiveName("/a", position=999_999_999)),
+    ],
+)
+def test_a_docker_archive_s_image_is_named_by_tag_or_position(
+    text: str, name: DockerArchiveName
+) -> None:
     assert parse_image(text) == name
 
 
-@pytest.mark.parametrize("text", ["oci:dir", "oci:/a:v1", "oci:/a:@0"])
-def test_a_layout_s_name_is_written_as_it_is_read(text: str) -> None:
+@pytest.mark.parametrize("path", ["a", "/a/b", "/a b/", "/"])
+def test_a_directory_is_named_by_its_path_alone(path: str) -> None:
+    assert parse_image(f"dir:{path}") == DirectoryName(path)
+    assert parse_image(f"dir:{path}:") == DirectoryName(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("oci:dir", "oci:/a:v1", "oci:/a:@0", "oci-archive:a", "oci-archive:/a:v1"),
+        *("oci-archive:/a:@0", "docker-archive:/a", "docker-archive:/a:quay.io/b/c:1"),
+        *("docker-archive:/a:@0", "docker-archive:/a:docker.io/library/busybox:latest", "dir:/a"),
+    ],
+)
+def test_a_local_name_is_written_as_it_is_read(text: str) -> None:
     assert str(parse_image(text)) == text
 
 
 @pytest.mark.parametrize(
     ("text", "name", "layout"),
     [
-        ("/a", PathName("/a", ""), LayoutName("/a")),
-        ("./a", PathName("./a", ""), LayoutName("./a")),
-        ("../a", PathName("../a", ""), LayoutName("../a")),
-        ("/a:", PathName("/a", ""), LayoutName("/a")),
-        ("/a:v1:x", PathName("/a", "v1:x"), LayoutName("/a", "v1:x")),
-        ("/a:@3", PathName("/a", "@3"), LayoutName("/a", position=3)),
-        ("./oci:b", PathName("./oci", "b"), LayoutName("./oci", "b")),
+        ("/a", PathName("/a", ""), LayoutName("oci", "/a")),
+        ("./a", PathName("./a", ""), LayoutName("oci", "./a")),
+        ("../a", PathName("../a", ""), LayoutName("oci", "../a")),
+        ("/a:", PathName("/a", ""), LayoutName("oci", "/a")),
+        ("/a:v1:x", PathName("/a", "v1:x"), LayoutName("oci", "/a", "v1:x")),
+        ("/a:@3", PathName("/a", "@3"), LayoutName("oci", "/a", position=3)),
+        ("./oci:b", PathName("./oci", "b"), LayoutName("oci", "./oci", "b")),
     ],
 )
 def test_a_path_says_by_its_content_what_it_is(
     text: str, name: PathName, layout: LayoutName
 ) -> None:
     assert parse_image(text) == name
-    assert name.as_layout() == layout
+    assert name.of("oci") == layout
+    assert name.of("oci-archive") == layout._replace(transport="oci-archive")
+
+
+@pytest.mark.parametrize(
+    ("text", "transport", "name"),
+    [
+        ("/a", "docker-archive", DockerArchiveName("/a")),
+        ("/a:busybox", "docker-archive", DockerArchiveName("/a", BUSYBOX)),
+        ("/a:@3", "docker-archive", DockerArchiveName("/a", position=3)),
+        ("/a", "dir", DirectoryName("/a")),
+    ],
+)
+def test_what_is_found_at_a_path_says_how_the_rest_is_read(
+    text: str, transport: str, name: LocalName
+) -> None:
+    path = parse_image(text)
+    assert isinstance(path, PathName)
+    assert path.of(transport) == name
 
 
 @pytest.mark.parametrize(
@@ -251,9 +314,27 @@ def test_a_path_says_by_its_content_what_it_is(
         ("oci:/a:-b", '"-b" is neither a reference nor a position (@N)'),
         ("oci:/a:b---c", '"b---c" is neither a reference nor a position (@N)'),
         ("oci:/a:b c", '"b c" is neither a reference nor a position (@N)'),
-        ("oci-archive:/a.tar", "the transport oci-archive: is not read yet"),
-        ("docker-archive:/a.tar:b", "the transport docker-archive: is not read yet"),
-        ("dir:/a", "the transport dir: is not read yet"),
+        *(
+            (
+                f"oci-archive:{tail}",
+                "expected oci-archive:FILE, oci-archive:FILE:REF or oci-archive:FILE:@N",
+            )
+            for tail in ("", ":v1", "a\0b")
+        ),
+        ("oci-archive:/a:@x", '"@x" is neither a reference nor a position (@N)'),
+        *(
+            (
+                f"docker-archive:{tail}",
+                "expected docker-archive:FILE, docker-archive:FILE:NAME[:TAG] or"
+                " docker-archive:FILE:@N",
+            )
+            for tail in ("", ":v1", "a\0b")
+        ),
+        (
+            f"docker-archive:/a:os@{SHA256}",
+            "images in a Docker archive have names and positions, no digests",
+        ),
+        *((f"dir:{tail}", "expected dir:DIR") for tail in ("", ":", "/a:b", "/a:@0", "a\0b")),
         (
             "containers-storage:os",
             "the transport containers-storage: is not read here; push the image from there to a"
@@ -305,4 +386,51 @@ def test_a_path_s_tail_is_refused_when_it_is_read() -> None:
     name = parse_image("/a:@x")
     assert isinstance(name, PathName)
     with pytest.raises(BadRequestError, match=r'"@x" is neither a reference nor a position'):
-        name.as_layout()
+        name.of("oci")
+
+
+@pytest.mark.parametrize(
+    ("tail", "transport", "reason"),
+    [
+        (":UPPER/case", "docker-archive", "the repository must be lower-case"),
+        (":@1000000000", "docker-archive", "is not a digest"),
+        (":@x", "docker-archive", "is not a digest"),
+        (f":os@{SHA256}", "docker-archive", "names and positions, no digests"),
+        (":v1", "dir", "expected dir:DIR"),
+        (":b c", "oci-archive", "neither a reference nor a position"),
+    ],
+)
+def test_a_tail_is_read_by_the_grammar_of_what_was_found(
+    tail: str, transport: str, reason: str
+) -> None:
+    name = parse_image(f"/a{tail}")
+    assert isinstance(name, PathName)
+    with pytest.raises(BadRequestError) as caught:
+        name.of(transport)
+    assert caught.value.code == "NAME_INVALID"
+    assert reason in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("path", "fd"),
+    [
+        ("/dev/stdin", 0),
+        ("/dev/fd/0", 0),
+        ("/dev/fd/3", 3),
+        ("/proc/self/fd/12", 12),
+        ("/dev/fd/007", 7),
+        ("/dev/fd/999999999", 999_999_999),
+        ("/dev/fd/1000000000", None),
+        ("/dev/fd/", None),
+        ("/dev/fd/-1", None),
+        ("/dev/fd/\uff13", None),
+        ("/dev/fd/3/x", None),
+        ("/dev/stdout", None),
+        ("dev/stdin", None),
+        ("/proc/1/fd/3", None),
+        ("/dev/stdin\n", None),
+        ("", None),
+    ],
+)
+def test_some_paths_stand_for_inherited_descriptors(path: str, fd: int | None) -> None:
+    assert inherited_descriptor(path) == fd

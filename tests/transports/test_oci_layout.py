@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from images import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Json, Layout, digest_of, encode, named, on
+from images import (
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    REF_NAME,
+    Json,
+    Layout,
+    digest_of,
+    encode,
+    named,
+    on,
+)
 from sources import describe
 from wires import real_time, refused
 
+from imgproxy import verify
 from imgproxy.errors import Failure
+from imgproxy.spec import digest as digests
 from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.spec.reference import LayoutName
+from imgproxy.spec.reference import LayoutName, parse_reference
 from imgproxy.transports.oci_layout import OciLayout
+from imgproxy.transports.source import Identity
+from imgproxy.transports.tree import Directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,17 +43,38 @@ AMBIGUOUS = (409, "AMBIGUOUS", False)
 UNKNOWN = (404, "MANIFEST_UNKNOWN", False)
 
 
+IDENTITY = Identity("oci", ["/the/layout"])
+
+
+def source_of(
+    path: Path,
+    ref_name: str | None = None,
+    position: int | None = None,
+    reference: str | None = None,
+) -> OciLayout:
+    """Give the layout at a path; `reference` is what it stands in for in a registry."""
+    name = LayoutName("oci", str(path), ref_name, position)
+    stands_for = parse_reference(reference) if reference else None
+    return OciLayout(name, Directory(str(path)), IDENTITY, stands_for)
+
+
 async def root_of(
-    layout: Layout, ref_name: str | None = None, position: int | None = None
+    layout: Layout,
+    ref_name: str | None = None,
+    position: int | None = None,
+    reference: str | None = None,
 ) -> Document:
-    return await OciLayout(LayoutName(str(layout.path), ref_name, position)).root()
+    return await source_of(layout.path, ref_name, position, reference).root()
 
 
 async def failure_of(
-    layout: Layout, ref_name: str | None = None, position: int | None = None
+    layout: Layout,
+    ref_name: str | None = None,
+    position: int | None = None,
+    reference: str | None = None,
 ) -> Failure:
     with pytest.raises(Failure) as raised:
-        await root_of(layout, ref_name, position)
+        await root_of(layout, ref_name, position, reference)
     return raised.value
 
 
@@ -92,7 +130,13 @@ def assert_offers(failure: Failure, entries: list[Json]) -> None:
     platforms = [None, "linux/arm/v7", None]
     names = ["a", "b", None]
     assert failure.detail["choices"] == [
-        {"position": f"@{n}", "name": name, "digest": entry["digest"], "platform": platform}
+        {
+            "position": f"@{n}",
+            "name": name,
+            "names": [name] if name else [],
+            "digest": entry["digest"],
+            "platform": platform,
+        }
         for n, (name, entry, platform) in enumerate(zip(names, entries, platforms, strict=True))
     ]
     for position, entry in enumerate(entries):
@@ -192,6 +236,179 @@ async def test_entries_of_other_kinds_are_no_error(layout: Layout) -> None:
     assert (await root_of(layout, position=0)).media_type == "application/vnd.example+json"
 
 
+# --- what containerd calls an image, and what a registry would ----------------------------------
+
+
+def called(descriptor: Json, image_name: str, ref_name: str) -> Json:
+    """Give the entry as containerd writes it: the whole name, and OCI's annotation with the tag."""
+    annotations = {"io.containerd.image.name": image_name, REF_NAME: ref_name}
+    return {**descriptor, "annotations": annotations}
+
+
+@pytest.mark.parametrize(
+    ("ref_name", "at"),
+    [
+        ("docker.io/library/os:1", 0),
+        ("os:1", 0),
+        ("quay.io/os:1", 1),
+        ("quay.io/os", 2),
+        ("latest", 2),  # by the annotation that is OCI's
+    ],
+)
+@real_time
+async def test_an_image_is_found_by_what_containerd_calls_it(
+    layout: Layout, ref_name: str, at: int
+) -> None:
+    entries = [
+        called(layout.image(b"0"), "docker.io/library/os:1", "1"),
+        called(layout.image(b"1"), "quay.io/os:1", "1"),
+        called(layout.image(b"2"), "quay.io/os:latest", "latest"),
+        layout.image(b"3"),
+    ]
+    layout.save(*entries)
+    document = await root_of(layout, ref_name)
+    assert document.raw == layout.read(entries[at]["digest"])
+
+
+@real_time
+async def test_the_annotation_of_the_layout_stands_before_containerd_s(layout: Layout) -> None:
+    first = called(layout.image(b"0"), "quay.io/os:1", "1")
+    second = named(layout.image(b"1"), "quay.io/os:1")
+    layout.save(first, second)
+    assert (await root_of(layout, "quay.io/os:1")).raw == layout.read(second["digest"])
+
+
+@real_time
+async def test_a_tag_of_two_repositories_is_ambiguous(layout: Layout) -> None:
+    layout.save(
+        called(layout.image(b"0"), "quay.io/a:1", "1"),
+        called(layout.image(b"1"), "quay.io/b:1", "1"),
+    )
+    assert refused(await failure_of(layout, "1")) == AMBIGUOUS
+    assert refused(await failure_of(layout, "quay.io/c:1")) == UNKNOWN
+    assert refused(await failure_of(layout, "not--a---reference")) == UNKNOWN
+
+
+OS = "quay.io/acme/os:1"
+
+
+@pytest.mark.parametrize(
+    "fits",
+    [
+        lambda entry: named(entry, OS),
+        lambda entry: called(entry, OS, "other"),
+        lambda entry: named(entry, "1"),
+        lambda entry: called(entry, "not a reference", "1"),
+    ],
+    ids=["by its name", "by containerd's", "by its tag", "by its tag alone"],
+)
+@real_time
+async def test_where_a_layout_stands_in_for_a_registry_the_image_is_found_by_its_name(
+    layout: Layout, fits: Callable[[Json], Json]
+) -> None:
+    other, wanted = named(layout.image(b"0"), "2"), fits(layout.image(b"1"))
+    layout.save(other, wanted)
+    assert (await root_of(layout, reference=OS)).raw == layout.read(wanted["digest"])
+
+
+@real_time
+async def test_the_whole_name_stands_before_the_tag(layout: Layout) -> None:
+    other, wanted = named(layout.image(b"0"), "1"), named(layout.image(b"1"), OS)
+    layout.save(other, wanted)
+    assert (await root_of(layout, reference=OS)).raw == layout.read(wanted["digest"])
+
+
+@pytest.mark.parametrize("reference", [OS, f"quay.io/acme/os@{digest_of(b'x')}"])
+@real_time
+async def test_the_only_image_need_not_be_called_like_the_registry_s(
+    layout: Layout, reference: str
+) -> None:
+    entry = named(layout.image(b"x"), "whatever")
+    layout.save(entry)
+    assert (await root_of(layout, reference=reference)).raw == layout.read(entry["digest"])
+
+
+@real_time
+async def test_several_images_that_are_called_otherwise_are_ambiguous(layout: Layout) -> None:
+    entries = three(layout)
+    failure = await failure_of(layout, reference=OS)
+    assert refused(failure) == AMBIGUOUS
+    assert_offers(failure, entries)
+
+
+@real_time
+async def test_a_digest_names_no_entry_that_has_no_tag(layout: Layout) -> None:
+    """It is sought, and not chosen by an annotation that is missing too."""
+    entries = three(layout)
+    failure = await failure_of(layout, reference=f"quay.io/os@{digest_of(b'x')}")
+    assert refused(failure) == AMBIGUOUS
+    assert_offers(failure, entries)
+
+
+# --- by digest ----------------------------------------------------------------------------------
+
+
+async def sought_in(layout: Layout, wanted: str) -> Document:
+    return await source_of(layout.path).seek(digests.parse(wanted))
+
+
+@pytest.mark.parametrize("depth", range(5))
+@real_time
+async def test_a_digest_is_sought_in_the_indexes(layout: Layout, depth: int) -> None:
+    wanted = entry = layout.image(b"wanted")
+    for level in range(depth):
+        entry = layout.index(layout.image(bytes([level])), entry)
+    layout.save(entry, layout.image(b"other"))
+    document = await sought_in(layout, wanted["digest"])
+    if depth < 4:
+        assert document.raw == layout.read(wanted["digest"])
+        assert [str(each) for each in document.digests] == [wanted["digest"]]
+    else:  # nobody builds more, and a search must end
+        assert document.raw == (layout.path / "index.json").read_bytes()
+
+
+@real_time
+async def test_the_only_entry_has_the_digest_or_does_not_verify(layout: Layout) -> None:
+    entry = layout.save_image(b"x")
+    document = await sought_in(layout, entry["digest"])
+    assert document.raw == layout.read(entry["digest"])
+    other = digest_of(b"something else")
+    document = await sought_in(layout, other)
+    assert document.raw == layout.read(entry["digest"])
+    assert [str(each) for each in document.digests] == [entry["digest"], other]
+    with pytest.raises(Failure) as raised:
+        await verify.document(partial(sought_in, layout, other))
+    assert refused(raised.value) == (422, "DIGEST_INVALID", False)
+    assert entry["digest"] in raised.value.message
+    assert other in raised.value.message
+
+
+@real_time
+async def test_among_several_a_digest_that_none_has_does_not_verify(layout: Layout) -> None:
+    three(layout)
+    with pytest.raises(Failure) as raised:
+        await verify.document(partial(sought_in, layout, digest_of(b"something else")))
+    assert refused(raised.value) == (422, "DIGEST_INVALID", False)
+
+
+@real_time
+async def test_an_index_that_is_missing_is_no_obstacle_to_a_search(layout: Layout) -> None:
+    missing, wanted = layout.index(layout.image(b"0")), layout.image(b"1")
+    layout.file(missing["digest"]).unlink()
+    layout.save(missing, layout.index(wanted))
+    assert (await sought_in(layout, wanted["digest"])).raw == layout.read(wanted["digest"])
+
+
+@real_time
+async def test_a_search_looks_into_so_many_indexes_and_no_more(layout: Layout) -> None:
+    wanted = layout.image(b"wanted")
+    others = [layout.index(annotations={"n": str(n)}) for n in range(64)]
+    layout.save(*others[1:], layout.index(wanted))
+    assert (await sought_in(layout, wanted["digest"])).raw == layout.read(wanted["digest"])
+    layout.save(*others, layout.index(wanted))
+    assert (await sought_in(layout, wanted["digest"])).media_type == OCI_INDEX
+
+
 # --- index.json ---------------------------------------------------------------------------------
 
 INDEXES = {
@@ -234,7 +451,7 @@ async def test_a_broken_index_is_refused(layout: Layout, case: str) -> None:
     failure = await failure_of(layout)
     assert refused(failure) == wanted
     assert words in failure.message
-    assert f"{layout.path}/index.json" in failure.message
+    assert re.search(f"{layout.path}(/|: )index.json", failure.message)
 
 
 @real_time
@@ -283,7 +500,7 @@ async def test_no_document_is_left_open(layout: Layout) -> None:
 @real_time
 async def test_a_blob_is_read_where_its_digest_says(layout: Layout, algorithm: str) -> None:
     blob = layout.add(b"content", OCI_LAYER, algorithm=algorithm)
-    reader = await OciLayout(LayoutName(str(layout.path))).blob(describe(blob))
+    reader = await source_of(layout.path).blob(describe(blob))
     assert reader.size == 7
     buffer = memoryview(bytearray(100))
     assert bytes(buffer[: await reader.receive_into(buffer)]) == b"content"
@@ -306,7 +523,7 @@ async def test_a_blob_that_is_no_file_is_refused(layout: Layout, case: str) -> N
     layout.file(blob["digest"]).unlink()
     make(layout.file(blob["digest"]))
     with pytest.raises(Failure) as raised:
-        await OciLayout(LayoutName(str(layout.path))).blob(describe(blob))
+        await source_of(layout.path).blob(describe(blob))
     assert refused(raised.value) == wanted
 
 
@@ -318,15 +535,13 @@ async def test_links_are_followed(layout: Layout, tmp_path: Path) -> None:
     os.rename(layout.file(entry["digest"]), elsewhere)
     layout.file(entry["digest"]).symlink_to(elsewhere)
     (tmp_path / "link").symlink_to(layout.path)
-    source = OciLayout(LayoutName(str(tmp_path / "link")))
+    source = source_of(tmp_path / "link")
     document = await source.root()
     assert digest_of(document.raw) == entry["digest"]
     source.close()
 
 
-def test_policies_know_a_layout_by_its_real_path(layout: Layout, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(layout.path)
-    source = OciLayout(LayoutName(f"{tmp_path}/link/../link/", "a"))
-    assert source.name == f"oci:{tmp_path}/link/../link/:a"
-    assert source.identity.transport == "oci"
-    assert source.identity.scopes[:2] == [str(layout.path), str(tmp_path)]
+def test_a_layout_is_called_as_it_was_asked_for(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "\x1b[31m", "a")
+    assert source.name == f"oci:{tmp_path}/ [31m:a"
+    assert source.identity == IDENTITY

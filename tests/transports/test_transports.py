@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from images import Layout, named
+from archives import Member, of_directory, pack, saved_from, skopeo, write_dir
+from images import Layout, digest_of, named
 from wires import Notes, real_time, refused
 
 from imgproxy import system
 from imgproxy.config.credentials import Credentials
 from imgproxy.config.search import Host
-from imgproxy.errors import ConfigurationError, DeniedError, Failure
+from imgproxy.errors import ConfigurationError, DeniedError, Failure, NotFoundError
 from imgproxy.settings import Chosen, Settings
+from imgproxy.spec import pattern
 from imgproxy.transports import open_sources
 from imgproxy.transports.access import Access
+from imgproxy.transports.directory import ImageDirectory
+from imgproxy.transports.docker_archive import DockerArchive
 from imgproxy.transports.oci_layout import OciLayout
 from imgproxy.transports.registry import Registry
 
@@ -39,19 +43,23 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "host", lambda: host)
 
 
-def all_opened(image: str, access: Access = Access(), registries: str = "") -> list[Source]:  # noqa: B008  (a value)
+async def all_opened(
+    image: str,
+    access: Access = Access(),  # noqa: B008  (a value)
+    registries: str = "",
+) -> list[Source]:
     chosen = Chosen(registries=(registries.encode(), "registries.conf"))
-    return open_sources(image, access, Settings(chosen, Notes()), Notes())
+    return await open_sources(image, access, Settings(chosen, Notes()), Notes())
 
 
-def opened(image: str, *, offline: bool = False) -> Source:
-    (source,) = all_opened(image, Access(offline=offline))
+async def opened(image: str, *, offline: bool = False) -> Source:
+    (source,) = await all_opened(image, Access(offline=offline))
     return source
 
 
-def failure_of(image: str, *, offline: bool = False) -> Failure:
+async def failure_of(image: str, *, offline: bool = False) -> Failure:
     with pytest.raises(Failure) as raised:
-        opened(image, offline=offline)
+        await opened(image, offline=offline)
     return raised.value
 
 
@@ -64,18 +72,21 @@ def failure_of(image: str, *, offline: bool = False) -> Failure:
         ("localhost:5000/x", "docker://localhost:5000/x:latest"),
     ],
 )
-def test_names_lead_to_registries(image: str, name: str) -> None:
-    source = opened(image)
+@real_time
+async def test_names_lead_to_registries(image: str, name: str) -> None:
+    source = await opened(image)
     assert isinstance(source, Registry)
     assert source.name == name
     source.close()
 
 
-@pytest.mark.parametrize("image", ["docker://busybox", "registry.test/x:1", "busybox"])
-def test_registries_are_not_asked_offline(image: str) -> None:
-    failure = failure_of(image, offline=True)
-    assert refused(failure) == (404, "MANIFEST_UNKNOWN", False)
-    assert "--offline" in failure.message
+@pytest.mark.parametrize("image", ["docker://busybox", "registry.test/x:1", "alias", "os"])
+@real_time
+async def test_registries_are_not_asked_offline(image: str) -> None:
+    with pytest.raises(Failure) as raised:
+        await all_opened(image, Access(offline=True), SHORT)
+    assert refused(raised.value) == (404, "MANIFEST_UNKNOWN", False)
+    assert raised.value.message.endswith("in a registry, and --offline forbids asking there")
 
 
 @pytest.mark.parametrize("offline", [True, False])
@@ -90,9 +101,59 @@ async def test_paths_lead_to_layouts(
 ) -> None:
     wanted = layout.image(b"wanted")
     layout.save(layout.image(b"other"), named(wanted, "a"))
-    source = opened(f"{prefix}{layout.path}{tail}", offline=offline)
+    source = await opened(f"{prefix}{layout.path}{tail}", offline=offline)
     assert isinstance(source, OciLayout)
     assert (await source.root()).raw == layout.read(wanted["digest"])
+
+
+KINDS: dict[str, type[Source]] = {
+    "oci-archive": OciLayout,
+    "docker-archive": DockerArchive,
+    "dir": ImageDirectory,
+}
+
+
+def write(kind: str, layout: Layout, path: Path) -> bytes:
+    """Write an image to a path in one of the formats; give its manifest, if it keeps that."""
+    descriptor = layout.save_image(pack([Member("a", b"content")]))
+    if kind == "dir":
+        write_dir(path, layout, descriptor)
+    elif kind == "oci-archive":
+        path.write_bytes(pack(of_directory(layout.path)))
+    else:
+        path.write_bytes(pack(skopeo(saved_from(layout, descriptor, "os:1"))))
+        return b""
+    return layout.read(descriptor["digest"])
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+@real_time
+async def test_files_and_directories_are_what_they_are_called_or_hold(
+    kind: str,
+    layout: Layout,
+    tmp_path: Path,
+    is_named: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    path = tmp_path / "place"
+    manifest = write(kind, layout, path)
+    source = await opened(f"{kind}:{path}" if is_named else str(path), offline=True)
+    assert isinstance(source, KINDS[kind])
+    assert source.identity.transport == kind
+    assert source.name == f"{kind}:{path}"
+    assert (await source.root()).raw.startswith(manifest or b'{"schemaVersion":2,')
+    source.close()
+
+
+@real_time
+async def test_policies_know_a_layout_by_its_real_path(layout: Layout, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(layout.path)
+    layout.save()
+    for image in (f"oci:{tmp_path}/link/../link/:a", f"{tmp_path}/link/../link/:a"):
+        source = await opened(image)
+        assert source.name == f"oci:{tmp_path}/link/../link/:a"
+        assert source.identity.transport == "oci"
+        assert source.identity.scopes[:2] == [str(layout.path), str(tmp_path)]
 
 
 @pytest.mark.parametrize("path", ["./layout", "../here/layout"])
@@ -104,55 +165,71 @@ async def test_relative_paths_begin_here(
     layout = Layout(tmp_path / "here/layout")
     wanted = layout.save_image(b"x")
     monkeypatch.chdir(tmp_path / "here")
-    source = opened(path)
+    source = await opened(path)
     monkeypatch.chdir("/")
     assert (await source.root()).raw == layout.read(wanted["digest"])
 
 
 @pytest.mark.parametrize(
     "image",
-    ["docker:x", "docker://UPPER/case", "oci:", "ftp://x", "sif:/x", "dir:/x", ""],
+    [
+        *("docker:x", "docker://UPPER/case", "oci:", "ftp://x", "sif:/x", "dir:/x:y", ""),
+        *("dir:", "oci-archive:", "docker-archive:/x:UPPER/case", "oci-archive:/x:@x"),
+    ],
 )
-def test_names_that_mean_nothing_are_refused(image: str) -> None:
-    assert refused(failure_of(image)) == BAD_NAME
+@real_time
+async def test_names_that_mean_nothing_are_refused(image: str) -> None:
+    assert refused(await failure_of(image)) == BAD_NAME
 
 
-def test_a_path_with_nothing_at_it_is_not_found(tmp_path: Path) -> None:
-    failure = failure_of(f"{tmp_path}/nothing")
+@real_time
+async def test_a_path_with_nothing_at_it_is_not_found(tmp_path: Path) -> None:
+    failure = await failure_of(f"{tmp_path}/nothing")
     assert refused(failure) == (404, "NOT_FOUND", False)
     assert failure.message == f"{tmp_path}/nothing: No such file or directory"
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [(os.mkdir, "a directory"), (os.mknod, "a regular file"), (os.mkfifo, "a FIFO")],
+    [(os.mkdir, "a directory"), (os.mknod, "no tar archive"), (os.mkfifo, "a FIFO")],
 )
-def test_a_path_with_something_else_at_it_is_not_read(
+@real_time
+async def test_a_path_with_something_else_at_it_is_not_read(
     make: Callable[[Path], None], words: str, tmp_path: Path
 ) -> None:
     place = tmp_path / "place"
     make(place)
-    failure = failure_of(str(place))
+    failure = await failure_of(str(place))
     assert refused(failure) == (415, "UNSUPPORTED", False)
     assert words in failure.message
 
 
-def test_a_path_that_may_not_be_looked_at_is_denied(
+def failing_at(place: str, number: int) -> Callable[..., os.stat_result]:
+    """Give an `os.stat` that the system refuses at one place; who runs the tests may see all."""
+    real = os.stat
+
+    def fake(path: Any, **named: Any) -> os.stat_result:  # noqa: ANN401  (what os.stat takes)
+        if path == place:
+            raise OSError(number, os.strerror(number))
+        return real(path, **named)
+
+    return fake
+
+
+@real_time
+async def test_a_path_that_may_not_be_looked_at_is_denied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(_: str) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(os, "stat", denied)
-    failure = failure_of(f"{tmp_path}/x")
-    monkeypatch.undo()
+    monkeypatch.setattr(os, "stat", failing_at(f"{tmp_path}/x", errno.EACCES))
+    failure = await failure_of(f"{tmp_path}/x")
     assert refused(failure) == (403, "DENIED", False)
 
 
-def test_an_index_that_is_a_dangling_link_makes_a_broken_layout(layout: Layout) -> None:
+@real_time
+async def test_an_index_that_is_a_dangling_link_makes_a_broken_layout(layout: Layout) -> None:
     """It is no other kind of place either; the message names the file."""
     (layout.path / "index.json").symlink_to("nowhere")
-    assert isinstance(opened(str(layout.path)), OciLayout)
+    assert isinstance(await opened(str(layout.path)), OciLayout)
 
 
 # --- short names --------------------------------------------------------------------------------
@@ -174,14 +251,154 @@ alias = "three.test/x/alias"
         ("docker://os", ["docker://docker.io/library/os:latest"]),
     ],
 )
-def test_a_short_name_may_mean_several_places(image: str, names: list[str]) -> None:
-    assert [source.name for source in all_opened(image, registries=SHORT)] == names
+@real_time
+async def test_a_short_name_may_mean_several_places(image: str, names: list[str]) -> None:
+    assert [source.name for source in await all_opened(image, registries=SHORT)] == names
 
 
-def test_a_short_name_that_means_nothing_is_told() -> None:
-    failure = failure_of("os")
+@pytest.mark.parametrize("offline", [True, False])
+@real_time
+async def test_a_short_name_that_means_nothing_is_told(offline: bool) -> None:  # noqa: FBT001  (a parameter)
+    failure = await failure_of("os", offline=offline)
     assert not failure.retryable
     assert "os" in failure.message
+
+
+# --- sideloading --------------------------------------------------------------------------------
+
+
+def sideloading(*texts: str, offline: bool = True) -> Access:
+    return Access(offline=offline, sideload=list(map(pattern.parse, texts)))
+
+
+async def sideloaded(image: str, *texts: str, registries: str = "") -> str:
+    """Give the name of the only place that an image may be at."""
+    (source,) = await all_opened(image, sideloading(*texts), registries)
+    source.close()
+    return source.name
+
+
+def layout_at(path: Path) -> Layout:
+    layout = Layout(path)
+    layout.save_image(str(path).encode())
+    return layout
+
+
+@real_time
+async def test_the_first_path_that_exists_is_where_the_image_is(tmp_path: Path) -> None:
+    layout_at(tmp_path / "two/acme/os/1")
+    layout_at(tmp_path / "three/os-1")
+    patterns = [
+        f"{tmp_path}/one/<name>/<ref>",
+        f"{tmp_path}/two/<name>/<ref>",
+        f"{tmp_path}/three/<basename>-<ref>",
+    ]
+    for image in ("docker://quay.io/acme/os:1", "quay.io/acme/os:1"):
+        assert await sideloaded(image, *patterns) == (
+            f"docker://quay.io/acme/os:1 from oci:{tmp_path}/two/acme/os/1"
+        )
+    assert (await sideloaded("quay.io/acme/os:1", *patterns[::-1])).endswith("/three/os-1")
+
+
+@real_time
+async def test_the_digest_s_path_stands_before_the_tag_s(tmp_path: Path) -> None:
+    digest = digest_of(b"x")
+    layout_at(tmp_path / "os-1")
+    layout_at(tmp_path / f"os-{digest}")
+    image = f"quay.io/os:1@{digest}"
+    text = f"{tmp_path}/<basename>-<ref>"
+    assert (await sideloaded(image, text)).endswith(f" from oci:{tmp_path}/os-{digest}")
+    (tmp_path / f"os-{digest}").rename(tmp_path / "gone")
+    assert (await sideloaded(image, text)).endswith(f" from oci:{tmp_path}/os-1")
+
+
+@real_time
+async def test_an_earlier_pattern_by_tag_stands_before_a_later_one_by_digest(
+    tmp_path: Path,
+) -> None:
+    digest = digest_of(b"x")
+    layout_at(tmp_path / "a-os-1")
+    layout_at(tmp_path / f"b-os-{digest}")
+    texts = [f"{tmp_path}/{each}-<name>-<ref>" for each in "ab"]
+    assert (await sideloaded(f"quay.io/os:1@{digest}", *texts)).endswith("/a-os-1")
+
+
+@real_time
+async def test_each_name_that_a_short_one_may_mean_is_sought_before_any_registry(
+    tmp_path: Path,
+) -> None:
+    layout_at(tmp_path / "two.test/os/latest")
+    text = f"{tmp_path}/<registry>/<name>/<ref>"
+    assert await sideloaded("os", text, registries=SHORT) == (
+        f"docker://two.test/os:latest from oci:{tmp_path}/two.test/os/latest"
+    )
+
+
+@real_time
+async def test_where_nothing_lies_a_registry_is_next(tmp_path: Path) -> None:
+    sources = await all_opened(
+        "quay.io/os:1", sideloading(f"{tmp_path}/<name>/<ref>", offline=False)
+    )
+    assert [type(each) for each in sources] == [Registry]
+
+
+@real_time
+async def test_where_nothing_lies_offline_the_paths_are_told(tmp_path: Path) -> None:
+    digest = digest_of(b"x")
+    text = f"{tmp_path}/\x1b<name>-<ref>"
+    with pytest.raises(NotFoundError) as raised:
+        await sideloaded(f"quay.io/os:1@{digest}", text, text)
+    assert refused(raised.value) == (404, "MANIFEST_UNKNOWN", False)
+    assert raised.value.message == (
+        f"quay.io/os:1@{digest}: nothing lies at {tmp_path}/ os-{digest}, {tmp_path}/ os-1,"
+        " and --offline forbids asking a registry"
+    )
+
+
+@real_time
+async def test_a_path_too_long_for_the_system_is_a_path_with_nothing_at_it(tmp_path: Path) -> None:
+    layout_at(tmp_path / "os-1.2")
+    text = f"{tmp_path}/<name>-<ref>"
+    assert (await sideloaded("quay.io/os:1.2", text + "-<ref>" * 100, text)).endswith("/os-1.2")
+
+
+NO_ANSWERS = {
+    errno.EACCES: (403, "DENIED", False),
+    errno.ELOOP: (422, "PATH_INVALID", False),
+    errno.EIO: (503, "UNAVAILABLE", True),
+}
+
+
+@pytest.mark.parametrize("number", NO_ANSWERS, ids=errno.errorcode.get)
+@real_time
+async def test_a_path_that_cannot_be_looked_at_is_answered_and_not_skipped(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout_at(tmp_path / "b/os-1")
+    monkeypatch.setattr(os, "stat", failing_at(f"{tmp_path}/a/os-1", number))
+    with pytest.raises(Failure) as raised:
+        await sideloaded("quay.io/os:1", *(f"{tmp_path}/{each}/<name>-<ref>" for each in "ab"))
+    assert refused(raised.value) == NO_ANSWERS[number]
+    assert raised.value.message == f"{tmp_path}/a/os-1: {os.strerror(number)}"
+
+
+@real_time
+async def test_what_lies_there_and_is_no_image_is_answered_and_not_skipped(tmp_path: Path) -> None:
+    (tmp_path / "os-1").mkdir()
+    layout_at(tmp_path / "b/os-1")
+    with pytest.raises(Failure) as raised:
+        await sideloaded("quay.io/os:1", *(f"{tmp_path}/{each}<name>-<ref>" for each in ("", "b/")))
+    assert refused(raised.value) == (415, "UNSUPPORTED", False)
+
+
+@pytest.mark.parametrize("image", ["oci:{0}/os-1", "{0}/os-1"])
+@real_time
+async def test_what_is_named_by_its_path_is_not_sought_elsewhere(
+    image: str, tmp_path: Path
+) -> None:
+    layout_at(tmp_path / "os-1")
+    name = await sideloaded(image.format(tmp_path), f"{tmp_path}/<name>-<ref>")
+    assert name == f"oci:{tmp_path}/os-1"
 
 
 # --- registries, put together -------------------------------------------------------------------
@@ -198,15 +415,23 @@ location = "real.test/cache"
 """
 
 
-def registry(access: Access = Access(), registries: str = MIRRORED) -> Registry:  # noqa: B008  (a value)
-    (source,) = all_opened("registry.test/os:1", access, registries)
+async def registry(
+    access: Access = Access(),  # noqa: B008  (a value)
+    registries: str = MIRRORED,
+) -> Registry:
+    (source,) = await all_opened("registry.test/os:1", access, registries)
     assert isinstance(source, Registry)
     assert source.name == "docker://registry.test/os:1"
     return source
 
 
-def test_the_configuration_says_where_an_image_is() -> None:
-    places = [(each.name, each.place.insecure) for each in registry()._endpoints]
+async def endpoints(access: Access = Access()) -> list[Any]:  # noqa: B008  (a value)
+    return [*(await registry(access))._endpoints]
+
+
+@real_time
+async def test_the_configuration_says_where_an_image_is() -> None:
+    places = [(each.name, each.place.insecure) for each in await endpoints()]
     assert places == [
         ("mirror.test/down/os", False),
         ("real.test/cache/os", False),
@@ -215,35 +440,41 @@ def test_the_configuration_says_where_an_image_is() -> None:
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_an_option_about_tls_is_for_every_endpoint(verify: bool) -> None:  # noqa: FBT001  (a parameter)
-    endpoints = registry(Access(tls_verify=verify))._endpoints
-    assert [each.place.insecure for each in endpoints] == [not verify] * 3
+@real_time
+async def test_an_option_about_tls_is_for_every_endpoint(verify: bool) -> None:  # noqa: FBT001  (a parameter)
+    found = await endpoints(Access(tls_verify=verify))
+    assert [each.place.insecure for each in found] == [not verify] * 3
 
 
-def test_without_mirrors_the_primary_location_is_all() -> None:
-    assert [each.name for each in registry(Access(mirrors=False))._endpoints] == ["real.test/up/os"]
+@real_time
+async def test_without_mirrors_the_primary_location_is_all() -> None:
+    assert [each.name for each in await endpoints(Access(mirrors=False))] == ["real.test/up/os"]
 
 
-def test_what_options_give_is_for_the_registry_that_the_name_leads_to() -> None:
+@real_time
+async def test_what_options_give_is_for_the_registry_that_the_name_leads_to() -> None:
     given = Credentials("u", "p", "", "--creds")
     for access in (Access(credentials=given), Access(registry_token="t")):
-        assert [each._is_own for each in registry(access)._endpoints] == [False, True, True]
-    tokens = [each._authorization for each in registry(Access(registry_token="t"))._endpoints]
+        assert [each._is_own for each in await endpoints(access)] == [False, True, True]
+    tokens = [each._authorization for each in await endpoints(Access(registry_token="t"))]
     assert tokens == ["", "Bearer t", "Bearer t"]
 
 
-def test_the_retries_are_those_of_the_option() -> None:
-    assert registry(Access(retries=7)).retries == 7
+@real_time
+async def test_the_retries_are_those_of_the_option() -> None:
+    assert (await registry(Access(retries=7))).retries == 7
 
 
-def test_what_is_blocked_is_denied_before_anything_is_asked() -> None:
+@real_time
+async def test_what_is_blocked_is_denied_before_anything_is_asked() -> None:
     with pytest.raises(DeniedError, match=r"blocked by .* of registries\.conf"):
-        registry(registries='[[registry]]\nlocation = "registry.test"\nblocked = true\n')
+        await registry(registries='[[registry]]\nlocation = "registry.test"\nblocked = true\n')
 
 
-def test_a_broken_configuration_is_told() -> None:
+@real_time
+async def test_a_broken_configuration_is_told() -> None:
     with pytest.raises(ConfigurationError, match=r"registries\.conf"):
-        registry(registries="= 1")
+        await registry(registries="= 1")
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "all_proxy"])
@@ -253,4 +484,4 @@ async def test_proxies_are_those_of_the_environment(
 ) -> None:
     monkeypatch.setenv(variable, "socks5://proxy.test")
     with pytest.raises(ConfigurationError, match=f"{variable} names a SOCKS proxy"):
-        await registry().root()
+        await (await registry()).root()

@@ -1,0 +1,218 @@
+"""Read archives with skopeo and with imgproxy, and print what each makes of them.
+
+Each archive is made here of the image in sample.py, as some program writes it, or as somebody with
+bad intentions might. `copied` and `served` mean that the program was content.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sample
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+PARENT = Path(__file__).parent / "parent.py"
+
+# Seconds after which a program is said to wait for ever.
+PATIENCE = 5
+
+LAYERS = sample.layers("amd64")
+DOCKER = sample.docker_archive("amd64")
+*NAMES, CONFIG, _ = DOCKER  # layers, configuration, manifest.json
+TAG = "acme/sample:1"
+
+
+class Link(NamedTuple):
+    """A member without contents: `tarfile.SYMTYPE` or `tarfile.LNKTYPE`, and where it leads."""
+
+    kind: bytes
+    target: str
+
+
+class Case(NamedTuple):
+    """An archive, and the IMAGE that names it, with FILE for its path."""
+
+    title: str
+    image: str
+    archive: bytes
+
+
+def tar(members: Iterable[tuple[str, bytes | Link]]) -> bytes:
+    """Give an archive of files and links."""
+    archive = BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as output:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if isinstance(content, Link):
+                member.type, member.linkname = content
+                output.addfile(member)
+            else:
+                member.size = len(content)
+                output.addfile(member, BytesIO(content))
+    return archive.getvalue()
+
+
+def listed(*layers: str, config: str = CONFIG) -> dict[str, object]:
+    """Give an image as manifest.json lists it."""
+    return {"Config": config, "RepoTags": [TAG], "Layers": layers}
+
+
+def with_links(links: dict[str, Link]) -> bytes:
+    """Give a Docker archive in which the first of these links stands for the first layer."""
+    control = sample.encode([listed(next(iter(links)), *NAMES[1:])])
+    return tar([*links.items(), *(DOCKER | {"manifest.json": control}).items()])
+
+
+def docker_archives() -> Iterator[Case]:
+    """Make the Docker archives."""
+    image, plain = "docker-archive:FILE", tar(DOCKER.items())
+    yield Case("gzipped, as Nix makes it", image, gzip.compress(plain))
+    yield Case("gzipped, zeros after it", image, gzip.compress(plain) + bytes(10240))
+    yield Case("through a pipe", "docker-archive:/dev/stdin", plain)
+
+    first, again = Link(tarfile.SYMTYPE, "../b/layer.tar"), Link(tarfile.SYMTYPE, f"../{NAMES[0]}")
+    links = {"a/layer.tar": first, "b/layer.tar": again}
+    yield Case("a layer is a link to a link", image, with_links(links))
+    links = {"a/layer.tar": Link(tarfile.LNKTYPE, NAMES[0])}
+    yield Case("a layer is a hard link", image, with_links(links))
+
+    large = {"manifest.json": DOCKER["manifest.json"] + b" " * (2 << 20)}
+    yield Case("a manifest.json of 2 MiB", image, tar((DOCKER | large).items()))
+
+    layout = Layout()
+    yield Case("an index.json alone", image, layout.tar(index(layout.image())))
+
+    other = sample.config("arm64", LAYERS[:1])
+    items = [listed(*NAMES), listed(NAMES[0], config="other.json")]
+    control = {"other.json": other, "manifest.json": sample.encode(items)}
+    yield Case("two images of one name", f"{image}:{TAG}", tar((DOCKER | control).items()))
+    second = ("manifest.json", sample.encode(items[1:]))
+    yield Case("two manifest.json", image, tar([*DOCKER.items(), ("other.json", other), second]))
+
+
+class Layout:
+    """An OCI layout for an archive, in the making."""
+
+    def __init__(self) -> None:
+        self.members = [("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')]
+
+    def add(self, content: bytes, media_type: str, **fields: object) -> dict[str, Any]:
+        """Put a blob in; give its descriptor."""
+        digest = hashlib.sha256(content).hexdigest()
+        self.members.append((f"blobs/sha256/{digest}", content))
+        described = {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+        return described | fields
+
+    def image(self, architecture: str = "amd64") -> dict[str, Any]:
+        """Put an image in; give the descriptor of its manifest."""
+        layers = sample.layers(architecture)
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": sample.MANIFEST,
+            "config": self.add(sample.config(architecture, layers), sample.CONFIG),
+            "layers": [self.add(each, sample.LAYER) for each in layers],
+        }
+        platform = {"os": "linux", "architecture": architecture}
+        return self.add(sample.encode(manifest), sample.MANIFEST, platform=platform)
+
+    def tar(self, *indexes: bytes) -> bytes:
+        """Give the archive, with these as its index.json."""
+        return tar([*self.members, *(("index.json", each) for each in indexes)])
+
+
+def index(*descriptors: dict[str, Any]) -> bytes:
+    """Give an index of these."""
+    document = {"schemaVersion": 2, "mediaType": sample.INDEX, "manifests": descriptors}
+    return sample.encode(document)
+
+
+def oci_archives() -> Iterator[Case]:
+    """Make the OCI archives."""
+    image, layout = "oci-archive:FILE", Layout()
+    amd64, arm64 = layout.image("amd64"), layout.image("arm64")
+    offered = layout.tar(index(arm64, amd64))
+    yield Case("an image for each platform", image, offered)
+    yield Case("an image by its position", f"{image}:@1", offered)
+    inner = layout.add(index(arm64, amd64), sample.INDEX)
+    outer = layout.add(index(inner), sample.INDEX)
+    yield Case("an index in an index", image, layout.tar(index(outer)))
+    one = {"annotations": {"org.opencontainers.image.ref.name": "one"}}
+    same = index(amd64 | one, arm64 | one)
+    yield Case("two OCI images of one name", f"{image}:one", layout.tar(same))
+    yield Case("two index.json", image, layout.tar(index(amd64), index(arm64)))
+
+    layout = Layout()
+    descriptor = layout.image()
+    name, manifest = layout.members[-1]
+    layout.members[-1] = name, manifest.replace(b'"size"', b'"Size"', 1)
+    yield Case("a manifest is not what its digest says", image, layout.tar(index(descriptor)))
+
+
+def skopeo(image: str, directory: Path, stdin: bytes) -> str:
+    """Copy an image; give how that went."""
+    options = ["--insecure-policy", "--override-arch=amd64"]
+    try:
+        result = run(["skopeo", *options, "copy", image, f"dir:{directory}"], stdin)
+    except subprocess.TimeoutExpired:
+        return "waits for ever"
+    if result.returncode == 0:
+        return "copied"
+    said = result.stderr.decode().rpartition('msg="')[2].strip().rstrip('"')
+    return said.replace('\\"', '"')
+
+
+def imgproxy(image: str, directory: Path, stdin: bytes) -> str:
+    """Save an image's layers; give how that went."""
+    options = ["--insecure-policy", "--platform=linux/amd64", "--quiet"]
+    parent = [sys.executable, str(PARENT), image, str(directory), "--", *options]
+    result = run(parent, stdin)
+    said = result.stdout.decode()
+    failed = re.search(r"failed: /\S+ (.*)", said)
+    if failed:
+        return failed[1]
+    saved = {file.name for file in directory.iterdir()}
+    wanted = {f"sha256-{hashlib.sha256(layer).hexdigest()}" for layer in LAYERS}
+    return "served" if result.returncode == 0 and saved == wanted else said
+
+
+def run(command: list[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Run a program, with a pipe for its standard input."""
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=PATIENCE, check=False)
+
+
+def show(title: str, image: str, directory: Path, stdin: bytes = b"") -> None:
+    """Print what the two programs make of an image."""
+    directory.mkdir()
+    print(title)
+    print(f"   skopeo:   {skopeo(image, directory / 'copied', stdin)}")
+    print(f"   imgproxy: {imgproxy(image, directory / 'saved', stdin)}", flush=True)
+
+
+def main() -> None:
+    """Make the archives one by one, and show them."""
+    with tempfile.TemporaryDirectory() as work:
+        os.chdir(work)  # paths in messages are short then
+        for n, case in enumerate([*docker_archives(), *oci_archives()]):
+            file = Path(f"{n}.tar")
+            file.write_bytes(case.archive)
+            stdin = case.archive if "/dev/stdin" in case.image else b""
+            show(case.title, case.image.replace("FILE", str(file)), Path(str(n)), stdin)
+            file.unlink()
+        os.mkfifo("fifo")
+        show("a FIFO", "docker-archive:fifo", Path("none"))
+
+
+if __name__ == "__main__":
+    main()

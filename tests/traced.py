@@ -1,0 +1,120 @@
+"""The program under strace: what it opens, and that it leaves the file system as it was."""
+
+from __future__ import annotations
+
+import functools
+import re
+import socket
+import subprocess
+import sys
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from parent import INSECURE, ROOT, Child, Client, command
+from servers import require, skip
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from home import Home
+
+_CALL = re.compile(r'(\w+)\([^"]*"((?:[^"\\]|\\.)*)"(.*)')
+_OPENED = frozenset({"open", "openat", "openat2", "creat"})
+
+# These look, and change nothing.
+_HARMLESS = frozenset(
+    {
+        *("stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2", "readlink"),
+        *("readlinkat", "getcwd", "chdir", "execve", "statfs", "getxattr", "lgetxattr"),
+    }
+)
+_WRITING = re.compile("O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|O_APPEND|O_TMPFILE")
+
+# The interpreter's own, and what the C library reads.
+_INTERPRETER = (
+    *(sys.prefix, sys.base_prefix, str(ROOT)),
+    *("/lib/", "/lib64/", "/usr/lib", "/usr/local/lib", "/usr/share/locale", "/usr/share/zoneinfo"),
+    *("/proc/", "/sys/", "/etc/ld.so.", "/etc/localtime", "/dev/null", "/dev/urandom"),
+    *("/etc/containers/", "/usr/share/containers/", "/pyvenv.cfg"),
+)
+
+
+class Call(NamedTuple):
+    """A system call with a path."""
+
+    name: str
+    path: str
+    rest: str
+
+    @property
+    def opens(self) -> bool:
+        return self.name in _OPENED
+
+    @property
+    def reads(self) -> bool:
+        """Whether the path has been opened so that something could be read from it."""
+        return self.opens and "O_PATH" not in self.rest
+
+    @property
+    def writes(self) -> bool:
+        """Whether the file system could have been changed, by opening for writing included."""
+        if self.opens:
+            return self.path != "/dev/null" and bool(_WRITING.search(self.rest))
+        return self.name not in _HARMLESS
+
+
+@functools.cache
+def strace() -> str:
+    """Give the program's path; skip where it is not allowed to look at others."""
+    program = require("strace")
+    result = subprocess.run([program, "-f", "true"], capture_output=True, check=False, timeout=10)
+    if result.returncode:
+        skip("strace is not allowed here")
+    return program
+
+
+class Trace:
+    """A program whose calls are written down, to be read when it has ended."""
+
+    def __init__(
+        self,
+        file: Path,
+        home: Home,
+        image: str,
+        *options: str,
+        stdin: IO[bytes] | int = subprocess.DEVNULL,
+        files: Sequence[int] = (),
+    ) -> None:
+        self._file = file
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fd = theirs.fileno()
+            self.child = Child(
+                [
+                    *(strace(), "-f", "-qq", "--seccomp-bpf", "-s", "4096"),
+                    *("-e", "trace=%file", "-e", "signal=none", "-o", str(file)),
+                    *command(image, INSECURE, *options, fds=[fd]),
+                ],
+                pass_fds=[fd, *files],
+                stdin=stdin,
+                # neither compiled modules nor the coverage of this very run are to be written
+                env=home.environment(PYTHONDONTWRITEBYTECODE="1", COVERAGE_PROCESS_START=None),
+            )
+        self.child.clients.append(Client(ours))
+
+    @property
+    def calls(self) -> list[Call]:
+        """Give the calls whose paths are not the interpreter's own business."""
+        lines = self._file.read_text().splitlines()
+        found = [Call(*match.groups()) for match in map(_CALL.search, lines) if match]
+        assert any(call.path.endswith("imgproxy/__main__.py") for call in found), "nothing traced"
+        return [call for call in found if call.writes or not call.path.startswith(_INTERPRETER)]
+
+    @property
+    def read(self) -> set[str]:
+        """Give the paths that have been opened for reading."""
+        return {call.path for call in self.calls if call.reads and "ENOENT" not in call.rest}
+
+    @property
+    def written(self) -> list[Call]:
+        return [call for call in self.calls if call.writes]

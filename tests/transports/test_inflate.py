@@ -1,0 +1,440 @@
+"""What compressed files inflate to, from any place on; what is no whole file; what is a bomb."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import random
+import sys
+import threading
+import tracemalloc
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import archives
+import pytest
+from archives import COMPRESSIONS
+from opened import BROKEN, CHANGED, TOO_LARGE, UNSUPPORTED, Watched, refusing
+
+from imgproxy.transports import inflate
+from imgproxy.transports.inflate import Inflated, codec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from imgproxy.transports.inflate import Cursor
+
+# Half of it compresses and half does not, so that places in it differ.
+CONTENT = b"".join(
+    random.Random(n).randbytes(1000) + b"what comes again and again " * 40 for n in range(80)
+)
+COMPRESSED = [each for each in COMPRESSIONS if each != "plain"]
+
+# Of each library one, as a file of one stream.
+LIBRARIES: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": archives.gzipped,
+    "zstd": archives.zstd_compressed,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+}
+# As many streams as there are pieces.
+STREAMS = ["gzip in members", "zstd in frames", "bzip2 in streams", "xz in streams"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file"
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let little content have many places to go on from."""
+    monkeypatch.setattr(inflate, "_MIN_FEED", 256)
+    monkeypatch.setattr(inflate, "_MAX_FEED", 1024)
+    monkeypatch.setattr(inflate, "_SPACING", 4096)
+
+
+def opened(path: Path, content: bytes | None = None) -> tuple[Inflated, Watched]:
+    """Write a file, if it is to be written; give it with nothing read."""
+    if content is not None:
+        path.write_bytes(content)
+    file = Watched(str(path))
+    found = codec(str(path), file.read(16, 0))
+    assert found is not None
+    file.reads.clear()
+    return Inflated(file, found), file
+
+
+def rest_of(cursor: Cursor, step: int = 10_000) -> bytes:
+    return b"".join(iter(lambda: cursor.read(step), b""))
+
+
+def gone_through(path: Path, content: bytes | None = None) -> tuple[Inflated, Watched]:
+    """Give the file after the first pass."""
+    inflated, file = opened(path, content)
+    rest_of(inflated.first_pass())
+    file.reads.clear()
+    return inflated, file
+
+
+# --- what comes out -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [777, 1 << 20])
+@pytest.mark.parametrize("compression", COMPRESSED)
+def test_a_file_inflates_to_what_was_compressed(path: Path, compression: str, step: int) -> None:
+    inflated, _ = opened(path, COMPRESSIONS[compression](CONTENT))
+    cursor = inflated.first_pass()
+    assert rest_of(cursor, step) == CONTENT
+    assert cursor.position == len(CONTENT)
+    assert cursor.read(1) == b""
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+def test_a_file_can_be_gone_into_anywhere(path: Path, compression: str, small_steps: None) -> None:
+    inflated, _ = gone_through(path, COMPRESSIONS[compression](CONTENT))
+    for position in (0, 1, 60_000, 59_999, 130_000, len(CONTENT) - 1, len(CONTENT), 4096, 5):
+        cursor = inflated.cursor(position)
+        assert cursor.position == position
+        assert cursor.read(500) == CONTENT[position : position + 500]
+        assert cursor.position == min(position + 500, len(CONTENT))
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+def test_an_empty_content_is_empty(path: Path, compression: str) -> None:
+    inflated, _ = opened(path, COMPRESSIONS[compression](b""))
+    assert inflated.first_pass().read(1) == b""
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_many_tiny_streams_are_one_content(path: Path, library: str) -> None:
+    compress = LIBRARIES[library]
+    pieces = [b"%d," % n for n in range(1000)]
+    content = b"".join(map(compress, pieces)) + compress(b"") * 3
+    inflated, _ = opened(path, content)
+    assert rest_of(inflated.first_pass()) == b"".join(pieces)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_is_left_out_has_been_read(path: Path, library: str) -> None:
+    inflated, _ = opened(path, LIBRARIES[library](CONTENT))
+    cursor = inflated.first_pass()
+    cursor.skip(0)
+    assert cursor.position == 0
+    cursor.skip(73_456)
+    assert (cursor.position, cursor.read(10)) == (73_456, CONTENT[73_456:73_466])
+    cursor.skip(1 << 60)
+    assert cursor.position == len(CONTENT)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("limit", [1, 100, 65_536])
+def test_no_more_is_given_at_once_than_was_asked_for(path: Path, library: str, limit: int) -> None:
+    content = bytes(60_000 if limit > 1 else 500)
+    inflated, _ = opened(path, LIBRARIES[library](content))
+    cursor = inflated.first_pass()
+    pieces = list(iter(lambda: cursor.some(limit), b""))
+    assert max(map(len, pieces)) <= limit
+    assert b"".join(pieces) == content
+
+
+# --- which compression --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("compression", "name"),
+    [(each, each.partition(" ")[0]) for each in COMPRESSED],
+)
+def test_a_compression_is_told_by_its_first_bytes(compression: str, name: str) -> None:
+    found = codec("/x.tar", COMPRESSIONS[compression](CONTENT)[:16])
+    assert found is not None
+    assert found.name == name
+
+
+@pytest.mark.parametrize("head", [b"", b"\x1f", b"\0" * 16, b"BZ", b"manifest.json", b"\xfd7zXY\0"])
+def test_anything_else_is_plain(head: bytes) -> None:
+    assert codec("/x.tar.gz", head) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [(archives.lz4_stored(b"x"), "lz4"), (b"\x1f\x9d\x90", "compress"), (b"LZIP\1", "lzip")],
+    ids=["E23-lz4", "compress", "lzip"],
+)
+def test_a_compression_that_is_not_read_is_named(head: bytes, name: str) -> None:
+    with refusing(UNSUPPORTED, "/x\\y.tar is compressed with", name, "gzip, zstd, bzip2 and xz"):
+        codec("/x\\y.tar", head)
+
+
+# --- what is not whole --------------------------------------------------------------------------
+
+BROKEN_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    **{
+        f"E21-truncated-{name}": (
+            lambda content, compress=compress: archives.truncated(compress(content)),
+            "it ends in the middle",
+        )
+        for name, compress in LIBRARIES.items()
+    },
+    "E21-checksum": (archives.gzip_bad_checksum, "incorrect data check"),
+    "E21-size": (archives.gzip_bad_size, "incorrect length check"),
+    "E21-garbage": (archives.gzip_then_garbage, "incorrect header check"),
+    "garbage after zeros": (
+        lambda content: archives.gzip_padded(content) + b"x",
+        "it ends in the middle",
+    ),
+    "half a second member": (
+        lambda content: archives.gzipped(content) + archives.gzipped(content)[:30],
+        "it ends in the middle",
+    ),
+    "another compression behind": (
+        lambda content: archives.gzipped(content) + archives.zstd_compressed(content),
+        "incorrect header check",
+    ),
+    "E22-window-of-256-MiB": (lambda content: archives.zstd_with_window(content, 28), ""),
+    "E22-window-of-2-GiB": (lambda content: archives.zstd_with_window(content, 31), ""),
+    "E22-dictionary": (archives.zstd_with_dictionary, "ictionary"),
+    "a skippable frame that ends": (
+        lambda content: archives.zstd_compressed(content) + archives.skippable_frame(b"xx")[:-1],
+        "it ends in the middle",
+    ),
+    "nothing but a magic": (lambda _: b"\x1f\x8b", "it ends in the middle"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_what_does_not_inflate_is_refused_with_its_place(path: Path, case: str) -> None:
+    make, words = BROKEN_FILES[case]
+    name = {b"\x1f": "gzip", b"\x28": "zstd", b"B": "bzip2", b"\xfd": "xz"}
+    content = make(CONTENT)
+    inflated, _ = opened(path, content)
+    with refusing(BROKEN, f"{path}: inflating {name[content[:1]]} at byte ", words) as raised:
+        rest_of(inflated.first_pass())
+    at = int(raised.value.message.partition(" at byte ")[2].partition(":")[0])
+    assert 0 <= at <= len(content)
+
+
+@pytest.mark.parametrize("library", ["gzip", "bzip2", "xz"])
+def test_damage_is_never_taken_for_content(path: Path, library: str) -> None:
+    whole = LIBRARIES[library](CONTENT[:15_000])
+    for at in range(20, len(whole) - 40, len(whole) // 40):
+        content = bytearray(whole)
+        content[at] ^= 0x10
+        inflated, _ = opened(path, bytes(content))
+        with refusing(BROKEN, f"inflating {library} at byte"):
+            rest_of(inflated.first_pass())
+
+
+def test_a_window_of_128_mib_is_within_the_limit_e22(path: Path) -> None:
+    inflated, _ = opened(path, archives.zstd_with_window(CONTENT, 27))
+    assert rest_of(inflated.first_pass()) == CONTENT
+
+
+def test_xz_that_wants_too_much_memory_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inflate, "_MAX_MEMORY", 1 << 20)  # and it wants eight times as much
+    inflated, _ = opened(path, lzma.compress(CONTENT))
+    with refusing(BROKEN, "Memory usage limit exceeded"):
+        rest_of(inflated.first_pass())
+
+
+# --- bombs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_bomb_is_refused_e24(path: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflate, "_SUSPECT_SIZE", 3 << 20)
+    inflated, _ = opened(path, LIBRARIES[library](bytes(8 << 20)))
+    cursor = inflated.first_pass()
+    with refusing(TOO_LARGE, str(path), "inflate to more than 250 times as many"):
+        rest_of(cursor)
+    assert 3 << 20 < cursor.position <= 4 << 20
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_compresses_well_is_no_bomb(
+    path: Path, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inflated, _ = opened(path, LIBRARIES[library](bytes(2 << 20)))
+    assert rest_of(inflated.first_pass()) == bytes(2 << 20)
+    monkeypatch.setattr(inflate, "_SUSPECT_SIZE", 0)
+    inflated, _ = opened(path, LIBRARIES[library](CONTENT))
+    assert rest_of(inflated.first_pass()) == CONTENT
+
+
+def test_a_real_bomb_is_refused_and_never_held_e24(path: Path) -> None:
+    piece = archives.zstd_compressed(bytes(64 << 20))
+    inflated, _ = opened(path, piece * 20)  # 1.3 GB of zeros in 40 KB
+    cursor = inflated.first_pass()
+    tracemalloc.start()
+    try:
+        with refusing(TOO_LARGE, "which no image does"):
+            cursor.skip(1 << 60)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert 1 << 30 <= cursor.position < (1 << 30) + (2 << 20)
+
+
+# --- places to go on from -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["gzip", "gzip with flushes", *STREAMS])
+def test_inflating_is_taken_up_near_the_wanted_place(
+    path: Path, compression: str, small_steps: None
+) -> None:
+    content = COMPRESSIONS[compression](CONTENT)
+    inflated, file = gone_through(path, content)
+    position = len(CONTENT) * 9 // 10
+    cursor = inflated.cursor(position)
+    assert cursor.read(100) == CONTENT[position : position + 100]
+    is_gzip = compression.startswith("gzip")
+    assert file.reads[0][0] >= len(content) * (0.85 if is_gzip else 0.6)
+    assert sum(count for _, count in file.reads) < len(content) * (0.1 if is_gzip else 0.4)
+
+
+def test_places_become_rarer_as_there_are_more_of_them(
+    path: Path, small_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inflate, "_MAX_POINTS", 8)
+    inflated, _ = opened(path, archives.gzipped(CONTENT))
+    cursor, most = inflated.first_pass(), 0
+    while cursor.some(1000):
+        most = max(most, len(inflated._points))
+    assert 4 <= most <= 8
+    positions = [point.position for point in inflated._points]
+    assert positions[0] == 0
+    assert positions == sorted(set(positions))
+    gaps = [later - earlier for earlier, later in zip(positions, positions[1:], strict=False)]
+    assert min(gaps) >= len(CONTENT) / 8 / 4  # they are spread, not crowded at one end
+    for position in (*positions, len(CONTENT) // 2):
+        assert inflated.cursor(position).read(10) == CONTENT[position : position + 10]
+
+
+def test_the_memory_of_places_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflate, "_SPACING", 1)
+    monkeypatch.setattr(inflate, "_MAX_POINTS", 16)
+    inflated, _ = opened(path, b"".join(map(archives.gzipped, [b"x" * 500] * 5000)))
+    rest_of(inflated.first_pass(), 100)
+    assert 8 <= len(inflated._points) <= 16
+
+
+def test_only_the_first_pass_notes_places(path: Path, small_steps: None) -> None:
+    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
+    before = list(inflated._points)
+    assert len(before) > 20
+    rest_of(inflated.cursor(0))
+    rest_of(inflated.cursor(60_000))
+    assert inflated._points == before
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_who_reads_in_order_goes_on_where_the_last_one_was(path: Path, library: str) -> None:
+    inflated, file = gone_through(path, LIBRARIES[library](CONTENT))
+    first = inflated.cursor(0)
+    first.read(60_000)
+    inflated.keep(first)
+    file.reads.clear()
+    second = inflated.cursor(60_000)
+    assert file.reads == []
+    assert rest_of(second) == CONTENT[60_000:]
+
+
+def test_a_cursor_is_not_taken_back_in_the_file(path: Path) -> None:
+    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
+    ahead = inflated.cursor(120_000)
+    inflated.keep(ahead)
+    behind = inflated.cursor(60_000)
+    assert behind is not ahead
+    assert behind.read(10) == CONTENT[60_000:60_010]
+    assert inflated.cursor(120_005).read(10) == CONTENT[120_005:120_015]
+
+
+def test_a_place_beats_a_cursor_that_is_farther_away(path: Path, small_steps: None) -> None:
+    inflated, file = gone_through(path, archives.gzipped(CONTENT))
+    inflated.keep(inflated.cursor(10))
+    file.reads.clear()
+    assert inflated.cursor(120_000).read(10) == CONTENT[120_000:120_010]
+    assert file.reads[0][0] > 50_000
+
+
+def test_a_cursor_that_is_in_use_is_nobody_elses(path: Path) -> None:
+    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
+    inflated.keep(inflated.cursor(1000))
+    one, other = inflated.cursor(1000), inflated.cursor(1000)
+    for at in range(1000, 120_000, 10_000):
+        for cursor in (one, other):
+            assert cursor.read(10_000) == CONTENT[at : at + 10_000]
+
+
+def test_few_cursors_are_kept(path: Path) -> None:
+    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
+    cursors = [inflated.cursor(position) for position in range(0, 60_000, 10_000)]
+    for cursor in cursors:
+        inflated.keep(cursor)
+    assert len(inflated._idle) <= 2
+
+
+@contextmanager
+def often_interrupted() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_readers_in_several_threads_do_not_disturb_each_other(path: Path) -> None:
+    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
+    troubles: list[str] = []
+
+    def read(seed: int) -> None:
+        chance = random.Random(seed)
+        try:
+            for _ in range(500):
+                position = chance.randrange(3000)
+                cursor = inflated.cursor(position)
+                if cursor.read(100) != CONTENT[position : position + 100]:
+                    troubles.append(f"other bytes at {position}")
+                inflated.keep(cursor)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is to be shown)
+            troubles.append(repr(error))
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    with often_interrupted():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert troubles == []
+
+
+# --- files that change --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_file_that_is_truncated_meanwhile_is_worth_another_try_e46(
+    path: Path, library: str
+) -> None:
+    inflated, _ = gone_through(path, LIBRARIES[library](CONTENT))
+    cursor = inflated.cursor(0)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 10)
+    with refusing(CHANGED, f"{path} has been changed"):
+        rest_of(cursor)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_file_that_is_overwritten_meanwhile_is_worth_another_try_e46(
+    path: Path, library: str
+) -> None:
+    inflated, _ = gone_through(path, LIBRARIES[library](CONTENT))
+    size = path.stat().st_size
+    cursor = inflated.cursor(0)
+    path.write_bytes(random.Random(0).randbytes(size + 1))
+    with refusing(CHANGED, "start again"):
+        rest_of(cursor)

@@ -1,0 +1,408 @@
+"""Several endpoints for one thing: rounds, pauses, retries, and what one error says of all."""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from images import OCI_LAYER, OCI_MANIFEST, digest_of
+from registries import (
+    BASE,
+    BLOB,
+    BUSY,
+    FOUND,
+    FOUND_BLOB,
+    GONE,
+    LAYER,
+    MANIFEST,
+    MIRROR,
+    OTHER,
+    PLACES,
+    WHERE,
+    blob,
+    described,
+    manifest,
+    place,
+    read_blob,
+    registry,
+    token,
+    unauthorized,
+)
+from wires import (
+    END,
+    SILENCE,
+    Step,
+    answer,
+    asked,
+    elapsing,
+    head,
+    refused,
+    virtual_time,
+)
+
+from imgproxy import verify
+from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.spec import distribution
+from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+
+if TYPE_CHECKING:
+    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.transports.registry import Registry
+
+BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
+UNAVAILABLE = (503, "UNAVAILABLE", True)
+WRONG_DIGEST = (422, "DIGEST_INVALID", False)
+
+
+RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+# --- rounds -------------------------------------------------------------------------------------
+
+
+PASSED_OVER: dict[str, tuple[Step, ...]] = {
+    "404": (GONE,),
+    "403": (answer(403),),
+    "401": (unauthorized(None),),
+    "500": (answer(500),),
+    "429": (answer(429, retry_after="60"),),
+    "a reset": (RESET,),
+    "the end": (END,),
+    "half a head": (FOUND[:20], END),
+    "half a body": (FOUND[:-5], END),
+    "garbage": (b"SSH-2.0\r\n\r\n",),
+    "encoded": (answer(body=MANIFEST, content_encoding="gzip"),),
+    "too large": (head(200, content_length=str(MAX_DOCUMENT_SIZE + 1)),),
+    "a digest that is none": (answer(body=MANIFEST, docker_content_digest="x"),),
+    "a redirect to nowhere": (answer(307, location="ftp://x"),),
+    "a circle": (),
+}
+
+
+@pytest.mark.parametrize("fault", PASSED_OVER)
+@virtual_time
+async def test_an_endpoint_that_fails_is_passed_over_at_once(fault: str) -> None:
+    steps = PASSED_OVER[fault]
+    bad = [manifest(MIRROR, *steps)]
+    if fault == "a circle":
+        circle = answer(307, location=f"{MIRROR}/manifests/1")
+        bad = [manifest(MIRROR, circle)] * (distribution.MAX_REDIRECTS + 1)
+    async with registry(*bad, manifest(OTHER, FOUND), places=PLACES) as (source, _):
+        with elapsing(0):
+            document = await source.root()
+        assert document.raw == MANIFEST
+        assert document.name.endswith(": manifest 1 from other.test/acme/os")
+
+
+@pytest.mark.parametrize("fault", [SILENCE, ConnectionRefusedError(111, "Connection refused")])
+@virtual_time
+async def test_an_endpoint_that_cannot_be_dialled_is_passed_over(fault: float | Exception) -> None:
+    async with registry(
+        manifest(OTHER, FOUND), places=PLACES, unreachable={"https://mirror": fault}
+    ) as (source, script):
+        with elapsing(30 if fault is SILENCE else 0):
+            await source.root()
+        assert script.dialled == ["https://mirror.test", "https://other.test"]
+
+
+@virtual_time
+async def test_who_was_busy_is_asked_last_the_next_time() -> None:
+    exchanges = [
+        manifest(MIRROR, BUSY),
+        manifest(OTHER, GONE),
+        asked(WHERE, FOUND),
+        blob(OTHER, FOUND_BLOB),
+    ]
+    async with registry(*exchanges, places=PLACES) as (source, _):
+        await source.root()
+        assert await read_blob(source) == LAYER
+
+
+@virtual_time
+async def test_rounds_have_pauses_that_double_and_end_with_the_retries() -> None:
+    """And who cannot do better is asked but once."""
+    exchanges = [manifest(MIRROR, BUSY), manifest(OTHER, answer(403)), asked(WHERE, BUSY)]
+    for _ in range(3):
+        exchanges += [manifest(MIRROR, BUSY), asked(WHERE, BUSY)]
+    async with registry(*exchanges, places=PLACES, retries=3) as (source, _):
+        with elapsing(1 + 2 + 4), pytest.raises(Failure) as raised:
+            await source.root()
+    assert refused(raised.value) == UNAVAILABLE
+
+
+@virtual_time
+async def test_a_round_that_goes_well_is_the_last() -> None:
+    exchanges = [asked(WHERE, BUSY), asked(WHERE, BUSY), asked(WHERE, FOUND)]
+    async with registry(*exchanges, retries=5) as (source, _):
+        with elapsing(1 + 2):
+            assert (await source.root()).raw == MANIFEST
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 416, 418, 501, 505])
+@virtual_time
+async def test_what_cannot_succeed_is_not_tried_again(status: int) -> None:
+    async with registry(asked(WHERE, answer(status)), retries=5) as (source, _):
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await source.root()
+    assert not raised.value.retryable
+
+
+AGAIN: dict[str, tuple[list[Any], float]] = {
+    "manifest": ([asked(WHERE, BUSY)], 1.0),
+    "manifest that is cut": ([asked(WHERE, FOUND[:-1], END)], 1.0),
+    "manifest that stalls": ([asked(WHERE, FOUND[:-1], SILENCE)], 61.0),
+    "head that stalls": ([asked(WHERE, SILENCE)], 61.0),
+    "token": (
+        [
+            asked(WHERE, unauthorized('Bearer realm="https://t.test/"')),
+            asked("https://t.test/?scope=repository%3Aacme%2Fos%3Apull", BUSY),
+        ],
+        1.0,
+    ),
+    "token that is cut": (
+        [
+            asked(WHERE, unauthorized('Bearer realm="https://t.test/"')),
+            asked("https://t.test/?scope=repository%3Aacme%2Fos%3Apull", token("t")[:-1], END),
+        ],
+        1.0,
+    ),
+    "redirect's end": (
+        [
+            asked(WHERE, answer(307, location="https://cdn.test/x")),
+            asked("https://cdn.test/x", answer(502)),
+        ],
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", AGAIN)
+@virtual_time
+async def test_what_may_pass_is_tried_again(what: str) -> None:
+    failing, seconds = AGAIN[what]
+    async with registry(*failing, asked(WHERE, FOUND), retries=1) as (source, _):
+        with elapsing(seconds):
+            assert (await source.root()).raw == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("0", 1), ("7", 8), ("59", 60), ("86400", 60), ("soon", 1)]
+)
+@virtual_time
+async def test_a_registry_says_how_long_the_pause_is(said: str, seconds: float) -> None:
+    late = answer(429, retry_after=said)
+    async with registry(asked(WHERE, late), asked(WHERE, FOUND), retries=1) as (source, _):
+        with elapsing(seconds):
+            await source.root()
+
+
+@virtual_time
+async def test_of_several_the_shortest_pause_counts() -> None:
+    exchanges = [
+        manifest(MIRROR, answer(429, retry_after="40")),
+        manifest(OTHER, answer(503, retry_after="5")),
+        asked(WHERE, GONE.replace(b"404", b"403")),
+        manifest(MIRROR, FOUND),
+    ]
+    async with registry(*exchanges, places=PLACES, retries=1) as (source, _):
+        with elapsing(6):
+            await source.root()
+
+
+@virtual_time
+async def test_what_the_primary_does_not_have_is_not_waited_for() -> None:
+    exchanges = [manifest(MIRROR, BUSY), manifest(OTHER, GONE), asked(WHERE, GONE)]
+    async with registry(*exchanges, places=PLACES, retries=5) as (source, _):
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await source.root()
+    assert refused(raised.value) == (404, "MANIFEST_UNKNOWN", False)
+
+
+@virtual_time
+async def test_a_blob_that_a_mirror_may_have_is_waited_for() -> None:
+    """The origin may be gone, or deny it, and the cache be warm."""
+    exchanges = [
+        blob(MIRROR, BUSY),
+        blob(OTHER, GONE),
+        asked(BLOB, GONE),
+        blob(MIRROR, FOUND_BLOB),
+    ]
+    async with registry(*exchanges, places=PLACES, retries=5) as (source, _):
+        with elapsing(1):
+            assert await read_blob(source) == LAYER
+
+
+@virtual_time
+async def test_conversations_that_end_while_pausing_leave_nothing_behind() -> None:
+    async with registry(asked(WHERE, BUSY), retries=5) as (source, script):
+        with trio.move_on_after(0.5) as scope:
+            await source.root()
+        assert scope.cancelled_caught
+        assert len(script.wires) == 1
+
+
+# --- what one error says of all -----------------------------------------------------------------
+
+
+@virtual_time
+async def test_an_error_lists_every_endpoint_with_its_own_cause() -> None:
+    exchanges = [manifest(MIRROR, RESET), manifest(OTHER, answer(403)), asked(WHERE, GONE)]
+    async with registry(*exchanges, places=PLACES) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+    failure = raised.value
+    assert refused(failure) == (404, "MANIFEST_UNKNOWN", False)
+    assert failure.message.startswith(
+        "docker://registry.test/acme/os:1: none of 3 endpoints could serve it: "
+        f"[mirror.test/cache/os] GET {MIRROR}/manifests/1: "
+    )
+    assert f"; [other.test/acme/os] manifest 1: GET {OTHER}/manifests/1: 403" in failure.message
+    assert failure.message.endswith(f"; [registry.test/acme/os] manifest 1: GET {WHERE}: 404")
+    listed = failure.detail["endpoints"]
+    assert [(each["endpoint"], each["code"], each["retryable"]) for each in listed] == [
+        ("mirror.test/cache/os", "UNREACHABLE", True),
+        ("other.test/acme/os", "DENIED", False),
+        ("registry.test/acme/os", "MANIFEST_UNKNOWN", False),
+    ]
+    assert all(each["message"] in failure.message for each in listed)
+
+
+@virtual_time
+async def test_with_one_endpoint_its_error_is_the_error() -> None:
+    async with registry(asked(WHERE, GONE)) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+    assert raised.value.message == f"manifest 1: GET {WHERE}: 404"
+    assert "endpoints" not in raised.value.detail
+
+
+BLOCKED = "registry.test/acme/os:1: the registry registry.test is blocked by [[registry]][0]"
+
+
+@virtual_time
+async def test_a_blocked_endpoint_is_listed_and_never_asked() -> None:
+    places = [*PLACES[:2], place(refusal=BLOCKED)]
+    exchanges = [manifest(MIRROR, GONE), manifest(OTHER, BUSY)]
+    async with registry(*exchanges, places=places) as (source, script):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+        assert script.dialled == ["https://mirror.test", "https://other.test"]
+    # What can be said is what those said that were asked.
+    assert refused(raised.value) == UNAVAILABLE
+    assert f"[registry.test/acme/os] {BLOCKED}" in raised.value.message
+
+
+@virtual_time
+async def test_where_all_are_blocked_it_is_denied() -> None:
+    async with registry(places=[place(refusal=BLOCKED)], retries=5) as (source, _):
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await source.root()
+    assert refused(raised.value) == (403, "DENIED", False)
+    assert raised.value.message == BLOCKED
+
+
+@virtual_time
+async def test_a_mirror_of_a_blocked_registry_serves() -> None:
+    places = [PLACES[0], place(refusal=BLOCKED)]
+    async with registry(manifest(MIRROR, FOUND), places=places) as (source, _):
+        assert (await source.root()).raw == MANIFEST
+
+
+@virtual_time
+async def test_what_is_wrong_on_this_host_is_not_passed_over() -> None:
+    unreachable: dict[str, float | Exception] = {
+        "https://mirror": ConfigurationError("a broken file")
+    }
+    async with registry(places=PLACES, retries=5, unreachable=unreachable) as (source, script):
+        with elapsing(0), pytest.raises(ConfigurationError):
+            await source.root()
+        assert script.dialled == ["https://mirror.test"]
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+@virtual_time
+async def test_what_is_wrong_on_this_host_is_no_reason_for_plain_http(scheme: str) -> None:
+    unreachable: dict[str, float | Exception] = {
+        f"{scheme}://registry": ConfigurationError("a broken file"),
+        "https://registry.test": RESET if scheme == "http" else ConfigurationError("a broken file"),
+    }
+    places = [place(insecure=True)]
+    async with registry(places=places, retries=5, unreachable=unreachable) as (source, _):
+        with elapsing(0), pytest.raises(ConfigurationError):
+            await source.root()
+
+
+# --- wrong bytes --------------------------------------------------------------------------------
+
+WRONG = MANIFEST.replace(b"2", b"3")
+
+
+async def opened(source: Registry, descriptor: Descriptor) -> bytes:
+    """Give a blob as verified."""
+    found = await verify.open_blob(descriptor, partial(source.blob, descriptor))
+    content = b""
+    while piece := await found.read():
+        content += piece
+    found.close()
+    return content
+
+
+@virtual_time
+async def test_an_endpoint_with_wrong_bytes_is_not_asked_again_for_the_same() -> None:
+    lie = answer(body=LAYER[::-1])
+    exchanges = [
+        blob(MIRROR, lie),
+        blob(OTHER, FOUND_BLOB),
+        blob(OTHER, FOUND_BLOB),
+        manifest(MIRROR, FOUND),  # for anything else it may be good
+    ]
+    async with registry(*exchanges, places=PLACES) as (source, _):
+        for _ in range(2):
+            assert await opened(source, described(LAYER, OCI_LAYER)) == LAYER
+        await source.root()
+
+
+@virtual_time
+async def test_where_all_lie_each_is_named() -> None:
+    lies = [blob(base, answer(body=LAYER[::-1])) for base in (MIRROR, OTHER, BASE)]
+    async with registry(*lies, places=PLACES, retries=5) as (source, _):
+        for _ in range(2):
+            with elapsing(0), pytest.raises(Failure) as raised:
+                await opened(source, described(LAYER, OCI_LAYER))
+            assert refused(raised.value) == WRONG_DIGEST
+            for name in ("mirror.test/cache/os", "other.test/acme/os", "registry.test/acme/os"):
+                assert f"[{name}] docker://registry.test/acme/os:1: blob " in raised.value.message
+                assert f" from {name}: its bytes do not have the digest" in raised.value.message
+
+
+@pytest.mark.parametrize("lie", [b"<html>", WRONG, MANIFEST[:-1], MANIFEST + b" "])
+@virtual_time
+async def test_a_manifest_by_digest_with_wrong_bytes_is_had_elsewhere(lie: bytes) -> None:
+    raw = (
+        b'{"schemaVersion":2,"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json"}'
+    )
+    where = f"/manifests/{digest_of(raw)}"
+    exchanges = [
+        asked(f"{MIRROR}{where}", answer(body=lie)),
+        asked(f"{OTHER}{where}", answer(body=raw, content_type=OCI_MANIFEST)),
+    ]
+    reference = f"registry.test/acme/os@{digest_of(raw)}"
+    async with registry(*exchanges, places=PLACES, reference=reference) as (source, _):
+        kind = "application/vnd.oci.image.index.v1+json"
+        document = await verify.document(partial(source.document, described(raw, kind)))
+        assert document.raw == raw
+
+
+PORTAL = answer(body=b"<html>log in</html>", content_type="text/html")
+
+
+@virtual_time
+async def test_a_page_in_place_of_a_manifest_is_passed_over() -> None:
+    raw = b'{"schemaVersion":2,"manifests":[]}'
+    kind = "application/vnd.oci.image.index.v1+json"
+    exchanges = [manifest(MIRROR, PORTAL), manifest(OTHER, answer(body=raw, content_type=kind))]
+    async with registry(*exchanges, places=PLACES) as (source, _):
+        assert (await verify.document(source.root)).raw == raw
