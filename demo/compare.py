@@ -1,13 +1,15 @@
 """Read archives with skopeo and with imgproxy, and print what each makes of them.
 
 Each archive is made here of the image in sample.py, as some program writes it, or as somebody with
-bad intentions might. `copied` and `served` mean that the program was content.
+bad intentions might. `copied` and `served` mean that the program was content; where there is an
+image for arm64 as well, the one for amd64 was meant, or stands first.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -168,7 +170,9 @@ def skopeo(image: str, directory: Path, stdin: bytes) -> str:
     except subprocess.TimeoutExpired:
         return "waits for ever"
     if result.returncode == 0:
-        return "copied"
+        config = json.loads((directory / "manifest.json").read_bytes())["config"]
+        content = (directory / config["digest"].removeprefix("sha256:")).read_bytes()
+        return f"copied, {json.loads(content)['architecture']}"
     said = result.stderr.decode().rpartition('msg="')[2].strip().rstrip('"')
     return said.replace('\\"', '"')
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # `typing` would take as long as all else that --version needs
 if TYPE_CHECKING:
     from imgproxy.cli import Options
 
@@ -61,6 +60,8 @@ def _run(options: Options) -> int:
     handed = activation.classify(fds) if fds else activation.classify_standard_streams()
     activation.check_source(options.image, fds or [activation.STDIN, activation.STDOUT])
     reporter = system.Reporter(quiet=options.quiet or handed.shares_stderr, debug=options.debug)
+
+    from functools import partial
 
     import trio
 

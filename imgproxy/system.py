@@ -11,10 +11,10 @@ import re
 import select
 import stat
 import sys
-from typing import TYPE_CHECKING
 
 from imgproxy.errors import ConfigurationError, UsageError, clean
 
+TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage error
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from typing import IO

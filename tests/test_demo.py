@@ -10,8 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import skopeo
 from images import Layout
 from parent import COMMAND, INSECURE, LIMIT, ROOT, environment
+from servers import skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +24,9 @@ SMALL = b"a small layer"
 
 # Changes with demo/sample.py, and with nothing else: neither clock nor version of Python.
 SAMPLE_INDEX = "sha256:4b1e350c65b9159b0686e50fc28018947e166ba4af23e9cd20d6188f41aa0af1"
+
+# And this one never again: it is that of a manifest that is made.
+SAMPLE_MANIFEST = "sha256:1570da2314aae908237c0e9b5e5a39feba3317869467bb35a928db5242c6e604"
 
 Run = subprocess.CompletedProcess[str]
 
@@ -43,13 +48,13 @@ def run(tmp_path: Path) -> Callable[..., Run]:
     home = tmp_path / "home"
     path = f"{program.parent}:{environment()['PATH']}"
 
-    def run(arguments: Sequence[str | Path]) -> Run:
+    def run(arguments: Sequence[str | Path], limit: float = LIMIT) -> Run:
         return subprocess.run(
             arguments,
             env=environment(PATH=path, HOME=str(home)),
             capture_output=True,
             text=True,
-            timeout=LIMIT,
+            timeout=limit,
             check=False,
         )
 
@@ -173,6 +178,48 @@ def test_the_sample_image_is_the_same_everywhere(run: Callable[..., Run], tmp_pa
     assert [image["platform"]["architecture"] for image in images] == ["amd64", "arm64"]
     layers = _json(layout.file(images[0]["digest"]))["layers"]
     assert max(layer["size"] for layer in layers) > 1 << 20
+
+
+def test_the_sample_archive_stands_in_for_a_registry(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    """With the layers of the layout, as none of them is compressed."""
+    archive = tmp_path / "sample-1.tar.gz"
+    run([sys.executable, ROOT / "demo/sample.py", tmp_path / "image", archive])
+    options = [INSECURE, "--platform=linux/amd64"]
+    sideload = ["--offline", f"--sideload={tmp_path}/<basename>-<ref>.tar.gz"]
+    listed = [
+        run([sys.executable, ROOT / "demo/parent.py", image, "--", *options, *more])
+        for image, more in [
+            (f"oci:{tmp_path}/image", []),
+            (f"docker.io/acme/sample:1@{SAMPLE_MANIFEST}", sideload),
+        ]
+    ]
+    assert [result.returncode for result in listed] == [0, 0]
+    (_, *layout), (first, *sideloaded) = (result.stdout.splitlines() for result in listed)
+    assert first.split() == ["manifest", SAMPLE_MANIFEST]
+    assert sideloaded == layout
+
+
+def test_what_is_said_of_archives_and_skopeo_is_so(run: Callable[..., Run]) -> None:
+    """All of the table in the README, and nothing else."""
+    if skopeo.version() != (1, 9):
+        skip("skopeo is not of version 1.9, of which the README speaks")
+    result = run([sys.executable, ROOT / "demo/compare.py"], limit=120)
+    assert (result.returncode, result.stderr) == (0, "")
+    said = re.findall(
+        r"^(\S.*)\n   skopeo:   (.*)\n   imgproxy: (.*)$", result.stdout, re.MULTILINE
+    )
+    readme = (ROOT / "README.md").read_text()
+    _, _, table = readme.partition("| archive | skopeo 1.9.3 | imgproxy |\n|---|---|---|\n")
+    rows = [row.split(" | ") for row in table.partition("\n\n")[0].splitlines()]
+    claims = {title.removeprefix("| "): (theirs, ours) for title, theirs, ours in rows}
+    assert claims.keys() == {title for title, _, _ in said}
+    for title, theirs, ours in said:
+        for claim, words in zip(claims[title], (theirs, ours), strict=True):
+            (quoted,) = re.findall(r"`([^`]+)`", claim)
+            assert quoted in words, title
+    assert {ours for _, _, ours in said} & {"served"}
 
 
 def _json(file: Path) -> Any:  # noqa: ANN401  (JSON is any)

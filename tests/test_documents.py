@@ -13,12 +13,17 @@ import pytest
 from parent import COMMAND, LIMIT, ROOT, environment
 from servers import require
 
-from imgproxy import __version__, errors
+from imgproxy import __version__, errors, system
 from imgproxy.config import endpoints, registries, search
 from imgproxy.errors import Failure
 from imgproxy.spec import digest as digests
-from imgproxy.spec import proxy, url
+from imgproxy.spec import docker_archive, pattern, proxy, tar, url
+from imgproxy.spec import manifest as manifests
+from imgproxy.spec import media_type as types
 from imgproxy.spec import reference as references
+from imgproxy.spec.manifest import Descriptor
+from imgproxy.transports import archive, choices, foreign, inflate
+from imgproxy.transports.choices import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -236,10 +241,22 @@ def test_the_man_page_has_the_variables_of_the_program() -> None:
     assert in_man == read | {"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 
 
-def test_the_man_page_has_the_files_of_the_program_and_no_others() -> None:
+def test_the_man_page_has_the_files_of_the_program_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     in_man = [path for paragraph in _files() for path in paragraph]
     assert len(in_man) == len(set(in_man))
-    assert set(in_man) == _every_path()
+    assert set(in_man) == _every_path() | set(_spools(monkeypatch))
+
+
+def _spools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give the directories for what comes through a pipe."""
+    asked: list[str] = []
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: asked.append(dir))  # noqa: A006
+    for value in ("$TMPDIR", ""):
+        monkeypatch.setenv("TMPDIR", value)
+        system.temporary_file()
+    return asked
 
 
 @pytest.mark.parametrize("uid", [0, _USER])
@@ -279,6 +296,100 @@ def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
         found = endpoints.find(references.parse_reference(image), file.registries)
         assert [str(each.reference) for each in found] == asked
         assert not any(each.refusal for each in found)
+
+
+def test_sideloaded_images_are_looked_for_as_the_readme_says() -> None:
+    _, _, rows = README.partition("| pattern | image | looked for at |\n|---|---|---|\n")
+    digest = str(digests.compute(b""))
+    claims = [
+        [name.replace("DIGEST", digest) for name in re.findall(r"`([^`]+)`", row)]
+        for row in rows.partition("\n\n")[0].splitlines()
+    ]
+    assert len(claims) == 3
+    for text, image, *paths in claims:
+        assert pattern.parse(text).paths(references.parse_reference(image)) == paths
+
+
+@pytest.mark.parametrize("text", [README, PLAIN])
+def test_patterns_in_examples_are_patterns(text: str) -> None:
+    found = re.findall(r"--sideload '([^']+)'", text)
+    assert len(found) >= 2
+    for each in found:
+        pattern.parse(each)
+
+
+def test_the_man_page_has_the_placeholders_of_patterns() -> None:
+    assert set(re.findall(r"<(\w+)>", section("SIDELOADING"))) == set(pattern._KNOWN)
+
+
+def test_the_transports_are_those_of_the_program() -> None:
+    _, _, rows = README.partition("| IMAGE | |\n|---|---|\n")
+    in_readme = set(re.findall(r"`([a-z-]+):", rows.partition("\n\n")[0])) - {"busybox"}
+    tags = re.findall(r"^\.T[PQ]\n\.BI ([a-z-]+):", section("IMAGES"), re.MULTILINE)
+    assert in_readme == set(tags) == {"docker", *references._LOCAL}
+
+
+def test_the_compressions_are_those_of_the_program() -> None:
+    names = {codec.name for codec in inflate._CODECS.values()}
+    assert names == {"gzip", "zstd", "bzip2", "xz"}
+    for text in (README, section("ARCHIVES"), CHANGELOG):
+        assert re.search(r"with\sgzip,\szstd,\sbzip2\sor\sxz\b", text)
+    (unread,) = re.findall(r"other compressions \(([a-z0-9, ]+)\)", section("ARCHIVES"))
+    assert unread.split(", ") == list(inflate._UNREAD.values())
+
+
+def test_the_limits_are_those_of_the_program() -> None:
+    mib = 1024 * 1024
+    in_man = " ".join(section("ARCHIVES").split())
+    for words in (
+        f"more than {tar.MAX_MEMBERS:,} members",
+        f"extended headers of more than {tar.MAX_EXTENSION // mib} MiB",
+        f"more than {inflate._MAX_MEMORY // mib} MiB of memory",
+        f"zstd --long={inflate._WINDOW_LOG}",
+        f"more than {inflate._SUSPECT_SIZE // mib // 1024} GiB has come out",
+        f"more than {inflate._MAX_RATIO} times what went in",
+        f"a manifest of more than {manifests.MAX_DOCUMENT_SIZE // mib} MiB",
+        f"for gzip {inflate._SPACING // mib} MiB apart (or more, {inflate._MAX_POINTS} at most)",
+    ):
+        assert words in in_man
+    for name in archive._CONTROL:
+        assert f"{name}" in in_man
+    assert foreign._MAX_URLS == 8
+    assert "those of http and https, eight at most" in " ".join(section("REGISTRIES").split())
+
+
+def test_a_made_manifest_has_the_form_in_the_man_page() -> None:
+    described = Descriptor(types.OCI_LAYER, digests.compute(b""), 0)
+    made = docker_archive.make_manifest(described, [described, described]).decode()
+    form = re.escape(re.search(r"^\{.*\}$", section("ARCHIVES"), re.MULTILINE)[0])  # type: ignore[index]
+    form = form.replace("TYPE", f'"{re.escape(types.OCI_MANIFEST)}"').replace(
+        r"\.\.\.", "DESCRIPTOR"
+    )
+    form = form.replace("DESCRIPTOR", r'\{"mediaType":"[^"]+","digest":"[^"]+","size":0\}')
+    assert re.fullmatch(form, made)
+    suffixes = set(docker_archive._COMPRESSIONS.values())
+    assert set(re.findall(r"^\.BR? (\+[a-z0-9]+)", section("ARCHIVES"), re.MULTILINE)) == suffixes
+
+
+def test_the_man_page_has_the_members_of_a_choice() -> None:
+    (choice,) = choices.detail([Choice(0, (), None)])
+    _, _, text = section("ERRORS").partition(".B choices\n(each with\n")
+    assert set(re.findall(r"^\.BR? (\w+)", text.partition("null")[0], re.MULTILINE)) == set(choice)
+
+
+def test_the_man_page_has_the_fields_of_a_manifest() -> None:
+    server = ast.parse((ROOT / "imgproxy/server.py").read_text())
+    (function,) = (
+        node
+        for node in ast.walk(server)
+        if isinstance(node, ast.FunctionDef) and node.name == "_manifest_fields"
+    )
+    pairs = [node.elts[0] for node in ast.walk(function) if isinstance(node, ast.Tuple)]
+    fields = {node.value for node in pairs if isinstance(node, ast.Constant)}
+    _, _, text = section("PROTOCOL").partition("\n.RS\n")
+    tags = re.findall(r"^\.TP\n\.B (.*)", text.partition("\n.RE\n")[0], re.MULTILINE)
+    assert set(tags) == fields
+    assert "Artifact-Type" in fields
 
 
 def test_the_readme_names_options_of_the_program_alone() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from archives import (
     COMPRESSIONS,
     Member,
@@ -43,8 +44,10 @@ from imgproxy.transports import archive, inflate, tree
 from imgproxy.transports.archive import Archive, open_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from imgproxy.files import Content
 
 # Larger than what is kept while an archive is gone through, and of a size that fits no block.
 LARGE = bytes(range(256)) * 1200 + b"the end"
@@ -468,7 +471,7 @@ async def test_an_archive_that_is_deleted_is_what_it_was(
     tree.close()
 
 
-@pytest.mark.parametrize("compression", ["plain", "gzip in members", "zstd in frames", "xz"])
+@pytest.mark.parametrize("compression", ["plain", "gzip in members", "zstd in frames"])
 @real_time
 async def test_a_member_that_is_cut_off_while_it_is_read_is_no_whole_one_e46(
     path: Path, compression: str
@@ -532,45 +535,98 @@ class Gate:
         self._may_go_on.set()
 
 
+async def read_until(gate: Gate, reader: Content, got: bytearray) -> None:
+    """Read until a thread stands at the gate, and be interrupted there."""
+    buffer = memoryview(bytearray(30_000))
+
+    async def read() -> None:
+        while count := await reader.receive_into(buffer):
+            got.extend(buffer[:count])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        gate.is_shut = True
+        assert await trio.to_thread.run_sync(gate.reached.wait, 10)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let little content have many places to go on from, and be inflated in many goes."""
+    monkeypatch.setattr(inflate, "_SPACING", 100_000)
+    monkeypatch.setattr(inflate, "_MAX_FEED", 4096)
+    monkeypatch.setattr(archive, "_AHEAD", 50_000)
+
+
+@pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("compress", [gzipped, gzip_members, zstd_compressed])
 @real_time
 async def test_who_is_interrupted_spoils_it_for_nobody(
     path: Path, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inflate, "_SPACING", 100_000)
-    content = os.urandom(2 << 20)
+    content = os.urandom(1 << 20)
     tree = await open_archive(save(path, Member("a", content), compress=compress))
-    gate = Gate(monkeypatch)
+    gate, got = Gate(monkeypatch), bytearray()
     reader = await tree.open("a", "a")
-    buffer = memoryview(bytearray(300_000))
-    taken = bytes(buffer[: await reader.receive_into(buffer)])
-    gate.is_shut = True
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader.receive_into, memoryview(bytearray(300_000)))
-        assert await trio.to_thread.run_sync(gate.reached.wait, 10)
-        nursery.cancel_scope.cancel()
+    await read_until(gate, reader, got)
     reader.close()
     gate.open()
     assert await content_of(tree, "a", 10_000) == content
-    assert content.startswith(taken)
+    assert content.startswith(got)
+    assert len(got) < len(content)
     tree.close()
 
 
+@pytest.mark.usefixtures("small_steps")
 @real_time
 async def test_who_is_interrupted_can_go_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = os.urandom(1 << 20)
     tree = await open_archive(save(path, Member("a", content), compress=gzipped))
-    gate = Gate(monkeypatch)
+    gate, got = Gate(monkeypatch), bytearray()
     reader = await tree.open("a", "a")
-    buffer = memoryview(bytearray(100_000))
-    got = bytes(buffer[: await reader.receive_into(buffer)])
-    gate.is_shut = True
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(reader.receive_into, memoryview(bytearray(100_000)))
-        assert await trio.to_thread.run_sync(gate.reached.wait, 10)
-        nursery.cancel_scope.cancel()
+    await read_until(gate, reader, got)
     gate.open()
-    assert got + await drained(reader) == content
+    assert bytes(got) + await drained(reader) == content
+    tree.close()
+
+
+@pytest.mark.usefixtures("small_steps")
+@real_time
+async def test_who_closes_in_the_middle_spoils_it_for_nobody(path: Path) -> None:
+    content = os.urandom(1 << 20)
+    tree = await open_archive(save(path, Member("a", content), compress=gzipped))
+    for size in range(0, 400_000, 40_000):
+        reader = await tree.open("a", "a")
+        buffer = memoryview(bytearray(size))
+        count = await reader.receive_into(buffer)
+        assert content.startswith(buffer[:count])
+        reader.close()
+    assert await content_of(tree, "a") == content
+    tree.close()
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("compress", [gzipped, zstd_frames])
+@real_time
+async def test_members_in_order_cost_one_pass(
+    path: Path, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [Member(f"{n}", os.urandom(300_000)) for n in range(5)]
+    tree = await open_archive(save(path, *members, compress=compress))
+    counts: list[int] = []
+    read = OpenFile.read
+
+    def count(file: OpenFile, size: int, offset: int) -> bytes:
+        content = read(file, size, offset)
+        counts.append(len(content))
+        return content
+
+    monkeypatch.setattr(OpenFile, "read", count)
+    for member in members:
+        assert await content_of(tree, member.name) == member.content
+    # What is fed and not used is read again.
+    assert sum(counts) < 1.2 * os.stat(path).st_size
     tree.close()
 
 
@@ -604,12 +660,16 @@ def piped(content: bytes) -> int:
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give the directory for temporary files, with nothing in it."""
     path = tmp_path / "temporary"
     path.mkdir()
     monkeypatch.setenv("TMPDIR", str(path))
-    return path
+    spools: dict[int, archive._Spool] = {}
+    monkeypatch.setattr(archive, "_spools", spools)
+    yield path
+    for spool in spools.values():
+        spool._file.close()
 
 
 @pytest.mark.parametrize("form", ["/dev/fd/{}", "/proc/self/fd/{}"])
@@ -620,27 +680,64 @@ async def test_what_comes_through_a_pipe_is_kept_without_a_name_e44(
 ) -> None:
     members = [Member("a", LARGE), Member("b", SMALL)]
     fd = piped(compress(pack(members)))
-    before = open_descriptors()
     tree = await open_archive(form.format(fd))
     assert tree.path == form.format(fd)
     assert os.listdir(temporary) == []
     for member in (*members, *reversed(members)):
         assert await content_of(tree, member.name) == member.content
     tree.close()
-    assert open_descriptors() == before
     os.close(fd)
 
 
 @real_time
-async def test_what_comes_through_a_pipe_and_is_no_archive_is_forgotten_e44(
-    temporary: Path,
-) -> None:
-    fd = piped(b"hello" * 1000)
+async def test_what_comes_through_a_pipe_is_read_once_and_opened_often_e44(temporary: Path) -> None:
+    fd = piped(pack([Member("a", LARGE)]))
+    first = await open_archive(f"/dev/fd/{fd}")
+    first.close()
     before = open_descriptors()
-    with refusing(UNSUPPORTED, f"/dev/fd/{fd} is no tar archive"):
-        await open_archive(f"/dev/fd/{fd}")
+    os.rmdir(temporary)
+    for _ in range(3):
+        tree = await open_archive(f"/dev/fd/{fd}")
+        assert await content_of(tree, "a") == LARGE
+        tree.close()
     assert open_descriptors() == before
-    assert os.listdir(temporary) == []
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("temporary")
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+@real_time
+async def test_what_has_come_through_a_pipe_is_not_lost_to_who_is_interrupted_e44(
+    pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = piped(pack([Member("a", LARGE)]))
+    read, left = os.read, pieces
+    scope = trio.CancelScope()
+
+    def interrupt(fd: int, size: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            scope.cancel()
+        return read(fd, min(size, 10_000))
+
+    monkeypatch.setattr(archive.os, "read", interrupt)
+    with scope:
+        await open_archive(f"/dev/fd/{fd}")
+    assert scope.cancelled_caught
+    tree = await open_archive(f"/dev/fd/{fd}")
+    assert await content_of(tree, "a") == LARGE
+    tree.close()
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("temporary")
+@real_time
+async def test_what_comes_through_a_pipe_and_is_no_archive_is_refused_each_time_e44() -> None:
+    fd = piped(b"hello" * 1000)
+    for _ in range(2):
+        with refusing(UNSUPPORTED, f"/dev/fd/{fd} is no tar archive"):
+            await open_archive(f"/dev/fd/{fd}")
     os.close(fd)
 
 
@@ -650,7 +747,7 @@ async def test_a_file_that_is_inherited_is_read_where_it_lies_e44(
 ) -> None:
     save(path, Member("a", LARGE), compress=gzipped)
     fd = os.open(path, os.O_RDONLY)
-    temporary.rmdir()  # a file there could not be made
+    os.rmdir(temporary)  # a file there could not be made
     tree = await open_archive(f"/dev/fd/{fd}")
     assert await content_of(tree, "a") == LARGE
     tree.close()
@@ -659,14 +756,14 @@ async def test_a_file_that_is_inherited_is_read_where_it_lies_e44(
 
 @real_time
 async def test_a_descriptor_that_is_not_there_is_not_found_e44() -> None:
-    with refusing(CHANGED, "/dev/fd/987: Bad file descriptor"):
+    with refusing(NOT_FOUND, "/dev/fd/987: no such descriptor was inherited"):
         await open_archive("/dev/fd/987")
 
 
 @real_time
 async def test_a_pipe_that_cannot_be_kept_is_a_failure_of_the_host_e44(temporary: Path) -> None:
     fd = piped(pack([]))
-    temporary.rmdir()
+    os.rmdir(temporary)
     with refusing(NOT_FOUND, f"/dev/fd/{fd}: No such file or directory"):
         await open_archive(f"/dev/fd/{fd}")
     os.close(fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import itertools
 import lzma
 import random
 import sys
@@ -91,8 +92,9 @@ def test_a_file_inflates_to_what_was_compressed(path: Path, compression: str, st
     assert cursor.read(1) == b""
 
 
+@pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("compression", COMPRESSED)
-def test_a_file_can_be_gone_into_anywhere(path: Path, compression: str, small_steps: None) -> None:
+def test_a_file_can_be_gone_into_anywhere(path: Path, compression: str) -> None:
     inflated, _ = gone_through(path, COMPRESSIONS[compression](CONTENT))
     for position in (0, 1, 60_000, 59_999, 130_000, len(CONTENT) - 1, len(CONTENT), 4096, 5):
         cursor = inflated.cursor(position)
@@ -281,10 +283,9 @@ def test_a_real_bomb_is_refused_and_never_held_e24(path: Path) -> None:
 # --- places to go on from -----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("compression", ["gzip", "gzip with flushes", *STREAMS])
-def test_inflating_is_taken_up_near_the_wanted_place(
-    path: Path, compression: str, small_steps: None
-) -> None:
+def test_inflating_is_taken_up_near_the_wanted_place(path: Path, compression: str) -> None:
     content = COMPRESSIONS[compression](CONTENT)
     inflated, file = gone_through(path, content)
     position = len(CONTENT) * 9 // 10
@@ -295,8 +296,9 @@ def test_inflating_is_taken_up_near_the_wanted_place(
     assert sum(count for _, count in file.reads) < len(content) * (0.1 if is_gzip else 0.4)
 
 
+@pytest.mark.usefixtures("small_steps")
 def test_places_become_rarer_as_there_are_more_of_them(
-    path: Path, small_steps: None, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inflate, "_MAX_POINTS", 8)
     inflated, _ = opened(path, archives.gzipped(CONTENT))
@@ -307,7 +309,7 @@ def test_places_become_rarer_as_there_are_more_of_them(
     positions = [point.position for point in inflated._points]
     assert positions[0] == 0
     assert positions == sorted(set(positions))
-    gaps = [later - earlier for earlier, later in zip(positions, positions[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(positions)]
     assert min(gaps) >= len(CONTENT) / 8 / 4  # they are spread, not crowded at one end
     for position in (*positions, len(CONTENT) // 2):
         assert inflated.cursor(position).read(10) == CONTENT[position : position + 10]
@@ -321,7 +323,8 @@ def test_the_memory_of_places_is_bounded(path: Path, monkeypatch: pytest.MonkeyP
     assert 8 <= len(inflated._points) <= 16
 
 
-def test_only_the_first_pass_notes_places(path: Path, small_steps: None) -> None:
+@pytest.mark.usefixtures("small_steps")
+def test_only_the_first_pass_notes_places(path: Path) -> None:
     inflated, _ = gone_through(path, archives.gzipped(CONTENT))
     before = list(inflated._points)
     assert len(before) > 20
@@ -352,7 +355,8 @@ def test_a_cursor_is_not_taken_back_in_the_file(path: Path) -> None:
     assert inflated.cursor(120_005).read(10) == CONTENT[120_005:120_015]
 
 
-def test_a_place_beats_a_cursor_that_is_farther_away(path: Path, small_steps: None) -> None:
+@pytest.mark.usefixtures("small_steps")
+def test_a_place_beats_a_cursor_that_is_farther_away(path: Path) -> None:
     inflated, file = gone_through(path, archives.gzipped(CONTENT))
     inflated.keep(inflated.cursor(10))
     file.reads.clear()
