@@ -8,7 +8,6 @@ again before each member.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import deque
 from contextlib import suppress
@@ -24,7 +23,7 @@ from imgproxy.errors import (
     UnsupportedFormatError,
     clean,
 )
-from imgproxy.files import Bytes, Content, OpenFile, failure
+from imgproxy.files import Bytes, Content, OpenFile
 from imgproxy.spec import reference as references
 from imgproxy.spec import tar
 from imgproxy.transports import inflate
@@ -258,14 +257,16 @@ async def _open(path: str) -> OpenFile:
     """Open a file, or keep what comes from a pipe that we inherited."""
     fd = references.inherited_descriptor(path)
     try:
-        if fd is None or not system.is_pipe(fd):
-            return OpenFile(path)
-        spool = _spools.setdefault(fd, _Spool(fd))
+        is_pipe = fd is not None and system.is_pipe(fd)
+    except OSError:
+        raise NotFoundError(f"{path}: no such descriptor was inherited") from None
+    if fd is None or not is_pipe:
+        return OpenFile(path)
+    try:
+        spool = _spools.get(fd) or _spools.setdefault(fd, _Spool(fd))
         return OpenFile(await spool.filled(), path)
     except OSError as error:
-        if error.errno == errno.EBADF:
-            raise NotFoundError(f"{path}: no such descriptor was inherited") from None
-        raise failure(path, error) from None
+        raise UnavailableError(f"keeping what comes through {path}: {error}") from None
 
 
 class _Spool:

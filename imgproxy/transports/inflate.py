@@ -304,6 +304,8 @@ class Cursor:
             self._file.check()
         except UnavailableError as error:
             return error
+        if "memory" in reason.lower():
+            reason += f"; more than {_MAX_MEMORY >> 20} MiB for a window are refused"
         return InvalidError(
             f"{clean(self._file.path)}: inflating {self._codec.name} at byte {self._at}:"
             f" {clean(reason)}",

@@ -471,6 +471,7 @@ async def test_an_archive_that_is_deleted_is_what_it_was(
     tree.close()
 
 
+@pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("compression", ["plain", "gzip in members", "zstd in frames"])
 @real_time
 async def test_a_member_that_is_cut_off_while_it_is_read_is_no_whole_one_e46(
