@@ -167,19 +167,28 @@ class _Job(Generic[T]):
     """Something that a thread does meanwhile."""
 
     def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._failure: Exception | None = None
         self._token = trio.lowlevel.current_trio_token()
         self._done = trio.Event()
-        trio.lowlevel.start_thread_soon(function, self._deliver)
+        trio.lowlevel.start_thread_soon(self._do, self._tell)
 
-    def _deliver(self, outcome: Outcome[T]) -> None:
-        self._outcome = outcome
+    def _do(self) -> None:
+        try:
+            self._value = self._function()
+        except Exception as error:  # noqa: BLE001  (raised where it is waited for)
+            self._failure = error
+
+    def _tell(self, _: Outcome[None]) -> None:
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._done.set)
 
     async def result(self) -> T:
-        """Give what came of it, or raise that."""
+        """Give what came of it, or raise that, however often it is asked for."""
         await self._done.wait()
-        return self._outcome.unwrap()
+        if self._failure is not None:
+            raise self._failure
+        return self._value
 
 
 class _Compressed(Content):
@@ -283,7 +292,8 @@ class _Spool:
             await trio.lowlevel.wait_readable(self._fd)
             with suppress(BlockingIOError):
                 piece = os.read(self._fd, inflate.PIECE)
-                await trio.to_thread.run_sync(self._file.write, piece)
+                with trio.CancelScope(shield=True):  # what was read cannot be read again
+                    await trio.to_thread.run_sync(self._file.write, piece)
                 self._is_whole = not piece
         self._file.flush()
         return f"/proc/self/fd/{self._file.fileno()}"

@@ -345,12 +345,12 @@ def test_a_made_manifest_depends_on_the_content_alone(
 
 @pytest.fixture(scope="module")
 def packed(made: Made) -> bytes:
-    """The image as Nix writes it: gzip, what is asked for first at the end."""
+    """Write the image as Nix does: gzip, what is asked for first at the end."""
     return gzip.compress(pack(DIALECTS["nix layered"](made.saved)), 1)
 
 
-def feed(file: int | socket.socket, content: bytes, piece: int) -> threading.Thread:
-    """Write what somebody reads, slowly, and close; nobody need read it to its end."""
+def feed(file: int | socket.socket, content: bytes, piece: int) -> None:
+    """Write what somebody is going to read, in pieces, and close."""
 
     def write() -> None:
         fd = file if isinstance(file, int) else file.detach()
@@ -360,9 +360,7 @@ def feed(file: int | socket.socket, content: bytes, piece: int) -> threading.Thr
                 while rest:
                     rest = rest[stream.write(rest) :]
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    return thread
+    threading.Thread(target=write, daemon=True).start()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "pipe that does not block", "socket", "file"])
@@ -388,7 +386,7 @@ def test_e44_an_archive_comes_through_a_descriptor(
     child = serve(f"docker-archive:{name}", env=env, files=[inherited], sockets=2)
     os.close(inherited)
     if kind != "file":
-        feed(ours if kind == "socket" else theirs_end, packed, 100_000).join()
+        feed(ours if kind == "socket" else theirs_end, packed, 100_000)
     assert pull(child.client).content == made.content
     assert not list(temporary.iterdir()), "it has no name"
     open_files = [os.readlink(each) for each in Path(f"/proc/{child.pid}/fd").iterdir()]
@@ -407,7 +405,7 @@ def test_e44_standard_input(made: Made, packed: bytes, keep: Keep) -> None:
         arguments = command("docker-archive:/dev/stdin:no/such", INSECURE, fds=[fd])
         child = keep(Child(arguments, pass_fds=[fd], stdin=stdin))
     child.clients.append(Client(ours))
-    feed(writing, packed, MIB).join()
+    feed(writing, packed, MIB)
     for _ in range(2):
         reply = child.client.get("/manifest")
         assert reply.status == 404
@@ -587,7 +585,7 @@ def test_only_what_comes_through_a_pipe_is_written_and_has_no_name(
     with open(reading, "rb", buffering=0) as stdin:
         trace = Trace(tmp_path / "trace", home, "/dev/stdin", stdin=stdin, TMPDIR=str(temporary))
     keep(trace.child)
-    feed(writing, packed, MIB).join()
+    feed(writing, packed, MIB)
     assert pull_from(trace.child).content == made.content
     assert trace.written, "it is kept"
     assert {call.path.startswith(str(temporary)) for call in trace.written} == {True}
