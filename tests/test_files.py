@@ -170,17 +170,29 @@ def replaced_by_a_copy(path: Path) -> None:
     copy.rename(path)
 
 
+def replaced_by_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replaced_by_a_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(os.devnull)
+
+
+def moved_behind_a_link(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "replaced": replaced_by_a_copy,
     "truncated": lambda path: os.truncate(path, len(CONTENT) - 1),
     "grown": lambda path: write(path, CONTENT + b"x"),
     "touched": lambda path: os.utime(path, ns=(0, 1)),
     "changed in place": changed_in_place,
-    "replaced by a directory": lambda path: (path.unlink(), path.mkdir()),
-    "replaced by a link": lambda path: (
-        path.rename(path.with_name("old")),
-        path.symlink_to(os.devnull),
-    ),
+    "replaced by a directory": replaced_by_a_directory,
+    "replaced by a link": replaced_by_a_link,
 }
 
 
@@ -202,7 +214,7 @@ def test_a_file_that_has_changed_is_noticed(change: str, path: Path) -> None:
         lambda path: path.rename(path.with_name("moved")),
         lambda path: path.chmod(0),
         lambda path: path.with_name("hard").hardlink_to(path),
-        lambda path: (path.rename(path.with_name("to")), path.symlink_to("to")),
+        moved_behind_a_link,
         lambda path: path.read_bytes(),
         lambda _: None,
     ],

@@ -105,7 +105,7 @@ def test_a_damaged_document_is_refused_or_read(document: object) -> None:
 @given(st.binary() | JSON.map(encoded))
 def test_any_config_names_layers_or_is_refused(raw: bytes) -> None:
     for read in (parse, parse_diff_ids):
-        found: object = attempt(read, raw, "it", expected=Failure)  # type: ignore[type-var]
+        found: object = attempt(read, raw, "it", expected=Failure)
         assert found is None or type(found) in (InvalidError, list, tuple)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,7 +70,7 @@ async def opened(
     is_lenient: bool = False,
 ) -> DockerArchive:
     """Write an archive, and give it as the source for `:NAME` or `:@N`."""
-    write(path, compress(pack(members)))
+    write(path, compress(pack(members, tarfile.PAX_FORMAT)))
     position = int(name[1:]) if name.startswith("@") else None
     reference = parse_reference(name) if name and position is None else None
     wanted = DockerArchiveName(str(path), reference, position)
@@ -335,6 +336,41 @@ async def test_a_digest_in_a_name_is_not_believed(path: Path) -> None:
     source = await opened(path, members)
     with refusing((422, "DIGEST_INVALID"), lie, digest_of(content)):
         await served_from(source)
+
+
+def named_by(algorithm: str, encoded: str, content: bytes) -> list[Member]:
+    """Give an archive whose only layer lies under such a digest."""
+    path = f"blobs/{algorithm}/{encoded}"
+    members = with_item(skopeo(saved(LAYERS[0])), lambda item: item.update(Layers=[path]))
+    return [*members, Member(path, content)]
+
+
+@real_time
+async def test_a_digest_in_a_name_is_of_any_algorithm_e26(path: Path) -> None:
+    content = gzipped(LAYERS[0])
+    digest = digest_of(content, "sha512")
+    served = await served_from(await opened(path, named_by(*digest.split(":"), content)))
+    assert served.layers == [content]
+    assert [each["digest"] for each in served.described] == [digest]
+
+
+@real_time
+async def test_a_digest_that_cannot_be_computed_is_no_obstacle_to_the_manifest_e26(
+    path: Path,
+) -> None:
+    source = await opened(path, named_by("blake3", "0" * 64, gzipped(LAYERS[0])))
+    layers = json.loads((await source.root()).raw)["layers"]
+    assert [each["digest"] for each in layers] == ["blake3:" + "0" * 64]
+    with refusing((501, "UNSUPPORTED"), "blake3", "is not available"):
+        await served_from(source)
+
+
+@pytest.mark.parametrize("encoded", ["0" * 63, "abc"])
+@real_time
+async def test_a_name_that_is_no_digest_is_a_name(path: Path, encoded: str) -> None:
+    content = gzipped(LAYERS[0])
+    served = await served_from(await opened(path, named_by("sha256", encoded, content)))
+    assert [each["digest"] for each in served.described] == [digest_of(content)]
 
 
 @pytest.mark.parametrize("compress", [plain, zstd_compressed])

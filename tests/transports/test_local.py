@@ -390,7 +390,7 @@ async def test_several_images_and_no_name_are_ambiguous_e1(layout: Layout, tmp_p
     assert served.layers == [b"\1"]
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @real_time
 async def test_indexes_are_in_indexes_e5(layout: Layout, tmp_path: Path, depth: int) -> None:
     entry = on(layout.image(*LAYERS), "linux/amd64")
@@ -399,6 +399,17 @@ async def test_indexes_are_in_indexes_e5(layout: Layout, tmp_path: Path, depth: 
     layout.save(entry)
     source = await place_of(write(tmp_path / "image", packed(layout)))
     assert (await served_from(source)).layers == list(LAYERS)
+
+
+@real_time
+async def test_indexes_are_not_in_indexes_without_end_e5(layout: Layout, tmp_path: Path) -> None:
+    entry = on(layout.image(*LAYERS), "linux/amd64")
+    for _ in range(5):
+        entry = layout.index(entry)
+    layout.save(entry)
+    source = await place_of(write(tmp_path / "image", packed(layout)))
+    with refusing(INVALID, "more than 4 indexes in one another"):
+        await served_from(source)
 
 
 @real_time
