@@ -50,6 +50,9 @@ MAX_DEPTH = 4
 # Indexes in one image; each costs a request.
 MAX_INDEXES = 64
 
+# An image that is replaced is opened anew; the one before it is kept open as well.
+_MAX_GENERATIONS = 2
+
 # Manifests that are looked for to say what is there, where the one that is wanted is missing.
 _MAX_LOOKED_FOR = 16
 
@@ -105,7 +108,10 @@ class Image:
                 source.close()
                 raise
             else:
+                # Of one that was replaced just now, something may still be read.
                 self._sources.append(source)
+                while len(self._sources) > _MAX_GENERATIONS:
+                    self._sources.pop(0).close()
                 return self._opened
         if len(failures) == 1:
             raise failures[0]
@@ -124,7 +130,7 @@ class Image:
 
     def close(self) -> None:
         """Let go of the place where the image is."""
-        for source in self._sources:  # of one that was replaced, something may still be read
+        for source in self._sources:
             source.close()
 
 

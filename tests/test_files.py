@@ -14,7 +14,7 @@ import trio
 from wires import real_time, refused
 
 from imgproxy import files
-from imgproxy.errors import Failure, InvalidError
+from imgproxy.errors import Failure, InvalidError, ReplacedError
 from imgproxy.files import Bytes, Content, LocalFile, OpenFile
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ def test_a_file_that_has_changed_is_noticed(change: str, path: Path) -> None:
         CHANGES[change](path)
         with pytest.raises(Failure) as raised:
             file.check()
+    assert isinstance(raised.value, ReplacedError)
     assert refused(raised.value) == UNAVAILABLE
     assert raised.value.message.startswith(f"{path} has been changed or replaced since it was")
 

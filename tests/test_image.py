@@ -18,6 +18,7 @@ from imgproxy.errors import (
     DeniedError,
     Failure,
     NotFoundError,
+    ReplacedError,
     UnavailableError,
 )
 from imgproxy.files import Bytes
@@ -839,6 +840,50 @@ async def test_a_layer_that_the_manifest_holds_is_had_from_nowhere(store: Store)
     place.failures[layer["digest"]] = MISSING
     assert await layer_from(place, layer, elsewhere) == b"content"
     assert elsewhere.asked == []
+
+
+# --- a source that is replaced ------------------------------------------------------------------
+
+
+@real_time
+async def test_what_was_replaced_is_opened_anew_by_the_next_request(store: Store) -> None:
+    before, after = (Place(store, store.image(content)) for content in (b"before", b"after"))
+    queue = [before, after]
+
+    async def open_sources() -> list[Source]:
+        return [queue.pop(0)]
+
+    image = Image(open_sources, accept_anything, LINUX, never)
+    first = await image.open()
+    layer = first.find_blob(digests.parse(digest_of(b"before")))
+    before.failures[str(layer.digest)] = UnavailableError("not now")
+    with pytest.raises(UnavailableError):
+        await first.open_blob(layer)
+    assert await image.open() is first  # what only fails may be tried again
+
+    before.failures[str(layer.digest)] = ReplacedError("another one is there")
+    with pytest.raises(ReplacedError):
+        await first.open_blob(layer)
+    second = await image.open()
+    assert second is not first
+    assert second.find_blob(digests.parse(digest_of(b"after")))
+    assert await image.open() is second
+    assert before.closed == 0  # something may still be read from it
+    image.close()
+    assert (before.closed, after.closed) == (1, 1)
+
+
+@virtual_time
+async def test_a_document_that_was_replaced_is_noticed_as_well(store: Store) -> None:
+    entries = several(store, "linux/amd64", "linux/arm64")
+    place = Place(store, store.index(*entries.values()))
+    image = image_of(place)
+    first = await image.open()
+    other = entries["linux/arm64"]
+    place.failures[other["digest"]] = ReplacedError("another one is there")
+    with pytest.raises(ReplacedError):
+        await first.document(digest(other))
+    assert await image.open() is not first
 
 
 # --- what may be had ----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ COMPRESS: list[Callable[[bytes], bytes]] = [
     lambda content: lzma.compress(content, preset=0),
 ]
 
-VALUES = [
+VALUES: list[object] = [
     *(None, True, 0, -1, 1.5, 2**63, 2**64, 10**400, "", "x", "..", "../../etc/passwd", [], {}),
     *("sha256:" + "0" * 64, "sha512:00", "blake3:" + "0" * 64, "SHA256:" + "A" * 64, "\ud800"),
     *("\0", "a" * 5000, [[[]]], {"": ""}, "application/vnd.oci.image.index.v1+json"),

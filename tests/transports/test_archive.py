@@ -737,7 +737,7 @@ async def test_what_has_come_through_a_pipe_is_not_lost_to_who_is_interrupted_e4
             scope.cancel()
         return read(fd, min(size, 10_000))
 
-    monkeypatch.setattr(archive.os, "read", interrupt)
+    monkeypatch.setattr(os, "read", interrupt)
     with scope:
         await open_archive(f"/dev/fd/{fd}")
     assert scope.cancelled_caught

@@ -194,7 +194,7 @@ async def test_what_is_no_directory_of_an_image_is_not_found(path: Path) -> None
 
 def many(layout: Layout) -> tuple[Json, list[Json]]:
     """Give an index with indexes in it, four deep, and what it leads to from the top down."""
-    found = []
+    found: list[Json] = []
     entry = on(layout.image(b"at the bottom"), "linux/amd64")
     for _ in range(4):
         found.insert(0, entry)
