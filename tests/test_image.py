@@ -874,6 +874,25 @@ async def test_what_was_replaced_is_opened_anew_by_the_next_request(store: Store
 
 
 @virtual_time
+async def test_what_was_replaced_long_ago_is_not_kept_open(store: Store) -> None:
+    root, other = store.image(b"x"), store.image(b"other")
+    places = [Place(store, store.index(on(root, "linux/amd64"), other)) for _ in range(5)]
+    queue = list(places)
+
+    async def open_sources() -> list[Source]:
+        return [queue.pop(0)]
+
+    image = Image(open_sources, accept_anything, LINUX, never)
+    for place in places:
+        place.failures[other["digest"]] = ReplacedError("another one is there")
+        with pytest.raises(ReplacedError):
+            await (await image.open()).document(digest(other))
+    assert [place.closed for place in places] == [1, 1, 1, 0, 0]
+    image.close()
+    assert [place.closed for place in places] == [1] * 5
+
+
+@virtual_time
 async def test_a_document_that_was_replaced_is_noticed_as_well(store: Store) -> None:
     entries = several(store, "linux/amd64", "linux/arm64")
     place = Place(store, store.index(*entries.values()))

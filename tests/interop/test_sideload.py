@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +20,7 @@ from archives import (
     write_oci_archive,
     write_registry_tree,
 )
-from images import Layout, digest_of, encode, named, on
+from images import OCI_MANIFEST, Layout, digest_of, encode, named, on
 from parent import INSECURE, Child, Client, command
 from pulled import pull_from, refused
 from servers import address_of, require, silent_server
@@ -29,6 +28,7 @@ from traced import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from conftest import Keep, Serve
     from filled import Registry
@@ -357,9 +357,7 @@ def test_a_tree_that_k3s_tooling_wrote(registry: str, unsaid: str, host: Host) -
     layout = host.layout("source")
     document = layout.document(layout.image(LAYER, b"second"))
     document.pop(unsaid, None)
-    image = on(
-        layout.add(encode(document), "application/vnd.oci.image.manifest.v1+json"), "linux/amd64"
-    )
+    image = on(layout.add(encode(document), OCI_MANIFEST), "linux/amd64")
     index = layout.index(on(layout.image(b"arm", platform="linux/arm64"), "linux/arm64"), image)
     repository = "/".join(filter(None, [registry, "pause/nested"]))
     write_registry_tree(host.path / "registry", repository, "3.9", layout, index)
