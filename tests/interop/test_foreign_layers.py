@@ -15,7 +15,7 @@ import pytest
 from archives import Member, control, pack, saved
 from filled import MIB, noise
 from images import OCI_MANIFEST, Layout, digest_of, encode
-from parent import descriptors
+from parent import descriptors, eventually
 from pulled import pull_from
 from servers import Answering, certificates, free_port, http_server, in_thread
 
@@ -180,7 +180,7 @@ def test_a_layer_may_be_asked_for_often(fetch: Fetch, elsewhere: Elsewhere) -> N
     before = descriptors(child.pid)
     for _ in range(10):
         assert child.client.get(f"/blobs/{digest}").body == SMALL
-    assert descriptors(child.pid) <= before
+    assert eventually(lambda: descriptors(child.pid) <= before)
     assert child.finish() == 0
 
 
@@ -227,7 +227,8 @@ def test_one_url_after_the_other_is_tried(fetch: Fetch, elsewhere: Elsewhere) ->
     urls = ["ftp://layers.example/x", nobody, f"{base}/absent", f"{base}/wrong", f"{base}/small"]
     reply, status = fetch(SMALL, *urls)
     assert (reply.status, reply.body, status) == (200, SMALL, 0)
-    assert elsewhere.paths == ["/absent", "/wrong", "/small"]
+    assert list(dict.fromkeys(elsewhere.paths)) == ["/absent", "/wrong", "/small"]
+    assert elsewhere.paths.count("/wrong") == 1
 
 
 def test_wrong_bytes_from_all_of_them(fetch: Fetch, elsewhere: Elsewhere) -> None:

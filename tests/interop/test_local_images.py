@@ -340,7 +340,7 @@ def test_a_made_manifest_depends_on_the_content_alone(
     assert len(manifests) == 1
 
 
-# --- E44: archives that come through descriptors ------------------------------------------------
+# --- E44: archives that come through descriptors -----------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -445,7 +445,7 @@ def test_e44_standard_input_that_is_served_is_no_image(keep: Keep) -> None:
     assert "/dev/stdin" in child.stderr
 
 
-# --- E45: what is no file ------------------------------------------------------------------------
+# --- E45: what is no file ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "device", "socket", "directory"])
@@ -485,7 +485,7 @@ def test_e45_a_fifo_in_a_layout_is_not_waited_for(
     assert child.finish() == 0
 
 
-# --- E46: what changes under us -----------------------------------------------------------------
+# --- E46: what changes under us ----------------------------------------------------------------
 
 
 ANOTHER = b"a layer of another image"
@@ -564,7 +564,7 @@ def test_e46_an_archive_that_is_replaced_before_it_is_opened_is_the_other(
     assert pull_from(child).layers == [ANOTHER]
 
 
-# --- what is opened, and that nothing is written ------------------------------------------------
+# --- what is opened, and that nothing is written -----------------------------------------------
 
 
 @pytest.mark.parametrize("road", ["dir", "oci-archive, zstd", "docker-archive", "oci"])

@@ -703,6 +703,23 @@ def test_e32_a_subject_is_not_the_image(offer: Offer) -> None:
     assert digests_of(offer.layout, offer.images(index))[0] == other["digest"]
 
 
+def test_e32_the_fallback_tag_of_referrers_is_not_an_image(offer: Offer) -> None:
+    """It stands in the layout beside the image, and has the signatures of that."""
+    image = offer.layout.image(ONE)
+    empty = offer.layout.add(b"{}", "application/vnd.oci.empty.v1+json")
+    signature = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "application/vnd.example.signature",
+        "config": empty,
+        "layers": [empty],
+        "subject": image,
+    }
+    referrers = offer.layout.index(offer.layout.add(encode(signature), OCI_MANIFEST))
+    fallback = named(referrers, image["digest"].replace(":", "-"))
+    assert digests_of(offer.layout, offer.images(fallback, image)) == (image["digest"], None)
+
+
 def test_e33_entries_without_names(offer: Offer) -> None:
     one, two = (offer.layout.image(content) for content in (ONE, TWO))
     refused(offer.images(one, two), 409, one["digest"], two["digest"], ":@0", ":@1")

@@ -77,7 +77,7 @@ def host(tmp_path: Path, serve: Serve) -> Host:
     return Host(tmp_path / "host", serve)
 
 
-# --- which path ----------------------------------------------------------------------------------
+# --- which path ---------------------------------------------------------------------------------
 
 
 def test_what_nix_has_built_is_found(host: Host) -> None:
@@ -161,7 +161,7 @@ def test_short_names_are_looked_for_under_all_that_they_may_mean(
     refused(pull("os:2", pattern, "--offline"), 404, *paths)
 
 
-# --- what is not passed over ----------------------------------------------------------------------
+# --- what is not passed over --------------------------------------------------------------------
 
 
 def no_image(path: Path) -> None:
@@ -263,7 +263,7 @@ def test_policy_is_that_of_the_registrys_name(host: Host, tmp_path: Path) -> Non
     assert pull_from(child).layers == [LAYER]
 
 
-# --- digests -------------------------------------------------------------------------------------
+# --- digests ------------------------------------------------------------------------------------
 
 
 def as_layout(path: Path, layout: Layout, descriptor: Json) -> None:
@@ -345,7 +345,7 @@ def test_the_path_with_the_digest_comes_first(host: Host) -> None:
     refused(host.image(f"{NAME}@{WRONG}", "<basename>-<ref>"), 404, f"os-{WRONG}")
 
 
-# --- trees of a registry -------------------------------------------------------------------------
+# --- trees of a registry ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_a_tree_that_lacks_a_blob_says_where_it_was_sought(host: Host) -> None:
     refused(child, 422, descriptor["digest"])  # the link says what it has to be
 
 
-# --- names and patterns that are none --------------------------------------------------------------
+# --- names and patterns that are none -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["registry.example/a/../os:1", "registry.example/a/%2e%2e/os:1"])
@@ -440,7 +440,7 @@ def test_a_faulty_pattern_is_a_usage_error_that_points_at_the_column(
     assert result.stderr.count("\n") == 1
 
 
-# --- what is opened --------------------------------------------------------------------------------
+# --- what is opened -----------------------------------------------------------------------------
 
 
 def test_sideloading_looks_at_the_patterns_and_opens_what_it_finds(

@@ -25,10 +25,11 @@ from imgproxy.settings import Chosen, Settings
 from imgproxy.spec import digest as digests
 from imgproxy.spec import pattern
 from imgproxy.spec.manifest import Descriptor
-from imgproxy.transports import open_foreign, open_sources
+from imgproxy.transports import open_sources
 from imgproxy.transports.access import Access
 from imgproxy.transports.directory import ImageDirectory
 from imgproxy.transports.docker_archive import DockerArchive
+from imgproxy.transports.foreign import ForeignLayers
 from imgproxy.transports.oci_layout import OciLayout
 from imgproxy.transports.registry import Registry
 
@@ -418,11 +419,11 @@ async def test_layers_that_lie_elsewhere_are_fetched_if_an_option_says_so() -> N
     missing = NotFoundError("it is not there", code="BLOB_UNKNOWN")
     settings = Settings(Chosen(), Notes())
     with pytest.raises(NotFoundError) as raised:
-        await open_foreign(Access(), settings, Notes(), layer, missing)
+        await ForeignLayers(Access(), settings, Notes()).open(layer, missing)
     assert raised.value.detail["urls"] == ["http://127.0.0.1:1/x"]
     access = Access(foreign_layers=True, retries=0)
     with pytest.raises(UnreachableError):
-        await open_foreign(access, settings, Notes(), layer, missing)
+        await ForeignLayers(access, settings, Notes()).open(layer, missing)
 
 
 # --- registries, put together -------------------------------------------------------------------
