@@ -19,7 +19,6 @@ from archives import (
     BLOB_PATHS,
     COMPRESSIONS,
     DIALECTS,
-    SUFFIXES,
     WITH_INDEX,
     Member,
     Saved,
@@ -35,7 +34,7 @@ from archives import (
 )
 from filled import MIB, noise
 from images import OCI_LAYER, Layout, named
-from parent import INSECURE, Child, Client, Incomplete, command, environment, listener_at
+from parent import INSECURE, Child, Client, Incomplete, command, environment
 from pulled import pull, pull_from, refused
 from servers import docker_registry, require, skopeo_copy
 from traced import Trace
@@ -298,7 +297,7 @@ def plain_layout(made: Made, at: Path) -> list[str]:
 ROADS: dict[str, Road] = {
     "oci": plain_layout,
     "dir": image_directory,
-    **{f"oci-archive, {each}": oci_archive(each) for each in SUFFIXES},
+    **{f"oci-archive, {each}": oci_archive(each) for each in ("plain", "zstd")},
     "docker-archive": docker_archive("plain"),  # the others: PACKERS, and row E21 to E23
     "sideloaded layout": sideloaded(plain_layout),
     "sideloaded dir": sideloaded(image_directory),
@@ -440,7 +439,7 @@ def test_e44_the_descriptor_that_is_served_is_no_image(spelled: str, keep: Keep)
 def test_e44_standard_input_that_is_served_is_no_image(keep: Keep) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        child = keep(Child(command("oci-archive:/dev/stdin", INSECURE), stdin=theirs))
+        child = keep(Child(command("oci-archive:/dev/stdin", INSECURE), stdin=theirs.fileno()))
         assert child.wait() == 2
     assert "/dev/stdin" in child.stderr
 
@@ -448,7 +447,7 @@ def test_e44_standard_input_that_is_served_is_no_image(keep: Keep) -> None:
 # --- E45: what is no file ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["FIFO", "device", "socket", "directory"])
+@pytest.mark.parametrize("kind", ["FIFO", "device", "directory"])
 def test_e45_what_is_no_regular_file_is_not_opened(
     kind: str, home: Home, keep: Keep, tmp_path: Path
 ) -> None:
@@ -457,8 +456,6 @@ def test_e45_what_is_no_regular_file_is_not_opened(
         os.mkfifo(path)
     elif kind == "device":
         path.symlink_to("/dev/zero")
-    elif kind == "socket":
-        listener_at(path).close()
     else:
         path.mkdir()
     trace = Trace(tmp_path / "trace", home, f"docker-archive:{path}")
@@ -567,7 +564,7 @@ def test_e46_an_archive_that_is_replaced_before_it_is_opened_is_the_other(
 # --- what is opened, and that nothing is written -----------------------------------------------
 
 
-@pytest.mark.parametrize("road", ["dir", "oci-archive, zstd", "docker-archive", "oci"])
+@pytest.mark.parametrize("road", ["dir", "oci-archive, zstd", "docker-archive"])
 def test_serving_opens_the_image_alone_and_writes_nothing(
     road: str, made: Made, home: Home, keep: Keep, tmp_path: Path
 ) -> None:
