@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from servers import require
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+
+@contextmanager
+def gnupg() -> Iterator[Gnupg]:
+    """Make a keyring, and end the agent that gpg starts for it."""
+    # Not below pytest's directory: sockets lie there, whose paths must be short.
+    with tempfile.TemporaryDirectory(prefix="gnupg", ignore_cleanup_errors=True) as directory:
+        gpg = Gnupg(Path(directory) / "home")
+        try:
+            yield gpg
+        finally:
+            subprocess.run(
+                [require("gpgconf"), "--homedir", str(gpg.home), "--kill", "all"],
+                timeout=60,
+                check=False,
+            )
 
 
 class Gnupg:
-    """A keyring of its own at `home`, whose path must be short: sockets lie there.
+    """A keyring of its own.
 
     Times are gpg's: `20250131T235959`.
     """
