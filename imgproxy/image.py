@@ -227,6 +227,7 @@ class _Walk:
             code=error.code,
             **{**error.detail, "platforms": there},
         )
+
     def between(self, root: VerifiedDocument, chosen: VerifiedDocument) -> list[VerifiedDocument]:
         """Give the indexes other than the root that name the chosen manifest."""
         return [

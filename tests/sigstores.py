@@ -90,9 +90,7 @@ def ed25519_signer() -> Signer:
     return Signer(ed25519.Ed25519PrivateKey.generate())
 
 
-def hashedrekord(
-    signature: bytes, verifier: bytes, content: bytes, **changes: object
-) -> Json:
+def hashedrekord(signature: bytes, verifier: bytes, content: bytes, **changes: object) -> Json:
     """Give the body of an entry for a signature by a key or certificate, in PEM."""
     spec = {
         "data": {"hash": {"algorithm": "sha256", "value": hashlib.sha256(content).hexdigest()}},
@@ -170,7 +168,9 @@ class Issued(Signer):
     ) -> Issued:
         """Give somebody else a certificate; for authorities, names and issuers don't matter."""
         if authority:
-            extra: list[tuple[Any, bool]] = [(x509.BasicConstraints(ca=True, path_length=None), True)]
+            extra: list[tuple[Any, bool]] = [
+                (x509.BasicConstraints(ca=True, path_length=None), True)
+            ]
         else:
             extra = [(x509.UnrecognizedExtension(oid, text), False) for oid, text in issuers]
             if names:

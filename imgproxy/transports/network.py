@@ -40,26 +40,28 @@ def open_registry(
         reference,
         [build(place, is_own=place.reference.registry == own) for place in places],
         retries=access.retries,
-        signatures=partial(_signatures, access=access, settings=settings, reporter=reporter),
+        signatures=[partial(_signatures, place, access, settings, reporter) for place in places],
     )
 
 
 def _signatures(
-    registry: Registry,
-    endpoint: Endpoint,
-    digest: Digest,
-    *,
+    place: Place,
     access: Access,
     settings: Settings,
     reporter: Reporter,
+    registry: Registry,
+    digest: Digest,
 ) -> list[SignaturePlace]:
-    """Give where the signatures of a document at an endpoint are."""
+    """Give where the signatures of a document at an endpoint are; `registry` has it alone."""
     from imgproxy.transports import signatures
 
-    def client(base: Url) -> Client:
-        return _client(base, base.authority, endpoint.place, access, settings, reporter)
+    if access.offline:
+        return signatures.places_offline(place.reference, digest, settings.signatures)
 
-    return signatures.places(registry, endpoint, digest, settings.signatures, client)
+    def client(base: Url) -> Client:
+        return _client(base, base.authority, place, access, settings, reporter)
+
+    return signatures.places(registry, place.reference, digest, settings.signatures, client)
 
 
 def _endpoint(

@@ -139,7 +139,7 @@ class OciLayout:
             raise NotFoundError(f"{name} is not there: {error.message}", code=code) from None
 
     def signatures(self, _: Digest) -> list[SignaturePlace]:
-        """See `Source`. The layout's specification has no place for signatures."""
+        """See `Source`. The specification of layouts has no place for signatures."""
         return []
 
     def close(self) -> None:

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from imgproxy.transports.source import SignaturePlace
 
 # Gives the places of the signatures for a document, at the only endpoint of a registry.
-Signatures = Callable[["Registry", "Endpoint", "Digest"], "list[SignaturePlace]"]
+Signatures = Callable[["Registry", "Digest"], "list[SignaturePlace]"]
 
 
 class Registry(Rounds):
     """An image by its logical reference, at these endpoints. See `Source` and `Rounds`.
 
-    `signatures` knows where those of an image at an endpoint are, None for nowhere.
+    `signatures` say for each endpoint where those of the image at it are, where anybody knows.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Registry(Rounds):
         endpoints: Sequence[Endpoint],
         *,
         retries: int,
-        signatures: Signatures | None = None,
+        signatures: Sequence[Signatures] = (),
     ) -> None:
         super().__init__(f"docker://{reference}", endpoints, retries=retries)
         self.identity = docker_identity(reference)
@@ -87,15 +87,11 @@ class Registry(Rounds):
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Those of each endpoint are apart: one of them may have none."""
-        if self._signatures is None:
-            return []
         return [
             place
-            for endpoint in self._endpoints
+            for endpoint, find in zip(self._endpoints, self._signatures, strict=False)
             if not endpoint.refusal
-            for place in self._signatures(
-                Registry(self._reference, [endpoint], retries=self.retries), endpoint, digest
-            )
+            for place in find(Registry(self._reference, [endpoint], retries=self.retries), digest)
         ]
 
 

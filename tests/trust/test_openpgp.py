@@ -148,9 +148,7 @@ def test_a_key_that_has_expired_signs_nothing_any_more(gpg: Gnupg) -> None:
     fingerprint = gpg.key("expired", expire=EXPIRING)
     before = gpg.export("expired")
     message = gpg.sign(SIGNED, "expired", at=BETWEEN)
-    assert refusal(before, message) == (
-        f"its key {fingerprint.lower()} has expired (2025-06-01)"
-    )
+    assert refusal(before, message) == (f"its key {fingerprint.lower()} has expired (2025-06-01)")
     gpg.run("--quick-set-expire", fingerprint, "20y")
     after = gpg.export("expired")
     assert verdict(after, gpg.sign(SIGNED, "expired")) == CLAIM

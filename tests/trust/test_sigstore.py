@@ -498,7 +498,9 @@ def test_an_entry_of_no_time_is_refused() -> None:
     assert reason == "its entry in the log is of no time that there is"
 
 
-@pytest.mark.parametrize("content", [b"x", SIGNER.pem, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize(
+    "content", [b"x", SIGNER.pem, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
 def test_authorities_that_are_none_break_the_policy(content: bytes) -> None:
     requirement = by_fulcio()
     fulcio = Fulcio(material(content), ISSUER, EMAIL)
@@ -628,11 +630,16 @@ ENTRIES = ("verificationMaterial", "tlogEntries")
         (changed(STATED, *ENTRIES, 0, "logIndex", to="8"), "its entry in the log is not signed"),
         (changed(STATED, *ENTRIES, to=MESSAGED["verificationMaterial"]["tlogEntries"]), ""),
         (
-            enveloped(statement(DIGEST, predicateType="https://slsa.dev/provenance/v1"), FRIEND, LOG),
+            enveloped(
+                statement(DIGEST, predicateType="https://slsa.dev/provenance/v1"), FRIEND, LOG
+            ),
             "it is no signature, but a statement of the type",
         ),
         (enveloped(statement(DIGEST, _type="x"), FRIEND, LOG), "the bundle: _type: "),
-        (enveloped(statement(DIGEST, subject=[]), FRIEND, LOG), "the bundle: subject: expected one"),
+        (
+            enveloped(statement(DIGEST, subject=[]), FRIEND, LOG),
+            "the bundle: subject: expected one",
+        ),
         (
             enveloped(statement(DIGEST, subject=[{"digest": {}}]), FRIEND, LOG),
             "the bundle: subject[0].digest: expected one, got 0",
