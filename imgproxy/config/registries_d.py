@@ -83,6 +83,8 @@ def _load(raw: bytes) -> Any:  # noqa: ANN401  (YAML is any)
         value = yaml.load(raw, Loader)  # noqa: S506  (a subclass of the safe one)
     except yaml.YAMLError as error:
         raise FieldError(f"not YAML: {clean(str(error), 1024)}") from None
+    except FieldError:
+        raise
     except (RecursionError, ValueError):  # a date that is none, a number with too many digits
         raise FieldError("not YAML that can be read") from None
     return {} if value is None else value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from imgproxy import strict_json
-from imgproxy.fields import Fields
+from imgproxy.fields import FieldError, Fields
 from imgproxy.spec import digest as digests
 from imgproxy.spec.manifest import Descriptor
 from imgproxy.spec.signature import SignatureError
@@ -73,14 +73,15 @@ def _parts(raw: bytes, key: str, kind: str) -> list[Part]:
         if key not in document:
             raise SignatureError(f"expected a document with {key}")
         return [
-            Part(
-                Descriptor(
-                    part.text("mediaType"), digests.parse(part.text("digest")), part.integer("size")
-                ),
-                part.optional_text(kind) or "",
-                part.text_map("annotations"),
-            )
-            for part in document.objects(key)
+            Part(_descriptor(each), each.optional_text(kind) or "", each.text_map("annotations"))
+            for each in document.objects(key)
         ]
     except ValueError as error:  # of a field, of JSON, of a digest
         raise SignatureError(str(error)) from None
+
+
+def _descriptor(fields: Fields) -> Descriptor:
+    size = fields.integer("size")
+    if size < 0:
+        raise FieldError(f"{fields.at('size')}: expected a size, got {size}")
+    return Descriptor(fields.text("mediaType"), digests.parse(fields.text("digest")), size)
