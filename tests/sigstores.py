@@ -153,7 +153,7 @@ class Issued(Signer):
         pem: bytes = self.certificate.public_bytes(Encoding.PEM)
         return pem
 
-    def issue(
+    def issue(  # noqa: PLR0913  (all that can be wrong)
         self,
         name: str = "",
         *,

@@ -1,4 +1,4 @@
-"""The requirements of policy.json: every key, missing, unknown, twice, empty and of a wrong type."""
+"""The requirements of policy.json: keys that are missing, unknown, empty, or of a wrong type."""
 
 from __future__ import annotations
 

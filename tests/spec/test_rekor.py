@@ -29,10 +29,13 @@ def test_what_is_signed_of_an_entry_is_its_canonical_form() -> None:
         assert entry.body == b'{"any":"body"}'
         assert entry.time == payload["integratedTime"]
         assert entry.timestamp == base64.b64decode(written["SignedEntryTimestamp"])
-        assert entry.signed == (
-            f'{{"body":"{payload["body"]}","integratedTime":{payload["integratedTime"]},'
-            f'"logID":"{payload["logID"]}","logIndex":7}}'
-        ).encode()
+        assert (
+            entry.signed
+            == (
+                f'{{"body":"{payload["body"]}","integratedTime":{payload["integratedTime"]},'
+                f'"logID":"{payload["logID"]}","logIndex":7}}'
+            ).encode()
+        )
 
 
 @pytest.mark.parametrize(

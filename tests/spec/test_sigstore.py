@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from images import Json
 from sigstores import (
     BUNDLE,
     CERTIFICATE,
@@ -27,11 +26,14 @@ from sigstores import (
 )
 
 from imgproxy.spec import digest as digests
-from imgproxy.spec import rekor
 from imgproxy.spec import reference as references
+from imgproxy.spec import rekor
 from imgproxy.spec.signature import BundleSignature, SignatureError, SigstoreSignature
 from imgproxy.spec.sigstore import Certificates, Evidence, of_annotations, of_bundle
 from imgproxy.spec.simple_signing import Claim
+
+if TYPE_CHECKING:
+    from images import Json
 
 DIGEST = "sha256:" + "a" * 64
 MANIFEST = b"the manifest"
@@ -47,9 +49,7 @@ def of(annotations: Json) -> Evidence:
 
 
 def bundled(document: Json) -> Evidence:
-    return of_bundle(
-        BundleSignature("it", compact(document)), MANIFEST, digests.parse(DIGEST)
-    )
+    return of_bundle(BundleSignature("it", compact(document)), MANIFEST, digests.parse(DIGEST))
 
 
 def test_annotations_hold_the_evidence_for_a_claim() -> None:
@@ -166,9 +166,7 @@ def test_other_statements_are_no_signatures() -> None:
         (changed(STATED, *ENTRIES, to=[]), "it has 0 entries of logs, expected one"),
         (changed(STATED, *ENTRIES, to=[{}, {}]), "it has 2 entries of logs, expected one"),
         (
-            changed(
-                changed(STATED, *ENTRIES, to=[]), MATERIAL, "timestampVerificationData", to={}
-            ),
+            changed(changed(STATED, *ENTRIES, to=[]), MATERIAL, "timestampVerificationData", to={}),
             "it has only timestamps of RFC 3161, which are not read",
         ),
         (changed(STATED, *ENTRIES, 0, "inclusionPromise"), "its entry of the log has no signed"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -199,7 +202,8 @@ def test_what_keys_have_not_signed_is_refused(signature: object, reason: str) ->
         (SIGNER.pem + b"and more", "not PEM"),
         (rsa_signer(1024).pem, "an RSA key of 1024 bits, expected 2048 at least"),
         (
-            b"-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VuAyEAqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqo=\n"
+            b"-----BEGIN PUBLIC KEY-----\n"
+            b"MCowBQYDK2VuAyEAqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqo=\n"
             b"-----END PUBLIC KEY-----\n",
             "a key that is neither ECDSA nor RSA nor Ed25519",
         ),
@@ -551,8 +555,8 @@ def test_a_certificate_is_valid_now() -> None:
         (x509.DNSName("*.example.com"), "example.com", False),
         (x509.DNSName("build.example.com"), "example.com", False),
         (x509.DNSName("example.com"), "examplexcom", False),
-        (x509.IPAddress(__import__("ipaddress").ip_address("192.0.2.1")), "192.0.2.1", True),
-        (x509.IPAddress(__import__("ipaddress").ip_address("192.0.2.1")), "192.0.2.2", False),
+        (x509.IPAddress(IPv4Address("192.0.2.1")), "192.0.2.1", True),
+        (x509.IPAddress(IPv4Address("192.0.2.1")), "192.0.2.2", False),
         (x509.RFC822Name("a@example.com"), "example.com", False),
     ],
 )
@@ -658,7 +662,7 @@ def test_a_bundle_is_what_it_should_be(document: Json, reason: str) -> None:
 
 def test_an_entry_of_a_statement_is_about_it() -> None:
     inner = STATED["dsseEnvelope"]
-    signature = __import__("base64").b64decode(inner["signatures"][0]["sig"])
+    signature = base64.b64decode(inner["signatures"][0]["sig"])
     content = statement(DIGEST)
     for log_body, reason in (
         (dsse(b"x", FRIEND.certificate_pem, content), "signature"),
@@ -689,10 +693,8 @@ def test_no_mutation_of_a_bundle_is_accepted_as_something_else() -> None:
         content = bytearray(original)
         for _ in range(source.choice([1, 1, 3])):
             content[source.randrange(len(content))] = source.randrange(256)
-        try:
+        with suppress(SignatureError):
             claims.add(verifier.verify(BundleSignature("it", bytes(content)), DOCUMENT))
-        except SignatureError:
-            pass
     assert claims <= {CLAIM}
 
 
@@ -707,8 +709,6 @@ def test_no_mutation_of_annotations_is_accepted_as_something_else() -> None:
         text = annotations[key]
         at = source.randrange(len(text))
         annotations[key] = text[:at] + chr(source.randrange(128)) + text[at + 1 :]
-        try:
+        with suppress(SignatureError):
             claims.add(verifier.verify(found(annotations), DOCUMENT))
-        except SignatureError:
-            pass
     assert claims <= {CLAIM}
