@@ -56,11 +56,14 @@ class Sideloaded:
     """An image of a registry that lies here. See `Source`.
 
     The reference decides what it is called, and what its digest must be. Its signatures may lie
-    beside it, and are else where those of the registry's image are: what `open_registry` gives.
+    beside it, and where those of the registry's image are: what `open_registry` gives.
     """
 
     def __init__(
-        self, place: Place, reference: Reference, open_registry: Callable[[], Source]
+        self,
+        place: Place,
+        reference: Reference,
+        open_registry: Callable[[], Source] | None = None,
     ) -> None:
         self.name = f"docker://{reference} from {place.name}"
         self._open_registry = open_registry
@@ -85,9 +88,10 @@ class Sideloaded:
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`."""
-        if self._registry is None:
+        found = self._place.signatures(digest)
+        if self._registry is None and self._open_registry is not None:
             self._registry = self._open_registry()
-        return self._place.signatures(digest) + self._registry.signatures(digest)
+        return found if self._registry is None else found + self._registry.signatures(digest)
 
     def close(self) -> None:
         """See `Source`."""
@@ -97,7 +101,7 @@ class Sideloaded:
 
 
 async def open_sideloaded(
-    path: str, reference: Reference, open_registry: Callable[[], Source]
+    path: str, reference: Reference, open_registry: Callable[[], Source] | None = None
 ) -> Sideloaded:
     """Give the image of a registry that lies at a path; see `Sideloaded`. Raises `Failure`."""
 

@@ -155,7 +155,7 @@ async def test_what_policies_call_an_archive(layout: Layout, tmp_path: Path) -> 
     assert source.identity.transport == "oci-archive"
     assert source.identity.scopes[:2] == [path, str(tmp_path / "x")]
     path = write(tmp_path / "docker", pack(skopeo(IMAGE)))
-    assert (await place_of(f"docker-archive:{path}")).identity == ("docker-archive", [])
+    assert (await place_of(f"docker-archive:{path}")).identity == ("docker-archive", [], None)
 
 
 PLACES: dict[str, tuple[Callable[[Path], object], tuple[int, str], str]] = {
@@ -300,7 +300,7 @@ async def test_a_docker_archive_without_manifest_json_is_read_by_its_index_e15(
     path = write(tmp_path / "image", pack(members))
     for tail, image in ((":nginx", OTHER), (":example.com/os:1", IMAGE), (":@1", OTHER)):
         source = await place_of(f"docker-archive:{path}{tail}")
-        assert source.identity == ("docker-archive", [])
+        assert source.identity == ("docker-archive", [], None)
         assert (await served_from(source)).config == image.config
         source.close()
     with refusing(AMBIGUOUS, ":@0", ":@1"):
