@@ -58,6 +58,7 @@ from opened import (
     refusing,
     served_from,
 )
+from sources import describe
 from wires import real_time
 
 from imgproxy.spec.reference import parse_reference
@@ -470,6 +471,32 @@ async def test_an_artifact_is_served_as_it_is_e30(layout: Layout, tmp_path: Path
 
 async def sideloaded(path: str | Path, name: str) -> Sideloaded:
     return await open_sideloaded(str(path), parse_reference(name))
+
+
+@real_time
+async def test_its_signatures_lie_beside_it_or_where_those_of_the_registry_s_are(
+    layout: Layout, tmp_path: Path
+) -> None:
+    class Elsewhere:
+        closed = 0
+
+        def signatures(self, digest: object) -> list[object]:
+            return [f"the registry's for {digest}"]
+
+        def close(self) -> None:
+            self.closed += 1
+
+    entry = layout.save_image(b"x")
+    for where, path in written(layout, entry, tmp_path).items():
+        elsewhere = Elsewhere()
+        source = await open_sideloaded(path, parse_reference("r.io/team/os:1"), lambda: elsewhere)  # type: ignore[arg-type, return-value]  # noqa: B023
+        await source.root()
+        digest = describe(entry).digest
+        *beside, last = source.signatures(digest)
+        assert last == f"the registry's for {digest}"
+        assert [each.name for each in beside] == ([f"{path}/"] if where == "dir" else [])
+        source.close()
+        assert elsewhere.closed == 1
 
 
 def written(layout: Layout, entry: Json, at: Path) -> dict[str, str]:

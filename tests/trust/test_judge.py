@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -368,14 +368,8 @@ GPG = {"type": "signedBy", "keyType": "GPGKeys", "keyData": b64(b"x")}
 def test_a_library_that_is_missing_rejects_and_is_named(
     wanted: Json, library: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = builtins.__import__
-
-    def importing(name: str, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401  (its signature)
-        if name.partition(".")[0] == library:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real(name, *arguments, **named)
-
-    monkeypatch.setattr(builtins, "__import__", importing)
+    for name in [library, *(each for each in sys.modules if each.startswith(f"{library}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     place = place_of(store, store.image(b"x"))
     message = trio.run(partial(denied, place, wanted))
     assert f"{library}" in message
