@@ -10,8 +10,6 @@ from posixpath import normpath
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy import strict_json
-from imgproxy.config import requirements
-from imgproxy.config.requirements import Plain
 from imgproxy.errors import ConfigurationError, DeniedError, clean
 from imgproxy.fields import FieldError, Fields
 
@@ -28,10 +26,13 @@ _WITHOUT_SCOPES = frozenset({"docker-archive"})
 
 
 class Scope(NamedTuple):
-    """The requirements that apply somewhere; `place` is where in the file they stand."""
+    """The requirements that apply somewhere; `place` is where in the file they stand.
+
+    Those that need no signatures are but words.
+    """
 
     place: str
-    requirements: tuple[Requirement, ...]
+    requirements: tuple[Requirement | str, ...]
 
 
 class Policy(NamedTuple):
@@ -91,7 +92,17 @@ def _scope(fields: Fields, key: str) -> Scope:
     every = fields.objects(key)
     if not every:  # absent, or empty
         raise FieldError(f"{fields.at(key)}: expected a list of requirements that is not empty")
-    return Scope(fields.at(key), tuple(map(requirements.parse, every)))
+    return Scope(fields.at(key), tuple(map(_requirement, every)))
+
+
+def _requirement(fields: Fields) -> Requirement | str:
+    kind = fields.text("type")
+    if kind in ("insecureAcceptAnything", "reject"):
+        fields.refuse_others({"type"})
+        return kind
+    from imgproxy.config import requirements
+
+    return requirements.parse(fields, kind)
 
 
 def docker_scopes(registry: str, repository: str, suffix: str) -> list[str]:
@@ -132,14 +143,19 @@ def demand(policy: Policy, transport: str, scopes: list[str], image: str) -> Dem
     known = policy.transports.get(transport, {})
     scope = next((known[name] for name in [*scopes, ""] if name in known), policy.default)
     where = f"the policy {policy.source} ({clean(scope.place)})"
+    if "reject" in scope.requirements:
+        raise DeniedError(f"{image} is rejected by {where}")
+    others = [each for each in scope.requirements if not isinstance(each, str)]
+    return Demand(where, _signed(others, f"{image} is rejected: {where}") if others else ())
+
+
+def _signed(every: list[Requirement], words: str) -> tuple[SignedBy | SigstoreSigned, ...]:
+    """Give the requirements, all of which signatures can meet. Raises `DeniedError`."""
+    from imgproxy.config.requirements import Rejecting
+
     signed = []
-    for requirement in scope.requirements:
-        if not isinstance(requirement, Plain):
-            signed.append(requirement)
-        elif requirement.kind == "reject":
-            raise DeniedError(f"{image} is rejected by {where}")
-        elif requirement.reason:
-            raise DeniedError(
-                f"{image} is rejected: {where} requires {requirement.kind}: {requirement.reason}"
-            )
-    return Demand(where, tuple(signed))
+    for requirement in every:
+        if isinstance(requirement, Rejecting):
+            raise DeniedError(f"{words} requires {requirement.kind}: {requirement.reason}")
+        signed.append(requirement)
+    return tuple(signed)

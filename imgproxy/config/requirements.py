@@ -1,4 +1,4 @@
-"""The requirements of containers-policy.json(5), as values.
+"""The requirements of containers-policy.json(5) about signatures, as values.
 
 Parsed as strictly as skopeo does, or more strictly: a requirement with a mistake makes the file
 unusable, because whatever it was meant to demand would not be demanded.
@@ -36,14 +36,11 @@ class Material(NamedTuple):
     contents: tuple[bytes, ...] = ()
 
 
-class Plain(NamedTuple):
-    """A requirement that no signature can change anything about.
-
-    `reason` is why it rejects, empty where it accepts.
-    """
+class Rejecting(NamedTuple):
+    """A requirement that no signature can meet, for a reason."""
 
     kind: str
-    reason: str = ""
+    reason: str
 
 
 class SignedBy(NamedTuple):
@@ -83,18 +80,11 @@ class SigstoreSigned(NamedTuple):
     identity: SignedIdentity
 
 
-Requirement = Plain | SignedBy | SigstoreSigned
+Requirement = Rejecting | SignedBy | SigstoreSigned
 
 
-def parse(fields: Fields) -> Requirement:
-    """Give the requirement that an object spells. Raises `FieldError`."""
-    kind = fields.text("type")
-    if kind == "insecureAcceptAnything":
-        fields.refuse_others({"type"})
-        return Plain(kind)
-    if kind == "reject":
-        fields.refuse_others({"type"})
-        return Plain(kind, "it rejects every image")
+def parse(fields: Fields, kind: str) -> Requirement:
+    """Give the requirement of a kind that an object spells. Raises `FieldError`."""
     if kind == "signedBy":
         return _signed_by(fields)
     if kind == "sigstoreSigned":
@@ -102,7 +92,7 @@ def parse(fields: Fields) -> Requirement:
     if kind == "signedBaseLayer":
         fields.refuse_others({"type", "baseLayerIdentity"})
         identities.parse(fields.object("baseLayerIdentity"))
-        return Plain(kind, "nobody has ever said how that is verified")
+        return Rejecting(kind, "nobody has ever said how that is verified")
     raise FieldError(f"{fields.at('type')}: unknown requirement {shown(kind)}")
 
 
@@ -114,7 +104,9 @@ def _signed_by(fields: Fields) -> Requirement:
         raise FieldError(f"{fields.at('keyType')}: unknown type of key {shown(key_type)}")
     keys, identity = _material(fields, sources), _identity(fields)
     if key_type != "GPGKeys":
-        return Plain("signedBy", f"of the types of keys, {key_type} is not supported by anybody")
+        return Rejecting(
+            "signedBy", f"of the types of keys, {key_type} is not supported by anybody"
+        )
     return SignedBy("signedBy", keys, identity)
 
 
