@@ -96,7 +96,7 @@ def test_certificates_are_fulcios_or_of_a_pki() -> None:
         SignedIdentity("matchRepository"),
     )
     roots = Material("default[0].pki.caRootsPath", ("/roots",))
-    for more, found in (
+    for more, pki in (
         ({}, Pki(roots, None, "a@b", "")),
         ({"subjectHostname": "h"}, Pki(roots, None, "a@b", "h")),
         (
@@ -109,7 +109,7 @@ def test_certificates_are_fulcios_or_of_a_pki() -> None:
         ),
     ):
         requirement = {**SIGSTORE, "pki": {**PKI, **more}}
-        assert parse(requirement) == SigstoreSigned("sigstoreSigned", found, None, DEFAULT)
+        assert parse(requirement) == SigstoreSigned("sigstoreSigned", pki, None, DEFAULT)
     data = {"caData": DATA, "oidcIssuer": "i", "subjectEmail": "e"}
     found = parse({**WITH_FULCIO, "fulcio": data})
     assert isinstance(found, SigstoreSigned)

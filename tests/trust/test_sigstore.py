@@ -165,7 +165,7 @@ def test_keys_of_every_kind_sign_claims_and_bundles(make: Callable[[], Signer]) 
 
 
 def test_what_is_not_needed_may_be_broken() -> None:
-    broken = annotated(SIGNED, SIGNER, **{ENTRY: "{", CERTIFICATE: "x", CHAIN: "y"})
+    broken = annotated(SIGNED, SIGNER, None, **{ENTRY: "{", CERTIFICATE: "x", CHAIN: "y"})
     assert verdict(by_keys(SIGNER), found(broken)) == CLAIM
     document = messaged(MANIFEST, SIGNER)
     document["verificationMaterial"] |= {"tlogEntries": [{}], "certificate": {}}
