@@ -60,14 +60,7 @@ class BundleSignature(NamedTuple):
     content: bytes
 
 
-class UnknownSignature(NamedTuple):
-    """Something in the place of a signature that no requirement can accept, and what it is."""
-
-    name: str
-    reason: str
-
-
-Signature = SimpleSignature | SigstoreSignature | BundleSignature | UnknownSignature
+Signature = SimpleSignature | SigstoreSignature | BundleSignature
 
 
 def decode(blob: bytes, name: str) -> Signature:
