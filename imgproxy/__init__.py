@@ -8,7 +8,8 @@ floors, never upwards, and `tests/test_floors.py` holds it to that:
 
     5  __main__, cli, service     argv → exit status; every conversation of the process
     4  server                     one HTTP/1.1 conversation
-    3  image, verify              where trust happens: platform, policy, conversion, verification
+    3  image, verify, trust       where trust happens: platform, policy, conversion, verification
+                                  of digests, and of signatures where a policy demands them
     2  transports                 where images are: raw access, nothing verified
     1  client, response,          the world outside: HTTP upstream, connections, sockets and pipes,
        dialling, wire, files,     local files, which descriptors we were handed, environment and

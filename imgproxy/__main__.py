@@ -50,6 +50,8 @@ def _run(options: Options) -> int:
     auth = named("--authfile", options.authfile)
     if options.cert_dir is not None:
         system.check_option_directory("--cert-dir", options.cert_dir)
+    if options.registries_d is not None:
+        system.check_option_directory("--registries.d", options.registries_d)
     if options.insecure_policy:
         from imgproxy.config.policy import ACCEPT_ANYTHING
 
@@ -72,7 +74,8 @@ def _run(options: Options) -> int:
     from imgproxy.transports.access import Access
     from imgproxy.transports.foreign import ForeignLayers
 
-    settings = Settings(Chosen(policy, registries, auth, options.cert_dir), reporter)
+    chosen = Chosen(policy, registries, auth, options.cert_dir, options.registries_d)
+    settings = Settings(chosen, reporter)
     access = Access(
         options.offline,
         options.tls_verify,

@@ -49,6 +49,7 @@ class Options(argparse.Namespace):
     registry_token: str | None
     cert_dir: str | None
     registries_conf: str | None
+    registries_d: str | None
     no_mirrors: bool
     foreign_layers: bool
     retries: int
@@ -134,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
         "--registries-conf",
         metavar="FILE",
         help="the registries.conf to use in place of the system's; drop-ins still count",
+    )
+    add(
+        "--registries.d",
+        metavar="DIR",
+        dest="registries_d",
+        help="the directory that says where signatures are, in place of the system's",
     )
     add("--no-mirrors", action="store_true", help="ask the primary location alone")
     add(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from imgproxy.errors import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from typing import Self
 
 T = TypeVar("T")
@@ -52,6 +52,14 @@ class Fields:
     def shown(self, value: object) -> str:
         """Give a value as complaints show it."""
         return shown(value)
+
+    def refuse_others(self, known: Collection[str]) -> None:
+        """Refuse keys that are not known, and `null`, where every member must mean something."""
+        for key, value in self._values.items():
+            if key not in known:
+                raise FieldError(f"{self.at(key)}: unknown key")
+            if value is None:
+                raise FieldError(f"{self.at(key)}: expected a value, got null")
 
     def optional_text(self, key: str) -> str | None:
         """Give a string, None where it is absent."""

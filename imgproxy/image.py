@@ -35,7 +35,7 @@ from imgproxy.transports.source import Document
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from imgproxy.config.policy import Policy
+    from imgproxy.config.policy import Demand, Policy
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor, Index
     from imgproxy.spec.platform import Platform
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from imgproxy.verify import Blob, VerifiedDocument
 
     OpenForeign = Callable[[Descriptor, NotFoundError], Awaitable[Reader]]
+    # Returns if one of the documents is acceptable, on its own or named by one that is.
+    Judging = Callable[..., Awaitable[None]]
 
 # An index's index's index's index: nobody builds more, and a walk must end.
 MAX_DEPTH = 4
@@ -120,18 +122,34 @@ class Image:
         raise type(last)(words, code=last.code, **last.detail)
 
     async def _open_at(self, source: Source, policy: Policy) -> OpenedImage:
-        policies.demand(policy, *source.identity, source.name)
+        transport, scopes, _ = source.identity
+        judge = _judge(policies.demand(policy, transport, scopes, source.name), source)
         walk = _Walk(source)
         root = await verify.document(source.root)
         if isinstance(root.parsed, Manifest):
-            return OpenedImage(source, root, None, walk, self._open_foreign)
+            await judge(root)
+            return OpenedImage(source, root, None, walk, judge, self._open_foreign)
         chosen = await walk.choose(root, self._wanted)
-        return OpenedImage(source, chosen, root, walk, self._open_foreign)
+        await judge(root, *walk.between(root, chosen), chosen)
+        return OpenedImage(source, chosen, root, walk, judge, self._open_foreign)
 
     def close(self) -> None:
         """Let go of the place where the image is."""
         for source in self._sources:
             source.close()
+
+
+def _judge(demand: Demand, source: Source) -> Judging:
+    """Give what decides about documents, once the policy has not rejected them all."""
+    if demand.requirements:
+        from imgproxy.trust.judge import Judge
+
+        return Judge(demand, source).demand
+    return _accept
+
+
+async def _accept(*_: VerifiedDocument) -> None:
+    """Accept any document: the policy demands nothing of it."""
 
 
 class _Candidate(NamedTuple):
@@ -210,6 +228,14 @@ class _Walk:
             **{**error.detail, "platforms": there},
         )
 
+    def between(self, root: VerifiedDocument, chosen: VerifiedDocument) -> list[VerifiedDocument]:
+        """Give the indexes other than the root that name the chosen manifest."""
+        return [
+            index
+            for index in self.documents.values()
+            if index is not root and any(each.digest == chosen.digest for each in _entries(index))
+        ]
+
     def _nothing_for(self, wanted: Platform) -> NotFoundError:
         there = [clean(str(each.platform)) for each in self._candidates if each.platform]
         there = list(dict.fromkeys(there))
@@ -269,9 +295,11 @@ class OpenedImage:
         manifest: VerifiedDocument,
         index: VerifiedDocument | None,
         walk: _Walk,
+        judge: Judging,
         open_foreign: OpenForeign,
     ) -> None:
         self.source = source
+        self._judge = judge
         self.manifest = manifest
         self.index = index
         self.is_replaced = False
@@ -339,10 +367,14 @@ class OpenedImage:
     async def document(self, digest: Digest) -> VerifiedDocument:
         """Give a manifest or an index in its original bytes, and release what it names.
 
-        Raises `NotFoundError` for one that no released document names.
+        Raises `NotFoundError` for one that no released document names, `DeniedError` for one that
+        the policy does not accept.
         """
         document = self._documents.get(digest)
-        if document is None:
+        if document is not None:
+            if document is not self.manifest:
+                await self._judge(document)
+        else:
             descriptor = self._known.get(digest)
             if descriptor is None:
                 raise NotFoundError(
@@ -351,6 +383,7 @@ class OpenedImage:
                 )
             with self._noticing():
                 document = await fetch_document(self.source, descriptor)
+            await self._judge(document)
             self._release(document)
         return document
 

@@ -15,10 +15,13 @@ from imgproxy.config import search
 from imgproxy.errors import ConfigurationError, DeniedError, clean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imgproxy.config.auth import AuthFile
     from imgproxy.config.certs import Certificates
     from imgproxy.config.policy import Policy
     from imgproxy.config.registries import Registries
+    from imgproxy.config.registries_d import Section
     from imgproxy.config.short_names import ShortNames
     from imgproxy.system import Reporter
 
@@ -26,13 +29,14 @@ if TYPE_CHECKING:
 class Chosen(NamedTuple):
     """What options put in place of the system's files: the content of one, with its path.
 
-    `cert_dir` is a directory, used for every host.
+    `cert_dir` is a directory, used for every host, `registries_d` one with files.
     """
 
     policy: tuple[bytes, str] | None = None
     registries: tuple[bytes, str] | None = None
     auth: tuple[bytes, str] | None = None
     cert_dir: str | None = None
+    registries_d: str | None = None
 
 
 class Settings:
@@ -93,6 +97,33 @@ class Settings:
             return self.registries.short_names
         own = registries.parse(_read("aliases", path), path)
         return short_names.with_aliases(self.registries.short_names, own.short_names)
+
+    def signatures(self, scopes: Iterable[str]) -> Section:
+        """Give where the signatures of an image are, by its scopes: containers-registries.d(5).
+
+        Raises `DeniedError` where there are such files, and PyYAML is not there to read them.
+        """
+        from imgproxy.config import registries_d
+
+        return registries_d.find(self._signature_sections, scopes, search.lookaside(self._host))
+
+    @cached_property
+    def _signature_sections(self) -> dict[str, Section]:
+        from imgproxy.config import registries_d
+
+        try:
+            files = [
+                registries_d.parse(_read("registries.d", path), path)
+                for path in search.registries_d(self._host, self._chosen.registries_d)
+            ]
+        except ImportError:
+            raise DeniedError(
+                "PyYAML is needed to read registries.d, and so to find signatures:"
+                " pip install 'oci-imgproxy[signatures]'"
+            ) from None
+        for warning in (each for file in files for each in file.warnings):
+            self._report.failure(f"warning: {warning}")
+        return registries_d.merge(files)
 
     def auth_files(self) -> list[AuthFile]:
         """Give the files that may have credentials, in order: containers-auth.json(5)."""

@@ -78,6 +78,15 @@ def _verified(found: Document) -> VerifiedDocument:
     )
 
 
+def has_digest(document: VerifiedDocument, digest: Digest) -> bool:
+    """Whether a document has this digest as well, which may be by another algorithm."""
+    if document.digest == digest:
+        return True
+    if not digests.is_available(digest):
+        return False
+    return digests.compute(document.raw, digest.algorithm) == digest
+
+
 def embedded(descriptor: Descriptor) -> bytes | None:
     """Give the content that a descriptor carries, if it is the content that it describes."""
     content = descriptor.data

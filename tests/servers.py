@@ -8,6 +8,7 @@ need no pytest to run.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import select
@@ -376,6 +377,25 @@ def put_manifest(
     try:
         path = f"/v2/{repository}/manifests/{reference}"
         connection.request("PUT", path, content, {"Content-Type": media_type})
+        response = connection.getresponse()
+        answer = response.read()
+    finally:
+        connection.close()
+    if response.status != 201:
+        raise RuntimeError(f"PUT {path}: {response.status} {answer!r}")
+
+
+def put_blob(address: str, repository: str, content: bytes) -> None:
+    """Put a blob, in the two requests that this takes."""
+    connection = HTTPConnection(address, timeout=10)
+    try:
+        connection.request("POST", f"/v2/{repository}/blobs/uploads/")
+        begun = connection.getresponse()
+        begun.read()
+        target = urlsplit(begun.headers["Location"])
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        path = f"{target.path}?{target.query}&digest={digest}"
+        connection.request("PUT", path, content, {"Content-Type": "application/octet-stream"})
         response = connection.getresponse()
         answer = response.read()
     finally:

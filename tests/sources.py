@@ -19,7 +19,8 @@ from imgproxy.transports.source import Document, Identity
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from imgproxy.transports.source import Reader, Source
+    from imgproxy.spec.digest import Digest
+    from imgproxy.transports.source import Reader, SignaturePlace, Source
 
 LINUX = Platform("linux", "amd64")
 
@@ -44,8 +45,9 @@ class Store(Layout):
 class Place:
     """What a store holds, as a source; `root` is the descriptor of what it is named for.
 
-    `asked` are the digests that were wanted, in order. `steps` replaces the content of a blob,
-    `failures` either by a failure. `gate` makes all of it wait.
+    `asked` are the digests that were wanted, in order, `signed` the places of signatures by
+    digest. `steps` replaces the content of a blob, `failures` either by a failure. `gate` makes
+    all of it wait.
     """
 
     def __init__(self, store: Store, root: Json) -> None:
@@ -54,6 +56,7 @@ class Place:
         self.asked: list[str] = []
         self.readers: list[Inbox] = []
         self.closed = 0
+        self.signed: dict[str, list[SignaturePlace]] = {}
         self.steps: dict[str, tuple[Step, ...]] = {}
         self.failures: dict[str, Exception] = {}
         self.gate = trio.Event()
@@ -84,6 +87,9 @@ class Place:
         if digest in self.failures:
             raise self.failures[digest]
         return digest
+
+    def signatures(self, digest: Digest) -> list[SignaturePlace]:
+        return self.signed.get(str(digest), [])
 
     def close(self) -> None:
         self.closed += 1

@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "registry_token": None,
     "cert_dir": None,
     "registries_conf": None,
+    "registries_d": None,
     "no_mirrors": False,
     "foreign_layers": False,
     "retries": 5,
@@ -78,6 +79,7 @@ DEFAULTS: dict[str, Any] = {
         ("--registry-token a.b-c== os", {"registry_token": "a.b-c=="}),
         ("--cert-dir /certs os", {"cert_dir": "/certs"}),
         ("--registries-conf r.conf os", {"registries_conf": "r.conf"}),
+        ("--registries.d /r.d os", {"registries_d": "/r.d"}),
         ("--no-mirrors os", {"no_mirrors": True}),
         ("--foreign-layers os", {"foreign_layers": True}),
         ("--retries 0 os", {"retries": 0}),
@@ -215,8 +217,9 @@ def test_help_lists_every_option(option: str, capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     assert text.startswith("usage: imgproxy ")
     assert Options.__annotations__.keys() == DEFAULTS.keys()
+    known = {"image": "IMAGE", "sockfds": "--sockfd", "registries_d": "--registries.d"}
     for name in DEFAULTS:
-        word = {"image": "IMAGE", "sockfds": "--sockfd"}.get(name, f"--{name.replace('_', '-')}")
+        word = known.get(name, f"--{name.replace('_', '-')}")
         assert f" {word} " in text.replace(",", " ").replace("\n", " "), word
 
 

@@ -36,7 +36,7 @@ MAN = (ROOT / "man/imgproxy.1").read_text()
 PLAIN = re.sub(r"\\f.", "", MAN.replace(r"\-", "-"))
 
 _CODE = re.compile(r"[A-Z]+_[A-Z_]+")
-_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+_OPTION = re.compile(r"(?<![\w-])--?[a-z](?:[a-z-]|\.(?=[a-z]))*")
 _VARIABLE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+\b|\bHOME\b|\bPATH\b|\bTMPDIR\b")
 
 # The tags of FILES spell paths of the host that `recorded` looks at like this.
@@ -187,7 +187,7 @@ def recorded(variables: _Variables, uid: int) -> Recorded:
         return False
 
     def names(directory: str) -> Iterable[str]:
-        paths.add(f"{directory}/*.conf")
+        paths.add(_in_directory(directory))
         return ()
 
     host = search.Host(variables, uid, "~", exists, names)
@@ -198,12 +198,18 @@ def recorded(variables: _Variables, uid: int) -> Recorded:
     paths |= {file.path for file in search.auth_files(host)}
     for scheme in ("http", "https"):
         proxy.choose(url.parse(f"{scheme}://registry.example/"), variables)
+    search.registries_d(host)
+    paths.add(search.lookaside(host).removeprefix("file://"))
     # Whether there is a directory of drop-in files is asked without its files.
-    paths = {
-        path if path.endswith(".conf") or ".conf.d" not in path else f"{path}/*.conf"
-        for path in paths
-    }
+    paths = {_in_directory(path) for path in paths}
     return Recorded(variables.asked, {path.replace(f"/{uid}", "/$UID") for path in paths})
+
+
+def _in_directory(path: str) -> str:
+    """Give the files in a directory that has drop-in files, and any other path as it is."""
+    if "/registries." not in path or path.endswith((".conf", ".yaml")):
+        return path
+    return f"{path}/*.conf" if ".conf.d" in path else f"{path}/*.yaml"
 
 
 def with_user_directories() -> _Variables:

@@ -30,7 +30,7 @@ FLOORS: list[list[str]] = [
         *("system", "settings", "keyring", "shared"),
     ],
     ["transports"],
-    ["image", "verify"],
+    ["image", "verify", "trust"],
     ["server"],
     ["__main__", "cli", "service"],
 ]
@@ -40,6 +40,8 @@ IMPURE = {"asyncio", "h11", "os", "select", "socket", "ssl", "subprocess", "time
 
 # Of the standard library from Python 3.14 on; before that, each has a backport.
 LATER = {"compression"}
+# What the extra `signatures` brings, and what it is imported as.
+MODULE_OF = {"pysequoia": "pysequoia", "cryptography": "cryptography", "PyYAML": "yaml"}
 
 PACKAGE = ROOT / "imgproxy"
 MODULES = {
@@ -146,8 +148,21 @@ def test_the_pure_floor_needs_no_event_loop_no_socket_and_no_clock(module: str) 
 def test_only_what_is_declared_is_imported(module: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[^\w]", each, maxsplit=1)[0] for each in project["dependencies"]}
+    extra = project["optional-dependencies"]["signatures"]
+    optional = {MODULE_OF[re.split(r"[^\w]", each, maxsplit=1)[0]] for each in extra}
     tops = {each.name.partition(".")[0] for each in imports(module) if each.at_runtime}
-    assert tops <= sys.stdlib_module_names | LATER | declared | {"imgproxy"}
+    assert tops <= sys.stdlib_module_names | LATER | declared | optional | {"imgproxy"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_may_be_missing_is_imported_where_it_is_needed(module: str) -> None:
+    """Inside of functions, so that nobody pays for signatures who demands none."""
+    tree = ast.parse(MODULES[module].read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inside = {id(node) for each in functions for node in ast.walk(each)}
+    for node, at_runtime in walk(tree):
+        if at_runtime and id(node) not in inside and isinstance(node, ast.Import | ast.ImportFrom):
+            assert ast.unparse(node).split()[1].partition(".")[0] not in MODULE_OF.values()
 
 
 def test_what_the_standard_library_has_later_is_declared_until_then() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from wires import Notes
 
 from imgproxy import system
 from imgproxy.config.certs import Certificates
+from imgproxy.config.registries_d import Section
 from imgproxy.config.search import Host
 from imgproxy.config.short_names import resolve
 from imgproxy.errors import ConfigurationError, DeniedError
@@ -405,3 +407,63 @@ def test_an_option_names_the_certificates_of_every_host(
 def test_half_of_a_certificate_is_an_error(configure: Callable[..., Settings]) -> None:
     with pytest.raises(ConfigurationError, match=r"me\.cert without me\.key"):
         configure(Files({f"{CERTS}/me.cert": b""})).certificates("a.test:5000")
+
+
+# --- where signatures are -----------------------------------------------------------------------
+
+SIGNATURES_D = "/etc/containers/registries.d"
+
+
+def test_where_signatures_are_is_said_by_all_files_together(
+    configure: Callable[..., Settings],
+) -> None:
+    files = Files(
+        {
+            f"{SIGNATURES_D}/a.yaml": b"default-docker: {lookaside: 'file:///a'}\nmore: 1\n",
+            f"{SIGNATURES_D}/b.yaml": b"docker: {quay.io: {use-sigstore-attachments: true}}",
+            f"{SIGNATURES_D}/c.conf": b"no YAML",
+        },
+        **HOME,
+    )
+    settings = configure(files)
+    for _ in range(2):
+        found = settings.signatures(["quay.io/os", "quay.io"])
+        assert found == Section("file:///a", attachments=True, source=f"{SIGNATURES_D}/a.yaml")
+    assert files.read == [f"{SIGNATURES_D}/a.yaml", f"{SIGNATURES_D}/b.yaml"]
+    assert files.notes.failures == [f"warning: {SIGNATURES_D}/a.yaml: more: unknown key"]
+
+
+def test_where_signatures_are_has_a_default(configure: Callable[..., Settings]) -> None:
+    found = configure(Files({}, **HOME)).signatures(["quay.io"])
+    assert found == Section("file:///home/u/.local/share/containers/sigstore", attachments=False)
+
+
+def test_an_option_names_the_directory_about_signatures(
+    configure: Callable[..., Settings],
+) -> None:
+    files = Files(
+        {
+            f"{SIGNATURES_D}/a.yaml": b"default-docker: {lookaside: 'file:///a'}",
+            "/own/a.yaml": b"default-docker: {lookaside: 'file:///own'}",
+        },
+        **HOME,
+    )
+    settings = configure(files, registries_d="/own")
+    assert settings.signatures([]).lookaside == "file:///own"
+
+
+def test_a_broken_file_about_signatures_is_an_error(configure: Callable[..., Settings]) -> None:
+    for content in (b"[", PermissionError(13, "Permission denied")):
+        settings = configure(Files({f"{SIGNATURES_D}/a.yaml": content}, **HOME))
+        with pytest.raises(ConfigurationError, match=f"{SIGNATURES_D}/a.yaml"):
+            settings.signatures([])
+
+
+def test_without_a_library_files_about_signatures_reject(
+    configure: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    settings = configure(Files({f"{SIGNATURES_D}/a.yaml": b""}, **HOME))
+    with pytest.raises(DeniedError, match=r"PyYAML is needed .*oci-imgproxy\[signatures\]"):
+        settings.signatures([])
+    assert configure(Files({}, **HOME)).signatures([]).lookaside

@@ -13,13 +13,14 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import OCI_LAYER, OCI_MANIFEST, digest_of
+from images import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, digest_of
 from outcome import Outcome, capture
 from wires import SILENCE, Inbox, Step, real_time, refused, virtual_time
 
 from imgproxy import verify
 from imgproxy.errors import Failure, InvalidError, UnavailableError
 from imgproxy.spec import digest as digests
+from imgproxy.spec import manifest as manifests
 from imgproxy.spec.manifest import Descriptor, Manifest
 from imgproxy.transports.source import Document
 from imgproxy.verify import CHUNK, WHOLE, Blob, VerifiedDocument
@@ -548,3 +549,13 @@ EMBEDDED = {
 def test_embedded_content_counts_if_it_is_what_the_descriptor_says(case: str) -> None:
     descriptor, wanted = EMBEDDED[case]
     assert verify.embedded(descriptor) == wanted
+
+
+def test_a_document_may_be_named_by_several_digests() -> None:
+    raw = b'{"schemaVersion":2,"manifests":[]}'
+    parsed = manifests.parse(raw, OCI_INDEX, "it")
+    document = VerifiedDocument(raw, digests.compute(raw), parsed)
+    for algorithm in ("sha256", "sha384", "sha512"):
+        assert verify.has_digest(document, digests.compute(raw, algorithm))
+        assert not verify.has_digest(document, digests.compute(b"else", algorithm))
+    assert not verify.has_digest(document, digests.parse("blake3:" + "0" * 64))

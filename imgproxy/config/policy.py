@@ -7,27 +7,32 @@ Only the list of the most specific scope applies, and every requirement in it mu
 from __future__ import annotations
 
 from posixpath import normpath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy import strict_json
 from imgproxy.errors import ConfigurationError, DeniedError, clean
-from imgproxy.fields import FieldError, Fields, shown
+from imgproxy.fields import FieldError, Fields
 
-# Requirement types of containers-policy.json(5) that need signatures, which are not verified yet:
-# they parse, and reject.
-_NEED_SIGNATURES = frozenset({"signedBy", "sigstoreSigned", "signedBaseLayer"})
-_DECIDED = frozenset({"insecureAcceptAnything", "reject"})
-
+if TYPE_CHECKING:
+    from imgproxy.config.requirements import Requirement, SignedBy, SigstoreSigned
 
 # Transports whose scopes are paths; those of others are not looked into.
-_BY_PATH = frozenset({"dir", "oci"})
+_BY_PATH = frozenset({"dir", "oci", "oci-archive"})
+
+# One that is only itself: one path may hold many images whose names are in the file, so upstream
+# accepts no scope but the empty one, and a scope that could never match would read stricter than
+# the file is.
+_WITHOUT_SCOPES = frozenset({"docker-archive"})
 
 
 class Scope(NamedTuple):
-    """The requirements that apply somewhere; `place` is where in the file they stand."""
+    """The requirements that apply somewhere; `place` is where in the file they stand.
+
+    Those that need no signatures are but words.
+    """
 
     place: str
-    requirements: tuple[str, ...]
+    requirements: tuple[Requirement | str, ...]
 
 
 class Policy(NamedTuple):
@@ -36,6 +41,13 @@ class Policy(NamedTuple):
     source: str
     default: Scope
     transports: dict[str, dict[str, Scope]]
+
+
+class Demand(NamedTuple):
+    """What must be verified about an image; `where` names file and scope in messages."""
+
+    where: str
+    requirements: tuple[SignedBy | SigstoreSigned, ...]
 
 
 # What `--insecure-policy` stands for, as a file.
@@ -49,7 +61,7 @@ def parse(raw: bytes, source: str) -> Policy:
     """
     try:
         document = Fields(strict_json.loads(raw))
-        _refuse_unknown(document, {"default", "transports"})
+        document.refuse_others({"default", "transports"})
         transports = document.optional_object("transports")
         return Policy(
             source,
@@ -63,9 +75,11 @@ def parse(raw: bytes, source: str) -> Policy:
 
 
 def _scopes(transport: Fields, name: str) -> dict[str, Scope]:
-    for scope in transport:
-        if scope and name in _BY_PATH and not _is_absolute(scope):
+    for scope in filter(None, transport):
+        if name in _BY_PATH and not _is_absolute(scope):
             raise FieldError(f"{transport.at(scope)}: expected an absolute path, without . or ..")
+        if name in _WITHOUT_SCOPES:
+            raise FieldError(f'{transport.at(scope)}: {name} has no scope but the empty one, ""')
     return {scope: _scope(transport, scope) for scope in transport}
 
 
@@ -75,25 +89,20 @@ def _is_absolute(path: str) -> bool:
 
 
 def _scope(fields: Fields, key: str) -> Scope:
-    requirements = fields.objects(key)
-    if not requirements:  # absent, or empty
+    every = fields.objects(key)
+    if not every:  # absent, or empty
         raise FieldError(f"{fields.at(key)}: expected a list of requirements that is not empty")
-    return Scope(fields.at(key), tuple(map(_requirement, requirements)))
+    return Scope(fields.at(key), tuple(map(_requirement, every)))
 
 
-def _requirement(fields: Fields) -> str:
+def _requirement(fields: Fields) -> Requirement | str:
     kind = fields.text("type")
-    if kind in _DECIDED:
-        _refuse_unknown(fields, {"type"})
-    elif kind not in _NEED_SIGNATURES:
-        raise FieldError(f"{fields.at('type')}: unknown requirement {shown(kind)}")
-    return kind
+    if kind in ("insecureAcceptAnything", "reject"):
+        fields.refuse_others({"type"})
+        return kind
+    from imgproxy.config import requirements
 
-
-def _refuse_unknown(fields: Fields, known: set[str]) -> None:
-    for key in fields:
-        if key not in known:
-            raise FieldError(f"{fields.at(key)}: unknown key")
+    return requirements.parse(fields, kind)
 
 
 def docker_scopes(registry: str, repository: str, suffix: str) -> list[str]:
@@ -126,19 +135,27 @@ def path_scopes(path: str) -> list[str]:
     return scopes
 
 
-def demand(policy: Policy, transport: str, scopes: list[str], image: str) -> None:
-    """Return if the policy accepts an image.
+def demand(policy: Policy, transport: str, scopes: list[str], image: str) -> Demand:
+    """Give what must still be verified for the policy to accept an image, often nothing.
 
-    Raises `DeniedError`, naming file, place and requirement, if it does not.
+    Raises `DeniedError`, naming file, place and requirement, where nothing could change its mind.
     """
     known = policy.transports.get(transport, {})
     scope = next((known[name] for name in [*scopes, ""] if name in known), policy.default)
     where = f"the policy {policy.source} ({clean(scope.place)})"
-    for requirement in scope.requirements:
-        if requirement == "reject":
-            raise DeniedError(f"{image} is rejected by {where}")
-        if requirement != "insecureAcceptAnything":
-            raise DeniedError(
-                f"{image} is rejected: {where} requires {requirement}, and signatures are not"
-                " verified yet"
-            )
+    if "reject" in scope.requirements:
+        raise DeniedError(f"{image} is rejected by {where}")
+    others = [each for each in scope.requirements if not isinstance(each, str)]
+    return Demand(where, _signed(others, f"{image} is rejected: {where}") if others else ())
+
+
+def _signed(every: list[Requirement], words: str) -> tuple[SignedBy | SigstoreSigned, ...]:
+    """Give the requirements, all of which signatures can meet. Raises `DeniedError`."""
+    from imgproxy.config.requirements import Rejecting
+
+    signed = []
+    for requirement in every:
+        if isinstance(requirement, Rejecting):
+            raise DeniedError(f"{words} requires {requirement.kind}: {requirement.reason}")
+        signed.append(requirement)
+    return tuple(signed)

@@ -129,6 +129,16 @@ def registries_d(host: Host, option: str | None = None) -> list[str]:
     return _listed(host, directory, ".yaml") if directory else []
 
 
+def lookaside(host: Host) -> str:
+    """Give the URL of the signatures' directory where registries.d names none.
+
+    It is kept by the programs that store images, and need not exist.
+    """
+    if host.uid == 0 or not host.home:
+        return "file:///var/lib/containers/sigstore"
+    return f"file://{host.home}/.local/share/containers/sigstore"
+
+
 def certificates(host: Host, registry: str) -> str | None:
     """Give the directory with the certificates for a registry: containers-certs.d(5).
 

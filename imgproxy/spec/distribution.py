@@ -43,11 +43,23 @@ MAX_REDIRECTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
+# Where there is something of a kind, by its name. Signatures are an extension of OpenShift's
+# registry, which the `base` tells of; referrers came with version 1.1 of the specification.
+_PATHS = {
+    "base": "v2/",
+    "manifest": "v2/{repository}/manifests/{name}",
+    "blob": "v2/{repository}/blobs/{name}",
+    "referrer": "v2/{repository}/referrers/{name}",
+    "signature": "extensions/v2/{repository}/signatures/{name}",
+}
+
+
 def registry_url(scheme: str, reference: Reference, kind: str, name: str) -> Url:
-    """Give the URL of `/v2/<repository>/<kind>s/<name>`; the kind is `manifest` or `blob`."""
+    """Give the URL of something of a kind at a registry."""
     # Docker Hub's name is not the host that serves it.
     host = "registry-1.docker.io" if reference.registry == "docker.io" else reference.registry
-    return urls.parse(f"{scheme}://{host}/v2/{reference.repository}/{kind}s/{name}")
+    path = _PATHS[kind].format(repository=reference.repository, name=name)
+    return urls.parse(f"{scheme}://{host}/{path}")
 
 
 def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
@@ -83,7 +95,7 @@ def _joined(url: Url, location: str) -> str:
 def failure(url: Url, status: int, body: bytes, kind: str, name: str) -> Failure:
     """Give what a reply other than the wanted 200 means.
 
-    `kind` and `name` say what was asked for: `manifest` or `blob`, and which. The registry's own
+    `kind` and `name` say what was asked for, such as a `blob`, and which. The registry's own
     words are quoted when it sent the specification's error body.
     """
     codes, words = said(body)

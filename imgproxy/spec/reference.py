@@ -56,7 +56,7 @@ _DESCRIPTOR = re.compile(r"(?:/dev/stdin|(?:/dev|/proc/self)/fd/([0-9]{1,9}))")
 class Reference(NamedTuple):
     """What a registry is asked for: `registry/repository[:tag][@digest]`, normalised.
 
-    One of `tag` and `digest` is there; with both, the digest decides.
+    With both a tag and a digest, the digest decides; with neither, it is a repository.
     """
 
     registry: str
@@ -160,6 +160,12 @@ def parse_reference(text: str) -> Reference:
 
     Without a host it is Docker Hub's, without tag and digest it is `latest`.
     """
+    named = parse_named(text)
+    return named if named.tag or named.digest else named._replace(tag="latest")
+
+
+def parse_named(text: str) -> Reference:
+    """Give the same without a default: what signatures and policies name may be a repository."""
     rest, at, digest_text = text.partition("@")
     digest = _digest(text, digest_text) if at else None
     registry, repository = "docker.io", rest
@@ -178,8 +184,7 @@ def parse_reference(text: str) -> Reference:
         _refuse(text, f"the name is longer than {_MAX_NAME} characters")
     if colon and _TAG.fullmatch(tag) is None:
         _refuse(text, f'the tag "{clean(tag)}" is malformed')
-    default = None if digest else "latest"
-    return Reference(registry, repository, tag if colon else default, digest)
+    return Reference(registry, repository, tag if colon else None, digest)
 
 
 def has_registry(text: str) -> bool:

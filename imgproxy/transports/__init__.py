@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy import files
@@ -43,12 +44,19 @@ async def open_sources(
         if _exists(path):
             from imgproxy.transports.local import open_sideloaded
 
-            return [await open_sideloaded(path, each)]
+            registry = partial(_open_registry, each, access, settings, reporter)
+            return [await open_sideloaded(path, each, registry)]
     if access.offline:
         raise NotFoundError(_missing(name, [path for _, path in paths]), code="MANIFEST_UNKNOWN")
+    return [_open_registry(each, access, settings, reporter) for each in candidates]
+
+
+def _open_registry(
+    reference: Reference, access: Access, settings: Settings, reporter: Reporter
+) -> Source:
     from imgproxy.transports.network import open_registry
 
-    return [open_registry(each, access, settings, reporter) for each in candidates]
+    return open_registry(reference, access, settings, reporter)
 
 
 def _resolved(name: ShortName, settings: Settings) -> list[Reference]:

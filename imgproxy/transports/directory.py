@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
+from imgproxy.spec import digest as digests
 from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports import tree
 from imgproxy.transports.source import Document, sought
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.reference import DirectoryName
-    from imgproxy.transports.source import Identity, Reader
+    from imgproxy.transports.source import Identity, Reader, SignaturePlace
     from imgproxy.transports.tree import Tree
 
 # 1.2 brought digests by other algorithms than sha256.
@@ -30,6 +31,7 @@ class ImageDirectory:
         self.name = clean(str(name))
         self.identity = identity
         self._tree = tree
+        self._root: Digest | None = None
 
     async def root(self) -> Document:
         """See `Source`. Raises `UnsupportedFormatError` for a version that is not known."""
@@ -44,6 +46,7 @@ class ImageDirectory:
                     f' "{clean(version.decode(errors="replace"))}"'
                 )
         raw = await tree.read(self._tree, "manifest.json", MAX_DOCUMENT_SIZE)
+        self._root = digests.compute(raw)
         return Document(raw, "", (), None, f"{self.name}: manifest.json")
 
     async def seek(self, digest: Digest) -> Document:
@@ -63,13 +66,24 @@ class ImageDirectory:
         return await self._open(descriptor, "", name, "BLOB_UNKNOWN")
 
     async def _open(self, descriptor: Descriptor, suffix: str, name: str, code: str) -> Content:
-        algorithm, encoded = descriptor.digest
-        stem = encoded if algorithm == "sha256" else f"{algorithm}-{encoded}"
         try:
-            return await self._tree.open(stem + suffix, name)
+            return await self._tree.open(_stem(descriptor.digest) + suffix, name)
         except NotFoundError as error:
             raise NotFoundError(f"{name} is not there: {error.message}", code=code) from None
+
+    def signatures(self, digest: Digest) -> list[SignaturePlace]:
+        """See `Source`. Those of what is behind the root have its digest in their names."""
+        from imgproxy.transports import signature_files
+
+        prefix = "" if digest == self._root else f"{_stem(digest)}."
+        return [signature_files.place(self._tree, prefix)]
 
     def close(self) -> None:
         """See `Source`."""
         self._tree.close()
+
+
+def _stem(digest: Digest) -> str:
+    """Give what names of files begin with that are about the content with a digest."""
+    algorithm, encoded = digest
+    return encoded if algorithm == "sha256" else f"{algorithm}-{encoded}"

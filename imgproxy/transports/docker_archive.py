@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from imgproxy.spec.docker_archive import Item
     from imgproxy.spec.reference import DockerArchiveName, Reference
     from imgproxy.transports.archive import Archive, Member
-    from imgproxy.transports.source import Reader
+    from imgproxy.transports.source import Reader, SignaturePlace
 
 # Since version 25, docker names members by the digest of what they hold.
 _NAMED_BY_DIGEST = re.compile(r"blobs/([a-z0-9]+)/([0-9a-f]+)")
@@ -220,6 +220,10 @@ class DockerArchive:
             if found is not None:
                 return await self._archive.open(found, name)
         raise NotFoundError(f"{name} is not there", code="BLOB_UNKNOWN")
+
+    def signatures(self, _: Digest) -> list[SignaturePlace]:
+        """See `Source`. What is signed is the manifest, and this one has just been made."""
+        return []
 
     def close(self) -> None:
         """See `Source`."""

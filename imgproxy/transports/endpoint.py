@@ -86,9 +86,10 @@ class Endpoint:
         *,
         wanted: Collection[int] = OK,
     ) -> Response:
-        """Give the reply with a `manifest` or a `blob`, past tokens and redirects.
+        """Give the reply with something of a kind, such as a `blob`, past tokens and redirects.
 
-        `wanted` are the statuses that are no failure. Raises `Failure`.
+        The kinds are those of `distribution.registry_url`; `wanted` are the statuses that are no
+        failure. Raises `Failure`.
         """
         if self.refusal:
             raise DeniedError(self.refusal)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.reference import LocalName, Reference
     from imgproxy.transports.archive import Archive
-    from imgproxy.transports.source import Document, Place, Reader
+    from imgproxy.transports.source import Document, Place, Reader, SignaturePlace, Source
 
 # Manifests that are looked at to find out whether an archive has what its indexes name.
 _MAX_LOOKED_AT = 64
@@ -55,11 +55,19 @@ async def open_named(name: LocalName | PathName) -> Place:
 class Sideloaded:
     """An image of a registry that lies here. See `Source`.
 
-    The reference decides what it is called, and what its digest must be.
+    The reference decides what it is called, and what its digest must be. Its signatures may lie
+    beside it, and where those of the registry's image are: what `open_registry` gives.
     """
 
-    def __init__(self, place: Place, reference: Reference) -> None:
+    def __init__(
+        self,
+        place: Place,
+        reference: Reference,
+        open_registry: Callable[[], Source] | None = None,
+    ) -> None:
         self.name = f"docker://{reference} from {place.name}"
+        self._open_registry = open_registry
+        self._registry: Source | None = None
         self.identity = docker_identity(reference)
         self._place = place
         self._digest = reference.digest
@@ -78,13 +86,24 @@ class Sideloaded:
         """See `Source`."""
         return await self._place.blob(descriptor)
 
+    def signatures(self, digest: Digest) -> list[SignaturePlace]:
+        """See `Source`."""
+        found = self._place.signatures(digest)
+        if self._registry is None and self._open_registry is not None:
+            self._registry = self._open_registry()
+        return found if self._registry is None else found + self._registry.signatures(digest)
+
     def close(self) -> None:
         """See `Source`."""
         self._place.close()
+        if self._registry is not None:
+            self._registry.close()
 
 
-async def open_sideloaded(path: str, reference: Reference) -> Sideloaded:
-    """Give the image of a registry that lies at a path. Raises `Failure`."""
+async def open_sideloaded(
+    path: str, reference: Reference, open_registry: Callable[[], Source] | None = None
+) -> Sideloaded:
+    """Give the image of a registry that lies at a path; see `Sideloaded`. Raises `Failure`."""
 
     def name_of(transport: str) -> LocalName:
         if transport == "docker-archive":
@@ -94,8 +113,10 @@ async def open_sideloaded(path: str, reference: Reference) -> Sideloaded:
     if _is_manifest(path):
         from imgproxy.transports.registry_tree import RegistryTree
 
-        return Sideloaded(RegistryTree(path, docker_identity(reference)), reference)
-    return Sideloaded(await _recognised(path, name_of, reference), reference)
+        place: Place = RegistryTree(path, docker_identity(reference))
+    else:
+        place = await _recognised(path, name_of, reference)
+    return Sideloaded(place, reference, open_registry)
 
 
 async def _recognised(

@@ -17,9 +17,12 @@ from imgproxy.transports.registry import Registry
 if TYPE_CHECKING:
     from imgproxy.config.endpoints import Endpoint as Place
     from imgproxy.settings import Settings
+    from imgproxy.spec.digest import Digest
     from imgproxy.spec.reference import Reference
+    from imgproxy.spec.url import Url
     from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
+    from imgproxy.transports.source import SignaturePlace
 
 
 def open_registry(
@@ -37,7 +40,28 @@ def open_registry(
         reference,
         [build(place, is_own=place.reference.registry == own) for place in places],
         retries=access.retries,
+        signatures=[partial(_signatures, place, access, settings, reporter) for place in places],
     )
+
+
+def _signatures(
+    place: Place,
+    access: Access,
+    settings: Settings,
+    reporter: Reporter,
+    registry: Registry,
+    digest: Digest,
+) -> list[SignaturePlace]:
+    """Give where the signatures of a document at an endpoint are; `registry` has it alone."""
+    from imgproxy.transports import signatures
+
+    if access.offline:
+        return signatures.places_offline(place.reference, digest, settings.signatures)
+
+    def client(base: Url) -> Client:
+        return _client(base, base.authority, place, access, settings, reporter)
+
+    return signatures.places(registry, place.reference, digest, settings.signatures, client)
 
 
 def _endpoint(
@@ -49,19 +73,26 @@ def _endpoint(
     reporter: Reporter,
     keyring: Keyring,
 ) -> Endpoint:
+    home = distribution.registry_url("https", place.reference, "base", "")
+    client = _client(home, place.reference.registry, place, access, settings, reporter)
+    return Endpoint(place, client, keyring, is_own=is_own, registry_token=access.registry_token)
+
+
+def _client(
+    home: Url,
+    registry: str,
+    place: Place,
+    access: Access,
+    settings: Settings,
+    reporter: Reporter,
+) -> Client:
+    """Give a client for what an endpoint needs at a host, which certs.d calls `registry`."""
     proxy_for = partial(proxy.choose, environment=system.environment())
-    dialer = Dialer(
-        distribution.registry_url("https", place.reference, "blob", ""),
-        place.reference.registry,
-        settings.certificates,
-        proxy_for,
-        verify=not place.insecure,
-    )
-    client = Client(
+    dialer = Dialer(home, registry, settings.certificates, proxy_for, verify=not place.insecure)
+    return Client(
         dialer,
         reporter,
         stall_timeout=access.stall_timeout,
         user_agent=f"imgproxy/{__version__}",
         proxy_for=proxy_for,
     )
-    return Endpoint(place, client, keyring, is_own=is_own, registry_token=access.registry_token)

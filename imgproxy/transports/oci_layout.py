@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.reference import LayoutName, Reference
-    from imgproxy.transports.source import Identity, Reader
+    from imgproxy.transports.source import Identity, Reader, SignaturePlace
     from imgproxy.transports.tree import Tree
 
 # What refers to an image, under the tag that registries without a referrers API have for it
@@ -137,6 +137,10 @@ class OciLayout:
             return await self._tree.open(f"blobs/{algorithm}/{encoded}", name)
         except NotFoundError as error:
             raise NotFoundError(f"{name} is not there: {error.message}", code=code) from None
+
+    def signatures(self, _: Digest) -> list[SignaturePlace]:
+        """See `Source`. The specification of layouts has no place for signatures."""
+        return []
 
     def close(self) -> None:
         """See `Source`."""

@@ -6,6 +6,7 @@ location.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import BadUpstreamError
@@ -23,21 +24,38 @@ if TYPE_CHECKING:
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.reference import Reference
     from imgproxy.transports.rounds import Endpoint
+    from imgproxy.transports.source import SignaturePlace
+
+# Gives the places of the signatures for a document, at the only endpoint of a registry.
+Signatures = Callable[["Registry", "Digest"], "list[SignaturePlace]"]
 
 
 class Registry(Rounds):
-    """An image by its logical reference, at these endpoints. See `Source` and `Rounds`."""
+    """An image by its logical reference, at these endpoints. See `Source` and `Rounds`.
+
+    `signatures` say for each endpoint where those of the image at it are, where anybody knows.
+    """
 
     def __init__(
-        self, reference: Reference, endpoints: Sequence[Endpoint], *, retries: int
+        self,
+        reference: Reference,
+        endpoints: Sequence[Endpoint],
+        *,
+        retries: int,
+        signatures: Sequence[Signatures] = (),
     ) -> None:
         super().__init__(f"docker://{reference}", endpoints, retries=retries)
         self.identity = docker_identity(reference)
+        self._signatures = signatures
         self._reference = reference
 
     async def root(self) -> Document:
         """See `Source`."""
         return await self._document(self._reference.manifest, self._reference.digest, None)
+
+    async def tagged(self, tag: str) -> Document:
+        """Give a document by a tag of its own in the image's repository."""
+        return await self._document(tag, None, None)
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""
@@ -66,6 +84,15 @@ class Registry(Rounds):
             where,
             lambda failure: self.condemn(name, [endpoint], failure),
         )
+
+    def signatures(self, digest: Digest) -> list[SignaturePlace]:
+        """See `Source`. Those of each endpoint are apart: one of them may have none."""
+        return [
+            place
+            for endpoint, find in zip(self._endpoints, self._signatures, strict=False)
+            if not endpoint.refusal
+            for place in find(Registry(self._reference, [endpoint], retries=self.retries), digest)
+        ]
 
 
 def _content_digest(response: Response) -> Digest | None:

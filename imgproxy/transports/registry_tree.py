@@ -19,7 +19,7 @@ from imgproxy.transports.source import Document, sought
 if TYPE_CHECKING:
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
-    from imgproxy.transports.source import Identity, Reader
+    from imgproxy.transports.source import Identity, Reader, SignaturePlace
 
 
 class RegistryTree:
@@ -67,6 +67,10 @@ class RegistryTree:
                 pass
         places = ", ".join(f"{clean(self._repository)}/{path}" for path in paths)
         raise NotFoundError(f"{name} is not there (sought at {places})", code=code)
+
+    def signatures(self, _: Digest) -> list[SignaturePlace]:
+        """See `Source`. They are where those of the registry's image are."""
+        return []
 
     def close(self) -> None:
         """See `Source`. Nothing is kept open."""

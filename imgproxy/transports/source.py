@@ -15,12 +15,13 @@ from imgproxy.spec import manifest as manifests
 from imgproxy.spec import media_type as types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from imgproxy.errors import Failure
     from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.reference import Reference
+    from imgproxy.spec.signature import Signature
 
 
 class Document(NamedTuple):
@@ -41,17 +42,28 @@ class Document(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What policy.json calls the image: its transport, and its scopes, most specific first."""
+    """What policy.json calls the image: its transport, and its scopes, most specific first.
+
+    `reference` is the name that signatures know it by, None where its transport has no such names.
+    """
 
     transport: str
     scopes: list[str]
+    reference: Reference | None = None
+
+
+class SignaturePlace(NamedTuple):
+    """Where signatures may be, by name, and how to read them; that raises `Failure`."""
+
+    name: str
+    read: Callable[[], Awaitable[list[Signature]]]
 
 
 def docker_identity(reference: Reference) -> Identity:
     """Give the identity of an image of a registry, wherever it is found."""
     suffix = f"@{reference.digest}" if reference.digest else f":{reference.tag}"
     scopes = docker_scopes(reference.registry, reference.repository, suffix)
-    return Identity("docker", scopes)
+    return Identity("docker", scopes, reference)
 
 
 class Reader(Protocol):
@@ -90,6 +102,9 @@ class Source(Protocol):
 
     async def blob(self, descriptor: Descriptor) -> Reader:
         """Open a blob that a manifest names."""
+
+    def signatures(self, digest: Digest) -> list[SignaturePlace]:
+        """Give the places of signatures for a manifest or an index, in the order to look there."""
 
     def close(self) -> None:
         """Let go of connections and descriptors."""

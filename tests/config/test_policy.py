@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from imgproxy.config.identities import DEFAULT
 from imgproxy.config.policy import (
     ACCEPT_ANYTHING,
+    Demand,
     Policy,
     Scope,
     demand,
@@ -16,6 +18,7 @@ from imgproxy.config.policy import (
     parse,
     path_scopes,
 )
+from imgproxy.config.requirements import Material, SignedBy, SigstoreSigned
 from imgproxy.errors import ConfigurationError, DeniedError
 
 Json = dict[str, Any]
@@ -23,6 +26,15 @@ Json = dict[str, Any]
 ACCEPT = [{"type": "insecureAcceptAnything"}]
 REJECT = [{"type": "reject"}]
 SIGNED = [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/key.gpg"}]
+SIGSTORE = [{"type": "sigstoreSigned", "keyPath": "/key.pub"}]
+BASE_LAYER = [{"type": "signedBaseLayer", "baseLayerIdentity": {"type": "matchExact"}}]
+
+ACCEPTED = "insecureAcceptAnything"
+REJECTED = "reject"
+
+
+def signed_by(place: str) -> SignedBy:
+    return SignedBy("signedBy", Material(f"{place}.keyPath", ("/key.gpg",)), DEFAULT)
 
 
 def read(document: object) -> Policy:
@@ -43,15 +55,16 @@ def test_a_policy_is_a_default_and_scopes_by_transport() -> None:
     }
     assert read(document) == Policy(
         "/p.json",
-        Scope("default", ("reject",)),
+        Scope("default", (REJECTED,)),
         {
             "docker": {
-                "": Scope("transports.docker.", ("insecureAcceptAnything",)),
+                "": Scope("transports.docker.", (ACCEPTED,)),
                 "quay.io/acme": Scope(
-                    "transports.docker.quay.io/acme", ("signedBy", "insecureAcceptAnything")
+                    "transports.docker.quay.io/acme",
+                    (signed_by("transports.docker.quay.io/acme[0]"), ACCEPTED),
                 ),
             },
-            "unheard-of": {"x": Scope("transports.unheard-of.x", ("reject",))},
+            "unheard-of": {"x": Scope("transports.unheard-of.x", (REJECTED,))},
             "dir": {},
         },
     )
@@ -59,14 +72,13 @@ def test_a_policy_is_a_default_and_scopes_by_transport() -> None:
 
 def test_accepting_anything_is_a_policy() -> None:
     policy = parse(ACCEPT_ANYTHING, "--insecure-policy")
-    assert policy == Policy("--insecure-policy", Scope("default", ("insecureAcceptAnything",)), {})
+    assert policy == Policy("--insecure-policy", Scope("default", (ACCEPTED,)), {})
 
 
-@pytest.mark.parametrize(
-    "kind", ["insecureAcceptAnything", "reject", "signedBy", "sigstoreSigned", "signedBaseLayer"]
-)
-def test_every_requirement_of_the_manual_is_known(kind: str) -> None:
-    assert read({"default": [{"type": kind}]}).default.requirements == (kind,)
+@pytest.mark.parametrize("requirements", [ACCEPT, REJECT, SIGNED, SIGSTORE, BASE_LAYER])
+def test_every_requirement_of_the_manual_is_known(requirements: list[Json]) -> None:
+    (found,) = read({"default": requirements}).default.requirements
+    assert getattr(found, "kind", found) == requirements[0]["type"]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +87,8 @@ def test_every_requirement_of_the_manual_is_known(kind: str) -> None:
         ([], "the document: expected an object, got an array"),
         ({}, "default: expected a list of requirements that is not empty"),
         ({"default": []}, "default: expected a list of requirements that is not empty"),
-        ({"default": None}, "default: expected a list of requirements that is not empty"),
+        ({"default": None}, "default: expected a value, got null"),
+        ({"default": REJECT, "transports": None}, "transports: expected a value, got null"),
         ({"default": {}}, "default: expected an array, got an object"),
         ({"default": ["reject"]}, 'default[0]: expected an object, got "reject"'),
         ({"default": [{}]}, "default[0].type: missing (expected a string)"),
@@ -115,7 +128,7 @@ def test_a_policy_with_a_mistake_is_none_at_all(document: Json, complaint: str) 
     assert caught.value.detail == {"file": "/p.json"}
 
 
-@pytest.mark.parametrize("transport", ["oci", "dir"])
+@pytest.mark.parametrize("transport", ["oci", "dir", "oci-archive"])
 @pytest.mark.parametrize(
     "scope", ["images", "./images", "/", "//", "//images", "/images/", "/a//b", "/a/./b", "/a/../b"]
 )
@@ -130,10 +143,21 @@ def test_a_path_that_could_never_match_would_make_the_file_laxer_than_it_reads(
     )
 
 
+def test_a_docker_archive_has_no_scope_but_the_empty_one() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read({"default": ACCEPT, "transports": {"docker-archive": {"/a.tar": REJECT}}})
+    assert caught.value.message == (
+        "the policy /p.json: transports.docker-archive./a.tar: docker-archive has no scope but the"
+        ' empty one, ""'
+    )
+
+
 @pytest.mark.parametrize(
     ("transport", "scope"),
     [
         ("oci", ""),
+        ("oci-archive", "/images/os.tar"),
+        ("docker-archive", ""),
         ("oci", "/images"),
         ("dir", "/images/a b/..c"),
         ("docker", "images/"),
@@ -278,7 +302,20 @@ def test_only_the_most_specific_list_applies(transports: Json, place: str) -> No
     ids=["default", "default-twice", "registry", "namespace", "another-transport"],
 )
 def test_an_image_is_accepted_where_the_list_that_applies_accepts(document: Json) -> None:
-    demand(read(document), "docker", SCOPES, "it")
+    assert demand(read(document), "docker", SCOPES, "it").requirements == ()
+
+
+def test_what_signatures_decide_is_left_to_them() -> None:
+    document = {"default": [*SIGNED, *ACCEPT, *SIGSTORE, *SIGNED]}
+    sigstore = SigstoreSigned(
+        "sigstoreSigned", Material("default[2].keyPath", ("/key.pub",)), None, DEFAULT
+    )
+    assert demand(read(document), "docker", SCOPES, "it") == Demand(
+        "the policy /p.json (default)", (signed_by("default[0]"), sigstore, signed_by("default[3]"))
+    )
+
+
+X509 = [{"type": "signedBy", "keyType": "X509Certificates", "keyPath": "/k"}]
 
 
 @pytest.mark.parametrize(
@@ -287,14 +324,20 @@ def test_an_image_is_accepted_where_the_list_that_applies_accepts(document: Json
         (REJECT, "it is rejected by the policy /p.json (default)"),
         ([*ACCEPT, *REJECT], "it is rejected by the policy /p.json (default)"),
         ([*REJECT, *ACCEPT], "it is rejected by the policy /p.json (default)"),
+        ([*SIGNED, *REJECT], "it is rejected by the policy /p.json (default)"),
+        ([*REJECT, *SIGSTORE], "it is rejected by the policy /p.json (default)"),
         *(
             (
-                [*before, {"type": kind}, *after],
-                f"it is rejected: the policy /p.json (default) requires {kind}, and signatures"
-                " are not verified yet",
+                [*before, *BASE_LAYER, *after],
+                "it is rejected: the policy /p.json (default) requires signedBaseLayer: nobody has"
+                " ever said how that is verified",
             )
-            for kind in ("signedBy", "sigstoreSigned", "signedBaseLayer")
-            for before, after in (([], []), (ACCEPT, []), ([], ACCEPT))
+            for before, after in (([], []), (ACCEPT, SIGNED), (SIGNED, ACCEPT))
+        ),
+        (
+            X509,
+            "it is rejected: the policy /p.json (default) requires signedBy: of the types of keys,"
+            " X509Certificates is not supported by anybody",
         ),
     ],
 )

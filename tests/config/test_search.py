@@ -515,3 +515,15 @@ def test_aliases(
 ) -> None:
     found = search.aliases(host(*files, uid=uid, home=home, environment=variables))
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("uid", "home", "url"),
+    [
+        (0, "/root", "file:///var/lib/containers/sigstore"),
+        (1000, "/home/u", "file:///home/u/.local/share/containers/sigstore"),
+        (1000, "", "file:///var/lib/containers/sigstore"),
+    ],
+)
+def test_there_is_a_lookaside_without_configuration(uid: int, home: str, url: str) -> None:
+    assert search.lookaside(host(uid=uid, home=home)) == url

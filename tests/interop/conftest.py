@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import pytest
 from filled import Registry, filled_registry
 from home import Home
+from parent import INSECURE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ class Pull(Protocol):
         image: str,
         *options: str,
         sockets: int = 1,
+        policy: str | None = INSECURE,
         files: Sequence[int] = (),
         env: Mapping[str, str] | None = None,
     ) -> Child: ...
@@ -62,12 +64,13 @@ def pull_at(home: Home, serve: Serve) -> Pull:
         image: str,
         *options: str,
         sockets: int = 1,
+        policy: str | None = INSECURE,
         files: Sequence[int] = (),
         env: Mapping[str, str] | None = None,
     ) -> Child:
         environment = home.environment(**(env or {}))
         options = ("--platform=linux/amd64", *options)
-        return serve(image, *options, sockets=sockets, env=environment, files=files)
+        return serve(image, *options, sockets=sockets, policy=policy, env=environment, files=files)
 
     return start
 

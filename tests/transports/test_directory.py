@@ -26,6 +26,7 @@ from wires import real_time
 from imgproxy.spec import digest as digests
 from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.spec.reference import DirectoryName
+from imgproxy.spec.signature import SigstoreSignature, SimpleSignature
 from imgproxy.transports.directory import ImageDirectory
 from imgproxy.transports.source import Identity
 from imgproxy.transports.tree import Directory
@@ -262,6 +263,42 @@ async def test_a_document_comes_as_it_was_described(
     assert document.size == entry["size"]
     assert [str(each) for each in document.digests] == [entry["digest"]]
     assert document.name == f"dir:{path}: manifest {entry['digest']}"
+
+
+@real_time
+async def test_signatures_lie_beside_it_by_number(layout: Layout, path: Path) -> None:
+    """Those of what is behind the root have its digest in their names."""
+    chosen, wide = layout.image(b"x"), layout.image(b"y", algorithm="sha512")
+    root = layout.index(chosen, wide)
+    write_dir(path, layout, root)
+    source = source_at(path)
+    encoded = chosen["digest"].partition(":")[2]
+    wide_name = wide["digest"].replace(":", "-")
+    for name, content in (
+        ("signature-1", b"\x90 of the root"),
+        ("signature-2", b"\0simple-signing\nalso of the root"),
+        ("signature-4", b"\x90 after a gap"),
+        (f"{encoded}.signature-1", b'\0sigstore-json\n{"mimeType":"a/b","payload":"e30="}'),
+        (f"{wide_name}.signature-1", b"\x90 of the other"),
+    ):
+        write(path / name, content)
+    await source.root()
+    found = {}
+    for each in (root, chosen, wide):
+        (place,) = source.signatures(describe(each).digest)
+        found[place.name] = await place.read()
+    assert found == {
+        f"{path}/": [
+            SimpleSignature(f"{path}/signature-1", b"\x90 of the root"),
+            SimpleSignature(f"{path}/signature-2", b"also of the root"),
+        ],
+        f"{path}/{encoded}.": [
+            SigstoreSignature(f"{path}/{encoded}.signature-1", "a/b", b"{}", {})
+        ],
+        f"{path}/{wide_name}.": [
+            SimpleSignature(f"{path}/{wide_name}.signature-1", b"\x90 of the other")
+        ],
+    }
 
 
 @real_time

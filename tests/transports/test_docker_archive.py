@@ -784,5 +784,5 @@ async def test_there_is_no_manifest_but_the_one_that_is_made(path: Path) -> None
 async def test_a_name_says_where_it_is_from(path: Path) -> None:
     source = await opened(path, skopeo(IMAGE), "example.com/os")
     assert source.name == f"docker-archive:{path}:example.com/os:latest"
-    assert source.identity == ("docker-archive", [])
+    assert source.identity == ("docker-archive", [], None)
     assert (await source.root()).name == f"{source.name}: image @0"

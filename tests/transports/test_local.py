@@ -58,6 +58,7 @@ from opened import (
     refusing,
     served_from,
 )
+from sources import describe
 from wires import real_time
 
 from imgproxy.spec.reference import parse_reference
@@ -155,7 +156,7 @@ async def test_what_policies_call_an_archive(layout: Layout, tmp_path: Path) -> 
     assert source.identity.transport == "oci-archive"
     assert source.identity.scopes[:2] == [path, str(tmp_path / "x")]
     path = write(tmp_path / "docker", pack(skopeo(IMAGE)))
-    assert (await place_of(f"docker-archive:{path}")).identity == ("docker-archive", [])
+    assert (await place_of(f"docker-archive:{path}")).identity == ("docker-archive", [], None)
 
 
 PLACES: dict[str, tuple[Callable[[Path], object], tuple[int, str], str]] = {
@@ -300,7 +301,7 @@ async def test_a_docker_archive_without_manifest_json_is_read_by_its_index_e15(
     path = write(tmp_path / "image", pack(members))
     for tail, image in ((":nginx", OTHER), (":example.com/os:1", IMAGE), (":@1", OTHER)):
         source = await place_of(f"docker-archive:{path}{tail}")
-        assert source.identity == ("docker-archive", [])
+        assert source.identity == ("docker-archive", [], None)
         assert (await served_from(source)).config == image.config
         source.close()
     with refusing(AMBIGUOUS, ":@0", ":@1"):
@@ -470,6 +471,32 @@ async def test_an_artifact_is_served_as_it_is_e30(layout: Layout, tmp_path: Path
 
 async def sideloaded(path: str | Path, name: str) -> Sideloaded:
     return await open_sideloaded(str(path), parse_reference(name))
+
+
+@real_time
+async def test_its_signatures_lie_beside_it_or_where_those_of_the_registry_s_are(
+    layout: Layout, tmp_path: Path
+) -> None:
+    class Elsewhere:
+        closed = 0
+
+        def signatures(self, digest: object) -> list[object]:
+            return [f"the registry's for {digest}"]
+
+        def close(self) -> None:
+            self.closed += 1
+
+    entry = layout.save_image(b"x")
+    for where, path in written(layout, entry, tmp_path).items():
+        elsewhere = Elsewhere()
+        source = await open_sideloaded(path, parse_reference("r.io/team/os:1"), lambda: elsewhere)  # type: ignore[arg-type, return-value]  # noqa: B023
+        await source.root()
+        digest = describe(entry).digest
+        *beside, last = source.signatures(digest)
+        assert last == f"the registry's for {digest}"
+        assert [each.name for each in beside] == ([f"{path}/"] if where == "dir" else [])
+        source.close()
+        assert elsewhere.closed == 1
 
 
 def written(layout: Layout, entry: Json, at: Path) -> dict[str, str]:

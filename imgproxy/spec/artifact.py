@@ -1,0 +1,87 @@
+"""Artifacts that belong to an image: what cosign 1 and 2 attach, and what refers to it.
+
+OCI image specification 1.1, manifest.md ("Guidelines for Artifact Usage") and descriptor.md;
+distribution specification 1.1, "Listing Referrers" and its fallback, the "referrers tag schema".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+from imgproxy import strict_json
+from imgproxy.fields import FieldError, Fields
+from imgproxy.spec import digest as digests
+from imgproxy.spec.manifest import Descriptor
+from imgproxy.spec.signature import SignatureError
+
+if TYPE_CHECKING:
+    from imgproxy.spec.digest import Digest
+
+_NEXT = re.compile(r'<[^<>?]*\?([^<>]*)>; *rel="?next"?')
+
+
+class Part(NamedTuple):
+    """A layer of an artifact, or a manifest in a list of them, with what is said about it.
+
+    `kind` is its media type, or for a manifest that of its artifact.
+    """
+
+    descriptor: Descriptor
+    kind: str
+    annotations: dict[str, str]
+
+
+def attachments_tag(digest: Digest) -> str:
+    """Give the tag under which cosign 1 and 2 keep the signatures of a manifest."""
+    return f"{digest.algorithm}-{digest.encoded}.sig"
+
+
+def referrers_tag(digest: Digest) -> str:
+    """Give the tag under which referrers are listed where the registry does not list them."""
+    return f"{digest.algorithm}-{digest.encoded}"
+
+
+def referrers_name(digest: Digest, kind: str) -> str:
+    """Give what to ask for under `/referrers/` for those of a kind."""
+    return f"{digest}?artifactType={quote(kind, safe='')}"
+
+
+def following(digest: Digest, link: str) -> str | None:
+    """Give what to ask for after a part of a list, None after the last: `Link`, RFC 8288.
+
+    Only its query is believed, which is all that differs.
+    """
+    match = _NEXT.search(link)
+    return None if match is None else f"{digest}?{match[1]}"
+
+
+def layers(raw: bytes) -> list[Part]:
+    """Give the layers in a manifest. Raises `SignatureError` for what is none."""
+    return _parts(raw, "layers", "mediaType")
+
+
+def manifests(raw: bytes) -> list[Part]:
+    """Give the artifacts in a list of them. Raises `SignatureError` for what is none."""
+    return _parts(raw, "manifests", "artifactType")
+
+
+def _parts(raw: bytes, key: str, kind: str) -> list[Part]:
+    try:
+        document = Fields(strict_json.loads(raw))
+        if key not in document:
+            raise SignatureError(f"expected a document with {key}")
+        return [
+            Part(_descriptor(each), each.optional_text(kind) or "", each.text_map("annotations"))
+            for each in document.objects(key)
+        ]
+    except ValueError as error:  # of a field, of JSON, of a digest
+        raise SignatureError(str(error)) from None
+
+
+def _descriptor(fields: Fields) -> Descriptor:
+    size = fields.integer("size")
+    if size < 0:
+        raise FieldError(f"{fields.at('size')}: expected a size, got {size}")
+    return Descriptor(fields.text("mediaType"), digests.parse(fields.text("digest")), size)

@@ -1,0 +1,189 @@
+"""An OpenPGP message that is signed once, and nothing else: RFC 4880 sections 4, 5 and 11.3.
+
+Programs have accepted messages that were not signed at all, or had unsigned parts, because their
+OpenPGP library gave them whatever it found. Here a message is taken apart first: one signature
+over one literal, which may be compressed together. What is handed on is the literal's content and
+the signature's packet, so that whoever verifies has no structure left to be wrong about.
+"""
+
+from __future__ import annotations
+
+import bz2
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy.spec.signature import MAX_SIGNATURE_SIZE, SignatureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SIGNATURE, _ONE_PASS, _COMPRESSED, _LITERAL = 2, 4, 8, 11
+_NAMES = {
+    1: "an encrypted session key",
+    3: "an encrypted session key",
+    9: "encrypted data",
+    18: "encrypted data",
+    20: "encrypted data",
+    _SIGNATURE: "a signature",
+    _ONE_PASS: "a one-pass signature",
+    _COMPRESSED: "compressed data",
+    _LITERAL: "a literal",
+}
+
+# The signature of a document as it is; one of text covers other bytes than those that are read.
+_BINARY = 0
+_VERSIONS = frozenset({4, 6})
+
+
+class Packet(NamedTuple):
+    """A packet without its head."""
+
+    tag: int
+    body: bytes
+
+
+class Message(NamedTuple):
+    """What was signed, and the packet of the signature, with a head of its own."""
+
+    content: bytes
+    signature: bytes
+
+
+def parse(raw: bytes) -> Message:
+    """Give the parts of a signed message. Raises `SignatureError` for any other."""
+    if raw.startswith(b"-----"):
+        raise SignatureError("it is clear text or armored, expected an OpenPGP message in binary")
+    packets = _packets(raw)
+    if [packet.tag for packet in packets] == [_COMPRESSED]:
+        packets = _packets(_decompressed(packets[0].body))
+    tags = [packet.tag for packet in packets]
+    if tags == [_ONE_PASS, _LITERAL, _SIGNATURE]:
+        _, literal, signature = packets
+    elif tags == [_SIGNATURE, _LITERAL]:  # an older form of the same
+        signature, literal = packets
+    else:
+        words = ", ".join(_NAMES.get(tag, f"a packet {tag}") for tag in tags)
+        raise SignatureError(f"it is no message that is signed once, but consists of {words}")
+    _check_signature(signature.body)
+    return Message(_literal(literal.body), _framed(_SIGNATURE, signature.body))
+
+
+def _check_signature(body: bytes) -> None:
+    if body[:1] == b"" or body[0] not in _VERSIONS:
+        raise SignatureError("its signature is of a version that is not read (4 and 6 are)")
+    if body[1:2] != bytes([_BINARY]):
+        raise SignatureError("its signature is not of the type for binary documents")
+
+
+def _literal(body: bytes) -> bytes:
+    """Give the content of a literal, without its format, file name and date."""
+    start = 2 + body[1] + 4 if len(body) > 1 else 6
+    if start > len(body) or body[:1] not in (b"b", b"t", b"u"):
+        raise SignatureError("its literal is malformed")
+    return body[start:]
+
+
+def _framed(tag: int, body: bytes) -> bytes:
+    return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
+
+
+def _decompressed(body: bytes) -> bytes:
+    try:
+        return _BY_ALGORITHM[body[0]](body[1:])
+    except (IndexError, KeyError):
+        raise SignatureError("it is compressed in a way that is not known") from None
+    except (zlib.error, OSError, EOFError, ValueError):
+        raise SignatureError("it is compressed, and broken") from None
+
+
+def _inflated(content: bytes, window: int) -> bytes:
+    stream = zlib.decompressobj(window)
+    plain = stream.decompress(content, MAX_SIGNATURE_SIZE)
+    return _whole(plain, stream.unused_data, is_whole=stream.eof)
+
+
+def _unzipped(content: bytes) -> bytes:
+    stream = bz2.BZ2Decompressor()
+    plain = stream.decompress(content, MAX_SIGNATURE_SIZE)
+    return _whole(plain, stream.unused_data, is_whole=stream.eof)
+
+
+def _whole(plain: bytes, rest: bytes, *, is_whole: bool) -> bytes:
+    if not is_whole or rest:
+        raise ValueError
+    return plain
+
+
+# Section 9.3.
+_BY_ALGORITHM: dict[int, Callable[[bytes], bytes]] = {
+    0: lambda content: content,
+    1: lambda content: _inflated(content, -zlib.MAX_WBITS),
+    2: lambda content: _inflated(content, zlib.MAX_WBITS),
+    3: _unzipped,
+}
+
+
+def _packets(raw: bytes) -> list[Packet]:
+    """Give the packets of a message, up to one more than any that is accepted has."""
+    packets: list[Packet] = []
+    reader = _Reader(raw)
+    while not reader.at_end and len(packets) < 4:  # noqa: PLR2004  (see above)
+        packets.append(reader.packet())
+    return packets
+
+
+def _expect_data(tag: int) -> None:
+    if tag not in (_COMPRESSED, _LITERAL):
+        raise SignatureError("a packet that is no data is not of a definite length")
+
+
+class _Reader:
+    """The bytes of packets, read from the front. Raises `SignatureError` at an early end."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._position = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self._position == len(self._raw)
+
+    def packet(self) -> Packet:
+        head = self._number(1)
+        if not head & 0x80:
+            raise SignatureError(f"it is no OpenPGP message (a packet begins with 0x{head:02x})")
+        if head & 0x40:
+            return Packet(head & 0x3F, self._new_body(head & 0x3F))
+        return Packet(head >> 2 & 0x0F, self._old_body(head >> 2 & 0x0F, head & 3))
+
+    def _old_body(self, tag: int, kind: int) -> bytes:
+        """Section 4.2.1; the last kind is of indeterminate length, up to the end."""
+        if kind < 3:  # noqa: PLR2004
+            return self._take(self._number(1 << kind))
+        _expect_data(tag)
+        return self._take(len(self._raw) - self._position)
+
+    def _new_body(self, tag: int) -> bytes:
+        """Section 4.2.2; partial lengths are for data alone."""
+        body = b""
+        while True:
+            first = self._number(1)
+            if 224 <= first < 255:  # noqa: PLR2004
+                _expect_data(tag)
+                body += self._take(1 << (first & 0x1F))
+                continue
+            if first == 255:  # noqa: PLR2004
+                return body + self._take(self._number(4))
+            if first >= 192:  # noqa: PLR2004
+                return body + self._take(((first - 192) << 8) + self._number(1) + 192)
+            return body + self._take(first)
+
+    def _number(self, size: int) -> int:
+        return int.from_bytes(self._take(size))
+
+    def _take(self, size: int) -> bytes:
+        piece = self._raw[self._position : self._position + size]
+        if len(piece) < size:
+            raise SignatureError("it ends in the middle of a packet")
+        self._position += size
+        return piece

@@ -1,0 +1,41 @@
+"""PEM: RFC 7468, in which keys and certificates are written down."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+
+_BLOCK = re.compile(
+    rb"-----BEGIN ([A-Z0-9 ]{1,64})-----\r?\n([A-Za-z0-9+/=\r\n]+?)-----END \1-----\s*"
+)
+
+
+def blocks(text: bytes) -> list[tuple[str, bytes]]:
+    """Give the label and the content of each block.
+
+    Raises `ValueError` for text with anything else in it, or with no block at all.
+    """
+    text = text.strip()
+    found: list[tuple[str, bytes]] = []
+    position = 0
+    while position < len(text) or not found:
+        match = _BLOCK.match(text, position)
+        if match is None:
+            raise ValueError("not PEM")
+        try:
+            content = base64.b64decode(b"".join(match[2].split()), validate=True)
+        except binascii.Error:
+            raise ValueError("not PEM: its base64 is broken") from None
+        found.append((match[1].decode(), content))
+        position = match.end()
+    return found
+
+
+def only(text: bytes, *labels: str) -> bytes:
+    """Give the content of the only block, which has one of these labels. Raises `ValueError`."""
+    found = blocks(text)
+    if len(found) != 1 or found[0][0] not in labels:
+        words = ", ".join(label for label, _ in found)
+        raise ValueError(f"expected one block of {' or '.join(labels)}, got {words}")
+    return found[0][1]

@@ -1,0 +1,182 @@
+"""The verdict of a policy that demands signatures.
+
+Every requirement must be met, each by any one signature, wherever that was found: a signature
+speaks for itself. Places are asked one after the other, and no more of them than it takes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import trio
+
+from imgproxy import verify
+from imgproxy.config import identities
+from imgproxy.config.requirements import SignedBy
+from imgproxy.errors import ConfigurationError, DeniedError, Failure
+from imgproxy.spec.manifest import Index
+from imgproxy.spec.signature import SignatureError
+
+if TYPE_CHECKING:
+    from imgproxy.config.policy import Demand
+    from imgproxy.config.requirements import SigstoreSigned
+    from imgproxy.spec.digest import Digest
+    from imgproxy.spec.signature import Signature
+    from imgproxy.spec.simple_signing import Claim
+    from imgproxy.transports.source import SignaturePlace, Source
+    from imgproxy.verify import VerifiedDocument
+
+# A message that gives the reasons of a hundred signatures is not read.
+_MAX_REASONS = 8
+
+
+class _Verifier(Protocol):
+    def verify(self, signature: Signature, document: VerifiedDocument) -> Claim:
+        """Give what a signature claims. Raises `SignatureError`."""
+
+
+class _Condition(NamedTuple):
+    """A requirement, and what verifies signatures for it."""
+
+    requirement: SignedBy | SigstoreSigned
+    verifier: _Verifier
+
+
+class Judge:
+    """What a policy demands of the documents of one source.
+
+    Raises `ConfigurationError` for a key that the policy names and that is unusable, and
+    `DeniedError` where a library is missing.
+    """
+
+    def __init__(self, demand: Demand, source: Source) -> None:
+        self._where = demand.where
+        self._source = source
+        self._accepted: set[Digest] = set()
+        try:
+            self._conditions = [_condition(each) for each in demand.requirements]
+        except ImportError as error:
+            raise DeniedError(
+                f"{source.name} is rejected: {self._where} demands signatures, and to verify them"
+                f" {error.name} is needed: pip install 'oci-imgproxy[signatures]'"
+            ) from None
+
+    async def demand(self, *documents: VerifiedDocument) -> None:
+        """Return if one of these documents is acceptable: on its own, or named by one that is.
+
+        Raises `DeniedError`, with the reason of each signature, or the failure of a place of
+        signatures that may do better later.
+        """
+        reasons: list[str] = []
+        passing: list[Failure] = []
+        for document in documents:
+            if document.digest in self._accepted or await self._is_signed(
+                document, reasons, passing
+            ):
+                self._accept(document)
+                return
+        if passing:  # later, the answer may be another one
+            raise passing[0]
+        raise DeniedError(f"{self._source.name} is rejected: {'; '.join(reasons)}")
+
+    def _accept(self, document: VerifiedDocument) -> None:
+        """Take note of a document; what an index names is signed with it, by its digest."""
+        self._accepted.add(document.digest)
+        if isinstance(document.parsed, Index):
+            self._accepted.update(entry.digest for entry in document.parsed.manifests)
+
+    async def _is_signed(
+        self, document: VerifiedDocument, reasons: list[str], passing: list[Failure]
+    ) -> bool:
+        """Whether every requirement is met; otherwise add why not, and failures that may pass."""
+        left = list(self._conditions)
+        why: list[str] = []
+        places = self._source.signatures(document.digest)
+        for place in places:
+            try:
+                signatures = await place.read()
+            except ConfigurationError:
+                raise
+            except Failure as failure:
+                if failure.retryable:
+                    passing.append(failure)
+                why.append(f"[{place.name}] {failure.message}")
+                continue
+            # A signature takes milliseconds, and there may be many of them.
+            left = await trio.to_thread.run_sync(
+                partial(self._unmet, left, signatures, document, why)
+            )
+            if not left:
+                return True
+        kinds = " and ".join(each.requirement.kind for each in left)
+        reasons.append(
+            f"{self._where} requires {kinds} of {document.digest}: {_listed(why, places)}"
+        )
+        return False
+
+    def _unmet(
+        self,
+        conditions: list[_Condition],
+        signatures: list[Signature],
+        document: VerifiedDocument,
+        why: list[str],
+    ) -> list[_Condition]:
+        """Give the conditions that none of the signatures meets."""
+        return [
+            condition
+            for condition in conditions
+            if not any(self._meets(condition, each, document, why) for each in signatures)
+        ]
+
+    def _meets(
+        self,
+        condition: _Condition,
+        signature: Signature,
+        document: VerifiedDocument,
+        why: list[str],
+    ) -> bool:
+        try:
+            claim = condition.verifier.verify(signature, document)
+            self._check_claim(condition, claim, document)
+        except SignatureError as error:
+            reason = f"[{signature.name}] {error}"
+            if reason not in why:
+                why.append(reason)
+            return False
+        return True
+
+    def _check_claim(self, condition: _Condition, claim: Claim, document: VerifiedDocument) -> None:
+        """Raise `SignatureError` where a good signature is for something else."""
+        if not verify.has_digest(document, claim.digest):
+            raise SignatureError(f"it is for {claim.digest}")
+        wanted, image = condition.requirement.identity, self._source.identity.reference
+        if claim.reference is None:
+            if not identities.accepts_unnamed(wanted, image):
+                raise SignatureError(
+                    "it is for bytes under no name, which is enough only for an image that is asked"
+                    f" for by digest (signedIdentity: {wanted.kind})"
+                )
+        elif not identities.accepts(wanted, image, claim.reference):
+            raise SignatureError(
+                f"it is for the name {claim.reference} (signedIdentity: {wanted.kind})"
+            )
+
+
+def _listed(why: list[str], places: list[SignaturePlace]) -> str:
+    """Give why no signature was good enough, in the words of a message."""
+    if not why:
+        searched = " and ".join(place.name for place in places)
+        return f"there is no signature ({searched or 'its transport knows none'})"
+    more = len(why) - _MAX_REASONS
+    return "; ".join(why[:_MAX_REASONS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _condition(requirement: SignedBy | SigstoreSigned) -> _Condition:
+    if isinstance(requirement, SignedBy):
+        from imgproxy.trust import openpgp
+
+        return _Condition(requirement, openpgp.Verifier(requirement))
+    from imgproxy.trust import sigstore
+
+    return _Condition(requirement, sigstore.Verifier(requirement))

@@ -1,0 +1,133 @@
+"""Keys and certificates that a policy names, and signatures by keys of the kinds that sigstore has.
+
+`cryptography` is imported by who calls this, when a requirement needs it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from imgproxy import system
+from imgproxy.errors import ConfigurationError, clean
+from imgproxy.spec import pem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cryptography.x509 import Certificate
+
+    from imgproxy.config.requirements import Material
+
+# Keys that can be factored have signed for who had not been asked; 2048 is what sigstore demands.
+_MIN_RSA = 2048
+
+
+def read(material: Material) -> list[tuple[str, bytes]]:
+    """Give the content of each file or value that a requirement names, with what to call it.
+
+    Raises `ConfigurationError` for a file that cannot be read.
+    """
+    found = [(f"{material.place} of the policy", content) for content in material.contents]
+    for path in material.paths:
+        try:
+            found.append((clean(path), system.read_file(path)))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigurationError(
+                f"{material.place} of the policy: reading {clean(path)}: {reason}", file=path
+            ) from None
+    return found
+
+
+def unusable(name: str, reason: object) -> ConfigurationError:
+    """Give the failure for a key or a certificate that a policy names and that is none."""
+    return ConfigurationError(f"{name} is unusable: {clean(str(reason))}", file=name)
+
+
+def public_keys(material: Material) -> list[PublicKey]:
+    """Give the keys that a policy names, one in each file. Raises `ConfigurationError`."""
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    keys = []
+    for name, content in read(material):
+        try:
+            der = pem.only(content, "PUBLIC KEY", "RSA PUBLIC KEY")
+            keys.append(PublicKey(partial(load_der_public_key, der)))
+        except ValueError as error:
+            raise unusable(name, error) from None
+    return keys
+
+
+def log_keys(material: Material) -> list[PublicKey]:
+    """Give the keys of logs, which are elliptic ones. Raises `ConfigurationError`."""
+    keys = public_keys(material)
+    if not all(key.is_elliptic for key in keys):
+        raise unusable(f"{material.place} of the policy", "the key of a log must be an ECDSA one")
+    return keys
+
+
+def certificates(material: Material) -> list[Certificate]:
+    """Give the certificates that a policy names. Raises `ConfigurationError`."""
+    from cryptography import x509
+
+    found: list[Certificate] = []
+    for name, content in read(material):
+        try:
+            for label, der in pem.blocks(content):
+                if label != "CERTIFICATE":
+                    raise ValueError(f"expected certificates, got {label}")  # noqa: TRY301
+                found.append(x509.load_der_x509_certificate(der))
+        except ValueError as error:
+            raise unusable(name, error) from None
+    return found
+
+
+class PublicKey:
+    """A key that may have signed.
+
+    Raises `ValueError` for what is none, or of a kind that sigstore does not sign with.
+    """
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+        from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+        from cryptography.hazmat.primitives.hashes import SHA256
+
+        try:
+            self._key = load()
+        except (UnsupportedAlgorithm, TypeError) as error:
+            raise ValueError(f"a key of an unknown kind ({error})") from None
+        self.is_elliptic = isinstance(self._key, ec.EllipticCurvePublicKey)
+        self._parameters: tuple[object, ...]
+        if self.is_elliptic:
+            self._parameters = (ec.ECDSA(SHA256()),)
+        elif isinstance(self._key, rsa.RSAPublicKey):
+            self._parameters = (PKCS1v15(), SHA256())
+            if self._key.key_size < _MIN_RSA:
+                raise ValueError(
+                    f"an RSA key of {self._key.key_size} bits, expected {_MIN_RSA} at least"
+                )
+        elif isinstance(self._key, ed25519.Ed25519PublicKey):
+            self._parameters = ()
+        else:
+            raise ValueError("a key that is neither ECDSA nor RSA nor Ed25519")
+
+    @property
+    def der(self) -> bytes:
+        """The key as logs write it: SubjectPublicKeyInfo."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        content: bytes = self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return content
+
+    def verify(self, signature: bytes, message: bytes) -> bool:
+        """Whether it has signed the message."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self._key.verify(signature, message, *self._parameters)
+        except InvalidSignature:
+            return False
+        return True

@@ -1,0 +1,171 @@
+"""`signedBy`: OpenPGP signatures, by Sequoia.
+
+Sequoia says whether a signature was right when it was made. Whether its key still is, as GnuPG
+asks before skopeo accepts it, is found out here: a key that has expired or been revoked since, for
+whatever reason, signs nothing any more, because whoever has it now can date signatures back.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import clean
+from imgproxy.spec import openpgp, simple_signing
+from imgproxy.spec.signature import SignatureError, SimpleSignature
+from imgproxy.trust import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pysequoia import Cert, Sig
+    from pysequoia.packet import Packet
+
+    from imgproxy.config.requirements import SignedBy
+    from imgproxy.spec.openpgp import Message
+    from imgproxy.spec.signature import Signature
+    from imgproxy.spec.simple_signing import Claim
+    from imgproxy.verify import VerifiedDocument
+
+
+class Verifier:
+    """What a requirement demands of a signature, with its keyrings read.
+
+    Raises `ConfigurationError` for those that are unusable, `ImportError` without `pysequoia`.
+    """
+
+    def __init__(self, requirement: SignedBy) -> None:
+        from pysequoia import Cert
+
+        self._certs: dict[str, Cert] = {}
+        for name, content in keys.read(requirement.keys):
+            try:
+                found = Cert.split_bytes(content)
+            except Exception as error:  # noqa: BLE001  (whatever the library raises)
+                raise keys.unusable(name, _words(error)) from None
+            if not found:
+                raise keys.unusable(name, "there is no key in it")
+            for cert in found:
+                known = self._certs.get(cert.fingerprint)
+                self._certs[cert.fingerprint] = cert if known is None else known.merge(cert)
+
+    def verify(self, signature: Signature, _: VerifiedDocument) -> Claim:
+        """Give what a signature claims, where it is by one of the keys.
+
+        Raises `SignatureError`.
+        """
+        if not isinstance(signature, SimpleSignature):
+            raise SignatureError("it is no OpenPGP signature")
+        message = openpgp.parse(signature.content)
+        sig = _sig(message)
+        primary, signer = _signer(message, sig, self._certs.values())
+        cert = self._certs[primary]
+        _check_primary(cert)
+        if signer != primary:
+            _check_subkey(cert, signer, message, sig)
+        return simple_signing.parse(message.content, simple_signing.ATOMIC)
+
+
+def _words(error: BaseException) -> str:
+    """Give the first line of what the library says; a stack of its own may follow."""
+    return clean(str(error).partition("\n")[0])
+
+
+def _sig(message: Message) -> Sig:
+    from pysequoia import Sig
+
+    try:
+        return Sig.from_bytes(message.signature)
+    except Exception as error:  # noqa: BLE001  (whatever the library raises)
+        raise SignatureError(f"its signature does not parse: {_words(error)}") from None
+
+
+def _signer(message: Message, sig: Sig, certs: Iterable[Cert]) -> tuple[str, str]:
+    """Give the fingerprints of the key that signed, the primary one's first.
+
+    Raises `SignatureError` where none of the keys did.
+    """
+    from pysequoia import verify
+
+    known = list(certs)
+    try:
+        found = verify(bytes=message.content, signature=sig, store=lambda _: known).valid_sigs
+    except Exception as error:  # noqa: BLE001  (whatever the library raises)
+        by = clean(sig.issuer_fingerprint or sig.issuer_key_id or "a key that it does not name")
+        raise SignatureError(
+            f"it is by none of the keys, or was not valid when it was made (by {by}):"
+            f" {_words(error)}"
+        ) from None
+    ((primary, signer),) = {(each.certificate, each.signing_key) for each in found}
+    return primary, signer
+
+
+def _check_primary(cert: Cert) -> None:
+    packets = list(_packets(cert))
+    if cert.is_revoked or any(_is(packet, "KeyRevocation") for packet in packets):
+        raise SignatureError(f"its key {cert.fingerprint} is revoked")
+    _check_expiry(cert.fingerprint, cert.expiration)
+
+
+def _check_subkey(cert: Cert, signer: str, message: Message, sig: Sig) -> None:
+    """Raise `SignatureError` where a signing subkey is revoked, or has expired since it signed.
+
+    What counts is how the subkey was bound when it signed: only that binding has been verified.
+    """
+    packets = list(_packets(cert))
+    start = next(n for n, packet in enumerate(packets) if packet.fingerprint == signer)
+    own = _signatures_after(packets, start)
+    if any(_is(packet, "SubkeyRevocation") for packet in own):
+        raise SignatureError(f"its key {signer} is revoked")
+    binding = _binding(packets, own, message, sig)
+    created, period = packets[start].key_created, binding.key_validity_period
+    if created is None:
+        raise SignatureError(f"its key {signer} is of no time")
+    _check_expiry(signer, created + period if period else None)
+
+
+def _check_expiry(fingerprint: str, expiration: datetime | None) -> None:
+    if expiration is not None and expiration <= datetime.now(UTC):
+        raise SignatureError(f"its key {fingerprint} has expired ({expiration:%Y-%m-%d})")
+
+
+def _binding(packets: list[Packet], own: list[Packet], message: Message, sig: Sig) -> Packet:
+    """Give the newest binding of a subkey that is by its primary key, as of its signature."""
+    from pysequoia import Cert
+
+    bindings = [packet for packet in own if _is(packet, "SubkeyBinding")]
+    bindings.sort(key=lambda packet: packet.signature_created or datetime.min.replace(tzinfo=UTC))
+    for candidate in reversed(bindings):
+        others = [id(binding) for binding in bindings if binding is not candidate]
+        alone = Cert.from_packets([each for each in packets if id(each) not in others])
+        try:
+            _signer(message, sig, [alone])
+        except SignatureError:
+            continue
+        return candidate
+    raise SignatureError("its key was not bound to another one when it signed")
+
+
+def _packets(cert: Cert) -> Iterable[Packet]:
+    from pysequoia.packet import PacketPile
+
+    packets: Iterable[Packet] = PacketPile.from_bytes(bytes(cert))
+    return packets
+
+
+def _signatures_after(packets: list[Packet], start: int) -> list[Packet]:
+    """Give the signatures that belong to the key at a position."""
+    from pysequoia.packet import Tag
+
+    own = []
+    for packet in packets[start + 1 :]:
+        if packet.tag != Tag.Signature:
+            break
+        own.append(packet)
+    return own
+
+
+def _is(packet: Packet, kind: str) -> bool:
+    from pysequoia.packet import SignatureType
+
+    return bool(packet.signature_type == getattr(SignatureType, kind))

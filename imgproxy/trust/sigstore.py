@@ -1,0 +1,153 @@
+"""`sigstoreSigned`: who must have signed, and which log must have seen it.
+
+Everything that is needed came with the signature or stands in the policy: nobody is asked.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from imgproxy.config.requirements import Fulcio, Material
+from imgproxy.errors import clean
+from imgproxy.spec import digest as digests
+from imgproxy.spec import rekor, sigstore
+from imgproxy.spec.signature import BundleSignature, SignatureError, SigstoreSignature
+from imgproxy.trust import certificates, keys
+from imgproxy.trust.keys import PublicKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cryptography.x509 import Certificate
+
+    from imgproxy.config.requirements import Pki, SigstoreSigned
+    from imgproxy.spec.rekor import Entry
+    from imgproxy.spec.signature import Signature
+    from imgproxy.spec.sigstore import Evidence
+    from imgproxy.spec.simple_signing import Claim
+    from imgproxy.verify import VerifiedDocument
+
+
+T = TypeVar("T")
+
+
+class Verifier:
+    """What a requirement demands of a signature, with its keys and authorities read.
+
+    Raises `ConfigurationError` for those that are unusable, `ImportError` without `cryptography`.
+    """
+
+    def __init__(self, requirement: SigstoreSigned) -> None:
+        signers, log = requirement.signers, requirement.rekor
+        self._log_keys = None if log is None else keys.log_keys(log)
+        self._check: Callable[[Evidence], None]
+        if isinstance(signers, Material):
+            self._keys = keys.public_keys(signers)
+            self._check = self._by_keys
+        elif isinstance(signers, Fulcio):
+            self._check = _by_fulcio(signers, self._log_keys or [])
+        else:
+            self._check = _by_pki(signers)
+
+    def verify(self, signature: Signature, document: VerifiedDocument) -> Claim:
+        """Give what a signature claims, where it is one of whom the requirement wants.
+
+        Raises `SignatureError`.
+        """
+        if isinstance(signature, SigstoreSignature):
+            evidence = sigstore.of_annotations(signature)
+        elif isinstance(signature, BundleSignature):
+            evidence = sigstore.of_bundle(signature, document.raw, document.digest)
+        else:
+            raise SignatureError("it is no sigstore signature")
+        self._check(evidence)
+        return evidence.claim
+
+    def _by_keys(self, evidence: Evidence) -> None:
+        key = next(
+            (key for key in self._keys if key.verify(evidence.signature, evidence.signed)), None
+        )
+        if key is None:
+            raise SignatureError("it is by none of the keys")
+        if self._log_keys is not None:
+            _check_entry(evidence, self._log_keys, key.der)
+
+
+def _by_fulcio(signers: Fulcio, log_keys: list[PublicKey]) -> Callable[..., None]:
+    """Give the check for a certificate that was valid for some minutes, as the log has seen."""
+    roots = keys.certificates(signers.authorities)
+
+    def check(evidence: Evidence) -> None:
+        found = _needed(evidence.certificates)
+        entry = _check_entry(evidence, log_keys, found.leaf)
+        leaf = certificates.load(found.leaf)
+        above = [certificates.load(der) for der in found.above]
+        certificates.check_chain(leaf, above, roots, _moment(entry.time))
+        certificates.check_issuer(leaf, signers.issuer)
+        certificates.check_email(leaf, signers.email)
+        _check_signature(evidence, leaf)
+
+    return check
+
+
+def _by_pki(signers: Pki) -> Callable[[Evidence], None]:
+    """Give the check for a certificate that is valid now."""
+    roots = keys.certificates(signers.authorities)
+    between = [] if signers.intermediates is None else keys.certificates(signers.intermediates)
+
+    def check(evidence: Evidence) -> None:
+        found = _needed(evidence.certificates)
+        leaf = certificates.load(found.leaf)
+        above = [*between, *(certificates.load(der) for der in found.above)]
+        certificates.check_chain(leaf, above, roots, datetime.now(UTC))
+        if signers.email:
+            certificates.check_email(leaf, signers.email)
+        if signers.hostname:
+            certificates.check_hostname(leaf, signers.hostname)
+        _check_signature(evidence, leaf)
+
+    return check
+
+
+def _needed(found: T | SignatureError) -> T:
+    if isinstance(found, SignatureError):
+        raise found
+    return found
+
+
+def _moment(time: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(time, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise SignatureError("its entry in the log is of no time that there is") from None
+
+
+def _check_entry(evidence: Evidence, log_keys: list[PublicKey], verifier: bytes) -> Entry:
+    """Give the entry that a log has of this signature by this key or certificate.
+
+    Raises `SignatureError` where there is none that can be believed.
+    """
+    entry = _needed(evidence.entry)
+    if not any(key.verify(entry.timestamp, entry.signed) for key in log_keys):
+        raise SignatureError("its entry in the log is not signed by the log")
+    said = rekor.logged(entry.body)
+    if said.kind != evidence.log_kind:
+        raise SignatureError(f"its entry in the log is a {said.kind}, expected {evidence.log_kind}")
+    for what, found, wanted in (
+        ("signature", said.signature, evidence.signature),
+        ("key or certificate", said.verifier, verifier),
+        ("content", said.sha256, digests.compute(evidence.logged).encoded),
+    ):
+        if found != wanted:
+            raise SignatureError(f"its entry in the log is about another {what}")
+    return entry
+
+
+def _check_signature(evidence: Evidence, leaf: Certificate) -> None:
+    try:
+        key = PublicKey(leaf.public_key)
+    except ValueError as error:
+        raise SignatureError(f"its certificate has {clean(str(error))}") from None
+    if not key.verify(evidence.signature, evidence.signed):
+        raise SignatureError("it is not by the key of its certificate")

@@ -1,0 +1,160 @@
+"""OpenPGP messages, packet by packet."""
+
+from __future__ import annotations
+
+import bz2
+import zlib
+
+import pytest
+
+from imgproxy.spec.openpgp import Message, parse
+from imgproxy.spec.signature import MAX_SIGNATURE_SIZE, SignatureError
+
+CONTENT = b"{}"
+ONE_PASS_BODY = b"\x03\x00\x08\x16" + b"k" * 8 + b"\x01"
+LITERAL_BODY = b"b\x04name\x00\x00\x00\x00" + CONTENT
+SIGNATURE_BODY = b"\x04\x00\x16\x08" + b"s" * 20
+
+
+def old(tag: int, body: bytes, size: int = 0) -> bytes:
+    """Give a packet with a head of the old format; `size` is the kind of its length."""
+    length = b"" if size == 3 else len(body).to_bytes(1 << size)
+    return bytes([0x80 | tag << 2 | size]) + length + body
+
+
+def new(tag: int, body: bytes) -> bytes:
+    head = bytes([0xC0 | tag])
+    if len(body) < 192:
+        return head + bytes([len(body)]) + body
+    rest = len(body) - 192
+    return head + bytes([192 + (rest >> 8), rest & 0xFF]) + body
+
+
+def five(tag: int, body: bytes) -> bytes:
+    return bytes([0xC0 | tag, 255]) + len(body).to_bytes(4) + body
+
+
+def partial(tag: int, body: bytes) -> bytes:
+    return (
+        bytes([0xC0 | tag, 0xE1])
+        + body[:2]
+        + bytes([0xE0])
+        + body[2:3]
+        + bytes([len(body) - 3])
+        + body[3:]
+    )
+
+
+ONE_PASS, LITERAL, SIGNATURE = old(4, ONE_PASS_BODY), old(11, LITERAL_BODY), old(2, SIGNATURE_BODY)
+SIGNED = ONE_PASS + LITERAL + SIGNATURE
+EXPECTED = Message(CONTENT, five(2, SIGNATURE_BODY))
+
+
+def deflated(content: bytes, window: int = -15) -> bytes:
+    stream = zlib.compressobj(wbits=window)
+    return stream.compress(content) + stream.flush()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        SIGNED,
+        new(4, ONE_PASS_BODY) + new(11, LITERAL_BODY) + new(2, SIGNATURE_BODY),
+        five(4, ONE_PASS_BODY) + five(11, LITERAL_BODY) + five(2, SIGNATURE_BODY),
+        ONE_PASS + partial(11, LITERAL_BODY) + SIGNATURE,
+        old(4, ONE_PASS_BODY, 1) + old(11, LITERAL_BODY, 2) + SIGNATURE,
+        SIGNATURE + LITERAL,
+        SIGNATURE + old(11, LITERAL_BODY, 3),
+        ONE_PASS + old(11, b"u" + LITERAL_BODY[1:]) + SIGNATURE,
+        old(8, b"\x00" + SIGNED),
+        old(8, b"\x01" + deflated(SIGNED), 3),
+        new(8, b"\x02" + deflated(SIGNED, 15)),
+        partial(8, b"\x02" + deflated(SIGNED, 15)),
+        old(8, b"\x03" + bz2.compress(SIGNED), 3),
+    ],
+    ids=range(13),
+)
+def test_a_message_is_signed_once(raw: bytes) -> None:
+    assert parse(raw) == EXPECTED
+
+
+def test_a_longer_literal_has_its_length_in_two_bytes() -> None:
+    content = bytes(range(256)) * 3
+    raw = ONE_PASS + new(11, b"b\x00\x00\x00\x00\x00" + content) + SIGNATURE
+    assert parse(raw) == (content, EXPECTED.signature)
+    version_6 = old(2, b"\x06" + SIGNATURE_BODY[1:])
+    assert parse(ONE_PASS + LITERAL + version_6).content == CONTENT
+
+
+STRUCTURE = "it is no message that is signed once, but consists of "
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"", STRUCTURE),
+        (b"-----BEGIN PGP MESSAGE-----\n", "it is clear text or armored"),
+        (b"{}", "it is no OpenPGP message (a packet begins with 0x7b)"),
+        (LITERAL, STRUCTURE + "a literal"),
+        (SIGNATURE, STRUCTURE + "a signature"),
+        (LITERAL + SIGNATURE, STRUCTURE),
+        (ONE_PASS + LITERAL, STRUCTURE),
+        (ONE_PASS + SIGNATURE + LITERAL, STRUCTURE),
+        (ONE_PASS + LITERAL + SIGNATURE + SIGNATURE, STRUCTURE),
+        (ONE_PASS + ONE_PASS + LITERAL + SIGNATURE + SIGNATURE, STRUCTURE),
+        (ONE_PASS + LITERAL + LITERAL + SIGNATURE, STRUCTURE),
+        (SIGNED + LITERAL, STRUCTURE),
+        (SIGNED + SIGNED, STRUCTURE),
+        (old(10, b"PGP") + SIGNED, STRUCTURE + "a packet 10, "),
+        (old(1, b"x") + new(18, b"x"), STRUCTURE + "an encrypted session key, encrypted data"),
+        (new(9, b"x"), STRUCTURE + "encrypted data"),
+        (ONE_PASS + old(8, b"\x00" + LITERAL) + SIGNATURE, STRUCTURE),
+        (old(8, b"\x00" + SIGNED) + SIGNATURE, STRUCTURE),
+        (old(8, b"\x00" + old(8, b"\x00" + SIGNED)), STRUCTURE + "compressed data"),
+        (SIGNED[:-1], "it ends in the middle of a packet"),
+        (SIGNED + b"\xc2", "it ends in the middle of a packet"),
+        (
+            ONE_PASS + LITERAL + old(2, SIGNATURE_BODY, 3),
+            "a packet that is no data is not of a def",
+        ),
+        (
+            ONE_PASS + LITERAL + partial(2, SIGNATURE_BODY),
+            "a packet that is no data is not of a de",
+        ),
+        (ONE_PASS + LITERAL + old(2, b""), "its signature is of a version that is not read"),
+        (ONE_PASS + LITERAL + old(2, b"\x03\x05\x00"), "its signature is of a version that is not"),
+        (ONE_PASS + LITERAL + old(2, b"\x04"), "its signature is not of the type for binary"),
+        (ONE_PASS + LITERAL + old(2, b"\x04\x01"), "its signature is not of the type for binary"),
+        (ONE_PASS + old(11, b"") + SIGNATURE, "its literal is malformed"),
+        (ONE_PASS + old(11, b"b") + SIGNATURE, "its literal is malformed"),
+        (ONE_PASS + old(11, b"b\x09name\x00\x00\x00\x00") + SIGNATURE, "its literal is malformed"),
+        (ONE_PASS + old(11, b"x" + LITERAL_BODY[1:]) + SIGNATURE, "its literal is malformed"),
+        (old(8, b""), "it is compressed in a way that is not known"),
+        (old(8, b"\x04" + SIGNED), "it is compressed in a way that is not known"),
+        (old(8, b"\x01" + deflated(SIGNED)[:-1], 3), "it is compressed, and broken"),
+        (old(8, b"\x01" + deflated(SIGNED) + b"x", 3), "it is compressed, and broken"),
+        (old(8, b"\x02rubbish", 3), "it is compressed, and broken"),
+        (old(8, b"\x03rubbish", 3), "it is compressed, and broken"),
+        (old(8, b"\x03" + bz2.compress(SIGNED)[:-1], 3), "it is compressed, and broken"),
+    ],
+    ids=range(38),
+)
+def test_anything_else_is_none(raw: bytes, reason: str) -> None:
+    with pytest.raises(SignatureError) as raised:
+        parse(raw)
+    assert str(raised.value).startswith(reason)
+
+
+@pytest.mark.parametrize("compress", [deflated, bz2.compress])
+def test_what_unfolds_to_more_than_a_signature_has_is_none(compress: object) -> None:
+    algorithm = b"\x01" if compress is deflated else b"\x03"
+    content = bytes(MAX_SIGNATURE_SIZE + 1)
+    with pytest.raises(SignatureError, match="it is compressed, and broken"):
+        parse(old(8, algorithm + compress(content), 3))  # type: ignore[operator]
+
+
+def test_no_message_that_is_cut_is_one() -> None:
+    for raw in (SIGNED, old(8, b"\x02" + deflated(SIGNED, 15))):
+        for end in range(len(raw)):
+            with pytest.raises(SignatureError):
+                parse(raw[:end])

@@ -1,0 +1,375 @@
+"""The verdict: which document must be signed, by whom, and what is told where it is not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from images import Json, on
+from sigstores import PAYLOAD, Signer, annotated, b64, compact, enveloped, payload, statement
+from sources import LINUX, Place, Store, at, never
+from wires import real_time, refused
+
+from imgproxy.config import policy
+from imgproxy.errors import (
+    ConfigurationError,
+    DeniedError,
+    Failure,
+    InvalidError,
+    UnavailableError,
+)
+from imgproxy.image import Image, OpenedImage
+from imgproxy.spec import digest as digests
+from imgproxy.spec.reference import parse_reference
+from imgproxy.spec.signature import (
+    BundleSignature,
+    Signature,
+    SigstoreSignature,
+    SimpleSignature,
+)
+from imgproxy.transports.source import Identity, SignaturePlace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIGNER, OTHER = Signer(), Signer()
+NAME = "quay.io/acme/os:1"
+
+
+def requirement(*signers: Signer, **fields: object) -> Json:
+    data = [b64(each.pem) for each in signers or (SIGNER,)]
+    return {"type": "sigstoreSigned", "keyDatas": data, **fields}
+
+
+def policy_of(*requirements: Json) -> Callable[[], policy.Policy]:
+    raw = json.dumps({"default": list(requirements)}).encode()
+    return lambda: policy.parse(raw, "/policy.json")
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+def place_of(store: Store, root: Json, name: str | None = NAME) -> Place:
+    place = Place(store, root)
+    place.identity = Identity("docker", ["x"], None if name is None else parse_reference(name))
+    return place
+
+
+def signed(
+    document: Json, signer: Signer = SIGNER, *, digest: str = "", name: str = NAME
+) -> SigstoreSignature:
+    content = payload(digest or document["digest"], name)
+    return SigstoreSignature("a signature", PAYLOAD, content, annotated(content, signer))
+
+
+def found(*signatures: Signature, name: str = "there") -> SignaturePlace:
+    async def read() -> list[Signature]:
+        await trio.lowlevel.checkpoint()
+        return list(signatures)
+
+    return SignaturePlace(name, read)
+
+
+def failing(failure: Failure) -> SignaturePlace:
+    async def read() -> list[Signature]:
+        await trio.lowlevel.checkpoint()
+        raise failure
+
+    return SignaturePlace("elsewhere", read)
+
+
+async def opened(place: Place, *requirements: Json) -> OpenedImage:
+    load = policy_of(*(requirements or (requirement(),)))
+    return await Image(at(place), load, LINUX, never).open()
+
+
+async def denied(place: Place, *requirements: Json) -> str:
+    with pytest.raises(DeniedError) as raised:
+        await opened(place, *requirements)
+    assert refused(raised.value) == (403, "DENIED", False)
+    return raised.value.message
+
+
+# --- one manifest ---------------------------------------------------------------------------------
+
+
+@real_time
+async def test_a_manifest_that_is_signed_is_served(store: Store) -> None:
+    root = store.image(b"x")
+    place = place_of(store, root)
+    place.signed[root["digest"]] = [found(signed(root))]
+    assert str((await opened(place)).manifest.digest) == root["digest"]
+
+
+@real_time
+async def test_what_is_not_signed_is_told_with_where_it_was_looked_for(store: Store) -> None:
+    root = store.image(b"x")
+    place = place_of(store, root)
+    words = f"the policy /policy.json (default) requires sigstoreSigned of {root['digest']}: "
+    assert await denied(place) == (
+        f"memory:image is rejected: {words}there is no signature (its transport knows none)"
+    )
+    place.signed[root["digest"]] = [found(name="here"), found(name="there")]
+    assert (await denied(place)).endswith("there is no signature (here and there)")
+
+
+@real_time
+async def test_each_signature_has_its_own_reason(store: Store) -> None:
+    root = store.image(b"x")
+    place = place_of(store, root)
+    other = "sha256:" + "0" * 64
+    place.signed[root["digest"]] = [
+        found(
+            signed(root, OTHER)._replace(name="1"),
+            signed(root, digest=other)._replace(name="2"),
+            signed(root, name="quay.io/acme/os:2")._replace(name="3"),
+        ),
+        failing(InvalidError("broken")),
+        found(SimpleSignature("4", b"")),
+    ]
+    message = await denied(place)
+    assert message.endswith(
+        "[1] it is by none of the keys; "
+        f"[2] it is for {other}; "
+        "[3] it is for the name quay.io/acme/os:2 (signedIdentity: matchRepoDigestOrExact); "
+        "[elsewhere] broken; "
+        "[4] it is no sigstore signature"
+    )
+
+
+@real_time
+async def test_of_many_reasons_some_are_told(store: Store) -> None:
+    root = store.image(b"x")
+    place = place_of(store, root)
+    bad = [signed(root, OTHER)._replace(name=str(n)) for n in range(20)]
+    place.signed[root["digest"]] = [found(*bad)]
+    message = await denied(place)
+    assert "[7] it is by none of the keys; and 12 more" in message
+    assert "[8]" not in message
+
+
+@real_time
+async def test_one_good_signature_is_enough_wherever_it_is(store: Store) -> None:
+    root = store.image(b"x")
+    place = place_of(store, root)
+    bad, good = signed(root, OTHER), signed(root)
+    for places in (
+        [found(bad, good)],
+        [found(good, bad)],
+        [found(bad), found(good)],
+        [failing(InvalidError("broken")), found(good)],
+        [failing(UnavailableError("later")), found(good)],
+        [found(good), failing(ConfigurationError("never asked"))],
+    ):
+        place.signed[root["digest"]] = places
+        await opened(place)
+
+
+@real_time
+async def test_every_requirement_must_be_met_each_by_any_signature(store: Store) -> None:
+    root = store.image(b"x")
+    place = place_of(store, root)
+    both = requirement(SIGNER), requirement(OTHER), {"type": "insecureAcceptAnything"}
+    place.signed[root["digest"]] = [found(signed(root))]
+    assert "sigstoreSigned and" not in await denied(place, *both)
+    place.signed[root["digest"]].append(found(signed(root, OTHER)))
+    await opened(place, *both)
+    assert "requires sigstoreSigned and sigstoreSigned of" in await denied(
+        place, requirement(Signer()), requirement(Signer())
+    )
+
+
+@real_time
+async def test_a_place_that_may_do_better_later_is_tried_again(store: Store) -> None:
+    root = store.image(b"x")
+    place = place_of(store, root)
+    place.signed[root["digest"]] = [failing(UnavailableError("busy")), found(signed(root, OTHER))]
+    with pytest.raises(Failure) as raised:
+        await opened(place)
+    assert refused(raised.value) == (503, "UNAVAILABLE", True)
+    assert raised.value.message == "busy"
+
+
+@real_time
+async def test_what_is_broken_here_is_told_as_such(store: Store) -> None:
+    root = store.image(b"x")
+    place = place_of(store, root)
+    place.signed[root["digest"]] = [failing(ConfigurationError("a file")), found(signed(root))]
+    with pytest.raises(ConfigurationError, match="a file"):
+        await opened(place)
+    with pytest.raises(ConfigurationError, match="keyDatas of the policy is unusable"):
+        await opened(place, {"type": "sigstoreSigned", "keyDatas": [b64(b"no key")]})
+    assert place.asked == [root["digest"]]
+
+
+@real_time
+async def test_the_name_is_that_of_the_reference(store: Store) -> None:
+    root = store.image(b"x")
+    exact = {"type": "exactRepository", "dockerRepository": "quay.io/acme/os"}
+    for name, fields, accepted in (
+        (NAME, {}, True),
+        ("quay.io/acme/os:2", {}, False),
+        ("quay.io/acme/os:2", {"signedIdentity": {"type": "matchRepository"}}, True),
+        ("mirror.io/acme/os:1", {}, False),
+        (None, {}, False),
+        (None, {"signedIdentity": exact}, True),
+    ):
+        place = place_of(store, root, name)
+        place.signed[root["digest"]] = [found(signed(root))]
+        if accepted:
+            await opened(place, requirement(**fields))
+        else:
+            assert "it is for the name" in await denied(place, requirement(**fields))
+
+
+@real_time
+async def test_bytes_under_no_name_are_enough_for_who_asks_by_digest(store: Store) -> None:
+    root = store.image(b"x")
+    document = compact(enveloped(statement(root["digest"]), SIGNER))
+    bundle = found(BundleSignature("a bundle", document))
+    place = place_of(store, root)
+    place.signed[root["digest"]] = [bundle]
+    repository = requirement(signedIdentity={"type": "matchRepository"})
+    assert (await denied(place, repository)).endswith(
+        "[a bundle] it is for bytes under no name, which is enough only for an image that is asked"
+        " for by digest (signedIdentity: matchRepository)"
+    )
+    place = place_of(store, root, f"quay.io/acme/os@{root['digest']}")
+    place.signed[root["digest"]] = [bundle]
+    await opened(place)
+
+
+@real_time
+async def test_a_digest_may_be_by_another_algorithm(store: Store) -> None:
+    root = store.image(b"x")
+    raw = store.read(root["digest"])
+    place = place_of(store, root)
+    for digest, accepted in (
+        (str(digests.compute(raw, "sha512")), True),
+        (str(digests.compute(b"else", "sha512")), False),
+        ("blake3:" + "0" * 64, False),
+    ):
+        place.signed[root["digest"]] = [found(signed(root, digest=digest))]
+        if accepted:
+            await opened(place)
+        else:
+            assert f"it is for {digest}" in await denied(place)
+
+
+@real_time
+async def test_what_rejects_comes_before_anything_is_asked(store: Store) -> None:
+    place = place_of(store, store.image(b"x"))
+    assert "is rejected by the policy" in await denied(place, requirement(), {"type": "reject"})
+    assert place.asked == []
+
+
+# --- indexes --------------------------------------------------------------------------------------
+
+
+async def status_of(image: OpenedImage, descriptor: Json) -> int:
+    try:
+        await image.document(digests.parse(descriptor["digest"]))
+    except Failure as failure:
+        return failure.status
+    return 200
+
+
+@real_time
+async def test_an_index_that_is_signed_covers_what_it_names(store: Store) -> None:
+    amd64 = on(store.image(b"amd64"), "linux/amd64")
+    arm64 = on(store.image(b"arm64"), "linux/arm64")
+    root = store.index(amd64, arm64)
+    place = place_of(store, root)
+    place.signed[root["digest"]] = [found(signed(root))]
+    image = await opened(place)
+    assert [await status_of(image, each) for each in (root, amd64, arm64)] == [200, 200, 200]
+
+
+@real_time
+async def test_a_manifest_that_is_signed_covers_itself(store: Store) -> None:
+    subject = store.image(b"what it refers to")
+    amd64 = on(store.image(b"amd64", subject=subject), "linux/amd64")
+    arm64 = on(store.image(b"arm64"), "linux/arm64")
+    signed_too = on(store.image(b"s390x"), "linux/s390x")
+    root = store.index(amd64, arm64, signed_too)
+    place = place_of(store, root)
+    for each in (amd64, signed_too):
+        place.signed[each["digest"]] = [found(signed(each))]
+    image = await opened(place)
+    assert str(image.manifest.digest) == amd64["digest"]
+    everything = (amd64, signed_too, root, arm64, subject)
+    assert [await status_of(image, each) for each in everything] == [200, 200, 403, 403, 403]
+    for layer in store.document(arm64)["layers"]:
+        with pytest.raises(Failure, match="no released manifest names the blob"):
+            image.find_blob(digests.parse(layer["digest"]))
+
+
+@real_time
+async def test_where_neither_is_signed_both_are_told(store: Store) -> None:
+    amd64 = on(store.image(b"amd64"), "linux/amd64")
+    arm64 = on(store.image(b"arm64"), "linux/arm64")
+    root = store.index(amd64, arm64)
+    place = place_of(store, root)
+    place.signed[arm64["digest"]] = [found(signed(arm64))]
+    place.signed[root["digest"]] = [found(signed(amd64))]
+    place.signed[amd64["digest"]] = [found(signed(root))]
+    message = await denied(place)
+    assert f"of {root['digest']}: [a signature] it is for {amd64['digest']}; " in message
+    assert f"of {amd64['digest']}: [a signature] it is for {root['digest']}" in message
+
+
+@real_time
+async def test_an_index_in_an_index_is_covered_by_it(store: Store) -> None:
+    amd64, arm64 = (on(store.image(each.encode()), f"linux/{each}") for each in ("amd64", "arm64"))
+    inner = store.index(amd64, arm64)
+    root = store.index(inner)
+    for document, statuses in (
+        (root, [200, 200, 200]),
+        (inner, [403, 200, 200]),
+        (amd64, [403, 403, 403]),
+    ):
+        place = place_of(store, root)
+        place.signed[document["digest"]] = [found(signed(document))]
+        image = await opened(place)
+        assert [await status_of(image, each) for each in (root, inner, arm64)] == statuses
+        assert await status_of(image, amd64) == 200
+    place = place_of(store, root)
+    place.signed[arm64["digest"]] = [found(signed(arm64))]
+    assert amd64["digest"] in await denied(place)
+
+
+@real_time
+async def test_an_image_is_judged_again_when_it_is_asked_for_again(store: Store) -> None:
+    root = store.image(b"x")
+    place = place_of(store, root)
+    image = Image(at(place), policy_of(requirement()), LINUX, never)
+    with pytest.raises(DeniedError):
+        await image.open()
+    place.signed[root["digest"]] = [found(signed(root))]
+    await image.open()
+
+
+# --- libraries ------------------------------------------------------------------------------------
+
+GPG = {"type": "signedBy", "keyType": "GPGKeys", "keyData": b64(b"x")}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "library"), [(requirement(), "cryptography"), (GPG, "pysequoia")]
+)
+def test_a_library_that_is_missing_rejects_and_is_named(
+    wanted: Json, library: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [library, *(each for each in sys.modules if each.startswith(f"{library}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    place = place_of(store, store.image(b"x"))
+    message = trio.run(partial(denied, place, wanted))
+    assert f"{library}" in message
+    assert message.endswith("is needed: pip install 'oci-imgproxy[signatures]'")
+    assert place.asked == []
