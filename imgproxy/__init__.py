@@ -14,12 +14,14 @@ floors, never upwards, and `tests/test_floors.py` holds it to that:
     1  client, response,          the world outside: HTTP upstream, connections, sockets and pipes,
        dialling, wire, files,     local files, which descriptors we were handed, environment and
        activation, system,        standard error, what is configured, credentials and helpers;
-       settings, keyring, shared  one attempt for all who want the same
+       settings, keyring,         one attempt for all who want the same; a connection that is begun
+       shared, early, tls         while the event loop is imported
     0  spec, config, api, fields, strict_json, errors
                                   pure: what specifications and configuration files say
 
 Only `system` reads the environment or a configuration path. Only `verify` compares bytes with
-digests, only `image` asks for the policy's verdict. Calls go down, bytes are pulled back up.
+digests, only `image` asks for the policy's verdict, but for `early`, which does not dial where that
+is a no. Calls go down, bytes are pulled back up.
 """
 
 __version__ = "0.1.0"

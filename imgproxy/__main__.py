@@ -7,6 +7,8 @@ import sys
 TYPE_CHECKING = False  # `typing` would take as long as all else that --version needs
 if TYPE_CHECKING:
     from imgproxy.cli import Options
+    from imgproxy.early import Early
+    from imgproxy.settings import Settings
 
 EXIT_USAGE = 2
 
@@ -63,19 +65,22 @@ def _run(options: Options) -> int:
     activation.check_source(options.image, fds or [activation.STDIN, activation.STDOUT])
     reporter = system.Reporter(quiet=options.quiet or handed.shares_stderr, debug=options.debug)
 
+    from imgproxy.settings import Chosen, Settings
+
+    chosen = Chosen(policy, registries, auth, options.cert_dir, options.registries_d)
+    settings = Settings(chosen, reporter)
+    early = _begin_early(options, settings)
+
     from functools import partial
 
     import trio
 
     from imgproxy.image import Image
     from imgproxy.service import Service
-    from imgproxy.settings import Chosen, Settings
     from imgproxy.transports import open_sources
     from imgproxy.transports.access import Access
     from imgproxy.transports.foreign import ForeignLayers
 
-    chosen = Chosen(policy, registries, auth, options.cert_dir, options.registries_d)
-    settings = Settings(chosen, reporter)
     access = Access(
         options.offline,
         options.tls_verify,
@@ -87,6 +92,7 @@ def _run(options: Options) -> int:
         options.registry_token or "",
         options.sideload,
         options.foreign_layers,
+        early,
     )
     image = Image(
         partial(open_sources, options.image, access, settings, reporter),
@@ -96,6 +102,18 @@ def _run(options: Options) -> int:
     )
     service = Service(image, reporter, allow_remote=options.allow_remote)
     return trio.run(service.run, handed)
+
+
+def _begin_early(options: Options, settings: Settings) -> Early | None:
+    """Begin the connection that is needed, where no option says that it may not be."""
+    is_path = options.image[:1] in "./" or options.image.startswith(("oci", "docker-", "dir:"))
+    if is_path or options.offline or options.sideload or options.tls_verify is False:
+        return None
+    from imgproxy import early
+
+    return early.begin(
+        options.image, settings, mirrors=not options.no_mirrors, timeout=options.stall_timeout
+    )
 
 
 if __name__ == "__main__":

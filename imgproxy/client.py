@@ -28,6 +28,7 @@ from imgproxy.spec import retry
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from imgproxy.early import Early
     from imgproxy.spec.proxy import Proxy
     from imgproxy.spec.url import Url
     from imgproxy.system import Reporter
@@ -75,8 +76,13 @@ class Client:
         self._stall_timeout = stall_timeout
         self._user_agent = user_agent
         self._proxy_for = proxy_for
+        self._early: Early | None = None
         self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
         self._idle: defaultdict[tuple[str, str, int], list[Wire]] = defaultdict(list)
+
+    def adopt(self, early: Early) -> None:
+        """Use a connection that was begun before there was a client."""
+        self._early = early
 
     async def connect(self, url: Url) -> None:
         """Make sure that a connection to the URL's origin is at hand.
@@ -84,7 +90,7 @@ class Client:
         Raises `UnreachableError` or, where TLS is what fails, `BadUpstreamError`.
         """
         try:
-            wire = self._take_idle(url) or await self._connect(url)
+            wire = await self._spare(url) or await self._connect(url)
         except Failure as error:
             self._report.debug(error.message)
             raise
@@ -100,7 +106,7 @@ class Client:
         """
         exchange = partial(self._exchange, url, headers, form, note)
         started = trio.current_time()
-        wire = self._take_idle(url)
+        wire = await self._spare(url)
         try:
             if wire is not None:
                 # The server may have closed it just now. It has answered nothing then, and
@@ -204,6 +210,15 @@ class Client:
                 failure.is_transient &= retry.is_transient(error)
             raise failure from error
 
+    async def _spare(self, url: Url) -> Wire | None:
+        """Give a connection that was made before, None where there is none."""
+        early, self._early = self._early, None
+        if early is not None:
+            wire = await early.wire()
+            if wire is not None:
+                self._give_back(early.url, wire)
+        return self._take_idle(url)
+
     def _take_idle(self, url: Url) -> Wire | None:
         """Give a kept connection on which nothing waits: surplus bytes answer no question."""
         kept = self._idle[url.origin]
@@ -235,6 +250,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
+        if self._early is not None:
+            self._early.close()
         for kept in self._idle.values():
             while kept:
                 kept.pop().close()

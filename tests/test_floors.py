@@ -27,7 +27,7 @@ FLOORS: list[list[str]] = [
     ["spec", "config", "api", "fields", "strict_json", "errors"],
     [
         *("client", "response", "dialling", "wire", "files", "activation"),
-        *("system", "settings", "keyring", "shared"),
+        *("system", "settings", "keyring", "shared", "early", "tls"),
     ],
     ["transports"],
     ["image", "verify", "trust"],
@@ -206,7 +206,11 @@ PRIVILEGES = [
         {"imgproxy.spec.digest", "imgproxy.verify", "imgproxy.transports.docker_archive"},
         id="comparing-digests",
     ),
-    pytest.param(r"\bpolicies\.demand\(", {"imgproxy.image"}, id="asking-for-the-verdict"),
+    pytest.param(
+        r"\bpolicies\.demand\(",
+        {"imgproxy.image", "imgproxy.early"},
+        id="asking-for-the-verdict",
+    ),
     pytest.param(
         r"\bsys\.(?:stdin|stdout|stderr)\b|\bprint\(", {"imgproxy.__main__"}, id="standard-streams"
     ),

@@ -15,6 +15,7 @@ from imgproxy.fields import FieldError, Fields
 
 if TYPE_CHECKING:
     from imgproxy.config.requirements import Requirement, SignedBy, SigstoreSigned
+    from imgproxy.spec.reference import Reference
 
 # Transports whose scopes are paths; those of others are not looked into.
 _BY_PATH = frozenset({"dir", "oci", "oci-archive"})
@@ -103,6 +104,12 @@ def _requirement(fields: Fields) -> Requirement | str:
     from imgproxy.config import requirements
 
     return requirements.parse(fields, kind)
+
+
+def scopes_of(reference: Reference) -> list[str]:
+    """Give the scopes of an image by its name in a registry; see `docker_scopes`."""
+    suffix = f"@{reference.digest}" if reference.digest else f":{reference.tag}"
+    return docker_scopes(reference.registry, reference.repository, suffix)
 
 
 def docker_scopes(registry: str, repository: str, suffix: str) -> list[str]:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.config.credentials import Credentials
+    from imgproxy.early import Early
     from imgproxy.spec.pattern import Pattern
 
 
@@ -16,7 +17,7 @@ class Access(NamedTuple):
 
     `tls_verify` is None where they say nothing and registries.conf decides; `retries` are per
     megabyte of progress; `stall_timeout` is in seconds. `sideload` are the patterns of local paths
-    that stand before them.
+    that stand before them. `early` is a connection that was begun at the start.
     """
 
     offline: bool = False
@@ -29,3 +30,4 @@ class Access(NamedTuple):
     registry_token: str = ""
     sideload: Sequence[Pattern] = ()
     foreign_layers: bool = False
+    early: Early | None = None

@@ -75,6 +75,8 @@ def _endpoint(
 ) -> Endpoint:
     home = distribution.registry_url("https", place.reference, "base", "")
     client = _client(home, place.reference.registry, place, access, settings, reporter)
+    if access.early is not None and access.early.url.origin == home.origin:
+        client.adopt(access.early)
     return Endpoint(place, client, keyring, is_own=is_own, registry_token=access.registry_token)
 
 

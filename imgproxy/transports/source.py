@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from imgproxy.config.policy import docker_scopes
+from imgproxy.config.policy import scopes_of
 from imgproxy.errors import NotFoundError
 from imgproxy.spec import manifest as manifests
 from imgproxy.spec import media_type as types
@@ -61,9 +61,7 @@ class SignaturePlace(NamedTuple):
 
 def docker_identity(reference: Reference) -> Identity:
     """Give the identity of an image of a registry, wherever it is found."""
-    suffix = f"@{reference.digest}" if reference.digest else f":{reference.tag}"
-    scopes = docker_scopes(reference.registry, reference.repository, suffix)
-    return Identity("docker", scopes, reference)
+    return Identity("docker", scopes_of(reference), reference)
 
 
 class Reader(Protocol):

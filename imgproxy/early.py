@@ -1,0 +1,113 @@
+"""A connection to a registry that is made while the event loop is still being imported.
+
+Importing it takes as long as some round trips, and a name look-up, a dial and a TLS handshake need
+nothing of it. Nothing is asked on the connection before there is a request, and whatever goes wrong
+with it is kept quiet: it is made again in the usual way, and reported then.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from imgproxy import system
+from imgproxy.config import endpoints
+from imgproxy.config import policy as policies
+from imgproxy.errors import Failure
+from imgproxy.spec import distribution, proxy
+from imgproxy.spec import reference as references
+
+if TYPE_CHECKING:
+    import ssl
+
+    from imgproxy.settings import Settings
+    from imgproxy.spec.url import Url
+    from imgproxy.wire import TlsWire
+
+# How long it is waited for when it is wanted, in seconds; it has had the time of the imports.
+_PATIENCE = 1.0
+
+
+def begin(image: str, settings: Settings, *, mirrors: bool, timeout: float) -> Early | None:
+    """Begin the connection that an image will need, if it can be told which.
+
+    That is the first place of an image that is named with its registry, over TLS and without a
+    proxy, where no policy or table forbids it. `timeout` is in seconds.
+    """
+    try:
+        name = references.parse_image(image)
+        if not isinstance(name, references.Reference):
+            return None
+        policies.demand(settings.policy(), "docker", policies.scopes_of(name), image)
+        place = endpoints.find(name, settings.registries.registries, mirrors=mirrors)[0]
+        url = distribution.registry_url("https", place.reference, "base", "")
+        if place.refusal or place.insecure or proxy.choose(url, system.environment()):
+            return None
+    except Failure:
+        return None  # which is reported when the image is opened
+    return Early(url, place.reference.registry, settings, timeout)
+
+
+class Early:
+    """A connection to the origin of `url`, made by a thread of its own."""
+
+    def __init__(self, url: Url, registry: str, settings: Settings, timeout: float) -> None:
+        self.url = url
+        self._registry = registry
+        self._settings = settings
+        self._timeout = timeout
+        self._socket: ssl.SSLSocket | None = None
+        self._lock = threading.Lock()
+        self._is_wanted = True
+        self._done = threading.Event()
+        threading.Thread(target=self._dial, daemon=True).start()
+
+    def _dial(self) -> None:
+        try:
+            made = self._connected()
+        except Exception:  # noqa: BLE001  (see the module)
+            made = None
+        with self._lock:
+            if self._is_wanted:
+                self._socket, made = made, None
+        if made is not None:
+            made.close()
+        self._done.set()
+
+    def _connected(self) -> ssl.SSLSocket:
+        from imgproxy.tls import make_context
+
+        context = make_context(self._settings.certificates(self._registry), verify=True)
+        plain = socket.create_connection((self.url.host, self.url.port), self._timeout)
+        try:
+            made = context.wrap_socket(plain, server_hostname=self.url.host)
+        except BaseException:
+            plain.close()
+            raise
+        made.setblocking(False)  # noqa: FBT003  (the name says it)
+        return made
+
+    async def wire(self) -> TlsWire | None:
+        """Give the connection, None where there is none in time."""
+        import trio
+
+        from imgproxy.wire import TlsWire
+
+        if not self._done.is_set():
+            with trio.move_on_after(_PATIENCE):
+                await trio.to_thread.run_sync(self._done.wait, abandon_on_cancel=True)
+        made = self._taken()
+        return None if made is None else TlsWire(made)
+
+    def close(self) -> None:
+        """Do without it."""
+        made = self._taken()
+        if made is not None:
+            made.close()
+
+    def _taken(self) -> ssl.SSLSocket | None:
+        with self._lock:
+            self._is_wanted = False
+            made, self._socket = self._socket, None
+            return made

@@ -1,0 +1,49 @@
+"""What TLS is spoken with: containers-certs.d(5)."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import ConfigurationError, clean
+
+if TYPE_CHECKING:
+    from imgproxy.config.certs import Certificates
+
+
+def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
+    """Give a context for TLS 1.2 at least, with the system's authorities and these certificates.
+
+    Raises `ConfigurationError` for a file that is no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if verify:
+        context.load_default_certs()
+    else:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    for path in certificates.authorities:
+        try:
+            context.load_verify_locations(path)
+        except FileNotFoundError:
+            pass  # a dangling link
+        except OSError as error:
+            raise _unusable(path, error) from None
+    for certificate, key in certificates.clients:
+        try:
+            context.load_cert_chain(certificate, key, password=_no_password)
+        except (OSError, ValueError) as error:
+            raise _unusable(certificate, error) from None
+    return context
+
+
+def _no_password() -> str:
+    """Stand between OpenSSL and a terminal; a key with a password fails instead of asking."""
+    return ""
+
+
+def _unusable(path: str, error: Exception) -> ConfigurationError:
+    words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return ConfigurationError(f"the certificate {clean(path)}: {clean(str(words))}", file=path)
