@@ -105,14 +105,16 @@ def accepts(wanted: SignedIdentity, image: Reference | None, signed: Reference) 
 def accepts_unnamed(wanted: SignedIdentity, image: Reference | None) -> bool:
     """Whether a signature will do that names bytes and nothing else, as those of cosign 3 do.
 
-    A name can be confused with another one only where it is a name that was asked for: an image
-    that was asked for by its digest is the one that was meant, wherever else it is kept.
+    An image that was asked for by its digest is the one that was meant, wherever else it is kept.
+    By a tag it is whatever the registry gives, so any image that the key has signed; only who
+    does not ask for the tag to be signed either gets that.
     """
-    if image is None or image.digest is None:
+    if image is None:
         return False
     if wanted.kind == "matchRepository":
         return True
-    return wanted.kind in ("matchRepoDigestOrExact", "remapIdentity") and image.tag is None
+    is_by_digest = image.digest is not None and image.tag is None
+    return is_by_digest and wanted.kind in ("matchRepoDigestOrExact", "remapIdentity")
 
 
 def _same(one: Reference, other: Reference) -> bool:

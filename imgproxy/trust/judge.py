@@ -155,7 +155,7 @@ class Judge:
             if not identities.accepts_unnamed(wanted, image):
                 raise SignatureError(
                     "it is for bytes under no name, which is enough only for an image that is asked"
-                    f" for by digest (signedIdentity: {wanted.kind})"
+                    f" for by digest, or with matchRepository (signedIdentity: {wanted.kind})"
                 )
         elif not identities.accepts(wanted, image, claim.reference):
             raise SignatureError(

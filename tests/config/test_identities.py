@@ -162,13 +162,13 @@ def test_an_image_without_a_name_fits_none(wanted: SignedIdentity) -> None:
     [
         (EXACT, False, False, False),
         (DEFAULT, False, True, False),
-        (REPOSITORY, False, True, True),
+        (REPOSITORY, True, True, True),
         (REMAP, False, True, False),
         (identity("exactReference", dockerReference=f"{OS}@{DIGEST}"), False, False, False),
         (identity("exactRepository", dockerRepository=OS), False, False, False),
     ],
 )
-def test_bytes_under_no_name_are_those_that_were_asked_for_by_digest(
+def test_bytes_under_no_name_are_enough_by_digest_or_where_tags_do_not_matter(
     wanted: SignedIdentity, *, by_tag: bool, by_digest: bool, by_both: bool
 ) -> None:
     assert accepts_unnamed(wanted, image(f"{OS}:1")) is by_tag
