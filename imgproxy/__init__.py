@@ -13,7 +13,8 @@ floors, never upwards, and `tests/test_floors.py` holds it to that:
     1  client, response,          the world outside: HTTP upstream, connections, sockets and pipes,
        dialling, wire, files,     local files, which descriptors we were handed, environment and
        activation, system,        standard error, what is configured, credentials and helpers;
-       settings, keyring, shared  one attempt for all who want the same
+       settings, keyring,         one attempt for all who want the same; and the other end of the
+       shared, parent             socket: a library for parents, which knows spec and errors alone
     0  spec, config, api, fields, strict_json, errors
                                   pure: what specifications and configuration files say
 
