@@ -153,11 +153,7 @@ def activate(unit: str, path: Path, image: str) -> list[str]:
     """Give a command that listens like the socket of a service, and hands over as it wants it."""
     said = settings(unit)
     inetd = ["--accept", "--inetd"] if said.get("StandardInput") == ["socket"] else []
-    (socket,) = (
-        (each for each in SOCKETS if each.startswith(unit.partition("@")[0] + "@."))
-        if (not inetd)
-        else ("imgproxy-inetd.socket",)
-    )
+    socket = "imgproxy-inetd.socket" if inetd else unit.replace(".service", ".socket")
     assert settings(socket).get("Accept", ["no"]) == ["yes" if inetd else "no"]
     return [
         require("systemd-socket-activate"),
