@@ -68,8 +68,9 @@ def _run(options: Options) -> int:
     from imgproxy.image import Image
     from imgproxy.service import Service
     from imgproxy.settings import Chosen, Settings
-    from imgproxy.transports import open_foreign, open_sources
+    from imgproxy.transports import open_sources
     from imgproxy.transports.access import Access
+    from imgproxy.transports.foreign import ForeignLayers
 
     settings = Settings(Chosen(policy, registries, auth, options.cert_dir), reporter)
     access = Access(
@@ -88,7 +89,7 @@ def _run(options: Options) -> int:
         partial(open_sources, options.image, access, settings, reporter),
         settings.policy,
         options.platform or system.host_platform(),
-        partial(open_foreign, access, settings, reporter),
+        ForeignLayers(access, settings, reporter).open,
     )
     service = Service(image, reporter, allow_remote=options.allow_remote)
     return trio.run(service.run, handed)

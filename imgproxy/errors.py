@@ -159,6 +159,10 @@ class UnavailableError(Failure):
     retryable = True
 
 
+class ReplacedError(UnavailableError):
+    """What was opened is not there any more, but something else: open it anew."""
+
+
 class UnreachableError(Failure):
     """The registry stalled or cannot be reached: worth another try."""
 

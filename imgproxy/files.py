@@ -19,6 +19,7 @@ from imgproxy.errors import (
     Failure,
     InvalidError,
     NotFoundError,
+    ReplacedError,
     UnavailableError,
     UnsupportedFormatError,
     clean,
@@ -88,7 +89,7 @@ class OpenFile:
             raise failure(self.path, error) from None
 
     def check(self) -> None:
-        """Raise `UnavailableError` if the file is not the one any more that was opened.
+        """Raise `ReplacedError` if the file is not the one any more that was opened.
 
         One that is gone from its path is still what it was; another in its place means that the
         image is another one.
@@ -98,9 +99,9 @@ class OpenFile:
             if self._has_path:
                 there.append(os.stat(self.path))
         if any(_stamp(each) != _stamp(self._status) for each in there):
-            raise UnavailableError(
+            raise ReplacedError(
                 f"{clean(self.path)} has been changed or replaced since it was opened;"
-                " start again to have what is there now"
+                " ask for the manifest again to have what is there now"
             )
 
     def close(self) -> None:

@@ -8,13 +8,20 @@ documents name can be had.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy import verify
 from imgproxy.config import policy as policies
-from imgproxy.errors import ConfigurationError, Failure, InvalidError, NotFoundError, clean
+from imgproxy.errors import (
+    ConfigurationError,
+    Failure,
+    InvalidError,
+    NotFoundError,
+    ReplacedError,
+    clean,
+)
 from imgproxy.files import Bytes
 from imgproxy.shared import SharedAttempt
 from imgproxy.spec import convert
@@ -26,7 +33,7 @@ from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from imgproxy.config.policy import Policy
     from imgproxy.spec.digest import Digest
@@ -42,6 +49,9 @@ MAX_DEPTH = 4
 
 # Indexes in one image; each costs a request.
 MAX_INDEXES = 64
+
+# An image that is replaced is opened anew; the one before it is kept open as well.
+_MAX_GENERATIONS = 2
 
 # Manifests that are looked for to say what is there, where the one that is wanted is missing.
 _MAX_LOOKED_FOR = 16
@@ -67,13 +77,18 @@ class Image:
         self._wanted = wanted
         self._open_foreign = open_foreign
         self._opened: OpenedImage | None = None
+        self._sources: list[Source] = []
         self._opening = SharedAttempt()
 
     async def open(self) -> OpenedImage:
         """Give the opened image. Raises `Failure`; the next request tries again."""
-        if self._opened is not None:
-            return self._opened
-        return await self._opening.get(lambda: self._opened, self._open)
+        opened = self._current()
+        if opened is not None:
+            return opened
+        return await self._opening.get(self._current, self._open)
+
+    def _current(self) -> OpenedImage | None:
+        return None if self._opened is None or self._opened.is_replaced else self._opened
 
     async def _open(self) -> OpenedImage:
         """Open the first of the places that has the image; a short name may mean several."""
@@ -93,6 +108,10 @@ class Image:
                 source.close()
                 raise
             else:
+                # Of one that was replaced just now, something may still be read.
+                self._sources.append(source)
+                while len(self._sources) > _MAX_GENERATIONS:
+                    self._sources.pop(0).close()
                 return self._opened
         if len(failures) == 1:
             raise failures[0]
@@ -111,8 +130,8 @@ class Image:
 
     def close(self) -> None:
         """Let go of the place where the image is."""
-        if self._opened is not None:
-            self._opened.source.close()
+        for source in self._sources:
+            source.close()
 
 
 class _Candidate(NamedTuple):
@@ -239,7 +258,10 @@ class _Walk:
 
 
 class OpenedImage:
-    """What an image turned out to be: its chosen `manifest`, and the `index` it came from."""
+    """What an image turned out to be: its chosen `manifest`, and the `index` it came from.
+
+    `is_replaced`: its source has been found to be another one now.
+    """
 
     def __init__(
         self,
@@ -252,6 +274,7 @@ class OpenedImage:
         self.source = source
         self.manifest = manifest
         self.index = index
+        self.is_replaced = False
         self._open_foreign = open_foreign
         self._documents = walk.documents
         self._known = walk.known
@@ -293,7 +316,17 @@ class OpenedImage:
 
     async def open_blob(self, descriptor: Descriptor) -> Blob:
         """Give a blob whose reply can be begun; see `verify.open_blob`. Raises `Failure`."""
-        return await verify.open_blob(descriptor, partial(self._reader, descriptor))
+        with self._noticing():
+            return await verify.open_blob(descriptor, partial(self._reader, descriptor))
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """Take note of a source that is not what it was: the next request opens it anew."""
+        try:
+            yield
+        except ReplacedError:
+            self.is_replaced = True
+            raise
 
     async def _reader(self, descriptor: Descriptor) -> Reader:
         try:
@@ -316,7 +349,8 @@ class OpenedImage:
                     f"{self.source.name}: no released document names the manifest {digest}",
                     code="MANIFEST_UNKNOWN",
                 )
-            document = await fetch_document(self.source, descriptor)
+            with self._noticing():
+                document = await fetch_document(self.source, descriptor)
             self._release(document)
         return document
 

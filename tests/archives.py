@@ -20,6 +20,8 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from images import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
     OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER,
@@ -396,10 +398,12 @@ def write_dir(path: Path, layout: Layout, descriptor: Json) -> None:
     (path / "version").write_text("Directory Transport Version: 1.1\n")
     (path / "manifest.json").write_bytes(layout.read(descriptor["digest"]))
     for each in _below(layout, descriptor):
-        is_document = each["mediaType"] in (OCI_MANIFEST, OCI_INDEX)
+        is_document = each["mediaType"] in _DOCUMENTS
         name = each["digest"].partition(":")[2] + (".manifest.json" if is_document else "")
         (path / name).write_bytes(layout.read(each["digest"]))
 
+
+_DOCUMENTS = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
 
 # Where a registry's tree has the blob of an algorithm and its hex digits.
 BLOB_PATHS = {
@@ -435,7 +439,7 @@ def write_registry_tree(
     for each in [descriptor, *_below(layout, descriptor)]:
         algorithm, encoded = each["digest"].split(":")
         place = manifests / each["digest"]
-        if each["mediaType"] not in (OCI_MANIFEST, OCI_INDEX):
+        if each["mediaType"] not in _DOCUMENTS:
             place = shared / BLOB_PATHS[blobs].format(algorithm, encoded, encoded[:2])
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(layout.read(each["digest"]))

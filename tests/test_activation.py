@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from imgproxy import activation
-from imgproxy.activation import STDERR, Handed, Pipes, classify, classify_standard_streams
+from imgproxy.activation import (
+    STDERR,
+    Handed,
+    Pipes,
+    check_source,
+    classify,
+    classify_standard_streams,
+)
 from imgproxy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -364,3 +371,41 @@ def test_standard_streams_that_cannot_carry_a_conversation_are_refused(
     with pytest.raises(UsageError) as caught:
         made.classify()
     assert str(caught.value) == complaint.format(stdin=activation.STDIN, stdout=activation.STDOUT)
+
+
+# --- images that come through a descriptor ----------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["{}", "{}:tag", "{}:@1"])
+@pytest.mark.parametrize("prefix", ["", "oci-archive:", "docker-archive:", "oci:", "dir:"])
+@pytest.mark.parametrize(
+    ("path", "fds"),
+    [("/dev/stdin", [0, 1]), ("/dev/fd/0", [0, 1]), ("/dev/fd/1", [0, 1]), ("/dev/fd/7", [3, 7])],
+)
+def test_the_image_cannot_come_through_what_is_served(
+    prefix: str, form: str, path: str, fds: list[int]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_source(prefix + form.format(path), fds)
+    assert str(caught.value) == f"the image cannot come through {path}: requests do"
+
+
+@pytest.mark.parametrize(
+    ("image", "fds"),
+    [
+        ("/dev/stdin", [3]),
+        ("docker-archive:/dev/stdin:tag", [3, 4]),
+        ("/dev/fd/3", [0, 1]),
+        ("oci-archive:/dev/fd/3:@0", [30]),
+        ("docker://registry.test/dev/stdin", [0, 1]),
+        ("registry.test/dev/stdin:1", [0, 1]),
+        ("dev/stdin", [0, 1]),
+        ("./dev/stdin", [0, 1]),
+        ("/dev/fd/0/x", [0, 1]),
+        ("/a:/dev/stdin", [0, 1]),
+        ("oci:/a:/dev/stdin", [0, 1]),
+        ("", [0, 1]),
+    ],
+)
+def test_an_image_from_anywhere_else_is_no_matter(image: str, fds: list[int]) -> None:
+    check_source(image, fds)

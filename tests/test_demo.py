@@ -14,7 +14,6 @@ import pytest
 import skopeo
 from images import Layout
 from parent import COMMAND, INSECURE, LIMIT, ROOT, environment
-from servers import skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -228,9 +227,8 @@ def test_the_sample_archive_stands_in_for_a_registry(
 
 
 def test_what_is_said_of_archives_and_skopeo_is_so(run: Callable[..., Run]) -> None:
-    """All of the table in the README, and nothing else."""
-    if skopeo.version() != (1, 9):
-        skip("skopeo is not of version 1.9, of which the README speaks")
+    """All of the table in the README, and nothing else; of skopeo, if it is the version there."""
+    is_theirs = skopeo.version() == (1, 9)
     result = run([sys.executable, ROOT / "demo/compare.py"], limit=120)
     assert (result.returncode, result.stderr) == (0, "")
     said = re.findall(
@@ -242,9 +240,9 @@ def test_what_is_said_of_archives_and_skopeo_is_so(run: Callable[..., Run]) -> N
     claims = {title.removeprefix("| "): (theirs, ours) for title, theirs, ours in rows}
     assert claims.keys() == {title for title, _, _ in said}
     for title, theirs, ours in said:
-        for claim, words in zip(claims[title], (theirs, ours), strict=True):
-            (quoted,) = re.findall(r"`([^`]+)`", claim)
-            assert quoted in words, title
+        their_claim, our_claim = (re.findall(r"`([^`]+)`", claim) for claim in claims[title])
+        assert our_claim[0] in ours, title
+        assert their_claim[0] in theirs or not is_theirs, title
     assert {ours for _, _, ours in said} & {"served"}
 
 

@@ -29,7 +29,15 @@ LEAVES = {
 
 def test_the_tree_has_no_other_leaves() -> None:
     assert set(Failure.__subclasses__()) == set(LEAVES)
-    assert not [leaf for leaf in LEAVES if leaf.__subclasses__()]
+    below = {each: leaf for leaf in LEAVES for each in leaf.__subclasses__()}
+    assert below == {errors.ReplacedError: errors.UnavailableError}
+
+
+def test_what_was_replaced_is_unavailable_to_a_parent() -> None:
+    """The difference is for this program, which opens it anew."""
+    replaced, unavailable = errors.ReplacedError("x"), errors.UnavailableError("x")
+    assert (replaced.status, replaced.code) == (unavailable.status, unavailable.code)
+    assert (replaced.retryable, replaced.detail) == (True, {})
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: leaf.__name__)

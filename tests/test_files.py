@@ -14,8 +14,8 @@ import trio
 from wires import real_time, refused
 
 from imgproxy import files
-from imgproxy.errors import Failure, InvalidError
-from imgproxy.files import Bytes, LocalFile, OpenFile
+from imgproxy.errors import Failure, InvalidError, ReplacedError
+from imgproxy.files import Bytes, Content, LocalFile, OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,10 +150,179 @@ def test_a_file_that_may_not_be_read_is_denied(
     assert open_descriptors() == before
 
 
+# --- the file is the one that was opened --------------------------------------------------------
+
+
+def changed_in_place(path: Path) -> None:
+    """Write other bytes of the same number; the system notes when."""
+    with path.open("r+b") as file:
+        file.write(b"other")
+    moment = path.stat().st_mtime_ns + 1
+    os.utime(path, ns=(moment, moment))
+
+
+def replaced_by_a_copy(path: Path) -> None:
+    """Put the same bytes there, of the same age."""
+    status = path.stat()
+    copy = path.with_name("copy")
+    write(copy, CONTENT)
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy.rename(path)
+
+
+def replaced_by_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replaced_by_a_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(os.devnull)
+
+
+def moved_behind_a_link(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "replaced": replaced_by_a_copy,
+    "truncated": lambda path: os.truncate(path, len(CONTENT) - 1),
+    "grown": lambda path: write(path, CONTENT + b"x"),
+    "touched": lambda path: os.utime(path, ns=(0, 1)),
+    "changed in place": changed_in_place,
+    "replaced by a directory": replaced_by_a_directory,
+    "replaced by a link": replaced_by_a_link,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_has_changed_is_noticed(change: str, path: Path) -> None:
+    with closing(OpenFile(str(path))) as file:
+        file.check()
+        CHANGES[change](path)
+        with pytest.raises(Failure) as raised:
+            file.check()
+    assert isinstance(raised.value, ReplacedError)
+    assert refused(raised.value) == UNAVAILABLE
+    assert raised.value.message.startswith(f"{path} has been changed or replaced since it was")
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.rename(path.with_name("moved")),
+        lambda path: path.chmod(0),
+        lambda path: path.with_name("hard").hardlink_to(path),
+        moved_behind_a_link,
+        lambda path: path.read_bytes(),
+        lambda _: None,
+    ],
+    ids=["gone", "moved", "closed", "linked", "moved behind a link", "read", "nothing"],
+)
+def test_a_file_that_is_what_it_was_is_read_on(
+    harmless: Callable[[Path], object], path: Path
+) -> None:
+    with closing(OpenFile(str(path))) as file:
+        harmless(path)
+        file.check()
+        assert file.read(5, 1) == CONTENT[1:6]
+
+
+def test_a_path_that_may_not_be_looked_at_any_more_is_no_change(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_: str) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with closing(OpenFile(str(path))) as file:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", denied)
+            file.check()
+        os.truncate(path, 1)
+        with pytest.raises(Failure):
+            file.check()
+
+
+def test_a_file_without_a_path_is_called_by_its_name(path: Path, tmp_path: Path) -> None:
+    """What lies at the path from which it was opened may be anything by then."""
+    with closing(OpenFile(str(path), "/dev/stdin")) as file:
+        assert file.path == "/dev/stdin"
+        replaced_by_a_copy(path)
+        file.check()
+    with pytest.raises(Failure) as raised:
+        OpenFile(f"{tmp_path}/nothing", "/dev/fd/3")
+    assert raised.value.message == "/dev/fd/3: No such file or directory"
+
+
+def test_a_file_without_a_path_is_looked_at_all_the_same(path: Path) -> None:
+    with closing(OpenFile(str(path), "/dev/stdin")) as file:
+        os.truncate(path, 1)
+        with pytest.raises(Failure) as raised:
+            file.check()
+    assert raised.value.message.startswith("/dev/stdin has been changed")
+
+
+def test_bytes_are_read_from_anywhere(path: Path) -> None:
+    with closing(OpenFile(str(path))) as file:
+        assert file.size == len(CONTENT)
+        assert file.read(10, 250) == CONTENT[250:260]
+        assert file.read(10, len(CONTENT) - 3) == CONTENT[-3:]
+        assert file.read(10, len(CONTENT)) == b""
+
+
+def test_a_disk_that_fails_at_once_is_unavailable(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with closing(OpenFile(str(path))) as file:
+        monkeypatch.setattr(os, "pread", broken)
+        with pytest.raises(Failure) as raised:
+            file.read(1, 0)
+    assert refused(raised.value) == UNAVAILABLE
+    assert raised.value.message == f"{path}: Input/output error"
+
+
+@real_time
+async def test_several_may_read_one_file(path: Path) -> None:
+    with closing(OpenFile(str(path))) as file:
+        buffer = memoryview(bytearray(4))
+        for offset in (100, 0, 2000, 100):
+            assert await file.receive_into(buffer, offset) == 4
+            assert buffer == CONTENT[offset : offset + 4]
+
+
+# --- bytes at hand ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 100, len(CONTENT), 2 * len(CONTENT)])
+@real_time
+async def test_bytes_at_hand_are_read_in_pieces_of_any_size(count: int) -> None:
+    with closing(Bytes("the config", CONTENT)) as content:
+        assert (content.name, content.size) == ("the config", len(CONTENT))
+        with trio.testing.assert_checkpoints():
+            assert await content.receive_into(memoryview(bytearray(1))) == 1
+        assert await pull(content, count) == CONTENT[1:]
+        assert await pull(content, count) == b""
+        assert not content.condemn(InvalidError("it is wrong"))
+
+
+@real_time
+async def test_bytes_at_hand_have_the_limit_of_a_file() -> None:
+    assert await Bytes("it", CONTENT).read(len(CONTENT)) == CONTENT
+    with pytest.raises(Failure) as raised:
+        await Bytes("it", CONTENT).read(len(CONTENT) - 1)
+    assert refused(raised.value) == (422, "SIZE_INVALID", False)
+    assert raised.value.message == "it: 2048 bytes are more than the limit of 2047"
+
+
 # --- reading ------------------------------------------------------------------------------------
 
 
-async def pull(file: LocalFile, count: int) -> bytes:
+async def pull(file: Content, count: int) -> bytes:
     """Read in pieces of so many bytes."""
     content, buffer = bytearray(), memoryview(bytearray(count))
     while received := await file.receive_into(buffer):

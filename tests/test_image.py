@@ -18,18 +18,22 @@ from imgproxy.errors import (
     DeniedError,
     Failure,
     NotFoundError,
+    ReplacedError,
     UnavailableError,
 )
+from imgproxy.files import Bytes
 from imgproxy.image import MAX_DEPTH, MAX_INDEXES, Image, OpenedImage
 from imgproxy.spec import digest as digests
 from imgproxy.spec import platform as platforms
 from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from imgproxy.spec.digest import Digest
-    from imgproxy.transports.source import Source
+    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.transports.source import Reader, Source
+    from imgproxy.verify import Blob
 
 UNKNOWN = (404, "MANIFEST_UNKNOWN", False)
 NO_BLOB = (404, "BLOB_UNKNOWN", False)
@@ -498,6 +502,151 @@ async def test_a_chosen_manifest_that_is_missing_is_unknown(store: Store) -> Non
     assert await chosen(Place(store, root), "linux/arm64") == entries["linux/arm64"]["digest"]
 
 
+@virtual_time
+async def test_where_the_chosen_manifest_is_missing_those_that_are_there_are_listed(
+    store: Store,
+) -> None:
+    """Stores save an index whole, and the manifests that they have."""
+    names = ["linux/amd64", "linux/arm64", "linux/s390x", "linux/arm/v7", "-"]
+    entries = several(store, *names)
+    for name in ("linux/amd64", "linux/s390x"):
+        del store.contents[entries[name]["digest"]]
+    broken = on({**store.image(b"broken"), "size": 1}, "linux/386")
+    again = on(entries["linux/arm64"], "linux/ppc64le")
+    failure = await failure_of(Place(store, store.index(*entries.values(), broken, again)))
+    assert refused(failure) == UNKNOWN
+    there = ["linux/arm64", "linux/arm/v7", "linux/ppc64le"]
+    assert failure.detail == {"platforms": there}
+    assert entries["linux/amd64"]["digest"] in failure.message
+    assert failure.message.endswith(f"(there are manifests for: {', '.join(there)})")
+
+
+@virtual_time
+async def test_where_all_manifests_are_missing_that_is_told(store: Store) -> None:
+    entries = several(store, "linux/amd64", "linux/arm64")
+    for entry in entries.values():
+        del store.contents[entry["digest"]]
+    failure = await failure_of(Place(store, store.index(*entries.values())))
+    assert refused(failure) == UNKNOWN
+    assert failure.detail == {"platforms": []}
+    assert failure.message.endswith("(there are manifests for: nothing else)")
+
+
+@virtual_time
+async def test_what_is_said_of_the_missing_one_stays(store: Store) -> None:
+    entries = several(store, "linux/amd64", "linux/arm64")
+    place = Place(store, store.index(*entries.values()))
+    wanted = entries["linux/amd64"]["digest"]
+    place.failures[wanted] = NotFoundError("gone", code="NAME_UNKNOWN", endpoints=["x"])
+    failure = await failure_of(place)
+    assert refused(failure) == (404, "NAME_UNKNOWN", False)
+    assert failure.detail == {"endpoints": ["x"], "platforms": ["linux/arm64"]}
+
+
+@virtual_time
+async def test_so_many_manifests_are_looked_for_and_no_more(store: Store) -> None:
+    entries = [on(store.image(bytes([n])), f"linux/arch{n}") for n in range(40)]
+    missing = on({**store.image(b"x"), "digest": digest_of(b"missing")}, "linux/amd64")
+    place = Place(store, store.index(*entries, missing))
+    failure = await failure_of(place)
+    assert failure.detail == {"platforms": [f"linux/arch{n}" for n in range(16)]}
+    assert len(place.asked) == 1 + 1 + 16
+
+
+@pytest.mark.parametrize("error", [UnavailableError("not now"), DeniedError("not for you")])
+@virtual_time
+async def test_nothing_is_looked_for_where_a_manifest_is_not_missing_but_fails(
+    store: Store, error: Failure
+) -> None:
+    entries = several(store, "linux/amd64", "linux/arm64")
+    place = Place(store, store.index(*entries.values()))
+    place.failures[entries["linux/amd64"]["digest"]] = error
+    assert await failure_of(place) is error
+    assert len(place.asked) == 2
+
+
+# --- an entry whose platform nobody says --------------------------------------------------------
+
+
+@pytest.mark.parametrize("docker", [False, True])
+@real_time
+async def test_the_only_entry_is_for_the_platform_that_its_config_says(
+    store: Store,
+    docker: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    image = store.image(b"x", platform="linux/arm/v7", docker=docker)
+    root = store.index(image, docker=docker)
+    for fitting in ("linux/arm/v7", "linux/arm", "linux/arm/v8"):
+        assert await chosen(Place(store, root), fitting) == image["digest"]
+    failure = await failure_of(Place(store, root), "linux/amd64")
+    assert refused(failure) == UNKNOWN
+    assert failure.detail == {"platforms": ["linux/arm/v7"]}
+    assert failure.message.endswith("no manifest for linux/amd64 (there are: linux/arm/v7)")
+
+
+@real_time
+async def test_an_entry_that_says_its_platform_is_believed(store: Store) -> None:
+    image = on(store.image(b"x", platform="linux/arm64"), "linux/amd64")
+    place = Place(store, store.index(image))
+    assert await chosen(place) == image["digest"]
+    assert len(place.asked) == 2  # nobody looks at the config
+
+
+@real_time
+async def test_one_of_several_entries_is_not_looked_into(store: Store) -> None:
+    image = store.image(b"x", platform="linux/arm64")
+    place = Place(store, store.index(image, on(store.image(b"y"), "linux/s390x")))
+    assert await chosen(place) == image["digest"]
+    assert place.asked[1:] == [image["digest"]]
+
+
+@real_time
+async def test_the_root_is_served_whatever_it_is_for(store: Store) -> None:
+    image = store.image(b"x", platform="windows/amd64")
+    assert await chosen(Place(store, image)) == image["digest"]
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type"),
+    [
+        (b"{}", OCI_CONFIG),
+        (b"no JSON", OCI_CONFIG),
+        (b'{"os":"linux"}', OCI_CONFIG),
+        (b'{"os":"linux","architecture":"arm64"}', "application/vnd.oci.empty.v1+json"),
+    ],
+    ids=["nothing said", "unreadable", "half of it said", "an artifact"],
+)
+@real_time
+async def test_an_entry_whose_config_says_no_platform_is_for_any(
+    store: Store, content: bytes, media_type: str
+) -> None:
+    document = {"config": store.add(content, media_type), "layers": []}
+    entry = store.add(encoded(document), OCI_MANIFEST)
+    assert await chosen(Place(store, store.index(entry))) == entry["digest"]
+
+
+@real_time
+async def test_a_config_that_is_looked_at_is_verified_and_closed(store: Store) -> None:
+    image = store.image(b"x")
+    config = store.document(image)["config"]
+    place = Place(store, store.index(image))
+    await opened(place)
+    assert [reader.closed for reader in place.readers] == [1]
+    place = Place(store, store.index(image))
+    place.steps[config["digest"]] = (store.read(config["digest"])[::-1], b"")
+    assert refused(await failure_of(place)) == WRONG_DIGEST
+    assert [reader.closed for reader in place.readers] == [1]
+
+
+@real_time
+async def test_a_config_beyond_the_limit_is_not_looked_at(store: Store) -> None:
+    config = {**store.add(b"{}", OCI_CONFIG), "size": MAX_DOCUMENT_SIZE + 1}
+    entry = store.add(encoded({"config": config, "layers": []}), OCI_MANIFEST)
+    place = Place(store, store.index(entry))
+    assert await chosen(place) == entry["digest"]
+    assert config["digest"] not in place.asked
+
+
 @pytest.mark.parametrize("claimed", ["", OCI_MANIFEST])
 @virtual_time
 async def test_an_entry_that_turns_out_an_index_is_refused(store: Store, claimed: str) -> None:
@@ -546,7 +695,7 @@ async def test_embedded_documents_are_used_if_they_are_right(
     store: Store,
     right: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
-    image = store.image(b"x")
+    image = on(store.image(b"x"), "linux/amd64")
     content = store.read(image["digest"])
     inner = store.index(embedding(image, content if right else content[::-1]))
     content = store.read(inner["digest"])
@@ -580,6 +729,182 @@ async def test_embedded_blobs_are_used_if_they_are_right(
         assert (layer["digest"] in place.asked) != right
 
 
+# --- layers that lie elsewhere ------------------------------------------------------------------
+
+
+class Elsewhere:
+    """What opens foreign layers; `asked` are the digests it was asked for, and why."""
+
+    def __init__(self, content: bytes) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self._content = content
+
+    async def __call__(self, descriptor: Descriptor, error: NotFoundError) -> Reader:
+        self.asked.append((str(descriptor.digest), error.message))
+        return Bytes("elsewhere", self._content)
+
+
+URLS = ["http://a.test/layer"]
+MISSING = NotFoundError("the layer is not there", code="BLOB_UNKNOWN")
+
+
+async def layer_from(
+    place: Place, layer: Json, elsewhere: Callable[[Descriptor, NotFoundError], Awaitable[Reader]]
+) -> bytes:
+    """Give the content of a layer as it is served."""
+    image = await Image(at(place), accept_anything, LINUX, elsewhere).open()
+    blob = await image.open_blob(image.find_blob(digest(layer)))
+    try:
+        return b"".join([piece async for piece in pieces(blob)])
+    finally:
+        blob.close()
+
+
+async def pieces(blob: Blob) -> AsyncIterator[bytes]:
+    while piece := await blob.read():
+        yield bytes(piece)
+
+
+def place_with(store: Store, layer: Json) -> Place:
+    config = store.add(b"{}", OCI_CONFIG)
+    document = {"config": config, "layers": [layer]}
+    return Place(store, store.add(encoded(document), OCI_MANIFEST))
+
+
+@real_time
+async def test_a_layer_that_is_not_there_is_had_from_elsewhere(store: Store) -> None:
+    layer = store.add(b"content", OCI_LAYER, urls=URLS)
+    place, elsewhere = place_with(store, layer), Elsewhere(b"content")
+    place.failures[layer["digest"]] = MISSING
+    assert await layer_from(place, layer, elsewhere) == b"content"
+    assert elsewhere.asked == [(layer["digest"], "the layer is not there")]
+
+
+@real_time
+async def test_what_comes_from_elsewhere_is_verified(store: Store) -> None:
+    layer = store.add(b"content", OCI_LAYER, urls=URLS)
+    place = place_with(store, layer)
+    place.failures[layer["digest"]] = MISSING
+    with pytest.raises(Failure) as raised:
+        await layer_from(place, layer, Elsewhere(b"CONTENT"))
+    assert refused(raised.value) == WRONG_DIGEST
+
+
+@pytest.mark.parametrize(
+    ("urls", "failure"),
+    [
+        (URLS, None),
+        ([], MISSING),
+        (None, MISSING),
+        (URLS, UnavailableError("not now")),
+        (URLS, DeniedError("not for you")),
+    ],
+    ids=["it is there", "no URLs", "none said", "it fails", "it is denied"],
+)
+@real_time
+async def test_nothing_else_leads_elsewhere(
+    store: Store, urls: list[str] | None, failure: Failure | None
+) -> None:
+    layer = store.add(b"content", OCI_LAYER, urls=urls)
+    place, elsewhere = place_with(store, layer), Elsewhere(b"content")
+    if failure is None:
+        assert await layer_from(place, layer, elsewhere) == b"content"
+    else:
+        place.failures[layer["digest"]] = failure
+        with pytest.raises(type(failure)) as raised:
+            await layer_from(place, layer, elsewhere)
+        assert raised.value is failure
+    assert elsewhere.asked == []
+
+
+@real_time
+async def test_why_a_layer_cannot_be_had_elsewhere_is_told(store: Store) -> None:
+    layer = store.add(b"content", OCI_LAYER, urls=URLS)
+    place = place_with(store, layer)
+    place.failures[layer["digest"]] = MISSING
+
+    async def refusing(_: Descriptor, error: NotFoundError) -> Reader:
+        raise NotFoundError(f"{error.message}, nor elsewhere", code=error.code, urls=URLS)
+
+    with pytest.raises(NotFoundError) as raised:
+        await layer_from(place, layer, refusing)
+    assert refused(raised.value) == NO_BLOB
+    assert raised.value.detail == {"urls": URLS}
+    assert raised.value.message == "the layer is not there, nor elsewhere"
+
+
+@real_time
+async def test_a_layer_that_the_manifest_holds_is_had_from_nowhere(store: Store) -> None:
+    layer = embedding(store.add(b"content", OCI_LAYER, urls=URLS), b"content")
+    place, elsewhere = place_with(store, layer), Elsewhere(b"content")
+    place.failures[layer["digest"]] = MISSING
+    assert await layer_from(place, layer, elsewhere) == b"content"
+    assert elsewhere.asked == []
+
+
+# --- a source that is replaced ------------------------------------------------------------------
+
+
+@real_time
+async def test_what_was_replaced_is_opened_anew_by_the_next_request(store: Store) -> None:
+    before, after = (Place(store, store.image(content)) for content in (b"before", b"after"))
+    queue = [before, after]
+
+    async def open_sources() -> list[Source]:
+        return [queue.pop(0)]
+
+    image = Image(open_sources, accept_anything, LINUX, never)
+    first = await image.open()
+    layer = first.find_blob(digests.parse(digest_of(b"before")))
+    before.failures[str(layer.digest)] = UnavailableError("not now")
+    with pytest.raises(UnavailableError):
+        await first.open_blob(layer)
+    assert await image.open() is first  # what only fails may be tried again
+
+    before.failures[str(layer.digest)] = ReplacedError("another one is there")
+    with pytest.raises(ReplacedError):
+        await first.open_blob(layer)
+    second = await image.open()
+    assert second is not first
+    assert second.find_blob(digests.parse(digest_of(b"after")))
+    assert await image.open() is second
+    assert before.closed == 0  # something may still be read from it
+    image.close()
+    assert (before.closed, after.closed) == (1, 1)
+
+
+@virtual_time
+async def test_what_was_replaced_long_ago_is_not_kept_open(store: Store) -> None:
+    root, other = store.image(b"x"), store.image(b"other")
+    places = [Place(store, store.index(on(root, "linux/amd64"), other)) for _ in range(5)]
+    queue = list(places)
+
+    async def open_sources() -> list[Source]:
+        return [queue.pop(0)]
+
+    image = Image(open_sources, accept_anything, LINUX, never)
+    for place in places:
+        place.failures[other["digest"]] = ReplacedError("another one is there")
+        with pytest.raises(ReplacedError):
+            await (await image.open()).document(digest(other))
+    assert [place.closed for place in places] == [1, 1, 1, 0, 0]
+    image.close()
+    assert [place.closed for place in places] == [1] * 5
+
+
+@virtual_time
+async def test_a_document_that_was_replaced_is_noticed_as_well(store: Store) -> None:
+    entries = several(store, "linux/amd64", "linux/arm64")
+    place = Place(store, store.index(*entries.values()))
+    image = image_of(place)
+    first = await image.open()
+    other = entries["linux/arm64"]
+    place.failures[other["digest"]] = ReplacedError("another one is there")
+    with pytest.raises(ReplacedError):
+        await first.document(digest(other))
+    assert await image.open() is not first
+
+
 # --- what may be had ----------------------------------------------------------------------------
 
 
@@ -599,11 +924,11 @@ async def test_blobs_that_no_released_manifest_names_cannot_be_had(store: Store)
     root = store.index(*entries.values())
     image = await opened(Place(store, root))
     other = store.layers(entries["linux/arm64"])[0]
-    for never in (other, root, entries["linux/amd64"], store.add(b"in the store", OCI_LAYER)):
+    for unnamed in (other, root, entries["linux/amd64"], store.add(b"in the store", OCI_LAYER)):
         with pytest.raises(NotFoundError) as raised:
-            image.find_blob(digest(never))
+            image.find_blob(digest(unnamed))
         assert refused(raised.value) == NO_BLOB
-        assert never["digest"] in raised.value.message
+        assert unnamed["digest"] in raised.value.message
     await image.document(digest(entries["linux/arm64"]))
     assert image.find_blob(digest(other)) == describe(other)
 
@@ -640,7 +965,7 @@ async def refuse_document(image: OpenedImage, entry: Json) -> None:
 
 @virtual_time
 async def test_the_chosen_documents_are_not_fetched_again(store: Store) -> None:
-    image = store.image(b"x")
+    image = on(store.image(b"x"), "linux/amd64")
     root = store.index(image)
     place = Place(store, root)
     served = await opened(place)

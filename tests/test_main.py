@@ -49,6 +49,16 @@ def test_help_goes_to_standard_output(option: str) -> None:
         pytest.param(["os", os.fsdecode(b"\xff")], "unrecognized arguments", id="no-text"),
         pytest.param(["--sockfd", "99", "os"], "descriptor 99 is closed", id="closed-descriptor"),
         pytest.param(
+            ["--sideload", "/<nam>", "os"],
+            'argument --sideload: "/<nam>": column 2: "<nam>" is none of <ref>, <name>',
+            id="pattern",
+        ),
+        pytest.param(
+            ["oci-archive:/dev/stdin:tag"],
+            "the image cannot come through /dev/stdin: requests do",
+            id="image-and-requests-through-one-descriptor",
+        ),
+        pytest.param(
             ["--policy", "/nowhere", "os"],
             "--policy /nowhere: No such file or directory",
             id="unreadable-file",

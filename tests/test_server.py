@@ -173,6 +173,46 @@ async def test_without_an_index_there_is_no_digest_of_one() -> None:
     assert reply.get("Index-Digest") is None
 
 
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("in_index", [True, False])
+@virtual_time
+async def test_an_artifact_is_served_verbatim_and_says_its_type(
+    method: str,
+    in_index: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    store = Store()
+    config = store.add(b"{}", OCI_EMPTY)
+    subject = store.image(b"what it is about")
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "application/vnd.example.sbom+json",
+        "config": config,
+        "layers": [config],
+        "subject": subject,
+    }
+    artifact = store.add(encode(document), OCI_MANIFEST)
+    place = Place(store, store.index(on(artifact, "linux/amd64")) if in_index else artifact)
+    reply = (await talk(place, ask(method))).reply(method)
+    assert reply.body == (store.read(artifact["digest"]) if method == "GET" else b"")
+    assert (reply.status, reply.get("Content-Type")) == (200, OCI_MANIFEST)
+    assert reply.get("Artifact-Type") == "application/vnd.example.sbom+json"
+    assert (reply.get("Index-Digest") is not None) == in_index
+
+
+@virtual_time
+async def test_an_image_has_no_artifact_type() -> None:
+    store = Store()
+    for said in ("", None):
+        image = store.image(b"x", artifactType=said)
+        reply = (await talk(Place(store, image), GET)).reply()
+        assert reply.status == 200
+        assert reply.get("Artifact-Type") is None
+
+
 def contents(image: Sample) -> dict[str, tuple[str, str, bytes]]:
     """Give what can be had beside the manifest: its digest, its type, its bytes."""
     config, *layers = image.blobs

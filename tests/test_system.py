@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import stat
 import sys
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -405,3 +406,55 @@ def test_a_regular_file_takes_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     finally:
         os.close(fd)
     assert path.read_text() == "imgproxy: one\nimgproxy: two\n"
+
+
+# --- what comes through an inherited descriptor, and where it is kept --------------------------
+
+
+def test_what_can_be_read_only_once_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "fifo")
+    ours, theirs = socket.socketpair()
+    with ExitStack() as stack:
+        for each in (ours, theirs):
+            stack.enter_context(each)
+        pipe = os.pipe()
+        fifo = os.open(tmp_path / "fifo", os.O_RDWR)
+        file = os.open(tmp_path / "file", os.O_RDONLY)
+        null = os.open(os.devnull, os.O_RDONLY)
+        directory = os.open(tmp_path, os.O_RDONLY)
+        for fd in (*pipe, fifo, file, null, directory):
+            stack.callback(os.close, fd)
+        assert [system.is_pipe(fd) for fd in (pipe[0], fifo, ours.fileno())] == [True] * 3
+        assert [system.is_pipe(fd) for fd in (file, null, directory)] == [False] * 3
+
+
+def test_a_descriptor_that_is_closed_is_no_pipe_and_no_file() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        system.is_pipe(9999)
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", None])
+def test_a_temporary_file_has_no_name_and_is_where_large_files_may_be(
+    variable: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path))
+    with system.temporary_file() as file:
+        assert os.fstat(file.fileno()).st_nlink == 0
+        assert list(tmp_path.iterdir()) == []
+        at = os.readlink(f"/proc/self/fd/{file.fileno()}")
+        assert at.startswith(f"{tmp_path}/" if variable else "/var/tmp/")  # noqa: S108  (where it must be)
+        assert not os.get_inheritable(file.fileno())
+        file.write(b"content")
+        file.seek(0)
+        assert file.read() == b"content"
+
+
+def test_a_place_for_temporary_files_that_is_not_there_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError):
+        system.temporary_file()

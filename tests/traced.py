@@ -13,7 +13,6 @@ from parent import INSECURE, ROOT, Child, Client, command
 from servers import require, skip
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from home import Home
@@ -83,7 +82,7 @@ class Trace:
         image: str,
         *options: str,
         stdin: IO[bytes] | int = subprocess.DEVNULL,
-        files: Sequence[int] = (),
+        **environment: str,
     ) -> None:
         self._file = file
         ours, theirs = socket.socketpair()
@@ -95,10 +94,12 @@ class Trace:
                     *("-e", "trace=%file", "-e", "signal=none", "-o", str(file)),
                     *command(image, INSECURE, *options, fds=[fd]),
                 ],
-                pass_fds=[fd, *files],
+                pass_fds=[fd],
                 stdin=stdin,
                 # neither compiled modules nor the coverage of this very run are to be written
-                env=home.environment(PYTHONDONTWRITEBYTECODE="1", COVERAGE_PROCESS_START=None),
+                env=home.environment(
+                    PYTHONDONTWRITEBYTECODE="1", COVERAGE_PROCESS_START=None, **environment
+                ),
             )
         self.child.clients.append(Client(ours))
 
@@ -114,6 +115,11 @@ class Trace:
     def read(self) -> set[str]:
         """Give the paths that have been opened for reading."""
         return {call.path for call in self.calls if call.reads and "ENOENT" not in call.rest}
+
+    @property
+    def touched(self) -> set[str]:
+        """Give the paths of all calls that succeeded."""
+        return {call.path for call in self.calls if "= -1 " not in call.rest}
 
     @property
     def written(self) -> list[Call]:

@@ -59,7 +59,8 @@ def parse(text: str) -> Pattern:
     for n, piece in enumerate(pieces):
         if n % 2 and piece not in _KNOWN:
             known = ", ".join(f"<{each}>" for each in _KNOWN)
-            _refuse(column, f'"<{clean(piece)}>" is none of {known}')
+            shown = clean(f"<{piece}>")
+            _refuse(column, f'"{shown}" is none of {known}')
         lone = re.search("[<>]", piece)
         if lone is not None:
             _refuse(column + lone.start(), f'"{lone[0]}" stands alone')

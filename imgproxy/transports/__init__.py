@@ -13,10 +13,9 @@ from imgproxy.spec.reference import Reference, ShortName
 
 if TYPE_CHECKING:
     from imgproxy.settings import Settings
-    from imgproxy.spec.manifest import Descriptor
     from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
-    from imgproxy.transports.source import Reader, Source
+    from imgproxy.transports.source import Source
 
 
 async def open_sources(
@@ -50,19 +49,6 @@ async def open_sources(
     from imgproxy.transports.network import open_registry
 
     return [open_registry(each, access, settings, reporter) for each in candidates]
-
-
-async def open_foreign(
-    access: Access,
-    settings: Settings,
-    reporter: Reporter,
-    descriptor: Descriptor,
-    error: NotFoundError,
-) -> Reader:
-    """Give a layer that lies outside of the registry; see `foreign.open_layer`."""
-    from imgproxy.transports.foreign import open_layer
-
-    return await open_layer(access, settings, reporter, descriptor, error)
 
 
 def _resolved(name: ShortName, settings: Settings) -> list[Reference]:

@@ -8,7 +8,6 @@ again before each member.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import deque
 from contextlib import suppress
@@ -24,7 +23,7 @@ from imgproxy.errors import (
     UnsupportedFormatError,
     clean,
 )
-from imgproxy.files import Bytes, Content, OpenFile, failure
+from imgproxy.files import Bytes, Content, OpenFile
 from imgproxy.spec import reference as references
 from imgproxy.spec import tar
 from imgproxy.transports import inflate
@@ -47,7 +46,7 @@ _HEAD = 16
 _SMALL = 256 * 1024
 _MAX_KEPT = 8 * 1024 * 1024
 
-# What is inflated in one go, before it is asked for.
+# What is inflated or taken from a pipe in one go.
 _AHEAD = 2 * 1024 * 1024
 
 # Links in a row; the system gives up at 40 as well (path_resolution(7)).
@@ -168,19 +167,28 @@ class _Job(Generic[T]):
     """Something that a thread does meanwhile."""
 
     def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._failure: Exception | None = None
         self._token = trio.lowlevel.current_trio_token()
         self._done = trio.Event()
-        trio.lowlevel.start_thread_soon(function, self._deliver)
+        trio.lowlevel.start_thread_soon(self._do, self._tell)
 
-    def _deliver(self, outcome: Outcome[T]) -> None:
-        self._outcome = outcome
+    def _do(self) -> None:
+        try:
+            self._value = self._function()
+        except Exception as error:  # noqa: BLE001  (raised where it is waited for)
+            self._failure = error
+
+    def _tell(self, _: Outcome[None]) -> None:
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self._done.set)
 
     async def result(self) -> T:
-        """Give what came of it, or raise that."""
+        """Give what came of it, or raise that, however often it is asked for."""
         await self._done.wait()
-        return self._outcome.unwrap()
+        if self._failure is not None:
+            raise self._failure
+        return self._value
 
 
 class _Compressed(Content):
@@ -193,46 +201,46 @@ class _Compressed(Content):
         self._position = member.offset
         self._end = member.offset + member.size
         self._left = member.size  # to be inflated
-        self._pieces: deque[memoryview] = deque()
-        self._job: _Job[list[memoryview]] | None = None
+        # One is filled while the other is used.
+        length = min(_AHEAD, member.size)
+        self._buffers = deque(memoryview(bytearray(length)) for _ in range(2))
+        self._ready = memoryview(b"")
+        self._job: _Job[memoryview] | None = None
 
     async def receive_into(self, buffer: memoryview) -> int:
         wanted = buffer[: self._end - self._position]
         if not wanted:
             await trio.lowlevel.checkpoint()
             return 0
-        if not self._pieces:
+        if not self._ready:
             self._job = self._job or _Job(self._inflate)
-            self._pieces.extend(await self._job.result())
+            self._ready = await self._job.result()
             self._job = _Job(self._inflate) if self._left else None
-        filled = 0
-        while self._pieces and filled < len(wanted):
-            piece = self._pieces.popleft()
-            taken = piece[: len(wanted) - filled]
-            wanted[filled : filled + len(taken)] = taken
-            filled += len(taken)
-            if len(taken) < len(piece):
-                self._pieces.appendleft(piece[len(taken) :])
-        self._position += filled
-        return filled
+        count = min(len(wanted), len(self._ready))
+        wanted[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        self._position += count
+        return count
 
-    def _inflate(self) -> list[memoryview]:
-        """Give what comes next, some pieces of it. One thread at a time does this."""
+    def _inflate(self) -> memoryview:
+        """Give what comes next, a buffer of it. One thread at a time does this."""
         if self._cursor is None:
             self._cursor = self._inflated.cursor(self._end - self._left)
-        pieces = []
-        goal = max(self._left - _AHEAD, 0)
-        while self._left > goal:
-            piece = self._cursor.some(min(self._left - goal, inflate.PIECE))
+        self._buffers.rotate()
+        buffer = self._buffers[0][: self._left]
+        filled = 0
+        while filled < len(buffer):
+            piece = self._cursor.some(min(len(buffer) - filled, inflate.PIECE))
             if not piece:
                 raise UnavailableError(
                     f"{self.name}: the archive has become shorter while it was read"
                 )
-            pieces.append(memoryview(piece))
-            self._left -= len(piece)
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        self._left -= filled
         if not self._left:
             self._inflated.keep(self._cursor)
-        return pieces
+        return buffer
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:
@@ -258,14 +266,16 @@ async def _open(path: str) -> OpenFile:
     """Open a file, or keep what comes from a pipe that we inherited."""
     fd = references.inherited_descriptor(path)
     try:
-        if fd is None or not system.is_pipe(fd):
-            return OpenFile(path)
-        spool = _spools.setdefault(fd, _Spool(fd))
+        is_pipe = fd is not None and system.is_pipe(fd)
+    except OSError:
+        raise NotFoundError(f"{path}: no such descriptor was inherited") from None
+    if fd is None or not is_pipe:
+        return OpenFile(path)
+    try:
+        spool = _spools.get(fd) or _spools.setdefault(fd, _Spool(fd))
         return OpenFile(await spool.filled(), path)
     except OSError as error:
-        if error.errno == errno.EBADF:
-            raise NotFoundError(f"{path}: no such descriptor was inherited") from None
-        raise failure(path, error) from None
+        raise UnavailableError(f"keeping what comes through {path}: {error}") from None
 
 
 class _Spool:
@@ -281,8 +291,9 @@ class _Spool:
         while not self._is_whole:
             await trio.lowlevel.wait_readable(self._fd)
             with suppress(BlockingIOError):
-                piece = os.read(self._fd, inflate.PIECE)
-                await trio.to_thread.run_sync(self._file.write, piece)
+                piece = os.read(self._fd, _AHEAD)
+                with trio.CancelScope(shield=True):  # what was read cannot be read again
+                    await trio.to_thread.run_sync(self._file.write, piece)
                 self._is_whole = not piece
         self._file.flush()
         return f"/proc/self/fd/{self._file.fileno()}"

@@ -97,9 +97,13 @@ class DockerArchive:
         if len(items) == 1:
             return (await self._document(0, items[0]))._replace(digests=(digest,))
         offered = await self._choices(items)
-        for choice in offered:
-            if choice.digest == digest:
-                return await self._document(choice.position, items[choice.position])
+        if digests.is_available(digest):
+            named = {
+                digests.compute(image.manifest, digest.algorithm): position
+                for position, image in self._images.items()
+            }
+            if digest in named:
+                return await self._document(named[digest], items[named[digest]])
         raise InvalidError(
             f"{self.name}: none of its images has the digest {digest}: {choices.listed(offered)}",
             code="DIGEST_INVALID",

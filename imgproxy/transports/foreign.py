@@ -7,98 +7,76 @@ clouds keep the credentials of their machines.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy import __version__, system
-from imgproxy.client import Client
-from imgproxy.dialling import Dialer
 from imgproxy.errors import NotFoundError
-from imgproxy.spec import distribution, proxy
-from imgproxy.spec import url as urls
-from imgproxy.transports.endpoint import OK, check_encoding, discard, follow
-from imgproxy.transports.rounds import Rounds
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from imgproxy.response import Response
     from imgproxy.settings import Settings
+    from imgproxy.spec.digest import Digest
     from imgproxy.spec.manifest import Descriptor
     from imgproxy.spec.url import Url
     from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
+    from imgproxy.transports.rounds import Rounds
     from imgproxy.transports.source import Reader
 
 # More places for one layer help nobody.
 _MAX_URLS = 8
 
 
-async def open_layer(
-    access: Access,
-    settings: Settings,
-    reporter: Reporter,
-    descriptor: Descriptor,
-    error: NotFoundError,
-) -> Reader:
-    """Give a layer from one of its URLs; `error` says why its source does not have it.
+class ForeignLayers:
+    """Layers from wherever their descriptors say, if options allow it.
 
-    Raises `NotFoundError` with the URLs where they may not be asked, and `Failure`.
+    Which URL has given wrong bytes is remembered.
     """
-    places = [url for url in map(_parsed, descriptor.urls[:_MAX_URLS]) if url is not None]
-    if access.offline or not access.foreign_layers or not places:
-        shown = [str(url) for url in places]
-        option = (
-            "--offline forbids asking there" if access.offline else "--foreign-layers fetches it"
+
+    def __init__(self, access: Access, settings: Settings, reporter: Reporter) -> None:
+        self._access = access
+        self._settings = settings
+        self._report = reporter
+        self._rounds: dict[tuple[Digest, tuple[str, ...]], Rounds] = {}
+
+    async def open(self, descriptor: Descriptor, error: NotFoundError) -> Reader:
+        """Give a layer from one of its URLs; `error` says why its source does not have it.
+
+        Raises `NotFoundError` with the URLs where they may not be asked, and `Failure`.
+        """
+        places = _parsed(descriptor.urls[:_MAX_URLS])
+        if self._access.offline or not self._access.foreign_layers or not places:
+            raise self._refusal(error, [str(url) for url in places])
+        from imgproxy.transports.elsewhere import open_rounds
+
+        key = descriptor.digest, descriptor.urls
+        if key not in self._rounds:
+            self._rounds[key] = open_rounds(
+                f"foreign layer {descriptor.digest}",
+                places,
+                self._access,
+                self._settings,
+                self._report,
+            )
+        return await self._rounds[key].blob(descriptor)
+
+    def _refusal(self, error: NotFoundError, places: list[str]) -> NotFoundError:
+        """Give the failure with where the layer lies, and what would fetch it from there."""
+        where = "its URLs are unusable"
+        if places:
+            offline = self._access.offline
+            option = "--offline forbids asking there" if offline else "--foreign-layers fetches it"
+            where = f"it lies at {', '.join(places)}, and {option}"
+        return NotFoundError(
+            f"{error.message}; {where}", code=error.code, **{**error.detail, "urls": places}
         )
-        where = f"it lies at {', '.join(shown)}, and {option}" if shown else "its URLs are unusable"
-        raise NotFoundError(
-            f"{error.message}; {where}", code=error.code, **{**error.detail, "urls": shown}
-        )
-    proxy_for = partial(proxy.choose, environment=system.environment())
-    verify = access.tls_verify is not False
-    client = Client(
-        Dialer(None, "", settings.certificates, proxy_for, verify=verify),
-        reporter,
-        stall_timeout=access.stall_timeout,
-        user_agent=f"imgproxy/{__version__}",
-        proxy_for=proxy_for,
-    )
-    name = f"foreign layer {descriptor.digest}"
-    endpoints = [_Elsewhere(url, client, allow_http=not verify) for url in places]
-    return await Rounds(name, endpoints, retries=access.retries).blob(descriptor)
 
 
-def _parsed(text: str) -> Url | None:
-    try:
-        return urls.parse(text)
-    except ValueError:
-        return None
+def _parsed(texts: tuple[str, ...]) -> list[Url]:
+    from imgproxy.spec import url as urls
 
-
-class _Elsewhere:
-    """A URL as an `Endpoint`, which has one thing only."""
-
-    refusal = ""
-
-    def __init__(self, url: Url, client: Client, *, allow_http: bool) -> None:
-        self.name = str(url)
-        self.demerits = 0
-        self._url = url
-        self._client = client
-        self._allow_http = allow_http
-
-    async def get(
-        self, kind: str, name: str, fields: dict[str, str], *, wanted: Collection[int] = OK
-    ) -> Response:
-        response = await follow(
-            self._client.get, self._url, lambda _: fields, allow_http=self._allow_http
-        )
-        if response.status not in wanted:
-            body = await discard(response)
-            raise distribution.failure(response.url, response.status, body, kind, name)
-        check_encoding(response)
-        return response
-
-    def close(self) -> None:
-        self._client.close()
+    found = []
+    for text in texts:
+        try:
+            found.append(urls.parse(text))
+        except ValueError:
+            continue  # another one may do
+    return found

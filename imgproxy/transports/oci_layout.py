@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clean
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from imgproxy.spec.reference import LayoutName, Reference
     from imgproxy.transports.source import Identity, Reader
     from imgproxy.transports.tree import Tree
+
+# What refers to an image, under the tag that registries without a referrers API have for it
+# (distribution specification, "Referrers Tag Schema"), and what cosign puts beside one.
+_FALLBACK_TAG = re.compile(r"[a-z0-9]+-[0-9a-f]{64,}(?:\.[a-z]+)?")
 
 
 class OciLayout:
@@ -99,15 +104,19 @@ class OciLayout:
                 lambda _, entry: entry.ref_name == ref_name,
                 lambda _, entry: None is not reference == _reference(entry.image_name),
             ]
+        unnamed: list[Callable[[int, Descriptor], bool]] = [
+            lambda _, entry: not _FALLBACK_TAG.fullmatch(entry.ref_name or ""),
+            lambda _n, _e: True,
+        ]
         if self._reference is None:
-            return [lambda _n, _e: True]
+            return unnamed
         reference = self._reference._replace(digest=None)
         return [
             lambda _, entry: (
                 reference in (_reference(entry.ref_name), _reference(entry.image_name))
             ),
             lambda _, entry: reference.tag is not None and entry.ref_name == reference.tag,
-            lambda _n, _e: True,
+            *unnamed,
         ]
 
     async def document(self, descriptor: Descriptor) -> Document:

@@ -6,7 +6,6 @@ random bytes in each page.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import random
 import shlex
@@ -14,12 +13,13 @@ import sys
 import tarfile
 from typing import TYPE_CHECKING
 
-from images import OCI_LAYER, Layout, encode, named
+from images import Layout, encode, named
 
 from .child import capture
-from .stage import MIB, TAG, write_manifest
+from .stage import MIB, TAG, write_layer, write_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from images import Json
@@ -102,16 +102,11 @@ def _layer(layout: Layout, size: int) -> Json:
     source = random.Random(size)
     words = [source.randbytes(source.randint(3, 24)) for _ in range(4096)]
     block = bytearray(b"".join(source.choices(words, k=2 * MIB // 12))[:MIB].ljust(MIB, b"\0"))
-    hasher = hashlib.sha256()
-    unnamed = layout.path / "unnamed"
-    with unnamed.open("wb") as file:
+
+    def pieces() -> Iterator[memoryview]:
         for start in range(0, size, MIB):
             for page in range(0, MIB, 4096):
                 block[page : page + 8] = source.randbytes(8)
-            piece = memoryview(block)[: size - start]
-            hasher.update(piece)
-            file.write(piece)
-    digest = f"sha256:{hasher.hexdigest()}"
-    layout.file(digest).parent.mkdir(parents=True, exist_ok=True)
-    unnamed.rename(layout.file(digest))
-    return {"mediaType": OCI_LAYER, "digest": digest, "size": size}
+            yield memoryview(block)[: size - start]
+
+    return write_layer(layout, pieces(), size)

@@ -178,13 +178,22 @@ def _layer(layout: Layout, size: int) -> Json:
     One block of random bytes, repeated with its number in front: as fast as the disk, no two
     blocks are equal, and nobody on the way looks at more than a block.
     """
-    hasher = hashlib.sha256()
     block = bytearray(os.urandom(min(size, MIB)))
-    unnamed = layout.path / "unnamed"
-    with unnamed.open("wb") as file:
+
+    def pieces() -> Iterator[memoryview]:
         for number, start in enumerate(range(0, size, MIB)):
             block[:8] = number.to_bytes(8, "big")
-            piece = memoryview(block)[: size - start]
+            yield memoryview(block)[: size - start]
+
+    return write_layer(layout, pieces(), size)
+
+
+def write_layer(layout: Layout, pieces: Iterator[memoryview], size: int) -> Json:
+    """Write a layer of so many bytes in all; give its descriptor."""
+    hasher = hashlib.sha256()
+    unnamed = layout.path / "unnamed"
+    with unnamed.open("wb") as file:
+        for piece in pieces:
             hasher.update(piece)
             file.write(piece)
     digest = f"sha256:{hasher.hexdigest()}"

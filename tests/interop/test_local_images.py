@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
+import socket
 import subprocess
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +19,6 @@ from archives import (
     BLOB_PATHS,
     COMPRESSIONS,
     DIALECTS,
-    SUFFIXES,
     WITH_INDEX,
     Member,
     Saved,
@@ -31,11 +34,14 @@ from archives import (
 )
 from filled import MIB, noise
 from images import OCI_LAYER, Layout, named
-from pulled import pull_from, refused
+from parent import INSECURE, Child, Client, Incomplete, command, environment
+from pulled import pull, pull_from, refused
 from servers import docker_registry, require, skopeo_copy
+from traced import Trace
 
 if TYPE_CHECKING:
-    from conftest import Serve
+    from conftest import Keep, Serve
+    from home import Home
     from images import Json
 
 # What administrators pack archives with: the program and its arguments, from stdin to stdout.
@@ -291,7 +297,7 @@ def plain_layout(made: Made, at: Path) -> list[str]:
 ROADS: dict[str, Road] = {
     "oci": plain_layout,
     "dir": image_directory,
-    **{f"oci-archive, {each}": oci_archive(each) for each in SUFFIXES},
+    **{f"oci-archive, {each}": oci_archive(each) for each in ("plain", "zstd")},
     "docker-archive": docker_archive("plain"),  # the others: PACKERS, and row E21 to E23
     "sideloaded layout": sideloaded(plain_layout),
     "sideloaded dir": sideloaded(image_directory),
@@ -331,3 +337,258 @@ def test_a_made_manifest_depends_on_the_content_alone(
         file.write_bytes(COMPRESSIONS[compression](pack(DIALECTS[dialect](image))))
         manifests.add(pull_from(serve(f"docker-archive:{file}")).raw)
     assert len(manifests) == 1
+
+
+# --- E44: archives that come through descriptors -----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def packed(made: Made) -> bytes:
+    """Write the image as Nix does: gzip, what is asked for first at the end."""
+    return gzip.compress(pack(DIALECTS["nix layered"](made.saved)), 1)
+
+
+def feed(file: int | socket.socket, content: bytes, piece: int) -> None:
+    """Write what somebody is going to read, in pieces, and close."""
+
+    def write() -> None:
+        fd = file if isinstance(file, int) else file.detach()
+        with suppress(BrokenPipeError), open(fd, "wb", buffering=0) as stream:
+            for at in range(0, len(content), piece):
+                rest = memoryview(content[at : at + piece])
+                while rest:
+                    rest = rest[stream.write(rest) :]
+
+    threading.Thread(target=write, daemon=True).start()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "pipe that does not block", "socket", "file"])
+def test_e44_an_archive_comes_through_a_descriptor(
+    kind: str, made: Made, packed: bytes, serve: Serve, tmp_path: Path
+) -> None:
+    """And what comes through a pipe is kept without a name, and answers for ever."""
+    file = tmp_path / "image"
+    file.write_bytes(packed)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    if kind == "socket":
+        ours, theirs = socket.socketpair()
+        inherited = theirs.detach()
+    elif kind == "file":
+        inherited = os.open(file, os.O_RDONLY)
+        os.lseek(inherited, 1000, os.SEEK_SET)  # where others have read to does not matter
+    else:
+        inherited, theirs_end = os.pipe()
+        os.set_blocking(inherited, kind == "pipe")
+    name = f"/dev/fd/{inherited}"
+    env = environment(TMPDIR=str(temporary))
+    child = serve(f"docker-archive:{name}", env=env, files=[inherited], sockets=2)
+    os.close(inherited)
+    if kind != "file":
+        feed(ours if kind == "socket" else theirs_end, packed, 100_000)
+    assert pull(child.client).content == made.content
+    assert not list(temporary.iterdir()), "it has no name"
+    open_files = [os.readlink(each) for each in Path(f"/proc/{child.pid}/fd").iterdir()]
+    spooled = [each for each in open_files if each.startswith(f"{temporary}/")]
+    assert bool(spooled) == (kind != "file")
+    assert pull(child.clients[1]).content == made.content
+    assert child.finish() == 0
+
+
+def test_e44_standard_input(made: Made, packed: bytes, keep: Keep) -> None:
+    """`zcat … | imgproxy`; and another request after a failure finds the same."""
+    ours, theirs = socket.socketpair()
+    reading, writing = os.pipe()
+    with theirs, open(reading, "rb", buffering=0) as stdin:
+        fd = theirs.fileno()
+        arguments = command("docker-archive:/dev/stdin:no/such", INSECURE, fds=[fd])
+        child = keep(Child(arguments, pass_fds=[fd], stdin=stdin))
+    child.clients.append(Client(ours))
+    feed(writing, packed, MIB)
+    for _ in range(2):
+        reply = child.client.get("/manifest")
+        assert reply.status == 404
+        assert made.saved.tags[0] in reply.message
+    assert child.finish() == 0
+
+
+def test_e44_a_file_as_standard_input(
+    made: Made, packed: bytes, keep: Keep, tmp_path: Path
+) -> None:
+    file = tmp_path / "image"
+    file.write_bytes(packed)
+    ours, theirs = socket.socketpair()
+    with theirs, file.open("rb") as stdin:
+        fd = theirs.fileno()
+        child = keep(Child(command("/dev/stdin", INSECURE, fds=[fd]), pass_fds=[fd], stdin=stdin))
+    child.clients.append(Client(ours))
+    assert pull_from(child).content == made.content
+
+
+@pytest.mark.parametrize("spelled", ["/dev/fd/{}", "docker-archive:/proc/self/fd/{}:@0"])
+def test_e44_the_descriptor_that_is_served_is_no_image(spelled: str, keep: Keep) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        fd = theirs.fileno()
+        child = keep(Child(command(spelled.format(fd), INSECURE, fds=[fd]), pass_fds=[fd]))
+        assert child.wait() == 2
+    assert str(fd) in child.stderr
+    assert child.stderr.count("\n") == 1
+
+
+def test_e44_standard_input_that_is_served_is_no_image(keep: Keep) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = keep(Child(command("oci-archive:/dev/stdin", INSECURE), stdin=theirs.fileno()))
+        assert child.wait() == 2
+    assert "/dev/stdin" in child.stderr
+
+
+# --- E45: what is no file ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "directory"])
+def test_e45_what_is_no_regular_file_is_not_opened(
+    kind: str, home: Home, keep: Keep, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    trace = Trace(tmp_path / "trace", home, f"docker-archive:{path}")
+    keep(trace.child)
+    refused(trace.child, 415, str(path), kind)
+    assert trace.read <= set()
+    assert trace.written == []
+    assert any(call.path == str(path) for call in trace.calls), "it has been looked at"
+
+
+@pytest.mark.parametrize("where", ["index.json", "a layer"])
+def test_e45_a_fifo_in_a_layout_is_not_waited_for(
+    where: str, made: Made, serve: Serve, tmp_path: Path
+) -> None:
+    layout = copy_layout(made.layout, tmp_path / "layout")
+    digest = layout.layers(made.descriptor)[0]["digest"]
+    place = layout.path / "index.json" if where == "index.json" else layout.file(digest)
+    place.unlink()
+    os.mkfifo(place)
+    child = serve(f"oci:{layout.path}")
+    reply = child.client.get("/manifest" if where == "index.json" else f"/blobs/{digest}")
+    assert reply.status == 415
+    assert "FIFO" in reply.message
+    assert child.finish() == 0
+
+
+# --- E46: what changes under us ----------------------------------------------------------------
+
+
+ANOTHER = b"a layer of another image"
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, 100_000)
+
+
+def rewrite(file: Path) -> None:
+    """Write other bytes into the same file, as many as there are."""
+    with file.open("r+b") as stream:
+        stream.write(bytes(file.stat().st_size))
+
+
+def replace(file: Path) -> None:
+    """Put another archive in its place, as anybody should."""
+    other = file.with_suffix(".new")
+    other.write_bytes(pack(DIALECTS["skopeo"](saved(ANOTHER))))
+    other.replace(file)
+
+
+# What is done; the exit statuses that tell of a body that was cut short, because the source is lost
+# or what it gave is not what it was; what the archive is when it is opened anew. A file that has
+# been replaced is read to its end.
+CHANGES: dict[str, tuple[Callable[[Path], None], set[int], int]] = {
+    "truncated": (truncate, {5}, 422),
+    "rewritten": (rewrite, {4, 5}, 415),
+    "replaced": (replace, {0}, 200),
+}
+
+
+@pytest.mark.parametrize("compression", ["plain", "gzip"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_e46_an_archive_that_changes_is_never_mixed(
+    change: str, compression: str, serve: Serve, tmp_path: Path
+) -> None:
+    """During a body, and before the next one."""
+    spoil, statuses, status = CHANGES[change]
+    large, small = noise(12 * MIB), noise(300_000)
+    content = pack(DIALECTS["skopeo"](saved(large, small)))
+    file = tmp_path / "image"
+    file.write_bytes(gzip.compress(content, 1) if compression == "gzip" else content)
+    child = serve(f"docker-archive:{file}", sockets=2)
+    first, second = child.clients
+    digests = [each["digest"] for each in first.get("/manifest").json()["layers"]]
+    first.ask("GET", f"/blobs/{digests[0]}")
+    assert first.head().length == len(large)
+    begun = first.read(100_000)
+    spoil(file)
+    try:
+        body, is_whole = begun + first.read(len(large) - len(begun)), True
+    except Incomplete as stop:
+        body, is_whole = begun + stop.part, False
+    assert is_whole == (statuses == {0})
+    assert is_whole == (body == large)
+    if change == "truncated":
+        assert large.startswith(body)
+    reply = second.get(f"/blobs/{digests[1]}")
+    assert (reply.status, reply.error["detail"]["retryable"]) == (503, True), reply.message
+    assert str(file) in reply.message
+    reply = second.get("/manifest")  # of what is there now
+    assert reply.status == status
+    if status == 200:
+        assert pull(second).layers == [ANOTHER]
+    assert child.finish() in statuses
+
+
+def test_e46_an_archive_that_is_replaced_before_it_is_opened_is_the_other(
+    serve: Serve, tmp_path: Path
+) -> None:
+    file = tmp_path / "image"
+    file.write_bytes(pack(DIALECTS["skopeo"](saved(b"an image"))))
+    child = serve(f"docker-archive:{file}")
+    replace(file)
+    assert pull_from(child).layers == [ANOTHER]
+
+
+# --- what is opened, and that nothing is written -----------------------------------------------
+
+
+@pytest.mark.parametrize("road", ["dir", "oci-archive, zstd", "docker-archive"])
+def test_serving_opens_the_image_alone_and_writes_nothing(
+    road: str, made: Made, home: Home, keep: Keep, tmp_path: Path
+) -> None:
+    image, *options = ROADS[road](made, tmp_path)
+    trace = Trace(tmp_path / "trace", home, image, *options)
+    keep(trace.child)
+    assert pull_from(trace.child).content == made.content
+    path = str(tmp_path / "image")
+    assert trace.written == []
+    assert {each for each in trace.read if not each.startswith(path)} == set()
+    assert trace.touched >= {path}
+
+
+def test_only_what_comes_through_a_pipe_is_written_and_has_no_name(
+    made: Made, packed: bytes, home: Home, keep: Keep, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0) as stdin:
+        trace = Trace(tmp_path / "trace", home, "/dev/stdin", stdin=stdin, TMPDIR=str(temporary))
+    keep(trace.child)
+    feed(writing, packed, MIB)
+    assert pull_from(trace.child).content == made.content
+    assert trace.written, "it is kept"
+    assert {call.path.startswith(str(temporary)) for call in trace.written} == {True}
+    assert {each for each in trace.read if not each.startswith(str(temporary))} == set()

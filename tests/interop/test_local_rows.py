@@ -7,7 +7,6 @@ is tried here on an archive.
 from __future__ import annotations
 
 import base64
-import bz2
 import gzip
 import io
 import subprocess
@@ -29,7 +28,6 @@ from archives import (
     docker_legacy,
     ggcr,
     gzip_bad_checksum,
-    gzip_bad_size,
     gzip_flushed,
     gzip_then_garbage,
     gzip_with_fields,
@@ -49,10 +47,10 @@ from archives import (
     write_dir,
     write_oci_archive,
     xz_streams,
+    zstd_compressed,
     zstd_frames,
     zstd_skippable,
     zstd_streamed,
-    zstd_with_dictionary,
     zstd_with_window,
 )
 from filled import MIB
@@ -183,7 +181,7 @@ def test_e2_any_tag_leads_to_the_image(tail: str, offer: Offer) -> None:
     )
 
 
-@rows("case", ("E3 without a reference", ""), ("E3 by position", ":@0"))
+@rows("case", ("E3 by position", ":@0"))
 def test_e3_an_image_without_tags(case: str, offer: Offer) -> None:
     untagged = saved(ONE)
     members = skopeo(untagged)
@@ -310,11 +308,8 @@ OUTSIDE = "leads out of the archive"
         422,
         "itself",
     ),
-    ("E9 to itself", [symlink("a/layer.tar", "layer.tar")], 422, "itself"),
     ("E9 dangling", [symlink("a/layer.tar", "../b/layer.tar")], 422, "b/layer.tar"),
-    ("E9 absolute", [symlink("a/layer.tar", "/etc/passwd")], 422, OUTSIDE),
     ("E9 above", [symlink("a/layer.tar", "../../etc/passwd")], 422, OUTSIDE),
-    ("E10 to nothing", [hard_link("a/layer.tar", "b/layer.tar")], 422, "b/layer.tar"),
     ("E9 no file", [directory("a/layer.tar")], 422, "directory"),
 )
 def test_e9_links_that_lead_nowhere(
@@ -350,9 +345,7 @@ def test_e12_a_layer_that_comes_twice(case: str, offer: Offer) -> None:
     "case",
     ("E13 manifest.json", [control("manifest.json", [])]),
     ("E13 ./manifest.json", [control("./manifest.json", [])]),
-    ("E13 as a link", [symlink("manifest.json", "repositories")]),
     ("E13 index.json", [control("index.json", {})]),
-    ("E13 oci-layout", [control("oci-layout", {})]),
 )
 def test_e13_a_control_file_that_stands_twice(case: list[Member], offer: Offer) -> None:
     members = docker_graphdriver(IMAGE)
@@ -444,7 +437,7 @@ def test_e15_the_wrong_transport(offer: Offer) -> None:
     refused(child, 415, "index.json", "docker-archive:")
 
 
-@rows("case", ("E16 first", 0), ("E16 in the middle", 2), ("E16 last", None))
+@rows("case", ("E16 first", 0), ("E16 last", None))
 def test_e16_manifest_json_stands_anywhere(case: int | None, offer: Offer) -> None:
     members = skopeo(IMAGE)
     (manifest,) = (each for each in members if each.name == "manifest.json")
@@ -455,7 +448,6 @@ def test_e16_manifest_json_stands_anywhere(case: int | None, offer: Offer) -> No
 
 @rows(
     "dialect, gigabytes",
-    ("E16 octal", tarfile.USTAR_FORMAT, 5),
     ("E16 GNU", tarfile.GNU_FORMAT, 9),
     ("E16 PAX", tarfile.PAX_FORMAT, 9),
 )
@@ -474,7 +466,7 @@ def test_e16_after_gigabytes(dialect: int, gigabytes: int, offer: Offer) -> None
 # --- what the control files say ----------------------------------------------------------------
 
 
-@rows("layers", ("E17 too few", [ONE]), ("E17 too many", [ONE, TWO, ONE]), ("E17 none", []))
+@rows("layers", ("E17 too few", [ONE]), ("E17 too many", [ONE, TWO, ONE]))
 def test_e17_layers_and_diff_ids_differ_in_number(layers: list[bytes], offer: Offer) -> None:
     members = replaced(nix_layered(IMAGE), f"{hex_of(IMAGE.config)}.json")
     config = Member(f"{hex_of(IMAGE.config)}.json", saved(*layers).config)
@@ -485,7 +477,6 @@ def test_e17_layers_and_diff_ids_differ_in_number(layers: list[bytes], offer: Of
     "config",
     ("E18 no rootfs", {"architecture": "amd64", "os": "linux"}),
     ("E18 of BuildKit's cache", {"layers": [{"blob": digest_of(ONE)}], "records": []}),
-    ("E18 rootfs of nothing", {"rootfs": None}),
 )
 def test_e18_a_config_that_names_no_layers(config: Json, offer: Offer) -> None:
     """Then they are hashed."""
@@ -499,7 +490,6 @@ def test_e18_a_config_that_names_no_layers(config: Json, offer: Offer) -> None:
     "compression, suffix",
     ("E19 gzip", "gzip", "+gzip"),
     ("E19 zstd", "zstd", "+zstd"),
-    ("E25 a .tar that is gzip", "gzip in members", "+gzip"),
 )
 def test_e19_layers_that_are_compressed_inside(compression: str, suffix: str, offer: Offer) -> None:
     content = COMPRESSIONS[compression](ONE)
@@ -570,14 +560,10 @@ def test_e21_every_form_of_a_compression(content: bytes, offer: Offer) -> None:
     "content, status, words",
     ("E21 truncated", truncated(gzipped(WHOLE)), 422, "at byte"),
     ("E21 checksum", gzip_bad_checksum(WHOLE), 422, "at byte"),
-    ("E21 size", gzip_bad_size(WHOLE), 422, "at byte"),
     ("E21 garbage", gzip_then_garbage(WHOLE), 422, "at byte"),
     ("E22 window", zstd_with_window(WHOLE, 31), 422, "zstd"),
-    ("E22 dictionary", zstd_with_dictionary(WHOLE), 422, "zstd"),
-    ("E23 truncated bzip2", truncated(bz2.compress(WHOLE)), 422, "at byte"),
     ("E23 lz4", lz4_stored(WHOLE), 415, "lz4"),
     ("E25 twice", gzipped(gzipped(WHOLE)), 415, "tar"),
-    ("E25 no tar", gzipped(b"no tar" * 500), 415, "tar"),
     ("E45 neither", b"no tar" * 500, 415, "tar"),
     ("E45 empty", b"", 415, "tar"),
     ("E46 a truncated tar", WHOLE[:1500], 422, "ends at byte"),
@@ -593,11 +579,11 @@ def test_e22_the_largest_window(offer: Offer) -> None:
 
 
 def test_e24_a_bomb(offer: Offer) -> None:
-    """Sixteen megabytes of gzip inside of each other's kind, a thousand times as much outside."""
-    zeros = bytes(64 * MIB)
+    """A member of a terabyte, in a file of some kilobytes: it need not be seen to its end."""
     header = tarfile.TarInfo("zeros")
     header.size = 1 << 40
-    content = gzipped(header.tobuf(tarfile.GNU_FORMAT)) + gzip.compress(zeros, 6, mtime=0) * 18
+    zeros = zstd_compressed(bytes(64 * MIB))
+    content = zstd_compressed(header.tobuf(tarfile.GNU_FORMAT)) + zeros * 18
     child = offer.archive(content)
     reply = child.client.get("/manifest")
     assert (reply.status, reply.code) == (422, "SIZE_INVALID")
@@ -605,12 +591,12 @@ def test_e24_a_bomb(offer: Offer) -> None:
     assert child.finish() == 0
 
 
-def test_e24_too_many_members(offer: Offer) -> None:
-    one = tarfile.TarInfo("x").tobuf()
-    child = offer.archive(gzip.compress(one * 66_000, 1))
+def test_e24_names_that_would_fill_the_memory(offer: Offer) -> None:
+    members = [Member(f"{n}/" + "x" * 4000) for n in range(6000)]
+    child = offer.archive(gzipped(pack(members, tarfile.GNU_FORMAT)))
     reply = child.client.get("/manifest")
-    assert reply.status == 422
-    assert "members" in reply.message
+    assert (reply.status, reply.code) == (422, "ARCHIVE_INVALID")
+    assert "bytes of their names" in reply.message
     assert peak_memory(child.pid) < 80 * MIB
     assert child.finish() == 0
 
@@ -640,7 +626,7 @@ def test_e26_digests(offer: Offer) -> None:
     assert client.get("/manifest").json()["layers"] == layers, "mentioned, and no obstacle"
     sha512, blake3, unknown = (each["digest"] for each in layers)
     assert client.get(f"/blobs/{sha512}").body == ONE
-    assert client.get("/manifest").get("Docker-Content-Digest", "").startswith("sha512:")
+    assert str(client.get("/manifest").get("Docker-Content-Digest")).startswith("sha512:")
     for digest in (blake3, unknown):
         assert client.get(f"/blobs/{digest}").status == 501
     for digest in (sha512.upper(), sha512[:-1], sha512 + "0", sha512.replace("512:", "512-")):
@@ -652,7 +638,6 @@ def test_e26_digests(offer: Offer) -> None:
     "name",
     ("E27 ..", "registry.example/a/../b"),
     ("E27 %2f", "registry.example/a%2fb"),
-    ("E27 dots of Unicode", "registry.example/a/\u2024\u2024/b"),
     ("E27 in the tag", "registry.example/a:../../b"),
     ("E27 long", "registry.example/" + "a/" * 150 + "b"),
 )
@@ -700,6 +685,23 @@ def test_e32_a_subject_is_not_the_image(offer: Offer) -> None:
     other = on(offer.layout.image(TWO), "linux/amd64")
     index = offer.layout.index(other, subject=on(image, "linux/amd64"))
     assert digests_of(offer.layout, offer.images(index))[0] == other["digest"]
+
+
+def test_e32_the_fallback_tag_of_referrers_is_not_an_image(offer: Offer) -> None:
+    """It stands in the layout beside the image, and has the signatures of that."""
+    image = offer.layout.image(ONE)
+    empty = offer.layout.add(b"{}", "application/vnd.oci.empty.v1+json")
+    signature = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": "application/vnd.example.signature",
+        "config": empty,
+        "layers": [empty],
+        "subject": image,
+    }
+    referrers = offer.layout.index(offer.layout.add(encode(signature), OCI_MANIFEST))
+    fallback = named(referrers, image["digest"].replace(":", "-"))
+    assert digests_of(offer.layout, offer.images(fallback, image)) == (image["digest"], None)
 
 
 def test_e33_entries_without_names(offer: Offer) -> None:
@@ -765,12 +767,9 @@ ITEM = '{"Config":"c.json","RepoTags":null,"Layers":["a/layer.tar"]}'
 @rows(
     "content, words",
     ("E37 layers", f'[{ITEM[:-1]},"layers":[]}}]', "layers"),
-    ("E37 config", ITEM.replace("Config", "config").join("[]"), "config"),
     ("E37 twice", f'[{ITEM[:-1]},"Config":"d.json"}}]', "Config"),
     ("E37 BOM", f"\ufeff[{ITEM}]", "manifest.json"),
-    ("E37 NaN", f'[{ITEM[:-1]},"Other":NaN}}]', "NaN"),
     ("E37 depth", "[" * 10_000 + "]" * 10_000, "manifest.json"),
-    ("E37 no list", ITEM, "manifest.json"),
 )
 def test_e37_json_that_is_read_in_two_ways(content: str, words: str, offer: Offer) -> None:
     members = with_layers(Member("a/layer.tar", ONE))
@@ -782,7 +781,6 @@ def test_e37_json_that_is_read_in_two_ways(content: str, words: str, offer: Offe
     "name, change",
     ("E37 index.json", "index.json", (b'"manifests"', b'"Manifests":[],"manifests"')),
     ("E37 a config", "config", (b'"rootfs"', b'"Rootfs":{},"rootfs"')),
-    ("E37 a config twice", "config", (b'"rootfs"', b'"rootfs":{},"rootfs"')),
 )
 def test_e37_the_other_control_files(name: str, change: tuple[bytes, bytes], offer: Offer) -> None:
     members = docker_graphdriver(IMAGE)
@@ -806,7 +804,6 @@ def test_e37_the_other_control_files(name: str, change: tuple[bytes, bytes], off
         200,
     ),
     ("E38 both", lambda layout: {**layout.document(layout.image(ONE)), "manifests": []}, 422),
-    ("E38 neither", lambda _: {"schemaVersion": 2}, 422),
     ("E38 the first schema", lambda _: {"schemaVersion": 1, "fsLayers": [], "history": []}, 415),
 )
 def test_e38_documents_that_do_not_say_what_they_are(
@@ -851,7 +848,6 @@ def test_e40_windows(offer: Offer) -> None:
     "there, wanted, chosen",
     ("E41 arm/v7", "arm/v6 arm/v7 arm64", "arm/v7", "arm/v7"),
     ("E41 arm64 is v8", "arm/v7 arm64/v8", "arm64", "arm64/v8"),
-    ("E41 amd64/v3", "amd64 amd64/v2 amd64/v4", "amd64/v3", "amd64/v2"),
     ("E41 no arm on arm64", "arm/v7 arm", "arm64", ""),
     ("E41 no 386 on amd64", "386 arm64", "amd64", ""),
     ("E42 the first of equals", "amd64 amd64", "amd64", "amd64"),

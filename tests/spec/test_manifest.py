@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 
 from imgproxy.errors import InvalidError, UnsupportedFormatError
+from imgproxy.fields import FieldError, Fields
 from imgproxy.spec import media_type as types
 from imgproxy.spec.digest import Digest
-from imgproxy.spec.manifest import Descriptor, Index, Manifest, parse, parse_index
+from imgproxy.spec.manifest import (
+    Descriptor,
+    Index,
+    Manifest,
+    parse,
+    parse_descriptor,
+    parse_index,
+    parse_platform,
+    refuse_lookalikes,
+)
 from imgproxy.spec.platform import Platform
 
 HEX = "0123456789abcdef" * 4
@@ -81,6 +91,22 @@ def test_a_subject_is_read(document: Json) -> None:
     assert read({**document, "subject": ENTRY}).subject == entry()
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, ""),
+        ({"artifactType": None}, ""),
+        ({"artifactType": ""}, ""),
+        ({"artifactType": "application/vnd.example+json"}, "application/vnd.example+json"),
+    ],
+    ids=str,
+)
+def test_an_artifact_says_its_type(fields: Json, expected: str) -> None:
+    document = read({**MANIFEST, **fields})
+    assert isinstance(document, Manifest)
+    assert document.artifact_type == expected
+
+
 @pytest.mark.parametrize("nothing", [{"layers": None}, {"layers": []}, {}], ids=str)
 def test_a_manifest_may_have_no_layers(nothing: Json) -> None:
     document = read({**without(MANIFEST, "layers"), **nothing})
@@ -109,6 +135,16 @@ def test_an_index_may_have_no_entries(nothing: Json) -> None:
         ({"urls": ["http://a", "b"]}, {"urls": ("http://a", "b")}),
         ({"artifactType": "a/b", "unheard-of": {}}, {}),
         ({"annotations": {"org.opencontainers.image.ref.name": "v1"}}, {"ref_name": "v1"}),
+        ({"annotations": {"io.containerd.image.name": "a/b:1"}}, {"image_name": "a/b:1"}),
+        (
+            {
+                "annotations": {
+                    "io.containerd.image.name": "a/b:1",
+                    "org.opencontainers.image.ref.name": "1",
+                }
+            },
+            {"image_name": "a/b:1", "ref_name": "1"},
+        ),
         ({"annotations": {"other": "v1"}}, {}),
         ({"platform": None}, {}),
         ({"platform": {}}, {}),
@@ -328,6 +364,15 @@ def test_a_document_is_what_it_says_or_came_as_or_looks_like(
         pytest.param({**MANIFEST, "config": []}, "", "config: expected an object", id="config"),
         pytest.param({**MANIFEST, "layers": {}}, "", "layers: expected an array", id="layers"),
         pytest.param({**INDEX, "manifests": [5]}, "", "manifests[0]: expected an", id="entry"),
+        pytest.param(
+            {**MANIFEST, "artifactType": 5}, "", "artifactType: expected a string", id="artifact"
+        ),
+        pytest.param(
+            {**MANIFEST, "artifactType": "a/b\r\nX: y"},
+            "",
+            'artifactType: "a/b\\r\\nX: y" is not a media type',
+            id="artifact-with-a-header",
+        ),
         pytest.param({**MANIFEST, "subject": 5}, "", "subject: expected an object", id="subject"),
     ],
 )
@@ -416,3 +461,53 @@ def test_a_layout_s_index_need_not_say_what_it_is(document: Json) -> None:
 def test_a_layout_s_index_is_nothing_else(document: Json) -> None:
     with pytest.raises(InvalidError, match=r"^parsing it: "):
         parse_index(json.dumps(document).encode(), "it")
+
+
+# --- pieces that other documents have too -----------------------------------------------------
+
+
+def test_a_descriptor_may_stand_in_any_document() -> None:
+    described = parse_descriptor(Fields({**LAYER, "urls": ["http://a"]}, "somewhere"))
+    assert described == Descriptor(types.OCI_LAYER, DIGEST, 12, urls=("http://a",))
+    with pytest.raises(FieldError, match=r"^somewhere\.size: expected a size, got -1$"):
+        parse_descriptor(Fields({**LAYER, "size": -1}, "somewhere"))
+
+
+@pytest.mark.parametrize("key", ["layers", "LAYERS", "layer\u017f", "other", ""])
+def test_keys_that_some_take_for_others_are_refused(key: str) -> None:
+    fields, known = Fields({key: None}, "images[0]"), frozenset({"layers", "Config"})
+    if key in ("LAYERS", "layer\u017f"):
+        with pytest.raises(FieldError) as caught:
+            refuse_lookalikes(fields, known)
+        assert str(caught.value) == f"images[0].{key}: ambiguous, keys are told apart by case"
+    else:
+        refuse_lookalikes(fields, known)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"os": "linux", "architecture": "amd64"}, Platform("linux", "amd64")),
+        (
+            {"os": "linux", "architecture": "arm", "variant": "v7", "rootfs": {}},
+            Platform("linux", "arm", "v7"),
+        ),
+        ({"os": "linux", "architecture": "arm", "variant": None}, Platform("linux", "arm")),
+        ({"os": "linux"}, None),
+        ({"architecture": "amd64"}, None),
+        ({"os": "", "architecture": "amd64"}, None),
+        ({"os": "linux", "architecture": 5}, None),
+        ({}, None),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_a_config_says_its_platform_if_it_can_be_read(
+    config: object, expected: Platform | None
+) -> None:
+    assert parse_platform(json.dumps(config).encode()) == expected
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b'{"os":"linux","os":"linux","architecture":"a"}'])
+def test_a_config_that_is_no_clean_json_says_nothing(raw: bytes) -> None:
+    assert parse_platform(raw) is None

@@ -392,9 +392,10 @@ def test_a_path_s_tail_is_refused_when_it_is_read() -> None:
 @pytest.mark.parametrize(
     ("tail", "transport", "reason"),
     [
-        (":UPPER/case", "docker-archive", "the repository must be lower-case"),
-        (":@1000000000", "docker-archive", "is not a digest"),
-        (":@x", "docker-archive", "is not a digest"),
+        *(
+            (f":{tail}", "docker-archive", f'"{tail}" is neither NAME[:TAG] nor a position (@N)')
+            for tail in ("UPPER/case", "@1000000000", "@x", "@", "os:", f"os@{SHA256[:-1]}")
+        ),
         (f":os@{SHA256}", "docker-archive", "names and positions, no digests"),
         (":v1", "dir", "expected dir:DIR"),
         (":b c", "oci-archive", "neither a reference nor a position"),
@@ -409,6 +410,7 @@ def test_a_tail_is_read_by_the_grammar_of_what_was_found(
         name.of(transport)
     assert caught.value.code == "NAME_INVALID"
     assert reason in caught.value.message
+    assert f'"{transport}:/a{tail}"' in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import tarfile
-from typing import TYPE_CHECKING
 
 import pytest
 from tars import (
@@ -38,9 +37,6 @@ from imgproxy.spec.tar import (
     TarError,
     normalise,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def only(archive: bytes) -> Entry:
@@ -471,24 +467,25 @@ def test_a_header_as_long_as_the_limit_is_read() -> None:
 TOO_MUCH = f"^more than {MAX_MEMBERS} members, or {MAX_NAMES} bytes of their names$"
 
 
-def test_an_archive_has_a_limit_of_members() -> None:
-    def endless(count: int) -> Iterator[bytes]:
-        yield from itertools.repeat(member(), count)
-        yield END
-
-    assert sum(1 for _ in tar.entries(Tape(endless(MAX_MEMBERS)))) == MAX_MEMBERS
+def count_until_refused(members: bytes) -> int:
+    """Give how many entries an archive gives that has the same members again and again."""
+    found = tar.entries(Tape(itertools.repeat(members, 1_000_000)))
+    count = 0
     with pytest.raises(TarError, match=TOO_MUCH):
-        sum(1 for _ in tar.entries(Tape(endless(1_000_000))))
+        for count, _ in enumerate(found, 1):  # noqa: B007  (the last one is wanted)
+            pass
+    return count
+
+
+def test_an_archive_has_a_limit_of_members() -> None:
+    assert count_until_refused(member()) == MAX_MEMBERS
 
 
 @pytest.mark.parametrize("length", [MAX_PATH, MAX_PATH // 2 + 1])
 def test_the_names_in_an_archive_have_a_limit_together(length: int) -> None:
     """They are kept, and a compressed archive could bring any number of them."""
     names = long_name(b"n" * length) + long_name(b"t" * length, b"K") + member(kind=b"2")
-    fitting = MAX_NAMES // (2 * length)
-    assert sum(1 for _ in tar.entries(Tape([names] * fitting))) == fitting
-    with pytest.raises(TarError, match=TOO_MUCH):
-        sum(1 for _ in tar.entries(Tape(itertools.repeat(names))))
+    assert count_until_refused(names) == MAX_NAMES // (2 * length)
 
 
 @pytest.mark.parametrize(

@@ -471,6 +471,7 @@ async def test_an_archive_that_is_deleted_is_what_it_was(
     tree.close()
 
 
+@pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("compression", ["plain", "gzip in members", "zstd in frames"])
 @real_time
 async def test_a_member_that_is_cut_off_while_it_is_read_is_no_whole_one_e46(
@@ -487,6 +488,21 @@ async def test_a_member_that_is_cut_off_while_it_is_read_is_no_whole_one_e46(
             got += buffer[:count]
     assert content.startswith(got)
     assert len(got) < len(content)
+    reader.close()
+    tree.close()
+
+
+@pytest.mark.usefixtures("small_steps")
+@real_time
+async def test_who_asks_again_after_a_failure_has_the_same_one_e46(path: Path) -> None:
+    tree = await open_archive(save(path, Member("a", os.urandom(1 << 20)), compress=gzipped))
+    reader = await tree.open("a", "a")
+    os.truncate(path, 1000)
+    buffer = memoryview(bytearray(1000))
+    for _ in range(3):
+        with refusing(CHANGED, f"{path} has been changed"):
+            while await reader.receive_into(buffer):
+                pass
     reader.close()
     tree.close()
 
@@ -721,7 +737,7 @@ async def test_what_has_come_through_a_pipe_is_not_lost_to_who_is_interrupted_e4
             scope.cancel()
         return read(fd, min(size, 10_000))
 
-    monkeypatch.setattr(archive.os, "read", interrupt)
+    monkeypatch.setattr(os, "read", interrupt)
     with scope:
         await open_archive(f"/dev/fd/{fd}")
     assert scope.cancelled_caught
@@ -764,6 +780,6 @@ async def test_a_descriptor_that_is_not_there_is_not_found_e44() -> None:
 async def test_a_pipe_that_cannot_be_kept_is_a_failure_of_the_host_e44(temporary: Path) -> None:
     fd = piped(pack([]))
     os.rmdir(temporary)
-    with refusing(NOT_FOUND, f"/dev/fd/{fd}: No such file or directory"):
+    with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No such file"):
         await open_archive(f"/dev/fd/{fd}")
     os.close(fd)

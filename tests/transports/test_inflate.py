@@ -440,5 +440,5 @@ def test_a_file_that_is_overwritten_meanwhile_is_worth_another_try_e46(
     size = path.stat().st_size
     cursor = inflated.cursor(0)
     path.write_bytes(random.Random(0).randbytes(size + 1))
-    with refusing(CHANGED, "start again"):
+    with refusing(CHANGED, f"{path} has been changed or replaced since it was opened"):
         rest_of(cursor)

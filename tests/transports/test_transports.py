@@ -14,13 +14,22 @@ from wires import Notes, real_time, refused
 from imgproxy import system
 from imgproxy.config.credentials import Credentials
 from imgproxy.config.search import Host
-from imgproxy.errors import ConfigurationError, DeniedError, Failure, NotFoundError
+from imgproxy.errors import (
+    ConfigurationError,
+    DeniedError,
+    Failure,
+    NotFoundError,
+    UnreachableError,
+)
 from imgproxy.settings import Chosen, Settings
+from imgproxy.spec import digest as digests
 from imgproxy.spec import pattern
+from imgproxy.spec.manifest import Descriptor
 from imgproxy.transports import open_sources
 from imgproxy.transports.access import Access
 from imgproxy.transports.directory import ImageDirectory
 from imgproxy.transports.docker_archive import DockerArchive
+from imgproxy.transports.foreign import ForeignLayers
 from imgproxy.transports.oci_layout import OciLayout
 from imgproxy.transports.registry import Registry
 
@@ -399,6 +408,22 @@ async def test_what_is_named_by_its_path_is_not_sought_elsewhere(
     layout_at(tmp_path / "os-1")
     name = await sideloaded(image.format(tmp_path), f"{tmp_path}/<name>-<ref>")
     assert name == f"oci:{tmp_path}/os-1"
+
+
+# --- foreign layers -----------------------------------------------------------------------------
+
+
+@real_time
+async def test_layers_that_lie_elsewhere_are_fetched_if_an_option_says_so() -> None:
+    layer = Descriptor("", digests.parse(digest_of(b"x")), 1, urls=("http://127.0.0.1:1/x",))
+    missing = NotFoundError("it is not there", code="BLOB_UNKNOWN")
+    settings = Settings(Chosen(), Notes())
+    with pytest.raises(NotFoundError) as raised:
+        await ForeignLayers(Access(), settings, Notes()).open(layer, missing)
+    assert raised.value.detail["urls"] == ["http://127.0.0.1:1/x"]
+    access = Access(foreign_layers=True, retries=0)
+    with pytest.raises(UnreachableError):
+        await ForeignLayers(access, settings, Notes()).open(layer, missing)
 
 
 # --- registries, put together -------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""URLs that are asked for one thing, as a registry's endpoints are for many."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from imgproxy import __version__, system
+from imgproxy.client import Client
+from imgproxy.dialling import Dialer
+from imgproxy.spec import distribution, proxy
+from imgproxy.transports.endpoint import OK, check_encoding, discard, follow
+from imgproxy.transports.rounds import Rounds
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from imgproxy.response import Response
+    from imgproxy.settings import Settings
+    from imgproxy.spec.url import Url
+    from imgproxy.system import Reporter
+    from imgproxy.transports.access import Access
+
+
+def open_rounds(
+    name: str, urls: Sequence[Url], access: Access, settings: Settings, reporter: Reporter
+) -> Rounds:
+    """Give the rounds over URLs that should all have the same, which is called `name`."""
+    proxy_for = partial(proxy.choose, environment=system.environment())
+    verify = access.tls_verify is not False
+    client = Client(
+        Dialer(None, "", settings.certificates, proxy_for, verify=verify),
+        reporter,
+        stall_timeout=access.stall_timeout,
+        user_agent=f"imgproxy/{__version__}",
+        proxy_for=proxy_for,
+    )
+    endpoints = [_Elsewhere(url, client, allow_http=not verify) for url in urls]
+    return Rounds(name, endpoints, retries=access.retries)
+
+
+class _Elsewhere:
+    """A URL as an `Endpoint`, which has one thing only."""
+
+    refusal = ""
+
+    def __init__(self, url: Url, client: Client, *, allow_http: bool) -> None:
+        self.name = str(url)
+        self.demerits = 0
+        self._url = url
+        self._client = client
+        self._allow_http = allow_http
+
+    async def get(
+        self, kind: str, name: str, fields: dict[str, str], *, wanted: Collection[int] = OK
+    ) -> Response:
+        response = await follow(
+            self._client.get, self._url, lambda _: fields, allow_http=self._allow_http
+        )
+        if response.status not in wanted:
+            body = await discard(response)
+            raise distribution.failure(response.url, response.status, body, kind, name)
+        check_encoding(response)
+        return response
+
+    def close(self) -> None:
+        self._client.close()

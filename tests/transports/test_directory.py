@@ -1,0 +1,273 @@
+"""`dir:`: skopeo's directories, whole and broken."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from archives import layer, write_dir
+from images import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Json, Layout, digest_of, on
+from opened import (
+    BLOB_UNKNOWN,
+    INVALID,
+    NOT_FOUND,
+    TOO_LARGE,
+    UNKNOWN,
+    UNSUPPORTED,
+    drained,
+    open_descriptors,
+    refusing,
+    served_from,
+)
+from sources import describe
+from wires import real_time
+
+from imgproxy.spec import digest as digests
+from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.spec.reference import DirectoryName
+from imgproxy.transports.directory import ImageDirectory
+from imgproxy.transports.source import Identity
+from imgproxy.transports.tree import Directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LAYERS = (layer("first"), layer("second", 300_000))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "dir"
+
+
+def source_at(path: Path) -> ImageDirectory:
+    return ImageDirectory(DirectoryName(str(path)), Directory(str(path)), Identity("dir", []))
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("is_docker", [False, True])
+@real_time
+async def test_an_image_is_read(layout: Layout, path: Path, *, is_docker: bool) -> None:
+    entry = layout.image(*LAYERS, docker=is_docker)
+    write_dir(path, layout, entry)
+    source = source_at(path)
+    document = await source.root()
+    assert document.raw == layout.read(entry["digest"])
+    assert (document.media_type, document.digests, document.size) == ("", (), None)
+    assert document.name == f"dir:{path}: manifest.json"
+    before = open_descriptors()
+    served = await served_from(source)
+    assert served.layers == list(LAYERS)
+    assert open_descriptors() == before
+    source.close()
+
+
+@real_time
+async def test_an_index_leads_to_its_images(layout: Layout, path: Path) -> None:
+    index = layout.index(
+        on(layout.image(b"arm", platform="linux/arm64"), "linux/arm64"),
+        layout.index(on(layout.image(b"amd"), "linux/amd64")),
+    )
+    write_dir(path, layout, index)
+    assert (await served_from(source_at(path))).layers == [b"amd"]
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@real_time
+async def test_a_blob_is_named_by_its_digest(path: Path, algorithm: str) -> None:
+    digest = digest_of(b"content", algorithm)
+    descriptor = {"mediaType": OCI_LAYER, "digest": digest, "size": 7}
+    os.mkdir(path)
+    prefix = "" if algorithm == "sha256" else "sha512-"
+    write(path / (prefix + digest.partition(":")[2]), b"content")
+    reader = await source_at(path).blob(describe(descriptor))
+    assert reader.name == f"dir:{path}: blob {digest}"
+    assert await drained(reader) == b"content"
+
+
+@pytest.mark.parametrize("version", [b"1.0\n", b"1.1\n", b"1.2\n", b"1.1", None])
+@real_time
+async def test_known_versions_and_none_are_read(
+    layout: Layout, path: Path, version: bytes | None
+) -> None:
+    write_dir(path, layout, layout.image(*LAYERS))
+    if version is None:
+        os.unlink(path / "version")
+    else:
+        write(path / "version", b"Directory Transport Version: " + version)
+    assert (await served_from(source_at(path))).layers == list(LAYERS)
+
+
+VERSIONS: dict[str, tuple[bytes, tuple[int, str], str]] = {
+    "later": (b"Directory Transport Version: 2.0\n", UNSUPPORTED, "Version: 2.0"),
+    "later by little": (b"Directory Transport Version: 1.3\n", UNSUPPORTED, "its version"),
+    "empty": (b"", UNSUPPORTED, "its version is not read"),
+    "no text": (b"\xff\x1b[31m\n", UNSUPPORTED, "its version is not read"),
+    "more": (b"Directory Transport Version: 1.1\n\n", UNSUPPORTED, "its version is not read"),
+    "huge": (b"x" * 5000, TOO_LARGE, "5000 bytes are more than the limit"),
+}
+
+
+@pytest.mark.parametrize("case", VERSIONS)
+@real_time
+async def test_other_versions_are_refused(layout: Layout, path: Path, case: str) -> None:
+    content, wanted, words = VERSIONS[case]
+    write_dir(path, layout, layout.image(*LAYERS))
+    write(path / "version", content)
+    with refusing(wanted, f"{path}", words):
+        await source_at(path).root()
+
+
+MANIFESTS: dict[str, tuple[bytes, tuple[int, str], str]] = {
+    "not JSON": (b"{", INVALID, "parsing dir:"),
+    "E37-bom": (b"\xef\xbb\xbf{}", INVALID, "parsing dir:"),
+    "E37-twice": (b'{"config":{},"config":{},"layers":[]}', INVALID, "config"),
+    "E37-lookalike": (b'{"config":{},"Layers":[]}', INVALID, "told apart by case"),
+    "E38-nothing": (b"{}", INVALID, "mediaType"),
+    "E38-schema-1": (b'{"schemaVersion":1,"fsLayers":[]}', UNSUPPORTED, "schema 1"),
+    "E39-prettyjws": (
+        b'{"schemaVersion":1,"mediaType":"application/vnd.docker.distribution.manifest.v1'
+        b'+prettyjws"}',
+        UNSUPPORTED,
+        "schema 1",
+    ),
+    "huge": (b" " * (MAX_DOCUMENT_SIZE + 1), TOO_LARGE, "more than the limit"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+@real_time
+async def test_a_broken_manifest_is_refused(layout: Layout, path: Path, case: str) -> None:
+    content, wanted, words = MANIFESTS[case]
+    write_dir(path, layout, layout.image(*LAYERS))
+    write(path / "manifest.json", content)
+    with refusing(wanted, f"{path}", "manifest.json", words):
+        await served_from(source_at(path))
+
+
+@pytest.mark.parametrize("change", ["missing", "changed", "a FIFO", "truncated"])
+@real_time
+async def test_a_layer_that_is_not_whole_is_refused(
+    layout: Layout, path: Path, change: str
+) -> None:
+    write_dir(path, layout, layout.image(*LAYERS))
+    place = path / digest_of(LAYERS[1]).partition(":")[2]
+    os.unlink(place)
+    if change == "changed":
+        write(place, LAYERS[1][::-1])
+    elif change == "truncated":
+        write(place, LAYERS[1][:-1])
+    elif change == "a FIFO":
+        os.mkfifo(place)
+    wanted = {
+        "missing": BLOB_UNKNOWN,
+        "changed": (422, "DIGEST_INVALID"),
+        "truncated": TOO_LARGE,
+        "a FIFO": UNSUPPORTED,
+    }
+    with refusing(wanted[change], digest_of(LAYERS[1]) if change != "a FIFO" else str(place)):
+        await served_from(source_at(path))
+
+
+@real_time
+async def test_a_manifest_that_is_missing_is_unknown(layout: Layout, path: Path) -> None:
+    entry = layout.image(b"amd")
+    write_dir(path, layout, layout.index(on(entry, "linux/amd64")))
+    os.unlink(path / f"{entry['digest'].partition(':')[2]}.manifest.json")
+    with refusing(UNKNOWN, f"manifest {entry['digest']} is not there"):
+        await served_from(source_at(path))
+
+
+@real_time
+async def test_what_is_no_directory_of_an_image_is_not_found(path: Path) -> None:
+    with refusing(NOT_FOUND, f"{path}/manifest.json: No such file"):
+        await source_at(path).root()
+
+
+# --- by digest ----------------------------------------------------------------------------------
+
+
+def many(layout: Layout) -> tuple[Json, list[Json]]:
+    """Give an index with indexes in it, four deep, and what it leads to from the top down."""
+    found: list[Json] = []
+    entry = on(layout.image(b"at the bottom"), "linux/amd64")
+    for _ in range(4):
+        found.insert(0, entry)
+        entry = layout.index(entry, layout.image(b"beside %d" % len(found)))
+    return entry, found
+
+
+@real_time
+async def test_a_digest_is_sought_through_nested_indexes(layout: Layout, path: Path) -> None:
+    top, below = many(layout)
+    write_dir(path, layout, top)
+    for each in [top, *below]:
+        document = await source_at(path).seek(digests.parse(each["digest"]))
+        assert document.raw == layout.read(each["digest"])
+        assert digests.parse(each["digest"]) in document.digests
+
+
+@real_time
+async def test_a_digest_is_not_sought_any_deeper(layout: Layout, path: Path) -> None:
+    top, below = many(layout)
+    deeper = layout.index(top)
+    write_dir(path, layout, deeper)
+    document = await source_at(path).seek(digests.parse(below[-1]["digest"]))
+    assert document.raw == layout.read(deeper["digest"])
+
+
+@real_time
+async def test_what_an_index_names_and_does_not_have_is_no_obstacle(
+    layout: Layout, path: Path
+) -> None:
+    wanted = layout.image(b"wanted")
+    missing = layout.index(layout.image(b"missing"))
+    top = layout.index(missing, layout.index(wanted))
+    write_dir(path, layout, top)
+    os.unlink(path / f"{missing['digest'].partition(':')[2]}.manifest.json")
+    document = await source_at(path).seek(digests.parse(wanted["digest"]))
+    assert document.raw == layout.read(wanted["digest"])
+
+
+@real_time
+async def test_a_digest_that_nothing_has_is_that_of_the_top(layout: Layout, path: Path) -> None:
+    entry = layout.image(*LAYERS)
+    write_dir(path, layout, entry)
+    wanted = digests.compute(b"another")
+    document = await source_at(path).seek(wanted)
+    assert document.raw == layout.read(entry["digest"])
+    assert document.digests == (wanted,)
+
+
+DESCRIBED: dict[str, Callable[[Layout], Json]] = {
+    OCI_MANIFEST: lambda layout: layout.image(b"x"),
+    DOCKER_MANIFEST: lambda layout: layout.image(b"x", docker=True),
+}
+
+
+@pytest.mark.parametrize("media_type", DESCRIBED)
+@real_time
+async def test_a_document_comes_as_it_was_described(
+    layout: Layout, path: Path, media_type: str
+) -> None:
+    entry = DESCRIBED[media_type](layout)
+    write_dir(path, layout, layout.index(entry))
+    document = await source_at(path).document(describe(entry))
+    assert document.media_type == media_type
+    assert document.size == entry["size"]
+    assert [str(each) for each in document.digests] == [entry["digest"]]
+    assert document.name == f"dir:{path}: manifest {entry['digest']}"
+
+
+@real_time
+async def test_a_config_is_no_manifest(layout: Layout, path: Path) -> None:
+    write_dir(path, layout, layout.image(b"x"))
+    with refusing(UNKNOWN, "manifest"):
+        await source_at(path).document(
+            describe({"mediaType": OCI_CONFIG, "digest": digest_of(b"x"), "size": 1})
+        )
