@@ -537,12 +537,11 @@ def test_the_python_examples_of_the_protocol_page_run(example: str, image: Path)
 
 def test_the_protocol_page_has_the_codes_of_the_program_and_no_others() -> None:
     _, _, text = PROTOCOL.partition("\n.SH ERRORS\n")
-    paragraphs = re.split(r"^\.TP\n\.B (\d+)\n", text.partition("\n.SH ")[0], flags=re.MULTILINE)[
-        1:
-    ]
+    text = text.partition("\n.SH ")[0]
+    _, *parts = re.split(r"^\.TP\n\.B (\d+)\n", text, flags=re.MULTILINE)
     listed = {
         (int(status), code)
-        for status, words in zip(paragraphs[::2], paragraphs[1::2], strict=True)
+        for status, words in zip(parts[::2], parts[1::2], strict=True)
         for code in re.findall(r"^\.BR ([A-Z_]+) [,:]$", words, re.MULTILINE)
     }
     assert listed == failures_of_the_program()
@@ -561,8 +560,7 @@ def test_the_protocol_page_has_the_exit_statuses_and_requests_of_the_man_page() 
 
 def test_the_protocol_page_is_of_this_version_and_names_units_that_exist() -> None:
     assert f'"imgproxy {__version__}"' in PROTOCOL.splitlines()[2]
-    named = re.findall(
-        r"^\.BI? (imgproxy[\w\\-]*)(@ NAME )?\.?(?: ?\.)?socket$", PROTOCOL, re.MULTILINE
-    )
-    files = {f"{name}{'@' if at else ''}.socket".replace("\\-", "-") for name, at in named}
+    plain = PROTOCOL.replace("\\-", "-")
+    named = re.findall(r"^\.BI? (imgproxy[\w-]*)(@ NAME )?\.socket$", plain, re.MULTILINE)
+    files = {f"{name}{'@' * bool(at)}.socket" for name, at in named}
     assert files == {path.name for path in (ROOT / "systemd").glob("*.socket")}
