@@ -15,7 +15,8 @@ floors, never upwards, and `tests/test_floors.py` holds it to that:
        dialling, wire, files,     local files, which descriptors we were handed, environment and
        activation, system,        standard error, what is configured, credentials and helpers;
        settings, keyring,         one attempt for all who want the same; a connection that is begun
-       shared, early, tls         while the event loop is imported
+       shared, early, tls,        while the event loop is imported; and the other end of the socket:
+       parent                     a library for parents, which knows spec and errors alone
     0  spec, config, api, fields, strict_json, errors
                                   pure: what specifications and configuration files say
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 import skopeo
@@ -47,11 +48,16 @@ def run(tmp_path: Path) -> Callable[..., Run]:
     home = tmp_path / "home"
     path = f"{program.parent}:{environment()['PATH']}"
 
-    def run(arguments: Sequence[str | Path], limit: float = LIMIT) -> Run:
+    def run(
+        arguments: Sequence[str | Path],
+        limit: float = LIMIT,
+        stderr: int | IO[bytes] = subprocess.PIPE,
+    ) -> Run:
         return subprocess.run(
             arguments,
             env=environment(PATH=path, HOME=str(home)),
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             timeout=limit,
             check=False,
@@ -60,16 +66,16 @@ def run(tmp_path: Path) -> Callable[..., Run]:
     return run
 
 
-@pytest.fixture(params=["python", "shell"])
+@pytest.fixture(params=["python", "trio", "shell"])
 def demo(
     request: pytest.FixtureRequest, tmp_path: Path, run: Callable[..., Run]
 ) -> Callable[..., Run]:
-    """Run one of the two parents on an image, with options of imgproxy."""
+    """Run one of the parents on an image, with options of imgproxy."""
 
     def demo(image: str, *options: str) -> Run:
         if request.param == "shell":
             return run(["sh", ROOT / "demo/parent.sh", image, *options])
-        parent = ROOT / "demo/parent.py"
+        parent = ROOT / ("demo/parent_trio.py" if request.param == "trio" else "demo/parent.py")
         return run([sys.executable, parent, image, tmp_path / "saved", "--", *options])
 
     return demo
@@ -92,22 +98,41 @@ def test_a_parent_gets_what_it_wants(demo: Callable[..., Run], layout: Layout) -
     assert "exit status 0" in result.stdout
 
 
-def test_the_python_parent_saves_every_layer(
-    run: Callable[..., Run], layout: Layout, tmp_path: Path
+@pytest.mark.parametrize("name", ["parent.py", "parent_trio.py"])
+def test_the_python_parents_save_every_layer(
+    name: str, run: Callable[..., Run], layout: Layout, tmp_path: Path
 ) -> None:
     saved = tmp_path / "saved"
     image = f"oci:{layout.path}"
-    result = run([sys.executable, ROOT / "demo/parent.py", image, saved, "--", INSECURE])
+    result = run([sys.executable, ROOT / "demo" / name, image, saved, "--", INSECURE])
     assert result.returncode == 0
     files = {file.name: file.read_bytes() for file in saved.iterdir()}
     assert files == {digest_of(blob).replace(":", "-"): blob for blob in (LARGE, SMALL)}
 
 
-def test_the_python_parent_can_merely_list(run: Callable[..., Run], layout: Layout) -> None:
+def test_the_python_parents_can_merely_list(run: Callable[..., Run], layout: Layout) -> None:
     image = f"oci:{layout.path}"
-    result = run([sys.executable, ROOT / "demo/parent.py", image, "--", INSECURE])
-    assert result.returncode == 0
-    assert f"{digest_of(SMALL)}, {len(SMALL)} bytes\n" in result.stdout
+    listed = [
+        run([sys.executable, ROOT / "demo" / name, image, "--", INSECURE])
+        for name in ("parent.py", "parent_trio.py")
+    ]
+    assert [result.returncode for result in listed] == [0, 0]
+    assert f"{digest_of(SMALL)}, {len(SMALL)} bytes\n" in listed[0].stdout
+    *lines, _ = listed[0].stdout.splitlines()
+    assert lines == listed[1].stdout.splitlines()[:-1]
+
+
+def test_the_trio_parent_shows_progress_on_a_terminal(
+    run: Callable[..., Run], layout: Layout, tmp_path: Path
+) -> None:
+    """And when there is none, nothing of the kind."""
+    words = [sys.executable, ROOT / "demo/parent_trio.py", f"oci:{layout.path}", tmp_path / "saved"]
+    arguments = [*words, "--", INSECURE]
+    assert run(arguments).stderr == ""
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal, os.fdopen(theirs, "wb") as screen:
+        run(arguments, stderr=screen)
+        assert f"100 % of {len(LARGE) + len(SMALL)} bytes".encode() in terminal.read(1 << 16)
 
 
 def test_a_parent_tells_that_there_is_no_such_image(
@@ -138,7 +163,8 @@ def test_a_parent_takes_no_corrupt_blob_for_whole(
     assert re.search(rf"short body, \d+ of {len(LARGE)} bytes", result.stdout)
     assert "exit status 4" in result.stdout
     assert len(result.stderr.splitlines()) == 1  # imgproxy's own line
-    assert list(tmp_path.glob("saved/*")) == []
+    saved = {file.name: file.read_bytes() for file in tmp_path.glob("saved/*")}
+    assert saved.items() <= {digest_of(SMALL).replace(":", "-"): SMALL}.items()  # the other layer
 
 
 def test_a_parent_tells_that_its_options_are_wrong(

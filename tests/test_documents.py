@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
+import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from parent import COMMAND, LIMIT, ROOT, environment
+from parent import COMMAND, LIMIT, ROOT, Client, environment, start
 from servers import require
 
 from imgproxy import __version__, errors, system
@@ -27,8 +29,10 @@ from imgproxy.transports.choices import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 README = (ROOT / "README.md").read_text()
+PROTOCOL = (ROOT / "man/imgproxy-protocol.7").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 MAN = (ROOT / "man/imgproxy.1").read_text()
 
@@ -426,8 +430,143 @@ def test_the_documents_are_those_of_this_version() -> None:
     assert __version__ in CHANGELOG
 
 
-def test_the_man_page_is_well_formed() -> None:
+@pytest.mark.parametrize("page", ["imgproxy.1", "imgproxy-protocol.7"])
+def test_a_man_page_is_well_formed(page: str) -> None:
     """Whatever `man` would render wrongly, `mandoc` names."""
-    arguments = [require("mandoc"), "-T", "lint", "-W", "warning", str(ROOT / "man/imgproxy.1")]
+    arguments = [require("mandoc"), "-T", "lint", "-W", "warning", str(ROOT / "man" / page)]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (result.returncode, result.stdout) == (0, "")
+
+
+# --- imgproxy-protocol(7) ------------------------------------------------------------------------
+
+# Text of the page as it is read: roff's escapes resolved.
+EXAMPLES = [
+    example.replace(r"\-", "-").replace(r"\e", "\\")
+    for example in re.findall(r"^\.EX\n(.*?)^\.EE$", PROTOCOL, re.DOTALL | re.MULTILINE)
+]
+BYTES = [example for example in EXAMPLES if example.startswith("> ")]
+PYTHON = [example for example in EXAMPLES if example.startswith("import ")]
+SHELL = [example for example in EXAMPLES if example not in BYTES + PYTHON]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Make the image of the examples, which is the demo's."""
+    path = tmp_path / "image"
+    subprocess.run([sys.executable, ROOT / "demo/sample.py", path], check=True, timeout=LIMIT)
+    return path
+
+
+def run_example(arguments: list[str], example: str, image: Path) -> str:
+    """Run an example on a host that has a policy, in a directory of its own."""
+    home, place = image.parent / "home", image.parent / "place"
+    policy = home / ".config/containers/policy.json"
+    policy.parent.mkdir(parents=True)
+    policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
+    place.mkdir()
+    program = image.parent / "bin/imgproxy"
+    program.parent.mkdir()
+    # Whoever is started by a service manager has no environment but what that gives.
+    program.write_text(
+        f"#!/bin/sh\nexport PYTHONPATH={ROOT} HOME={home}\n"
+        f'exec {" ".join(COMMAND)} --platform=linux/amd64 "$@"\n'
+    )
+    program.chmod(0o755)
+    path = f"{program.parent}:{environment()['PATH']}"
+    result = subprocess.run(
+        [*arguments, example.replace("/srv/image", str(image))],
+        env=environment(PATH=path, HOME=str(home)),
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_protocol_page_has_examples_of_each_kind() -> None:
+    assert [len(kind) for kind in (BYTES, SHELL, PYTHON)] == [1, 2, 2]
+    assert PROTOCOL.count(".EX\n") == len(EXAMPLES)
+
+
+@pytest.mark.parametrize("example", BYTES)
+def test_the_bytes_of_the_protocol_page_are_those_of_the_program(example: str, image: Path) -> None:
+    child = start(f"oci:{image}", "--platform=linux/amd64")
+    try:
+        turns = re.findall(r"((?:^>.*\n)+)((?:^<.*\n)+)", example, re.MULTILINE)
+        assert "".join(f"{sent}{got}" for sent, got in turns) == example
+        for sent, expected in turns:
+            child.client.send(on_the_wire(sent))
+            reply = received(child.client, method=sent.split()[1])
+            assert without_date(reply) == without_date(on_the_wire(expected))
+        assert child.client.ending() == "end"
+    finally:
+        child.close()
+
+
+def on_the_wire(lines: str) -> bytes:
+    """Give the bytes of a side's lines: the head's end with CR and LF, the body's with nothing."""
+    texts = [line[2:] for line in lines.splitlines()]
+    head, body = texts[: texts.index("")], texts[texts.index("") + 1 :]
+    return "\r\n".join([*head, "", ""]).encode() + "".join(body).encode()
+
+
+def received(client: Client, method: str) -> bytes:
+    """Read one reply, and give it back as bytes."""
+    reply = client.reply(method)
+    lines = [f"HTTP/1.1 {reply.status} {reply.reason}", *(f"{k}: {v}" for k, v in reply.fields)]
+    return "\r\n".join([*lines, "", ""]).encode() + reply.body
+
+
+def without_date(reply: bytes) -> bytes:
+    reply, count = re.subn(rb"\r\nDate: [^\r]*", b"", reply)
+    assert count == 1
+    return reply
+
+
+@pytest.mark.parametrize("example", SHELL)
+def test_the_shell_examples_of_the_protocol_page_run(example: str, image: Path) -> None:
+    for program in ("bash", *re.findall(r"systemd-socket-activate|curl", example)):
+        require(program)
+    printed = run_example(["bash", "-euo", "pipefail", "-c"], example, image)
+    assert "HTTP/1.1 200 OK" in printed or "usr/share/noise" in printed
+
+
+@pytest.mark.parametrize("example", PYTHON)
+def test_the_python_examples_of_the_protocol_page_run(example: str, image: Path) -> None:
+    printed = run_example([sys.executable, "-c"], example, image)
+    assert re.search(r"exit status 0", printed)
+
+
+def test_the_protocol_page_has_the_codes_of_the_program_and_no_others() -> None:
+    _, _, text = PROTOCOL.partition("\n.SH ERRORS\n")
+    text = text.partition("\n.SH ")[0]
+    _, *parts = re.split(r"^\.TP\n\.B (\d+)\n", text, flags=re.MULTILINE)
+    listed = {
+        (int(status), code)
+        for status, words in zip(parts[::2], parts[1::2], strict=True)
+        for code in re.findall(r"^\.BR ([A-Z_]+) [,:]$", words, re.MULTILINE)
+    }
+    assert listed == failures_of_the_program()
+
+
+def test_the_protocol_page_has_the_exit_statuses_and_requests_of_the_man_page() -> None:
+    plain = PROTOCOL.replace("\\-", "-")
+    _, _, ending = plain.partition("\n.SH ENDING\n")
+    statuses = re.findall(r"^\.TP\n\.B (\d)$", ending.partition("\n.SH ")[0], re.MULTILINE)
+    assert {f".B {status}" for status in statuses} == set(tagged("EXIT STATUS"))
+    _, _, requests = plain.partition("\n.SH REQUESTS\n")
+    tags = re.findall(r"^\.TP\n(.*)$", requests.partition("\n.SH ")[0], re.MULTILINE)
+    # those without the fields of a manifest, which the page has under REPLIES
+    assert tags == [tag for tag in tagged("PROTOCOL") if re.search(r"\b(GET|POST) /", tag)]
+
+
+def test_the_protocol_page_is_of_this_version_and_names_units_that_exist() -> None:
+    assert f'"imgproxy {__version__}"' in PROTOCOL.splitlines()[2]
+    plain = PROTOCOL.replace("\\-", "-")
+    named = re.findall(r"^\.BI? (imgproxy[\w-]*)(@ NAME )?\.socket$", plain, re.MULTILINE)
+    files = {f"{name}{'@' * bool(at)}.socket" for name, at in named}
+    assert files == {path.name for path in (ROOT / "systemd").glob("*.socket")}

@@ -27,7 +27,7 @@ FLOORS: list[list[str]] = [
     ["spec", "config", "api", "fields", "strict_json", "errors"],
     [
         *("client", "response", "dialling", "wire", "files", "activation"),
-        *("system", "settings", "keyring", "shared", "early", "tls"),
+        *("system", "settings", "keyring", "shared", "early", "tls", "parent"),
     ],
     ["transports"],
     ["image", "verify", "trust"],
@@ -144,6 +144,17 @@ def test_the_pure_floor_needs_no_event_loop_no_socket_and_no_clock(module: str) 
     assert not {each.name.partition(".")[0] for each in imports(module)} & IMPURE
 
 
+def test_the_library_for_parents_is_apart_from_the_program() -> None:
+    """It runs in another process: it knows what is said between the two, and no more."""
+    library = {module for module in MODULES if room(module) == "parent"}
+    known = {"spec", "errors", "parent"}
+    assert {room(name) for module in library for name in ours(module)} <= known
+    assert not {module for module in MODULES for name in ours(module) if name in library} - library
+    for module in library - {"imgproxy.parent.with_trio"}:
+        assert not {each.name.partition(".")[0] for each in imports(module)} & {"h11", "trio"}
+        assert "imgproxy.parent.with_trio" not in ours(module)
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_only_what_is_declared_is_imported(module: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -198,7 +209,11 @@ PRIVILEGES = [
     pytest.param(
         r"/etc/|/usr/share|/\.config\b", {"imgproxy.config.search"}, id="configuration-paths"
     ),
-    pytest.param(r"\bopen_process\b|\bPopen\b", {"imgproxy.keyring"}, id="running-programs"),
+    pytest.param(
+        r"\bopen_process\b|\bPopen\b",
+        {"imgproxy.keyring", "imgproxy.parent.blocking", "imgproxy.parent.with_trio"},
+        id="running-programs",
+    ),
     pytest.param(r"\bopen_tcp_stream\b", {"imgproxy.dialling"}, id="opening-connections"),
     pytest.param(
         r"\bhexdigest\b|\bhasher\(|\bhashlib\b|\bcompare_digest\b",

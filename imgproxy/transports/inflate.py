@@ -111,7 +111,13 @@ def _zstd() -> Decompressor:
     try:
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        from backports import zstd
+        try:
+            from backports import zstd
+        except ImportError:  # the program as one file has no extension modules
+            raise UnsupportedFormatError(
+                "zstd is read with the module backports.zstd, or by Python 3.14 and newer: install"
+                " that for this Python"
+            ) from None
 
     limit = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
     return zstd.ZstdDecompressor(options=limit)  # type: ignore[no-any-return,unused-ignore]

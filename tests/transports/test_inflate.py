@@ -442,3 +442,13 @@ def test_a_file_that_is_overwritten_meanwhile_is_worth_another_try_e46(
     path.write_bytes(random.Random(0).randbytes(size + 1))
     with refusing(CHANGED, f"{path} has been changed or replaced since it was opened"):
         rest_of(cursor)
+
+
+def test_without_a_library_for_zstd_it_is_said_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in the program as one file, which has no extension modules."""
+    for module in ("compression", "backports", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with refusing(UNSUPPORTED, "install", "backports.zstd", "3.14"):
+        inflate._zstd()

@@ -1,0 +1,260 @@
+"""The pure half of the parent's library: replies at every split, sockets and their holders."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from images import DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, digest_of, encode
+
+from imgproxy.parent import failures
+from imgproxy.parent.exchange import (
+    MAX_DOCUMENT,
+    CutOff,
+    Exchange,
+    blob_target,
+    document_target,
+)
+from imgproxy.parent.failures import BrokenReplyError, BusyError, HungUpError, ShortBodyError
+from imgproxy.parent.pool import Pool
+from imgproxy.spec import digest as digests
+from imgproxy.spec.manifest import Descriptor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DIGEST = digest_of(b"x")
+
+
+def reply(body: bytes, *fields: str, status: int = 200) -> bytes:
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", *fields, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def fed(*pieces: bytes, target: str = "/manifest") -> Exchange:
+    exchange = Exchange(target)
+    for piece in pieces:
+        exchange.feed(piece)
+    return exchange
+
+
+def test_a_request_is_a_line_and_a_host() -> None:
+    assert Exchange("/manifest").request == b"GET /manifest HTTP/1.1\r\nHost: imgproxy\r\n\r\n"
+    assert Exchange("/quit", "POST").request.startswith(b"POST /quit HTTP/1.1\r\n")
+
+
+def test_a_reply_is_the_same_however_it_is_split() -> None:
+    whole = reply(b"\r\n\r\nbody", "Content-Type: text/plain", f"Docker-Content-Digest: {DIGEST}")
+    expected = (b"\r\n\r\nbody", "text/plain", DIGEST)
+    assert fed(whole).document() == expected
+    for cut in range(1, len(whole)):
+        exchange = fed(whole[:cut])
+        assert not exchange.is_whole
+        exchange.feed(whole[cut:])
+        assert exchange.is_whole
+        assert exchange.document() == expected
+    assert fed(*(bytes([each]) for each in whole)).document() == expected
+
+
+def test_interim_replies_are_passed_over() -> None:
+    exchange = fed(b"HTTP/1.1 100 Continue\r\n\r\n" + reply(b"body"))
+    assert exchange.head is not None
+    assert (exchange.head.status, exchange.document().raw) == (200, b"body")
+
+
+def test_a_body_can_go_straight_to_its_reader() -> None:
+    exchange = fed(reply(b"0123456789")[:-6])
+    buffer = bytearray(3)
+    assert exchange.take_into(memoryview(buffer)) == 3
+    assert (bytes(buffer), exchange.remaining, exchange.counts) == (b"012", 7, (4, 10))
+    assert exchange.take_into(memoryview(buffer)) == 1
+    assert exchange.take_into(memoryview(buffer)) == 0
+    exchange.passed(4)
+    assert (exchange.remaining, exchange.counts, exchange.is_whole) == (2, (8, 10), False)
+    exchange.passed(2)
+    assert exchange.is_whole
+
+
+@pytest.mark.parametrize("pieces", [[], [b"HTTP/1.1 2"], [reply(b"body")[:-1]]])
+def test_an_early_end_is_told(pieces: list[bytes]) -> None:
+    exchange = fed(*pieces)
+    with pytest.raises(CutOff):
+        exchange.feed(b"")
+    with pytest.raises(CutOff):
+        exchange.passed(0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n folded: 0\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        reply(b"body") + b"x",
+        b"x" * 70_000,
+    ],
+)
+def test_what_is_no_reply_of_the_program_is_refused(data: bytes) -> None:
+    with pytest.raises(BrokenReplyError):
+        fed(data)
+
+
+def test_a_connection_that_closes_does_not_stay() -> None:
+    assert fed(reply(b"")).stays
+    assert not fed(reply(b"", "Connection: close")).stays
+    assert not Exchange("/manifest").stays
+
+
+def test_a_document_has_a_limit() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+    fed(head % MAX_DOCUMENT).expect_document()
+    with pytest.raises(BrokenReplyError, match="more than"):
+        fed(head % (MAX_DOCUMENT + 1)).expect_document()
+
+
+def test_a_manifest_is_taken_apart() -> None:
+    layer = {"mediaType": OCI_LAYER, "digest": DIGEST, "size": 7}
+    raw = encode({"schemaVersion": 2, "config": layer, "layers": [layer, layer]})
+    manifest = fed(
+        reply(
+            raw,
+            f"Content-Type: {OCI_MANIFEST}",
+            f"Docker-Content-Digest: {digest_of(raw)}",
+            f"Manifest-Digest: {DIGEST}",
+            f"Manifest-Media-Type: {DOCKER_MANIFEST}",
+            "Index-Digest: sha256:index",
+        )
+    ).manifest()
+    descriptor = Descriptor(OCI_LAYER, digests.parse(DIGEST), 7)
+    assert (manifest.raw, manifest.raw_digest) == (raw, digest_of(raw))
+    assert (manifest.digest, manifest.media_type) == (DIGEST, DOCKER_MANIFEST)
+    assert (manifest.index_digest, manifest.artifact_type) == ("sha256:index", None)
+    assert (manifest.config, manifest.layers) == (descriptor, (descriptor, descriptor))
+    assert manifest.json() == json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "document"),
+    [(OCI_MANIFEST, {}), (OCI_INDEX, {"schemaVersion": 2, "manifests": []})],
+)
+def test_what_is_no_manifest_is_refused(media_type: str, document: object) -> None:
+    exchange = fed(reply(encode(document), f"Content-Type: {media_type}"))
+    with pytest.raises(BrokenReplyError):
+        exchange.manifest()
+
+
+def test_an_error_reply_has_its_facts() -> None:
+    detail = {"retryable": True, "platforms": ["linux/amd64"]}
+    body = encode({"errors": [{"code": "UNAVAILABLE", "message": "not now", "detail": detail}]})
+    error = fed(reply(body, status=503)).refusal()
+    assert (error.status, error.code, error.message) == (503, "UNAVAILABLE", "not now")
+    assert (error.retryable, error.detail, error.target) == (True, detail, "/manifest")
+    assert str(error) == "/manifest: 503 UNAVAILABLE: not now"
+
+
+def test_an_error_is_final_unless_it_says_otherwise() -> None:
+    body = encode({"errors": [{"code": "DENIED", "message": "a\x1bb"}]})
+    error = fed(reply(body, status=403)).refusal()
+    assert (error.retryable, error.message) == (False, "a b")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b'{"errors":[]}', b'{"errors":[{"code":"X"}]}', b'{"errors":[1]}']
+)
+def test_an_error_reply_that_does_not_say_why_is_refused(body: bytes) -> None:
+    with pytest.raises(BrokenReplyError, match="500"):
+        raise fed(reply(body, status=500)).refusal()
+
+
+def test_blobs_are_asked_for_by_descriptor_digest_or_text() -> None:
+    digest = digests.parse(DIGEST)
+    for what in (DIGEST, digest, Descriptor("", digest, 0)):
+        assert blob_target(what) == f"/blobs/{DIGEST}"
+        assert document_target(what) == f"/manifests/{DIGEST}"
+    with pytest.raises(ValueError, match="is not a digest"):
+        blob_target(f"{DIGEST} HTTP/1.1\r\n\r\n")
+
+
+# --- who has which socket --------------------------------------------------------------------
+
+
+def taken(pool: Pool[str], holders: Iterable[str]) -> list[str | None]:
+    return [pool.take(holder, "/x") for holder in holders]
+
+
+def test_sockets_are_had_by_one_at_a_time() -> None:
+    pool = Pool(["a", "b"])
+    assert {*taken(pool, ["me", "you"])} == {"a", "b"}
+    assert taken(pool, ["me", "you", "they"]) == [None, None, None]
+    pool.give_back("a")
+    assert taken(pool, ["they"]) == ["a"]
+    assert len(pool) == 2
+
+
+def test_nobody_waits_for_themselves() -> None:
+    pool = Pool(["a", "b"])
+    taken(pool, ["me", "me"])
+    with pytest.raises(BusyError, match=r"\(2\)"):
+        pool.take("me", "/x")
+    assert pool.take("you", "/x") is None
+
+
+def test_a_lost_socket_does_not_come_back() -> None:
+    pool = Pool(["a", "b"])
+    first, _ = taken(pool, ["me", "you"])
+    assert first is not None
+    pool.lose(first)
+    pool.give_back(first)
+    assert len(pool) == 1
+    assert taken(pool, ["me"]) == [None]
+    assert len(pool.empty()) == 1
+    assert len(pool) == 0
+
+
+# --- how things end --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returncode", "text", "retryable"),
+    [
+        (0, "imgproxy ended with exit status 0", False),
+        (2, "wrong usage", False),
+        (4, "not what its digest says", False),
+        (5, "the source was lost", True),
+        (77, "imgproxy ended with exit status 77", False),
+        (-signal.SIGKILL, "imgproxy was killed by SIGKILL", True),
+        (-(signal.SIGRTMIN + 1), f"signal {signal.SIGRTMIN + 1}", True),
+    ],
+)
+def test_an_ending_is_told(returncode: int, text: str, retryable: bool) -> None:  # noqa: FBT001
+    ending = failures.ending(returncode, ("a line",))
+    assert text in str(ending)
+    assert (ending.retryable, ending.diagnostics) == (retryable, ("a line",))
+    assert (ending.status, ending.signal).count(None) == 1
+
+
+def test_the_reason_is_the_last_line_about_the_request() -> None:
+    lines = ("imgproxy: GET /a: 1", "imgproxy: GET /a: 2", "imgproxy: GET /b: 3")
+    assert failures.reason_for("/a", lines) == lines[1]
+    assert failures.reason_for("/c", lines) == lines[2]
+    assert failures.reason_for("/a", ()) is None
+
+
+def test_a_short_body_may_pass_unless_its_bytes_are_wrong() -> None:
+    lost = "imgproxy: GET /blobs/x: broken off: UNREACHABLE: …"
+    wrong = "imgproxy: GET /blobs/x: broken off: DIGEST_INVALID: …"
+    assert ShortBodyError("/blobs/x", (1, 2), lost, None).retryable
+    error = ShortBodyError("/blobs/x", (1, 2), wrong, None)
+    assert not error.retryable
+    assert str(error) == f"/blobs/x: short body, 1 of 2 bytes: {wrong}"
+    ending = failures.ending(5, ())
+    assert HungUpError("/blobs/x", "no reply", wrong, ending).retryable
