@@ -24,13 +24,13 @@ imgproxy=${IMGPROXY:-imgproxy}
 
 child='' part='' retryable=false again=75 # EX_TEMPFAIL of sysexits.h
 work=$(mktemp -d)
-trap 'rm -rf "$work" ${part:+"$part"}' EXIT
+trap 'rm -rf "$work"; rm -f "$part" 2>/dev/null' EXIT
 trap 'exit 1' INT TERM
 
 # Close both pipes, which ends imgproxy, tell how it ended, and end with it; $1 if it ended well.
 finish() {
     exec 3>&- 4<&-
-    wait "$child" || {
+    wait "$child" 2>/dev/null || { # some shells say on their own that it was killed
         status=$?
         how="exit status $status"
         if [ $status -gt 128 ]; then how="killed by signal $((status - 128))"; fi
@@ -63,7 +63,7 @@ ask() {
     [ "$length" ] || fail "$path: no reply"
     [ "$code" = 200 ] && return
     receive >"$work/error"
-    retryable=$(jq '.errors[0].detail.retryable' "$work/error")
+    retryable=$(jq '.errors[0].detail.retryable == true' "$work/error")
     fail "$path: $code $(jq -r '.errors[0] | .code + ": " + .message' "$work/error")"
 }
 cr=$(printf '\r')
@@ -97,7 +97,13 @@ for blob in $(jq -r '.layers[].digest' "$work/manifest"); do
     ask GET "/blobs/$blob"
     if [ "$directory" ]; then part=$directory/${blob%:*}-${blob#*:}.part; fi
     # Through three programs at once: one writes the file, one hashes, one counts.
-    received=$({ receive | tee ${part:+"$part"} /dev/fd/5 | "${blob%:*}sum" >"$work/hash"; } 5>&1 | wc -c)
+    received=$(
+        {
+            receive | { tee ${part:+"$part"} /dev/fd/5 || : >"$work/unsaved"; } |
+                "${blob%:*}sum" >"$work/hash"
+        } 5>&1 | wc -c
+    )
+    if [ -e "$work/unsaved" ]; then fail "cannot write $part"; fi
     check "$received"
     read -r hash _ <"$work/hash"
     [ "$hash" = "${blob#*:}" ] || fail "$path: not what its digest says"
