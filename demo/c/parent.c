@@ -48,11 +48,8 @@ static const char *skip(const char *p) {
             for (p++; *p != '\0' && *p != '"'; p++)
                 if (*p == '\\' && p[1] != '\0') p++;
             if (*p == '"') p++;
-        } else if (strchr("{[", *p) != NULL) {
-            depth++, p++;
-        } else if (strchr("}]", *p) != NULL) {
-            depth--, p++;
-        } else if (strchr(",:", *p) != NULL) {
+        } else if (strchr("{}[]:,", *p) != NULL) {
+            depth += (*p == '{' || *p == '[') - (*p == '}' || *p == ']');
             p++;
         } else {
             p += strcspn(p, ",]} \t\r\n"); /* a number, or a word */
@@ -96,7 +93,7 @@ static char *put(char *to, unsigned c) { /* as UTF-8 */
 static const char *text(const char *object, const char *name, char *out, size_t size) {
     const char *p = member(object, name);
     char *to = out;
-    if (p != NULL && *p == '"') p++;
+    if (p != NULL && *p++ != '"') p = NULL;
     for (; p != NULL && *p != '\0' && *p != '"' && to + 5 < out + size; p++) {
         unsigned c, low;
         if (*p != '\\') {
@@ -201,6 +198,7 @@ static bool fetch(const char *digest, const char *directory) {
     static char chunk[1 << 18];
     char path[512], file[4096] = "", part[4200] = "/dev/null";
     struct reply reply;
+    bool good = true;
     snprintf(path, sizeof path, "/blobs/%s", digest);
     if (!ask("GET", path, &reply)) return false;
     if (reply.status != 200) return refused(path, &reply);
@@ -224,7 +222,6 @@ static bool fetch(const char *digest, const char *directory) {
             fprintf(stderr, "\r\033[K%.19s %lld %%", digest, 100 * received / reply.length);
     } while (size > 0 && written == size);
     if (isatty(2)) fputs("\r\033[K", stderr);
-    bool good = true;
     if (fclose(output) != 0 || written != size) good = fail("%s: %m", part);
     else if (received != reply.length) good = short_body(path, received, &reply);
     else if (directory != NULL && rename(part, file) != 0) good = fail("%s: %m", file);

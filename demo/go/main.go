@@ -55,7 +55,7 @@ func start(image string, options []string) (*exec.Cmd, net.Conn, error) {
 	}
 	child := exec.Command(name, append(append([]string{"--sockfd=3"}, options...), image)...)
 	child.ExtraFiles = []*os.File{theirs} // the first of these is descriptor 3
-	child.Stderr = &bytes.Buffer{}
+	child.Stdin, child.Stderr = os.Stdin, &bytes.Buffer{}
 	if child.Start() != nil {
 		return nil, nil, fmt.Errorf("cannot start %s", name)
 	}

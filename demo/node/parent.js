@@ -28,7 +28,7 @@ class Proxy {
     const program = process.env.IMGPROXY || 'imgproxy';
     // What Node calls a pipe is a pair of connected Unix sockets; this one is descriptor 3.
     const child = spawn(program, ['--sockfd=3', ...options, image], {
-      stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+      stdio: ['inherit', 'inherit', 'pipe', 'pipe'],
     });
     await once(child, 'spawn').catch(() => {
       throw new Failed(`cannot start ${program}`);

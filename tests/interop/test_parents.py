@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 DEMO = ROOT / "demo"
 BUILT = ROOT / "build/demo"
 BUILDING = 600.0
+# The user's own, as compilers have their settings and caches there. Git, which Go asks for the
+# version, does not answer where the checkout is somebody else's.
+BUILDER = {**os.environ, "GOFLAGS": "-buildvcs=false"}
 
 LARGE = noise(5 * MIB // 2)  # verified while it is streamed
 SMALL = b"a small layer"
@@ -97,6 +100,7 @@ def run(line: str, directory: Path) -> str:
     result = subprocess.run(
         ["sh", "-c", line],
         cwd=directory,
+        env=BUILDER,
         capture_output=True,
         text=True,
         timeout=BUILDING,
@@ -134,18 +138,20 @@ class Parent:
         return self.directory / "output"
 
     @property
+    def imgproxy(self) -> Path:
+        """A program that writes its process into `pid_file` and then is imgproxy."""
+        return self.directory / "imgproxy"
+
+    @property
     def pid_file(self) -> Path:
         return self.directory / "pid"
 
     def popen(self, *words: str, program: str = "", stderr: int = subprocess.PIPE) -> Popen:
         """Start it; `program` takes the place of imgproxy."""
-        if not program:
-            script = f'#!/bin/sh\necho $$ >{self.pid_file}\nexec {" ".join(COMMAND)} "$@"\n'
-            program = self.program("imgproxy", script)
         home = str(self.directory / "home")
         return subprocess.Popen(
             [*self.command, *words],
-            env=environment(IMGPROXY=program, HOME=home),
+            env=environment(IMGPROXY=program or str(self.imgproxy), HOME=home),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -155,12 +161,6 @@ class Parent:
     def __call__(self, *words: str, program: str = "") -> Ended:
         """Run it to its end."""
         return self.end(self.popen(*words, program=program))
-
-    def program(self, name: str, script: str) -> str:
-        file = self.directory / name
-        file.write_text(script)
-        file.chmod(0o755)
-        return str(file)
 
     @staticmethod
     def end(process: Popen) -> Ended:
@@ -191,6 +191,10 @@ def everyone(tmp_path: Path) -> Everyone:
         directory.mkdir()
         if not isinstance(command, str):
             parents.append(Parent(language, command, directory))
+            # Here, and not in a thread: what is being written cannot be run, and a child that
+            # another thread is just starting has all open files.
+            run_it = f'echo $$ >{parents[-1].pid_file}\nexec {" ".join(COMMAND)} "$@"\n'
+            write_program(parents[-1].imgproxy, f"#!/bin/sh\n{run_it}")
 
     def everyone(check: Callable[[Parent], None]) -> None:
         with ThreadPoolExecutor(WORKERS) as pool:
@@ -205,6 +209,12 @@ def everyone(tmp_path: Path) -> Everyone:
             raise BaseExceptionGroup(f"{len(failures)} of {len(parents)} parents", failures)
 
     return everyone
+
+
+def write_program(file: Path, script: str) -> str:
+    file.write_text(script)
+    file.chmod(0o755)
+    return str(file)
 
 
 @pytest.fixture
@@ -260,14 +270,13 @@ def test_what_the_readme_shows_is_so(tmp_path: Path) -> None:
     typed, shown = (block.replace("/tmp/", f"{tmp_path}/") for block in blocks)  # noqa: S108
     first, _, typed = typed.partition("\n")
     assert first == 'export IMGPROXY=$(dirname "$(demo/environment)")/imgproxy'
-    imgproxy = tmp_path / "imgproxy"
-    imgproxy.write_text(f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n')
-    imgproxy.chmod(0o755)
+    script = f'#!/bin/sh\nexec {" ".join(COMMAND)} "$@"\n'
+    imgproxy = write_program(tmp_path / "imgproxy", script)
     shutil.copy(DEMO / "sample.py", BUILT)
     result = subprocess.run(
         ["sh", "-euc", typed],
         cwd=BUILT.parent,
-        env={**os.environ, **environment(IMGPROXY=str(imgproxy))},
+        env={**BUILDER, **environment(IMGPROXY=imgproxy)},
         capture_output=True,
         text=True,
         timeout=BUILDING,
@@ -306,10 +315,11 @@ def test_every_layer_of_an_image_in_a_registry_as_a_file(
 def test_layers_without_content_of_other_digests_and_beside_strange_words(
     everyone: Everyone, tmp_path: Path
 ) -> None:
+    layout = Layout(tmp_path / "image")
+    words = {'"layers":[{"digest":"no\\"': "}]{[\\ü\N{GRINNING FACE}\u0001"}
+    layout.save_image(SMALL, b"", LARGE, algorithm="sha512", annotations=words)
+
     def check(parent: Parent) -> None:
-        layout = Layout(tmp_path / "image")
-        words = {'"layers":[{"digest":"no\\"': "}]{[\\ü\N{GRINNING FACE}\u0001"}
-        layout.save_image(SMALL, b"", LARGE, algorithm="sha512", annotations=words)
         ended = parent("--output", str(parent.output), f"oci:{layout.path}", INSECURE)
         assert ended == Ended(0, described(layout, digest_in(layout)), [])
         files = {file.name: file.read_bytes() for file in parent.output.iterdir()}
@@ -344,10 +354,10 @@ def test_progress_is_shown_on_a_terminal_alone(everyone: Everyone, layout: Layou
 
 def test_no_such_image(everyone: Everyone, tmp_path: Path) -> None:
     """Told in the words of imgproxy, all of them."""
+    layout = Layout(tmp_path / "äé\N{GRINNING FACE}")
+    layout.save_image(SMALL)
 
     def check(parent: Parent) -> None:
-        layout = Layout(tmp_path / "äé\N{GRINNING FACE}")
-        layout.save_image(SMALL)
         ended = parent(f"oci:{layout.path}:absent", INSECURE)
         ended.failed(1, rf"failed: /manifest: 404 MANIFEST_UNKNOWN: .*{layout.path.name}.*absent.*")
         assert ended.stdout == []
@@ -356,9 +366,10 @@ def test_no_such_image(everyone: Everyone, tmp_path: Path) -> None:
 
 
 def test_the_policy_refuses(everyone: Everyone, layout: Layout, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps({"default": [{"type": "reject"}]}))
+
     def check(parent: Parent) -> None:
-        policy = tmp_path / "policy.json"
-        policy.write_text(json.dumps({"default": [{"type": "reject"}]}))
         ended = parent(f"oci:{layout.path}", "--policy", str(policy))
         ended.failed(1, "failed: /manifest: 403 DENIED: .*")
 
@@ -508,16 +519,17 @@ for body in bodies:
 
 
 def test_an_imgproxy_that_lies_is_found_out_but_by_the_one_in_c(
-    everyone: Everyone, layout: Layout
+    everyone: Everyone, layout: Layout, tmp_path: Path
 ) -> None:
     """Which has no SHA-256 in its library, and says so."""
     digest = layout.save_image(SMALL)["digest"]
     script = LIAR.format(
         python=sys.executable, manifest=layout.read(digest), size=len(SMALL), digest=digest
     )
+    liar = write_program(tmp_path / "liar", script)
 
     def check(parent: Parent) -> None:
-        ended = parent("image", program=parent.program("liar", script))
+        ended = parent("image", program=liar)
         if parent.language == "C":
             assert ended == Ended(0, described(layout, digest), [])
         else:
