@@ -97,8 +97,11 @@ type progress struct {
 }
 
 func (p *progress) Write(chunk []byte) (int, error) {
+	before := 100 * p.received / p.expected
 	p.received += int64(len(chunk))
-	show("%.19s %d %%", p.digest, 100*p.received/p.expected)
+	if percent := 100 * p.received / p.expected; percent != before {
+		show("%.19s %d %%", p.digest, percent)
+	}
 	return len(chunk), nil
 }
 

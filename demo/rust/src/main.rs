@@ -105,14 +105,17 @@ async fn fetch(proxy: &mut Proxy, digest: &str, output: &Path) -> Result<u64, Fa
     };
     // Nothing else is to be done meanwhile, so that a blocking file does no harm.
     let mut file = File::create(output).map_err(|error| about(output, error))?;
-    let mut received = 0;
+    let (mut received, mut shown) = (0, 0);
     while let Some(Ok(frame)) = body.frame().await {
         if let Some(chunk) = frame.data_ref() {
             received += chunk.len() as u64;
             hash.update(chunk);
             file.write_all(chunk)
                 .map_err(|error| about(output, error))?;
-            progress(&format!("{digest:.19} {} %", 100 * received / expected));
+            if shown != 100 * received / expected {
+                shown = 100 * received / expected;
+                progress(&format!("{digest:.19} {shown} %"));
+            }
         }
     }
     progress("");
