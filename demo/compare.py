@@ -180,9 +180,9 @@ def skopeo(image: str, directory: Path, stdin: bytes) -> str:
 def imgproxy(image: str, directory: Path, stdin: bytes) -> str:
     """Save an image's layers; give how that went."""
     options = ["--insecure-policy", "--platform=linux/amd64", "--quiet"]
-    parent = [sys.executable, str(PARENT), image, str(directory), "--", *options]
+    parent = [sys.executable, str(PARENT), "--output", str(directory), image, *options]
     result = run(parent, stdin)
-    said = result.stdout.decode()
+    said = result.stderr.decode()
     failed = re.search(r"failed: /\S+ (.*)", said)
     if failed:
         return failed[1]

@@ -1,38 +1,39 @@
 #!/usr/bin/env python3
-"""A parent of imgproxy: list an image's layers, and save them. The standard library alone.
+"""A parent of imgproxy: fetch every layer of an image. The standard library alone.
 
-    parent.py IMAGE [DIRECTORY] [-- OPTIONS OF IMGPROXY]
+    parent.py [--output DIR] IMAGE [OPTIONS OF IMGPROXY]
 
 imgproxy verifies: a reply that arrives whole is what its digest says. A large blob that turns out
 not to be stays short, since it is verified while it is under way. So the one duty of a parent is
-to count, and to take nothing for a blob before the last byte is there.
+to count, and to take nothing for a blob before the last byte is there. The digest that is computed
+here is a second opinion.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-IMGPROXY = "imgproxy"  # found on PATH
-
+IMGPROXY = os.environ.get("IMGPROXY", "imgproxy")
 CHUNK = 1 << 20
 
-ENDINGS = {
-    0: "nothing was wrong with what it delivered",
-    1: "a defect of imgproxy",
-    2: "wrong usage",
-    4: "a blob was not what its digest says",
-    5: "the source was lost in the middle of a blob; worth another try",
-}
+LOST_ITS_SOURCE = 5  # exit status of imgproxy
+TRY_AGAIN = 75  # exit status of ours: EX_TEMPFAIL of sysexits.h
 
 
-class RequestFailedError(Exception):
+class FailedError(Exception):
     """A request was refused, or its reply is not whole."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class Proxy:
@@ -40,98 +41,127 @@ class Proxy:
 
     def __init__(self, image: str, options: list[str]) -> None:
         ours, theirs = socket.socketpair()
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as we do)
         with theirs:  # closed here once the child has it: each side shall see the other go
-            self.process = subprocess.Popen(
-                [IMGPROXY, f"--sockfd={theirs.fileno()}", *options, image],
-                pass_fds=[theirs.fileno()],
-            )
+            command = [IMGPROXY, f"--sockfd={theirs.fileno()}", *options, image]
+            try:
+                self.process = subprocess.Popen(
+                    command, pass_fds=[theirs.fileno()], stderr=self.stderr
+                )
+            except OSError:
+                raise FailedError(f"cannot start {IMGPROXY}") from None
         self.connection = http.client.HTTPConnection("imgproxy")  # the name is for `Host` only
         self.connection.sock = ours
         self.connection.auto_open = 0  # once our socket is closed, do not dial a host of that name
 
-    def get(self, path: str) -> http.client.HTTPResponse:
+    def ask(self, method: str, path: str) -> http.client.HTTPResponse:
         """Give the reply to a request that succeeds; its body is still to be read."""
-        self.connection.request("GET", path)
-        reply = self.connection.getresponse()
+        try:
+            self.connection.request(method, path)
+            reply = self.connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            raise FailedError(f"{path}: no reply") from None
         if reply.status != http.client.OK:
             error = json.loads(reply.read())["errors"][0]
-            advice = " (worth another try)" if error["detail"]["retryable"] else ""
-            raise RequestFailedError(
-                f"{path}: {reply.status} {error['code']}{advice}: {error['message']}"
-            )
+            message = f"{path}: {reply.status} {error['code']}: {error['message']}"
+            raise FailedError(message, retryable=error["detail"]["retryable"])
         return reply
 
-    def save_blob(self, digest: str, directory: Path) -> None:
-        """Save a blob; the file has its name from when it is whole, and not before."""
-        reply = self.get(f"/blobs/{digest}")
-        # Safe as a name from here on: imgproxy would not have answered to one that is no digest.
-        file = directory / digest.replace(":", "-")
-        part = file.with_name(file.name + ".part")
+    def fetch(self, digest: str, directory: Path | None) -> int:
+        """Hash a blob, save it if there is a directory, and give its size."""
+        path = f"/blobs/{digest}"
+        reply = self.ask("GET", path)
         expected, received = int(reply.headers["Content-Length"]), 0
+        algorithm, hexadecimal = digest.split(":")
+        hashed = hashlib.new(algorithm)
+        # Safe as a name from here on: imgproxy would not have answered to one that is no digest.
+        file = directory / f"{algorithm}-{hexadecimal}" if directory else Path(os.devnull)
+        part = file.with_name(f"{file.name}.part") if directory else file
         try:
             with part.open("wb") as output:
-                while chunk := reply.read(CHUNK):
+                while chunk := receive(reply):
                     received += output.write(chunk)
-            # `read` with a size takes the end of the connection for the end of the body.
+                    hashed.update(chunk)
+                    show_progress(f"{digest[:19]} {100 * received // expected} %")
+            show_progress("")
             if received != expected:
-                raise RequestFailedError(
-                    f"/blobs/{digest}: short body, {received} of {expected} bytes"
-                )
-            part.replace(file)
+                raise FailedError(f"{path}: short body, {received} of {expected} bytes")
+            if hashed.hexdigest() != hexadecimal:
+                raise FailedError(f"{path}: not what its digest says")
+            if directory:
+                part.replace(file)  # it has its name from when it is whole, and not before
         finally:
-            part.unlink(missing_ok=True)
+            if directory:
+                part.unlink(missing_ok=True)
+        return received
 
-    def quit(self) -> int:
-        """End the process; give its exit status."""
-        # A connection that is closed already, say after a short body, ends the process as well.
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            self.connection.request("POST", "/quit")
-            self.connection.getresponse().read()
+    def end(self) -> tuple[int, str]:
+        """Hang up, which ends the process; give its exit status and its last words."""
         self.connection.close()
-        return self.process.wait()
+        status = self.process.wait()
+        self.stderr.seek(0)
+        lines = self.stderr.read().decode(errors="replace").splitlines()
+        return status, lines[-1] if lines else ""
+
+
+def receive(reply: http.client.HTTPResponse) -> bytes:
+    """Give what comes next of the body, and nothing at its end, which may be an early one."""
+    try:
+        return reply.read(CHUNK)  # with a size, it does not tell a short body from a whole one
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
+def show_progress(words: str) -> None:
+    """Replace the last line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
 
 
 def show(proxy: Proxy, directory: Path | None) -> None:
-    """Print what the image consists of; save its layers if there is a directory for them."""
-    reply = proxy.get("/manifest")
+    """Print what the image consists of, and fetch its layers."""
+    if directory:
+        directory.mkdir(parents=True, exist_ok=True)
+    reply = proxy.ask("GET", "/manifest")
     manifest = json.loads(reply.read())  # without a size, `read` raises if the body is short
-    print(f"   manifest {reply.headers['Manifest-Digest']}")
-    print(f"   config   {manifest['config']['digest']}")
+    config = manifest["config"]
+    print(f"manifest {reply.headers['Manifest-Digest']}")
+    print(f"config {config['digest']} {config['size']} bytes")
     for layer in manifest["layers"]:
-        if directory:
-            proxy.save_blob(layer["digest"], directory)
-        done = ", verified and saved" if directory else ""
-        print(f"   layer    {layer['digest']}, {layer['size']} bytes{done}")
+        size = proxy.fetch(layer["digest"], directory)
+        print(f"layer {layer['digest']} {size} bytes", flush=True)
+    proxy.ask("POST", "/quit").read()
+
+
+def run(image: str, directory: Path | None, options: list[str]) -> int:
+    """Do what the command line says, and give the exit status."""
+    failure: Exception | None = None
+    status, words = 0, ""
+    try:
+        proxy = Proxy(image, options)
+        try:
+            show(proxy, directory)
+        finally:
+            status, words = proxy.end()
+    except (FailedError, OSError, http.client.HTTPException) as error:
+        failure = error
+        print(f"failed: {error}", file=sys.stderr)
+    if status:
+        how = f"exit status {status}" if status > 0 else f"killed by signal {-status}"
+        print(f"imgproxy: {how}: {words}".removesuffix(": "), file=sys.stderr)
+    if status == LOST_ITS_SOURCE or getattr(failure, "retryable", False):
+        return TRY_AGAIN
+    return 1 if failure or status else 0
 
 
 def main() -> int:
-    """Do what the command line says; 0 if all of it was done."""
-    words, options = sys.argv[1:], []
-    if "--" in words:
-        cut = words.index("--")
-        words, options = words[:cut], words[cut + 1 :]
-    match words:
-        case [image]:
-            directory = None
-        case [image, name]:
-            directory = Path(name)
-            directory.mkdir(parents=True, exist_ok=True)
-        case _:
-            sys.exit("usage: parent.py IMAGE [DIRECTORY] [-- OPTIONS OF IMGPROXY]")
-
-    try:
-        proxy = Proxy(image, options)
-    except OSError as error:
-        sys.exit(f"cannot start {IMGPROXY}: {error.strerror}")
-    failed = False
-    try:
-        show(proxy, directory)
-    except (RequestFailedError, OSError, http.client.HTTPException) as error:
-        print(f"   failed: {error}")
-        failed = True
-    status = proxy.quit()
-    print(f"   imgproxy ended with exit status {status}: {ENDINGS.get(status, 'it was killed')}")
-    return 1 if failed or status else 0
+    """Take the command line apart."""
+    words, directory = sys.argv[1:], None
+    if words[:1] == ["--output"] and len(words) > 1:
+        directory, words = Path(words[1]), words[2:]
+    if not words or words[0].startswith("-"):
+        sys.exit("usage: parent.py [--output DIR] IMAGE [OPTIONS OF IMGPROXY]")
+    return run(words[0], directory, words[1:])
 
 
 if __name__ == "__main__":

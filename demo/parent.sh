@@ -1,70 +1,114 @@
 #!/bin/sh
-# parent.sh IMAGE [OPTIONS OF IMGPROXY] - a parent of imgproxy in POSIX shell.
+# parent.sh [--output DIR] IMAGE [OPTIONS OF IMGPROXY] - a parent of imgproxy in POSIX shell.
 #
-# Without --sockfd, imgproxy serves its standard input and output; here they are two named pipes.
-# The next request is sent when the last reply is read to its end, so whatever reads a reply can
-# never take a part of the next one with it.
+# It fetches every layer of an image. jq reads JSON; the rest are Debian's coreutils. Without
+# --sockfd, imgproxy serves its standard input and output; here they are two named pipes. The next
+# request is sent when the last reply is read to its end, so whatever reads a reply can never take
+# a part of the next one with it.
 set -eu
 
-if [ $# -eq 0 ]; then
-    echo "usage: parent.sh IMAGE [OPTIONS OF IMGPROXY]" >&2
-    exit 2
+directory=
+if [ "${1-}" = --output ] && [ $# -gt 1 ]; then
+    directory=$2
+    shift 2
 fi
+case ${1--} in
+    -*)
+        echo "usage: parent.sh [--output DIR] IMAGE [OPTIONS OF IMGPROXY]" >&2
+        exit 1
+        ;;
+esac
 image=$1
 shift
+imgproxy=${IMGPROXY:-imgproxy}
 
+child='' part='' retryable=false again=75 # EX_TEMPFAIL of sysexits.h
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work"; rm -f "$part" 2>/dev/null' EXIT
 trap 'exit 1' INT TERM
+
+# Close both pipes, which ends imgproxy, tell how it ended, and end with it; $1 if it ended well.
+finish() {
+    exec 3>&- 4<&-
+    wait "$child" 2>/dev/null || { # some shells say on their own that it was killed
+        status=$?
+        how="exit status $status"
+        if [ $status -gt 128 ]; then how="killed by signal $((status - 128))"; fi
+        said=$(tail -n 1 "$work/stderr")
+        echo "imgproxy: $how${said:+: $said}" >&2
+        if [ $status -eq 5 ]; then retryable=true; fi # it lost its source
+        set -- 1
+    }
+    if $retryable; then exit $again; fi
+    exit "$1"
+}
+
+fail() {
+    echo "failed: $1" >&2
+    if [ ! "$child" ]; then exit 1; fi
+    finish 1
+}
+
+# ask METHOD PATH: send a request, and read the head of the reply; its body is for `receive`.
+ask() {
+    path=$2 length='' digest=''
+    printf '%s %s HTTP/1.1\r\nHost: imgproxy\r\n\r\n' "$1" "$path" 2>/dev/null >&3 || :
+    read -r _ code _ <&4 || fail "$path: no reply"
+    while IFS=': ' read -r name value <&4 && [ "$name" != "$cr" ]; do
+        case $name in
+            [Cc]ontent-[Ll]ength) length=${value%"$cr"} ;;
+            [Mm]anifest-[Dd]igest) digest=${value%"$cr"} ;;
+        esac
+    done
+    [ "$length" ] || fail "$path: no reply"
+    [ "$code" = 200 ] && return
+    receive >"$work/error"
+    retryable=$(jq '.errors[0].detail.retryable == true' "$work/error")
+    fail "$path: $code $(jq -r '.errors[0] | .code + ": " + .message' "$work/error")"
+}
+cr=$(printf '\r')
+
+# Copy so much of the reply as its head has promised, and not a byte more.
+progress=none
+if [ -t 2 ]; then progress=progress; fi
+receive() {
+    dd bs=256K count="$length" iflag=fullblock,count_bytes status=$progress <&4
+}
+
+# check RECEIVED: the one duty of a parent, since a blob that is no good stays short.
+check() {
+    [ "$1" -eq "$length" ] || fail "$path: short body, $1 of $length bytes"
+}
+
+command -v "$imgproxy" >/dev/null || fail "cannot start $imgproxy"
+if [ "$directory" ]; then mkdir -p "$directory" || fail "cannot make $directory"; fi
 mkfifo "$work/requests" "$work/replies"
-imgproxy "$@" "$image" <"$work/requests" >"$work/replies" &
+"$imgproxy" "$@" "$image" <"$work/requests" >"$work/replies" 2>"$work/stderr" &
 child=$!
 exec 3>"$work/requests" 4<"$work/replies"
 trap '' PIPE # an imgproxy that has ended is told by its exit status, and not by our death
 
-# Close both pipes, which ends imgproxy, and tell how it ended.
-finish() {
-    exec 3>&- 4<&-
-    status=0
-    wait "$child" || status=$?
-    echo "   imgproxy ended with exit status $status"
-    [ "$status" -eq 0 ]
-}
-
-fail() {
-    echo "   failed: $1"
-    finish || :
-    exit 1
-}
-
-# ask METHOD PATH FILE: put the body of the reply into the file, if the reply is a 200 and whole.
-ask() {
-    printf '%s %s HTTP/1.1\r\nHost: imgproxy\r\n\r\n' "$1" "$2" 2>/dev/null >&3 || :
-    read -r _ code _ <&4 || fail "$1 $2: no reply"
-    length=
-    while IFS=': ' read -r name value <&4 && [ "$name" != "$(printf '\r')" ]; do
-        case $name in
-            [Cc]ontent-[Ll]ength) length=${value%"$(printf '\r')"} ;;
-        esac
-    done
-    [ "$length" ] || fail "$1 $2: a reply without Content-Length"
-    head -c "$length" <&4 >"$3"
-    received=$(wc -c <"$3")
-    [ "$code" = 200 ] || fail "$1 $2: $code $(cat "$3")"
-    [ "$received" -eq "$length" ] || fail "$1 $2: short body, $received of $length bytes"
-}
-
-ask GET /manifest "$work/manifest"
-# A shell reads no JSON. In earnest this is: jq -r '.layers[0].digest'
-digest=$(tr -d '\n' <"$work/manifest" | sed 's/.*"layers"//' |
-    grep -Eo '"digest" *: *"sha256:[0-9a-f]{64}"' | sed -n 1p | grep -Eo 'sha256:[0-9a-f]+') ||
-    fail "the manifest names no layer by its SHA-256"
-echo "   manifest, $length bytes; its first layer is $digest"
-
-ask GET "/blobs/$digest" "$work/blob"
-hash=$(sha256sum <"$work/blob")
-[ "sha256:${hash%% *}" = "$digest" ] || fail "the layer is not what its digest says"
-echo "   layer, $length bytes; sha256sum agrees with its digest"
-
-ask POST /quit "$work/nothing"
-finish
+ask GET /manifest
+receive >"$work/manifest"
+check "$(wc -c <"$work/manifest")"
+echo "manifest $digest"
+jq -r '.config | "config \(.digest) \(.size) bytes"' "$work/manifest"
+for blob in $(jq -r '.layers[].digest' "$work/manifest"); do
+    ask GET "/blobs/$blob"
+    if [ "$directory" ]; then part=$directory/${blob%:*}-${blob#*:}.part; fi
+    # Through three programs at once: one writes the file, one hashes, one counts.
+    received=$(
+        {
+            receive | { tee ${part:+"$part"} /dev/fd/5 || : >"$work/unsaved"; } |
+                "${blob%:*}sum" >"$work/hash"
+        } 5>&1 | wc -c
+    )
+    if [ -e "$work/unsaved" ]; then fail "cannot write $part"; fi
+    check "$received"
+    read -r hash _ <"$work/hash"
+    [ "$hash" = "${blob#*:}" ] || fail "$path: not what its digest says"
+    if [ "$part" ]; then mv "$part" "${part%.part}"; fi
+    echo "layer $blob $received bytes"
+done
+ask POST /quit
+finish 0

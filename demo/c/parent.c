@@ -1,0 +1,288 @@
+/* A parent of imgproxy: fetch every layer of an image. Plain sockets, and nothing but libc.
+ *
+ *     parent [--output DIR] IMAGE [OPTIONS OF IMGPROXY]
+ *
+ * It computes no digest, for which libc has nothing: imgproxy has compared each blob with its own
+ * before the last byte was sent. What is left to a parent is to count, and that is done here.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { LOST_ITS_SOURCE = 5 }; /* exit status of imgproxy */
+enum { TRY_AGAIN = 75 };      /* exit status of ours: EX_TEMPFAIL of sysexits.h */
+
+extern char **environ;
+
+static FILE *replies;  /* our end of the socket */
+static bool retryable; /* what failed is worth another try */
+
+struct reply {
+    int status;
+    long long length;
+    char manifest_digest[256];
+};
+
+/* --- JSON: enough of it to read what is known to be JSON ------------------------------------- */
+
+static const char *blank(const char *p) { return p + strspn(p, " \t\r\n"); }
+
+/* Give what follows a value. */
+static const char *skip(const char *p) {
+    int depth = 0;
+    do {
+        p = blank(p);
+        if (*p == '\0') return p;
+        if (*p == '"') {
+            for (p++; *p != '\0' && *p != '"'; p++)
+                if (*p == '\\' && p[1] != '\0') p++;
+            if (*p == '"') p++;
+        } else if (strchr("{}[]:,", *p) != NULL) {
+            depth += (*p == '{' || *p == '[') - (*p == '}' || *p == ']');
+            p++;
+        } else {
+            p += strcspn(p, ",]} \t\r\n"); /* a number, or a word */
+        }
+    } while (depth > 0);
+    return blank(p);
+}
+
+/* Give the first value, or name, in an object or an array; NULL if it is empty. */
+static const char *first(const char *p) {
+    if (p == NULL || (*p != '{' && *p != '[')) return NULL;
+    p = blank(p + 1);
+    return strchr("]}", *p) == NULL ? p : NULL; /* which finds the end of the text, too */
+}
+
+static const char *next(const char *p) {
+    p = skip(p);
+    return *p == ',' ? blank(p + 1) : NULL;
+}
+
+/* Give a member's value; NULL if there is none. */
+static const char *member(const char *object, const char *name) {
+    size_t length = strlen(name);
+    for (const char *p = first(object); p != NULL; p = next(p)) {
+        const char *colon = skip(p);
+        if (*p != '"' || *colon != ':') return NULL;
+        if (strncmp(p + 1, name, length) == 0 && p[1 + length] == '"') return blank(colon + 1);
+        p = blank(colon + 1);
+    }
+    return NULL;
+}
+
+static char *put(char *to, unsigned c) { /* as UTF-8 */
+    int more = (c >= 0x80) + (c >= 0x800) + (c >= 0x10000);
+    *to++ = (char)("\0\xc0\xe0\xf0"[more] | c >> 6 * more);
+    while (more-- > 0) *to++ = (char)(0x80 | (c >> 6 * more & 0x3f));
+    return to;
+}
+
+/* Give a member that is a string, as much of it as there is room for. */
+static const char *text(const char *object, const char *name, char *out, size_t size) {
+    const char *p = member(object, name);
+    char *to = out;
+    if (p != NULL && *p++ != '"') p = NULL;
+    for (; p != NULL && *p != '\0' && *p != '"' && to + 5 < out + size; p++) {
+        unsigned c, low;
+        if (*p != '\\') {
+            *to++ = *p;
+        } else if (sscanf(p, "\\u%4x", &c) == 1) {
+            p += 5;
+            if (c >> 10 == 0x36 && sscanf(p + 1, "\\u%4x", &low) == 1) { /* half of a pair */
+                c = 0x10000 + ((c & 0x3ff) << 10 | (low & 0x3ff));
+                p += 6;
+            }
+            to = put(to, c);
+        } else if (*++p != '\0') {
+            const char *control = strchr("b\bf\fn\nr\rt\t", *p);
+            *to++ = control == NULL ? *p : control[1];
+        }
+    }
+    *to = '\0';
+    return out;
+}
+
+/* --- imgproxy -------------------------------------------------------------------------------- */
+
+static bool fail(const char *format, ...) {
+    va_list facts;
+    va_start(facts, format);
+    fputs("failed: ", stderr);
+    vfprintf(stderr, format, facts);
+    fputc('\n', stderr);
+    va_end(facts);
+    return false;
+}
+
+/* Start imgproxy on one half of a socket pair; replies come from the other. */
+static bool start(char *image, char **options, int count, pid_t *child, FILE *words) {
+    char *program = getenv("IMGPROXY"), *command[count + 4];
+    int pair[2];
+    if (program == NULL || *program == '\0') program = "imgproxy";
+    command[0] = program;
+    command[1] = "--sockfd=3";
+    memcpy(command + 2, options, count * sizeof *options);
+    command[count + 2] = image;
+    command[count + 3] = NULL;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return fail("no sockets: %m");
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, fileno(words), 2);
+    posix_spawn_file_actions_adddup2(&actions, pair[1], 3);
+    int error = posix_spawnp(child, program, &actions, NULL, command, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    close(pair[1]); /* the child has it: each side shall see the other go */
+    replies = fdopen(pair[0], "r");
+    return error == 0 && replies != NULL ? true : fail("cannot start %s", program);
+}
+
+/* Send a request, and read the head of the reply; its body is still to be read. */
+static bool ask(const char *method, const char *path, struct reply *reply) {
+    char line[8192];
+    int size = snprintf(line, sizeof line, "%s %s HTTP/1.1\r\nHost: imgproxy\r\n\r\n", method, path);
+    *reply = (struct reply){.length = -1};
+    if (send(fileno(replies), line, size, MSG_NOSIGNAL) != size ||
+        fgets(line, sizeof line, replies) == NULL ||
+        sscanf(line, "HTTP/1.1 %d", &reply->status) != 1)
+        return fail("%s: no reply", path);
+    while (fgets(line, sizeof line, replies) != NULL && strcmp(line, "\r\n") != 0) {
+        if (strncasecmp(line, "Content-Length:", 15) == 0) reply->length = atoll(line + 15);
+        if (strncasecmp(line, "Manifest-Digest:", 16) == 0)
+            sscanf(line + 16, "%255s", reply->manifest_digest);
+    }
+    return reply->length >= 0 ? true : fail("%s: no reply", path);
+}
+
+static bool short_body(const char *path, long long received, const struct reply *reply) {
+    return fail("%s: short body, %lld of %lld bytes", path, received, reply->length);
+}
+
+/* Give the body of a reply as a string, in memory that is the caller's; NULL if it is short. */
+static char *receive(const char *path, const struct reply *reply) {
+    char *body = calloc(1, reply->length + 1);
+    size_t received = body == NULL ? 0 : fread(body, 1, reply->length, replies);
+    if (body != NULL && (long long)received == reply->length) return body;
+    short_body(path, received, reply);
+    free(body);
+    return NULL;
+}
+
+/* Say why a request was refused. */
+static bool refused(const char *path, const struct reply *reply) {
+    static char code[128], message[65536];
+    char *body = receive(path, reply);
+    if (body == NULL) return false;
+    const char *error = first(member(body, "errors"));
+    const char *again = member(member(error, "detail"), "retryable");
+    retryable = again != NULL && *again == 't';
+    text(error, "code", code, sizeof code);
+    text(error, "message", message, sizeof message);
+    free(body);
+    return fail("%s: %d %s: %s", path, reply->status, code, message);
+}
+
+/* Count the bytes of a blob, and save it if there is a directory. */
+static bool fetch(const char *digest, const char *directory) {
+    static char chunk[1 << 18];
+    char path[512], file[4096] = "", part[4200] = "/dev/null";
+    struct reply reply;
+    bool good = true;
+    snprintf(path, sizeof path, "/blobs/%s", digest);
+    if (!ask("GET", path, &reply)) return false;
+    if (reply.status != 200) return refused(path, &reply);
+    if (directory != NULL) {
+        /* Safe as a name: imgproxy would not have answered to one that is no digest. */
+        int size = snprintf(file, sizeof file, "%s/%s", directory, digest);
+        if (size >= (int)sizeof file) return fail("the name of %s is too long", directory);
+        file[size - strlen(strchr(digest, ':'))] = '-';
+        snprintf(part, sizeof part, "%s.part", file);
+    }
+    FILE *output = fopen(part, "w");
+    if (output == NULL) return fail("%s: %m", part);
+    long long received = 0;
+    size_t size, written = 0;
+    do {
+        long long left = reply.length - received;
+        size = fread(chunk, 1, left < (long long)sizeof chunk ? (size_t)left : sizeof chunk, replies);
+        received += size;
+        written = fwrite(chunk, 1, size, output);
+        if (isatty(2) && size > 0)
+            fprintf(stderr, "\r\033[K%.19s %lld %%", digest, 100 * received / reply.length);
+    } while (size > 0 && written == size);
+    if (isatty(2)) fputs("\r\033[K", stderr);
+    if (fclose(output) != 0 || written != size) good = fail("%s: %m", part);
+    else if (received != reply.length) good = short_body(path, received, &reply);
+    else if (directory != NULL && rename(part, file) != 0) good = fail("%s: %m", file);
+    else printf("layer %s %lld bytes\n", digest, received);
+    if (directory != NULL && !good) unlink(part);
+    return good;
+}
+
+/* Print what the image consists of, and fetch its layers. */
+static bool list(const char *directory) {
+    struct reply reply;
+    char digest[256];
+    if (directory != NULL && mkdir(directory, 0777) != 0 && errno != EEXIST)
+        return fail("%s: %m", directory);
+    if (!ask("GET", "/manifest", &reply)) return false;
+    if (reply.status != 200) return refused("/manifest", &reply);
+    char *manifest = receive("/manifest", &reply);
+    if (manifest == NULL) return false;
+    const char *config = member(manifest, "config"), *size = member(config, "size");
+    printf("manifest %s\n", reply.manifest_digest);
+    text(config, "digest", digest, sizeof digest);
+    printf("config %s %lld bytes\n", digest, size == NULL ? 0 : atoll(size));
+    bool good = true;
+    const char *layer = first(member(manifest, "layers"));
+    for (; good && layer != NULL; layer = next(layer))
+        good = fetch(text(layer, "digest", digest, sizeof digest), directory);
+    free(manifest);
+    return good && ask("POST", "/quit", &reply);
+}
+
+/* Hang up, which ends imgproxy, too; say how it ended, and give its status. */
+static int end(pid_t child, FILE *words) {
+    char line[4096], last[4096] = "";
+    int status = 0;
+    if (replies != NULL) fclose(replies);
+    waitpid(child, &status, 0);
+    if (status == 0) return 0;
+    for (rewind(words); fgets(line, sizeof line, words) != NULL;) strcpy(last, line);
+    last[strcspn(last, "\n")] = '\0';
+    fprintf(stderr, WIFSIGNALED(status) ? "imgproxy: killed by signal %d" : "imgproxy: exit status %d",
+            WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+    fprintf(stderr, "%s%s\n", *last != '\0' ? ": " : "", last);
+    return status;
+}
+
+int main(int count, char **words) {
+    const char *directory = NULL;
+    FILE *said = tmpfile(); /* what imgproxy says on its standard error */
+    pid_t child;
+    if (count > 2 && strcmp(words[1], "--output") == 0) {
+        directory = words[2];
+        count -= 2, words += 2;
+    }
+    if (count < 2 || *words[1] == '-') {
+        fputs("usage: parent [--output DIR] IMAGE [OPTIONS OF IMGPROXY]\n", stderr);
+        return 1;
+    }
+    if (said == NULL || fcntl(fileno(said), F_SETFD, FD_CLOEXEC) != 0) return fail("no file: %m"), 1;
+    if (!start(words[1], words + 2, count - 2, &child, said)) return 1;
+    bool good = list(directory);
+    int status = end(child, said);
+    if (retryable || (WIFEXITED(status) && WEXITSTATUS(status) == LOST_ITS_SOURCE)) return TRY_AGAIN;
+    return good && status == 0 ? 0 : 1;
+}

@@ -1,0 +1,3 @@
+module example.org/parent
+
+go 1.19
