@@ -9,6 +9,7 @@ that can be read to its end has been verified, and one that cannot raises.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from imgproxy.parent.with_trio import Blob, Child
     from imgproxy.spec.manifest import Descriptor
 
-IMGPROXY = ["imgproxy"]  # found on PATH
+IMGPROXY = [os.environ.get("IMGPROXY", "imgproxy")]
 
 SOCKETS = 3  # so many layers at a time
 

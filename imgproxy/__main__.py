@@ -20,6 +20,7 @@ def main() -> int:
 
         print(f"imgproxy {__version__}")  # noqa: T201
         return 0
+    _keep_quiet()
     _die_by_signal()
     from imgproxy import cli
     from imgproxy.errors import UsageError
@@ -31,6 +32,14 @@ def main() -> int:
 
         system.Reporter(quiet=system.super_server()).failure(str(error))
         return EXIT_USAGE
+
+
+def _keep_quiet() -> None:
+    """Keep what libraries have to say to programmers off standard error, where it may be served."""
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
 
 
 def _die_by_signal() -> None:

@@ -71,7 +71,7 @@ def classify_standard_streams() -> Handed:
         if os.isatty(fd):
             raise UsageError(
                 f"{name} is a terminal, and HTTP is spoken there; run imgproxy from a program"
-                " with --sockfd, or see EXAMPLES in imgproxy(1)"
+                " with --sockfd, or between two others: printf … | imgproxy … | cat"
             )
         if not (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
             raise UsageError(f"{name} is {kind_of(mode)}, not a socket, a pipe or a file")

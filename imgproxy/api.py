@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 ERROR_TYPE = "application/json"
 
+# What a message lists has bounds of its own; nobody reads more than this.
+_MAX_MESSAGE = 32 * 1024
+
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -122,5 +125,9 @@ def _shown(target: bytes) -> str:
 def error_body(failure: Failure) -> bytes:
     """Give the body of an error reply: the distribution specification's shape."""
     detail = {"retryable": failure.retryable, **failure.detail}
-    error = {"code": failure.code, "message": failure.message, "detail": detail}
+    error = {
+        "code": failure.code,
+        "message": clean(failure.message, _MAX_MESSAGE),
+        "detail": detail,
+    }
     return json.dumps({"errors": [error]}, separators=(",", ":")).encode()

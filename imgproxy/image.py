@@ -123,8 +123,9 @@ class Image:
 
     async def _open_at(self, source: Source, policy: Policy) -> OpenedImage:
         transport, scopes, _ = source.identity
-        judge = _judge(policies.demand(policy, transport, scopes, source.name), source)
+        demand = policies.demand(policy, transport, scopes, source.name)
         walk = _Walk(source)
+        judge = _judge(demand, source, walk.documents)
         root = await verify.document(source.root)
         if isinstance(root.parsed, Manifest):
             await judge(root)
@@ -139,12 +140,12 @@ class Image:
             source.close()
 
 
-def _judge(demand: Demand, source: Source) -> Judging:
+def _judge(demand: Demand, source: Source, documents: dict[Digest, VerifiedDocument]) -> Judging:
     """Give what decides about documents, once the policy has not rejected them all."""
     if demand.requirements:
         from imgproxy.trust.judge import Judge
 
-        return Judge(demand, source).demand
+        return Judge(demand, source, documents).demand
     return _accept
 
 
@@ -229,11 +230,18 @@ class _Walk:
         )
 
     def between(self, root: VerifiedDocument, chosen: VerifiedDocument) -> list[VerifiedDocument]:
-        """Give the indexes other than the root that name the chosen manifest."""
+        """Give the indexes other than the root that lead to the chosen manifest."""
+        leading = {chosen.digest}
+        for _ in range(MAX_DEPTH):
+            leading |= {
+                index.digest
+                for index in self.documents.values()
+                if any(entry.digest in leading for entry in _entries(index))
+            }
         return [
             index
             for index in self.documents.values()
-            if index is not root and any(each.digest == chosen.digest for each in _entries(index))
+            if index.digest in leading and index is not root
         ]
 
     def _nothing_for(self, wanted: Platform) -> NotFoundError:

@@ -17,6 +17,7 @@ from imgproxy.errors import ConfigurationError, UsageError, clean
 TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage error
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+    from io import FileIO
     from typing import IO
 
     from imgproxy.config.search import Host
@@ -79,7 +80,8 @@ def read_option_file(option: str, path: str) -> bytes:
     Raises `UsageError` where it cannot be read.
     """
     try:
-        return read_file(path)
+        with open(path, "rb", buffering=0) as file:  # what a shell connects may be a pipe
+            return _content(file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{option} {clean(path)}: {reason}") from None
@@ -97,12 +99,22 @@ def check_option_directory(option: str, path: str) -> None:
 def read_file(path: str) -> bytes:
     """Give the content of a configuration file.
 
-    Raises `OSError`, and `ValueError` for one that is too large.
+    Raises `OSError`, and `ValueError` for one that is too large, or would have to be waited for.
     """
-    with open(path, "rb", buffering=0) as file:
-        content = bytearray()
-        while chunk := file.read(_MAX_CONFIGURATION + 1 - len(content)):
-            content += chunk
+    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            raise ValueError("a FIFO, and not a file")
+        return _content(file)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _content(file: FileIO) -> bytes:
+    content = bytearray()
+    while chunk := file.read(_MAX_CONFIGURATION + 1 - len(content)):
+        content += chunk
     if len(content) > _MAX_CONFIGURATION:
         raise ValueError(f"more than {_MAX_CONFIGURATION} bytes")
     return bytes(content)
@@ -137,7 +149,7 @@ def temporary_file() -> IO[bytes]:
     """Give a file without a name, where large files may be: file-hierarchy(7). Raises `OSError`."""
     import tempfile
 
-    return tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
+    return tempfile.TemporaryFile(buffering=0, dir=os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
 
 
 def environment() -> Mapping[str, str]:

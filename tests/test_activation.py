@@ -333,8 +333,8 @@ def test_standard_streams_say_what_they_are(
 
 
 TERMINAL = (
-    " is a terminal, and HTTP is spoken there; run imgproxy from a program with --sockfd, or see"
-    " EXAMPLES in imgproxy(1)"
+    " is a terminal, and HTTP is spoken there; run imgproxy from a program with --sockfd, or"
+    " between two others: printf … | imgproxy … | cat"
 )
 
 

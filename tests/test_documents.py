@@ -265,7 +265,7 @@ def test_the_man_page_has_the_files_of_the_program_and_no_others(
 def _spools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give the directories for what comes through a pipe."""
     asked: list[str] = []
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda *, dir: asked.append(dir))  # noqa: A006
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda *, buffering, dir: asked.append(dir))  # noqa: A006, ARG005
     for value in ("$TMPDIR", ""):
         monkeypatch.setenv("TMPDIR", value)
         system.temporary_file()

@@ -168,6 +168,7 @@ class _Job(Generic[T]):
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
+        self._then: Callable[[], None] = _nothing
         self._failure: Exception | None = None
         self._token = trio.lowlevel.current_trio_token()
         self._done = trio.Event()
@@ -181,7 +182,17 @@ class _Job(Generic[T]):
 
     def _tell(self, _: Outcome[None]) -> None:
         with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._done.set)
+            self._token.run_sync_soon(self._finish)
+
+    def _finish(self) -> None:
+        self._done.set()
+        self._then()
+
+    def then(self, function: Callable[[], None]) -> None:
+        """Call a function when it is done."""
+        self._then = function
+        if self._done.is_set():
+            function()
 
     async def result(self) -> T:
         """Give what came of it, or raise that, however often it is asked for."""
@@ -189,6 +200,10 @@ class _Job(Generic[T]):
         if self._failure is not None:
             raise self._failure
         return self._value
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Compressed(Content):
@@ -206,6 +221,7 @@ class _Compressed(Content):
         self._buffers = deque(memoryview(bytearray(length)) for _ in range(2))
         self._ready = memoryview(b"")
         self._job: _Job[memoryview] | None = None
+        self._has_place = self._is_closed = False
 
     async def receive_into(self, buffer: memoryview) -> int:
         wanted = buffer[: self._end - self._position]
@@ -213,9 +229,14 @@ class _Compressed(Content):
             await trio.lowlevel.checkpoint()
             return 0
         if not self._ready:
+            if not self._has_place:
+                await self._inflated.places.acquire_on_behalf_of(self)
+                self._has_place = True
             self._job = self._job or _Job(self._inflate)
             self._ready = await self._job.result()
             self._job = _Job(self._inflate) if self._left else None
+            if not self._left:
+                self._give_place()
         count = min(len(wanted), len(self._ready))
         wanted[:count] = self._ready[:count]
         self._ready = self._ready[count:]
@@ -225,11 +246,12 @@ class _Compressed(Content):
     def _inflate(self) -> memoryview:
         """Give what comes next, a buffer of it. One thread at a time does this."""
         if self._cursor is None:
-            self._cursor = self._inflated.cursor(self._end - self._left)
+            position = self._end - self._left
+            self._cursor = self._inflated.cursor(position, lambda: self._is_closed)
         self._buffers.rotate()
         buffer = self._buffers[0][: self._left]
         filled = 0
-        while filled < len(buffer):
+        while filled < len(buffer) and not self._is_closed:
             piece = self._cursor.some(min(len(buffer) - filled, inflate.PIECE))
             if not piece:
                 raise UnavailableError(
@@ -241,6 +263,19 @@ class _Compressed(Content):
         if not self._left:
             self._inflated.keep(self._cursor)
         return buffer
+
+    def close(self) -> None:
+        """Let the thread that is at it end, and another reader begin."""
+        self._is_closed = True
+        if self._job is None:
+            self._give_place()
+        else:
+            self._job.then(self._give_place)
+
+    def _give_place(self) -> None:
+        if self._has_place:
+            self._has_place = False
+            self._inflated.places.release_on_behalf_of(self)
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:
@@ -285,17 +320,19 @@ class _Spool:
         self._fd = fd
         self._file = system.temporary_file()
         self._is_whole = False
+        self._piece = memoryview(b"")  # was read, which cannot be done again, and is to be written
 
     async def filled(self) -> str:
         """Give a path of the file when all is in it. Raises `OSError`."""
         while not self._is_whole:
+            while self._piece:
+                with trio.CancelScope(shield=True):
+                    written = await trio.to_thread.run_sync(self._file.write, self._piece)
+                self._piece = self._piece[written:]
             await trio.lowlevel.wait_readable(self._fd)
             with suppress(BlockingIOError):
-                piece = os.read(self._fd, _AHEAD)
-                with trio.CancelScope(shield=True):  # what was read cannot be read again
-                    await trio.to_thread.run_sync(self._file.write, piece)
-                self._is_whole = not piece
-        self._file.flush()
+                self._piece = memoryview(os.read(self._fd, _AHEAD))
+                self._is_whole = not self._piece
         return f"/proc/self/fd/{self._file.fileno()}"
 
 

@@ -33,8 +33,8 @@ def detail(choices: Sequence[Choice]) -> list[dict[str, object]]:
     return [
         {
             "position": f"@{each.position}",
-            "name": each.names[0] if each.names else None,
-            "names": list(each.names),
+            "name": clean(each.names[0]) if each.names else None,
+            "names": [clean(name) for name in each.names],
             "digest": str(each.digest) if each.digest else None,
             "platform": str(each.platform) if each.platform else None,
         }

@@ -15,6 +15,8 @@ import threading
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import trio
+
 from imgproxy.errors import InvalidError, UnavailableError, UnsupportedFormatError, clean
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ _MAX_POINTS = 256
 
 # Decompressors that nobody uses at the moment; each has its window.
 _MAX_IDLE = 2
+
+# Decompressors at work at the same time, each with its window; who comes later waits.
+MAX_CURSORS = 16
 
 # A file of images inflates to a few times its size. From here on, one that claims to be more than
 # so many times as large is a bomb.
@@ -170,6 +175,7 @@ class Inflated:
         self.codec = codec
         self._points = [_Point(0, 0)]
         self._spacing = _SPACING
+        self.places = trio.CapacityLimiter(MAX_CURSORS)
         self._idle: list[Cursor] = []
         self._lock = threading.Lock()
 
@@ -185,8 +191,11 @@ class Inflated:
             self._points = self._points[::2]
             self._spacing *= 2
 
-    def cursor(self, position: int) -> Cursor:
-        """Give a cursor at `position`, from the nearest place before it."""
+    def cursor(self, position: int, is_unwanted: Callable[[], bool] = lambda: False) -> Cursor:
+        """Give a cursor at `position`, from the nearest place before it.
+
+        It does not get there if `is_unwanted` says so on the way.
+        """
         at = bisect_right(self._points, position, key=lambda point: point.position)
         point = self._points[at - 1]
         with self._lock:
@@ -196,7 +205,11 @@ class Inflated:
                 self._idle.remove(cursor)
         if cursor is None:
             cursor = Cursor(self, point)
-        cursor.skip(position - cursor.position)
+        while cursor.position < position and not is_unwanted():
+            before = cursor.position
+            cursor.skip(min(position - before, PIECE))
+            if cursor.position == before:
+                break
         return cursor
 
     def keep(self, cursor: Cursor) -> None:

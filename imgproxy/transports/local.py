@@ -141,6 +141,11 @@ async def _recognised(
 
 def _in_directory(name: LocalName, reference: Reference | None = None) -> Place:
     path = os.path.realpath(name.path)
+    if os.path.isfile(path):
+        raise UnsupportedFormatError(
+            f"{clean(name.path)} is a file, and no directory; read it with oci-archive: or"
+            " docker-archive:"
+        )
     if isinstance(name, LayoutName):
         from imgproxy.transports.oci_layout import OciLayout
 

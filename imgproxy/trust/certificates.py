@@ -30,7 +30,7 @@ def load(der: bytes) -> Certificate:
 
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except Exception as error:  # noqa: BLE001  (whatever the library raises)
         raise SignatureError(f"its certificate does not parse: {clean(str(error))}") from None
 
 

@@ -19,6 +19,8 @@ from imgproxy.spec.manifest import Index
 from imgproxy.spec.signature import SignatureError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from imgproxy.config.policy import Demand
     from imgproxy.config.requirements import SigstoreSigned
     from imgproxy.spec.digest import Digest
@@ -44,13 +46,16 @@ class _Condition(NamedTuple):
 
 
 class Judge:
-    """What a policy demands of the documents of one source.
+    """What a policy demands of the documents of one source; `documents` are those known so far.
 
     Raises `ConfigurationError` for a key that the policy names and that is unusable, and
     `DeniedError` where a library is missing.
     """
 
-    def __init__(self, demand: Demand, source: Source) -> None:
+    def __init__(
+        self, demand: Demand, source: Source, documents: Mapping[Digest, VerifiedDocument]
+    ) -> None:
+        self._documents = documents
         self._where = demand.where
         self._source = source
         self._accepted: set[Digest] = set()
@@ -83,8 +88,13 @@ class Judge:
     def _accept(self, document: VerifiedDocument) -> None:
         """Take note of a document; what an index names is signed with it, by its digest."""
         self._accepted.add(document.digest)
-        if isinstance(document.parsed, Index):
-            self._accepted.update(entry.digest for entry in document.parsed.manifests)
+        if not isinstance(document.parsed, Index):
+            return
+        for entry in document.parsed.manifests:
+            inner = self._documents.get(entry.digest)
+            if inner is not None and entry.digest not in self._accepted:
+                self._accept(inner)
+            self._accepted.add(entry.digest)
 
     async def _is_signed(
         self, document: VerifiedDocument, reasons: list[str], passing: list[Failure]
@@ -139,8 +149,10 @@ class Judge:
         try:
             claim = condition.verifier.verify(signature, document)
             self._check_claim(condition, claim, document)
-        except SignatureError as error:
-            reason = f"[{signature.name}] {error}"
+        except Exception as error:  # noqa: BLE001  (what somebody attaches must not stop what is right)
+            known = isinstance(error, SignatureError)
+            words = str(error) if known else f"it cannot be examined ({type(error).__name__})"
+            reason = f"[{signature.name}] {words}"
             if reason not in why:
                 why.append(reason)
             return False

@@ -78,7 +78,7 @@ def certificates(material: Material) -> list[Certificate]:
                 if label != "CERTIFICATE":
                     raise ValueError(f"expected certificates, got {label}")  # noqa: TRY301
                 found.append(x509.load_der_x509_certificate(der))
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001  (whatever the library raises)
             raise unusable(name, error) from None
     return found
 
