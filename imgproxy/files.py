@@ -88,6 +88,14 @@ class OpenFile:
         except OSError as error:
             raise failure(self.path, error) from None
 
+    @property
+    def true_path(self) -> str | None:
+        """Where the file lies that is open, whatever links led there; None for one without a path.
+
+        A link may lead elsewhere by now, so only the descriptor knows.
+        """
+        return os.readlink(f"/proc/self/fd/{self._fd}") if self._has_path else None
+
     def check(self) -> None:
         """Raise `ReplacedError` if the file is not the one any more that was opened.
 

@@ -19,7 +19,7 @@ from imgproxy.spec.signature import SignatureError
 if TYPE_CHECKING:
     from imgproxy.spec.digest import Digest
 
-_NEXT = re.compile(r'<[^<>?]*\?([^<>]*)>; *rel="?next"?')
+_NEXT = re.compile(r'<[^<>?]*\?([!-;=?-~]*)>; *rel="?next"?')
 
 
 class Part(NamedTuple):

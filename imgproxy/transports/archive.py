@@ -80,6 +80,7 @@ class Archive:
         self, file: OpenFile, inflated: Inflated | None, members: dict[str, Member]
     ) -> None:
         self.path = file.path
+        self.true_path = file.true_path
         self._file = file
         self._inflated = inflated
         self._members = members

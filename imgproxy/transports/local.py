@@ -164,10 +164,10 @@ def _in_archive(name: LocalName, archive: Archive, reference: Reference | None =
     from imgproxy.transports.oci_layout import OciLayout
 
     assert isinstance(name, LayoutName)  # noqa: S101  (a `dir:` is no file)
-    identity = Identity(name.transport, [])
-    if name.transport == "oci-archive":
-        identity = Identity(name.transport, path_scopes(os.path.realpath(name.path)))
-    return OciLayout(name, archive, identity, reference)
+    # What the policy says of a path is said of the file that is open, and of no pipe.
+    true_path = archive.true_path if name.transport == "oci-archive" else None
+    scopes = [] if true_path is None else path_scopes(true_path)
+    return OciLayout(name, archive, Identity(name.transport, scopes), reference)
 
 
 def _is_directory(path: str) -> bool:

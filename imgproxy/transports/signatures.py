@@ -116,12 +116,24 @@ def _tail(reference: Reference, digest: Digest) -> str:
 
 
 def _directory(section: Section, reference: Reference, digest: Digest) -> SignaturePlace | None:
-    """Give the lookaside where it is a directory."""
-    scheme, host, path, _, _ = urlsplit(section.lookaside)
+    """Give the lookaside where it is a directory. Raises `ConfigurationError` for no URL."""
+    try:
+        scheme, host, path, _, _ = urlsplit(section.lookaside)
+    except ValueError as error:
+        raise _unusable(section, str(error)) from None
     if scheme != "file" or host:
         return None
-    directory = f"{unquote(path).rstrip('/')}/{_tail(reference, digest)}"
-    return signature_files.place(Directory(directory))
+    base = unquote(path)
+    if "\0" in base:
+        raise _unusable(section, "a path has no NUL")
+    return signature_files.place(Directory(f"{base.rstrip('/')}/{_tail(reference, digest)}"))
+
+
+def _unusable(section: Section, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{clean(section.source)}: the lookaside {_shown(section)} cannot be used: {clean(reason)}",
+        file=section.source,
+    )
 
 
 async def _lookaside(
@@ -137,11 +149,7 @@ async def _lookaside(
     try:
         base = urls.parse(f"{section.lookaside.rstrip('/')}/{_tail(reference, digest)}/")
     except ValueError as error:
-        raise ConfigurationError(
-            f"{clean(section.source)}: the lookaside {_shown(section)} cannot be used:"
-            f" {error}, and not file:///",
-            file=section.source,
-        ) from None
+        raise _unusable(section, f"{error}, and not file:///") from None
     fetching = client(base)
 
     async def read(name: str) -> bytes:
