@@ -129,7 +129,9 @@ def _status(fd: int) -> os.stat_result:
     try:
         return os.fstat(fd)
     except (OSError, OverflowError):
-        raise UsageError(f"descriptor {fd} is closed") from None
+        raise UsageError(
+            f"descriptor {fd} is closed; whoever starts imgproxy must let it inherit the descriptor"
+        ) from None
 
 
 def _identity(fd: int) -> tuple[int, int]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # --- descriptors that were named --------------------------------------------------------------
 
+INHERIT = "; whoever starts imgproxy must let it inherit the descriptor"
+
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
@@ -193,8 +195,8 @@ def an_event(stack: ExitStack, _: Path) -> int:
         (packets, "a sequential-packet socket, not a stream socket"),
         (unconnected, "a stream socket that is neither connected nor listening"),
         (unconnected_unix, "a stream socket that is neither connected nor listening"),
-        (closed, "closed"),
-        (beyond_integers, "closed"),
+        (closed, f"closed{INHERIT}"),
+        (beyond_integers, f"closed{INHERIT}"),
         (an_event, "no file known to us, not a stream socket"),
     ],
 )
@@ -344,8 +346,8 @@ TERMINAL = (
         ("terminal", "pipe", f"standard input{TERMINAL}"),
         ("pipe", "terminal", f"standard output{TERMINAL}"),
         ("socket", "terminal", f"standard output{TERMINAL}"),
-        ("closed", "pipe", "descriptor {stdin} is closed"),
-        ("pipe", "closed", "descriptor {stdout} is closed"),
+        ("closed", "pipe", f"descriptor {{stdin}} is closed{INHERIT}"),
+        ("pipe", "closed", f"descriptor {{stdout}} is closed{INHERIT}"),
         ("null", "pipe", "standard input is a character device, not a socket, a pipe or a file"),
         ("pipe", "null", "standard output is a character device, not a socket, a pipe or a file"),
         ("directory", "pipe", "standard input is a directory, not a socket, a pipe or a file"),

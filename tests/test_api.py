@@ -180,3 +180,16 @@ def test_an_error_body_is_compact_ascii() -> None:
     assert error_body(NotFoundError('"ä"')) == (
         rb'{"errors":[{"code":"NOT_FOUND","message":"\"\u00e4\"","detail":{"retryable":false}}]}'
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        pytest.param("a\x1b[31m\nb\u202ec", "a [31m b c", id="controls"),
+        pytest.param("a\udcffb", "a b", id="no-text"),
+        pytest.param("x" * 40_000, "x" * 32_768 + "…", id="endless"),
+    ],
+)
+def test_a_message_is_one_line_of_text_whatever_it_quotes(message: str, told: str) -> None:
+    (error,) = json.loads(error_body(NotFoundError(message)))["errors"]
+    assert error["message"] == told

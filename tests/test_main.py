@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
+import warnings
 
 import pytest
 from parent import COMMAND, LIMIT, environment
 
 from imgproxy import __version__
+from imgproxy.__main__ import _keep_quiet
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -114,6 +117,42 @@ def test_a_usage_error_is_not_written_where_http_is_expected(shared: str, told: 
         assert (apart or b"").startswith(told)
 
 
+@pytest.mark.parametrize(("options", "told"), [([], []), (["always"], ["advice"])])
+def test_what_libraries_tell_programmers_is_told_who_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], told: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "warnoptions", options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _keep_quiet()
+        warnings.warn("advice", UserWarning, stacklevel=1)
+    assert [str(each.message) for each in caught] == told
+
+
+@pytest.mark.parametrize(("options", "told"), [([], 1), (["-W", "always"], 2)])
+def test_what_libraries_tell_programmers_is_not_written_where_http_is_expected(
+    options: list[str], told: int
+) -> None:
+    script = """if True:
+        import sys, warnings
+        from imgproxy.__main__ import main
+        sys.argv[1:] = ["--unheard-of", "os"]
+        main()
+        warnings.warn_explicit("advice", UserWarning, "file", 1)
+    """
+    done = subprocess.run(
+        [sys.executable, *options, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
+        env=environment(),
+    )
+    lines = done.stderr.splitlines()
+    assert (done.stdout, len(lines)) == ("", told)
+    assert lines[0].startswith("imgproxy: unrecognized arguments")
+
+
 def run_as_service(shift: int, count: str) -> subprocess.CompletedProcess[str]:
     """Run on an empty pipe, with LISTEN_PID the process's own number plus what is given."""
     script = f'export LISTEN_PID=$(($$ + {shift})); exec "$@"'
@@ -131,7 +170,13 @@ def run_as_service(shift: int, count: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("shift", "count", "status", "message"),
     [
-        (0, "1", 2, "imgproxy: descriptor 3 is closed\n"),
+        (
+            0,
+            "1",
+            2,
+            "imgproxy: descriptor 3 is closed; whoever starts imgproxy must let it inherit the"
+            " descriptor\n",
+        ),
         (0, "x", 2, 'imgproxy: LISTEN_FDS="x" is not a number of descriptors\n'),
         (0, "0", 0, ""),
         (1, "1", 0, ""),

@@ -161,6 +161,15 @@ def test_a_pipe_is_as_good_as_a_file() -> None:
         os.close(reading)
 
 
+def test_a_fifo_that_an_option_names_is_waited_for(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    thread = threading.Thread(target=fifo.write_bytes, args=(b"content",), daemon=True)
+    thread.start()
+    assert system.read_option_file("--policy", str(fifo)) == b"content"
+    thread.join(LIMIT)
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
@@ -190,6 +199,31 @@ def test_a_file_of_the_configuration_is_read_whole_or_not_at_all(tmp_path: Path)
         system.read_file("/dev/zero")
     with pytest.raises(FileNotFoundError):
         system.read_file(f"{file}.missing")
+
+
+def test_a_file_of_the_configuration_that_has_to_be_waited_for_is_refused(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    refusals: list[str] = []
+
+    def read() -> None:
+        with pytest.raises(ValueError, match="FIFO") as caught:
+            system.read_file(str(fifo))
+        refusals.append(str(caught.value))
+
+    for flags in (None, os.O_RDWR):  # without a writer, and with one that has nothing to say
+        with ExitStack() as stack:
+            if flags is not None:
+                stack.callback(os.close, os.open(fifo, flags))
+            thread = threading.Thread(target=read, daemon=True)
+            thread.start()
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+    assert refusals == ["a FIFO, and not a file"] * 2
+
+
+def test_a_file_of_the_configuration_may_be_the_null_device() -> None:
+    assert system.read_file(os.devnull) == b""
 
 
 @pytest.mark.parametrize("home", ["/home/u", "", None])

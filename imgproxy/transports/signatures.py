@@ -220,7 +220,9 @@ async def _bundles(registry: Registry, place: str, digest: Digest) -> list[Signa
     """Give the signatures of cosign 3: artifacts of its type that refer to the document."""
     found: list[Signature] = []
     total = Total()
-    for part in _of_kind(await _referrers(registry, place, digest)):
+    named = {each.descriptor.digest: each for each in await _referrers(registry, place, digest)}
+    # Each costs a request, and whoever may push can add to them.
+    for part in limited(_of_kind([*named.values()]), f"referrers of {digest} at {place}"):
         document = await registry.document(part.descriptor)
         total.add(len(document.raw), document.name)
         with readable(document.name):

@@ -17,9 +17,11 @@ from imgproxy.config.policy import (
     docker_scopes,
     parse,
     path_scopes,
+    scopes_of,
 )
 from imgproxy.config.requirements import Material, SignedBy, SigstoreSigned
 from imgproxy.errors import ConfigurationError, DeniedError
+from imgproxy.spec.reference import parse_named
 
 Json = dict[str, Any]
 
@@ -244,6 +246,12 @@ def test_the_scopes_of_an_image_in_a_registry(
     registry: str, repository: str, suffix: str, scopes: list[str]
 ) -> None:
     assert docker_scopes(registry, repository, suffix) == scopes
+
+
+@pytest.mark.parametrize("suffix", [":v1", "@sha256:" + "0" * 64])
+def test_the_scopes_of_a_reference_begin_with_it(suffix: str) -> None:
+    reference = parse_named(f"quay.io/acme/os{suffix}")
+    assert scopes_of(reference) == docker_scopes("quay.io", "acme/os", suffix)
 
 
 @pytest.mark.parametrize(

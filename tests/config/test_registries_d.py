@@ -77,6 +77,8 @@ def test_what_is_not_known_is_told_and_passed_over() -> None:
         ("docker: {5000: {}}", "line 1: a key is no string"),
         ("docker: {[a]: {}}", "line 1: a key is no string"),
         ("docker: {a: {lookaside: 2025-99-99}}", "not YAML that can be read"),
+        ("docker: {a: {use-sigstore-attachments: !!bool x}}", "not YAML that can be read"),
+        ('docker: {a: {lookaside: !!int ""}}', "not YAML that can be read"),
         ("docker: !!python/object/apply:os.getcwd []", "not YAML: "),
         ("[" * 5000, "not YAML"),
         ("\x00", "not YAML: "),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tarfile
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgproxy.files import Content
+    from imgproxy.wire import Buffer
 
 # Larger than what is kept while an archive is gone through, and of a size that fits no block.
 LARGE = bytes(range(256)) * 1200 + b"the end"
@@ -534,6 +536,7 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_shut = False
+        self.count = 0  # of reads
         self.reached = threading.Event()
         self._may_go_on = threading.Event()
         read = OpenFile.read
@@ -542,6 +545,7 @@ class Gate:
             if self.is_shut:
                 self.reached.set()
                 self._may_go_on.wait(10)
+            self.count += 1
             return read(file, size, offset)
 
         monkeypatch.setattr(OpenFile, "read", wait)
@@ -643,6 +647,153 @@ async def test_members_in_order_cost_one_pass(
         assert await content_of(tree, member.name) == member.content
     # What is fed and not used is read again.
     assert sum(counts) < 1.2 * os.stat(path).st_size
+    tree.close()
+
+
+def places_of(tree: Archive) -> trio.CapacityLimiter:
+    assert tree._inflated is not None
+    return tree._inflated.places
+
+
+async def until_free(tree: Archive) -> None:
+    """Wait until nobody has a place; the test's own limit ends it."""
+    while places_of(tree).borrowed_tokens:  # noqa: ASYNC110  (nothing tells of it)
+        await trio.sleep(0.001)
+
+
+@pytest.fixture
+def two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflate, "MAX_CURSORS", 2)
+
+
+@pytest.mark.usefixtures("small_steps")
+@real_time
+async def test_who_closes_in_the_middle_gives_the_place_back(path: Path) -> None:
+    tree = await open_archive(save(path, Member("a", os.urandom(1 << 20)), compress=gzipped))
+    unread, reader = [await tree.open("a", "a") for _ in range(2)]
+    assert places_of(tree).borrowed_tokens == 0
+    await reader.receive_into(memoryview(bytearray(10)))
+    assert places_of(tree).borrowed_tokens == 1
+    for each in (unread, reader, reader):
+        each.close()
+    await until_free(tree)
+    tree.close()
+
+
+@pytest.mark.parametrize("compress", [gzipped, zstd_compressed])
+@real_time
+async def test_the_thread_of_who_is_gone_ends_and_gives_the_place_back(
+    path: Path, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(2 << 20)  # one go of a thread
+    tree = await open_archive(save(path, Member("a", content), compress=compress))
+    gate, got = Gate(monkeypatch), bytearray()
+    reader = await tree.open("a", "a")
+    gate.is_shut = True
+    await read_until(gate, reader, got)
+    reader.close()
+    assert places_of(tree).borrowed_tokens == 1  # the thread is still at it
+    passed = gate.count
+    gate.open()
+    await until_free(tree)
+    assert gate.count - passed <= 8  # and 32 would be left
+    tree.close()
+
+
+@pytest.mark.parametrize("compress", [gzipped, zstd_compressed])
+@real_time
+async def test_the_way_to_a_member_ends_for_who_is_gone(
+    path: Path, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [Member("a", os.urandom(2 << 20)), Member("b", LARGE)]
+    tree = await open_archive(save(path, *members, compress=compress))
+    gate = Gate(monkeypatch)
+    gate.is_shut = True
+    reader = await tree.open("b", "b")
+    await read_until(gate, reader, bytearray())
+    reader.close()
+    passed = gate.count
+    gate.open()
+    await until_free(tree)
+    assert gate.count - passed <= 8
+    assert await content_of(tree, "b") == LARGE
+    tree.close()
+
+
+@pytest.mark.usefixtures("small_steps", "two_places")
+@real_time
+async def test_who_comes_later_waits_for_a_place(path: Path) -> None:
+    content = os.urandom(1 << 20)
+    tree = await open_archive(save(path, Member("a", content), compress=gzipped))
+    readers = [await tree.open("a", "a") for _ in range(2)]
+    for reader in readers:
+        await reader.receive_into(memoryview(bytearray(10)))
+    contents: list[bytes] = []
+
+    async def read() -> None:
+        contents.append(await content_of(tree, "a"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        places = places_of(tree).statistics()
+        assert (contents, places.borrowed_tokens, places.tasks_waiting) == ([], 2, 2)
+        readers[0].close()
+    assert contents == [content, content]
+    readers[1].close()
+    await until_free(tree)
+    tree.close()
+
+
+@pytest.mark.usefixtures("small_steps", "two_places")
+@real_time
+async def test_who_is_interrupted_while_waiting_for_a_place_has_none(path: Path) -> None:
+    content = os.urandom(1 << 20)
+    tree = await open_archive(save(path, Member("a", content), compress=gzipped))
+    readers = [await tree.open("a", "a") for _ in range(3)]
+    buffer = memoryview(bytearray(10))
+    for reader in readers[:2]:
+        await reader.receive_into(buffer)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readers[2].receive_into, buffer)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+    readers[2].close()
+    assert places_of(tree).borrowed_tokens == 2
+    for reader in readers:
+        reader.close()
+    await until_free(tree)
+    assert await content_of(tree, "a") == content
+    tree.close()
+
+
+@pytest.mark.usefixtures("small_steps", "two_places")
+@real_time
+async def test_who_is_finished_gives_the_place_back_before_closing(path: Path) -> None:
+    tree = await open_archive(save(path, Member("a", LARGE), compress=gzipped))
+    readers = [await tree.open("a", "a") for _ in range(5)]
+    for reader in readers:
+        buffer = memoryview(bytearray(len(LARGE)))
+        filled = 0
+        while filled < len(LARGE):
+            filled += await reader.receive_into(buffer[filled:])
+        assert bytes(buffer) == LARGE
+        assert places_of(tree).borrowed_tokens == 0
+    for reader in readers:
+        reader.close()
+    tree.close()
+
+
+@pytest.mark.usefixtures("small_steps")
+@real_time
+async def test_who_fails_gives_the_place_back(path: Path) -> None:
+    tree = await open_archive(save(path, Member("a", os.urandom(1 << 20)), compress=gzipped))
+    reader = await tree.open("a", "a")
+    os.truncate(path, 1000)
+    with refusing(CHANGED, f"{path} has been changed"):
+        await drained(reader)  # which closes it
+    assert places_of(tree).borrowed_tokens == 0
     tree.close()
 
 
@@ -782,4 +933,32 @@ async def test_a_pipe_that_cannot_be_kept_is_a_failure_of_the_host_e44(temporary
     os.rmdir(temporary)
     with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No such file"):
         await open_archive(f"/dev/fd/{fd}")
+    os.close(fd)
+
+
+class Troubled(io.FileIO):
+    """A file on a disk that is full at the second write, and takes little at once after that."""
+
+    writes = 0
+
+    def write(self, data: Buffer, /) -> int:
+        self.writes += 1
+        if self.writes == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(memoryview(data)[:30_000])
+
+
+@real_time
+async def test_what_could_not_be_written_is_not_lost_e44(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Troubled(str(temporary / "spool"), "w+")
+    monkeypatch.setattr("imgproxy.system.temporary_file", lambda: file)
+    monkeypatch.setattr(archive, "_AHEAD", 50_000)
+    fd = piped(pack([Member("a", LARGE)]))
+    with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No space left"):
+        await open_archive(f"/dev/fd/{fd}")
+    tree = await open_archive(f"/dev/fd/{fd}")
+    assert await content_of(tree, "a") == LARGE
+    tree.close()
     os.close(fd)

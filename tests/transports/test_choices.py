@@ -48,6 +48,11 @@ def test_a_name_that_would_write_elsewhere_is_cleaned() -> None:
     assert len(words) < 400
 
 
+def test_a_program_has_names_that_are_text() -> None:
+    (choice,) = detail([Choice(0, ["a\x1b[31m\n", "b\udcff\u202ec"], None)])
+    assert (choice["name"], choice["names"]) == ("a [31m", ["a [31m", "b c"])
+
+
 def test_a_program_has_all_of_it() -> None:
     assert detail(
         [

@@ -334,6 +334,21 @@ def test_only_the_first_pass_notes_places(path: Path) -> None:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_a_cursor_that_is_unwanted_stops_on_the_way(path: Path, library: str, pieces: int) -> None:
+    inflated, _ = gone_through(path, LIBRARIES[library](CONTENT))
+    asked = iter([False] * pieces + [True])
+    cursor = inflated.cursor(len(CONTENT), lambda: next(asked))
+    assert cursor.position == pieces * inflate.PIECE
+    assert inflated.cursor(len(CONTENT), lambda: False).position == len(CONTENT)
+
+
+def test_a_cursor_cannot_be_behind_the_end(path: Path) -> None:
+    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
+    assert inflated.cursor(len(CONTENT) + 1).position == len(CONTENT)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_who_reads_in_order_goes_on_where_the_last_one_was(path: Path, library: str) -> None:
     inflated, file = gone_through(path, LIBRARIES[library](CONTENT))
     first = inflated.cursor(0)

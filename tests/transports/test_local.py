@@ -209,6 +209,23 @@ async def test_what_is_no_image_is_refused(tmp_path: Path, case: str) -> None:
     assert open_descriptors() == before
 
 
+@pytest.mark.parametrize("form", ["oci:{}", "oci:{}:os", "dir:{}"])
+@pytest.mark.parametrize("is_link", [False, True])
+@real_time
+async def test_a_file_is_no_directory_and_the_way_out_is_told(
+    tmp_path: Path, form: str, *, is_link: bool
+) -> None:
+    path = write(tmp_path / "file", pack(skopeo(IMAGE)))
+    if is_link:
+        os.symlink(path, tmp_path / "link")
+        path = str(tmp_path / "link")
+    with refusing(
+        UNSUPPORTED,
+        f"{path} is a file, and no directory; read it with oci-archive: or docker-archive:",
+    ):
+        await place_of(form.format(path))
+
+
 # --- archives that can be read in two ways ------------------------------------------------------
 
 

@@ -32,9 +32,13 @@ from imgproxy.spec.signature import (
     SimpleSignature,
 )
 from imgproxy.transports.source import Identity, SignaturePlace
+from imgproxy.trust import sigstore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from imgproxy.spec.simple_signing import Claim
+    from imgproxy.verify import VerifiedDocument
 
 SIGNER, OTHER = Signer(), Signer()
 NAME = "quay.io/acme/os:1"
@@ -167,6 +171,34 @@ async def test_one_good_signature_is_enough_wherever_it_is(store: Store) -> None
         [failing(UnavailableError("later")), found(good)],
         [found(good), failing(ConfigurationError("never asked"))],
     ):
+        place.signed[root["digest"]] = places
+        await opened(place)
+
+
+class Unheard(Exception):
+    """What a library raises that nobody has thought of."""
+
+
+@pytest.mark.parametrize("raised", [Unheard("\x1b[31m"), KeyError("x"), RecursionError()])
+@real_time
+async def test_a_signature_that_cannot_be_examined_is_a_bad_one(
+    store: Store, raised: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = sigstore.Verifier.verify
+
+    def examine(self: sigstore.Verifier, signature: Signature, document: VerifiedDocument) -> Claim:
+        if signature.name == "strange":
+            raise raised
+        return verify(self, signature, document)
+
+    monkeypatch.setattr(sigstore.Verifier, "verify", examine)
+    root = store.image(b"x")
+    place = place_of(store, root)
+    strange, good = signed(root)._replace(name="strange"), signed(root)
+    place.signed[root["digest"]] = [found(strange)]
+    words = f"[strange] it cannot be examined ({type(raised).__name__})"
+    assert (await denied(place)).endswith(words)
+    for places in ([found(strange, good)], [found(strange), found(good)]):
         place.signed[root["digest"]] = places
         await opened(place)
 
@@ -344,6 +376,55 @@ async def test_an_index_in_an_index_is_covered_by_it(store: Store) -> None:
     place = place_of(store, root)
     place.signed[arm64["digest"]] = [found(signed(arm64))]
     assert amd64["digest"] in await denied(place)
+
+
+def nested(store: Store) -> dict[str, Json]:
+    """Give an image of two indexes, one of which has another one in it, by what its parts are."""
+    parts = {each: on(store.image(each.encode()), f"linux/{each}") for each in ("amd64", "arm64")}
+    parts["inner"] = store.index(*parts.values())
+    parts["middle"] = store.index(parts["inner"])
+    parts["s390x"] = on(store.image(b"s390x"), "linux/s390x")
+    parts["beside"] = store.index(parts["s390x"])
+    parts["root"] = store.index(parts["middle"], parts["beside"])
+    return parts
+
+
+@pytest.mark.parametrize("first", ["arm64", "inner", "middle", "s390x", "beside", "root"])
+@real_time
+async def test_what_is_covered_does_not_depend_on_what_was_asked_for_before(
+    store: Store, first: str
+) -> None:
+    parts = nested(store)
+    place = place_of(store, parts["root"])
+    place.signed[parts["root"]["digest"]] = [found(signed(parts["root"]))]
+    image = await opened(place)
+    assert await status_of(image, parts[first]) == 200
+    for part in parts.values():
+        assert await status_of(image, part) == 200
+
+
+@pytest.mark.parametrize("asked", [("arm64", "s390x"), ("middle", "inner", "beside", "root"), ()])
+@real_time
+async def test_an_index_in_the_middle_covers_what_is_below_it(
+    store: Store, asked: tuple[str, ...]
+) -> None:
+    parts = nested(store)
+    place = place_of(store, parts["root"])
+    place.signed[parts["middle"]["digest"]] = [found(signed(parts["middle"]))]
+    image = await opened(place)
+    assert str(image.manifest.digest) == parts["amd64"]["digest"]
+    covered = dict.fromkeys(("middle", "inner", "amd64", "arm64"), 200)
+    expected = {**covered, **dict.fromkeys(("root", "beside", "s390x"), 403)}
+    for name in (*asked, *expected):
+        assert await status_of(image, parts[name]) == expected[name]
+
+
+@real_time
+async def test_an_index_beside_the_chosen_manifest_is_no_reason_to_accept_it(store: Store) -> None:
+    parts = nested(store)
+    place = place_of(store, parts["root"])
+    place.signed[parts["beside"]["digest"]] = [found(signed(parts["beside"]))]
+    assert parts["beside"]["digest"] not in await denied(place)
 
 
 @real_time

@@ -577,6 +577,42 @@ def test_both_names_must_be_there() -> None:
         assert refusal(requirement, plain(now(names=[name]))).startswith("its certificate is for ")
 
 
+def of_version_4(signer: Issued) -> bytes:
+    """Give a certificate in DER of a version that there is not."""
+    version = bytes.fromhex("a003020102")
+    assert signer.der.count(version) == 1
+    return signer.der.replace(version, bytes.fromhex("a003020103"))
+
+
+def in_pem(der: bytes) -> bytes:
+    lines = base64.encodebytes(der)
+    return b"-----BEGIN CERTIFICATE-----\n" + lines + b"-----END CERTIFICATE-----\n"
+
+
+def test_a_certificate_of_an_unknown_version_is_a_bad_signature() -> None:
+    """The library raises what is no `ValueError`."""
+    signer = ROOT.issue(**NOW)
+    strange = in_pem(of_version_4(signer)).decode()
+    chain = strange + ROOT.certificate_pem.decode()
+    bundle = enveloped(statement(DIGEST, NAME), signer)
+    bundle["verificationMaterial"]["certificate"]["rawBytes"] = b64(of_version_4(signer))
+    requirement = by_pki(email=EMAIL)
+    assert verdict(requirement, found(annotated(SIGNED, signer))) == CLAIM
+    for signature in (
+        found(annotated(SIGNED, signer, **{CERTIFICATE: strange})),
+        found(annotated(SIGNED, signer, **{CHAIN: chain})),
+        bundled(bundle),
+    ):
+        assert refusal(requirement, signature).startswith("its certificate does not parse: ")
+
+
+def test_a_certificate_of_an_unknown_version_in_the_policy_is_unusable() -> None:
+    roots = material(in_pem(of_version_4(ROOT)))
+    wanted = SigstoreSigned("sigstoreSigned", Pki(roots, None, EMAIL, ""), None, DEFAULT)
+    with pytest.raises(ConfigurationError, match=r"^place of the policy is unusable: "):
+        Verifier(wanted)
+
+
 # --- bundles --------------------------------------------------------------------------------------
 
 
