@@ -115,7 +115,8 @@ def _run(options: Options) -> int:
 
 def _begin_early(options: Options, settings: Settings) -> Early | None:
     """Begin the connection that is needed, where no option says that it may not be."""
-    is_path = options.image[:1] in "./" or options.image.startswith(("oci", "docker-", "dir:"))
+    here = ("oci:", "oci-archive:", "docker-archive:", "dir:")
+    is_path = options.image[:1] in "./" or options.image.startswith(here)
     if is_path or options.offline or options.sideload or options.tls_verify is False:
         return None
     from imgproxy import early

@@ -147,8 +147,8 @@ async def open_blob(descriptor: Descriptor, open_reader: Callable[[], Awaitable[
 class Blob:
     """The content of a blob, pulled in pieces; close it in any case.
 
-    While one piece is being passed on and the next received,
-    another thread hashes: SHA-256 takes as long as everything else together.
+    While one piece is being passed on and the next received, another thread hashes: SHA-256 takes
+    as long as everything else together.
     """
 
     def __init__(self, descriptor: Descriptor, reader: Reader, hasher: Hash) -> None:

@@ -126,7 +126,7 @@ class Archive:
         raise _invalid(f"{where} is a link that leads to itself")
 
     async def open(self, path: str, name: str, *, sole: bool = False) -> Content:
-        """See `tree.Tree`; raises as `find` does, and `UnavailableError` for a changed archive."""
+        """See `tree.Tree`; raises as `find` does, and `ReplacedError` for a changed archive."""
         member = self.find(path, sole=sole)
         self._file.check()
         if member.content is not None:
