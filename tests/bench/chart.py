@@ -1,7 +1,7 @@
 """The chart: throughput, processor time and start-up as bars, in SVG written by hand.
 
-It is drawn from the results of the run and nothing else. Colours follow the reader's theme; a
-viewer that knows nothing of themes shows the light one, which is legible on dark as well.
+It is drawn from the results of the run and nothing else. Colours follow the reader's theme, on a
+page of its own, so that a viewer that knows nothing of themes shows a light one on dark.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ NAMES = {
 
 WIDTH, LEFT, RIGHT, MARGIN = 860, 330, 110, 16
 BAR, GAP, LINE = 16, 4, 22
-# Mixed with the page where it has a colour of its own: a bar for ours, peers and the limit.
 STYLE = """
+.page { fill: #ffffff }
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .title { font-weight: 600; font-size: 15px }
 .group { font-weight: 600 }
 .ours { fill: #0969da } .peer { fill: #8c959f } .limit { fill: #d4a72c }
 .axis { stroke: #8c959f; stroke-width: 1 }
 @media (prefers-color-scheme: dark) {
+  .page { fill: #0d1117 }
   text { fill: #e6edf3 }
   .ours { fill: #58a6ff } .peer { fill: #8b949e } .limit { fill: #bb8009 }
 }
@@ -74,7 +75,8 @@ def chart(results: Sequence[Result], peers: Sequence[str]) -> str:
         f' width="{WIDTH}" height="{height}" role="img">'
     )
     words = "<title>imgproxy beside its peers and its limits</title>"
-    return "\n".join([head, words, f"<style>{STYLE}</style>", *parts, "</svg>", ""])
+    page = '<rect class="page" width="100%" height="100%"/>'
+    return "\n".join([head, words, f"<style>{STYLE}</style>", page, *parts, "</svg>", ""])
 
 
 def _groups(
