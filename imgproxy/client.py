@@ -212,9 +212,10 @@ class Client:
 
     async def _spare(self, url: Url) -> Wire | None:
         """Give a connection that was made before, None where there is none."""
-        early, self._early = self._early, None
+        early = self._early
         if early is not None:
             wire = await early.wire()
+            self._early = None  # not before: who is cancelled leaves it to the next
             if wire is not None:
                 self._give_back(early.url, wire)
         return self._take_idle(url)

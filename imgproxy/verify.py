@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from weakref import WeakSet
 
 import trio
 
@@ -36,6 +37,11 @@ WHOLE = 1024 * 1024
 # it saves. One piece is received or sent, another hashed, and the third evens out their pace.
 CHUNK = 2 * 1024 * 1024
 BUFFERS = 3
+
+# Two blobs keep four processors busy. More than these at once take turns, and have pieces that cost
+# a little more each, so that eight take 21 MiB and not 48.
+MAX_LARGE = 2
+CHUNK_OF_MANY = 512 * 1024
 
 
 class VerifiedDocument(NamedTuple):
@@ -170,7 +176,10 @@ class Blob:
         if said not in (None, size):
             _refuse_size(self._reader.name, size, str(said))
         if size > WHOLE:
-            self._buffers = deque(memoryview(bytearray(CHUNK)) for _ in range(BUFFERS))
+            length = CHUNK if len(_with_large) < MAX_LARGE else CHUNK_OF_MANY
+            if length == CHUNK:
+                _with_large.add(self)
+            self._buffers = deque(memoryview(bytearray(length)) for _ in range(BUFFERS))
             self._first = await self._receive(WHOLE)
             return
         content = memoryview(bytearray(size))
@@ -224,7 +233,12 @@ class Blob:
 
     def close(self) -> None:
         """Let go of the source. May be called again."""
+        _with_large.discard(self)
         self._reader.close()
+
+
+# The blobs whose pieces are large at the moment.
+_with_large: WeakSet[Blob] = WeakSet()
 
 
 class _Hashing:

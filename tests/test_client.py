@@ -17,6 +17,7 @@ from wires import (
     MemoryWire,
     Notes,
     Script,
+    ScriptedWire,
     Step,
     answer,
     asked,
@@ -168,6 +169,110 @@ async def test_a_connection_is_used_again_after_a_whole_reply(framing: str) -> N
         for _ in range(3):
             await fetch(client)
         assert len(script.wires) == 1
+
+
+class Begun:
+    """A connection that was begun before there was a client; it takes so long to be made."""
+
+    def __init__(
+        self, script: Script, seconds: float, url: str = WHERE, *, fails: bool = False
+    ) -> None:
+        self.url = urls.parse(url)
+        self._seconds = seconds
+        self._wire = None if fails else ScriptedWire(script, f"https://{self.url.authority}")
+        script.wires += filter(None, [self._wire])
+
+    async def wire(self) -> ScriptedWire | None:
+        await trio.sleep(self._seconds)
+        wire, self._wire = self._wire, None
+        return wire
+
+    def close(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+
+
+def adopt(client: Client, begun: Begun) -> None:
+    client.adopt(begun)  # type: ignore[arg-type]  # as much of it as a client needs
+
+
+@virtual_time
+async def test_a_connection_that_was_begun_is_waited_for_and_used() -> None:
+    async with scripted(*[asked(WHERE, LENGTH)] * 2) as (client, script):
+        adopt(client, Begun(script, 1))
+        with elapsing(1):
+            assert await fetch(client) == BODY
+            assert await fetch(client) == BODY
+        assert script.dialled == []
+
+
+@virtual_time
+async def test_a_connection_that_was_begun_is_there_for_who_makes_sure_of_one() -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, Begun(script, 1))
+        await client.connect(URL)
+        assert await fetch(client) == BODY
+        assert script.dialled == []
+
+
+@pytest.mark.parametrize("steps", [(END,), (RESET,), (b"surplus",)])
+@virtual_time
+async def test_one_that_was_begun_and_is_of_no_use_is_made_again(steps: tuple[Step, ...]) -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, Begun(script, 1))
+        script.wires[0].inbox.add(*steps)
+        assert await fetch(client) == BODY
+        assert script.dialled == ["https://registry.test"]
+        assert script.wires[0].closed
+
+
+@virtual_time
+async def test_one_that_could_not_be_begun_is_made_in_the_usual_way() -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, Begun(script, 1, fails=True))
+        assert await fetch(client) == BODY
+        assert len(script.dialled) == 1
+
+
+@virtual_time
+async def test_one_that_was_begun_to_another_place_is_kept_for_it() -> None:
+    other = "https://other.test/x"
+    async with scripted(asked(WHERE, LENGTH), asked(other, LENGTH)) as (client, script):
+        adopt(client, Begun(script, 1, other))
+        assert await fetch(client) == BODY
+        assert await fetch(client, urls.parse(other)) == BODY
+        assert script.dialled == ["https://registry.test"]
+
+
+@virtual_time
+async def test_who_is_cancelled_leaves_what_was_begun_to_the_next() -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, Begun(script, 2))
+        with trio.move_on_after(1):
+            await fetch(client)
+        assert await fetch(client) == BODY
+        assert script.dialled == []
+
+
+@virtual_time
+async def test_what_was_begun_and_not_used_is_closed_with_the_client() -> None:
+    async with scripted() as (client, script):
+        adopt(client, Begun(script, 2))
+        with trio.move_on_after(1):
+            await fetch(client)
+        client.close()
+        assert script.wires[0].closed
+
+
+@virtual_time
+async def test_two_at_once_share_no_connection_that_was_begun() -> None:
+    async with scripted(*[asked(WHERE, LENGTH)] * 2) as (client, script):
+        adopt(client, Begun(script, 1))
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(fetch, client)
+        assert len(script.wires) <= 2
+        assert len(script.dialled) <= 1
 
 
 NOT_AGAIN = {

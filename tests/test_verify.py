@@ -23,7 +23,14 @@ from imgproxy.spec import digest as digests
 from imgproxy.spec import manifest as manifests
 from imgproxy.spec.manifest import Descriptor, Manifest
 from imgproxy.transports.source import Document
-from imgproxy.verify import CHUNK, WHOLE, Blob, VerifiedDocument
+from imgproxy.verify import (
+    CHUNK,
+    CHUNK_OF_MANY,
+    MAX_LARGE,
+    WHOLE,
+    Blob,
+    VerifiedDocument,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -191,6 +198,43 @@ async def test_a_piece_stays_as_it_is_until_the_next_is_wanted() -> None:
             assert piece == content[at : at + SMALL]
         blob.close()
         blob.close()
+
+
+@real_time
+async def test_two_blobs_at_once_have_large_pieces_and_more_have_smaller_ones() -> None:
+    """Memory, that is; the bytes are the same."""
+    size = 2 * CHUNK + 5
+    content = noise(size)
+    opened = [await open_blob(described(content), Chunks(content, [size])) for _ in range(4)]
+    largest = [WHOLE, WHOLE, CHUNK_OF_MANY, CHUNK_OF_MANY]
+    assert [len(await blob.read()) for blob in opened] == largest
+    pieces = [len(await blob.read()) for blob in opened]
+    assert pieces == [CHUNK, CHUNK, CHUNK_OF_MANY, CHUNK_OF_MANY]
+    opened[0].close()
+    opened[0].close()
+    after = await open_blob(described(content), Chunks(content, [size]))
+    assert len(await after.read()) == WHOLE
+    received = bytearray()
+    for blob in (opened[2], after):
+        while piece := await blob.read():
+            received += piece
+    assert received == content[2 * CHUNK_OF_MANY :] + content[WHOLE:]
+    for blob in (*opened, after):
+        blob.close()
+    alone = await open_blob(described(content), Chunks(content, [size]))
+    assert len(await alone.read()) == WHOLE
+    alone.close()
+
+
+@real_time
+async def test_a_blob_that_fails_takes_no_memory_from_others() -> None:
+    content = noise(2 * CHUNK)
+    for _ in range(MAX_LARGE + 1):
+        await failure_of(described(content), Chunks(content[:-1], [CHUNK]))
+        await failure_of(described(content), Chunks(b"", [CHUNK]))
+    blob = await open_blob(described(content), Chunks(content, [len(content)]))
+    assert len(await blob.read()) == WHOLE
+    blob.close()
 
 
 # --- blobs that are not -------------------------------------------------------------------------

@@ -10,9 +10,12 @@ from machine to machine and from hour to hour; the ratio within one run is what 
     contenders  imgproxy, skopeo and the limits, behind one face
     wire        the two parents: as little work as a parent can do
     archives    Docker archives, and what limits reading them
+    loops       what moves the same bytes and does nothing else
+    far         a registry at the other end of a long line
     stage       images, registries and certificates under one temporary directory
     child       processes: started alike, limited in time, never left behind
     report      the table and the facts about the machine
+    chart       the same as a picture
 
 Standard library only. A program that is not there is noted and its rows are left out.
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType, TracebackType
 
 # Where `-m imgproxy` finds the package. Every child starts here, so that none has a longer search.
@@ -67,7 +67,9 @@ class Usage:
 class Child:
     """A program that runs. Leaving the `with` block ends it if it still does."""
 
-    def __init__(self, argv: Sequence[str], *, fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, fds: Sequence[int] = (), env: Mapping[str, str] | None = None
+    ) -> None:
         self.argv = argv
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
         self._begun = time.perf_counter()
@@ -78,6 +80,7 @@ class Child:
             stderr=self._stderr,
             pass_fds=fds,
             cwd=ROOT,
+            env=None if env is None else {**os.environ, **env},
         )
 
     def __enter__(self) -> Self:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .chart import chart
 from .child import FAULTS, describe
 from .contenders import OURS, Contender, Imgproxy, find_imgproxy, find_limits, find_skopeo
 from .report import facts, table
@@ -57,6 +58,8 @@ def main() -> int:
     ours = [contender.version for contender in contenders if isinstance(contender, Imgproxy)]
     lead = [_command(), f"medians over {runs} turns after a warm-up", load, *ours, *facts()]
     _publish(" · ".join(lead), table(results, peers), notes, options.output)
+    if options.chart is not None:
+        options.chart.write_text(chart(results, peers))
     return int(not ours or any(OURS in result.failures for result in results))
 
 
@@ -73,8 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", metavar="N", type=_count, help=f"turns a median is taken of, {RUNS} if not said")
     add("--only", metavar="ROW", nargs="+", type=_row, default=[], help="such as blob-oci, or blob")
     add("--skip-growth", action="store_true", help="neither other sizes nor many layers")
-    add("--quick", action="store_true", help="64 MiB and few turns: half a minute at most")
+    add("--quick", action="store_true", help="64 MiB and few turns: a minute or two")
     add("--output", metavar="FILE", type=Path, help="write the table there as well")
+    add("--chart", metavar="FILE", type=Path, help="draw the run there, as SVG")
     return parser
 
 

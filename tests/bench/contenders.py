@@ -6,16 +6,17 @@ import json
 import shutil
 import socket
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from .child import FAULTS, BenchError, Child, Usage, capture, describe
-from .wire import HttpParent, PipeParent
+from .loops import CURL_NAME
+from .wire import BUFFER, HttpParent, PipeParent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from images import Json
@@ -45,6 +46,9 @@ class Session(Protocol):
     def blob(self, descriptor: Json) -> None:
         """Read a blob to its end and drop it."""
 
+    def first_byte(self, descriptor: Json) -> None:
+        """Ask for a blob and wait for its beginning; the session is of no use after that."""
+
     def quit(self) -> Usage:
         """Tell the child to end, and reap it."""
 
@@ -56,22 +60,29 @@ class Contender(Protocol):
     def name(self) -> str:
         """The head of its column."""
 
-    def session(self, image: str) -> AbstractContextManager[Session]:
-        """Spawn it for this image."""
+    def session(self, image: str, authority: Path | None = None) -> AbstractContextManager[Session]:
+        """Spawn it for this image; `authority` is whom it trusts, where it verifies at all."""
 
 
-def _insecure(image: str) -> list[str]:
+def _insecure(image: str, authority: Path | None) -> list[str]:
     """Give the option for the registries of the bench: no TLS, or a certificate of its own."""
-    return ["--tls-verify=false"] if image.startswith("docker://") else []
+    return ["--tls-verify=false"] if image.startswith("docker://") and not authority else []
+
+
+def _trusting(authority: Path | None) -> dict[str, str]:
+    """Give what OpenSSL and Go take an authority from."""
+    return {"SSL_CERT_FILE": str(authority)} if authority else {}
 
 
 @contextmanager
-def _spawn(argv: Sequence[str], kind: int) -> Iterator[tuple[Child, socket.socket]]:
+def _spawn(
+    argv: Sequence[str], kind: int, env: Mapping[str, str]
+) -> Iterator[tuple[Child, socket.socket]]:
     """Start a child on one half of a socket pair, for which `FD` stands; give the other half."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     with ours, theirs:
         words = [str(theirs.fileno()) if word == "FD" else word for word in argv]
-        with Child(words, fds=[theirs.fileno()]) as child:
+        with Child(words, fds=[theirs.fileno()], env=env) as child:
             theirs.close()  # or the child's death would be no end of file
             yield child, ours
 
@@ -85,10 +96,26 @@ class Imgproxy:
     name: str = OURS
 
     @contextmanager
-    def session(self, image: str) -> Iterator[Session]:
-        argv = [*self.command, "--insecure-policy", *_insecure(image), "--sockfd", "FD", image]
-        with _spawn(argv, socket.SOCK_STREAM) as (child, sock):
+    def session(self, image: str, authority: Path | None = None) -> Iterator[Session]:
+        options = ["--insecure-policy", *_insecure(image, authority), "--sockfd", "FD"]
+        argv = [*self.command, *options, image]
+        with _spawn(argv, socket.SOCK_STREAM, _trusting(authority)) as (child, sock):
             yield _HttpSession(child, HttpParent(sock))
+
+    @contextmanager
+    def crowd(self, image: str, count: int) -> Iterator[tuple[Child, list[HttpParent]]]:
+        """Spawn it with so many conversations, each with a parent that can run in a thread."""
+        with ExitStack() as stack:
+            pairs = [socket.socketpair() for _ in range(count)]
+            for sock in (half for pair in pairs for half in pair):
+                stack.enter_context(sock)
+            fds = [theirs.fileno() for _, theirs in pairs]
+            options = ["--insecure-policy", *_insecure(image, None)]
+            options += [f"--sockfd={fd}" for fd in fds]
+            with Child([*self.command, *options, image], fds=fds) as child:
+                for _, theirs in pairs:
+                    theirs.close()
+                yield child, [HttpParent(ours, bytearray(BUFFER)) for ours, _ in pairs]
 
 
 @dataclass(frozen=True)
@@ -103,6 +130,9 @@ class _HttpSession:
     def blob(self, descriptor: Json) -> None:
         self.parent.blob("", descriptor)
 
+    def first_byte(self, descriptor: Json) -> None:
+        self.parent.first_byte("", descriptor)
+
     def quit(self) -> Usage:
         self.parent.quit()
         return self.child.finish()
@@ -116,10 +146,10 @@ class Skopeo:
     name: str
 
     @contextmanager
-    def session(self, image: str) -> Iterator[Session]:
-        proxy = ["experimental-image-proxy", *_insecure(image), "--sockfd", "FD"]
+    def session(self, image: str, authority: Path | None = None) -> Iterator[Session]:
+        proxy = ["experimental-image-proxy", *_insecure(image, authority), "--sockfd", "FD"]
         argv = [self.path, "--insecure-policy", *proxy]
-        with _spawn(argv, socket.SOCK_SEQPACKET) as (child, sock):
+        with _spawn(argv, socket.SOCK_SEQPACKET, _trusting(authority)) as (child, sock):
             yield _PipeSession(child, PipeParent(sock), image)
 
 
@@ -136,6 +166,10 @@ class _PipeSession:
     def blob(self, descriptor: Json) -> None:
         digest, size = descriptor["digest"], descriptor["size"]
         self._parent.discard(size, "GetBlob", self._image, digest, size)
+
+    def first_byte(self, descriptor: Json) -> None:
+        digest, size = descriptor["digest"], descriptor["size"]
+        self._parent.first_byte("GetBlob", self._image, digest, size)
 
     def quit(self) -> Usage:
         self._parent.quit()
@@ -159,7 +193,11 @@ def find_skopeo(path: str, taken: Sequence[str]) -> Skopeo:
 def find_limits() -> tuple[list[str], list[str]]:
     """Give the names of the limits that can be had, and complaints about the others."""
     found, missing = [], []
-    for name, argv in [(LIBRARIES_NAME, LIBRARIES), (OPENSSL_NAME, (*OPENSSL, "/dev/null"))]:
+    for name, argv in [
+        (LIBRARIES_NAME, LIBRARIES),
+        (OPENSSL_NAME, (*OPENSSL, "/dev/null")),
+        (CURL_NAME, ("curl", "--version")),
+    ]:
         try:
             capture(argv, PROBE)
         except FAULTS as error:

@@ -2,8 +2,14 @@
 
 - `version`, `usage`: the two shortest lives of the program, against the bare interpreter;
 - `start-SOURCE`: spawn → first manifest, against the import of the libraries alone;
-- `blob-SOURCE`: one large blob: throughput, processor time and peak memory, against
-  `openssl dgst` of the same file, which is what verification costs at the least;
+- `far-ACCESS`: the same from a registry over TLS at a round trip of 50 ms, with what went over the
+  line, `anonymous` and with a `token`;
+- `blob-SOURCE`: one large blob: throughput, processor time and peak memory; against `openssl dgst`
+  of the same file, which is what verification costs at the least, over TLS against `curl` into
+  that; its processor time against a bare loop that receives, hashes and sends;
+- `first-SOURCE`: the first byte of that blob, against that of one of a MiB;
+- `pair-SOURCE`: two such blobs over two conversations at once, against one;
+- `crowd-SOURCE`: one blob over eight conversations at once, against one;
 - `size-SOURCE`: throughput and peak memory of smaller and larger blobs;
 - `archive-KIND`: a Docker archive, plain or compressed, against the same image in a layout, and
   against what decompresses and hashes it;
@@ -13,13 +19,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import archives
+from . import archives, loops
 from .child import FAULTS, describe, run
 from .contenders import (
     BARE,
@@ -32,6 +40,8 @@ from .contenders import (
     Contender,
     Imgproxy,
 )
+from .far import ROUND_TRIP
+from .loops import CURL_NAME, LOOP_NAME
 from .stage import MIB, REPOSITORY, Image, Stage
 from .turns import Attempt, Experiment, Measure, Sample
 from .wire import HttpParent
@@ -41,15 +51,24 @@ if TYPE_CHECKING:
 
     from images import Json
 
+    from .far import Far
+
 GIB = 1 << 30
 USAGE = 2  # the exit status of a usage error
 REGISTRY_NAME = "the registry itself"
 SMALL = 4 << 10  # one of many layers
 SOURCES = {"oci": "`oci:`", "http": "`docker://` over HTTP", "https": "`docker://` over TLS"}
 PLAIN_SOURCES = ("oci", "http")  # growth needs no third
+ACCESS = {"anonymous": False, "token": True}  # whether tokens are wanted
+ALONE = f"{OURS}, one blob"
+SHORT = f"{OURS}, of 1 MiB"
+CROWD = 8
+CROWD_SIZE = 256 * MIB  # for each of the crowd, at most
 ROWS = [
     *("version", "usage"),
-    *(f"{row}-{source}" for row in ("start", "blob") for source in SOURCES),
+    *(f"{row}-{source}" for row in ("start", "blob", "first") for source in SOURCES),
+    *(f"far-{access}" for access in ACCESS),
+    *(f"{row}-{source}" for row in ("pair", "crowd") for source in PLAIN_SOURCES),
     *(f"{row}-{source}" for row in ("size", "layers") for source in PLAIN_SOURCES),
     *("archive-plain", "archive-gzip", "archive-zstd"),
 ]
@@ -59,6 +78,11 @@ START = Measure("spawn → first manifest", lambda s: f"{s * 1000:.0f} ms", "les
 THROUGHPUT = Measure("throughput", lambda b: f"{b / 1e6:.0f} MB/s", "more")
 CPU = Measure("processor time", lambda s: f"{s:.2f} s/GiB", "less")
 PEAK = Measure("peak memory", lambda b: f"{b / 1e6:.1f} MB", "less")
+FIRST = Measure("request → first byte", lambda s: f"{s * 1000:.1f} ms", "less")
+CONNECTIONS = Measure("connections", lambda n: f"{n:.0f}", "less")
+REQUESTS = Measure("requests", CONNECTIONS.show, "less")
+ROUND_TRIPS = Measure("round trips", CONNECTIONS.show, "less")
+TOTAL = Measure("throughput in all", THROUGHPUT.show, "more")
 WHOLE = Measure("spawn → all layers", lambda s: f"{s:.2f} s", "less")
 PIPED = Measure("spawn → all layers, beside a pipeline", WHOLE.show, "less")
 RATE = Measure("one after the other", lambda n: f"{n:.0f} blobs/s", "more")
@@ -89,7 +113,11 @@ def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
     """Give the wanted experiments in the order of the table."""
     yield from _short_lives(plan)
     yield from _starts(plan, stage)
+    yield from _far_starts(plan, stage)
     yield from _large_blob(plan, stage)
+    yield from _first_bytes(plan, stage)
+    yield from _at_once(plan, stage, "pair", 2, plan.size)
+    yield from _at_once(plan, stage, "crowd", CROWD, min(plan.size, CROWD_SIZE))
     for size in plan.sizes:
         yield from _other_blob(plan, stage, size)
     for count in plan.counts:
@@ -120,9 +148,63 @@ def _starts(plan: Plan, stage: Stage) -> Iterator[Experiment]:
         yield Experiment(row, subject, (START,), attempts | limits, LIBRARIES_NAME)
 
 
+def _far_starts(plan: Plan, stage: Stage) -> Iterator[Experiment]:
+    wanted = {f"far-{access}": guarded for access, guarded in ACCESS.items()}
+    wanted = {row: guarded for row, guarded in wanted.items() if plan.wants(row)}
+    if not wanted:
+        return
+    try:
+        with stage.image([SMALL]):
+            for row, guarded in wanted.items():
+                with stage.far(guarded=guarded) as (far, reference):
+                    attempts: dict[str, Attempt] = {
+                        contender.name: partial(_far_start, contender, far, reference)
+                        for contender in plan.contenders
+                    }
+                    subject = f"TLS at a round trip of {ROUND_TRIP * 1000:.0f} ms"
+                    subject += ", with a token" if guarded else ", anonymous"
+                    measures = (START, ROUND_TRIPS, CONNECTIONS, REQUESTS)
+                    yield Experiment(row, subject, measures, attempts)
+    except FAULTS as error:
+        stage.notes.append(f"Rows far-* are left out: {describe(error)}.")
+
+
 def _large_blob(plan: Plan, stage: Stage) -> Iterator[Experiment]:
     for source, image in _staged(plan, stage, "blob", [plan.size]):
-        yield _blob_experiment(plan, "blob", source, image, (THROUGHPUT, CPU, PEAK))
+        experiment = _blob_experiment(plan, "blob", source, image, (THROUGHPUT, CPU, PEAK))
+        path, start = f"/v2/{REPOSITORY}/blobs/{image.layers[0]['digest']}", "/v2/"
+        if source == "oci":
+            whole, empty = loops.file_url(image.blob), loops.file_url(Path("/dev/null"))
+        else:
+            whole, empty = stage.url(source, path), stage.url(source, start)
+        size, limit = image.layers[0]["size"], OPENSSL_NAME
+        attempts = {**experiment.attempts, LOOP_NAME: partial(_loop, whole, empty, size)}
+        if source == "https" and CURL_NAME in plan.limits and OPENSSL_NAME in plan.limits:
+            limit = CURL_NAME
+            attempts[CURL_NAME] = partial(_curl, whole, empty, size)
+        yield replace(experiment, attempts=attempts, limit={THROUGHPUT: limit, CPU: LOOP_NAME})
+
+
+def _first_bytes(plan: Plan, stage: Stage) -> Iterator[Experiment]:
+    for source, image in _staged(plan, stage, "first", [plan.size, MIB]):
+        attempts = _attempts(plan, partial(_first_byte, 0), image.references[source])
+        for contender in plan.contenders:
+            if isinstance(contender, Imgproxy):
+                attempts[SHORT] = partial(_first_byte, 1, contender, image.references[source])
+        subject = f"{plan.size // MIB} MiB, {SOURCES[source]}"
+        yield Experiment(f"first-{source}", subject, (FIRST,), attempts, SHORT)
+
+
+def _at_once(plan: Plan, stage: Stage, row: str, count: int, size: int) -> Iterator[Experiment]:
+    """Measure ours alone: a peer serves one conversation."""
+    for source, image in _staged(plan, stage, row, [size] * (2 if row == "pair" else 1)):
+        attempts: dict[str, Attempt] = {}
+        for contender in plan.contenders:
+            if isinstance(contender, Imgproxy):
+                together = partial(_together, contender, image.references[source])
+                attempts = {OURS: partial(together, count), ALONE: partial(together, 1)}
+        subject = f"{count} conversations at once, {size // MIB} MiB each, {SOURCES[source]}"
+        yield Experiment(f"{row}-{source}", subject, (TOTAL, PEAK), attempts, ALONE)
 
 
 def _other_blob(plan: Plan, stage: Stage, size: int) -> Iterator[Experiment]:
@@ -219,6 +301,59 @@ def _start(contender: Contender, reference: str) -> Sample:
         seconds = time.perf_counter() - begun
         session.quit()
     return {START: seconds}
+
+
+def _far_start(contender: Contender, far: Far, reference: str) -> Sample:
+    before, begun = far.counts(), time.perf_counter()
+    with contender.session(reference, far.authority) as session:
+        session.manifest()
+        seconds, counts = time.perf_counter() - begun, far.counts().since(before)
+        session.quit()
+    return {
+        START: seconds,
+        ROUND_TRIPS: counts.round_trips,
+        CONNECTIONS: counts.connections,
+        REQUESTS: counts.requests,
+    }
+
+
+def _first_byte(at: int, contender: Contender, reference: str) -> Sample:
+    with contender.session(reference) as session:
+        layer = session.manifest()["layers"][at]
+        begun = time.perf_counter()
+        session.first_byte(layer)
+        return {FIRST: time.perf_counter() - begun}
+
+
+def _together(contender: Imgproxy, reference: str, count: int) -> Sample:
+    """Read a blob over each conversation, in turn of those that there are."""
+    # Threads outlive the session, whose end ends them in any case.
+    with (
+        ThreadPoolExecutor(count) as pool,
+        contender.crowd(reference, count) as (child, parents),
+    ):
+        layers = json.loads(parents[0].fetch("/manifest"))["layers"]
+        shares = [(parent, layers[n % len(layers)]) for n, parent in enumerate(parents)]
+        begun = time.perf_counter()
+        running = [pool.submit(parent.blob, "", layer) for parent, layer in shares]
+        for each in running:
+            each.result()
+        seconds = time.perf_counter() - begun
+        peak = child.peak_memory()
+        parents[0].quit()
+        child.finish()
+    return {TOTAL: sum(layer["size"] for _, layer in shares) / seconds, PEAK: peak}
+
+
+def _loop(whole: str, empty: str, size: int) -> Sample:
+    throughput, cpu = loops.timed(size, loops.loop(empty, 0), loops.loop(whole, size))
+    return {THROUGHPUT: throughput, CPU: cpu / size * GIB}
+
+
+def _curl(whole: str, empty: str, size: int) -> Sample:
+    start, end = loops.piped_into_openssl(empty), loops.piped_into_openssl(whole)
+    throughput, cpu = loops.timed(size, start, end)
+    return {THROUGHPUT: throughput, CPU: cpu / size * GIB}
 
 
 def _blob(contender: Contender, reference: str) -> Sample:

@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Self
 from images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Layout, encode, named
 
 from .child import FAULTS, BenchError, Child, capture, describe
+from .far import far_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from images import Json
+
+    from .far import Far
 
 LOOPBACK = "127.0.0.1"
 REPOSITORY, TAG = "bench/image", "latest"
@@ -78,6 +81,22 @@ class Stage:
     def connect(self, source: str) -> socket.socket:
         """Give a connection to a registry."""
         return socket.create_connection((LOOPBACK, self._ports[source]))
+
+    def url(self, source: str, path: str) -> str:
+        """Give the URL of something in a registry."""
+        return f"{source}://{LOOPBACK}:{self._ports[source]}{path}"
+
+    @contextmanager
+    def far(self, *, guarded: bool) -> Iterator[tuple[Far, str]]:
+        """Put the registry far away; give it, and what its image is called there."""
+        if not {"http", "https"} <= self._ports.keys():
+            raise BenchError("no registry, or no certificate")
+        with far_away(self._ports["http"], self._files, guarded=guarded) as far:
+            yield far, f"docker://{LOOPBACK}:{far.port}/{REPOSITORY}:{TAG}"
+
+    @property
+    def _files(self) -> tuple[Path, Path]:
+        return self._root / "certificate.pem", self._root / "key.pem"
 
     @contextmanager
     def image(self, sizes: Sequence[int]) -> Iterator[Image]:
@@ -164,7 +183,7 @@ class Stage:
 
     def _certificate(self) -> Json:
         """Make a certificate for loopback; give the registry's settings for it."""
-        key, certificate = self._root / "key.pem", self._root / "certificate.pem"
+        certificate, key = self._files
         kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
         subject = ["-subj", f"/CN={LOOPBACK}", "-addext", f"subjectAltName=IP:{LOOPBACK}"]
         files = ["-keyout", str(key), "-out", str(certificate)]

@@ -24,22 +24,24 @@ BUFFER = 1 << 20
 MESSAGE = 32 << 10  # skopeo's own limit for a message
 HEAD_END = b"\r\n\r\n"
 
-_buffer = bytearray(BUFFER)  # one for all: contenders run in turn
+_buffer = bytearray(BUFFER)  # one for all: contenders run in turn, and most ask one thing at once
 _view = memoryview(_buffer)
 
 
 class HttpParent:
     """One conversation with imgproxy, or with a registry over HTTP."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, buffer: bytearray = _buffer) -> None:
         self._sock = sock
+        self._buffer = buffer
+        self._view = memoryview(buffer)
 
     def fetch(self, path: str) -> bytes:
         """GET a small body and keep it."""
         length, start = self._ask("GET", path)
         body = bytearray(start)
         while len(body) < length:
-            body += _view[: self._receive(0)]
+            body += self._view[: self._receive(0)]
         return bytes(body)
 
     def blob(self, repository: str, descriptor: Json) -> None:
@@ -54,6 +56,12 @@ class HttpParent:
         if left:
             raise BenchError(f"{path}: {-left} bytes too many")
 
+    def first_byte(self, repository: str, descriptor: Json) -> None:
+        """GET a blob and wait for its beginning; nothing can be asked after that."""
+        _, start = self._ask("GET", f"{repository}/blobs/{descriptor['digest']}")
+        if not start:
+            self._receive(0)
+
     def quit(self) -> None:
         self._ask("POST", "/quit")
 
@@ -61,16 +69,16 @@ class HttpParent:
         """Send a request and read the head; give the body's length and what came of it."""
         self._sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         filled = 0
-        while (end := _buffer.find(HEAD_END, 0, filled)) < 0:
+        while (end := self._buffer.find(HEAD_END, 0, filled)) < 0:
             filled += self._receive(filled)
-        status, length = _head(bytes(_view[:end]))
-        start = _view[end + len(HEAD_END) : filled]
+        status, length = _head(bytes(self._view[:end]))
+        start = self._view[end + len(HEAD_END) : filled]
         if status != 200:
             raise BenchError(f"{method} {path}: status {status}: {bytes(start[:500])!r}")
         return length, start
 
     def _receive(self, offset: int) -> int:
-        received = self._sock.recv_into(_view[offset:])
+        received = self._sock.recv_into(self._view[offset:])
         if not received:
             raise BenchError("the connection ended early")
         return received
@@ -111,6 +119,10 @@ class PipeParent:
         received = sum(map(len, self._content(method, *args)))
         if received != size:
             raise BenchError(f"{method}: {received} bytes, expected {size}")
+
+    def first_byte(self, method: str, *args: Any) -> None:  # noqa: ANN401  (JSON is any)
+        """Call a method that answers with content, and wait for its beginning."""
+        next(self._content(method, *args))
 
     def quit(self) -> None:
         """Skopeo ends without a reply."""

@@ -383,6 +383,30 @@ def test_memory_is_flat_when_the_parent_stops_reading(
         assert child.finish() == 0
 
 
+@pytest.mark.parametrize("source", ["oci", "docker"])
+def test_memory_is_bounded_with_eight_conversations_at_once(
+    source: str, serve: Serve, layout: Layout, tmp_path: Path
+) -> None:
+    descriptor = sparse(layout, LARGE)
+    with ExitStack() as stack:
+        image, options = f"oci:{layout.path}", list[str]()
+        if source == "docker":
+            directives = layout_as_registry(layout.path, OCI_MANIFEST)
+            address = stack.enter_context(nginx(tmp_path / "nginx", directives))
+            image, options = f"docker://{address}/x@{descriptor['digest']}", ["--tls-verify=false"]
+        child = serve(image, *options, sockets=8)
+        for client in child.clients:
+            begin(client, blob_of(layout, descriptor))
+        time.sleep(0.3)  # time enough to fill what there is to fill
+        left = LARGE - 1000
+        while left:
+            piece = min(left, MIB)
+            assert all(len(client.read(piece)) == piece for client in child.clients)
+            left -= piece
+        assert peak_memory(child.pid) < 60_000_000
+        assert child.finish() == 0
+
+
 def test_200_requests_on_a_listener_leave_nothing_behind(
     sample: Sample, listen: Listen, tmp_path: Path
 ) -> None:

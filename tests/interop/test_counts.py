@@ -1,0 +1,453 @@
+"""What the program costs, counted and not timed: system calls, copies, connections, imports.
+
+A loaded machine does not change these, so that a slip in speed fails a test where it is made. The
+bench (`tests/bench`) says what they come to in seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from home import Home
+from images import OCI_MANIFEST, Layout
+from networks import line_to
+from parent import INSECURE, Child, Client, command, environment
+from servers import (
+    certificates,
+    docker_registry,
+    layout_as_registry,
+    nginx,
+    token_service,
+)
+from traced import strace
+
+from imgproxy import cli, verify, wire
+from imgproxy.__main__ import _run
+from imgproxy.server import _JOINED, MAX_HEAD
+from imgproxy.spec import digest as digests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from conftest import Serve
+    from filled import Registry
+    from interop.conftest import Pull
+    from parent import Child as Started
+
+    from imgproxy.spec.digest import Digest
+
+MIB = 1 << 20
+
+
+# --- system calls -----------------------------------------------------------------------------
+
+# Two blobs are served, and the difference is divided by the difference of their sizes: what a
+# start costs falls out, whatever the interpreter does there.
+SMALL, LARGE = 16 * MIB, 80 * MIB
+
+# How often a call may be made for a MiB, at the worst: the program makes fewer while it is traced,
+# and more on a system that grants sockets small buffers. Pieces of 64 KiB anywhere on the way would
+# be 16 of each. Whatever is not named here is not made at all.
+READING_A_FILE = {
+    # 2 MiB at once; a page that was not at hand is read again by a worker thread.
+    "preadv2": 0.6,
+    "preadv": 0.6,
+}
+READING_A_SOCKET = {"recvfrom": 12.0}
+SENDING = {
+    # With the 208 KiB that every system grants, writable again when three quarters are free.
+    "sendto": 10.0,
+    "sendmsg": 0.0,
+}
+WAITING = {
+    # One wait, and two changes of what is waited for, for a call that had to be made again.
+    "epoll_wait": 14.0,
+    "epoll_ctl": 28.0,
+    "epoll_pwait": 14.0,
+    # A thread that has hashed a piece wakes the event loop through a socket of its own.
+    "recvfrom": 2.0,
+}
+
+# Threads that meet, however often; the C library gets memory for their stacks and gives it back.
+UNCOUNTED = {
+    *("futex", "sched_yield", "clone3", "clone", "restart_syscall", "rt_sigprocmask"),
+    *("set_robust_list", "rseq", "exit", "prctl", "clock_nanosleep", "gettid"),
+}
+
+# What a thread's beginning and end cost; buffers that came and went with each piece would be more.
+MEMORY = ("mmap", "munmap", "mprotect", "madvise", "brk", "mremap")
+MAX_MEMORY = 0.5
+
+
+def calls(file: Path) -> dict[str, int]:
+    """Read how often each call was made off what `strace -c` wrote."""
+    rows = [line.split() for line in file.read_text().splitlines()]
+    found = {row[-1]: int(row[3]) for row in rows if len(row) >= 5 and row[3].isdecimal()}
+    return {name: count for name, count in found.items() if name != "total"}
+
+
+def counted(file: Path, path: str, size: int, *arguments: str) -> dict[str, int]:
+    """Serve a blob under strace; give how often each call was made, from start to end."""
+    ours, theirs = socket.socketpair()
+    fd = theirs.fileno()
+    tracing = [strace(), "-f", "-c", "-qq", "-o", str(file)]
+    with theirs:
+        child = Child(
+            [*tracing, *command(arguments[-1], INSECURE, *arguments[:-1], fds=[fd])],
+            pass_fds=[fd],
+            env=environment(COVERAGE_PROCESS_START=None),
+        )
+    child.clients.append(Client(ours))
+    try:
+        assert child.client.get("/manifest").status == 200
+        child.client.ask("GET", path)
+        assert child.client.head().status == 200
+        left = size
+        while left:
+            left -= len(child.client.read(min(left, MIB)))
+        assert child.finish() == 0, child.stderr
+    finally:
+        child.close()
+    return calls(file)
+
+
+class Filled(NamedTuple):
+    """An image of one layer in a layout."""
+
+    layout: Layout
+    manifest: str
+    path: str
+    size: int
+
+
+def filled(path: Path, size: int) -> Filled:
+    layout = Layout(path)
+    descriptor = layout.save_image(os.urandom(MIB) * (size // MIB))
+    (layer,) = layout.layers(descriptor)
+    return Filled(layout, descriptor["digest"], f"/blobs/{layer['digest']}", size)
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> list[Filled]:
+    directory = tmp_path_factory.mktemp("blobs")
+    return [filled(directory / str(size), size) for size in (SMALL, LARGE)]
+
+
+@contextmanager
+def arguments_for(source: str, image: Filled, directory: Path) -> Iterator[list[str]]:
+    """Give the command line for an image in a layout, or in a registry that serves from it."""
+    if source == "oci":
+        yield [f"oci:{image.layout.path}"]
+        return
+    with nginx(directory, layout_as_registry(image.layout.path, OCI_MANIFEST)) as address:
+        yield ["--tls-verify=false", f"docker://{address}/x@{image.manifest}"]
+
+
+LIMITS = {
+    "oci": {**SENDING, **WAITING, **READING_A_FILE},
+    "http": {**SENDING, **WAITING, **READING_A_SOCKET},
+}
+
+
+@pytest.mark.parametrize("source", LIMITS)
+def test_a_blob_takes_few_system_calls(source: str, blobs: list[Filled], tmp_path: Path) -> None:
+    counts = []
+    for image in blobs:
+        with arguments_for(source, image, tmp_path / str(image.size)) as arguments:
+            file = tmp_path / f"{image.size}.calls"
+            counts.append(counted(file, image.path, image.size, *arguments))
+    small, large = counts
+    assert large.get("sendto", 0) > small.get("sendto", 0), "nothing counted"
+    rates = {
+        name: (large[name] - small.get(name, 0)) * MIB / (LARGE - SMALL)
+        for name in large
+        if name not in UNCOUNTED
+    }
+    limits = {**LIMITS[source], **dict.fromkeys(MEMORY, MAX_MEMORY)}
+    # what a start makes once more or less, by chance, is none of the blob's
+    over = {name: rate for name, rate in rates.items() if rate > limits.get(name, 0.25)}
+    assert not over, rates
+
+
+# --- copies -----------------------------------------------------------------------------------
+
+
+class Memory(NamedTuple):
+    """Where bytes are, and how many."""
+
+    start: int
+    size: int
+
+    def holds(self, other: Memory) -> bool:
+        return self.start <= other.start and other.start + other.size <= self.start + self.size
+
+
+def memory_of(buffer: Any, count: int | None = None) -> Memory:  # noqa: ANN401  (a buffer)
+    view = memoryview(buffer)
+    if view.readonly:  # bytes of a head, or bytes that were copied
+        return Memory(id(view.obj), view.nbytes)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    return Memory(start, view.nbytes if count is None else count)
+
+
+class Watch:
+    """What came into memory, what was hashed there and what was sent from there, in this process.
+
+    Only what is at least a page is looked at: heads are small, and copied.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.filled: list[Memory] = []
+        self.hashed: list[Memory] = []
+        self.sent: list[Memory] = []
+        receive, send, preadv = wire.SocketWire.receive_into, wire.SocketWire.send, os.preadv
+        hasher = digests.hasher
+
+        async def watched_receive(self_: wire.SocketWire, buffer: memoryview) -> int:
+            count = await receive(self_, buffer)
+            self._note(self.filled, buffer, count)
+            return count
+
+        async def watched_send(self_: wire.SocketWire, data: wire.Buffer) -> None:
+            self._note(self.sent, data)
+            await send(self_, data)
+
+        def watched_preadv(fd: int, buffers: list[memoryview], *rest: int) -> int:
+            count = preadv(fd, buffers, *rest)
+            self._note(self.filled, buffers[0], count)
+            return count
+
+        def watched_hasher(digest: Digest) -> Any:  # noqa: ANN401  (a hash)
+            return Watched(hasher(digest), self)
+
+        monkeypatch.setattr(wire.SocketWire, "receive_into", watched_receive)
+        monkeypatch.setattr(wire.SocketWire, "send", watched_send)
+        monkeypatch.setattr(os, "preadv", watched_preadv)
+        monkeypatch.setattr(digests, "hasher", watched_hasher)
+
+    def _note(self, notes: list[Memory], buffer: Any, count: int | None = None) -> None:  # noqa: ANN401
+        if (len(buffer) if count is None else count) >= 4096:
+            notes.append(memory_of(buffer, count))
+
+    def copied(self, notes: list[Memory]) -> list[Memory]:
+        """Give what is not the memory that was filled."""
+        return [each for each in notes if not any(into.holds(each) for into in self.filled)]
+
+
+class Watched:
+    """A hash that notes what it is given."""
+
+    def __init__(self, inner: Any, watch: Watch) -> None:  # noqa: ANN401  (a hash)
+        self._inner = inner
+        self._watch = watch
+
+    def update(self, data: Any) -> None:  # noqa: ANN401  (a buffer)
+        self._watch._note(self._watch.hashed, data)
+        self._inner.update(data)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._inner, name)
+
+
+def served_here(path: str, size: int, *arguments: str) -> bytes:
+    """Serve a blob from this process, to a parent in a thread of it."""
+    ours, theirs = socket.socketpair()
+    client, received = Client(ours), list[bytes]()
+
+    def ask() -> None:
+        try:
+            client.ask("GET", path)
+            if client.head().status == 200:
+                received.append(client.read(size))
+        finally:
+            client.close()
+
+    parent = threading.Thread(target=ask)
+    parent.start()
+    try:
+        status = _run(cli.parse([INSECURE, f"--sockfd={theirs.detach()}", *arguments]))
+    finally:
+        parent.join()
+    assert status == 0
+    return received[0]
+
+
+@pytest.mark.parametrize("source", LIMITS)
+def test_a_blob_is_not_copied(
+    source: str, blobs: list[Filled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the system gave is what is hashed and what the system is given, in the same place."""
+    image = blobs[0]
+    for name, value in Home(tmp_path / "home").environment().items():
+        monkeypatch.setenv(name, value)
+    with arguments_for(source, image, tmp_path / "nginx") as arguments:
+        watch = Watch(monkeypatch)
+        content = served_here(image.path, image.size, *arguments)
+    assert content == image.layout.read(image.path.removeprefix("/blobs/"))
+    assert sum(each.size for each in watch.hashed) >= image.size
+    assert sum(each.size for each in watch.sent) >= image.size - MIB
+    assert watch.copied(watch.hashed) == []
+    small = _JOINED + MAX_HEAD  # what is small is sent together with a head, in one call
+    assert [each for each in watch.copied(watch.sent) if each.size > small] == []
+    assert any(each.size > small for each in watch.sent)
+    where = {each.start // verify.CHUNK for each in watch.filled}
+    assert len(where) <= 2 * verify.BUFFERS + 2, "the same few buffers, again and again"
+
+
+# --- requests and connections -----------------------------------------------------------------
+
+
+def pulled(child: Started) -> int:
+    """Read all of an image; give how many blobs it has."""
+    manifest = child.client.get("/manifest")
+    assert manifest.status == 200, manifest.body
+    document = manifest.json()
+    digests_ = [each["digest"] for each in (document["config"], *document["layers"])]
+    for digest in digests_:
+        assert child.client.get(f"/blobs/{digest}").status == 200
+    assert child.finish() == 0
+    return len(digests_)
+
+
+def test_a_pull_over_tls_takes_one_connection(
+    registry: Registry, pull: Pull, tmp_path: Path
+) -> None:
+    """The one that was begun while the program started; nothing else is dialled."""
+    tls = certificates(tmp_path / "tls")
+    with (
+        docker_registry(registry.directory, tls=tls) as secure,
+        line_to(secure) as line,
+    ):
+        image = registry.name(":latest", line.address)
+        blobs = pulled(pull(image, env={"SSL_CERT_FILE": str(tls.authority)}))
+    assert blobs == 3
+    assert line.connections == 1
+
+
+def test_a_pull_with_a_token_takes_one_connection_more(
+    registry: Registry, pull: Pull, tmp_path: Path
+) -> None:
+    """To where the tokens are; and one for the probe that plain http costs."""
+    with (
+        token_service(tmp_path / "tokens") as tokens,
+        line_to(tokens.realm.split("/")[2]) as to_tokens,
+    ):
+        tokens.realm = f"http://{to_tokens.address}/token"
+        with (
+            docker_registry(registry.directory, auth=tokens) as guarded,
+            line_to(guarded) as line,
+        ):
+            pulled(pull(registry.name(":latest", line.address), "--tls-verify=false"))
+    assert (to_tokens.connections, len(to_tokens.asked)) == (1, 1)
+    assert line.connections <= 2
+
+
+# --- imports ----------------------------------------------------------------------------------
+
+
+def modules(said: str) -> set[str]:
+    """Read what was imported off what the interpreter says of it."""
+    lines = re.findall(r"^import time: .*\| +(\S+)$", said, re.MULTILINE)
+    return set(lines) - {"package"}
+
+
+def interpreter(*arguments: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(PYTHONPROFILEIMPORTTIME="1", COVERAGE_PROCESS_START=None),
+    )
+    return modules(done.stderr)
+
+
+def brought(*names: str) -> set[str]:
+    """Give what these modules bring along, on this very interpreter."""
+    return interpreter("-c", f"import {', '.join(names)}")
+
+
+def of_ours(found: set[str]) -> set[str]:
+    return {name.removeprefix("imgproxy.") for name in found if name.startswith("imgproxy.")}
+
+
+def others(found: set[str]) -> set[str]:
+    return {name for name in found if name.partition(".")[0] != "imgproxy"}
+
+
+# What `python -m` needs to run a module at all, and the line about annotations.
+RUNNING = ("runpy", "__future__")
+# argparse, the words of its complaints, and what standard error is looked at with.
+PARSING = (*RUNNING, "argparse", "gettext", "locale", "select", "signal", "errno")
+SERVING = (*PARSING, "trio", "h11", "json")
+# Names and tables of registries, the dates of tokens and what their names are looked up with.
+ASKING = (*SERVING, "tomllib", "datetime", "urllib.parse", "encodings.idna", "encodings.utf_8_sig")
+
+PARSED = {"cli", "errors", "system"}
+SERVED = PARSED | {
+    *("activation", "api", "fields", "files", "image", "server", "service", "settings", "shared"),
+    *("strict_json", "verify", "wire"),
+    *("config", "config.policy", "config.search"),
+    *("spec", "spec.convert", "spec.digest", "spec.manifest", "spec.media_type"),
+    *("spec.platform", "spec.reference"),
+    *("transports", "transports.access", "transports.foreign", "transports.source"),
+}
+LAYOUT = SERVED | {f"transports.{name}" for name in ("choices", "local", "oci_layout", "tree")}
+REGISTRY = SERVED | {
+    *("client", "dialling", "early", "keyring", "response", "tls"),
+    *("config.certs", "config.credentials", "config.endpoints", "config.registries"),
+    *("config.registry_tables", "config.short_names"),
+    *("spec.basic", "spec.challenge", "spec.content_range", "spec.distribution", "spec.proxy"),
+    *("spec.retry", "spec.token", "spec.url"),
+    *("transports.endpoint", "transports.network", "transports.registry"),
+    *("transports.rounds", "transports.transfer"),
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted", "limit"), [("--version", set[str](), RUNNING), ("--no", PARSED, PARSING)]
+)
+def test_the_shortest_lives_import_next_to_nothing(
+    option: str, wanted: set[str], limit: tuple[str, ...]
+) -> None:
+    found = interpreter("-m", "imgproxy", option)
+    assert of_ours(found) == wanted
+    assert others(found) - brought(*limit) == set()
+
+
+def imported_by(serve: Serve, home: Home, image: str, *options: str, **more: str) -> set[str]:
+    """Give what had been imported when the first manifest was there, and the program ended."""
+    env = home.environment(PYTHONPROFILEIMPORTTIME="1", COVERAGE_PROCESS_START=None, **more)
+    child = serve(image, *options, "--platform=linux/amd64", env=env)
+    assert child.client.get("/manifest").status == 200
+    assert child.finish() == 0
+    return modules(child.stderr)
+
+
+def test_a_layout_imports_nothing_of_networks(serve: Serve, sample: Any, home: Home) -> None:  # noqa: ANN401
+    found = imported_by(serve, home, sample.name)
+    assert of_ours(found) == LAYOUT
+    assert others(found) - brought(*SERVING) == set()
+
+
+def test_a_registry_imports_nothing_of_files(
+    serve: Serve, registry: Registry, home: Home, tmp_path: Path
+) -> None:
+    tls = certificates(tmp_path / "tls")
+    with docker_registry(registry.directory, tls=tls) as secure:
+        image = registry.name(":latest", secure)
+        found = imported_by(serve, home, image, SSL_CERT_FILE=str(tls.authority))
+    assert of_ours(found) == REGISTRY
+    assert others(found) - brought(*ASKING) == set()

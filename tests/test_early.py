@@ -1,0 +1,549 @@
+"""A connection that is begun while the event loop is imported: where, what for, and what if not.
+
+Whatever happens to it, a parent must not be able to tell: each of the servers here is asked with
+and without it, and the answers are compared.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import socketserver
+import ssl
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+import trio
+from home import Home, mirror, table
+from images import OCI_MANIFEST, digest_of, encode
+from opened import open_descriptors
+from parent import LIMIT, descriptors, eventually, listener_at
+from servers import RESET_ON_CLOSE, Certificates, certificates, in_thread
+from wires import Notes, real_time
+
+from imgproxy import cli, early
+from imgproxy.__main__ import _begin_early
+from imgproxy.config.policy import ACCEPT_ANYTHING
+from imgproxy.settings import Chosen, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import Listen, Serve
+    from parent import Child
+
+    from imgproxy.early import Early
+
+IMAGE = "docker://registry.test/acme/os:1"
+REJECT = b'{"default":[{"type":"reject"}]}'
+SIGNED = b'{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/nowhere"}]}'
+ELSEWHERE = (
+    b'{"default":[{"type":"reject"}],"transports":{"docker":{"other.test":'
+    b'[{"type":"insecureAcceptAnything"}]}}}'
+)
+MANIFEST = encode(
+    {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": digest_of(b"{}"),
+            "size": 2,
+        },
+        "layers": [],
+    }
+)
+
+# What a parent can never be made to wait for; with the early one, the first is just given up.
+SHORT = ("--stall-timeout=2", "--retries=0")
+
+
+# --- where it is begun ----------------------------------------------------------------------------
+
+
+@dataclass
+class Case:
+    """What is said about an image, and where a connection is begun for it, if it is."""
+
+    begun: str | None
+    image: str = IMAGE
+    options: tuple[str, ...] = ()
+    policy: bytes = ACCEPT_ANYTHING
+    registries: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+HERE = "registry.test:443"
+PROXY = {"HTTPS_PROXY": "http://proxy.test:3128"}
+CASES = {
+    "an image of a registry": Case(HERE),
+    "with a port": Case("registry.test:5000", "docker://registry.test:5000/os"),
+    "an IPv6 address": Case("[::1]:5000", "docker://[::1]:5000/os"),
+    "by digest": Case(HERE, f"docker://registry.test/os@{digest_of(b'')}"),
+    "without the transport": Case(HERE, "registry.test/acme/os"),
+    "Docker Hub": Case("registry-1.docker.io:443", "docker://busybox"),
+    "a short name": Case(None, "busybox"),
+    "a layout": Case(None, "oci:registry.test/acme/os"),
+    "a directory": Case(None, "dir:registry.test/acme/os"),
+    "an archive": Case(None, "docker-archive:registry.test/acme/os"),
+    "a path": Case(None, "/registry.test/acme/os"),
+    "a relative path": Case(None, "./registry.test/acme/os"),
+    "no name": Case(None, "docker://registry.test/UPPER"),
+    "another transport": Case(None, "containers-storage:registry.test/acme/os"),
+    "offline": Case(None, options=("--offline",)),
+    "sideload": Case(None, options=("--sideload=/srv/<name>/<ref>",)),
+    "no verification": Case(None, options=("--tls-verify=false",)),
+    "verification": Case(HERE, options=("--tls-verify=true",)),
+    "a policy that rejects": Case(None, policy=REJECT),
+    "a policy that accepts others": Case(None, policy=ELSEWHERE),
+    "a policy that wants signatures": Case(HERE, policy=SIGNED),
+    "a broken policy": Case(None, policy=b"{"),
+    "a proxy": Case(None, environment=PROXY),
+    "a proxy for others": Case(HERE, environment={**PROXY, "NO_PROXY": "registry.test"}),
+    "blocked": Case(None, registries=table("", "registry.test", "blocked = true")),
+    "others blocked": Case(HERE, registries=table("", "other.test", "blocked = true")),
+    "insecure": Case(None, registries=table("", "registry.test", "insecure = true")),
+    "elsewhere": Case("other.test:443", registries=table("registry.test", "other.test")),
+    "broken tables": Case(None, registries="[[registry"),
+    "a mirror": Case(
+        "mirror.test:443", registries=table("", "registry.test") + mirror("mirror.test")
+    ),
+    "a mirror that is not wanted": Case(
+        HERE,
+        options=("--no-mirrors",),
+        registries=table("", "registry.test") + mirror("mirror.test"),
+    ),
+    "an insecure mirror": Case(
+        None,
+        registries=table("", "registry.test") + mirror("mirror.test", "insecure = true"),
+    ),
+    "a mirror for digests": Case(
+        HERE,
+        registries=table("", "registry.test")
+        + mirror("mirror.test", 'pull-from-mirror = "digest-only"'),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, begun = CASES[name], list[str]()
+    for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in case.environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(early, "Early", lambda url, *_: begun.append(url.endpoint))
+    notes = Notes()
+    chosen = Chosen((case.policy, "policy"), (case.registries.encode(), "registries"))
+    _begin_early(cli.parse([*case.options, case.image]), Settings(chosen, notes))
+    assert begun == ([case.begun] if case.begun else [])
+    assert notes.failures == []
+
+
+# --- what it is used for --------------------------------------------------------------------------
+
+Behaviour = Literal[
+    "good",
+    "closes",  # its first connection after the handshake
+    "resets",  # the same, without a goodbye
+    "slow",  # to begin the first handshake, until it is given up
+    "mute",  # never answers a handshake
+    "plain",  # speaks no TLS
+    "refuses",  # takes no connection
+    "empty",  # has no image
+]
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """A registry over TLS with one manifest, or one that misbehaves; it counts."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, files: Certificates, behaviour: Behaviour) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.behaviour = behaviour
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(files.certificate, files.key)
+        self.connections = 0
+        self.shaken = 0
+        self.ended = 0
+        self.asked: list[str] = []
+        self.released = threading.Event()
+        self.lock = threading.Lock()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+    def count(self, name: str) -> int:
+        with self.lock:
+            number: int = getattr(self, name) + 1
+            setattr(self, name, number)
+        return number
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that go away."""
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    server: Server
+    request: socket.socket
+
+    def handle(self) -> None:
+        server, number = self.server, self.server.count("connections")
+        self.request.settimeout(LIMIT)
+        if server.behaviour == "plain":
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        if server.behaviour in ("plain", "mute"):
+            self._await_end(self.request)
+            return
+        if server.behaviour == "slow" and number == 1:
+            server.released.wait(LIMIT)
+        with server.context.wrap_socket(self.request, server_side=True) as secure:
+            server.count("shaken")
+            if number == 1 and server.behaviour == "resets":
+                secure.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            if number > 1 or server.behaviour not in ("closes", "resets"):
+                self._serve(secure)
+
+    def _await_end(self, sock: socket.socket) -> None:
+        with suppress(OSError):
+            while sock.recv(1 << 16):
+                pass
+        self.server.count("ended")
+
+    def _serve(self, sock: ssl.SSLSocket) -> None:
+        status = "404 Not Found" if self.server.behaviour == "empty" else "200 OK"
+        body = b"" if self.server.behaviour == "empty" else MANIFEST
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {OCI_MANIFEST}\r\nContent-Length: {len(body)}"
+        received = b""
+        with suppress(OSError):
+            while data := sock.recv(1 << 16):
+                received += data
+                while b"\r\n\r\n" in received:
+                    asked, _, received = received.partition(b"\r\n\r\n")
+                    self.server.asked.append(asked.decode().partition("\r\n")[0])
+                    sock.sendall(f"{head}\r\n\r\n".encode() + body)
+        self.server.count("ended")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return certificates(tmp_path_factory.mktemp("tls"))
+
+
+@contextmanager
+def serving(files: Certificates, behaviour: Behaviour = "good") -> Iterator[Server]:
+    server = Server(files, behaviour)
+    if behaviour == "refuses":
+        server.server_close()
+        yield server
+        return
+    with in_thread(server):
+        try:
+            yield server
+        finally:
+            server.released.set()
+
+
+class Start:
+    """Start the program on a server's image, at a home where nothing is configured."""
+
+    def __init__(self, serve: Serve, path: Path, files: Certificates) -> None:
+        self._serve = serve
+        self._home = Home(path)
+        self.environment = self._home.environment(SSL_CERT_FILE=str(files.authority))
+
+    def __call__(self, server: Server, *options: str, **named: Any) -> Child:  # noqa: ANN401  (see Serve)
+        image = f"docker://{server.address}/acme/os:1"
+        return self._serve(image, *options, **{"env": self.environment, **named})
+
+
+@pytest.fixture
+def start(serve: Serve, tmp_path: Path, files: Certificates) -> Start:
+    return Start(serve, tmp_path / "home", files)
+
+
+# With a pattern nothing is begun early, and nothing else changes where no such file is.
+WITHOUT = "--sideload=/nowhere/<name>/<ref>"
+
+
+def test_the_first_request_is_sent_on_it(start: Start, files: Certificates) -> None:
+    with serving(files) as server:
+        child = start(server, "--debug")
+        assert eventually(lambda: server.shaken == 1), "begun before anything was asked"
+        reply = child.client.get("/manifest")
+        assert (reply.status, reply.body) == (200, MANIFEST)
+        assert child.finish() == 0
+        assert (server.connections, len(server.asked)) == (1, 1)
+    lines = child.stderr.splitlines()
+    assert [line.partition(": 200, ")[0] for line in lines] == [
+        f"imgproxy: GET https://{server.address}/v2/acme/os/manifests/1",
+        "imgproxy: GET /manifest",
+    ]
+
+
+def test_nothing_is_begun_with_a_pattern(start: Start, files: Certificates) -> None:
+    """Which is what the comparisons below rely on."""
+    with serving(files) as server:
+        child = start(server, WITHOUT)
+        assert child.client.get("/config").status == 422  # the registry answers with a manifest
+        assert child.finish() == 0
+        assert server.connections == 1
+        idle = start(server, WITHOUT)
+        assert idle.client.get("/nowhere").status == 404
+        assert idle.finish() == 0
+        assert server.connections == 1
+
+
+def test_nothing_is_sent_before_a_request(start: Start, files: Certificates) -> None:
+    class Listening(_Connection):
+        def _serve(self, sock: ssl.SSLSocket) -> None:
+            heard.append(bool(select.select([sock], [], [], 0.3)[0]) or sock.pending() > 0)
+            super()._serve(sock)
+
+    heard: list[bool] = []
+    with serving(files) as server:
+        server.RequestHandlerClass = Listening
+        child = start(server)
+        assert eventually(lambda: bool(heard))
+        assert heard == [False]
+        assert server.asked == []
+        assert child.client.get("/manifest").status == 200
+        assert child.finish() == 0
+
+
+@pytest.mark.parametrize("behaviour", ["closes", "resets"])
+def test_a_server_that_closed_it_meanwhile_is_asked_on_another(
+    behaviour: Behaviour, start: Start, files: Certificates
+) -> None:
+    with serving(files, behaviour) as server:
+        child = start(server, "--retries=0")
+        assert eventually(lambda: server.shaken == 1)
+        reply = child.client.get("/manifest")
+        assert (reply.status, reply.body) == (200, MANIFEST)
+        assert child.finish() == 0
+        assert (server.connections, len(server.asked)) == (2, 1)
+    assert child.stderr == ""
+
+
+def told(child: Child) -> tuple[int, bytes, int, str]:
+    """Give all that a parent sees of a child that is asked for a manifest."""
+    reply = child.client.get("/manifest")
+    return reply.status, reply.body, child.finish(), child.stderr
+
+
+STATUS: dict[Behaviour, int] = {
+    "good": 200,
+    "slow": 200,
+    "mute": 504,
+    "plain": 502,
+    "refuses": 504,
+    "empty": 404,
+}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "option"),
+    [
+        *((behaviour, "") for behaviour in STATUS),
+        *product(("slow", "refuses"), ("--debug", "--quiet")),
+    ],
+)
+def test_a_parent_cannot_tell(
+    behaviour: Behaviour, option: str, start: Start, files: Certificates
+) -> None:
+    options = [*SHORT, *filter(None, [option])]
+    with serving(files, behaviour) as server:
+        status, body, ending, words = told(start(server, *options))
+        server.released.set()
+        expected = told(start(server, *options, WITHOUT))
+    assert status == STATUS[behaviour]
+    assert (status, body, ending) == expected[:3]
+    if option == "--debug":  # whose lines say how long things took
+        assert len(words.splitlines()) == len(expected[3].splitlines())
+    else:
+        assert words == expected[3]
+
+
+def test_a_certificate_that_nobody_vouches_for_is_told_as_ever(
+    start: Start, tmp_path: Path
+) -> None:
+    stranger = certificates(tmp_path / "stranger")
+    with serving(stranger) as server:
+        answers = [told(start(server, *more)) for more in ((), (WITHOUT,))]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 502
+    assert b"certificate" in answers[0][1]
+    assert server.asked == []
+
+
+def test_a_broken_certificate_is_told_as_ever(
+    start: Start, files: Certificates, tmp_path: Path
+) -> None:
+    (tmp_path / "certs").mkdir()
+    (tmp_path / "certs/ca.crt").write_text("nothing of the kind")
+    with serving(files) as server:
+        option = f"--cert-dir={tmp_path}/certs"
+        answers = [told(start(server, option, *more)) for more in ((), (WITHOUT,))]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 500
+    assert server.shaken == 0
+
+
+# --- its end --------------------------------------------------------------------------------------
+
+
+def test_it_is_closed_when_nobody_asks(start: Start, files: Certificates) -> None:
+    with serving(files) as server:
+        child = start(server)
+        assert eventually(lambda: server.shaken == 1)
+        assert child.finish() == 0
+        assert eventually(lambda: server.ended == 1)
+    assert (child.stderr, server.asked) == ("", [])
+
+
+@pytest.mark.parametrize("number", [0, signal.SIGTERM, signal.SIGINT])
+def test_the_program_ends_while_it_is_being_made(
+    number: int, start: Start, files: Certificates
+) -> None:
+    """With a stall timeout of a minute, and a server that never answers the handshake."""
+    with serving(files, "mute") as server:
+        child = start(server)
+        assert eventually(lambda: server.connections == 1)
+        if number:
+            child.process.send_signal(number)
+        assert child.finish() == -number
+        assert eventually(lambda: server.ended == 1)
+    assert child.stderr == ""
+
+
+def test_a_parent_that_goes_leaves_it_to_the_next(start: Start, files: Certificates) -> None:
+    """One conversation waits for it and is over; another goes on with it."""
+    with serving(files, "slow") as server:
+        child = start(server, sockets=2)
+        assert eventually(lambda: server.connections == 1)
+        child.clients[0].ask("GET", "/manifest")
+        child.clients[0].close()
+        server.released.set()
+        reply = child.clients[1].get("/manifest")
+        assert (reply.status, reply.body) == (200, MANIFEST)
+        assert child.finish() == 0
+        assert eventually(lambda: server.ended == server.connections)
+    assert child.stderr == ""
+
+
+@pytest.mark.parametrize("behaviour", ["good", "empty", "closes", "slow"])
+def test_no_descriptor_is_left_behind(
+    behaviour: Behaviour, listen: Listen, files: Certificates, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "socket")
+    (tmp_path / "certs").mkdir()
+    (tmp_path / "certs/ca.crt").symlink_to(files.authority)
+    with serving(files, behaviour) as server:
+        image = f"docker://{server.address}/acme/os:1"
+        option = f"--cert-dir={tmp_path}/certs"
+        child = listen(image, option, listener=listener_at(tmp_path / "socket"))
+        status = child.connect(path).get("/manifest").status
+        assert status == STATUS.get(behaviour, 200)
+        server.released.set()
+        kept = 0 if behaviour == "empty" else 1  # an image that is open keeps a connection
+        assert eventually(lambda: sockets_to(child.pid, server.address) == kept)
+        child.hang_up()
+        before = descriptors(child.pid)
+        for _ in range(20):
+            client = child.connect(path)
+            assert client.get("/manifest").status == status
+            client.close()
+        assert eventually(lambda: descriptors(child.pid) <= before)
+        assert child.stop() == -signal.SIGTERM
+
+
+def sockets_to(pid: int, address: str) -> int:
+    """Count the open connections of a process to an address of this host."""
+    host, port = address.split(":")
+    remote = f"{socket.inet_aton(host)[::-1].hex().upper()}:{int(port):04X}"
+    inodes = set()
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[2] == remote:
+            inodes.add(f"socket:[{words[9]}]")
+    links = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(OSError):
+            links.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return sum(link in inodes for link in links)
+
+
+# --- the object itself ----------------------------------------------------------------------------
+
+
+def begun(server: Server, files: Certificates, timeout: float = LIMIT) -> Early:
+    directory = files.authority.parent / "certs"
+    directory.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        (directory / "ca.crt").symlink_to(files.authority)
+    chosen = Chosen((ACCEPT_ANYTHING, "policy"), (b"", "registries"), None, str(directory))
+    image = f"docker://{server.address}/acme/os:1"
+    made = early.begin(image, Settings(chosen, Notes()), mirrors=True, timeout=timeout)
+    assert made is not None
+    return made
+
+
+@real_time
+async def test_it_is_given_out_once(files: Certificates) -> None:
+    with serving(files) as server:
+        made = begun(server, files)
+        wire = await made.wire()
+        assert wire is not None
+        assert wire.is_quiet()
+        assert await made.wire() is None
+        made.close()
+        await wire.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert await wire.receive_into(memoryview(bytearray(9)))
+        wire.close()
+
+
+@real_time
+async def test_who_is_cancelled_leaves_it(files: Certificates, monkeypatch: Any) -> None:  # noqa: ANN401
+    monkeypatch.setattr(early, "_PATIENCE", LIMIT)
+    with serving(files, "slow") as server:
+        made = begun(server, files)
+        with trio.move_on_after(0.05) as scope:
+            await made.wire()
+        assert scope.cancelled_caught
+        server.released.set()
+        wire = await made.wire()
+        assert wire is not None
+        wire.close()
+
+
+def test_one_that_is_given_up_is_closed_when_it_is_made(files: Certificates) -> None:
+    with serving(files, "slow") as server:
+        made = begun(server, files)
+        assert eventually(lambda: server.connections == 1)
+        made.close()
+        server.released.set()
+        assert eventually(lambda: server.ended == 1)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("behaviour", ["mute", "plain", "refuses"])
+def test_what_fails_leaves_no_descriptor(behaviour: Behaviour, files: Certificates) -> None:
+    with serving(files, behaviour) as server:
+        before = len(open_descriptors())
+        made = begun(server, files, timeout=0.2)
+        assert made._done.wait(LIMIT)
+        assert made._taken() is None
+        # the server's own end goes as well, when it has noticed
+        assert eventually(lambda: len(open_descriptors()) <= before)
