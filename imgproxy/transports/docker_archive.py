@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imgproxy.transports.source import Reader, SignaturePlace
 
 # Since version 25, docker names members by the digest of what they hold.
-_NAMED_BY_DIGEST = re.compile(r"blobs/sha256/([0-9a-f]{64})")
+_NAMED_BY_DIGEST = re.compile(r"blobs/([a-z0-9]+)/([0-9a-f]+)")
 
 # What is hashed in one go.
 _PIECE = 1024 * 1024
@@ -188,7 +188,10 @@ class DockerArchive:
         """Give the digest of a layer that no config names, hashed once."""
         match = _NAMED_BY_DIGEST.fullmatch(path)
         if match is not None:
-            return Digest("sha256", match[1])  # which is verified when it is read
+            try:
+                return digests.parse(f"{match[1]}:{match[2]}")  # which is verified when it is read
+            except ValueError:
+                pass
         if member.offset not in self._hashed:
             hasher = digests.hasher(Digest("sha256", ""))
             content = await self._archive.open(path, f"{self.name}: layer {path}", sole=True)
