@@ -165,15 +165,20 @@ class _Stored(Content):
 
 
 class _Job(Generic[T]):
-    """Something that a thread does meanwhile."""
+    """Something that a thread does meanwhile, and what is called after it."""
 
-    def __init__(self, function: Callable[[], T]) -> None:
+    def __init__(self, function: Callable[[], T], then: Callable[[], None]) -> None:
         self._function = function
-        self._then: Callable[[], None] = _nothing
+        self._then = then
         self._failure: Exception | None = None
         self._token = trio.lowlevel.current_trio_token()
         self._done = trio.Event()
         trio.lowlevel.start_thread_soon(self._do, self._tell)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result."""
+        return self._done.is_set()
 
     def _do(self) -> None:
         try:
@@ -189,22 +194,12 @@ class _Job(Generic[T]):
         self._done.set()
         self._then()
 
-    def then(self, function: Callable[[], None]) -> None:
-        """Call a function when it is done."""
-        self._then = function
-        if self._done.is_set():
-            function()
-
     async def result(self) -> T:
         """Give what came of it, or raise that, however often it is asked for."""
         await self._done.wait()
         if self._failure is not None:
             raise self._failure
         return self._value
-
-
-def _nothing() -> None:
-    pass
 
 
 class _Compressed(Content):
@@ -222,7 +217,7 @@ class _Compressed(Content):
         self._buffers = deque(memoryview(bytearray(length)) for _ in range(2))
         self._ready = memoryview(b"")
         self._job: _Job[memoryview] | None = None
-        self._has_place = self._is_closed = False
+        self._is_closed = False
 
     async def receive_into(self, buffer: memoryview) -> int:
         wanted = buffer[: self._end - self._position]
@@ -230,14 +225,16 @@ class _Compressed(Content):
             await trio.lowlevel.checkpoint()
             return 0
         if not self._ready:
-            if not self._has_place:
-                await self._inflated.places.acquire_on_behalf_of(self)
-                self._has_place = True
-            self._job = self._job or _Job(self._inflate)
+            if self._job is None:
+                await self._inflated.admit(self)
+                self._begin()
+            assert self._job is not None  # noqa: S101  (it has begun)
             self._ready = await self._job.result()
-            self._job = _Job(self._inflate) if self._left else None
-            if not self._left:
-                self._give_place()
+            self._job = None
+            if self._left and self._inflated.holds(self):
+                self._begin()
+            else:
+                self.park()
         count = min(len(wanted), len(self._ready))
         wanted[:count] = self._ready[:count]
         self._ready = self._ready[count:]
@@ -261,22 +258,33 @@ class _Compressed(Content):
             buffer[filled : filled + len(piece)] = piece
             filled += len(piece)
         self._left -= filled
-        if not self._left:
-            self._inflated.keep(self._cursor)
         return buffer
+
+    def _begin(self) -> None:
+        self._job = _Job(self._inflate, self._rest)
+
+    def _rest(self) -> None:
+        """Give the place to somebody who waits for one; what has been inflated is kept."""
+        if self._is_closed or self._inflated.is_crowded():
+            self.park()
+
+    @property
+    def is_idle(self) -> bool:
+        """See `inflate.Holder`."""
+        return self._job is None or self._job.is_done
+
+    def park(self) -> None:
+        """See `inflate.Holder`."""
+        if self._cursor is not None and not self._is_closed:
+            self._inflated.keep(self._cursor)
+        self._cursor = None
+        self._inflated.dismiss(self)
 
     def close(self) -> None:
         """Let the thread that is at it end, and another reader begin."""
         self._is_closed = True
-        if self._job is None:
-            self._give_place()
-        else:
-            self._job.then(self._give_place)
-
-    def _give_place(self) -> None:
-        if self._has_place:
-            self._has_place = False
-            self._inflated.places.release_on_behalf_of(self)
+        if self.is_idle:
+            self.park()
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:

@@ -41,7 +41,8 @@ _MAX_POINTS = 256
 # Decompressors that nobody uses at the moment; each has its window.
 _MAX_IDLE = 2
 
-# Decompressors at work at the same time, each with its window; who comes later waits.
+# Decompressors at the same time, each with its window. Who comes later gets that of a reader which
+# nobody reads from at the moment.
 MAX_CURSORS = 16
 
 # A file of images inflates to a few times its size. From here on, one that claims to be more than
@@ -167,6 +168,17 @@ class _Point(NamedTuple):
     decompressor: _Gzip | None = None
 
 
+class Holder(Protocol):
+    """Who has a cursor, and can do without it for a while."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it does not use the cursor at the moment."""
+
+    def park(self) -> None:
+        """Give the cursor back."""
+
+
 class Inflated:
     """A compressed file that has been gone through once, by the cursor that `first_pass` gives."""
 
@@ -176,8 +188,32 @@ class Inflated:
         self._points = [_Point(0, 0)]
         self._spacing = _SPACING
         self.places = trio.CapacityLimiter(MAX_CURSORS)
+        self._holders: list[Holder] = []
         self._idle: list[Cursor] = []
         self._lock = threading.Lock()
+
+    async def admit(self, holder: Holder) -> None:
+        """Wait until a reader may have a cursor, which takes as long as one piece of another's."""
+        if not self.places.available_tokens:
+            idle = next((each for each in self._holders if each.is_idle), None)
+            if idle is not None:
+                idle.park()
+        await self.places.acquire_on_behalf_of(holder)
+        self._holders.append(holder)
+
+    def dismiss(self, holder: Holder) -> None:
+        """Take back the place of a reader, if it has one."""
+        if holder in self._holders:
+            self._holders.remove(holder)
+            self.places.release_on_behalf_of(holder)
+
+    def holds(self, holder: Holder) -> bool:
+        """Whether a reader may have a cursor."""
+        return holder in self._holders
+
+    def is_crowded(self) -> bool:
+        """Whether somebody waits to be admitted."""
+        return self.places.statistics().tasks_waiting > 0
 
     def first_pass(self) -> Cursor:
         """Give a cursor at the beginning, which notes on its way where others can begin."""
