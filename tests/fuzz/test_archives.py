@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-ARCHIVES = int(os.environ.get("IMGPROXY_FUZZ_ARCHIVES", "600"))
+ARCHIVES = int(os.environ.get("IMGPROXY_FUZZ_ARCHIVES", "400"))
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
 # What a file may be refused with. A 503 is for one that changes meanwhile, and none does.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from conftest import Listen, Sample
 
-REQUESTS = int(os.environ.get("IMGPROXY_FUZZ_REQUESTS", "5000"))
+REQUESTS = int(os.environ.get("IMGPROXY_FUZZ_REQUESTS", "3000"))
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
 # No mutation makes a 500 right; none of these requests reaches an error of the image's own.

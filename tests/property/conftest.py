@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 settings.register_profile(
     "tests",
     derandomize=True,
-    max_examples=100,
+    max_examples=60,
     deadline=None,
     database=None,
     phases=set(Phase) - {Phase.explain},
