@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 LARGE = random.Random(8).randbytes(8 << 20)
 SMALL = b"a small layer"
 
-# How often a child is killed, each time at another moment.
-# At random moments, for each flavour; a campaign of more is IMGPROXY_TEST_KILLS=1000.
+# How often a child is killed, each time at another moment; IMGPROXY_TEST_KILLS=1000 is a campaign.
 KILLS = int(os.environ.get("IMGPROXY_TEST_KILLS", "12"))
 
 # What a child that is no imgproxy does: it gets its first descriptor from its command line.
