@@ -20,7 +20,6 @@ def main() -> int:
 
         print(f"imgproxy {__version__}")  # noqa: T201
         return 0
-    _keep_quiet()
     _die_by_signal()
     from imgproxy import cli
     from imgproxy.errors import UsageError
@@ -51,6 +50,7 @@ def _die_by_signal() -> None:
 
 
 def _run(options: Options) -> int:
+    _keep_quiet()
     from imgproxy import activation, system
 
     def named(option: str, path: str | None) -> tuple[bytes, str] | None:

@@ -391,7 +391,8 @@ def others(found: set[str]) -> set[str]:
 RUNNING = ("runpy", "__future__")
 # argparse, the words of its complaints, and what standard error is looked at with.
 PARSING = (*RUNNING, "argparse", "gettext", "locale", "select", "signal", "errno")
-SERVING = (*PARSING, "trio", "h11", "json")
+# The paths of requests are taken apart by `urllib.parse`, what libraries warn of is kept quiet.
+SERVING = (*PARSING, "trio", "h11", "json", "urllib.parse", "warnings")
 # Names and tables of registries, the dates of tokens and what their names are looked up with.
 ASKING = (*SERVING, "tomllib", "datetime", "urllib.parse", "encodings.idna", "encodings.utf_8_sig")
 
