@@ -136,7 +136,7 @@ def test_what_libraries_tell_programmers_is_not_written_where_http_is_expected(
     script = """if True:
         import sys, warnings
         from imgproxy.__main__ import main
-        sys.argv[1:] = ["--unheard-of", "os"]
+        sys.argv[1:] = ["--sockfd=99", "os"]
         main()
         warnings.warn_explicit("advice", UserWarning, "file", 1)
     """
@@ -150,7 +150,7 @@ def test_what_libraries_tell_programmers_is_not_written_where_http_is_expected(
     )
     lines = done.stderr.splitlines()
     assert (done.stdout, len(lines)) == ("", told)
-    assert lines[0].startswith("imgproxy: unrecognized arguments")
+    assert lines[0].startswith("imgproxy: descriptor 99 is closed")
 
 
 def run_as_service(shift: int, count: str) -> subprocess.CompletedProcess[str]:
