@@ -6,6 +6,8 @@ import sys
 
 TYPE_CHECKING = False  # `typing` would take as long as all else that --version needs
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.cli import Options
     from imgproxy.early import Early
     from imgproxy.settings import Settings
@@ -78,7 +80,7 @@ def _run(options: Options) -> int:
 
     chosen = Chosen(policy, registries, auth, options.cert_dir, options.registries_d)
     settings = Settings(chosen, reporter)
-    early = _begin_early(options, settings)
+    early = _begin_early(options, settings, handed.is_asked)
 
     from functools import partial
 
@@ -113,7 +115,9 @@ def _run(options: Options) -> int:
     return trio.run(service.run, handed)
 
 
-def _begin_early(options: Options, settings: Settings) -> Early | None:
+def _begin_early(
+    options: Options, settings: Settings, is_asked: Callable[[], bool]
+) -> Early | None:
     """Begin the connection that is needed, where no option says that it may not be."""
     here = ("oci:", "oci-archive:", "docker-archive:", "dir:")
     is_path = options.image[:1] in "./" or options.image.startswith(here)
@@ -122,7 +126,11 @@ def _begin_early(options: Options, settings: Settings) -> Early | None:
     from imgproxy import early
 
     return early.begin(
-        options.image, settings, mirrors=not options.no_mirrors, timeout=options.stall_timeout
+        options.image,
+        settings,
+        lambda: options.registry_token is None and is_asked(),  # a token would go with the request
+        mirrors=not options.no_mirrors,
+        timeout=options.stall_timeout,
     )
 
 

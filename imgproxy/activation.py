@@ -7,6 +7,7 @@ There is no mode switch: a descriptor says itself what it is.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 from typing import NamedTuple
@@ -37,6 +38,13 @@ class Handed(NamedTuple):
     connected: list[socket.socket | Pipes]
     listening: list[socket.socket]
     shares_stderr: bool
+
+    def is_asked(self) -> bool:
+        """Whether anything waits to be read or accepted at the moment."""
+        poll = select.poll()
+        for each in (*self.connected, *self.listening):
+            poll.register(each.read_fd if isinstance(each, Pipes) else each, select.POLLIN)
+        return any(event & select.POLLIN for _, event in poll.poll(0))
 
 
 def classify(fds: list[int]) -> Handed:

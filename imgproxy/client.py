@@ -17,11 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 import h11
 import trio
 
-from imgproxy.errors import (
-    DeniedError,
-    Failure,
-    UnreachableError,
-)
+from imgproxy import request
+from imgproxy.errors import DeniedError, Failure, UnreachableError
 from imgproxy.response import Response, reason, translated
 from imgproxy.spec import retry
 
@@ -77,6 +74,7 @@ class Client:
         self._user_agent = user_agent
         self._proxy_for = proxy_for
         self._early: Early | None = None
+        self._asked: dict[Wire, bytes] = {}  # requests that are on their way, and not given out
         self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
         self._idle: defaultdict[tuple[str, str, int], list[Wire]] = defaultdict(list)
 
@@ -133,10 +131,10 @@ class Client:
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         method = "GET" if form is None else "POST"
         proxy = self._proxy_for(url) if url.scheme == "http" else None
-        request = self._request(connection, proxy, url, headers, form)
+        words = request.compose(connection, url, headers, self._user_agent, form=form, proxy=proxy)
         try:
             with trio.fail_after(self._stall_timeout):
-                await _send(wire, request)
+                await self._ask(wire, words)
                 head = await self._head(connection, wire)
         except BaseException as error:
             wire.close()
@@ -152,32 +150,13 @@ class Client:
         release = partial(self._take_back, url, what)
         return Response(url, head, connection, wire, self._stall_timeout, release)
 
-    def _request(
-        self,
-        connection: h11.Connection,
-        proxy: Proxy | None,
-        url: Url,
-        headers: Mapping[str, str],
-        form: bytes | None,
-    ) -> bytes:
-        """Give the bytes of a request, in the form that a proxy wants it if one forwards it."""
-        target, fields = proxy.forward(url) if proxy else (url.target, [("Host", url.authority)])
-        fields += [
-            ("User-Agent", self._user_agent),
-            ("Accept-Encoding", "identity"),
-            *headers.items(),
-        ]
-        if form is not None:
-            fields += [
-                ("Content-Type", "application/x-www-form-urlencoded"),
-                ("Content-Length", str(len(form))),
-            ]
-        method = "GET" if form is None else "POST"
-        request = h11.Request(method=method, target=target, headers=fields)
-        body = [] if form is None else [h11.Data(data=form)]
-        return b"".join(
-            connection.send(each) or b"" for each in (request, *body, h11.EndOfMessage())
-        )
+    async def _ask(self, wire: Wire, words: bytes) -> None:
+        """Send a request, unless the connection was begun with just this one."""
+        asked = self._asked.pop(wire, None)
+        if asked is None:
+            await _send(wire, words)
+        elif asked != words:
+            raise _ClosedEarly("the connection was begun with another request")
 
     async def _head(self, connection: h11.Connection, wire: Wire) -> h11.Response:
         # One byte more than h11 may keep, however the head is split on its way.
@@ -218,6 +197,8 @@ class Client:
             self._early = None  # not before: who is cancelled leaves it to the next
             if wire is not None:
                 self._give_back(early.url, wire)
+                if early.asked:
+                    self._asked[wire] = early.asked
         return self._take_idle(url)
 
     def _take_idle(self, url: Url) -> Wire | None:
@@ -225,7 +206,7 @@ class Client:
         kept = self._idle[url.origin]
         while kept:
             wire = kept.pop()
-            if wire.is_quiet():
+            if wire in self._asked or wire.is_quiet():
                 return wire
             wire.close()
         return None

@@ -1,8 +1,8 @@
 """A connection to a registry that is made while the event loop is still being imported.
 
 Importing it takes as long as some round trips, and a name look-up, a dial and a TLS handshake need
-nothing of it. Nothing is asked on the connection before there is a request, and whatever goes wrong
-with it is kept quiet: it is made again in the usual way, and reported then.
+nothing of it; nor does asking for the manifest, once a parent has asked for anything. Whatever goes
+wrong with it is kept quiet: it is made again in the usual way, and reported then.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from imgproxy.spec import reference as references
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from imgproxy.settings import Settings
     from imgproxy.spec.url import Url
@@ -29,11 +30,19 @@ if TYPE_CHECKING:
 _PATIENCE = 1.0
 
 
-def begin(image: str, settings: Settings, *, mirrors: bool, timeout: float) -> Early | None:
+def begin(
+    image: str,
+    settings: Settings,
+    is_wanted: Callable[[], bool],
+    *,
+    mirrors: bool,
+    timeout: float,
+) -> Early | None:
     """Begin the connection that an image will need, if it can be told which.
 
     That is the first place of an image that is named with its registry, over TLS and without a
-    proxy, where no policy or table forbids it. `timeout` is in seconds.
+    proxy, where no policy or table forbids it. `is_wanted`: whether its manifest may be asked for.
+    `timeout` is in seconds.
     """
     try:
         name = references.parse_image(image)
@@ -41,19 +50,31 @@ def begin(image: str, settings: Settings, *, mirrors: bool, timeout: float) -> E
             return None
         policies.demand(settings.policy(), "docker", policies.scopes_of(name), image)
         place = endpoints.find(name, settings.registries.registries, mirrors=mirrors)[0]
-        url = distribution.registry_url("https", place.reference, "base", "")
+        url = distribution.registry_url("https", place.reference, "manifest", name.manifest)
         if place.refusal or place.insecure or proxy.choose(url, system.environment()):
             return None
     except Failure:
         return None  # which is reported when the image is opened
-    return Early(url, place.reference.registry, settings, timeout)
+    return Early(url, place.reference.registry, settings, is_wanted, timeout)
 
 
 class Early:
-    """A connection to the origin of `url`, made by a thread of its own."""
+    """A connection to the origin of `url`, made by a thread of its own.
 
-    def __init__(self, url: Url, registry: str, settings: Settings, timeout: float) -> None:
+    `asked` is the request that has been sent on it, if one has.
+    """
+
+    def __init__(
+        self,
+        url: Url,
+        registry: str,
+        settings: Settings,
+        is_wanted: Callable[[], bool],
+        timeout: float,
+    ) -> None:
         self.url = url
+        self.asked = b""
+        self._may_ask = is_wanted
         self._registry = registry
         self._settings = settings
         self._timeout = timeout
@@ -85,8 +106,25 @@ class Early:
         except BaseException:
             plain.close()
             raise
-        made.setblocking(False)  # noqa: FBT003  (the name says it)
+        try:
+            if self._may_ask():
+                self._ask(made)
+            made.setblocking(False)  # noqa: FBT003  (the name says it)
+        except BaseException:
+            made.close()
+            raise
         return made
+
+    def _ask(self, made: ssl.SSLSocket) -> None:
+        """Ask what the client would ask first, to the letter."""
+        import h11
+
+        from imgproxy import request
+
+        accept = {"Accept": distribution.ACCEPT_MANIFESTS}
+        connection = h11.Connection(h11.CLIENT)
+        self.asked = request.compose(connection, self.url, accept, request.USER_AGENT)
+        made.sendall(self.asked)
 
     async def wire(self) -> TlsWire | None:
         """Give the connection, None where there is none in time."""

@@ -108,6 +108,34 @@ def test_several_descriptors_keep_their_order(stack: ExitStack) -> None:
     assert [each.fileno() for each in handed.listening] == [fds[1], fds[3]]
 
 
+def test_what_waits_on_a_socket_is_seen_and_not_taken(stack: ExitStack) -> None:
+    ours, theirs = socket.socketpair()
+    listener = listening_tcp(stack)
+    address = listener.getsockname()
+    handed = taken(stack, theirs, listener)
+    assert not handed.is_asked()
+    with ours:
+        ours.send(b"GET")
+        assert handed.is_asked()
+        assert isinstance(handed.connected[0], socket.socket)
+        assert handed.connected[0].recv(16) == b"GET"
+        assert not handed.is_asked()
+        with socket.create_connection(address):
+            assert handed.is_asked()
+
+
+def test_what_waits_in_a_pipe_is_seen(stack: ExitStack) -> None:
+    read_fd, write_fd = os.pipe()
+    stack.callback(os.close, read_fd)
+    handed = Handed([Pipes(read_fd, write_fd)], [], shares_stderr=False)
+    assert not handed.is_asked()
+    os.write(write_fd, b"GET")
+    assert handed.is_asked()
+    os.read(read_fd, 16)
+    os.close(write_fd)
+    assert not handed.is_asked(), "an end is no request"
+
+
 def test_a_peer_that_has_gone_is_still_a_conversation(stack: ExitStack) -> None:
     ours, theirs = socket.socketpair()
     ours.close()

@@ -174,6 +174,8 @@ async def test_a_connection_is_used_again_after_a_whole_reply(framing: str) -> N
 class Begun:
     """A connection that was begun before there was a client; it takes so long to be made."""
 
+    asked = b""
+
     def __init__(
         self, script: Script, seconds: float, url: str = WHERE, *, fails: bool = False
     ) -> None:

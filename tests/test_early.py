@@ -30,11 +30,17 @@ from wires import Notes, real_time
 
 from imgproxy import cli, early
 from imgproxy.__main__ import _begin_early
+from imgproxy.client import Client
+from imgproxy.config.certs import Certificates as Trusted
 from imgproxy.config.policy import ACCEPT_ANYTHING
+from imgproxy.dialling import Dialer
+from imgproxy.request import USER_AGENT
 from imgproxy.settings import Chosen, Settings
+from imgproxy.spec import distribution
+from imgproxy.spec import url as urls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from conftest import Listen, Serve
     from parent import Child
@@ -144,7 +150,7 @@ def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
     monkeypatch.setattr(early, "Early", lambda url, *_: begun.append(url.endpoint))
     notes = Notes()
     chosen = Chosen((case.policy, "policy"), (case.registries.encode(), "registries"))
-    _begin_early(cli.parse([*case.options, case.image]), Settings(chosen, notes))
+    _begin_early(cli.parse([*case.options, case.image]), Settings(chosen, notes), lambda: False)
     assert begun == ([case.begun] if case.begun else [])
     assert notes.failures == []
 
@@ -178,6 +184,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.shaken = 0
         self.ended = 0
         self.asked: list[str] = []
+        self.authorized: list[str] = []
         self.released = threading.Event()
         self.lock = threading.Lock()
 
@@ -232,7 +239,9 @@ class _Connection(socketserver.BaseRequestHandler):
                 received += data
                 while b"\r\n\r\n" in received:
                     asked, _, received = received.partition(b"\r\n\r\n")
-                    self.server.asked.append(asked.decode().partition("\r\n")[0])
+                    line, *fields = asked.decode().split("\r\n")
+                    self.server.asked.append(line)
+                    self.server.authorized += [f for f in fields if f.startswith("Authorization")]
                     sock.sendall(f"{head}\r\n\r\n".encode() + body)
         self.server.count("ended")
 
@@ -321,6 +330,30 @@ def test_nothing_is_sent_before_a_request(start: Start, files: Certificates) -> 
         assert server.asked == []
         assert child.client.get("/manifest").status == 200
         assert child.finish() == 0
+
+
+def test_what_a_parent_has_asked_already_is_asked_once(start: Start, files: Certificates) -> None:
+    with serving(files, "slow") as server:
+        child = start(server, "--debug")
+        child.client.ask("GET", "/manifest")
+        assert eventually(lambda: server.connections == 1)
+        server.released.set()
+        reply = child.client.reply()
+        assert (reply.status, reply.body) == (200, MANIFEST)
+        assert child.finish() == 0
+        assert (server.connections, len(server.asked)) == (1, 1)
+    assert len(child.stderr.splitlines()) == 2
+
+
+def test_a_token_that_an_option_gives_goes_with_the_first_request(
+    start: Start, files: Certificates
+) -> None:
+    with serving(files) as server:
+        child = start(server, "--registry-token=secret")
+        assert child.client.get("/manifest").status == 200
+        assert child.finish() == 0
+        assert (server.connections, len(server.asked)) == (1, 1)
+        assert server.authorized == ["Authorization: Bearer secret"]
 
 
 @pytest.mark.parametrize("behaviour", ["closes", "resets"])
@@ -488,16 +521,68 @@ def sockets_to(pid: int, address: str) -> int:
 # --- the object itself ----------------------------------------------------------------------------
 
 
-def begun(server: Server, files: Certificates, timeout: float = LIMIT) -> Early:
+def begun(
+    server: Server,
+    files: Certificates,
+    timeout: float = LIMIT,
+    is_wanted: Callable[[], bool] = lambda: False,
+) -> Early:
     directory = files.authority.parent / "certs"
     directory.mkdir(exist_ok=True)
     with suppress(FileExistsError):
         (directory / "ca.crt").symlink_to(files.authority)
     chosen = Chosen((ACCEPT_ANYTHING, "policy"), (b"", "registries"), None, str(directory))
     image = f"docker://{server.address}/acme/os:1"
-    made = early.begin(image, Settings(chosen, Notes()), mirrors=True, timeout=timeout)
+    settings = Settings(chosen, Notes())
+    made = early.begin(image, settings, is_wanted, mirrors=True, timeout=timeout)
     assert made is not None
     return made
+
+
+def client_with(made: Early, server: Server, files: Certificates) -> Client:
+    """Give a client that uses what was begun, and dials for itself otherwise."""
+    home = urls.parse(f"https://{server.address}/")
+    trusted = Trusted((str(files.authority),))
+    dial = Dialer(home, server.address, lambda _: trusted, lambda _: None, verify=True)
+    client = Client(dial, Notes(), stall_timeout=LIMIT, user_agent=USER_AGENT)
+    client.adopt(made)
+    return client
+
+
+@real_time
+@pytest.mark.parametrize(("name", "connections"), [("1", 1), ("2", 2)], ids=["the same", "another"])
+async def test_what_was_asked_early_answers_that_and_nothing_else(
+    name: str, connections: int, files: Certificates
+) -> None:
+    with serving(files) as server:
+        made = begun(server, files, is_wanted=lambda: True)
+        await trio.to_thread.run_sync(made._done.wait)
+        assert made.asked
+        client = client_with(made, server, files)
+        url = urls.parse(f"https://{server.address}/v2/acme/os/manifests/{name}")
+        accept = {"Accept": distribution.ACCEPT_MANIFESTS}
+        for _ in range(2):  # the second time, as on any connection that is kept
+            response = await client.get(url, accept)
+            assert await response.read(1 << 20) == MANIFEST
+        client.close()
+    assert server.connections == connections
+    paths = [line.split()[1] for line in server.asked]
+    expected = ["/v2/acme/os/manifests/1", url.target, url.target]
+    assert paths == expected[-2 if name == "1" else 0 :]
+
+
+@real_time
+async def test_who_cannot_say_whether_it_is_wanted_gets_none(files: Certificates) -> None:
+    def closed() -> bool:
+        raise ValueError("a descriptor that is closed by now")
+
+    with serving(files) as server:
+        before = len(open_descriptors())
+        made = begun(server, files, is_wanted=closed)
+        assert await made.wire() is None
+        assert eventually(lambda: server.ended == 1)
+        assert eventually(lambda: len(open_descriptors()) <= before)
+        assert server.asked == []
 
 
 @real_time

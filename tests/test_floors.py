@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FLOORS: list[list[str]] = [
     ["spec", "config", "api", "fields", "strict_json", "errors"],
     [
-        *("client", "response", "dialling", "wire", "files", "activation"),
+        *("client", "request", "response", "dialling", "wire", "files", "activation"),
         *("system", "settings", "keyring", "shared", "early", "tls", "parent"),
     ],
     ["transports"],

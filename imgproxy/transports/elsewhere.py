@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy import __version__, system
+from imgproxy import system
 from imgproxy.client import Client
 from imgproxy.dialling import Dialer
+from imgproxy.request import USER_AGENT
 from imgproxy.spec import distribution, proxy
 from imgproxy.transports.endpoint import OK, check_encoding, discard, follow
 from imgproxy.transports.rounds import Rounds
@@ -32,7 +33,7 @@ def open_rounds(
         Dialer(None, "", settings.certificates, proxy_for, verify=verify),
         reporter,
         stall_timeout=access.stall_timeout,
-        user_agent=f"imgproxy/{__version__}",
+        user_agent=USER_AGENT,
         proxy_for=proxy_for,
     )
     endpoints = [_Elsewhere(url, client, allow_http=not verify) for url in urls]

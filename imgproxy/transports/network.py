@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy import __version__, system
+from imgproxy import system
 from imgproxy.client import Client
 from imgproxy.config import endpoints
 from imgproxy.dialling import Dialer
 from imgproxy.keyring import Keyring
+from imgproxy.request import USER_AGENT
 from imgproxy.spec import distribution, proxy
 from imgproxy.transports.endpoint import Endpoint
 from imgproxy.transports.registry import Registry
@@ -95,6 +96,6 @@ def _client(
         dialer,
         reporter,
         stall_timeout=access.stall_timeout,
-        user_agent=f"imgproxy/{__version__}",
+        user_agent=USER_AGENT,
         proxy_for=proxy_for,
     )

@@ -407,7 +407,7 @@ SERVED = PARSED | {
 }
 LAYOUT = SERVED | {f"transports.{name}" for name in ("choices", "local", "oci_layout", "tree")}
 REGISTRY = SERVED | {
-    *("client", "dialling", "early", "keyring", "response", "tls"),
+    *("client", "dialling", "early", "keyring", "request", "response", "tls"),
     *("config.certs", "config.credentials", "config.endpoints", "config.registries"),
     *("config.registry_tables", "config.short_names"),
     *("spec.basic", "spec.challenge", "spec.content_range", "spec.distribution", "spec.proxy"),

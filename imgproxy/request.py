@@ -1,0 +1,47 @@
+"""The bytes of a request to a registry: RFC 9112 section 3, written by h11.
+
+Apart from `client`, because `early` sends one before there is an event loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import h11
+
+from imgproxy import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgproxy.spec.proxy import Proxy
+    from imgproxy.spec.url import Url
+
+# What names this program to registries.
+USER_AGENT = f"imgproxy/{__version__}"
+
+
+def compose(
+    connection: h11.Connection,
+    url: Url,
+    headers: Mapping[str, str],
+    user_agent: str,
+    *,
+    form: bytes | None = None,
+    proxy: Proxy | None = None,
+) -> bytes:
+    """Give a GET, or with a `form` a POST of that, as sent on a connection that is new to h11.
+
+    A `proxy` that forwards it gets it in the form that proxies want.
+    """
+    target, fields = proxy.forward(url) if proxy else (url.target, [("Host", url.authority)])
+    fields += [("User-Agent", user_agent), ("Accept-Encoding", "identity"), *headers.items()]
+    if form is not None:
+        fields += [
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Content-Length", str(len(form))),
+        ]
+    method = "GET" if form is None else "POST"
+    head = h11.Request(method=method, target=target, headers=fields)
+    body = [] if form is None else [h11.Data(data=form)]
+    return b"".join(connection.send(each) or b"" for each in (head, *body, h11.EndOfMessage()))
