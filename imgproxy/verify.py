@@ -38,6 +38,9 @@ WHOLE = 1024 * 1024
 CHUNK = 2 * 1024 * 1024
 BUFFERS = 3
 
+# The first piece of a larger blob is smaller: whoever waits for it has waited long enough.
+FIRST = 256 * 1024
+
 # Two blobs keep four processors busy. More than these at once take turns, and have pieces that cost
 # a little more each, so that eight take 21 MiB and not 48.
 MAX_LARGE = 2
@@ -161,7 +164,8 @@ class Blob:
         self._descriptor = descriptor
         self._reader = reader
         self._hashing = _Hashing(hasher)
-        self._buffers: deque[memoryview] = deque()
+        self._buffers: deque[memoryview] = deque()  # the one that was filled last, first
+        self._length = CHUNK_OF_MANY
         self._position = 0
         self._first: memoryview | None = None
 
@@ -176,11 +180,10 @@ class Blob:
         if said not in (None, size):
             _refuse_size(self._reader.name, size, str(said))
         if size > WHOLE:
-            length = CHUNK if len(_with_large) < MAX_LARGE else CHUNK_OF_MANY
-            if length == CHUNK:
+            if len(_with_large) < MAX_LARGE:
+                self._length = CHUNK
                 _with_large.add(self)
-            self._buffers = deque(memoryview(bytearray(length)) for _ in range(BUFFERS))
-            self._first = await self._receive(WHOLE)
+            self._first = await self._receive(FIRST)
             return
         content = memoryview(bytearray(size))
         while self._position < size:
@@ -207,8 +210,11 @@ class Blob:
 
     async def _receive(self, limit: int) -> memoryview:
         """Give the next piece of a large blob, after its hashing has begun."""
-        await self._hashing.catch_up(BUFFERS - 1)  # the oldest buffer is free then
-        self._buffers.rotate()
+        if len(self._buffers) < BUFFERS:  # made when it is needed: zeroing megabytes takes a while
+            self._buffers.appendleft(memoryview(bytearray(self._length)))
+        else:
+            await self._hashing.catch_up(BUFFERS - 1)  # the oldest buffer is free then
+            self._buffers.rotate()
         left = self._descriptor.size - self._position
         count = await self._some(self._buffers[0][: min(left, limit)])
         piece = self._buffers[0][:count]

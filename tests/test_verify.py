@@ -26,6 +26,7 @@ from imgproxy.transports.source import Document
 from imgproxy.verify import (
     CHUNK,
     CHUNK_OF_MANY,
+    FIRST,
     MAX_LARGE,
     WHOLE,
     Blob,
@@ -47,7 +48,7 @@ SMALL = 16
 
 @contextmanager
 def small_pieces() -> Iterator[None]:
-    with patch.multiple(verify, WHOLE=SMALL, CHUNK=SMALL):
+    with patch.multiple(verify, WHOLE=SMALL, FIRST=SMALL, CHUNK=SMALL):
         yield
 
 
@@ -206,23 +207,22 @@ async def test_two_blobs_at_once_have_large_pieces_and_more_have_smaller_ones() 
     size = 2 * CHUNK + 5
     content = noise(size)
     opened = [await open_blob(described(content), Chunks(content, [size])) for _ in range(4)]
-    largest = [WHOLE, WHOLE, CHUNK_OF_MANY, CHUNK_OF_MANY]
-    assert [len(await blob.read()) for blob in opened] == largest
+    assert [len(await blob.read()) for blob in opened] == [FIRST] * 4
     pieces = [len(await blob.read()) for blob in opened]
     assert pieces == [CHUNK, CHUNK, CHUNK_OF_MANY, CHUNK_OF_MANY]
     opened[0].close()
     opened[0].close()
     after = await open_blob(described(content), Chunks(content, [size]))
-    assert len(await after.read()) == WHOLE
+    assert len(await after.read()) == FIRST
     received = bytearray()
     for blob in (opened[2], after):
         while piece := await blob.read():
             received += piece
-    assert received == content[2 * CHUNK_OF_MANY :] + content[WHOLE:]
+    assert received == content[FIRST + CHUNK_OF_MANY :] + content[FIRST:]
     for blob in (*opened, after):
         blob.close()
     alone = await open_blob(described(content), Chunks(content, [size]))
-    assert len(await alone.read()) == WHOLE
+    assert len(await alone.read()) == FIRST
     alone.close()
 
 
@@ -233,7 +233,8 @@ async def test_a_blob_that_fails_takes_no_memory_from_others() -> None:
         await failure_of(described(content), Chunks(content[:-1], [CHUNK]))
         await failure_of(described(content), Chunks(b"", [CHUNK]))
     blob = await open_blob(described(content), Chunks(content, [len(content)]))
-    assert len(await blob.read()) == WHOLE
+    assert len(await blob.read()) == FIRST
+    assert len(await blob.read()) == CHUNK
     blob.close()
 
 
@@ -263,7 +264,7 @@ async def test_of_a_large_blob_that_is_wrong_the_last_piece_is_withheld(
         wrong = content[:-1] + bytes([content[-1] ^ 1])
     failure, given_out = await failure_of(described(content), Chunks(wrong, [WHOLE]))
     assert refused(failure) == WRONG_DIGEST
-    last = size % WHOLE or WHOLE
+    last = (size - FIRST) % WHOLE or WHOLE
     assert given_out == wrong[:-last]
 
 
