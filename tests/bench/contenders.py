@@ -140,7 +140,12 @@ class _HttpSession:
 
 @dataclass(frozen=True)
 class Skopeo:
-    """The peer: `skopeo experimental-image-proxy`."""
+    """The peer: `skopeo experimental-image-proxy`.
+
+    Where only an old one can be had, `peer/main.go` stands for a current one, its library behind
+    the same protocol; in that folder it is built by `CGO_ENABLED=0 go build -tags
+    containers_image_openpgp,exclude_graphdriver_btrfs -o PATH`.
+    """
 
     path: str
     name: str
