@@ -2,7 +2,8 @@
 
 trio's own streams hand out a fresh `bytes` for each read; a blob would be copied once more and the
 allocator would be busy with megabytes. A `Wire` fills a buffer that is used again. Every
-operation is a checkpoint, whether it had to wait or not.
+operation can be cancelled before it is done; one that need not wait lets others go first only if
+they have not been let for a while.
 
 Failures of the operating system stay `OSError`; the floor above says what they mean there.
 """
@@ -13,6 +14,7 @@ import os
 import select
 import socket
 import ssl
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
 
     _Waitable: TypeAlias = socket.socket | int
     _Wait: TypeAlias = Callable[[_Waitable], Awaitable[None]]
+
+# How long one task may go on, in seconds, while nothing makes it wait. A turn of the event loop
+# costs as much as a small reply, or a fourth of a piece of a large blob.
+_TURN = 0.001
+_last_turn = 0.0
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
@@ -211,9 +218,17 @@ async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T
             await ready(fd)
         else:
             if not waited:
-                await cancel_shielded_checkpoint()
+                await _take_turns()
             return result
         waited = True
+
+
+async def _take_turns() -> None:
+    """Let other tasks go first, if nobody did so just now."""
+    global _last_turn  # noqa: PLW0603  (of all wires: the event loop is one)
+    if time.monotonic() - _last_turn >= _TURN:
+        await cancel_shielded_checkpoint()
+        _last_turn = time.monotonic()
 
 
 async def _no_reader(fd: int) -> None:

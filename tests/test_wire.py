@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 from contextlib import closing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -14,7 +15,8 @@ import trustme
 from trio.testing import wait_all_tasks_blocked
 from wires import real_time, virtual_time
 
-from imgproxy.wire import FdWire, SocketWire, TlsWire, Wire, accept, start_tls
+from imgproxy import wire as wire_module
+from imgproxy.wire import _TURN, FdWire, SocketWire, TlsWire, Wire, accept, start_tls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -118,14 +120,29 @@ async def test_what_was_received_or_accepted_is_not_lost_when_nobody_wants_it_an
 
 
 @real_time
-async def test_every_operation_is_a_checkpoint() -> None:
+async def test_who_need_not_wait_lets_others_go_first_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A turn for each operation costs too much, none at all costs others their patience."""
+    now, turns = [100.0], [0]
+
+    async def take_turn() -> None:
+        turns[0] += 1
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    monkeypatch.setattr(wire_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(wire_module, "_last_turn", 0.0)
+    monkeypatch.setattr(wire_module, "cancel_shielded_checkpoint", take_turn)
     wire, theirs = socket_wire()
     with closing(wire), theirs:
-        theirs.sendall(b"abc")
-        with trio.testing.assert_checkpoints():
+        theirs.sendall(b"abcd")
+        counts = []
+        for passed in (0.0, 0.0, _TURN / 2, _TURN):
+            now[0] += passed
             await received(wire, 1)
-        with trio.testing.assert_checkpoints():
             await wire.send(b"x")
+            counts.append(turns[0])
+    assert counts == [1, 1, 1, 2]
 
 
 @real_time
