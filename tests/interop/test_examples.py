@@ -1,0 +1,163 @@
+"""Every command in the EXAMPLES of imgproxy(1), and the README's for hosts without a network, run.
+
+They stand in the documents for places that a test has no business in, and for registries that it
+does not reach: those are led elsewhere, by registries.conf and by other directories.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from archives import Saved, gzipped, nix_layered, pack, saved, write_registry_tree
+from home import REGISTRIES_CONF, Home, table
+from images import digest_of
+from parent import COMMAND, LIMIT, ROOT
+from servers import PASSWORD, READER, docker_registry, require
+
+if TYPE_CHECKING:
+    from conftest import Sample
+    from filled import Registry
+    from images import Layout
+
+REQUEST = b"GET /manifest HTTP/1.1\r\nHost: x\r\n\r\n"
+ANY = {"default": [{"type": "insecureAcceptAnything"}]}
+INSECURE = "insecure = true"
+LAYER = b"the layer of an example" * 50
+IMAGE = saved(LAYER)
+
+
+def examples() -> list[str]:
+    """Give what stands in the manual page's section, as a reader sees it."""
+    page = (ROOT / "man/imgproxy.1").read_text()
+    section = page.partition("\n.SH EXAMPLES\n")[2].partition("\n.SH ")[0]
+    found = re.findall(r"^\.nf\n(.*?)^\.fi$", section, re.DOTALL | re.MULTILINE)
+    return [text.replace(r"\-", "-").replace(r"\e", "\\") for text in found]
+
+
+def sideloading() -> list[str]:
+    """Give the commands of the README's section on hosts without a network."""
+    text = (ROOT / "README.md").read_text().partition("\n## In place of a registry\n")[2]
+    block = re.findall(r"^```\n(.*?)^```$", text.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
+    lines: list[str] = block[0].splitlines()
+    return lines
+
+
+def example(word: str) -> str:
+    """Give the only example that has this in it."""
+    (found,) = (text for text in examples() if word in text)
+    return found
+
+
+@pytest.fixture
+def home(home: Home) -> Home:
+    """Give a home with a policy, and the program as an administrator has it."""
+    home.write(".config/containers/policy.json", ANY)
+    home.program("imgproxy", f'exec {" ".join(COMMAND)} --platform=linux/amd64 "$@"')
+    return home
+
+
+def run(home: Home, script: str, **environment: str) -> str:
+    """Run an example in bash, with a request at its standard input; give what it printed."""
+    result = subprocess.run(
+        [require("bash"), "-euc", script],
+        input=REQUEST,
+        env=home.environment(PYTHONPATH=str(ROOT), **environment),
+        cwd=home.path,
+        capture_output=True,
+        timeout=2 * LIMIT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.decode()
+
+
+def manifest_digest(printed: str) -> str:
+    assert printed.startswith("HTTP/1.1 200 ")
+    (digest,) = re.findall(r"^Manifest-Digest: (.*)\r$", printed, re.MULTILINE)
+    return str(digest)
+
+
+def test_there_is_a_test_for_each() -> None:
+    assert len(examples()) == 7
+    assert len(sideloading()) == 2
+
+
+def test_a_shell(home: Home, registry: Registry) -> None:
+    location = registry.name()[len("docker://") :]
+    home.write(REGISTRIES_CONF, table("quay.io/libpod/alpine", location, INSECURE))
+    printed = run(home, example("printf 'GET"))
+    assert manifest_digest(printed) == registry.images["latest"]["digest"]
+
+
+def test_a_socket_in_the_file_system(home: Home, sample: Sample) -> None:
+    for program in ("systemd-socket-activate", "curl"):
+        require(program)
+    script = example("systemd-socket-activate").replace("/run/", f"{home.path}/")
+    # curl comes when the socket is there, and the example leaves the listener for good.
+    script = script.replace(
+        "curl ", f"until [ -e {home.path}/image.sock ]; do sleep 0.05; done\ncurl "
+    )
+    script = script.replace("oci:/srv/image", sample.name)
+    assert json.loads(run(home, f"trap 'kill %1' EXIT\n{script}"))["rootfs"]
+
+
+def test_a_parent_in_python(home: Home, sample: Sample) -> None:
+    lines = [
+        "import http.client, json, socket, subprocess",
+        example("socketpair").replace("oci:/srv/image", sample.name),
+        "print(json.dumps(manifest)); ours.close(); sys.exit(child.wait())",
+    ]
+    home.write("parent.py", "import sys\n" + "\n".join(lines))
+    assert json.loads(run(home, f"{sys.executable} parent.py")) == json.loads(sample.manifest)
+
+
+def archived(home: Home, name: str, image: Saved) -> None:
+    """Put a gzipped Docker archive somewhere at home, as Nix does."""
+    home.write(name, gzipped(pack(nix_layered(image))))
+
+
+def layers(home: Home, script: str) -> list[str]:
+    """Run an example; give the digests of the layers in the manifest that it printed."""
+    head, _, body = run(home, script).partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 200 ")
+    return [layer["digest"] for layer in json.loads(body)["layers"]]
+
+
+@pytest.mark.parametrize("script", [*sideloading(), example("nix/store"), example("rancher")])
+def test_a_host_without_a_network(script: str, home: Home, layout: Layout) -> None:
+    """Both commands of the README, and both of the manual page."""
+    script = script.replace("docker://IMAGE", "docker://docker.io/rancher/mirrored-pause:3.6")
+    (name,) = re.findall(r"docker://(\S+)", script)
+    repository, _, tag = name.partition("/")[2].partition(":")
+    archived(home, f"nix/store/{tag}-{repository.rpartition('/')[2]}.tar.gz", IMAGE)
+    tree = home.path / "k3s"
+    write_registry_tree(tree, repository, tag, layout, layout.image(LAYER))
+    script = script.replace("/var/lib/rancher/k3s/server/registry/", f"{tree}/")
+    script = script.replace("/nix/store/", f"{home.path}/nix/store/")
+    assert layers(home, script) == [digest_of(LAYER)]
+
+
+def test_an_image_that_a_program_writes(home: Home) -> None:
+    """What stands in for podman writes what it is given, as `podman save` does."""
+    archived(home, "acme.tar.gz", IMAGE)
+    home.program("podman", f'[ "$*" = "save localhost/acme" ] && exec zcat {home.path}/acme.tar.gz')
+    assert layers(home, example("podman save")) == [digest_of(LAYER)]
+
+
+def test_credentials_that_lie_in_no_file(home: Home, registry: Registry) -> None:
+    with docker_registry(registry.directory, auth="htpasswd") as guarded:
+        location = registry.name(address=guarded)[len("docker://") :]
+        home.write(REGISTRIES_CONF, table("quay.io/acme/os", location, INSECURE))
+        script = example("$AUTH").replace("os:1", "os:latest")
+        secret = base64.b64encode(f"{READER}:{PASSWORD}".encode()).decode()
+        auths = json.dumps({"auths": {guarded: {"auth": secret}}})
+        digest = manifest_digest(run(home, script, AUTH=auths))
+        assert digest == registry.images["latest"]["digest"]
+        refused = run(home, script, AUTH="{}")
+    assert refused.startswith("HTTP/1.1 403 ")
