@@ -40,11 +40,25 @@ class Handed(NamedTuple):
     shares_stderr: bool
 
     def is_asked(self) -> bool:
-        """Whether anything waits to be read or accepted at the moment."""
+        """Whether somebody has asked for something that has not been read yet.
+
+        What comes through a pipe or to a listener is not looked into. May be called from any
+        thread, while the conversations go on and end.
+        """
+        return any(map(_is_asked, (*self.connected, *self.listening)))
+
+
+def _is_asked(descriptor: socket.socket | Pipes) -> bool:
+    try:
+        if isinstance(descriptor, socket.socket) and not _accepts(descriptor):
+            start = descriptor.recv(4, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return start in (b"GET ", b"HEAD")
         poll = select.poll()
-        for each in (*self.connected, *self.listening):
-            poll.register(each.read_fd if isinstance(each, Pipes) else each, select.POLLIN)
+        fd = descriptor.read_fd if isinstance(descriptor, Pipes) else descriptor
+        poll.register(fd, select.POLLIN)
         return any(event & select.POLLIN for _, event in poll.poll(0))
+    except (OSError, ValueError):  # nothing is there, or it is closed by now
+        return False
 
 
 def classify(fds: list[int]) -> Handed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from imgproxy import system
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 # How long it is waited for when it is wanted, in seconds; it has had the time of the imports.
 _PATIENCE = 1.0
+
+# How old a question may be when its answer is wanted. Where it was nothing of the image that was
+# asked for, that may be never, or when the image is another one.
+_FRESH = 5.0
 
 
 def begin(
@@ -74,6 +79,7 @@ class Early:
     ) -> None:
         self.url = url
         self.asked = b""
+        self._asked_at = 0.0
         self._may_ask = is_wanted
         self._registry = registry
         self._settings = settings
@@ -107,7 +113,7 @@ class Early:
             plain.close()
             raise
         try:
-            if self._may_ask():
+            if self._is_wanted and self._may_ask():
                 self._ask(made)
             made.setblocking(False)  # noqa: FBT003  (the name says it)
         except BaseException:
@@ -124,6 +130,7 @@ class Early:
         accept = {"Accept": distribution.ACCEPT_MANIFESTS}
         connection = h11.Connection(h11.CLIENT)
         self.asked = request.compose(connection, self.url, accept, request.USER_AGENT)
+        self._asked_at = time.monotonic()
         made.sendall(self.asked)
 
     async def wire(self) -> TlsWire | None:
@@ -136,6 +143,9 @@ class Early:
             with trio.move_on_after(_PATIENCE):
                 await trio.to_thread.run_sync(self._done.wait, abandon_on_cancel=True)
         made = self._taken()
+        if made is not None and self.asked and time.monotonic() - self._asked_at > _FRESH:
+            made.close()
+            return None
         return None if made is None else TlsWire(made)
 
     def close(self) -> None:

@@ -108,20 +108,52 @@ def test_several_descriptors_keep_their_order(stack: ExitStack) -> None:
     assert [each.fileno() for each in handed.listening] == [fds[1], fds[3]]
 
 
-def test_what_waits_on_a_socket_is_seen_and_not_taken(stack: ExitStack) -> None:
+@pytest.mark.parametrize(
+    ("words", "is_asked"),
+    [
+        (b"", False),
+        (b"GET /manifest HTTP/1.1\r\n", True),
+        (b"HEAD /manifest HTTP/1.1\r\n", True),
+        (b"POST /quit HTTP/1.1\r\n", False),
+        (b"GET", False),
+        (b"nothing of HTTP", False),
+    ],
+)
+@pytest.mark.parametrize("half_closed", [False, True])
+def test_what_is_asked_on_a_socket_is_seen_and_not_taken(
+    words: bytes, stack: ExitStack, *, is_asked: bool, half_closed: bool
+) -> None:
     ours, theirs = socket.socketpair()
+    handed = taken(stack, theirs)
+    with ours:
+        ours.send(words)
+        if half_closed:
+            ours.shutdown(socket.SHUT_WR)
+        assert handed.is_asked() is is_asked
+        assert isinstance(handed.connected[0], socket.socket)
+        assert not words or handed.connected[0].recv(64) == words
+        assert not handed.is_asked()
+
+
+def test_a_connection_that_waits_at_a_listener_is_seen(stack: ExitStack) -> None:
     listener = listening_tcp(stack)
     address = listener.getsockname()
-    handed = taken(stack, theirs, listener)
+    handed = taken(stack, listener)
     assert not handed.is_asked()
-    with ours:
-        ours.send(b"GET")
+    with socket.create_connection(address):
         assert handed.is_asked()
-        assert isinstance(handed.connected[0], socket.socket)
-        assert handed.connected[0].recv(16) == b"GET"
+
+
+def test_one_that_is_closed_by_now_does_not_hide_what_another_asks(stack: ExitStack) -> None:
+    ours, theirs = socket.socketpair()
+    handed = taken(stack, connected(stack), theirs, listening(stack))
+    for gone in (handed.connected[0], *handed.listening):
+        assert isinstance(gone, socket.socket)
+        gone.close()
+    with ours:
         assert not handed.is_asked()
-        with socket.create_connection(address):
-            assert handed.is_asked()
+        ours.send(b"GET /manifest HTTP/1.1\r\n")
+        assert handed.is_asked()
 
 
 def test_what_waits_in_a_pipe_is_seen(stack: ExitStack) -> None:

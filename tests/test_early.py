@@ -572,6 +572,30 @@ async def test_what_was_asked_early_answers_that_and_nothing_else(
 
 
 @real_time
+async def test_an_answer_that_nobody_wanted_for_long_is_not_given_out(
+    files: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the tag may lead elsewhere."""
+    monkeypatch.setattr(early, "_FRESH", 0.1)
+    with serving(files) as server:
+        made = begun(server, files, is_wanted=lambda: True)
+        await trio.to_thread.run_sync(made._done.wait)
+        await trio.sleep(0.2)
+        assert await made.wire() is None
+        assert eventually(lambda: server.ended == 1)
+
+
+def test_one_that_is_given_up_asks_nothing(files: Certificates) -> None:
+    with serving(files, "slow") as server:
+        made = begun(server, files, is_wanted=lambda: True)
+        assert eventually(lambda: server.connections == 1)
+        made.close()
+        server.released.set()
+        assert eventually(lambda: server.ended == 1)
+    assert server.asked == []
+
+
+@real_time
 async def test_who_cannot_say_whether_it_is_wanted_gets_none(files: Certificates) -> None:
     def closed() -> bool:
         raise ValueError("a descriptor that is closed by now")
