@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     _Waitable: TypeAlias = socket.socket | int
     _Wait: TypeAlias = Callable[[_Waitable], Awaitable[None]]
 
-# How long one task may go on, in seconds, while nothing makes it wait. A turn of the event loop
+# How long tasks may go on, in seconds, while nothing makes them wait. A turn of the event loop
 # costs as much as a small reply, or a fourth of a piece of a large blob.
 _TURN = 0.001
 _last_turn = 0.0
@@ -226,9 +226,11 @@ async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T
 async def _take_turns() -> None:
     """Let other tasks go first, if nobody did so just now."""
     global _last_turn  # noqa: PLW0603  (of all wires: the event loop is one)
-    if time.monotonic() - _last_turn >= _TURN:
+    before = _last_turn
+    if time.monotonic() - before >= _TURN:
         await cancel_shielded_checkpoint()
-        _last_turn = time.monotonic()
+        if _last_turn == before:  # or each of many tasks would have as long for itself
+            _last_turn = time.monotonic()
 
 
 async def _no_reader(fd: int) -> None:
