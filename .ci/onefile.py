@@ -110,7 +110,13 @@ def main() -> None:
     directory = Path(sys.argv[1]) if sys.argv[1:] else TOP / "dist"
     directory.mkdir(parents=True, exist_ok=True)
     output = directory / "imgproxy-{}.{}.pyz".format(*sys.version_info)
-    build(output)
+    try:
+        build(output)
+    except importlib.metadata.PackageNotFoundError as error:
+        output.unlink()
+        sys.exit(
+            f"onefile.py: no {error.name} here; run it with a Python that has imgproxy installed"
+        )
     print(output)
 
 

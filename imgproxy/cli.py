@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="true|false",
         type=_boolean,
         help="verify certificates, whatever registries.conf says (default: verify, unless it says"
-        " insecure); false also allows plain http",
+        " insecure); --tls-verify=false, with the =, also allows plain http",
     )
     credentials = parser.add_mutually_exclusive_group()
     credentials.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,10 @@ def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
     for certificate, key in certificates.clients:
         try:
             context.load_cert_chain(certificate, key, password=_no_password)
+        except PermissionError as error:  # which does not say of which of the two
+            if os.access(certificate, os.R_OK):
+                raise _unusable(key, error, "key") from None
+            raise _unusable(certificate, error) from None
         except (OSError, ValueError) as error:
             raise _unusable(certificate, error) from None
     return context
@@ -44,6 +49,6 @@ def _no_password() -> str:
     return ""
 
 
-def _unusable(path: str, error: Exception) -> ConfigurationError:
+def _unusable(path: str, error: Exception, kind: str = "certificate") -> ConfigurationError:
     words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-    return ConfigurationError(f"the certificate {clean(path)}: {clean(str(words))}", file=path)
+    return ConfigurationError(f"the {kind} {clean(path)}: {clean(str(words))}", file=path)

@@ -399,6 +399,24 @@ def test_a_client_s_certificate_that_is_unusable_is_told_with_its_path(
     assert raised.value.message.isprintable()
 
 
+@pytest.mark.parametrize("unreadable", ["certificate", "key"])
+def test_of_a_client_s_pair_the_one_that_may_not_be_read_is_named(
+    unreadable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL says that one may not, and not which."""
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", denied)
+    monkeypatch.setattr(os, "access", lambda path, _: path != f"/me.{unreadable}")
+    pair = ("/me.certificate", "/me.key")
+    with pytest.raises(ConfigurationError) as raised:
+        make_context(Certificates((), (pair,)), verify=True)
+    assert raised.value.message == f"the {unreadable} /me.{unreadable}: Permission denied"
+    assert raised.value.detail["file"] == f"/me.{unreadable}"
+
+
 @real_time
 async def test_a_broken_certificate_leaves_no_connection_open(tmp_path: Path) -> None:
     path = written(tmp_path, "bad.crt", b"garbage")

@@ -189,10 +189,14 @@ def _is_manifest(path: str) -> bool:
 
 
 def _directory_kind(path: str) -> str:
-    if os.path.lexists(f"{path}/index.json"):
-        return "oci"
-    if os.path.lexists(f"{path}/manifest.json"):
-        return "dir"
+    for name, kind in (("index.json", "oci"), ("manifest.json", "dir")):
+        try:
+            os.lstat(f"{path}/{name}")
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # a directory that may not be entered says nothing of its content
+            raise failure(f"{path}/{name}", error) from None
+        return kind
     raise UnsupportedFormatError(
         f"{clean(path)} is a directory and no OCI layout (it has no index.json),"
         " nor does it have the manifest.json of a dir:"

@@ -214,11 +214,15 @@ def test_e45_a_fifo_is_not_opened(home: Home, keep: Keep, tmp_path: Path) -> Non
     assert trace.written == []
 
 
-@pytest.mark.parametrize("where", ["file", "directory"])
+@pytest.mark.parametrize("where", ["file", "directory", "layout"])
 def test_what_may_not_be_read_is_a_403(where: str, host: Host, keep: Keep) -> None:
     """As it is for a user, and for root without the capabilities that pass over permissions."""
-    file = host.archive("locked/os-1", IMAGE)
-    locked = file if where == "file" else file.parent
+    if where == "layout":  # whose content says what it is, and cannot be looked at
+        locked = host.layout("locked/os-1").path
+        file = locked / "index.json"
+    else:
+        file = host.archive("locked/os-1", IMAGE)
+        locked = file if where == "file" else file.parent
     locked.chmod(0)
     patterns = [f"--sideload={host.path}/{each}/<basename>-<ref>" for each in ("locked", "next")]
     host.archive("next/os-1", IMAGE)
