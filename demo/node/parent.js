@@ -40,7 +40,13 @@ class Proxy {
     this.socket = child.stdio[3];
     this.socket.on('error', () => {}); // whoever waits for a reply is told
     this.agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
-    this.agent.createConnection = () => this.socket;
+    // Given once: a second request on a socket that is gone would never end, nor fail.
+    let given = false;
+    this.agent.createConnection = (_options, done) => {
+      if (given) return void done(new Error('the connection is gone'));
+      given = true;
+      return this.socket;
+    };
     this.words = '';
     child.stderr.setEncoding('utf8').on('data', (text) => (this.words += text));
     this.ended = once(child, 'close'); // [exit status, signal], once stderr is read to its end

@@ -508,7 +508,7 @@ fds = [word.partition("=")[2] for word in sys.argv if word.startswith("--sockfd=
 requests = os.fdopen(int(fds[0]) if fds else 0, "rb", closefd=False)
 replies = os.fdopen(int(fds[0]) if fds else 1, "wb", closefd=False)
 bodies = [{manifest!r}, b"a lie".ljust({size}), b""]
-for body in bodies:
+for body in bodies[:{replies}]:
     while (line := requests.readline()) != b"\\r\\n":
         if not line:
             sys.exit()
@@ -518,15 +518,37 @@ for body in bodies:
 """
 
 
+def script_of_liar(layout: Layout, digest: str, *, replies: int) -> str:
+    return LIAR.format(
+        python=sys.executable,
+        manifest=layout.read(digest),
+        size=len(SMALL),
+        digest=digest,
+        replies=replies,
+    )
+
+
+@pytest.mark.parametrize("replies", [0, 1])
+def test_an_imgproxy_that_ends_between_replies(
+    replies: int, everyone: Everyone, layout: Layout, tmp_path: Path
+) -> None:
+    """Whatever came until then was whole, and it ended with 0."""
+    digest = layout.save_image(SMALL)["digest"]
+    program = write_program(tmp_path / "short", script_of_liar(layout, digest, replies=replies))
+    target = ["/manifest", f"/blobs/{digest_of(SMALL)}"][replies]
+
+    def check(parent: Parent) -> None:
+        parent("image", program=program).failed(1, f"failed: {target}: no reply")
+
+    everyone(check)
+
+
 def test_an_imgproxy_that_lies_is_found_out_but_by_the_one_in_c(
     everyone: Everyone, layout: Layout, tmp_path: Path
 ) -> None:
     """Which has no SHA-256 in its library, and says so."""
     digest = layout.save_image(SMALL)["digest"]
-    script = LIAR.format(
-        python=sys.executable, manifest=layout.read(digest), size=len(SMALL), digest=digest
-    )
-    liar = write_program(tmp_path / "liar", script)
+    liar = write_program(tmp_path / "liar", script_of_liar(layout, digest, replies=3))
 
     def check(parent: Parent) -> None:
         ended = parent("image", program=liar)
