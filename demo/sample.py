@@ -101,6 +101,8 @@ def docker_archive(architecture: str) -> dict[str, bytes]:
 
 def main() -> None:
     """Write what the command line names."""
+    if not sys.argv[1:] or sys.argv[1].startswith("-"):
+        sys.exit("usage: sample.py DIRECTORY [ARCHIVE]")
     layout, *archives = map(Path, sys.argv[1:])
     (layout / "blobs/sha256").mkdir(parents=True)
     images = [image(layout, architecture) for architecture in ("amd64", "arm64")]
