@@ -215,15 +215,15 @@ def test_the_sample_archive_stands_in_for_a_registry(
 
 
 def test_what_is_said_of_archives_and_skopeo_is_so(run: Callable[..., Run]) -> None:
-    """All of the table in the README, and nothing else; of skopeo, if it is the version there."""
+    """All of the table in the guide, and nothing else; of skopeo, if it is the version there."""
     is_theirs = skopeo.version() == (1, 9)
     result = run([sys.executable, ROOT / "demo/compare.py"], limit=120)
     assert (result.returncode, result.stderr) == (0, "")
     said = re.findall(
         r"^(\S.*)\n   skopeo:   (.*)\n   imgproxy: (.*)$", result.stdout, re.MULTILINE
     )
-    readme = (ROOT / "README.md").read_text()
-    _, _, table = readme.partition("| archive | skopeo 1.9.3 | imgproxy |\n|---|---|---|\n")
+    guide = (ROOT / "GUIDE.md").read_text()
+    _, _, table = guide.partition("| archive | skopeo 1.9.3 | imgproxy |\n|---|---|---|\n")
     rows = [row.split(" | ") for row in table.partition("\n\n")[0].splitlines()]
     claims = {title.removeprefix("| "): (theirs, ours) for title, theirs, ours in rows}
     assert claims.keys() == {title for title, _, _ in said}

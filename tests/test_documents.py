@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "GUIDE.md").read_text()
 PROTOCOL = (ROOT / "man/imgproxy-protocol.7").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 MAN = (ROOT / "man/imgproxy.1").read_text()
@@ -78,18 +79,18 @@ def test_the_readme_begins_with_two_commands_that_exist(position: int, command: 
     assert os.access(ROOT / command, os.X_OK)
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
+def test_every_file_that_readme_and_guide_name_exists() -> None:
     names = re.findall(
-        r"`((?:[\w.]+/)*[\w.]+\.(?:py|sh|md|1)|(?:demo|tests|\.ci)/\w+)(?=[` ])", README
+        r"`((?:[\w.]+/)*[\w.]+\.(?:py|sh|md|1)|(?:demo|tests|\.ci)/\w+)(?=[` ])", README + GUIDE
     )
-    assert "demo/parent.py" in names
+    assert {"demo/parent.py", "demo/compare", "GUIDE.md"} <= set(names)
     for name in names:
         if name not in {"policy.json", "auth.json"}:
             assert (ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "CHANGELOG.md", "man/imgproxy.1", "demo/environment"]
+    "path", ["README.md", "GUIDE.md", "CHANGELOG.md", "man/imgproxy.1", "demo/environment"]
 )
 def test_nobody_is_told_to_install_the_other_imgproxy(path: str) -> None:
     """The plain name on PyPI belongs to another program."""
@@ -295,10 +296,10 @@ def test_files_stand_in_the_order_of_their_precedence(kind: str, uid: int) -> No
 
 
 def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
-    (example,) = re.findall(r"^```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
     file = registries.parse(example.encode(), "registries.conf")
     assert file.warnings == ()
-    _, _, rows = README.partition("| image | asked for at |\n|---|---|\n")
+    _, _, rows = GUIDE.partition("| image | asked for at |\n|---|---|\n")
     digest = str(digests.compute(b""))
     claims = [
         [name.replace("DIGEST", digest) for name in re.findall(r"`([^`]+)`", row)]
@@ -312,7 +313,7 @@ def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
 
 
 def test_sideloaded_images_are_looked_for_as_the_readme_says() -> None:
-    _, _, rows = README.partition("| pattern | image | looked for at |\n|---|---|---|\n")
+    _, _, rows = GUIDE.partition("| pattern | image | looked for at |\n|---|---|---|\n")
     digest = str(digests.compute(b""))
     claims = [
         [name.replace("DIGEST", digest) for name in re.findall(r"`([^`]+)`", row)]
@@ -323,7 +324,7 @@ def test_sideloaded_images_are_looked_for_as_the_readme_says() -> None:
         assert pattern.parse(text).paths(references.parse_reference(image)) == paths
 
 
-@pytest.mark.parametrize("text", [README, PLAIN])
+@pytest.mark.parametrize("text", [GUIDE, PLAIN])
 def test_patterns_in_examples_are_patterns(text: str) -> None:
     found = re.findall(r"--sideload '([^']+)'", text)
     assert len(found) >= 2
@@ -345,7 +346,7 @@ def test_the_transports_are_those_of_the_program() -> None:
 def test_the_compressions_are_those_of_the_program() -> None:
     names = {codec.name for codec in inflate._CODECS.values()}
     assert names == {"gzip", "zstd", "bzip2", "xz"}
-    for text in (README, section("ARCHIVES"), CHANGELOG):
+    for text in (GUIDE, section("ARCHIVES"), CHANGELOG):
         assert re.search(r"with\sgzip,\szstd,\sbzip2\sor\sxz\b", text)
     (unread,) = re.findall(r"other compressions \(([a-z0-9, ]+)\)", section("ARCHIVES"))
     assert unread.split(", ") == list(inflate._UNREAD.values())
@@ -407,11 +408,13 @@ def test_the_man_page_has_the_fields_of_a_manifest() -> None:
     assert "Artifact-Type" in fields
 
 
-def test_the_readme_names_options_of_the_program_alone() -> None:
+def test_readme_and_guide_name_options_of_the_program_alone() -> None:
     _, _, ours = README.partition("## Images")
-    ours, _, _ = ours.partition("## More")
+    ours, _, _ = ours.partition("## How fast")
     named = {
-        option for quoted in re.findall(r"`(-[^`]*)`", ours) for option in _OPTION.findall(quoted)
+        option
+        for quoted in re.findall(r"`(-[^`]*)`", ours + GUIDE)
+        for option in _OPTION.findall(quoted)
     }
     assert "--authfile" in named
     assert named <= {option for tag in tagged("OPTIONS") for option in _OPTION.findall(tag)}

@@ -93,7 +93,7 @@ def test_the_source_distribution_has_what_the_tests_need(distributions: Path) ->
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert expected <= names
-    assert {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"} <= names
+    assert {"README.md", "GUIDE.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"} <= names
 
 
 def test_the_single_file_has_bytecode_and_licences_and_nothing_else(onefile: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every command in the EXAMPLES of imgproxy(1), and the README's for hosts without a network, run.
+"""Every command in the EXAMPLES of imgproxy(1), and the guide's for hosts without a network, run.
 
 They stand in the documents for places that a test has no business in, and for registries that it
 does not reach: those are led elsewhere, by registries.conf and by other directories.
@@ -41,8 +41,8 @@ def examples() -> list[str]:
 
 
 def sideloading() -> list[str]:
-    """Give the commands of the README's section on hosts without a network."""
-    text = (ROOT / "README.md").read_text().partition("\n## In place of a registry\n")[2]
+    """Give the commands of the guide's section on hosts without a network."""
+    text = (ROOT / "GUIDE.md").read_text().partition("\n## In place of a registry\n")[2]
     block = re.findall(r"^```\n(.*?)^```$", text.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
     lines: list[str] = block[0].splitlines()
     return lines
@@ -131,7 +131,7 @@ def layers(home: Home, script: str) -> list[str]:
 
 @pytest.mark.parametrize("script", [*sideloading(), example("nix/store"), example("rancher")])
 def test_a_host_without_a_network(script: str, home: Home, layout: Layout) -> None:
-    """Both commands of the README, and both of the manual page."""
+    """Both commands of the guide, and both of the manual page."""
     script = script.replace("docker://IMAGE", "docker://docker.io/rancher/mirrored-pause:3.6")
     (name,) = re.findall(r"docker://(\S+)", script)
     repository, _, tag = name.partition("/")[2].partition(":")

@@ -1,4 +1,4 @@
-"""The README's way from a key to an enforced policy, walked as it stands there."""
+"""The guide's way from a key to an enforced policy, walked as it stands there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def blocks() -> list[str]:
     _, _, text = (
-        (ROOT / "README.md").read_text().partition("\n### From a key to an enforced policy\n")
+        (ROOT / "GUIDE.md").read_text().partition("\n### From a key to an enforced policy\n")
     )
     return re.findall(r"^```sh\n(.*?)^```$", text.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
 
@@ -42,7 +42,7 @@ def home() -> Iterator[Home]:
             )
 
 
-def test_the_readme_leads_from_a_key_to_an_enforced_policy(registry: Registry, home: Home) -> None:
+def test_the_guide_leads_from_a_key_to_an_enforced_policy(registry: Registry, home: Home) -> None:
     for program in ("gpg", "skopeo"):
         require(program)
     layout = Layout(home.path / "os")
