@@ -210,8 +210,10 @@ class Response:
 
 # By OpenSSL's name of what went wrong; a server that speaks plain http answers no TLS record.
 _WAYS_OUT = {
-    "CERTIFICATE_VERIFY_FAILED": " (--tls-verify=false would accept it)",
-    "WRONG_VERSION_NUMBER": "; it may speak plain http, which --tls-verify=false would allow",
+    "CERTIFICATE_VERIFY_FAILED": " (an authority of its own goes into certs.d or --cert-dir;"
+    " --tls-verify=false accepts anything)",
+    "WRONG_VERSION_NUMBER": "; it may speak plain http, which insecure = true in registries.conf"
+    " allows for one place, and --tls-verify=false for all",
 }
 
 

@@ -744,12 +744,13 @@ DIALS: dict[str, tuple[OSError, tuple[int, str, bool], str]] = {
     "certificate": (
         mistrusted("self-signed certificate"),
         TLS,
-        "TLS failed: self-signed certificate (--tls-verify=false would accept it)",
+        "TLS failed: self-signed certificate (an authority of its own goes into certs.d or"
+        " --cert-dir; --tls-verify=false accepts anything)",
     ),
     "no TLS": (
         tls_error("wrong version number", "WRONG_VERSION_NUMBER"),
         TLS,
-        "TLS failed: wrong version number; it may speak plain http, which --tls-verify=false",
+        "TLS failed: wrong version number; it may speak plain http, which insecure = true",
     ),
     "TLS": (tls_error("bad record"), TLS, "TLS failed: bad record"),
 }
