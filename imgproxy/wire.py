@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     _Waitable: TypeAlias = socket.socket | int
     _Wait: TypeAlias = Callable[[_Waitable], Awaitable[None]]
 
-# How long tasks may go on, in seconds, while nothing makes them wait. A turn of the event loop
-# costs as much as a small reply, or a fourth of a piece of a large blob.
+# How long tasks may go on, in seconds, while nothing makes them wait. A turn of the event loop for
+# each operation would be a twentieth of the processor time of a small reply.
 _TURN = 0.001
 _last_turn = 0.0
 

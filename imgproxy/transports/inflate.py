@@ -34,7 +34,7 @@ _MAX_FEED = 64 * 1024
 PIECE = 64 * 1024
 
 # Places to take up inflating again: so far apart at first, and twice as far each time that there
-# are too many. 64 of gzip's take 3 MB; they are a fiftieth of the file from one another, or less.
+# are too many. 64 of gzip's take 3 MB; they are a thirtieth of the file from one another, or less.
 _SPACING = 8 * 1024 * 1024
 _MAX_POINTS = 64
 

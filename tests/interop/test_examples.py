@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from archives import Saved, gzipped, nix_layered, pack, saved, write_registry_tree
+from archives import gzipped, nix_layered, pack, saved, write_registry_tree
 from home import REGISTRIES_CONF, Home, table
 from images import digest_of
 from parent import COMMAND, LIMIT, ROOT
@@ -117,9 +117,9 @@ def test_a_parent_in_python(home: Home, sample: Sample) -> None:
     assert json.loads(run(home, f"{sys.executable} parent.py")) == json.loads(sample.manifest)
 
 
-def archived(home: Home, name: str, image: Saved) -> None:
-    """Put a gzipped Docker archive somewhere at home, as Nix does."""
-    home.write(name, gzipped(pack(nix_layered(image))))
+def archived(home: Home, name: str) -> None:
+    """Put the image somewhere at home, as a gzipped Docker archive such as Nix makes."""
+    home.write(name, gzipped(pack(nix_layered(IMAGE))))
 
 
 def layers(home: Home, script: str) -> list[str]:
@@ -135,7 +135,7 @@ def test_a_host_without_a_network(script: str, home: Home, layout: Layout) -> No
     script = script.replace("docker://IMAGE", "docker://docker.io/rancher/mirrored-pause:3.6")
     (name,) = re.findall(r"docker://(\S+)", script)
     repository, _, tag = name.partition("/")[2].partition(":")
-    archived(home, f"nix/store/{tag}-{repository.rpartition('/')[2]}.tar.gz", IMAGE)
+    archived(home, f"nix/store/{tag}-{repository.rpartition('/')[2]}.tar.gz")
     tree = home.path / "k3s"
     write_registry_tree(tree, repository, tag, layout, layout.image(LAYER))
     script = script.replace("/var/lib/rancher/k3s/server/registry/", f"{tree}/")
@@ -145,7 +145,7 @@ def test_a_host_without_a_network(script: str, home: Home, layout: Layout) -> No
 
 def test_an_image_that_a_program_writes(home: Home) -> None:
     """What stands in for podman writes what it is given, as `podman save` does."""
-    archived(home, "acme.tar.gz", IMAGE)
+    archived(home, "acme.tar.gz")
     home.program("podman", f'[ "$*" = "save localhost/acme" ] && exec zcat {home.path}/acme.tar.gz')
     assert layers(home, example("podman save")) == [digest_of(LAYER)]
 
