@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgproxy.fields import FieldError, Fields, PrivateFields, shown
+from imgproxy.parsing.typed_fields import FieldError, Fields, PrivateFields, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

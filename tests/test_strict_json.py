@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imgproxy.strict_json import JsonError, loads
+from imgproxy.parsing.strict_json import JsonError, loads
 
 
 @pytest.mark.parametrize(

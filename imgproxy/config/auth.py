@@ -15,10 +15,10 @@ import re
 from binascii import a2b_base64
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy import strict_json
 from imgproxy.config.credentials import Helper, any_credentials, make_helper
 from imgproxy.errors import ConfigurationError, clean
-from imgproxy.fields import FieldError, PrivateFields
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, PrivateFields
 
 if TYPE_CHECKING:
     from imgproxy.config.credentials import Credentials

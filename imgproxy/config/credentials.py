@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from imgproxy import strict_json
 from imgproxy.errors import ConfigurationError, UsageError, clean
-from imgproxy.fields import FieldError, PrivateFields
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, PrivateFields
 from imgproxy.spec import basic
 
 # What a helper may say. Tokens stand in header fields, for which this is the limit as well.

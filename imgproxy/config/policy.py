@@ -9,9 +9,9 @@ from __future__ import annotations
 from posixpath import normpath
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy import strict_json
 from imgproxy.errors import ConfigurationError, DeniedError, clean
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields
 
 if TYPE_CHECKING:
     from imgproxy.config.requirements import Requirement, SignedBy, SigstoreSigned

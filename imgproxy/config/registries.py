@@ -17,7 +17,7 @@ from imgproxy.config import short_names
 from imgproxy.config.registry_tables import MIRROR_KEYS, REGISTRY_KEYS, Registry
 from imgproxy.config.short_names import ALIASES, MODE, SEARCH, Setting, ShortNames
 from imgproxy.errors import ConfigurationError, clean
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing.typed_fields import FieldError, Fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

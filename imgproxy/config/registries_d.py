@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgproxy.errors import ConfigurationError, clean
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing.typed_fields import FieldError, Fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.errors import BadRequestError, clean
-from imgproxy.fields import FieldError, shown
+from imgproxy.parsing.typed_fields import FieldError, shown
 from imgproxy.spec import reference as references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgproxy.fields import Fields
+    from imgproxy.parsing.typed_fields import Fields
 
 # When mirrors are asked: always, or only for references with, without a digest.
 ALL, DIGEST_ONLY, TAG_ONLY = "all", "digest-only", "tag-only"

@@ -11,13 +11,13 @@ import binascii
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.config import identities
-from imgproxy.fields import FieldError, shown
+from imgproxy.parsing.typed_fields import FieldError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from imgproxy.config.identities import SignedIdentity
-    from imgproxy.fields import Fields
+    from imgproxy.parsing.typed_fields import Fields
 
 # Of these, containers-policy.json(5) says that one is implemented; nor is any other one here.
 _KEY_TYPES = frozenset({"GPGKeys", "signedByGPGKeys", "X509Certificates", "signedByX509CAs"})

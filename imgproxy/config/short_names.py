@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clean
-from imgproxy.fields import FieldError, shown
+from imgproxy.parsing.typed_fields import FieldError, shown
 from imgproxy.spec import reference as references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from imgproxy.fields import Fields
+    from imgproxy.parsing.typed_fields import Fields
     from imgproxy.spec.reference import Reference
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from imgproxy import strict_json
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.spec import digest as digests
 from imgproxy.spec.manifest import Descriptor
 from imgproxy.spec.signature import SignatureError

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from imgproxy import strict_json
+from imgproxy.parsing import strict_json
 from imgproxy.spec import media_type as types
 
 _RELABELLED = {

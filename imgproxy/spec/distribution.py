@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
-from imgproxy import strict_json
 from imgproxy.errors import (
     BadUpstreamError,
     DeniedError,
@@ -18,7 +17,8 @@ from imgproxy.errors import (
     UnavailableError,
     clean,
 )
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.spec import media_type as types
 from imgproxy.spec import retry
 from imgproxy.spec import url as urls

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy import strict_json
 from imgproxy.errors import InvalidError
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.spec import digest as digests
 from imgproxy.spec import manifest as manifests
 from imgproxy.spec import media_type as types

@@ -12,9 +12,9 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy import strict_json
 from imgproxy.errors import InvalidError, UnsupportedFormatError
-from imgproxy.fields import FieldError, Fields, shown
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields, shown
 from imgproxy.spec import digest as digests
 from imgproxy.spec import media_type as types
 from imgproxy.spec.platform import Platform

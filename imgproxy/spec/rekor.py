@@ -12,9 +12,9 @@ import json
 import re
 from typing import NamedTuple
 
-from imgproxy import strict_json
 from imgproxy.errors import clean
-from imgproxy.fields import FieldError, Fields, shown
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields, shown
 from imgproxy.spec import pem
 from imgproxy.spec.signature import SignatureError, base64_field
 

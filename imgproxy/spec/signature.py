@@ -12,9 +12,9 @@ import binascii
 import re
 from typing import NamedTuple
 
-from imgproxy import strict_json
 from imgproxy.errors import clean
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields
 
 # skopeo's limits. Nobody signs an image that often; a place with more would keep us busy.
 MAX_SIGNATURES = 128

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy import strict_json
 from imgproxy.errors import BadRequestError
-from imgproxy.fields import FieldError, Fields, shown
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields, shown
 from imgproxy.spec import digest as digests
 from imgproxy.spec import reference as references
 from imgproxy.spec.signature import SignatureError

@@ -10,9 +10,9 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode
 
-from imgproxy import strict_json
 from imgproxy.errors import BadUpstreamError
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.spec import distribution
 from imgproxy.spec import url as urls
 

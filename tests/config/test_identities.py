@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgproxy.config.identities import DEFAULT, SignedIdentity, accepts, accepts_unnamed, parse
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.spec.reference import Reference, parse_named, parse_reference
 
 DIGEST = "sha256:" + "a" * 64

@@ -8,7 +8,7 @@ import pytest
 
 from imgproxy.config import registry_tables as tables
 from imgproxy.config.registry_tables import ALL, DIGEST_ONLY, TAG_ONLY, Mirror, Registry
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing.typed_fields import FieldError, Fields
 
 SOURCE = "/etc/r.conf"
 

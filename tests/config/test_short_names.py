@@ -7,7 +7,7 @@ import pytest
 from imgproxy.config import short_names
 from imgproxy.config.short_names import NOTHING, Setting, ShortNames
 from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing.typed_fields import FieldError, Fields
 
 DIGEST = "@sha256:" + "0123456789abcdef" * 4
 SEARCH = "unqualified-search-registries"

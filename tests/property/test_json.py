@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import JSON, attempt
 
-from imgproxy.strict_json import JsonError, loads
+from imgproxy.parsing.strict_json import JsonError, loads
 
 
 @given(JSON, st.booleans(), st.sampled_from([None, 0, 3]))

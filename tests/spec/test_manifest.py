@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from imgproxy.errors import InvalidError, UnsupportedFormatError
-from imgproxy.fields import FieldError, Fields
+from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.spec import media_type as types
 from imgproxy.spec.digest import Digest
 from imgproxy.spec.manifest import (

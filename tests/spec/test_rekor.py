@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sigstores import Log, Signer, b64, compact, dsse, hashedrekord
 
-from imgproxy.fields import FieldError
+from imgproxy.parsing.typed_fields import FieldError
 from imgproxy.spec import rekor
 from imgproxy.spec.rekor import DSSE, HASHEDREKORD, Logged
 from imgproxy.spec.signature import SignatureError
