@@ -20,7 +20,7 @@ from imgproxy.parent import ParentError, with_trio
 
 if TYPE_CHECKING:
     from imgproxy.parent.with_trio import Blob, Child
-    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.specs.oci.manifest import Descriptor
 
 IMGPROXY = [os.environ.get("IMGPROXY", "imgproxy")]
 

@@ -13,7 +13,7 @@ import stat
 from typing import NamedTuple
 
 from imgproxy.errors import UsageError
-from imgproxy.spec.reference import inherited_descriptor
+from imgproxy.specs.oci.reference import inherited_descriptor
 from imgproxy.system import kind_of
 
 _SOCKET_TYPES = {

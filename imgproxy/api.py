@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from imgproxy.errors import BadRequestError, Failure, MethodNotAllowedError, NotFoundError, clean
-from imgproxy.spec import digest as digests
+from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
-    from imgproxy.spec.digest import Digest
+    from imgproxy.specs.oci.digest import Digest
 
 ERROR_TYPE = "application/json"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.credentials import Credentials
     from imgproxy.spec.pattern import Pattern
-    from imgproxy.spec.platform import Platform
+    from imgproxy.specs.oci.platform import Platform
 
 DESCRIPTION = """\
 Serve a container image over HTTP/1.1 on an inherited socket: GET /manifest, GET /config,
@@ -188,7 +188,7 @@ def _descriptor(text: str) -> int:
 
 
 def _platform(text: str) -> Platform:
-    from imgproxy.spec import platform as platforms
+    from imgproxy.specs.oci import platform as platforms
 
     try:
         return platforms.parse(text)
@@ -225,7 +225,7 @@ def _creds(text: str) -> Credentials:
 
 
 def _token(text: str) -> str:
-    from imgproxy.spec import token as tokens
+    from imgproxy.specs.http import token as tokens
 
     if not tokens.is_usable(text):  # argparse would show the value of an ArgumentTypeError's cause
         raise UsageError("--registry-token: the value cannot be a bearer token")

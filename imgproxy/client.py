@@ -20,14 +20,14 @@ import trio
 from imgproxy import request
 from imgproxy.errors import DeniedError, Failure, UnreachableError
 from imgproxy.response import Response, reason, translated
-from imgproxy.spec import retry
+from imgproxy.specs.http import retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from imgproxy.early import Early
-    from imgproxy.spec.proxy import Proxy
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.proxy import Proxy
+    from imgproxy.specs.http.url import Url
     from imgproxy.system import Reporter
     from imgproxy.wire import Wire
 

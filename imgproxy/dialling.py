@@ -24,7 +24,7 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.response import reason
-from imgproxy.spec import retry
+from imgproxy.specs.http import retry
 from imgproxy.tls import make_context
 from imgproxy.wire import SocketWire, start_tls
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.config.certs import Certificates
-    from imgproxy.spec.proxy import Proxy
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.proxy import Proxy
+    from imgproxy.specs.http.url import Url
 from imgproxy.wire import Wire
 
 # A proxy's answer to CONNECT is a head; some send a page with a refusal.

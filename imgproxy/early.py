@@ -16,15 +16,16 @@ from imgproxy import system
 from imgproxy.config import endpoints
 from imgproxy.config import policy as policies
 from imgproxy.errors import Failure
-from imgproxy.spec import distribution, proxy
-from imgproxy.spec import reference as references
+from imgproxy.specs.http import proxy
+from imgproxy.specs.oci import distribution
+from imgproxy.specs.oci import reference as references
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
     from imgproxy.settings import Settings
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
     from imgproxy.wire import TlsWire
 
 # How long it is waited for when it is wanted, in seconds; it has had the time of the imports.

@@ -24,21 +24,21 @@ from imgproxy.errors import (
 )
 from imgproxy.files import Bytes
 from imgproxy.shared import SharedAttempt
-from imgproxy.spec import convert
-from imgproxy.spec import digest as digests
-from imgproxy.spec import manifest as manifests
-from imgproxy.spec import media_type as types
-from imgproxy.spec import platform as platforms
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Manifest
+from imgproxy.specs.oci import convert
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import manifest as manifests
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci import platform as platforms
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from imgproxy.config.policy import Demand, Policy
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor, Index
-    from imgproxy.spec.platform import Platform
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor, Index
+    from imgproxy.specs.oci.platform import Platform
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verify import Blob, VerifiedDocument
 

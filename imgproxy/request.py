@@ -14,8 +14,8 @@ from imgproxy import __version__
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imgproxy.spec.proxy import Proxy
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.proxy import Proxy
+    from imgproxy.specs.http.url import Url
 
 # What names this program to registries.
 USER_AGENT = f"imgproxy/{__version__}"

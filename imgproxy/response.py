@@ -23,12 +23,12 @@ from imgproxy.errors import (
     UnreachableError,
     clean,
 )
-from imgproxy.spec import retry
+from imgproxy.specs.http import retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
     from imgproxy.wire import Wire
 
 # Less than this within the stall timeout is no progress: a trickle is a stall that takes longer.

@@ -30,16 +30,16 @@ from imgproxy.errors import (
     NotImplementedByUsError,
     clean,
 )
-from imgproxy.spec import convert
-from imgproxy.spec import media_type as types
-from imgproxy.spec.manifest import Manifest
+from imgproxy.specs.oci import convert
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.verify import Blob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgproxy.image import Image, OpenedImage
-    from imgproxy.spec.digest import Digest
+    from imgproxy.specs.oci.digest import Digest
     from imgproxy.system import Reporter
     from imgproxy.wire import Buffer, Wire
 

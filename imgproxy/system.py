@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from imgproxy.config.search import Host
-    from imgproxy.spec.platform import Platform
+    from imgproxy.specs.oci.platform import Platform
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 
@@ -42,7 +42,7 @@ _STDERR = 2
 
 def host_platform() -> Platform:
     """Give the platform of this host, with the level of its processor."""
-    from imgproxy.spec import platform as platforms
+    from imgproxy.specs.oci import platform as platforms
 
     machine = os.uname().machine
     flags = _cpu_flags() if machine == "x86_64" else ()

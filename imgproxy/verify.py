@@ -16,8 +16,8 @@ from weakref import WeakSet
 import trio
 
 from imgproxy.errors import InvalidError
-from imgproxy.spec import digest as digests
-from imgproxy.spec import manifest as manifests
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import manifest as manifests
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from outcome import Outcome
 
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor, Index, Manifest
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor, Index, Manifest
     from imgproxy.transports.source import Document, Reader
     from imgproxy.wire import Buffer
 

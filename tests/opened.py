@@ -13,8 +13,8 @@ from sources import LINUX, accept_anything, at, never
 from imgproxy.errors import Failure
 from imgproxy.files import OpenFile
 from imgproxy.image import Image
-from imgproxy.spec.manifest import Manifest
-from imgproxy.spec.reference import Reference, ShortName, parse_image
+from imgproxy.specs.oci.manifest import Manifest
+from imgproxy.specs.oci.reference import Reference, ShortName, parse_image
 from imgproxy.transports.local import open_named
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from wires import Exchange, Notes, Script, Step, answer, asked
 
 from imgproxy.client import Client
 from imgproxy.config.endpoints import Endpoint as Place
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import Descriptor
-from imgproxy.spec.reference import parse_reference
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import Descriptor
+from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.endpoint import Endpoint
 from imgproxy.transports.registry import Registry
 

@@ -11,15 +11,15 @@ from wires import END, Inbox, Step
 from imgproxy.config import policy
 from imgproxy.errors import NotFoundError
 from imgproxy.image import Image
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import Descriptor
-from imgproxy.spec.platform import Platform
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import Descriptor
+from imgproxy.specs.oci.platform import Platform
 from imgproxy.transports.source import Document, Identity
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from imgproxy.spec.digest import Digest
+    from imgproxy.specs.oci.digest import Digest
     from imgproxy.transports.source import Reader, SignaturePlace, Source
 
 LINUX = Platform("linux", "amd64")

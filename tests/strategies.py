@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hypothesis import strategies as st
 
-from imgproxy.spec import media_type as types
+from imgproxy.specs.oci import media_type as types
 
 if TYPE_CHECKING:
     from collections.abc import Callable

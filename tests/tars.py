@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgproxy.spec import tar
+from imgproxy.specs.oci import tar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from imgproxy.spec.tar import Entry
+    from imgproxy.specs.oci.tar import Entry
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

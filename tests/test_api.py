@@ -23,7 +23,7 @@ from imgproxy.errors import (
     NotFoundError,
     UnavailableError,
 )
-from imgproxy.spec.digest import Digest
+from imgproxy.specs.oci.digest import Digest
 
 HEX = "0123456789abcdef" * 4
 DIGEST = Digest("sha256", HEX)

@@ -12,7 +12,7 @@ from imgproxy.cli import Options, parse
 from imgproxy.config.credentials import Credentials
 from imgproxy.errors import UsageError
 from imgproxy.spec import pattern
-from imgproxy.spec.platform import Platform
+from imgproxy.specs.oci.platform import Platform
 
 DEFAULTS: dict[str, Any] = {
     "image": "os",

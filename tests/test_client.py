@@ -33,12 +33,12 @@ from imgproxy import client as clients
 from imgproxy import response as responses
 from imgproxy.client import Client
 from imgproxy.errors import Failure
-from imgproxy.spec import proxy
-from imgproxy.spec import url as urls
+from imgproxy.specs.http import proxy
+from imgproxy.specs.http import url as urls
 
 if TYPE_CHECKING:
     from imgproxy.response import Response
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
 
 # The query stands for a signature: it must be in no message.
 WHERE = "https://registry.test/v2/x/blobs/y?secret=hunter2"

@@ -27,15 +27,15 @@ from imgproxy.client import Client
 from imgproxy.config.certs import Certificates
 from imgproxy.dialling import Dialer, make_context
 from imgproxy.errors import ConfigurationError, Failure
-from imgproxy.spec import proxy as proxies
-from imgproxy.spec import url as urls
+from imgproxy.specs.http import proxy as proxies
+from imgproxy.specs.http import url as urls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from imgproxy.spec.proxy import Proxy
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.proxy import Proxy
+    from imgproxy.specs.http.url import Url
 
 BODY = bytes(range(100))
 REPLY = answer(body=BODY)

@@ -18,12 +18,14 @@ from servers import require
 from imgproxy import __version__, errors, system
 from imgproxy.config import endpoints, registries, search
 from imgproxy.errors import Failure
-from imgproxy.spec import digest as digests
-from imgproxy.spec import docker_archive, pattern, proxy, tar, url
-from imgproxy.spec import manifest as manifests
-from imgproxy.spec import media_type as types
-from imgproxy.spec import reference as references
-from imgproxy.spec.manifest import Descriptor
+from imgproxy.spec import pattern
+from imgproxy.specs.http import proxy, url
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import docker_archive, tar
+from imgproxy.specs.oci import manifest as manifests
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import archive, choices, foreign, inflate
 from imgproxy.transports.choices import Choice
 

@@ -36,8 +36,8 @@ from imgproxy.config.policy import ACCEPT_ANYTHING
 from imgproxy.dialling import Dialer
 from imgproxy.request import USER_AGENT
 from imgproxy.settings import Chosen, Settings
-from imgproxy.spec import distribution
-from imgproxy.spec import url as urls
+from imgproxy.specs.http import url as urls
+from imgproxy.specs.oci import distribution
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -218,7 +218,7 @@ PRIVILEGES = [
     pytest.param(
         r"\bhexdigest\b|\bhasher\(|\bhashlib\b|\bcompare_digest\b",
         # The last hashes to give a name to what has none; it is verified like anything else.
-        {"imgproxy.spec.digest", "imgproxy.verify", "imgproxy.transports.docker_archive"},
+        {"imgproxy.specs.oci.digest", "imgproxy.verify", "imgproxy.transports.docker_archive"},
         id="comparing-digests",
     ),
     pytest.param(

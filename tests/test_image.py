@@ -23,15 +23,15 @@ from imgproxy.errors import (
 )
 from imgproxy.files import Bytes
 from imgproxy.image import MAX_DEPTH, MAX_INDEXES, Image, OpenedImage
-from imgproxy.spec import digest as digests
-from imgproxy.spec import platform as platforms
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import platform as platforms
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verify import Blob
 

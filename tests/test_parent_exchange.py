@@ -19,8 +19,8 @@ from imgproxy.parent.exchange import (
 )
 from imgproxy.parent.failures import BrokenReplyError, BusyError, HungUpError, ShortBodyError
 from imgproxy.parent.pool import Pool
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import Descriptor
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import Descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

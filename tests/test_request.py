@@ -6,8 +6,8 @@ import h11
 import pytest
 
 from imgproxy.request import USER_AGENT, compose
-from imgproxy.spec import proxy
-from imgproxy.spec import url as urls
+from imgproxy.specs.http import proxy
+from imgproxy.specs.http import url as urls
 
 TEXT = "https://registry.test:5000/v2/acme/os/manifests/1?a=b"
 URL = urls.parse(TEXT)

@@ -15,7 +15,7 @@ import pytest
 
 from imgproxy import system
 from imgproxy.errors import ConfigurationError, UsageError
-from imgproxy.spec.platform import Platform
+from imgproxy.specs.oci.platform import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

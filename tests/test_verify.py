@@ -19,9 +19,9 @@ from wires import SILENCE, Inbox, Step, real_time, refused, virtual_time
 
 from imgproxy import verify
 from imgproxy.errors import Failure, InvalidError, UnavailableError
-from imgproxy.spec import digest as digests
-from imgproxy.spec import manifest as manifests
-from imgproxy.spec.manifest import Descriptor, Manifest
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import manifest as manifests
+from imgproxy.specs.oci.manifest import Descriptor, Manifest
 from imgproxy.transports.source import Document
 from imgproxy.verify import (
     CHUNK,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trio.abc import Clock
 
     from imgproxy.errors import Failure
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
     from imgproxy.wire import Buffer
 
 P = ParamSpec("P")

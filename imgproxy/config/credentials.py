@@ -12,7 +12,7 @@ from typing import NamedTuple
 from imgproxy.errors import ConfigurationError, UsageError, clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, PrivateFields
-from imgproxy.spec import basic
+from imgproxy.specs.http import basic
 
 # What a helper may say. Tokens stand in header fields, for which this is the limit as well.
 MAX_HELPER_OUTPUT = 64 * 1024

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.config.registry_tables import DIGEST_ONLY, TAG_ONLY, Mirror, Registry
 from imgproxy.errors import BadRequestError, ConfigurationError, DeniedError, clean
-from imgproxy.spec import reference as references
+from imgproxy.specs.oci import reference as references
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from imgproxy.spec.reference import Reference
+    from imgproxy.specs.oci.reference import Reference
 
 
 class Endpoint(NamedTuple):

@@ -15,7 +15,7 @@ from imgproxy.parsing.typed_fields import FieldError, Fields
 
 if TYPE_CHECKING:
     from imgproxy.config.requirements import Requirement, SignedBy, SigstoreSigned
-    from imgproxy.spec.reference import Reference
+    from imgproxy.specs.oci.reference import Reference
 
 # Transports whose scopes are paths; those of others are not looked into.
 _BY_PATH = frozenset({"dir", "oci", "oci-archive"})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.errors import BadRequestError, clean
 from imgproxy.parsing.typed_fields import FieldError, shown
-from imgproxy.spec import reference as references
+from imgproxy.specs.oci import reference as references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clean
 from imgproxy.parsing.typed_fields import FieldError, shown
-from imgproxy.spec import reference as references
+from imgproxy.specs.oci import reference as references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from imgproxy.parsing.typed_fields import Fields
-    from imgproxy.spec.reference import Reference
+    from imgproxy.specs.oci.reference import Reference
 
 T = TypeVar("T")
 

@@ -42,7 +42,7 @@ from imgproxy.parent.process import (
     Diagnostics,
     planned,
 )
-from imgproxy.spec import digest as digests
+from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgproxy.errors import Failure, clean
 from imgproxy.parent.failures import BrokenReplyError, RefusedError
-from imgproxy.spec import digest as digests
-from imgproxy.spec import manifest as manifests
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import manifest as manifests
 
 if TYPE_CHECKING:
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
 
 MANIFEST, CONFIG, QUIT = "/manifest", "/config", "/quit"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from imgproxy.errors import clean
 
 if TYPE_CHECKING:
-    from imgproxy.spec.reference import Reference
+    from imgproxy.specs.oci.reference import Reference
 
 _PLACEHOLDER = re.compile(r"<([^<>]*)>")
 _KNOWN = ("ref", "name", "basename", "registry")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from imgproxy import files
 from imgproxy.errors import NotFoundError, clean
-from imgproxy.spec import reference as references
-from imgproxy.spec.reference import Reference, ShortName
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci.reference import Reference, ShortName
 
 if TYPE_CHECKING:
     from imgproxy.settings import Settings

@@ -24,8 +24,8 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.files import Bytes, Content, OpenFile
-from imgproxy.spec import reference as references
-from imgproxy.spec import tar
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci import tar
 from imgproxy.transports import inflate
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from outcome import Outcome
 
-    from imgproxy.spec.tar import Stream
+    from imgproxy.specs.oci.tar import Stream
     from imgproxy.transports.inflate import Cursor, Inflated
 
 T = TypeVar("T")

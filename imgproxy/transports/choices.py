@@ -9,8 +9,8 @@ from imgproxy.errors import clean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.platform import Platform
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.platform import Platform
 
 # There may be thousands of images in one place; a message that lists them all helps nobody.
 _MAX_SHOWN = 20

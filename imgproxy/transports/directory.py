@@ -6,16 +6,16 @@ import re
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports import tree
 from imgproxy.transports.source import Document, sought
 
 if TYPE_CHECKING:
     from imgproxy.files import Content
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
-    from imgproxy.spec.reference import DirectoryName
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.reference import DirectoryName
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
     from imgproxy.transports.tree import Tree
 

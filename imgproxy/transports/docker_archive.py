@@ -19,20 +19,20 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.files import Bytes
-from imgproxy.spec import digest as digests
-from imgproxy.spec import docker_archive as formats
-from imgproxy.spec import media_type as types
-from imgproxy.spec import reference as references
-from imgproxy.spec.digest import Digest
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Descriptor
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import docker_archive as formats
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci.digest import Digest
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor
 from imgproxy.transports import choices, tree
 from imgproxy.transports.archive import in_thread
 from imgproxy.transports.choices import Choice
 from imgproxy.transports.source import Document, Identity
 
 if TYPE_CHECKING:
-    from imgproxy.spec.docker_archive import Item
-    from imgproxy.spec.reference import DockerArchiveName, Reference
+    from imgproxy.specs.oci.docker_archive import Item
+    from imgproxy.specs.oci.reference import DockerArchiveName, Reference
     from imgproxy.transports.archive import Archive, Member
     from imgproxy.transports.source import Reader, SignaturePlace
 

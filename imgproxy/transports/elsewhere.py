@@ -9,7 +9,8 @@ from imgproxy import system
 from imgproxy.client import Client
 from imgproxy.dialling import Dialer
 from imgproxy.request import USER_AGENT
-from imgproxy.spec import distribution, proxy
+from imgproxy.specs.http import proxy
+from imgproxy.specs.oci import distribution
 from imgproxy.transports.endpoint import OK, check_encoding, discard, follow
 from imgproxy.transports.rounds import Rounds
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from imgproxy.response import Response
     from imgproxy.settings import Settings
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
     from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
 

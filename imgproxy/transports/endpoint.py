@@ -22,9 +22,10 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.shared import SharedAttempt
-from imgproxy.spec import challenge as challenges
-from imgproxy.spec import distribution, retry
-from imgproxy.spec import token as tokens
+from imgproxy.specs.http import challenge as challenges
+from imgproxy.specs.http import retry
+from imgproxy.specs.http import token as tokens
+from imgproxy.specs.oci import distribution
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from imgproxy.config.endpoints import Endpoint as Place
     from imgproxy.keyring import Keyring
     from imgproxy.response import Response
-    from imgproxy.spec.challenge import Challenge
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.challenge import Challenge
+    from imgproxy.specs.http.url import Url
 
 OK = frozenset({200})
 

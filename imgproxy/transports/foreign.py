@@ -13,9 +13,9 @@ from imgproxy.errors import NotFoundError
 
 if TYPE_CHECKING:
     from imgproxy.settings import Settings
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
     from imgproxy.transports.rounds import Rounds
@@ -71,7 +71,7 @@ class ForeignLayers:
 
 
 def _parsed(texts: tuple[str, ...]) -> list[Url]:
-    from imgproxy.spec import url as urls
+    from imgproxy.specs.http import url as urls
 
     found = []
     for text in texts:

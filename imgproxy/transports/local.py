@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING
 from imgproxy.config.policy import path_scopes
 from imgproxy.errors import InvalidError, UnsupportedFormatError, clean
 from imgproxy.files import OpenFile, failure
-from imgproxy.spec import manifest as manifests
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE, Manifest
-from imgproxy.spec.reference import (
-    DirectoryName,
-    DockerArchiveName,
-    LayoutName,
-    PathName,
-)
+from imgproxy.specs.oci import manifest as manifests
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
+from imgproxy.specs.oci.reference import DirectoryName, DockerArchiveName, LayoutName, PathName
 from imgproxy.transports import tree
 from imgproxy.transports.source import Identity, docker_identity
 from imgproxy.transports.tree import Directory
@@ -24,9 +19,9 @@ from imgproxy.transports.tree import Directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
-    from imgproxy.spec.reference import LocalName, Reference
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.reference import LocalName, Reference
     from imgproxy.transports.archive import Archive
     from imgproxy.transports.source import Document, Place, Reader, SignaturePlace, Source
 

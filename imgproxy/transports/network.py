@@ -11,16 +11,17 @@ from imgproxy.config import endpoints
 from imgproxy.dialling import Dialer
 from imgproxy.keyring import Keyring
 from imgproxy.request import USER_AGENT
-from imgproxy.spec import distribution, proxy
+from imgproxy.specs.http import proxy
+from imgproxy.specs.oci import distribution
 from imgproxy.transports.endpoint import Endpoint
 from imgproxy.transports.registry import Registry
 
 if TYPE_CHECKING:
     from imgproxy.config.endpoints import Endpoint as Place
     from imgproxy.settings import Settings
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.reference import Reference
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.reference import Reference
     from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
     from imgproxy.transports.source import SignaturePlace

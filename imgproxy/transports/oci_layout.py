@@ -9,9 +9,9 @@ import re
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clean
-from imgproxy.spec import manifest as manifests
-from imgproxy.spec import media_type as types
-from imgproxy.spec import reference as references
+from imgproxy.specs.oci import manifest as manifests
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci import reference as references
 from imgproxy.transports import choices, tree
 from imgproxy.transports.choices import Choice
 from imgproxy.transports.source import Document, sought
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from imgproxy.files import Content
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
-    from imgproxy.spec.reference import LayoutName, Reference
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.reference import LayoutName, Reference
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
     from imgproxy.transports.tree import Tree
 

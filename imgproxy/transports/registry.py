@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import BadUpstreamError
-from imgproxy.spec import digest as digests
-from imgproxy.spec import distribution, retry
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.http import retry
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import distribution
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.rounds import Rounds
 from imgproxy.transports.source import Document, docker_identity
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.response import Response
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
-    from imgproxy.spec.reference import Reference
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.reference import Reference
     from imgproxy.transports.rounds import Endpoint
     from imgproxy.transports.source import SignaturePlace
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from imgproxy.errors import NotFoundError, clean
 from imgproxy.files import LocalFile
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.source import Document, sought
 
 if TYPE_CHECKING:
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
 
 

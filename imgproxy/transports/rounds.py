@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import trio
 
 from imgproxy.errors import ConfigurationError, Failure, NotFoundError
-from imgproxy.spec import retry
+from imgproxy.specs.http import retry
 from imgproxy.transports.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
     from imgproxy.response import Response
-    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.source import Reader
 
 T = TypeVar("T")

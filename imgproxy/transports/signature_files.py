@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.errors import InvalidError, NotFoundError, clean
-from imgproxy.spec import signature
-from imgproxy.spec.signature import (
+from imgproxy.specs.signing import signature
+from imgproxy.specs.signing.signature import (
     MAX_SIGNATURE_SIZE,
     MAX_SIGNATURES,
     MAX_TOTAL_SIZE,
@@ -23,7 +23,7 @@ from imgproxy.transports.source import SignaturePlace
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from imgproxy.spec.signature import Signature
+    from imgproxy.specs.signing.signature import Signature
     from imgproxy.transports.tree import Tree
 
 T = TypeVar("T")

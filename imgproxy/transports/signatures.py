@@ -20,11 +20,13 @@ from imgproxy.errors import (
     NotFoundError,
     clean,
 )
-from imgproxy.spec import artifact, distribution, retry, signature
-from imgproxy.spec import media_type as types
-from imgproxy.spec import url as urls
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.spec.signature import (
+from imgproxy.specs.http import retry
+from imgproxy.specs.http import url as urls
+from imgproxy.specs.oci import artifact, distribution
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.signing import signature
+from imgproxy.specs.signing.signature import (
     MAX_SIGNATURE_SIZE,
     MAX_TOTAL_SIZE,
     BundleSignature,
@@ -41,12 +43,12 @@ if TYPE_CHECKING:
 
     from imgproxy.client import Client
     from imgproxy.config.registries_d import Section
-    from imgproxy.spec.artifact import Part
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
-    from imgproxy.spec.reference import Reference
-    from imgproxy.spec.signature import Signature
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
+    from imgproxy.specs.oci.artifact import Part
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.reference import Reference
+    from imgproxy.specs.signing.signature import Signature
     from imgproxy.transports.registry import Registry
     from imgproxy.transports.rounds import Endpoint
 

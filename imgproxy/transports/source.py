@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from imgproxy.config.policy import scopes_of
 from imgproxy.errors import NotFoundError
-from imgproxy.spec import manifest as manifests
-from imgproxy.spec import media_type as types
+from imgproxy.specs.oci import manifest as manifests
+from imgproxy.specs.oci import media_type as types
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from imgproxy.errors import Failure
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
-    from imgproxy.spec.reference import Reference
-    from imgproxy.spec.signature import Signature
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.reference import Reference
+    from imgproxy.specs.signing.signature import Signature
 
 
 class Document(NamedTuple):

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import Failure, UnavailableError
-from imgproxy.spec import content_range, retry
-from imgproxy.spec.content_range import Range, Rest
+from imgproxy.specs.http import content_range, retry
+from imgproxy.specs.http.content_range import Range, Rest
 
 if TYPE_CHECKING:
     from imgproxy.response import Response
-    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.rounds import Endpoint, Rounds
 
 _WITH_RANGE = frozenset({200, 206, 416})

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import clean
-from imgproxy.spec.signature import SignatureError
+from imgproxy.specs.signing.signature import SignatureError
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -15,17 +15,17 @@ from imgproxy import verify
 from imgproxy.config import identities
 from imgproxy.config.requirements import SignedBy
 from imgproxy.errors import ConfigurationError, DeniedError, Failure
-from imgproxy.spec.manifest import Index
-from imgproxy.spec.signature import SignatureError
+from imgproxy.specs.oci.manifest import Index
+from imgproxy.specs.signing.signature import SignatureError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imgproxy.config.policy import Demand
     from imgproxy.config.requirements import SigstoreSigned
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.signature import Signature
-    from imgproxy.spec.simple_signing import Claim
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.signing.signature import Signature
+    from imgproxy.specs.signing.simple_signing import Claim
     from imgproxy.transports.source import SignaturePlace, Source
     from imgproxy.verify import VerifiedDocument
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgproxy import system
 from imgproxy.errors import ConfigurationError, clean
-from imgproxy.spec import pem
+from imgproxy.specs.signing import pem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

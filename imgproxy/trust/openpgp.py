@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import clean
-from imgproxy.spec import openpgp, simple_signing
-from imgproxy.spec.signature import SignatureError, SimpleSignature
+from imgproxy.specs.signing import openpgp, simple_signing
+from imgproxy.specs.signing.signature import SignatureError, SimpleSignature
 from imgproxy.trust import keys
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pysequoia.packet import Packet
 
     from imgproxy.config.requirements import SignedBy
-    from imgproxy.spec.openpgp import Message
-    from imgproxy.spec.signature import Signature
-    from imgproxy.spec.simple_signing import Claim
+    from imgproxy.specs.signing.openpgp import Message
+    from imgproxy.specs.signing.signature import Signature
+    from imgproxy.specs.signing.simple_signing import Claim
     from imgproxy.verify import VerifiedDocument
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.config.requirements import Fulcio, Material
 from imgproxy.errors import clean
-from imgproxy.spec import digest as digests
-from imgproxy.spec import rekor, sigstore
-from imgproxy.spec.signature import BundleSignature, SignatureError, SigstoreSignature
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.signing import rekor, sigstore
+from imgproxy.specs.signing.signature import BundleSignature, SignatureError, SigstoreSignature
 from imgproxy.trust import certificates, keys
 from imgproxy.trust.keys import PublicKey
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from imgproxy.config.requirements import Pki, SigstoreSigned
-    from imgproxy.spec.rekor import Entry
-    from imgproxy.spec.signature import Signature
-    from imgproxy.spec.sigstore import Evidence
-    from imgproxy.spec.simple_signing import Claim
+    from imgproxy.specs.signing.rekor import Entry
+    from imgproxy.specs.signing.signature import Signature
+    from imgproxy.specs.signing.sigstore import Evidence
+    from imgproxy.specs.signing.simple_signing import Claim
     from imgproxy.verify import VerifiedDocument
 
 

@@ -7,7 +7,7 @@ import pytest
 from imgproxy.config import endpoints, registries
 from imgproxy.config.endpoints import Endpoint
 from imgproxy.errors import ConfigurationError, DeniedError
-from imgproxy.spec.reference import parse_reference
+from imgproxy.specs.oci.reference import parse_reference
 
 DIGEST = "@sha256:" + "0123456789abcdef" * 4
 

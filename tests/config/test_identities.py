@@ -6,7 +6,7 @@ import pytest
 
 from imgproxy.config.identities import DEFAULT, SignedIdentity, accepts, accepts_unnamed, parse
 from imgproxy.parsing.typed_fields import FieldError, Fields
-from imgproxy.spec.reference import Reference, parse_named, parse_reference
+from imgproxy.specs.oci.reference import Reference, parse_named, parse_reference
 
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64

@@ -21,7 +21,7 @@ from imgproxy.config.policy import (
 )
 from imgproxy.config.requirements import Material, SignedBy, SigstoreSigned
 from imgproxy.errors import ConfigurationError, DeniedError
-from imgproxy.spec.reference import parse_named
+from imgproxy.specs.oci.reference import parse_named
 
 Json = dict[str, Any]
 

@@ -12,7 +12,7 @@ from imgproxy.config import endpoints, registries, short_names
 from imgproxy.config.registries import File, Registries
 from imgproxy.config.short_names import Setting
 from imgproxy.errors import ConfigurationError, Failure, clean
-from imgproxy.spec.reference import parse_reference
+from imgproxy.specs.oci.reference import parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

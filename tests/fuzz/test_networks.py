@@ -27,7 +27,7 @@ from wires import END, SILENCE, MemoryWire, Notes, answer, head
 from imgproxy import verify
 from imgproxy.config.credentials import Credentials
 from imgproxy.errors import Failure
-from imgproxy.spec.reference import parse_reference
+from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.registry import Registry
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from outcome import Outcome
     from wires import Step
 
-    from imgproxy.spec.manifest import Descriptor
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.verify import VerifiedDocument
     from imgproxy.wire import Buffer
 

@@ -13,8 +13,8 @@ import tarfile
 
 from tars import BLOCK, END, Tape, base_256, extended, header, long_name, member, padded, record
 
-from imgproxy.spec import tar
-from imgproxy.spec.tar import TarError
+from imgproxy.specs.oci import tar
+from imgproxy.specs.oci.tar import TarError
 
 ARCHIVES = int(os.environ.get("IMGPROXY_FUZZ_TARS", "3000"))
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))

@@ -33,7 +33,7 @@ from traced import strace
 from imgproxy import cli, verify, wire
 from imgproxy.__main__ import _run
 from imgproxy.server import _JOINED, MAX_HEAD
-from imgproxy.spec import digest as digests
+from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from interop.conftest import Pull
     from parent import Child as Started
 
-    from imgproxy.spec.digest import Digest
+    from imgproxy.specs.oci.digest import Digest
 
 MIB = 1 << 20
 

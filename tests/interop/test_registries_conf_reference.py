@@ -10,7 +10,7 @@ from home import mirror, table
 
 from imgproxy.config import endpoints, registries
 from imgproxy.errors import ConfigurationError, DeniedError
-from imgproxy.spec.reference import parse_reference
+from imgproxy.specs.oci.reference import parse_reference
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgproxy.spec.challenge import Challenge, parse
+from imgproxy.specs.http.challenge import Challenge, parse
 
 TOKENS = st.text(string.ascii_lowercase + string.digits + "!#$%&'*+-.^_`|~", min_size=1, max_size=8)
 VALUES = st.text(st.characters(max_codepoint=0xFF), max_size=12)

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import attempt, digests
 
-from imgproxy.spec.digest import compute, parse
+from imgproxy.specs.oci.digest import compute, parse
 
 
 @given(digests())

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from strategies import JSON, TEXT, attempt, damaged, descriptors, digests
 
 from imgproxy.errors import Failure, InvalidError
-from imgproxy.spec import media_type as types
-from imgproxy.spec.digest import parse as parse_digest
-from imgproxy.spec.docker_archive import Item, make_manifest, parse, parse_diff_ids
-from imgproxy.spec.manifest import Descriptor, Manifest
-from imgproxy.spec.manifest import parse as parse_manifest
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.digest import parse as parse_digest
+from imgproxy.specs.oci.docker_archive import Item, make_manifest, parse, parse_diff_ids
+from imgproxy.specs.oci.manifest import Descriptor, Manifest
+from imgproxy.specs.oci.manifest import parse as parse_manifest
 
 Json = dict[str, Any]
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from strategies import DOCKER, INDEX, JSON, OCI, Json, attempt, damaged
 
 from imgproxy.errors import Failure, InvalidError, UnsupportedFormatError
-from imgproxy.spec import convert
-from imgproxy.spec import media_type as types
-from imgproxy.spec.manifest import Descriptor, Manifest, parse
+from imgproxy.specs.oci import convert
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.manifest import Descriptor, Manifest, parse
 
 CLAIMS = st.sampled_from(["", "text/plain", *sorted(types.KNOWN_DOCUMENTS)])
 

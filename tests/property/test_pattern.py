@@ -9,7 +9,7 @@ from strategies import attempt
 from imgproxy.errors import BadRequestError
 from imgproxy.spec import pattern
 from imgproxy.spec.pattern import Pattern
-from imgproxy.spec.reference import Reference, parse_reference
+from imgproxy.specs.oci.reference import Reference, parse_reference
 
 TEXTS = ["a", "-", ".", "/", "..", "%2f", "~", ":", "@", "ä", " ", "*", "\\", "\n"]
 WORDS = ["<ref>", "<name>", "<basename>", "<registry>"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import attempt
 
-from imgproxy.spec.platform import Platform, choose, of_host, parse
+from imgproxy.specs.oci.platform import Platform, choose, of_host, parse
 
 if TYPE_CHECKING:
     from random import Random

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from strategies import attempt
 
 from imgproxy.errors import BadRequestError
-from imgproxy.spec.distribution import registry_url
-from imgproxy.spec.reference import (
+from imgproxy.specs.oci.distribution import registry_url
+from imgproxy.specs.oci.reference import (
     DirectoryName,
     DockerArchiveName,
     LayoutName,

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from strategies import attempt
 from tars import BLOCK, END, contents, extended, header, long_name, member, padded, read, record
 
-from imgproxy.spec.tar import TarError, is_header, normalise
+from imgproxy.specs.oci.tar import TarError, is_header, normalise
 
 if TYPE_CHECKING:
-    from imgproxy.spec.tar import Entry
+    from imgproxy.specs.oci.tar import Entry
 
 KINDS = {
     tarfile.REGTYPE: "file",

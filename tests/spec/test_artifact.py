@@ -7,11 +7,11 @@ import json
 import pytest
 from images import digest_of
 
-from imgproxy.spec import artifact
-from imgproxy.spec import digest as digests
-from imgproxy.spec.artifact import Part
-from imgproxy.spec.manifest import Descriptor
-from imgproxy.spec.signature import BUNDLE, SignatureError
+from imgproxy.specs.oci import artifact
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.artifact import Part
+from imgproxy.specs.oci.manifest import Descriptor
+from imgproxy.specs.signing.signature import BUNDLE, SignatureError
 
 DIGEST = digests.parse("sha256:" + "a" * 64)
 PART = digests.parse(digest_of(b"x"))

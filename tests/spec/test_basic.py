@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.spec.basic import authorization
+from imgproxy.specs.http.basic import authorization
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.spec.challenge import Challenge, parse
+from imgproxy.specs.http.challenge import Challenge, parse
 
 TOKEN = Challenge("bearer", {"realm": "https://a/token", "service": "a"})
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from imgproxy.errors import BadUpstreamError
-from imgproxy.spec import content_range
-from imgproxy.spec import url as urls
-from imgproxy.spec.content_range import Range, Rest
+from imgproxy.specs.http import content_range
+from imgproxy.specs.http import url as urls
+from imgproxy.specs.http.content_range import Range, Rest
 
 URL = urls.parse("https://h/v2/a/blobs/sha256:0?signature=secret")
 WANTED = Range(100, 1000)

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from imgproxy.spec import convert, manifest
-from imgproxy.spec import media_type as types
-from imgproxy.spec.digest import compute
+from imgproxy.specs.oci import convert, manifest
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.digest import compute
 
 # What `docker push` sends, to the byte: three spaces of indentation, in this order.
 DOCKER = b"""{

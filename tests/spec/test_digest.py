@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from imgproxy.errors import NotImplementedByUsError
-from imgproxy.spec.digest import Digest, compute, hasher, is_available, parse
+from imgproxy.specs.oci.digest import Digest, compute, hasher, is_available, parse
 
 # Of the empty string, from FIPS 180-4's own examples and `sha*sum </dev/null`.
 EMPTY = {

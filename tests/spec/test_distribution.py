@@ -13,15 +13,15 @@ from imgproxy.errors import (
     NotFoundError,
     UnavailableError,
 )
-from imgproxy.spec.distribution import (
+from imgproxy.specs.http.url import Url, parse
+from imgproxy.specs.oci.distribution import (
     ACCEPT_MANIFESTS,
     failure,
     redirect,
     refusal,
     registry_url,
 )
-from imgproxy.spec.reference import parse_reference
-from imgproxy.spec.url import Url, parse
+from imgproxy.specs.oci.reference import parse_reference
 
 HERE = parse("https://quay.io/v2/os/blobs/x?signature=secret")
 

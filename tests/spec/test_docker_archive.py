@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from imgproxy.errors import InvalidError
-from imgproxy.spec import media_type as types
-from imgproxy.spec.digest import Digest
-from imgproxy.spec.docker_archive import (
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.digest import Digest
+from imgproxy.specs.oci.docker_archive import (
     Item,
     foreign_type,
     layer_type,
@@ -19,8 +19,8 @@ from imgproxy.spec.docker_archive import (
     parse,
     parse_diff_ids,
 )
-from imgproxy.spec.manifest import Descriptor, Manifest
-from imgproxy.spec.manifest import parse as parse_manifest
+from imgproxy.specs.oci.manifest import Descriptor, Manifest
+from imgproxy.specs.oci.manifest import parse as parse_manifest
 
 HEX = "0123456789abcdef" * 4
 SHA256 = f"sha256:{HEX}"

@@ -9,9 +9,9 @@ import pytest
 
 from imgproxy.errors import InvalidError, UnsupportedFormatError
 from imgproxy.parsing.typed_fields import FieldError, Fields
-from imgproxy.spec import media_type as types
-from imgproxy.spec.digest import Digest
-from imgproxy.spec.manifest import (
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.digest import Digest
+from imgproxy.specs.oci.manifest import (
     Descriptor,
     Index,
     Manifest,
@@ -21,7 +21,7 @@ from imgproxy.spec.manifest import (
     parse_platform,
     refuse_lookalikes,
 )
-from imgproxy.spec.platform import Platform
+from imgproxy.specs.oci.platform import Platform
 
 HEX = "0123456789abcdef" * 4
 DIGEST = Digest("sha256", HEX)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.spec import media_type as types
-from imgproxy.spec.media_type import essence, is_valid
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.media_type import essence, is_valid
 
 NAMED = [getattr(types, name) for name in sorted(vars(types)) if name.startswith(("OCI", "DOCKER"))]
 

@@ -7,8 +7,8 @@ import zlib
 
 import pytest
 
-from imgproxy.spec.openpgp import Message, parse
-from imgproxy.spec.signature import MAX_SIGNATURE_SIZE, SignatureError
+from imgproxy.specs.signing.openpgp import Message, parse
+from imgproxy.specs.signing.signature import MAX_SIGNATURE_SIZE, SignatureError
 
 CONTENT = b"{}"
 ONE_PASS_BODY = b"\x03\x00\x08\x16" + b"k" * 8 + b"\x01"

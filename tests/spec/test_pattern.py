@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgproxy.spec.pattern import Pattern, parse
-from imgproxy.spec.reference import parse_reference
+from imgproxy.specs.oci.reference import parse_reference
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.spec.pem import blocks, only
+from imgproxy.specs.signing.pem import blocks, only
 
 
 def block(label: str, content: str = "AAAA\n") -> bytes:

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from imgproxy.spec.platform import Platform, choose, of_host, parse
+from imgproxy.specs.oci.platform import Platform, choose, of_host, parse
 
 # wanted: the variants tried, best first; those in one string are equal, the first entry wins
 ORDERS = {

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from imgproxy.errors import ConfigurationError
-from imgproxy.spec import proxy as proxies
-from imgproxy.spec import url as urls
+from imgproxy.specs.http import proxy as proxies
+from imgproxy.specs.http import url as urls
 
 HTTP = "http://registry.example:5000/v2/a/manifests/1?x=y"
 HTTPS = "https://registry.example/v2/a/manifests/1?x=y"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from imgproxy.errors import BadRequestError
-from imgproxy.spec.digest import Digest
-from imgproxy.spec.reference import (
+from imgproxy.specs.oci.digest import Digest
+from imgproxy.specs.oci.reference import (
     DirectoryName,
     DockerArchiveName,
     LayoutName,

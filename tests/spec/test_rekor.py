@@ -11,9 +11,9 @@ import pytest
 from sigstores import Log, Signer, b64, compact, dsse, hashedrekord
 
 from imgproxy.parsing.typed_fields import FieldError
-from imgproxy.spec import rekor
-from imgproxy.spec.rekor import DSSE, HASHEDREKORD, Logged
-from imgproxy.spec.signature import SignatureError
+from imgproxy.specs.signing import rekor
+from imgproxy.specs.signing.rekor import DSSE, HASHEDREKORD, Logged
+from imgproxy.specs.signing.signature import SignatureError
 
 SIGNER, LOG = Signer(), Log()
 CONTENT = b"what was signed"

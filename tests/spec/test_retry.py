@@ -8,8 +8,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from imgproxy.spec import retry
-from imgproxy.spec.retry import MAX_DELAY, PROGRESS, Budget
+from imgproxy.specs.http import retry
+from imgproxy.specs.http.retry import MAX_DELAY, PROGRESS, Budget
 
 # Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110 section 5.6.7.
 THEN = 784111777.0

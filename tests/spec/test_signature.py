@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from imgproxy.spec.signature import (
+from imgproxy.specs.signing.signature import (
     SignatureError,
     SigstoreSignature,
     SimpleSignature,

@@ -25,12 +25,12 @@ from sigstores import (
     statement,
 )
 
-from imgproxy.spec import digest as digests
-from imgproxy.spec import reference as references
-from imgproxy.spec import rekor
-from imgproxy.spec.signature import BundleSignature, SignatureError, SigstoreSignature
-from imgproxy.spec.sigstore import Certificates, Evidence, of_annotations, of_bundle
-from imgproxy.spec.simple_signing import Claim
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.signing import rekor
+from imgproxy.specs.signing.signature import BundleSignature, SignatureError, SigstoreSignature
+from imgproxy.specs.signing.sigstore import Certificates, Evidence, of_annotations, of_bundle
+from imgproxy.specs.signing.simple_signing import Claim
 
 if TYPE_CHECKING:
     from images import Json

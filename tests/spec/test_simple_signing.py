@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from imgproxy.spec import digest as digests
-from imgproxy.spec.reference import parse_named
-from imgproxy.spec.signature import SignatureError
-from imgproxy.spec.simple_signing import ATOMIC, COSIGN, Claim, parse
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.reference import parse_named
+from imgproxy.specs.signing.signature import SignatureError
+from imgproxy.specs.signing.simple_signing import ATOMIC, COSIGN, Claim, parse
 
 DIGEST = "sha256:" + "a" * 64
 

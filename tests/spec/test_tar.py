@@ -27,8 +27,8 @@ from tars import (
     summed,
 )
 
-from imgproxy.spec import tar
-from imgproxy.spec.tar import (
+from imgproxy.specs.oci import tar
+from imgproxy.specs.oci.tar import (
     MAX_EXTENSION,
     MAX_MEMBERS,
     MAX_NAMES,

@@ -8,11 +8,11 @@ import pytest
 
 from imgproxy.config.credentials import Credentials
 from imgproxy.errors import BadUpstreamError, DeniedError, Failure, UnavailableError
-from imgproxy.spec import token as tokens
-from imgproxy.spec.challenge import Challenge
-from imgproxy.spec.token import Request, Token
-from imgproxy.spec.url import Url
-from imgproxy.spec.url import parse as parse_url
+from imgproxy.specs.http import token as tokens
+from imgproxy.specs.http.challenge import Challenge
+from imgproxy.specs.http.token import Request, Token
+from imgproxy.specs.http.url import Url
+from imgproxy.specs.http.url import parse as parse_url
 
 HERE = parse_url("https://quay.io/v2/os/blobs/x?signature=secret")
 SHOWN = "GET https://quay.io/v2/os/blobs/x?…"

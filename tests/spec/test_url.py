@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.spec.url import Url, parse, redacted
+from imgproxy.specs.http.url import Url, parse, redacted
 
 
 @pytest.mark.parametrize(

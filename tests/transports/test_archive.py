@@ -40,7 +40,7 @@ from opened import (
 from wires import real_time
 
 from imgproxy.files import OpenFile
-from imgproxy.spec import tar
+from imgproxy.specs.oci import tar
 from imgproxy.transports import archive, inflate, tree
 from imgproxy.transports.archive import Archive, open_archive
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.spec import digest as digests
-from imgproxy.spec.platform import Platform
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.platform import Platform
 from imgproxy.transports.choices import Choice, detail, listed
 
 DIGEST = digests.compute(b"x")

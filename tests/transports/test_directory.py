@@ -23,10 +23,10 @@ from opened import (
 from sources import describe
 from wires import real_time
 
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.spec.reference import DirectoryName
-from imgproxy.spec.signature import SigstoreSignature, SimpleSignature
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci.reference import DirectoryName
+from imgproxy.specs.signing.signature import SigstoreSignature, SimpleSignature
 from imgproxy.transports.directory import ImageDirectory
 from imgproxy.transports.source import Identity
 from imgproxy.transports.tree import Directory

@@ -43,9 +43,9 @@ from opened import (
 from sources import describe
 from wires import real_time
 
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.spec.reference import DockerArchiveName, parse_reference
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci.reference import DockerArchiveName, parse_reference
 from imgproxy.transports.archive import Archive, open_archive
 from imgproxy.transports.docker_archive import DockerArchive
 

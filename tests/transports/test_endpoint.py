@@ -29,7 +29,7 @@ from wires import SILENCE, Notes, Step, answer, asked, elapsing, head, refused, 
 
 from imgproxy.config.credentials import Credentials
 from imgproxy.errors import ConfigurationError, Failure
-from imgproxy.spec import distribution
+from imgproxy.specs.oci import distribution
 
 if TYPE_CHECKING:
     from wires import Exchange

@@ -61,7 +61,7 @@ from opened import (
 from sources import describe
 from wires import real_time
 
-from imgproxy.spec.reference import parse_reference
+from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.local import open_sideloaded
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from wires import real_time, refused
 
 from imgproxy import verify
 from imgproxy.errors import Failure
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.spec.reference import LayoutName, parse_reference
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci.reference import LayoutName, parse_reference
 from imgproxy.transports.oci_layout import OciLayout
 from imgproxy.transports.source import Identity
 from imgproxy.transports.tree import Directory

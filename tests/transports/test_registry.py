@@ -40,9 +40,9 @@ from wires import (
 from imgproxy import verify
 from imgproxy.config.credentials import Credentials
 from imgproxy.errors import Failure
-from imgproxy.spec import digest as digests
-from imgproxy.spec import distribution
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import distribution
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 
 if TYPE_CHECKING:
     from imgproxy.transports.source import Document

@@ -23,8 +23,8 @@ from opened import (
 from sources import describe
 from wires import real_time
 
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.registry_tree import RegistryTree
 from imgproxy.transports.source import Identity
 

@@ -45,11 +45,11 @@ from wires import (
 
 from imgproxy import verify
 from imgproxy.errors import ConfigurationError, Failure
-from imgproxy.spec import distribution
-from imgproxy.spec.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci import distribution
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 
 if TYPE_CHECKING:
-    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.registry import Registry
 
 BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)

@@ -17,9 +17,9 @@ from wires import Exchange, Notes, Script, answer, asked, refused, virtual_time
 from imgproxy.client import Client
 from imgproxy.config.registries_d import Section
 from imgproxy.errors import ConfigurationError, DeniedError, Failure
-from imgproxy.spec import digest as digests
-from imgproxy.spec.reference import parse_reference
-from imgproxy.spec.signature import (
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.reference import parse_reference
+from imgproxy.specs.signing.signature import (
     MAX_SIGNATURE_SIZE,
     MAX_SIGNATURES,
     BundleSignature,

@@ -22,9 +22,9 @@ from imgproxy.errors import (
     UnreachableError,
 )
 from imgproxy.settings import Chosen, Settings
-from imgproxy.spec import digest as digests
 from imgproxy.spec import pattern
-from imgproxy.spec.manifest import Descriptor
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import open_sources
 from imgproxy.transports.access import Access
 from imgproxy.transports.directory import ImageDirectory

@@ -23,9 +23,9 @@ from imgproxy.errors import (
     UnavailableError,
 )
 from imgproxy.image import Image, OpenedImage
-from imgproxy.spec import digest as digests
-from imgproxy.spec.reference import parse_reference
-from imgproxy.spec.signature import (
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.reference import parse_reference
+from imgproxy.specs.signing.signature import (
     BundleSignature,
     Signature,
     SigstoreSignature,
@@ -37,7 +37,7 @@ from imgproxy.trust import sigstore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.spec.simple_signing import Claim
+    from imgproxy.specs.signing.simple_signing import Claim
     from imgproxy.verify import VerifiedDocument
 
 SIGNER, OTHER = Signer(), Signer()

@@ -13,10 +13,10 @@ from gnupg import Gnupg, gnupg
 from imgproxy.config.identities import DEFAULT
 from imgproxy.config.requirements import Material, SignedBy
 from imgproxy.errors import ConfigurationError
-from imgproxy.spec import digest as digests
-from imgproxy.spec import reference as references
-from imgproxy.spec.signature import BundleSignature, SignatureError, SimpleSignature
-from imgproxy.spec.simple_signing import Claim
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.signing.signature import BundleSignature, SignatureError, SimpleSignature
+from imgproxy.specs.signing.simple_signing import Claim
 from imgproxy.trust.openpgp import Verifier
 
 if TYPE_CHECKING:

@@ -48,16 +48,16 @@ from sigstores import (
 from imgproxy.config.identities import DEFAULT
 from imgproxy.config.requirements import Fulcio, Material, Pki, SigstoreSigned
 from imgproxy.errors import ConfigurationError
-from imgproxy.spec import digest as digests
-from imgproxy.spec import manifest as manifests
-from imgproxy.spec import reference as references
-from imgproxy.spec.signature import (
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import manifest as manifests
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.signing.signature import (
     BundleSignature,
     SignatureError,
     SigstoreSignature,
     SimpleSignature,
 )
-from imgproxy.spec.simple_signing import Claim
+from imgproxy.specs.signing.simple_signing import Claim
 from imgproxy.trust.sigstore import Verifier
 from imgproxy.verify import VerifiedDocument
 

@@ -16,7 +16,7 @@ from imgproxy.errors import BadUpstreamError, clean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
 
 # Section 14.4; units are case-insensitive. 19 digits hold every size that a file can have.
 _CONTENT_RANGE = re.compile(r"(?i:bytes) ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")

@@ -13,16 +13,16 @@ from urllib.parse import quote, urlencode
 from imgproxy.errors import BadUpstreamError
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
-from imgproxy.spec import distribution
-from imgproxy.spec import url as urls
+from imgproxy.specs.http import url as urls
+from imgproxy.specs.oci import distribution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.config.credentials import Credentials
     from imgproxy.errors import Failure
-    from imgproxy.spec.challenge import Challenge
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.challenge import Challenge
+    from imgproxy.specs.http.url import Url
 
 MAX_REPLY_SIZE = 1024 * 1024
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgproxy.errors import InvalidError, UnsupportedFormatError
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields, shown
-from imgproxy.spec import digest as digests
-from imgproxy.spec import media_type as types
-from imgproxy.spec.platform import Platform
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.platform import Platform
 
 if TYPE_CHECKING:
-    from imgproxy.spec.digest import Digest
+    from imgproxy.specs.oci.digest import Digest
 
 # The distribution specification asks registries to accept manifests of 4 MiB; larger ones travel
 # nowhere. The same holds for configs, which every client reads whole.

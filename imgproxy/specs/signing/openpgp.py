@@ -12,7 +12,7 @@ import bz2
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy.spec.signature import MAX_SIGNATURE_SIZE, SignatureError
+from imgproxy.specs.signing.signature import MAX_SIGNATURE_SIZE, SignatureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

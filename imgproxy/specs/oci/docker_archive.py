@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgproxy.errors import InvalidError
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
-from imgproxy.spec import digest as digests
-from imgproxy.spec import manifest as manifests
-from imgproxy.spec import media_type as types
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import manifest as manifests
+from imgproxy.specs.oci import media_type as types
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.manifest import Descriptor
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
 
 _KEYS = frozenset({"Config", "RepoTags", "Layers", "Parent", "LayerSources"})
 _CONFIG_KEYS = frozenset({"rootfs"})

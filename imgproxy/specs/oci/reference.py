@@ -13,10 +13,10 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from imgproxy.errors import BadRequestError, clean
-from imgproxy.spec import digest as digests
+from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
-    from imgproxy.spec.digest import Digest
+    from imgproxy.specs.oci.digest import Digest
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[([a-fA-F0-9:]+)\])(?::([0-9]{{1,5}}))?"

@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from imgproxy.parsing import strict_json
-from imgproxy.spec import media_type as types
+from imgproxy.specs.oci import media_type as types
 
 _RELABELLED = {
     types.DOCKER_MANIFEST: types.OCI_MANIFEST,

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from imgproxy.errors import clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields, shown
-from imgproxy.spec import pem
-from imgproxy.spec.signature import SignatureError, base64_field
+from imgproxy.specs.signing import pem
+from imgproxy.specs.signing.signature import SignatureError, base64_field
 
 HASHEDREKORD, DSSE = "hashedrekord", "dsse"
 

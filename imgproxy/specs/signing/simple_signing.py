@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgproxy.errors import BadRequestError
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields, shown
-from imgproxy.spec import digest as digests
-from imgproxy.spec import reference as references
-from imgproxy.spec.signature import SignatureError
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.signing.signature import SignatureError
 
 if TYPE_CHECKING:
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.reference import Reference
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.reference import Reference
 
 ATOMIC = "atomic container signature"
 COSIGN = "cosign container image signature"

@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from imgproxy.errors import BadRequestError
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields, shown
-from imgproxy.spec import digest as digests
-from imgproxy.spec import pem, rekor, simple_signing
-from imgproxy.spec import reference as references
-from imgproxy.spec.signature import (
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.signing import pem, rekor, simple_signing
+from imgproxy.specs.signing.signature import (
     BUNDLE,
     SIGSTORE_PAYLOAD,
     SignatureError,
     SigstoreSignature,
     base64_field,
 )
-from imgproxy.spec.simple_signing import Claim
+from imgproxy.specs.signing.simple_signing import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.spec.digest import Digest
-    from imgproxy.spec.rekor import Entry
-    from imgproxy.spec.signature import BundleSignature
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.signing.rekor import Entry
+    from imgproxy.specs.signing.signature import BundleSignature
 
 T = TypeVar("T")
 

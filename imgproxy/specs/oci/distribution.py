@@ -19,13 +19,13 @@ from imgproxy.errors import (
 )
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
-from imgproxy.spec import media_type as types
-from imgproxy.spec import retry
-from imgproxy.spec import url as urls
+from imgproxy.specs.http import retry
+from imgproxy.specs.http import url as urls
+from imgproxy.specs.oci import media_type as types
 
 if TYPE_CHECKING:
-    from imgproxy.spec.reference import Reference
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
+    from imgproxy.specs.oci.reference import Reference
 
 # What a manifest request accepts. Schema 1 is not read and so not asked for: a registry that has
 # nothing else says so, or sends it all the same and gets its own message.

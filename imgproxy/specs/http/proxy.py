@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from imgproxy.errors import ConfigurationError
-from imgproxy.spec import basic
-from imgproxy.spec import url as urls
+from imgproxy.specs.http import basic
+from imgproxy.specs.http import url as urls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from ipaddress import IPv4Address, IPv6Address
 
-    from imgproxy.spec.url import Url
+    from imgproxy.specs.http.url import Url
 
 _ENTRY = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]*))?")
 _SEPARATORS = re.compile(r"[\s,]+")

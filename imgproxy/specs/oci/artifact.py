@@ -12,12 +12,12 @@ from urllib.parse import quote
 
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
-from imgproxy.spec import digest as digests
-from imgproxy.spec.manifest import Descriptor
-from imgproxy.spec.signature import SignatureError
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.manifest import Descriptor
+from imgproxy.specs.signing.signature import SignatureError
 
 if TYPE_CHECKING:
-    from imgproxy.spec.digest import Digest
+    from imgproxy.specs.oci.digest import Digest
 
 _NEXT = re.compile(r'<[^<>?]*\?([!-;=?-~]*)>; *rel="?next"?')
 

@@ -1,0 +1,1 @@
+"""What specifications say: pure functions and values."""

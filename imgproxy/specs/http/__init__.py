@@ -1,0 +1,1 @@
+"""What the RFCs of HTTP and its authentication schemes say."""

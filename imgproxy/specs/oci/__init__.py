@@ -1,0 +1,1 @@
+"""The OCI and Docker specifications: documents, names, digests, archives."""

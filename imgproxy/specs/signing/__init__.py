@@ -1,0 +1,1 @@
+"""The formats of signatures: OpenPGP, simple signing, sigstore, Rekor."""
