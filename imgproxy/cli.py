@@ -11,8 +11,8 @@ TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage erro
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from imgproxy.config.credentials import Credentials
-    from imgproxy.spec.pattern import Pattern
+    from imgproxy.config.credential_helpers import Credentials
+    from imgproxy.config.sideload_pattern import Pattern
     from imgproxy.specs.oci.platform import Platform
 
 DESCRIPTION = """\
@@ -197,10 +197,10 @@ def _platform(text: str) -> Platform:
 
 
 def _pattern(text: str) -> Pattern:
-    from imgproxy.spec import pattern
+    from imgproxy.config import sideload_pattern
 
     try:
-        return pattern.parse(text)
+        return sideload_pattern.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
 
@@ -219,7 +219,7 @@ def _count(text: str) -> int:
 
 
 def _creds(text: str) -> Credentials:
-    from imgproxy.config.credentials import parse_creds
+    from imgproxy.config.credential_helpers import parse_creds
 
     return parse_creds(text)
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgproxy.config import credentials as helpers
-from imgproxy.config.registries import AUTH_FILES
+from imgproxy.config import credential_helpers as helpers
+from imgproxy.config.registries_conf import AUTH_FILES
 from imgproxy.errors import ConfigurationError, clean
 
 if TYPE_CHECKING:
     from trio.abc import ReceiveStream
 
-    from imgproxy.config.credentials import Credentials, Helper
+    from imgproxy.config.credential_helpers import Credentials, Helper
     from imgproxy.settings import Settings
 
 # A helper may ask a server of its own; a person is not expected to be there.

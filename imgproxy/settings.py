@@ -11,16 +11,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy import system
-from imgproxy.config import search
+from imgproxy.config import search_paths
 from imgproxy.errors import ConfigurationError, DeniedError, clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from imgproxy.config.auth import AuthFile
+    from imgproxy.config.auth_file import AuthFile
     from imgproxy.config.certs import Certificates
     from imgproxy.config.policy import Policy
-    from imgproxy.config.registries import Registries
+    from imgproxy.config.registries_conf import Registries
     from imgproxy.config.registries_d import Section
     from imgproxy.config.short_names import ShortNames
     from imgproxy.system import Reporter
@@ -56,7 +56,7 @@ class Settings:
 
         if self._chosen.policy is not None:
             return policy.parse(*self._chosen.policy)
-        found = search.policy(self._host)
+        found = search_paths.policy(self._host)
         if found.path is None:
             raise DeniedError(
                 "there is no policy.json, so no image may be used (searched:"
@@ -71,18 +71,18 @@ class Settings:
 
         Whatever the files say that has no effect is reported once.
         """
-        from imgproxy.config import registries
+        from imgproxy.config import registries_conf
 
         content, option = self._chosen.registries or (None, None)
         files = [
-            registries.parse(
+            registries_conf.parse(
                 content if content is not None and path == option else _read("registries", path),
                 path,
                 version_1=version_1,
             )
-            for path, version_1 in search.registries(self._host, option)
+            for path, version_1 in search_paths.registries(self._host, option)
         ]
-        merged = registries.merge(files)
+        merged = registries_conf.merge(files)
         for warning in merged.warnings:
             self._report.failure(f"warning: {warning}")
         return merged
@@ -90,12 +90,12 @@ class Settings:
     @cached_property
     def short_names(self) -> ShortNames:
         """What names without a registry stand for; the host's tools keep aliases of their own."""
-        from imgproxy.config import registries, short_names
+        from imgproxy.config import registries_conf, short_names
 
-        path = search.aliases(self._host)
+        path = search_paths.aliases(self._host)
         if path is None:
             return self.registries.short_names
-        own = registries.parse(_read("aliases", path), path)
+        own = registries_conf.parse(_read("aliases", path), path)
         return short_names.with_aliases(self.registries.short_names, own.short_names)
 
     def signatures(self, scopes: Iterable[str]) -> Section:
@@ -105,7 +105,9 @@ class Settings:
         """
         from imgproxy.config import registries_d
 
-        return registries_d.find(self._signature_sections, scopes, search.lookaside(self._host))
+        return registries_d.find(
+            self._signature_sections, scopes, search_paths.lookaside(self._host)
+        )
 
     @cached_property
     def _signature_sections(self) -> dict[str, Section]:
@@ -114,7 +116,7 @@ class Settings:
         try:
             files = [
                 registries_d.parse(_read("registries.d", path), path)
-                for path in search.registries_d(self._host, self._chosen.registries_d)
+                for path in search_paths.registries_d(self._host, self._chosen.registries_d)
             ]
         except ImportError:
             raise DeniedError(
@@ -127,12 +129,12 @@ class Settings:
 
     def auth_files(self) -> list[AuthFile]:
         """Give the files that may have credentials, in order: containers-auth.json(5)."""
-        from imgproxy.config import auth
+        from imgproxy.config import auth_file
 
         if self._chosen.auth is not None:
-            return [auth.parse(*self._chosen.auth)]
+            return [auth_file.parse(*self._chosen.auth)]
         found = []
-        for file in search.auth_files(self._host):
+        for file in search_paths.auth_files(self._host):
             try:
                 content = system.read_file(file.path)
             except (FileNotFoundError, NotADirectoryError) as error:
@@ -141,14 +143,14 @@ class Settings:
                 continue
             except (OSError, ValueError) as error:
                 raise _unreadable("credentials", file.path, error) from None
-            found.append(auth.parse(content, file.path, legacy=file.legacy))
+            found.append(auth_file.parse(content, file.path, legacy=file.legacy))
         return found
 
     def certificates(self, registry: str) -> Certificates:
         """Give the certificates for `host[:port]`: containers-certs.d(5)."""
         from imgproxy.config import certs
 
-        directory = self._chosen.cert_dir or search.certificates(self._host, registry)
+        directory = self._chosen.cert_dir or search_paths.certificates(self._host, registry)
         if directory is None:
             return certs.Certificates()
         return certs.choose(directory, list(self._host.names(directory)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from io import FileIO
     from typing import IO
 
-    from imgproxy.config.search import Host
+    from imgproxy.config.search_paths import Host
     from imgproxy.specs.oci.platform import Platform
 
 _COUNT = re.compile(r"[0-9]{1,9}")
@@ -122,7 +122,7 @@ def _content(file: FileIO) -> bytes:
 
 def host() -> Host:
     """Give what decides where configuration files lie."""
-    from imgproxy.config.search import Host
+    from imgproxy.config.search_paths import Host
 
     return Host(os.environ, os.getuid(), os.environ.get("HOME") or "", os.path.lexists, _names)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from imgproxy.client import Dial
-    from imgproxy.config.credentials import Credentials
+    from imgproxy.config.credential_helpers import Credentials
     from imgproxy.transports.source import Reader
 
 REFERENCE = "registry.test/acme/os:1"

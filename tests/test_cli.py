@@ -9,9 +9,9 @@ import pytest
 
 from imgproxy import __version__
 from imgproxy.cli import Options, parse
-from imgproxy.config.credentials import Credentials
+from imgproxy.config import sideload_pattern
+from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import UsageError
-from imgproxy.spec import pattern
 from imgproxy.specs.oci.platform import Platform
 
 DEFAULTS: dict[str, Any] = {
@@ -50,13 +50,16 @@ DEFAULTS: dict[str, Any] = {
         ("--sockfd 99999999999999999999 os", {"sockfds": [99999999999999999999]}),
         ("--platform linux/arm64 os", {"platform": Platform("linux", "arm64")}),
         ("--platform=linux/arm/v7 os", {"platform": Platform("linux", "arm", "v7")}),
-        ("--sideload /a/<ref>/<name> os", {"sideload": [pattern.parse("/a/<ref>/<name>")]}),
+        (
+            "--sideload /a/<ref>/<name> os",
+            {"sideload": [sideload_pattern.parse("/a/<ref>/<name>")]},
+        ),
         (
             "--sideload /b/<name>/<ref> --sideload=/a/<basename>-<ref>.tar os",
             {
                 "sideload": [
-                    pattern.parse("/b/<name>/<ref>"),
-                    pattern.parse("/a/<basename>-<ref>.tar"),
+                    sideload_pattern.parse("/b/<name>/<ref>"),
+                    sideload_pattern.parse("/a/<basename>-<ref>.tar"),
                 ]
             },
         ),

@@ -16,9 +16,8 @@ from parent import COMMAND, LIMIT, ROOT, Client, environment, start
 from servers import require
 
 from imgproxy import __version__, errors, system
-from imgproxy.config import endpoints, registries, search
+from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern
 from imgproxy.errors import Failure
-from imgproxy.spec import pattern
 from imgproxy.specs.http import proxy, url
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import docker_archive, tar
@@ -197,16 +196,16 @@ def recorded(variables: _Variables, uid: int) -> Recorded:
         paths.add(_in_directory(directory))
         return ()
 
-    host = search.Host(variables, uid, "~", exists, names)
-    paths |= {*search.policy(host).searched}
-    search.registries(host)
-    search.aliases(host)
-    search.certificates(host, _REGISTRY)
-    paths |= {file.path for file in search.auth_files(host)}
+    host = search_paths.Host(variables, uid, "~", exists, names)
+    paths |= {*search_paths.policy(host).searched}
+    search_paths.registries(host)
+    search_paths.aliases(host)
+    search_paths.certificates(host, _REGISTRY)
+    paths |= {file.path for file in search_paths.auth_files(host)}
     for scheme in ("http", "https"):
         proxy.choose(url.parse(f"{scheme}://registry.example/"), variables)
-    search.registries_d(host)
-    paths.add(search.lookaside(host).removeprefix("file://"))
+    search_paths.registries_d(host)
+    paths.add(search_paths.lookaside(host).removeprefix("file://"))
     # Whether there is a directory of drop-in files is asked without its files.
     paths = {_in_directory(path) for path in paths}
     return Recorded(variables.asked, {path.replace(f"/{uid}", "/$UID") for path in paths})
@@ -288,18 +287,18 @@ def test_files_stand_in_the_order_of_their_precedence(kind: str, uid: int) -> No
     for first, second in pairwise(paths):
         variables = with_user_directories() if first.startswith("$XDG") else _Variables()
         both = {path.replace("$UID", str(uid)) for path in (first, second)}
-        host = search.Host(variables, uid, "~", both.__contains__, lambda _: ())
+        host = search_paths.Host(variables, uid, "~", both.__contains__, lambda _: ())
         found = {
-            "policy.json": search.policy(host).path,
-            "registries.conf": next((file.path for file in search.registries(host)), None),
-            "certs.d": search.certificates(host, _REGISTRY),
+            "policy.json": search_paths.policy(host).path,
+            "registries.conf": next((file.path for file in search_paths.registries(host)), None),
+            "certs.d": search_paths.certificates(host, _REGISTRY),
         }
         assert found[kind] == first.replace("$UID", str(uid))
 
 
 def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
     (example,) = re.findall(r"^```toml\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
-    file = registries.parse(example.encode(), "registries.conf")
+    file = registries_conf.parse(example.encode(), "registries.conf")
     assert file.warnings == ()
     _, _, rows = GUIDE.partition("| image | asked for at |\n|---|---|\n")
     digest = str(digests.compute(b""))
@@ -323,7 +322,7 @@ def test_sideloaded_images_are_looked_for_as_the_readme_says() -> None:
     ]
     assert len(claims) == 3
     for text, image, *paths in claims:
-        assert pattern.parse(text).paths(references.parse_reference(image)) == paths
+        assert sideload_pattern.parse(text).paths(references.parse_reference(image)) == paths
 
 
 @pytest.mark.parametrize("text", [GUIDE, PLAIN])
@@ -331,11 +330,11 @@ def test_patterns_in_examples_are_patterns(text: str) -> None:
     found = re.findall(r"--sideload '([^']+)'", text)
     assert len(found) >= 2
     for each in found:
-        pattern.parse(each)
+        sideload_pattern.parse(each)
 
 
 def test_the_man_page_has_the_placeholders_of_patterns() -> None:
-    assert set(re.findall(r"<(\w+)>", section("SIDELOADING"))) == set(pattern._KNOWN)
+    assert set(re.findall(r"<(\w+)>", section("SIDELOADING"))) == set(sideload_pattern._KNOWN)
 
 
 def test_the_transports_are_those_of_the_program() -> None:

@@ -207,7 +207,7 @@ PRIVILEGES = [
         id="environment",
     ),
     pytest.param(
-        r"/etc/|/usr/share|/\.config\b", {"imgproxy.config.search"}, id="configuration-paths"
+        r"/etc/|/usr/share|/\.config\b", {"imgproxy.config.search_paths"}, id="configuration-paths"
     ),
     pytest.param(
         r"\bopen_process\b|\bPopen\b",

@@ -13,7 +13,7 @@ import trio
 from wires import Notes, real_time, refused
 
 from imgproxy import keyring as keyrings
-from imgproxy.config.credentials import MAX_HELPER_OUTPUT, Credentials
+from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT, Credentials
 from imgproxy.errors import ConfigurationError
 from imgproxy.keyring import Keyring
 from imgproxy.settings import Chosen, Settings

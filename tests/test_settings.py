@@ -12,7 +12,7 @@ from wires import Notes
 from imgproxy import system
 from imgproxy.config.certs import Certificates
 from imgproxy.config.registries_d import Section
-from imgproxy.config.search import Host
+from imgproxy.config.search_paths import Host
 from imgproxy.config.short_names import resolve
 from imgproxy.errors import ConfigurationError, DeniedError
 from imgproxy.settings import Chosen, Settings

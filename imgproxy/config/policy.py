@@ -14,7 +14,7 @@ from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
 
 if TYPE_CHECKING:
-    from imgproxy.config.requirements import Requirement, SignedBy, SigstoreSigned
+    from imgproxy.config.signature_requirements import Requirement, SignedBy, SigstoreSigned
     from imgproxy.specs.oci.reference import Reference
 
 # Transports whose scopes are paths; those of others are not looked into.
@@ -101,9 +101,9 @@ def _requirement(fields: Fields) -> Requirement | str:
     if kind in ("insecureAcceptAnything", "reject"):
         fields.refuse_others({"type"})
         return kind
-    from imgproxy.config import requirements
+    from imgproxy.config import signature_requirements
 
-    return requirements.parse(fields, kind)
+    return signature_requirements.parse(fields, kind)
 
 
 def scopes_of(reference: Reference) -> list[str]:
@@ -158,7 +158,7 @@ def demand(policy: Policy, transport: str, scopes: list[str], image: str) -> Dem
 
 def _signed(every: list[Requirement], words: str) -> tuple[SignedBy | SigstoreSigned, ...]:
     """Give the requirements, all of which signatures can meet. Raises `DeniedError`."""
-    from imgproxy.config.requirements import Rejecting
+    from imgproxy.config.signature_requirements import Rejecting
 
     signed = []
     for requirement in every:

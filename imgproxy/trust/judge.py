@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import trio
 
 from imgproxy import verify
-from imgproxy.config import identities
-from imgproxy.config.requirements import SignedBy
+from imgproxy.config import signed_identity
+from imgproxy.config.signature_requirements import SignedBy
 from imgproxy.errors import ConfigurationError, DeniedError, Failure
 from imgproxy.specs.oci.manifest import Index
 from imgproxy.specs.signing.signature import SignatureError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from imgproxy.config.policy import Demand
-    from imgproxy.config.requirements import SigstoreSigned
+    from imgproxy.config.signature_requirements import SigstoreSigned
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.simple_signing import Claim
@@ -164,12 +164,12 @@ class Judge:
             raise SignatureError(f"it is for {claim.digest}")
         wanted, image = condition.requirement.identity, self._source.identity.reference
         if claim.reference is None:
-            if not identities.accepts_unnamed(wanted, image):
+            if not signed_identity.accepts_unnamed(wanted, image):
                 raise SignatureError(
                     "it is for bytes under no name, which is enough only for an image that is asked"
                     f" for by digest, or with matchRepository (signedIdentity: {wanted.kind})"
                 )
-        elif not identities.accepts(wanted, image, claim.reference):
+        elif not signed_identity.accepts(wanted, image, claim.reference):
             raise SignatureError(
                 f"it is for the name {claim.reference} (signedIdentity: {wanted.kind})"
             )

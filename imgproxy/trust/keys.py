@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from imgproxy.config.requirements import Material
+    from imgproxy.config.signature_requirements import Material
 
 # Keys that can be factored have signed for who had not been asked; 2048 is what sigstore demands.
 _MIN_RSA = 2048

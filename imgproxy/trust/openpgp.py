@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pysequoia import Cert, Sig
     from pysequoia.packet import Packet
 
-    from imgproxy.config.requirements import SignedBy
+    from imgproxy.config.signature_requirements import SignedBy
     from imgproxy.specs.signing.openpgp import Message
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.simple_signing import Claim

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from imgproxy.config.requirements import Fulcio, Material
+from imgproxy.config.signature_requirements import Fulcio, Material
 from imgproxy.errors import clean
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.signing import rekor, sigstore
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from imgproxy.config.requirements import Pki, SigstoreSigned
+    from imgproxy.config.signature_requirements import Pki, SigstoreSigned
     from imgproxy.specs.signing.rekor import Entry
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.sigstore import Evidence

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from imgproxy.config import auth
-from imgproxy.config.credentials import Credentials, Helper
+from imgproxy.config import auth_file
+from imgproxy.config.credential_helpers import Credentials, Helper
 from imgproxy.errors import ConfigurationError
 
 PATH = "/run/user/1000/containers/auth.json"
@@ -24,8 +24,8 @@ def entry(text: str | bytes, **fields: object) -> dict[str, Any]:
     return {"auth": encoded(text), **fields}
 
 
-def read(document: object, *, legacy: bool = False) -> auth.AuthFile:
-    return auth.parse(json.dumps(document).encode(), PATH, legacy=legacy)
+def read(document: object, *, legacy: bool = False) -> auth_file.AuthFile:
+    return auth_file.parse(json.dumps(document).encode(), PATH, legacy=legacy)
 
 
 def found(name: str, document: object, *, legacy: bool = False) -> Credentials | Helper | None:
@@ -321,7 +321,7 @@ def test_a_broken_file_is_an_error_that_names_the_file_and_the_place(
     raw: bytes, words: str
 ) -> None:
     with pytest.raises(ConfigurationError) as broken:
-        auth.parse(raw, PATH)
+        auth_file.parse(raw, PATH)
     message = broken.value.message
     assert message.startswith(f"the credentials in {PATH}: ")
     assert words in message
@@ -341,7 +341,7 @@ def test_a_broken_file_is_an_error_that_names_the_file_and_the_place(
 )
 def test_a_broken_legacy_file_too(raw: bytes, words: str) -> None:
     with pytest.raises(ConfigurationError) as broken:
-        auth.parse(raw, PATH, legacy=True)
+        auth_file.parse(raw, PATH, legacy=True)
     assert words in broken.value.message
     assert SECRET not in broken.value.message
 
@@ -388,7 +388,7 @@ def test_mutated_files_never_raise_anything_else_nor_show_a_secret() -> None:
         legacy = chance.random() < 0.2
         registry = chance.choice(["quay.io", "gcr.io"])
         try:
-            outcome: object = auth.parse(bytes(raw), PATH, legacy=legacy).find(registry, "a/b")
+            outcome: object = auth_file.parse(bytes(raw), PATH, legacy=legacy).find(registry, "a/b")
         except ConfigurationError as error:
             outcome = error
         outcomes.add(type(outcome))

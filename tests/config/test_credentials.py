@@ -5,13 +5,13 @@ import random
 
 import pytest
 
-from imgproxy.config import credentials
-from imgproxy.config.credentials import MAX_HELPER_OUTPUT, Credentials, Helper
+from imgproxy.config import credential_helpers
+from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT, Credentials, Helper
 from imgproxy.errors import ConfigurationError, UsageError
 
 SECRET = "s3cr3t-p4ss"
 SERVER = "registry.example:5000"
-HELPER = credentials.make_helper("pass", (SERVER,), "credsStore in /etc/auth.json")
+HELPER = credential_helpers.make_helper("pass", (SERVER,), "credsStore in /etc/auth.json")
 SOURCE = "docker-credential-pass for registry.example:5000 (credsStore in /etc/auth.json)"
 
 
@@ -44,7 +44,7 @@ def test_basic_is_user_and_password() -> None:
     ],
 )
 def test_creds_are_user_and_password(text: str, username: str, password: str) -> None:
-    assert credentials.parse_creds(text) == Credentials(username, password, "", "--creds")
+    assert credential_helpers.parse_creds(text) == Credentials(username, password, "", "--creds")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_creds_are_user_and_password(text: str, username: str, password: str) ->
 )
 def test_creds_that_are_malformed_are_not_shown(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words) as refused:
-        credentials.parse_creds(text)
+        credential_helpers.parse_creds(text)
     assert SECRET not in str(refused.value)
 
 
@@ -67,9 +67,9 @@ def test_creds_that_are_malformed_are_not_shown(text: str, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["pass", "ecr-login", "acr-env", "wincred.exe", "gcr_2", "0"])
 def test_a_helper_is_a_program_asked_for_a_server(name: str) -> None:
-    helper = credentials.make_helper(name, (SERVER,), "x", promised=False)
+    helper = credential_helpers.make_helper(name, (SERVER,), "x", promised=False)
     assert helper == Helper(name, (SERVER,), "x", promised=False)
-    assert credentials.question(helper, SERVER) == (
+    assert credential_helpers.question(helper, SERVER) == (
         [f"docker-credential-{name}", "get"],
         b"registry.example:5000",
     )
@@ -81,7 +81,7 @@ def test_a_helper_is_a_program_asked_for_a_server(name: str) -> None:
 )
 def test_what_is_no_name_of_a_helper_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="not the name of a credential helper") as refused:
-        credentials.make_helper(name, (SERVER,), "credsStore in /etc/auth.json")
+        credential_helpers.make_helper(name, (SERVER,), "credsStore in /etc/auth.json")
     assert refused.value.message.startswith("credsStore in /etc/auth.json: ")
 
 
@@ -106,7 +106,7 @@ def reply(**fields: object) -> bytes:
     ],
 )
 def test_what_a_helper_answers(status: int, output: bytes, found: Credentials | None) -> None:
-    assert credentials.answer(HELPER, SERVER, status, output) == found
+    assert credential_helpers.answer(HELPER, SERVER, status, output) == found
 
 
 GOOD = reply(Username="u", Secret=SECRET)
@@ -144,7 +144,7 @@ def test_what_is_no_answer_is_an_error_without_the_secret(
     status: int, output: bytes, words: str
 ) -> None:
     with pytest.raises(ConfigurationError) as broken:
-        credentials.answer(HELPER, SERVER, status, output)
+        credential_helpers.answer(HELPER, SERVER, status, output)
     message = broken.value.message
     assert message.startswith("credsStore in /etc/auth.json: docker-credential-pass ")
     assert words in message
@@ -153,7 +153,7 @@ def test_what_is_no_answer_is_an_error_without_the_secret(
 
 
 def test_an_answer_may_fill_the_limit() -> None:
-    assert credentials.answer(HELPER, SERVER, 0, GOOD.ljust(MAX_HELPER_OUTPUT)) is not None
+    assert credential_helpers.answer(HELPER, SERVER, 0, GOOD.ljust(MAX_HELPER_OUTPUT)) is not None
 
 
 def test_mutated_answers_never_raise_anything_else_nor_show_the_secret() -> None:
@@ -167,7 +167,7 @@ def test_mutated_answers_never_raise_anything_else_nor_show_the_secret() -> None
             )
         status = chance.choice([0, 0, 1])
         try:
-            outcome: object = credentials.answer(HELPER, SERVER, status, bytes(output))
+            outcome: object = credential_helpers.answer(HELPER, SERVER, status, bytes(output))
         except ConfigurationError as error:
             outcome = error
         assert SECRET not in str(outcome)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.config import endpoints, registries
+from imgproxy.config import endpoints, registries_conf
 from imgproxy.config.endpoints import Endpoint
 from imgproxy.errors import ConfigurationError, DeniedError
 from imgproxy.specs.oci.reference import parse_reference
@@ -20,8 +20,8 @@ def find(config: str, image: str, *, mirrors: bool = True) -> list[Endpoint]:
         else line
         for line in config.splitlines()
     ]
-    file = registries.parse("\n".join(lines).encode(), "r.conf")
-    merged = registries.merge([file])
+    file = registries_conf.parse("\n".join(lines).encode(), "r.conf")
+    merged = registries_conf.merge([file])
     return endpoints.find(parse_reference(image), merged.registries, mirrors=mirrors)
 
 

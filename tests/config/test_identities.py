@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.config.identities import DEFAULT, SignedIdentity, accepts, accepts_unnamed, parse
+from imgproxy.config.signed_identity import DEFAULT, SignedIdentity, accepts, accepts_unnamed, parse
 from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.specs.oci.reference import Reference, parse_named, parse_reference
 

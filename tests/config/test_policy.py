@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from imgproxy.config.identities import DEFAULT
 from imgproxy.config.policy import (
     ACCEPT_ANYTHING,
     Demand,
@@ -19,7 +18,8 @@ from imgproxy.config.policy import (
     path_scopes,
     scopes_of,
 )
-from imgproxy.config.requirements import Material, SignedBy, SigstoreSigned
+from imgproxy.config.signature_requirements import Material, SignedBy, SigstoreSigned
+from imgproxy.config.signed_identity import DEFAULT
 from imgproxy.errors import ConfigurationError, DeniedError
 from imgproxy.specs.oci.reference import parse_named
 

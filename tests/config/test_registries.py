@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.config import endpoints, registries, short_names
-from imgproxy.config.registries import File, Registries
+from imgproxy.config import endpoints, registries_conf, short_names
+from imgproxy.config.registries_conf import File, Registries
 from imgproxy.config.short_names import Setting
 from imgproxy.errors import ConfigurationError, Failure, clean
 from imgproxy.specs.oci.reference import parse_reference
@@ -61,13 +61,13 @@ registries = ["d.io/", "e.io/f"]
 
 
 def parse(text: str, path: str = PATH, *, version_1: bool = False) -> File:
-    return registries.parse(text.encode(), path, version_1=version_1)
+    return registries_conf.parse(text.encode(), path, version_1=version_1)
 
 
 def complaint(text: str | bytes, *, version_1: bool = False) -> str:
     raw = text if isinstance(text, bytes) else text.encode()
     with pytest.raises(ConfigurationError) as caught:
-        registries.parse(raw, PATH, version_1=version_1)
+        registries_conf.parse(raw, PATH, version_1=version_1)
     assert caught.value.code == "CONFIGURATION"
     assert caught.value.detail == {"file": PATH}
     prefix, _, rest = caught.value.message.partition(": ")
@@ -379,7 +379,7 @@ def test_warnings_of_version_1() -> None:
 
 
 def merge(*texts: str) -> Registries:
-    return registries.merge(parse(text, f"{n}.conf") for n, text in enumerate(texts))
+    return registries_conf.merge(parse(text, f"{n}.conf") for n, text in enumerate(texts))
 
 
 def test_no_file() -> None:
@@ -481,7 +481,7 @@ def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
 
 def everything_asked(file: File) -> Iterator[object]:
     """Ask all that can be asked of a configuration; failures are answers too."""
-    merged = registries.merge([file, file])
+    merged = registries_conf.merge([file, file])
     for image in ("a.io/x:1", "y.c.io:5000/z@sha256:" + "0" * 64, "e.io/f/g", "busybox"):
         try:
             yield endpoints.find(parse_reference(image), merged.registries)
@@ -501,7 +501,7 @@ def test_mutated_files_are_read_or_refused() -> None:
     for _ in range(MUTATIONS):
         raw = mutated(rng, seeds)
         try:
-            file = registries.parse(raw, PATH, version_1=bool(rng.getrandbits(1)))
+            file = registries_conf.parse(raw, PATH, version_1=bool(rng.getrandbits(1)))
         except ConfigurationError as error:
             outcomes["refused"] += 1
             messages = [error.message]
@@ -519,5 +519,5 @@ def test_nothing_is_parsed_before_it_is_needed() -> None:
     """A host without the file should not wait for a parser of it to be loaded."""
     import subprocess
 
-    program = "import sys, imgproxy.config.registries; sys.exit('tomllib' in sys.modules)"
+    program = "import sys, imgproxy.config.registries_conf; sys.exit('tomllib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from imgproxy.config import policy
-from imgproxy.config.identities import DEFAULT, SignedIdentity
-from imgproxy.config.requirements import (
+from imgproxy.config.signature_requirements import (
     Fulcio,
     Material,
     Pki,
@@ -19,6 +18,7 @@ from imgproxy.config.requirements import (
     SignedBy,
     SigstoreSigned,
 )
+from imgproxy.config.signed_identity import DEFAULT, SignedIdentity
 from imgproxy.errors import ConfigurationError
 
 Json = dict[str, Any]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.config import search
-from imgproxy.config.search import AuthFile, Found, Host, RegistriesFile
+from imgproxy.config import search_paths
+from imgproxy.config.search_paths import AuthFile, Found, Host, RegistriesFile
 
 HOME = "/home/ana/.config/containers"
 XDG = "/xdg/containers"
@@ -63,7 +63,7 @@ def host(
     ],
 )
 def test_policy(files: list[str], variables: dict[str, str], path: str | None) -> None:
-    assert search.policy(host(*files, environment=variables)).path == path
+    assert search_paths.policy(host(*files, environment=variables)).path == path
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def test_where_there_is_no_policy(
     variables: dict[str, str], home: str, searched: tuple[str, ...]
 ) -> None:
     places = tuple(f"{directory}/policy.json" for directory in searched)
-    assert search.policy(host(home=home, environment=variables)) == Found(None, places)
+    assert search_paths.policy(host(home=home, environment=variables)) == Found(None, places)
 
 
 def test_where_a_policy_was_asked_for() -> None:
     asked = host(environment={"CONTAINERS_POLICY_JSON": "/p"})
-    assert search.policy(asked) == Found("/p", ("/p",))
+    assert search_paths.policy(asked) == Found("/p", ("/p",))
 
 
 # --- registries.conf ---------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def files_of(found: list[RegistriesFile]) -> list[str]:
     ],
 )
 def test_registries_of_the_classic_generation(files: list[str], expected: list[str]) -> None:
-    found = search.registries(host(*files, environment={"XDG_CONFIG_HOME": "/xdg"}))
+    found = search_paths.registries(host(*files, environment={"XDG_CONFIG_HOME": "/xdg"}))
     assert files_of(found) == expected
     # Version 1 is read in the main file alone.
     assert [file.path for file in found if file.version_1] == [
@@ -221,7 +221,7 @@ def test_registries_of_the_classic_generation(files: list[str], expected: list[s
     ],
 )
 def test_registries_of_the_new_generation(files: list[str], expected: list[str]) -> None:
-    found = search.registries(host(*files))
+    found = search_paths.registries(host(*files))
     assert files_of(found) == expected
     assert not any(file.version_1 for file in found)
 
@@ -238,7 +238,7 @@ def test_the_drop_ins_of_the_new_generation_in_order() -> None:
     ]
     for n, highest in enumerate(directories):
         files = [f"{directory}/a.conf" for directory in directories[n:]]
-        found = search.registries(
+        found = search_paths.registries(
             host(*files, f"{USR}/{CONF}", environment={"XDG_CONFIG_HOME": "/xdg"})
         )
         assert files_of(found) == [f"{USR}/{CONF}", f"{highest}/a.conf"]
@@ -252,7 +252,7 @@ def test_the_drop_ins_for_root() -> None:
         f"{ETC}/registries.rootless.conf.d/c.conf",
         f"{ETC}/registries.rootless.conf.d/0/d.conf",
     ]
-    assert files_of(search.registries(host(*files, uid=0, home="/root"))) == [
+    assert files_of(search_paths.registries(host(*files, uid=0, home="/root"))) == [
         f"{ETC}/registries.rootful.conf.d/a.conf",
         f"{USR}/registries.rootful.conf.d/b.conf",
     ]
@@ -321,7 +321,7 @@ def test_the_drop_ins_for_root() -> None:
 def test_registries_that_were_asked_for(
     files: list[str], variables: dict[str, str], option: str | None, expected: list[str]
 ) -> None:
-    found = search.registries(host(*files, environment=variables), option)
+    found = search_paths.registries(host(*files, environment=variables), option)
     assert files_of(found) == expected
 
 
@@ -337,13 +337,13 @@ def test_registries_that_were_asked_for(
 def test_version_1_in_the_file_of_an_option(
     files: list[str], variables: dict[str, str], *, version_1: bool
 ) -> None:
-    found = search.registries(host(*files, environment=variables), "/opt")
+    found = search_paths.registries(host(*files, environment=variables), "/opt")
     assert found[0] == RegistriesFile("/opt", version_1=version_1)
 
 
 def test_registries_without_a_home() -> None:
     nobody = host(f"{ETC}/{CONF}", f"{ETC}/{CONF}.d/a.conf", home="")
-    assert files_of(search.registries(nobody)) == [f"{ETC}/{CONF}", f"{ETC}/{CONF}.d/a.conf"]
+    assert files_of(search_paths.registries(nobody)) == [f"{ETC}/{CONF}", f"{ETC}/{CONF}.d/a.conf"]
 
 
 # --- registries.d ------------------------------------------------------------------------------
@@ -386,12 +386,12 @@ def test_registries_without_a_home() -> None:
     ],
 )
 def test_registries_d(files: list[str], expected: list[str]) -> None:
-    assert search.registries_d(host(*files)) == expected
+    assert search_paths.registries_d(host(*files)) == expected
 
 
 def test_registries_d_that_was_asked_for() -> None:
     asked = host("/opt/b.yaml", "/opt/a.yaml", "/opt/c", f"{ETC}/registries.d/d.yaml")
-    assert search.registries_d(asked, "/opt") == ["/opt/a.yaml", "/opt/b.yaml"]
+    assert search_paths.registries_d(asked, "/opt") == ["/opt/a.yaml", "/opt/b.yaml"]
 
 
 # --- certificates ------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ def test_registries_d_that_was_asked_for() -> None:
     ],
 )
 def test_certificates_of_the_classic_generation(files: list[str], expected: str | None) -> None:
-    assert search.certificates(host(*files), "a:5") == expected
+    assert search_paths.certificates(host(*files), "a:5") == expected
 
 
 @pytest.mark.parametrize("uid", [0, 1000])
@@ -426,7 +426,7 @@ def test_certificates_of_the_new_generation(uid: int) -> None:
     ]
     for n, directory in enumerate(directories[:-1]):
         files = [f"{each}/a.io/x.crt" for each in directories[n:]]
-        found = search.certificates(
+        found = search_paths.certificates(
             host(*files, uid=uid, environment={"XDG_CONFIG_HOME": "/xdg"}), "a.io"
         )
         assert found == f"{directory}/a.io"
@@ -473,7 +473,7 @@ def test_auth_files(variables: dict[str, str], home: str, expected: list[str]) -
     files = [AuthFile(path) for path in expected]
     if home:
         files.append(AuthFile(f"{home}/.dockercfg", legacy=True))
-    assert search.auth_files(host(home=home, environment=variables)) == files
+    assert search_paths.auth_files(host(home=home, environment=variables)) == files
 
 
 @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ def test_auth_files(variables: dict[str, str], home: str, expected: list[str]) -
 def test_the_auth_file_that_was_asked_for(
     variables: dict[str, str], option: str | None, path: str
 ) -> None:
-    found = search.auth_files(host(environment=variables), option)
+    found = search_paths.auth_files(host(environment=variables), option)
     assert found == [AuthFile(path, must_exist=True)]
 
 
@@ -513,7 +513,7 @@ ALIASES = "containers/short-name-aliases.conf"
 def test_aliases(
     files: list[str], uid: int, home: str, variables: dict[str, str], expected: str | None
 ) -> None:
-    found = search.aliases(host(*files, uid=uid, home=home, environment=variables))
+    found = search_paths.aliases(host(*files, uid=uid, home=home, environment=variables))
     assert found == expected
 
 
@@ -526,4 +526,4 @@ def test_aliases(
     ],
 )
 def test_there_is_a_lookaside_without_configuration(uid: int, home: str, url: str) -> None:
-    assert search.lookaside(host(uid=uid, home=home)) == url
+    assert search_paths.lookaside(host(uid=uid, home=home)) == url

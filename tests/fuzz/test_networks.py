@@ -25,7 +25,7 @@ from registries import Ring, described, endpoint, place
 from wires import END, SILENCE, MemoryWire, Notes, answer, head
 
 from imgproxy import verify
-from imgproxy.config.credentials import Credentials
+from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import Failure
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.registry import Registry

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers import Answering, http_server, require
 
-from imgproxy.config import auth, credentials
+from imgproxy.config import auth_file, credential_helpers
 from imgproxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -114,24 +114,26 @@ def skopeo_shows(recorder: Recorder, image: str, file: Path, environment: dict[s
 def we_show(image: str, file: Path, environment: dict[str, str]) -> str:
     registry, _, repository = image.partition("/")
     try:
-        found = auth.parse(file.read_bytes(), str(file)).find(registry, repository)
-        if isinstance(found, credentials.Helper):
+        found = auth_file.parse(file.read_bytes(), str(file)).find(registry, repository)
+        if isinstance(found, credential_helpers.Helper):
             found = ask(found, environment)
     except ConfigurationError:
         return FAILED
     return NONE if found is None else found.basic
 
 
-def ask(helper: credentials.Helper, environment: dict[str, str]) -> credentials.Credentials | None:
+def ask(
+    helper: credential_helpers.Helper, environment: dict[str, str]
+) -> credential_helpers.Credentials | None:
     for server in helper.servers:
-        command, question = credentials.question(helper, server)
+        command, question = credential_helpers.question(helper, server)
         try:
             result = subprocess.run(
                 command, input=question, env=environment, stdout=-1, check=False, timeout=LIMIT
             )
         except FileNotFoundError:
-            raise credentials.unusable(helper, "is not installed") from None
-        found = credentials.answer(helper, server, result.returncode, result.stdout)
+            raise credential_helpers.unusable(helper, "is not installed") from None
+        found = credential_helpers.answer(helper, server, result.returncode, result.stdout)
         if found is not None:
             return found
     return None
@@ -265,8 +267,8 @@ def test_where_we_differ_it_is_on_purpose(
 
 def we_find(name: str, file: Path, *, legacy: bool) -> str:
     registry, _, repository = name.partition("/")
-    found = auth.parse(file.read_bytes(), str(file), legacy=legacy).find(registry, repository)
-    return found.username if isinstance(found, credentials.Credentials) else ""
+    found = auth_file.parse(file.read_bytes(), str(file), legacy=legacy).find(registry, repository)
+    return found.username if isinstance(found, credential_helpers.Credentials) else ""
 
 
 def skopeo_finds(name: str, home: Path, *options: str) -> str:

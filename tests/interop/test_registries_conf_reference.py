@@ -8,7 +8,7 @@ import pytest
 import skopeo
 from home import mirror, table
 
-from imgproxy.config import endpoints, registries
+from imgproxy.config import endpoints, registries_conf
 from imgproxy.errors import ConfigurationError, DeniedError
 from imgproxy.specs.oci.reference import parse_reference
 
@@ -137,10 +137,10 @@ def theirs(config: str, image: str, home: Path) -> tuple[str, list[skopeo.Asked]
 
 def ours(config: str, image: str) -> tuple[str, list[skopeo.Asked]]:
     try:
-        file = registries.parse(config.encode(), "registries.conf", version_1=True)
+        file = registries_conf.parse(config.encode(), "registries.conf", version_1=True)
     except ConfigurationError:
         return "broken", []
-    tables = registries.merge([file]).registries
+    tables = registries_conf.merge([file]).registries
     try:
         found = endpoints.find(parse_reference(image), tables)
     except ConfigurationError:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import skopeo
 
-from imgproxy.config import search
-from imgproxy.config.search import Host
+from imgproxy.config import search_paths
+from imgproxy.config.search_paths import Host
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ def test_registries_conf(paths: list[str], option: str | None, tmp_path: Path) -
         (tmp_path / option).write_text("")
         option = str(tmp_path / option)
         options = ["--registries-conf", option]
-    found = search.registries(this_host(tmp_path), option)
+    found = search_paths.registries(this_host(tmp_path), option)
     loaded = skopeo.inspect(IMAGE, tmp_path, *options).loaded
     # It says that it loads a main file before it has seen that there is none.
     assert [file.path for file in found] == [path for path in loaded if os.path.exists(path)]
@@ -77,7 +77,7 @@ def test_registries_conf(paths: list[str], option: str | None, tmp_path: Path) -
 def test_auth_json(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     variables = {name: value.format(home=tmp_path) for name, value in environment.items()}
-    found = search.auth_files(this_host(tmp_path, **variables))
+    found = search_paths.auth_files(this_host(tmp_path, **variables))
     asked = skopeo.inspect(IMAGE, tmp_path, environment=variables).auth_files
     assert [file.path for file in found] == asked
 
@@ -87,6 +87,6 @@ def test_auth_json(environment: dict[str, str], tmp_path: Path) -> None:
 def test_certs_d(tmp_path: Path, *, there: bool) -> None:
     if there:
         write(tmp_path, f"certs.d/{REGISTRY}/authority.txt")
-    found = search.certificates(this_host(tmp_path), REGISTRY)
+    found = search_paths.certificates(this_host(tmp_path), REGISTRY)
     (looked,) = skopeo.inspect(IMAGE, tmp_path).certificates
     assert found == (looked if os.path.exists(looked) else None)

@@ -601,7 +601,13 @@ def test_the_name_that_was_asked_for_decides_wherever_the_bytes_are(
 
 # --- what it costs ------------------------------------------------------------------------------
 
-HEAVY = ("cryptography", "pysequoia", "yaml", "imgproxy.trust", "imgproxy.config.requirements")
+HEAVY = (
+    "cryptography",
+    "pysequoia",
+    "yaml",
+    "imgproxy.trust",
+    "imgproxy.config.signature_requirements",
+)
 
 
 def test_who_demands_no_signatures_does_not_pay_for_them(

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import attempt
 
+from imgproxy.config import sideload_pattern
+from imgproxy.config.sideload_pattern import Pattern
 from imgproxy.errors import BadRequestError
-from imgproxy.spec import pattern
-from imgproxy.spec.pattern import Pattern
 from imgproxy.specs.oci.reference import Reference, parse_reference
 
 TEXTS = ["a", "-", ".", "/", "..", "%2f", "~", ":", "@", "ä", " ", "*", "\\", "\n"]
@@ -23,7 +23,7 @@ def patterns(draw: st.DrawFn) -> Pattern:
     )
     for wanted in ("<ref>", repository):
         pieces.insert(draw(st.integers(0, len(pieces))), wanted)
-    return pattern.parse("/" + "".join(pieces))
+    return sideload_pattern.parse("/" + "".join(pieces))
 
 
 COMPONENTS = st.from_regex(r"[a-z0-9]{1,5}((\.|_|__|-{1,3})[a-z0-9]{1,5}){0,2}", fullmatch=True)
@@ -89,10 +89,10 @@ ANYTHING = st.lists(st.sampled_from([*TEXTS, *WORDS, "<x>", "<", ">", "\0"]), ma
 
 @given(ANYTHING.map("".join) | ANYTHING.map("".join).map("/{}".format) | st.text())
 def test_text_is_a_pattern_or_a_complaint_with_a_column(text: str) -> None:
-    parsed = attempt(pattern.parse, text, expected=ValueError)
+    parsed = attempt(sideload_pattern.parse, text, expected=ValueError)
     if isinstance(parsed, Pattern):
         assert str(parsed) == text
-        assert pattern.parse(str(parsed)) == parsed
+        assert sideload_pattern.parse(str(parsed)) == parsed
     else:
         words = str(parsed).split(" ")
         assert words[0] == "column"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.spec.pattern import Pattern, parse
+from imgproxy.config.sideload_pattern import Pattern, parse
 from imgproxy.specs.oci.reference import parse_reference
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from imgproxy.config.credentials import Credentials
+from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import BadUpstreamError, DeniedError, Failure, UnavailableError
 from imgproxy.specs.http import token as tokens
 from imgproxy.specs.http.challenge import Challenge

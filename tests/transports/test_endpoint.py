@@ -27,7 +27,7 @@ from registries import (
 )
 from wires import SILENCE, Notes, Step, answer, asked, elapsing, head, refused, virtual_time
 
-from imgproxy.config.credentials import Credentials
+from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import ConfigurationError, Failure
 from imgproxy.specs.oci import distribution
 

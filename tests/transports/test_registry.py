@@ -38,7 +38,7 @@ from wires import (
 )
 
 from imgproxy import verify
-from imgproxy.config.credentials import Credentials
+from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import Failure
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import distribution

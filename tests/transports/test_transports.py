@@ -12,8 +12,9 @@ from images import Layout, digest_of, named
 from wires import Notes, real_time, refused
 
 from imgproxy import system
-from imgproxy.config.credentials import Credentials
-from imgproxy.config.search import Host
+from imgproxy.config import sideload_pattern
+from imgproxy.config.credential_helpers import Credentials
+from imgproxy.config.search_paths import Host
 from imgproxy.errors import (
     ConfigurationError,
     DeniedError,
@@ -22,7 +23,6 @@ from imgproxy.errors import (
     UnreachableError,
 )
 from imgproxy.settings import Chosen, Settings
-from imgproxy.spec import pattern
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import open_sources
@@ -277,7 +277,7 @@ async def test_a_short_name_that_means_nothing_is_told(offline: bool) -> None:  
 
 
 def sideloading(*texts: str, offline: bool = True) -> Access:
-    return Access(offline=offline, sideload=list(map(pattern.parse, texts)))
+    return Access(offline=offline, sideload=list(map(sideload_pattern.parse, texts)))
 
 
 async def sideloaded(image: str, *texts: str, registries: str = "") -> str:

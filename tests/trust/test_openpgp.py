@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from gnupg import Gnupg, gnupg
 
-from imgproxy.config.identities import DEFAULT
-from imgproxy.config.requirements import Material, SignedBy
+from imgproxy.config.signature_requirements import Material, SignedBy
+from imgproxy.config.signed_identity import DEFAULT
 from imgproxy.errors import ConfigurationError
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import reference as references

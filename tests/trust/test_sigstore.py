@@ -45,8 +45,8 @@ from sigstores import (
     statement,
 )
 
-from imgproxy.config.identities import DEFAULT
-from imgproxy.config.requirements import Fulcio, Material, Pki, SigstoreSigned
+from imgproxy.config.signature_requirements import Fulcio, Material, Pki, SigstoreSigned
+from imgproxy.config.signed_identity import DEFAULT
 from imgproxy.errors import ConfigurationError
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import manifest as manifests

@@ -19,7 +19,7 @@ from imgproxy.specs.oci import distribution
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.config.credentials import Credentials
+    from imgproxy.config.credential_helpers import Credentials
     from imgproxy.errors import Failure
     from imgproxy.specs.http.challenge import Challenge
     from imgproxy.specs.http.url import Url

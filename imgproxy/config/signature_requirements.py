@@ -10,13 +10,13 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy.config import identities
+from imgproxy.config import signed_identity
 from imgproxy.parsing.typed_fields import FieldError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from imgproxy.config.identities import SignedIdentity
+    from imgproxy.config.signed_identity import SignedIdentity
     from imgproxy.parsing.typed_fields import Fields
 
 # Of these, containers-policy.json(5) says that one is implemented; nor is any other one here.
@@ -91,7 +91,7 @@ def parse(fields: Fields, kind: str) -> Requirement:
         return _sigstore_signed(fields)
     if kind == "signedBaseLayer":
         fields.refuse_others({"type", "baseLayerIdentity"})
-        identities.parse(fields.object("baseLayerIdentity"))
+        signed_identity.parse(fields.object("baseLayerIdentity"))
         return Rejecting(kind, "nobody has ever said how that is verified")
     raise FieldError(f"{fields.at('type')}: unknown requirement {shown(kind)}")
 
@@ -153,7 +153,7 @@ def _pki(fields: Fields) -> Pki:
 
 def _identity(fields: Fields) -> SignedIdentity:
     said = fields.optional_object("signedIdentity")
-    return identities.DEFAULT if said is None else identities.parse(said)
+    return signed_identity.DEFAULT if said is None else signed_identity.parse(said)
 
 
 def _material(fields: Fields, sources: Iterable[str]) -> Material:

@@ -15,13 +15,13 @@ import re
 from binascii import a2b_base64
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy.config.credentials import Helper, any_credentials, make_helper
+from imgproxy.config.credential_helpers import Helper, any_credentials, make_helper
 from imgproxy.errors import ConfigurationError, clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, PrivateFields
 
 if TYPE_CHECKING:
-    from imgproxy.config.credentials import Credentials
+    from imgproxy.config.credential_helpers import Credentials
 
 # The name under which Docker keeps logins to Docker Hub, in files and in helpers.
 _HUB = "https://index.docker.io/v1/"

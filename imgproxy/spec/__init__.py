@@ -1,1 +1,0 @@
-"""What the OCI specifications say: pure."""
