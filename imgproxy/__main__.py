@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from imgproxy.cli import Options
     from imgproxy.early import Early
-    from imgproxy.settings import Settings
+    from imgproxy.host.configuration import Settings
 
 EXIT_USAGE = 2
 
@@ -29,9 +29,9 @@ def main() -> int:
     try:
         return _run(cli.parse(sys.argv[1:]))
     except UsageError as error:
-        from imgproxy import system
+        from imgproxy.host import environment
 
-        system.Reporter(quiet=system.super_server()).failure(str(error))
+        environment.Reporter(quiet=environment.super_server()).failure(str(error))
         return EXIT_USAGE
 
 
@@ -53,30 +53,33 @@ def _die_by_signal() -> None:
 
 def _run(options: Options) -> int:
     _keep_quiet()
-    from imgproxy import activation, system
+    from imgproxy import activation
+    from imgproxy.host import environment
 
     def named(option: str, path: str | None) -> tuple[bytes, str] | None:
-        return None if path is None else (system.read_option_file(option, path), path)
+        return None if path is None else (environment.read_option_file(option, path), path)
 
     policy = named("--policy", options.policy)
     registries = named("--registries-conf", options.registries_conf)
     auth = named("--authfile", options.authfile)
     if options.cert_dir is not None:
-        system.check_option_directory("--cert-dir", options.cert_dir)
+        environment.check_option_directory("--cert-dir", options.cert_dir)
     if options.registries_d is not None:
-        system.check_option_directory("--registries.d", options.registries_d)
+        environment.check_option_directory("--registries.d", options.registries_d)
     if options.insecure_policy:
         from imgproxy.config.policy import ACCEPT_ANYTHING
 
         policy = ACCEPT_ANYTHING, "--insecure-policy"
 
     # Before the event loop exists, which makes descriptors of its own.
-    fds = options.sockfds or system.take_listen_fds()
+    fds = options.sockfds or environment.take_listen_fds()
     handed = activation.classify(fds) if fds else activation.classify_standard_streams()
     activation.check_source(options.image, fds or [activation.STDIN, activation.STDOUT])
-    reporter = system.Reporter(quiet=options.quiet or handed.shares_stderr, debug=options.debug)
+    reporter = environment.Reporter(
+        quiet=options.quiet or handed.shares_stderr, debug=options.debug
+    )
 
-    from imgproxy.settings import Chosen, Settings
+    from imgproxy.host.configuration import Chosen, Settings
 
     chosen = Chosen(policy, registries, auth, options.cert_dir, options.registries_d)
     settings = Settings(chosen, reporter)
@@ -108,7 +111,7 @@ def _run(options: Options) -> int:
     image = Image(
         partial(open_sources, options.image, access, settings, reporter),
         settings.policy,
-        options.platform or system.host_platform(),
+        options.platform or environment.host_platform(),
         ForeignLayers(access, settings, reporter).open,
     )
     service = Service(image, reporter, allow_remote=options.allow_remote)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from imgproxy.early import Early
+    from imgproxy.host.environment import Reporter
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
-    from imgproxy.system import Reporter
     from imgproxy.wire import Wire
 
 # For a connection with its TLS handshake; Go's dialler alone allows as much. A shorter stall

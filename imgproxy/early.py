@@ -12,10 +12,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from imgproxy import system
 from imgproxy.config import endpoints
 from imgproxy.config import policy as policies
 from imgproxy.errors import Failure
+from imgproxy.host import environment
 from imgproxy.specs.http import proxy
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci import reference as references
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from imgproxy.settings import Settings
+    from imgproxy.host.configuration import Settings
     from imgproxy.specs.http.url import Url
     from imgproxy.wire import TlsWire
 
@@ -57,7 +57,7 @@ def begin(
         policies.demand(settings.policy(), "docker", policies.scopes_of(name), image)
         place = endpoints.find(name, settings.registries.registries, mirrors=mirrors)[0]
         url = distribution.registry_url("https", place.reference, "manifest", name.manifest)
-        if place.refusal or place.insecure or proxy.choose(url, system.environment()):
+        if place.refusal or place.insecure or proxy.choose(url, environment.environment()):
             return None
     except Failure:
         return None  # which is reported when the image is opened

@@ -22,7 +22,7 @@ from imgproxy.errors import (
     ReplacedError,
     clean,
 )
-from imgproxy.files import Bytes
+from imgproxy.host.files import Bytes
 from imgproxy.shared import SharedAttempt
 from imgproxy.specs.oci import convert
 from imgproxy.specs.oci import digest as digests

@@ -38,9 +38,9 @@ from imgproxy.verify import Blob
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgproxy.host.environment import Reporter
     from imgproxy.image import Image, OpenedImage
     from imgproxy.specs.oci.digest import Digest
-    from imgproxy.system import Reporter
     from imgproxy.wire import Buffer, Wire
 
 # A request is a line and some fields; 16 KiB is what servers in the field allow for both.

@@ -21,8 +21,8 @@ from imgproxy.wire import FdWire, SocketWire, accept
 
 if TYPE_CHECKING:
     from imgproxy.activation import Handed
+    from imgproxy.host.environment import Reporter
     from imgproxy.image import Image
-    from imgproxy.system import Reporter
     from imgproxy.wire import Wire
 
 # Conversations that listeners accept at the same time; the others wait in the kernel's queue.

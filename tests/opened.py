@@ -11,7 +11,7 @@ import pytest
 from sources import LINUX, accept_anything, at, never
 
 from imgproxy.errors import Failure
-from imgproxy.files import OpenFile
+from imgproxy.host.files import OpenFile
 from imgproxy.image import Image
 from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.specs.oci.reference import Reference, ShortName, parse_image

@@ -15,9 +15,10 @@ import pytest
 from parent import COMMAND, LIMIT, ROOT, Client, environment, start
 from servers import require
 
-from imgproxy import __version__, errors, system
+from imgproxy import __version__, errors
 from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern
 from imgproxy.errors import Failure
+from imgproxy.host import environment
 from imgproxy.specs.http import proxy, url
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import docker_archive, tar
@@ -243,7 +244,7 @@ def _files() -> list[list[str]]:
 
 def test_the_man_page_has_the_variables_of_the_program() -> None:
     """The system looks for helpers in one more, and the TLS library reads two."""
-    system = ast.parse((ROOT / "imgproxy/system.py").read_text())
+    system = ast.parse((ROOT / "imgproxy/host/environment.py").read_text())
     read = {
         str(node.args[0].value)
         for node in ast.walk(system)
@@ -270,7 +271,7 @@ def _spools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("tempfile.TemporaryFile", lambda *, buffering, dir: asked.append(dir))  # noqa: A006, ARG005
     for value in ("$TMPDIR", ""):
         monkeypatch.setenv("TMPDIR", value)
-        system.temporary_file()
+        environment.temporary_file()
     return asked
 
 

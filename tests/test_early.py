@@ -34,8 +34,8 @@ from imgproxy.client import Client
 from imgproxy.config.certs import Certificates as Trusted
 from imgproxy.config.policy import ACCEPT_ANYTHING
 from imgproxy.dialling import Dialer
+from imgproxy.host.configuration import Chosen, Settings
 from imgproxy.request import USER_AGENT
-from imgproxy.settings import Chosen, Settings
 from imgproxy.specs.http import url as urls
 from imgproxy.specs.oci import distribution
 

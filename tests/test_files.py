@@ -13,9 +13,9 @@ import pytest
 import trio
 from wires import real_time, refused
 
-from imgproxy import files
 from imgproxy.errors import Failure, InvalidError, ReplacedError
-from imgproxy.files import Bytes, Content, LocalFile, OpenFile
+from imgproxy.host import files
+from imgproxy.host.files import Bytes, Content, LocalFile, OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -203,7 +203,7 @@ class Undocumented(ast.NodeTransformer):
 PRIVILEGES = [
     pytest.param(
         r"\benviron\b|\benvironb\b|\bgetenv\b|\bexpanduser\b|\bexpandvars\b",
-        {"imgproxy.system"},
+        {"imgproxy.host.environment"},
         id="environment",
     ),
     pytest.param(
@@ -211,7 +211,11 @@ PRIVILEGES = [
     ),
     pytest.param(
         r"\bopen_process\b|\bPopen\b",
-        {"imgproxy.keyring", "imgproxy.parent.blocking", "imgproxy.parent.with_trio"},
+        {
+            "imgproxy.host.credential_lookup",
+            "imgproxy.parent.blocking",
+            "imgproxy.parent.with_trio",
+        },
         id="running-programs",
     ),
     pytest.param(r"\bopen_tcp_stream\b", {"imgproxy.dialling"}, id="opening-connections"),

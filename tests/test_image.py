@@ -21,7 +21,7 @@ from imgproxy.errors import (
     ReplacedError,
     UnavailableError,
 )
-from imgproxy.files import Bytes
+from imgproxy.host.files import Bytes
 from imgproxy.image import MAX_DEPTH, MAX_INDEXES, Image, OpenedImage
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import platform as platforms

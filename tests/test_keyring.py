@@ -12,11 +12,11 @@ import pytest
 import trio
 from wires import Notes, real_time, refused
 
-from imgproxy import keyring as keyrings
 from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT, Credentials
 from imgproxy.errors import ConfigurationError
-from imgproxy.keyring import Keyring
-from imgproxy.settings import Chosen, Settings
+from imgproxy.host import credential_lookup as keyrings
+from imgproxy.host.configuration import Chosen, Settings
+from imgproxy.host.credential_lookup import Keyring
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from wires import Notes
 
-from imgproxy import system
 from imgproxy.config.certs import Certificates
 from imgproxy.config.registries_d import Section
 from imgproxy.config.search_paths import Host
 from imgproxy.config.short_names import resolve
 from imgproxy.errors import ConfigurationError, DeniedError
-from imgproxy.settings import Chosen, Settings
+from imgproxy.host import environment
+from imgproxy.host.configuration import Chosen, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +66,8 @@ def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
     """Give the settings of a host."""
 
     def settings(files: Files, **chosen: Any) -> Settings:  # noqa: ANN401  (of each option its own)
-        monkeypatch.setattr(system, "host", files.host)
-        monkeypatch.setattr(system, "read_file", files.read_file)
+        monkeypatch.setattr(environment, "host", files.host)
+        monkeypatch.setattr(environment, "read_file", files.read_file)
         return Settings(Chosen(**chosen), files.notes)
 
     return settings

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy import system
 from imgproxy.errors import ConfigurationError, UsageError
+from imgproxy.host import environment
 from imgproxy.specs.oci.platform import Platform
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def on_machine(
 
     uname = os.uname_result(("Linux", "host", "6.1", "#1", machine))
     monkeypatch.setattr(os, "uname", lambda: uname)
-    monkeypatch.setattr(system, "open", open_cpuinfo, raising=False)
+    monkeypatch.setattr(environment, "open", open_cpuinfo, raising=False)
     monkeypatch.setattr(sys, "platform", name)
-    return system.host_platform()
+    return environment.host_platform()
 
 
 V2 = b"processor\t: 0\nflags\t\t: fpu cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3\nbugs\t: \n\n"
@@ -116,7 +116,7 @@ def test_descriptors_are_taken_where_they_are_for_this_process(
     if count is not None:
         environ.setenv("LISTEN_FDS", count)
     environ.setenv("LISTEN_FDNAMES", "a:b")
-    assert system.take_listen_fds() == fds
+    assert environment.take_listen_fds() == fds
     assert not [name for name in os.environ if name.startswith("LISTEN_")]
 
 
@@ -138,7 +138,7 @@ def test_a_malformed_number_of_descriptors_is_a_usage_error(
     environ.setenv("LISTEN_PID", str(os.getpid()))
     environ.setenv("LISTEN_FDS", count)
     with pytest.raises(UsageError, match=r'^LISTEN_FDS=".*" is not a number of desc') as caught:
-        system.take_listen_fds()
+        environment.take_listen_fds()
     assert str(caught.value).isprintable()
 
 
@@ -148,7 +148,7 @@ def test_a_malformed_number_of_descriptors_is_a_usage_error(
 def test_a_file_that_an_option_names_is_read_whole(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"content")
-    assert system.read_option_file("--policy", str(file)) == b"content"
+    assert environment.read_option_file("--policy", str(file)) == b"content"
 
 
 def test_a_pipe_is_as_good_as_a_file() -> None:
@@ -156,7 +156,7 @@ def test_a_pipe_is_as_good_as_a_file() -> None:
     os.write(writing, b"content")
     os.close(writing)
     try:
-        assert system.read_option_file("--policy", f"/dev/fd/{reading}") == b"content"
+        assert environment.read_option_file("--policy", f"/dev/fd/{reading}") == b"content"
     finally:
         os.close(reading)
 
@@ -166,7 +166,7 @@ def test_a_fifo_that_an_option_names_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     thread = threading.Thread(target=fifo.write_bytes, args=(b"content",), daemon=True)
     thread.start()
-    assert system.read_option_file("--policy", str(fifo)) == b"content"
+    assert environment.read_option_file("--policy", str(fifo)) == b"content"
     thread.join(LIMIT)
 
 
@@ -184,7 +184,7 @@ def test_a_fifo_that_an_option_names_is_waited_for(tmp_path: Path) -> None:
 )
 def test_a_file_that_cannot_be_read_is_a_usage_error(path: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
-        system.read_option_file("--policy", path)
+        environment.read_option_file("--policy", path)
     assert str(caught.value) == f"--policy {reason}"
 
 
@@ -194,11 +194,11 @@ def test_a_file_that_cannot_be_read_is_a_usage_error(path: str, reason: str) -> 
 def test_a_file_of_the_configuration_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(4 * 1024 * 1024))
-    assert system.read_file(str(file)) == bytes(4 * 1024 * 1024)
+    assert environment.read_file(str(file)) == bytes(4 * 1024 * 1024)
     with pytest.raises(ValueError, match=r"^more than 4194304 bytes$"):
-        system.read_file("/dev/zero")
+        environment.read_file("/dev/zero")
     with pytest.raises(FileNotFoundError):
-        system.read_file(f"{file}.missing")
+        environment.read_file(f"{file}.missing")
 
 
 def test_a_file_of_the_configuration_that_has_to_be_waited_for_is_refused(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_file_of_the_configuration_that_has_to_be_waited_for_is_refused(tmp_pa
 
     def read() -> None:
         with pytest.raises(ValueError, match="FIFO") as caught:
-            system.read_file(str(fifo))
+            environment.read_file(str(fifo))
         refusals.append(str(caught.value))
 
     for flags in (None, os.O_RDWR):  # without a writer, and with one that has nothing to say
@@ -223,7 +223,7 @@ def test_a_file_of_the_configuration_that_has_to_be_waited_for_is_refused(tmp_pa
 
 
 def test_a_file_of_the_configuration_may_be_the_null_device() -> None:
-    assert system.read_file(os.devnull) == b""
+    assert environment.read_file(os.devnull) == b""
 
 
 @pytest.mark.parametrize("home", ["/home/u", "", None])
@@ -234,24 +234,24 @@ def test_the_host_is_described_by_its_environment(
     if home is not None:
         environ.setenv("HOME", home)
     environ.setenv("XDG_CONFIG_HOME", "/xdg")
-    host = system.host()
+    host = environment.host()
     assert (host.uid, host.home) == (os.getuid(), home or "")
     assert host.environment["XDG_CONFIG_HOME"] == "/xdg"
-    assert system.environment()["XDG_CONFIG_HOME"] == "/xdg"
+    assert environment.environment()["XDG_CONFIG_HOME"] == "/xdg"
 
 
 def test_what_exists_is_what_has_a_name(tmp_path: Path) -> None:
     """A dangling link is broken configuration, and not none."""
     (tmp_path / "link").symlink_to("nowhere")
-    assert system.host().exists(str(tmp_path / "link"))
-    assert not system.host().exists(str(tmp_path / "missing"))
+    assert environment.host().exists(str(tmp_path / "link"))
+    assert not environment.host().exists(str(tmp_path / "missing"))
 
 
 def test_a_directory_s_names_are_those_of_what_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "b.conf").touch()
     (tmp_path / "link.conf").symlink_to("nowhere")
     (tmp_path / "directory.conf").mkdir()
-    names = system.host().names
+    names = environment.host().names
     assert sorted(names(str(tmp_path))) == ["b.conf", "link.conf"]
     assert list(names(str(tmp_path / "missing"))) == []
     assert list(names(str(tmp_path / "b.conf"))) == []
@@ -261,7 +261,7 @@ def test_a_directory_that_cannot_be_listed_is_not_passed_over(tmp_path: Path) ->
     directory = tmp_path / "link"
     directory.symlink_to(directory)
     with pytest.raises(ConfigurationError) as caught:
-        system.host().names(str(directory))
+        environment.host().names(str(directory))
     assert caught.value.message == f"reading {directory}: Too many levels of symbolic links"
     assert caught.value.detail == {"file": str(directory)}
 
@@ -276,12 +276,12 @@ def test_a_directory_that_cannot_be_listed_is_not_passed_over(tmp_path: Path) ->
 )
 def test_a_directory_that_cannot_be_read_is_a_usage_error(path: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
-        system.check_option_directory("--cert-dir", path)
+        environment.check_option_directory("--cert-dir", path)
     assert str(caught.value) == f"--cert-dir {reason}"
 
 
 def test_a_directory_that_can_be_read_is_none(tmp_path: Path) -> None:
-    system.check_option_directory("--cert-dir", str(tmp_path))
+    environment.check_option_directory("--cert-dir", str(tmp_path))
 
 
 # --- what files are ---------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_a_directory_that_can_be_read_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_s_mode_has_words(mode: int, words: str) -> None:
-    assert system.kind_of(mode) == words
+    assert environment.kind_of(mode) == words
 
 
 # --- standard error ---------------------------------------------------------------------------
@@ -311,7 +311,7 @@ class Stderr:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.read_fd, self.write_fd = os.pipe()
-        monkeypatch.setattr(system, "_STDERR", self.write_fd)
+        monkeypatch.setattr(environment, "_STDERR", self.write_fd)
 
     def fill(self) -> int:
         """Leave no room in the pipe; give how many bytes that took."""
@@ -366,7 +366,7 @@ def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
 def test_a_failure_is_a_line_and_a_detail_one_with_debug(
     stderr: Stderr, options: dict[str, bool], lines: bytes
 ) -> None:
-    reporter = system.Reporter(**options)
+    reporter = environment.Reporter(**options)
     reporter.failure("failure")
     reporter.debug("detail")
     assert stderr.content() == lines
@@ -381,13 +381,13 @@ def test_a_failure_is_a_line_and_a_detail_one_with_debug(
     ],
 )
 def test_a_message_is_one_line_of_text(stderr: Stderr, message: str, line: bytes) -> None:
-    system.Reporter().failure(message)
+    environment.Reporter().failure(message)
     assert stderr.content() == line
 
 
 @pytest.mark.parametrize("letter", ["a", "ä", "🐳"])
 def test_a_long_message_is_cut_to_what_a_pipe_takes_at_once(stderr: Stderr, letter: str) -> None:
-    system.Reporter().failure(letter * 10_000)
+    environment.Reporter().failure(letter * 10_000)
     content = stderr.content()
     assert 4000 < len(content) <= 4096
     assert content.startswith(f"imgproxy: {letter}{letter}".encode())
@@ -397,7 +397,7 @@ def test_a_long_message_is_cut_to_what_a_pipe_takes_at_once(stderr: Stderr, lett
 
 def test_a_line_is_dropped_and_not_waited_for(stderr: Stderr) -> None:
     filled = stderr.fill()
-    reporter = system.Reporter()
+    reporter = environment.Reporter()
     thread = threading.Thread(target=reporter.failure, args=("lost",), daemon=True)
     thread.start()
     thread.join(LIMIT)
@@ -409,7 +409,7 @@ def test_a_line_is_dropped_and_not_waited_for(stderr: Stderr) -> None:
 
 
 def test_nobody_there_to_read_is_no_failure(stderr: Stderr) -> None:
-    reporter = system.Reporter(debug=True)
+    reporter = environment.Reporter(debug=True)
     stderr.close_reading()
     reporter.failure("lost")
     reporter.debug("lost as well")
@@ -420,8 +420,8 @@ def test_what_takes_the_number_of_a_closed_descriptor_is_not_written_to(
 ) -> None:
     number = os.dup(stderr.write_fd)
     os.close(number)
-    monkeypatch.setattr(system, "_STDERR", number)
-    reporter = system.Reporter(debug=True)
+    monkeypatch.setattr(environment, "_STDERR", number)
+    reporter = environment.Reporter(debug=True)
     os.dup2(stderr.write_fd, number)
     reporter.failure("lost")
     reporter.debug("lost as well")
@@ -432,9 +432,9 @@ def test_what_takes_the_number_of_a_closed_descriptor_is_not_written_to(
 def test_a_regular_file_takes_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "log"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    monkeypatch.setattr(system, "_STDERR", fd)
+    monkeypatch.setattr(environment, "_STDERR", fd)
     try:
-        reporter = system.Reporter()
+        reporter = environment.Reporter()
         reporter.failure("one")
         reporter.failure("two")
     finally:
@@ -459,13 +459,13 @@ def test_what_can_be_read_only_once_is_told(tmp_path: Path) -> None:
         directory = os.open(tmp_path, os.O_RDONLY)
         for fd in (*pipe, fifo, file, null, directory):
             stack.callback(os.close, fd)
-        assert [system.is_pipe(fd) for fd in (pipe[0], fifo, ours.fileno())] == [True] * 3
-        assert [system.is_pipe(fd) for fd in (file, null, directory)] == [False] * 3
+        assert [environment.is_pipe(fd) for fd in (pipe[0], fifo, ours.fileno())] == [True] * 3
+        assert [environment.is_pipe(fd) for fd in (file, null, directory)] == [False] * 3
 
 
 def test_a_descriptor_that_is_closed_is_no_pipe_and_no_file() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
-        system.is_pipe(9999)
+        environment.is_pipe(9999)
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", None])
@@ -475,7 +475,7 @@ def test_a_temporary_file_has_no_name_and_is_where_large_files_may_be(
     monkeypatch.delenv("TMPDIR", raising=False)
     if variable:
         monkeypatch.setenv(variable, str(tmp_path))
-    with system.temporary_file() as file:
+    with environment.temporary_file() as file:
         assert os.fstat(file.fileno()).st_nlink == 0
         assert list(tmp_path.iterdir()) == []
         at = os.readlink(f"/proc/self/fd/{file.fileno()}")
@@ -491,4 +491,4 @@ def test_a_place_for_temporary_files_that_is_not_there_is_an_error(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError):
-        system.temporary_file()
+        environment.temporary_file()

@@ -18,7 +18,7 @@ import trio.testing
 from parent import Reply, parse_head
 
 from imgproxy.client import Client
-from imgproxy.system import Reporter
+from imgproxy.host.environment import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -7,14 +7,14 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy import files
 from imgproxy.errors import NotFoundError, clean
+from imgproxy.host import files
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import Reference, ShortName
 
 if TYPE_CHECKING:
-    from imgproxy.settings import Settings
-    from imgproxy.system import Reporter
+    from imgproxy.host.configuration import Settings
+    from imgproxy.host.environment import Reporter
     from imgproxy.transports.access import Access
     from imgproxy.transports.source import Source
 

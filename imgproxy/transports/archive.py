@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import trio
 
-from imgproxy import system
 from imgproxy.errors import (
     InvalidError,
     NotFoundError,
@@ -23,7 +22,8 @@ from imgproxy.errors import (
     UnsupportedFormatError,
     clean,
 )
-from imgproxy.files import Bytes, Content, OpenFile
+from imgproxy.host import environment
+from imgproxy.host.files import Bytes, Content, OpenFile
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import tar
 from imgproxy.transports import inflate
@@ -310,7 +310,7 @@ async def _open(path: str) -> OpenFile:
     """Open a file, or keep what comes from a pipe that we inherited."""
     fd = references.inherited_descriptor(path)
     try:
-        is_pipe = fd is not None and system.is_pipe(fd)
+        is_pipe = fd is not None and environment.is_pipe(fd)
     except OSError:
         raise NotFoundError(f"{path}: no such descriptor was inherited") from None
     if fd is None or not is_pipe:
@@ -327,7 +327,7 @@ class _Spool:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._file = system.temporary_file()
+        self._file = environment.temporary_file()
         self._is_whole = False
         self._piece = memoryview(b"")  # was read, which cannot be done again, and is to be written
 

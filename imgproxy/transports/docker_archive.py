@@ -18,7 +18,7 @@ from imgproxy.errors import (
     NotFoundError,
     clean,
 )
-from imgproxy.files import Bytes
+from imgproxy.host.files import Bytes
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import docker_archive as formats
 from imgproxy.specs.oci import media_type as types

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy import system
 from imgproxy.client import Client
 from imgproxy.dialling import Dialer
+from imgproxy.host import environment
 from imgproxy.request import USER_AGENT
 from imgproxy.specs.http import proxy
 from imgproxy.specs.oci import distribution
@@ -17,10 +17,10 @@ from imgproxy.transports.rounds import Rounds
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from imgproxy.host.configuration import Settings
+    from imgproxy.host.environment import Reporter
     from imgproxy.response import Response
-    from imgproxy.settings import Settings
     from imgproxy.specs.http.url import Url
-    from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
 
 
@@ -28,7 +28,7 @@ def open_rounds(
     name: str, urls: Sequence[Url], access: Access, settings: Settings, reporter: Reporter
 ) -> Rounds:
     """Give the rounds over URLs that should all have the same, which is called `name`."""
-    proxy_for = partial(proxy.choose, environment=system.environment())
+    proxy_for = partial(proxy.choose, environment=environment.environment())
     verify = access.tls_verify is not False
     client = Client(
         Dialer(None, "", settings.certificates, proxy_for, verify=verify),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from imgproxy.client import Client
     from imgproxy.config.endpoints import Endpoint as Place
-    from imgproxy.keyring import Keyring
+    from imgproxy.host.credential_lookup import Keyring
     from imgproxy.response import Response
     from imgproxy.specs.http.challenge import Challenge
     from imgproxy.specs.http.url import Url

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from imgproxy.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from imgproxy.settings import Settings
+    from imgproxy.host.configuration import Settings
+    from imgproxy.host.environment import Reporter
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
     from imgproxy.transports.rounds import Rounds
     from imgproxy.transports.source import Reader

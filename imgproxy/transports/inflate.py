@@ -22,7 +22,7 @@ from imgproxy.errors import InvalidError, UnavailableError, UnsupportedFormatErr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.files import OpenFile
+    from imgproxy.host.files import OpenFile
 
 # Compressed bytes that are handed to the decompressor at once. A stream begins with few, because
 # what is too much for it is copied, and a file may be made of nothing but tiny streams.

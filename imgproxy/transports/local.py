@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.config.policy import path_scopes
 from imgproxy.errors import InvalidError, UnsupportedFormatError, clean
-from imgproxy.files import OpenFile, failure
+from imgproxy.host.files import OpenFile, failure
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.specs.oci.reference import DirectoryName, DockerArchiveName, LayoutName, PathName

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy import system
 from imgproxy.client import Client
 from imgproxy.config import endpoints
 from imgproxy.dialling import Dialer
-from imgproxy.keyring import Keyring
+from imgproxy.host import environment
+from imgproxy.host.credential_lookup import Keyring
 from imgproxy.request import USER_AGENT
 from imgproxy.specs.http import proxy
 from imgproxy.specs.oci import distribution
@@ -18,11 +18,11 @@ from imgproxy.transports.registry import Registry
 
 if TYPE_CHECKING:
     from imgproxy.config.endpoints import Endpoint as Place
-    from imgproxy.settings import Settings
+    from imgproxy.host.configuration import Settings
+    from imgproxy.host.environment import Reporter
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.reference import Reference
-    from imgproxy.system import Reporter
     from imgproxy.transports.access import Access
     from imgproxy.transports.source import SignaturePlace
 
@@ -91,7 +91,7 @@ def _client(
     reporter: Reporter,
 ) -> Client:
     """Give a client for what an endpoint needs at a host, which certs.d calls `registry`."""
-    proxy_for = partial(proxy.choose, environment=system.environment())
+    proxy_for = partial(proxy.choose, environment=environment.environment())
     dialer = Dialer(home, registry, settings.certificates, proxy_for, verify=not place.insecure)
     return Client(
         dialer,

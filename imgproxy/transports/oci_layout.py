@@ -19,7 +19,7 @@ from imgproxy.transports.source import Document, sought
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from imgproxy.files import Content
+    from imgproxy.host.files import Content
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import LayoutName, Reference

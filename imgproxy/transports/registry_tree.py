@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import NotFoundError, clean
-from imgproxy.files import LocalFile
+from imgproxy.host.files import LocalFile
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.source import Document, sought

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.errors import clean
-from imgproxy.files import LocalFile
+from imgproxy.host.files import LocalFile
 
 if TYPE_CHECKING:
-    from imgproxy.files import Content
+    from imgproxy.host.files import Content
 
 
 class Tree(Protocol):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from imgproxy import system
 from imgproxy.errors import ConfigurationError, clean
+from imgproxy.host import environment
 from imgproxy.specs.signing import pem
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def read(material: Material) -> list[tuple[str, bytes]]:
     found = [(f"{material.place} of the policy", content) for content in material.contents]
     for path in material.paths:
         try:
-            found.append((clean(path), system.read_file(path)))
+            found.append((clean(path), environment.read_file(path)))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigurationError(

@@ -15,7 +15,7 @@ from archives import Member, pack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgproxy.files import OpenFile
+from imgproxy.host.files import OpenFile
 from imgproxy.transports import archive, inflate
 from imgproxy.transports.archive import open_archive
 

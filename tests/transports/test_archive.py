@@ -39,7 +39,7 @@ from opened import (
 )
 from wires import real_time
 
-from imgproxy.files import OpenFile
+from imgproxy.host.files import OpenFile
 from imgproxy.specs.oci import tar
 from imgproxy.transports import archive, inflate, tree
 from imgproxy.transports.archive import Archive, open_archive
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-    from imgproxy.files import Content
+    from imgproxy.host.files import Content
 
 # Larger than what is kept while an archive is gone through, and of a size that fits no block.
 LARGE = bytes(range(256)) * 1200 + b"the end"
@@ -944,7 +944,7 @@ async def test_what_could_not_be_written_is_not_lost_e44(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = Troubled(str(temporary / "spool"), "w+")
-    monkeypatch.setattr("imgproxy.system.temporary_file", lambda: file)
+    monkeypatch.setattr("imgproxy.host.environment.temporary_file", lambda: file)
     monkeypatch.setattr(archive, "_AHEAD", 50_000)
     fd = piped(pack([Member("a", LARGE)]))
     with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No space left"):

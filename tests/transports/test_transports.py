@@ -11,7 +11,6 @@ from archives import Member, of_directory, pack, saved_from, skopeo, write_dir
 from images import Layout, digest_of, named
 from wires import Notes, real_time, refused
 
-from imgproxy import system
 from imgproxy.config import sideload_pattern
 from imgproxy.config.credential_helpers import Credentials
 from imgproxy.config.search_paths import Host
@@ -22,7 +21,8 @@ from imgproxy.errors import (
     NotFoundError,
     UnreachableError,
 )
-from imgproxy.settings import Chosen, Settings
+from imgproxy.host import environment
+from imgproxy.host.configuration import Chosen, Settings
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import open_sources
@@ -49,7 +49,7 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     host = Host({}, 1000, "", lambda _: False, lambda _: [])
-    monkeypatch.setattr(system, "host", lambda: host)
+    monkeypatch.setattr(environment, "host", lambda: host)
 
 
 async def all_opened(

@@ -10,9 +10,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy import system
 from imgproxy.config import search_paths
 from imgproxy.errors import ConfigurationError, DeniedError, clean
+from imgproxy.host import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgproxy.config.registries_conf import Registries
     from imgproxy.config.registries_d import Section
     from imgproxy.config.short_names import ShortNames
-    from imgproxy.system import Reporter
+    from imgproxy.host.environment import Reporter
 
 
 class Chosen(NamedTuple):
@@ -45,7 +45,7 @@ class Settings:
     def __init__(self, chosen: Chosen, reporter: Reporter) -> None:
         self._chosen = chosen
         self._report = reporter
-        self._host = system.host()
+        self._host = environment.host()
 
     def policy(self) -> Policy:
         """Give the policy: containers-policy.json(5).
@@ -136,7 +136,7 @@ class Settings:
         found = []
         for file in search_paths.auth_files(self._host):
             try:
-                content = system.read_file(file.path)
+                content = environment.read_file(file.path)
             except (FileNotFoundError, NotADirectoryError) as error:
                 if file.must_exist:
                     raise _unreadable("credentials", file.path, error) from None
@@ -158,7 +158,7 @@ class Settings:
 
 def _read(what: str, path: str) -> bytes:
     try:
-        return system.read_file(path)
+        return environment.read_file(path)
     except (OSError, ValueError) as error:
         raise _unreadable(what, path, error) from None
 

@@ -24,7 +24,7 @@ from imgproxy.errors import (
     UnsupportedFormatError,
     clean,
 )
-from imgproxy.system import kind_of
+from imgproxy.host.environment import kind_of
 
 
 def failure(path: str, error: OSError) -> Failure:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trio.abc import ReceiveStream
 
     from imgproxy.config.credential_helpers import Credentials, Helper
-    from imgproxy.settings import Settings
+    from imgproxy.host.configuration import Settings
 
 # A helper may ask a server of its own; a person is not expected to be there.
 HELPER_TIMEOUT = 30.0

@@ -1,0 +1,1 @@
+"""This host: its environment, files, configuration and credentials, and where diagnostics go."""
