@@ -23,7 +23,7 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.host.files import Bytes
-from imgproxy.shared import SharedAttempt
+from imgproxy.single_flight import SharedAttempt
 from imgproxy.specs.oci import convert
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import manifest as manifests

@@ -7,7 +7,7 @@ import trio
 from wires import elapsing, virtual_time
 
 from imgproxy.errors import Failure, UnavailableError
-from imgproxy.shared import SharedAttempt
+from imgproxy.single_flight import SharedAttempt
 
 
 class Wanted:

@@ -21,7 +21,7 @@ from imgproxy.errors import (
     UnreachableError,
     clean,
 )
-from imgproxy.shared import SharedAttempt
+from imgproxy.single_flight import SharedAttempt
 from imgproxy.specs.http import challenge as challenges
 from imgproxy.specs.http import retry
 from imgproxy.specs.http import token as tokens
