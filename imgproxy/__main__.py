@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cli import Options
-    from imgproxy.early import Early
     from imgproxy.host.configuration import Settings
+    from imgproxy.net.preconnect import Early
 
 EXIT_USAGE = 2
 
@@ -126,9 +126,9 @@ def _begin_early(
     is_path = options.image[:1] in "./" or options.image.startswith(here)
     if is_path or options.offline or options.sideload or options.tls_verify is False:
         return None
-    from imgproxy import early
+    from imgproxy.net import preconnect
 
-    return early.begin(
+    return preconnect.begin(
         options.image,
         settings,
         lambda: options.registry_token is None and is_asked(),  # a token would go with the request

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from imgproxy.host.environment import Reporter
     from imgproxy.image import Image, OpenedImage
+    from imgproxy.net.streams import Buffer, Wire
     from imgproxy.specs.oci.digest import Digest
-    from imgproxy.wire import Buffer, Wire
 
 # A request is a line and some fields; 16 KiB is what servers in the field allow for both.
 MAX_HEAD = 16 * 1024

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgproxy.activation import Pipes
+from imgproxy.net.streams import FdWire, SocketWire, accept
 from imgproxy.server import Conversation, Gravity, Quitting
 from imgproxy.verify import CHUNK
-from imgproxy.wire import FdWire, SocketWire, accept
 
 if TYPE_CHECKING:
     from imgproxy.activation import Handed
     from imgproxy.host.environment import Reporter
     from imgproxy.image import Image
-    from imgproxy.wire import Wire
+    from imgproxy.net.streams import Wire
 
 # Conversations that listeners accept at the same time; the others wait in the kernel's queue.
 MAX_ACCEPTED = 64

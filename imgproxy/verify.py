@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from outcome import Outcome
 
+    from imgproxy.net.streams import Buffer
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor, Index, Manifest
     from imgproxy.transports.source import Document, Reader
-    from imgproxy.wire import Buffer
 
 # What is verified before the head of its reply is sent: imgproxy(1), "Verification".
 WHOLE = 1024 * 1024

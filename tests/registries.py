@@ -10,8 +10,8 @@ import trio
 from images import OCI_MANIFEST, digest_of
 from wires import Exchange, Notes, Script, Step, answer, asked
 
-from imgproxy.client import Client
 from imgproxy.config.endpoints import Endpoint as Place
+from imgproxy.net.client import Client
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.specs.oci.reference import parse_reference
@@ -21,8 +21,8 @@ from imgproxy.transports.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from imgproxy.client import Dial
     from imgproxy.config.credential_helpers import Credentials
+    from imgproxy.net.client import Dial
     from imgproxy.transports.source import Reader
 
 REFERENCE = "registry.test/acme/os:1"

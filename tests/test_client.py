@@ -29,15 +29,15 @@ from wires import (
     virtual_time,
 )
 
-from imgproxy import client as clients
-from imgproxy import response as responses
-from imgproxy.client import Client
 from imgproxy.errors import Failure
+from imgproxy.net import client as clients
+from imgproxy.net import response as responses
+from imgproxy.net.client import Client
 from imgproxy.specs.http import proxy
 from imgproxy.specs.http import url as urls
 
 if TYPE_CHECKING:
-    from imgproxy.response import Response
+    from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
 
 # The query stands for a signature: it must be in no message.

@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from wires import Notes, answer, elapsing, real_time, refused, virtual_time
 
-from imgproxy import dialling
-from imgproxy.client import Client
 from imgproxy.config.certs import Certificates
-from imgproxy.dialling import Dialer, make_context
 from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.net import dialer
+from imgproxy.net.client import Client
+from imgproxy.net.dialer import Dialer, make_context
 from imgproxy.specs.http import proxy as proxies
 from imgproxy.specs.http import url as urls
 
@@ -351,7 +351,7 @@ async def test_certificates_are_looked_up_as_references_call_the_registry(
         monkeypatch.setattr(sock.__class__, "getpeername", lambda _: ("192.0.2.1", 1))
         return sock
 
-    monkeypatch.setattr(dialling, "_connect", connect)
+    monkeypatch.setattr(dialer, "_connect", connect)
     with pytest.raises(ConfigurationError):
         await fetch(dialer("https://home.test", "registry.test", certificates=look_up), url)
     assert asked == [name]
@@ -441,7 +441,7 @@ async def test_nobody_else_may_lead_to_a_link_local_address(
     async def never(_: Url) -> socket.socket:
         raise AssertionError
 
-    monkeypatch.setattr(dialling, "_connect", never)
+    monkeypatch.setattr(dialer, "_connect", never)
     with pytest.raises(Failure) as raised:
         await fetch(dialer("https://registry.test", proxy=proxy), f"http://{host}/latest")
     assert refused(raised.value) == BAD_UPSTREAM
@@ -467,13 +467,13 @@ async def test_a_name_that_resolves_to_one_is_no_way_around(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The administrator's own host may be anywhere."""
-    real = dialling._connect
+    real = dialer._connect
 
     async def connect(url: Url) -> socket.socket:
         sock = await real(url)
         return Elsewhere(address, fileno=sock.detach())
 
-    monkeypatch.setattr(dialling, "_connect", connect)
+    monkeypatch.setattr(dialer, "_connect", connect)
     if is_refused:
         failure = await failure_of(answer_once, "http", dialer(home))
         assert refused(failure) == BAD_UPSTREAM
@@ -705,7 +705,7 @@ async def test_nothing_of_a_connection_is_left_when_the_tunnel_cannot_be_asked_f
     async def broken(*_: object) -> None:
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
-    monkeypatch.setattr(dialling, "_ask_for_tunnel", broken)
+    monkeypatch.setattr(dialer, "_ask_for_tunnel", broken)
     async with listening(keep_silent) as port:
         with pytest.raises(Failure) as raised:
             await fetch(dialer(proxy=through(port)), "https://registry.test/")

@@ -28,14 +28,15 @@ from parent import LIMIT, descriptors, eventually, listener_at
 from servers import RESET_ON_CLOSE, Certificates, certificates, in_thread
 from wires import Notes, real_time
 
-from imgproxy import cli, early
+from imgproxy import cli
 from imgproxy.__main__ import _begin_early
-from imgproxy.client import Client
 from imgproxy.config.certs import Certificates as Trusted
 from imgproxy.config.policy import ACCEPT_ANYTHING
-from imgproxy.dialling import Dialer
 from imgproxy.host.configuration import Chosen, Settings
-from imgproxy.request import USER_AGENT
+from imgproxy.net import preconnect
+from imgproxy.net.client import Client
+from imgproxy.net.dialer import Dialer
+from imgproxy.net.request import USER_AGENT
 from imgproxy.specs.http import url as urls
 from imgproxy.specs.oci import distribution
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from conftest import Listen, Serve
     from parent import Child
 
-    from imgproxy.early import Early
+    from imgproxy.net.preconnect import Early
 
 IMAGE = "docker://registry.test/acme/os:1"
 REJECT = b'{"default":[{"type":"reject"}]}'
@@ -147,7 +148,7 @@ def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
         monkeypatch.delenv(variable, raising=False)
     for variable, value in case.environment.items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setattr(early, "Early", lambda url, *_: begun.append(url.endpoint))
+    monkeypatch.setattr(preconnect, "Early", lambda url, *_: begun.append(url.endpoint))
     notes = Notes()
     chosen = Chosen((case.policy, "policy"), (case.registries.encode(), "registries"))
     _begin_early(cli.parse([*case.options, case.image]), Settings(chosen, notes), lambda: False)
@@ -534,7 +535,7 @@ def begun(
     chosen = Chosen((ACCEPT_ANYTHING, "policy"), (b"", "registries"), None, str(directory))
     image = f"docker://{server.address}/acme/os:1"
     settings = Settings(chosen, Notes())
-    made = early.begin(image, settings, is_wanted, mirrors=True, timeout=timeout)
+    made = preconnect.begin(image, settings, is_wanted, mirrors=True, timeout=timeout)
     assert made is not None
     return made
 
@@ -576,7 +577,7 @@ async def test_an_answer_that_nobody_wanted_for_long_is_not_given_out(
     files: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By then the tag may lead elsewhere."""
-    monkeypatch.setattr(early, "_FRESH", 0.1)
+    monkeypatch.setattr(preconnect, "_FRESH", 0.1)
     with serving(files) as server:
         made = begun(server, files, is_wanted=lambda: True)
         await trio.to_thread.run_sync(made._done.wait)
@@ -625,7 +626,7 @@ async def test_it_is_given_out_once(files: Certificates) -> None:
 
 @real_time
 async def test_who_is_cancelled_leaves_it(files: Certificates, monkeypatch: Any) -> None:  # noqa: ANN401
-    monkeypatch.setattr(early, "_PATIENCE", LIMIT)
+    monkeypatch.setattr(preconnect, "_PATIENCE", LIMIT)
     with serving(files, "slow") as server:
         made = begun(server, files)
         with trio.move_on_after(0.05) as scope:

@@ -218,7 +218,7 @@ PRIVILEGES = [
         },
         id="running-programs",
     ),
-    pytest.param(r"\bopen_tcp_stream\b", {"imgproxy.dialling"}, id="opening-connections"),
+    pytest.param(r"\bopen_tcp_stream\b", {"imgproxy.net.dialer"}, id="opening-connections"),
     pytest.param(
         r"\bhexdigest\b|\bhasher\(|\bhashlib\b|\bcompare_digest\b",
         # The last hashes to give a name to what has none; it is verified like anything else.
@@ -227,7 +227,7 @@ PRIVILEGES = [
     ),
     pytest.param(
         r"\bpolicies\.demand\(",
-        {"imgproxy.image", "imgproxy.early"},
+        {"imgproxy.image", "imgproxy.net.preconnect"},
         id="asking-for-the-verdict",
     ),
     pytest.param(

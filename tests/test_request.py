@@ -5,7 +5,7 @@ from __future__ import annotations
 import h11
 import pytest
 
-from imgproxy.request import USER_AGENT, compose
+from imgproxy.net.request import USER_AGENT, compose
 from imgproxy.specs.http import proxy
 from imgproxy.specs.http import url as urls
 

@@ -18,10 +18,10 @@ from wires import END, Notes, Step, elapsing, real_time, replies, virtual_time
 from imgproxy import service as services
 from imgproxy.activation import Handed, Pipes
 from imgproxy.errors import UnavailableError
+from imgproxy.net.streams import accept
 from imgproxy.server import Gravity
 from imgproxy.service import EXIT_STATUS, MAX_ACCEPTED, Service
 from imgproxy.verify import CHUNK
-from imgproxy.wire import accept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from parent import Reply
 
     from imgproxy.image import Image
-    from imgproxy.wire import SocketWire
+    from imgproxy.net.streams import SocketWire
 
 LARGE = bytes(2 * CHUNK)
 BLOB = f"/blobs/{digest_of(LARGE)}"

@@ -15,8 +15,8 @@ import trustme
 from trio.testing import wait_all_tasks_blocked
 from wires import real_time, virtual_time
 
-from imgproxy import wire as wire_module
-from imgproxy.wire import _TURN, FdWire, SocketWire, TlsWire, Wire, accept, start_tls
+from imgproxy.net import streams as wire_module
+from imgproxy.net.streams import _TURN, FdWire, SocketWire, TlsWire, Wire, accept, start_tls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

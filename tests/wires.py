@@ -17,8 +17,8 @@ import trio
 import trio.testing
 from parent import Reply, parse_head
 
-from imgproxy.client import Client
 from imgproxy.host.environment import Reporter
+from imgproxy.net.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from trio.abc import Clock
 
     from imgproxy.errors import Failure
+    from imgproxy.net.streams import Buffer
     from imgproxy.specs.http.url import Url
-    from imgproxy.wire import Buffer
 
 P = ParamSpec("P")
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.credential_helpers import Credentials
     from imgproxy.config.sideload_pattern import Pattern
-    from imgproxy.early import Early
+    from imgproxy.net.preconnect import Early
 
 
 class Access(NamedTuple):

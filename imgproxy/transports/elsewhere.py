@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy.client import Client
-from imgproxy.dialling import Dialer
 from imgproxy.host import environment
-from imgproxy.request import USER_AGENT
+from imgproxy.net.client import Client
+from imgproxy.net.dialer import Dialer
+from imgproxy.net.request import USER_AGENT
 from imgproxy.specs.http import proxy
 from imgproxy.specs.oci import distribution
 from imgproxy.transports.endpoint import OK, check_encoding, discard, follow
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from imgproxy.host.configuration import Settings
     from imgproxy.host.environment import Reporter
-    from imgproxy.response import Response
+    from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
     from imgproxy.transports.access import Access
 

@@ -30,10 +30,10 @@ from imgproxy.specs.oci import distribution
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
-    from imgproxy.client import Client
     from imgproxy.config.endpoints import Endpoint as Place
     from imgproxy.host.credential_lookup import Keyring
-    from imgproxy.response import Response
+    from imgproxy.net.client import Client
+    from imgproxy.net.response import Response
     from imgproxy.specs.http.challenge import Challenge
     from imgproxy.specs.http.url import Url
 

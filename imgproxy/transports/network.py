@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy.client import Client
 from imgproxy.config import endpoints
-from imgproxy.dialling import Dialer
 from imgproxy.host import environment
 from imgproxy.host.credential_lookup import Keyring
-from imgproxy.request import USER_AGENT
+from imgproxy.net.client import Client
+from imgproxy.net.dialer import Dialer
+from imgproxy.net.request import USER_AGENT
 from imgproxy.specs.http import proxy
 from imgproxy.specs.oci import distribution
 from imgproxy.transports.endpoint import Endpoint

@@ -20,7 +20,7 @@ from imgproxy.transports.source import Document, docker_identity
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.response import Response
+    from imgproxy.net.response import Response
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference

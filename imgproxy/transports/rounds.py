@@ -19,7 +19,7 @@ from imgproxy.transports.transfer import Transfer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
-    from imgproxy.response import Response
+    from imgproxy.net.response import Response
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.source import Reader
 

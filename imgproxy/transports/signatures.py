@@ -41,8 +41,8 @@ from imgproxy.transports.tree import Directory
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from imgproxy.client import Client
     from imgproxy.config.registries_d import Section
+    from imgproxy.net.client import Client
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.artifact import Part
     from imgproxy.specs.oci.digest import Digest

@@ -14,7 +14,7 @@ from imgproxy.specs.http import content_range, retry
 from imgproxy.specs.http.content_range import Range, Rest
 
 if TYPE_CHECKING:
-    from imgproxy.response import Response
+    from imgproxy.net.response import Response
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.rounds import Endpoint, Rounds
 

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from outcome import Outcome
     from wires import Step
 
+    from imgproxy.net.streams import Buffer
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.verify import VerifiedDocument
-    from imgproxy.wire import Buffer
 
 PULLS = int(os.environ.get("IMGPROXY_FUZZ_PULLS", "600"))
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))

@@ -30,8 +30,9 @@ from servers import (
 )
 from traced import strace
 
-from imgproxy import cli, verify, wire
+from imgproxy import cli, verify
 from imgproxy.__main__ import _run
+from imgproxy.net import streams
 from imgproxy.server import _JOINED, MAX_HEAD
 from imgproxy.specs.oci import digest as digests
 
@@ -210,15 +211,15 @@ class Watch:
         self.filled: list[Memory] = []
         self.hashed: list[Memory] = []
         self.sent: list[Memory] = []
-        receive, send, preadv = wire.SocketWire.receive_into, wire.SocketWire.send, os.preadv
+        receive, send, preadv = streams.SocketWire.receive_into, streams.SocketWire.send, os.preadv
         hasher = digests.hasher
 
-        async def watched_receive(self_: wire.SocketWire, buffer: memoryview) -> int:
+        async def watched_receive(self_: streams.SocketWire, buffer: memoryview) -> int:
             count = await receive(self_, buffer)
             self._note(self.filled, buffer, count)
             return count
 
-        async def watched_send(self_: wire.SocketWire, data: wire.Buffer) -> None:
+        async def watched_send(self_: streams.SocketWire, data: streams.Buffer) -> None:
             self._note(self.sent, data)
             await send(self_, data)
 
@@ -230,8 +231,8 @@ class Watch:
         def watched_hasher(digest: Digest) -> Any:  # noqa: ANN401  (a hash)
             return Watched(hasher(digest), self)
 
-        monkeypatch.setattr(wire.SocketWire, "receive_into", watched_receive)
-        monkeypatch.setattr(wire.SocketWire, "send", watched_send)
+        monkeypatch.setattr(streams.SocketWire, "receive_into", watched_receive)
+        monkeypatch.setattr(streams.SocketWire, "send", watched_send)
         monkeypatch.setattr(os, "preadv", watched_preadv)
         monkeypatch.setattr(digests, "hasher", watched_hasher)
 

@@ -14,9 +14,9 @@ from registries import BASE, PLACES, REFERENCE, STALL, endpoint, place, registry
 from sigstores import BUNDLE, PAYLOAD
 from wires import Exchange, Notes, Script, answer, asked, refused, virtual_time
 
-from imgproxy.client import Client
 from imgproxy.config.registries_d import Section
 from imgproxy.errors import ConfigurationError, DeniedError, Failure
+from imgproxy.net.client import Client
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.specs.signing.signature import (

@@ -28,8 +28,8 @@ from imgproxy.specs.http import retry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imgproxy.net.streams import Wire
     from imgproxy.specs.http.url import Url
-    from imgproxy.wire import Wire
 
 # Less than this within the stall timeout is no progress: a trickle is a stall that takes longer.
 MIN_PROGRESS = 1024

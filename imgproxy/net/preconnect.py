@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.host.configuration import Settings
+    from imgproxy.net.streams import TlsWire
     from imgproxy.specs.http.url import Url
-    from imgproxy.wire import TlsWire
 
 # How long it is waited for when it is wanted, in seconds; it has had the time of the imports.
 _PATIENCE = 1.0
@@ -104,7 +104,7 @@ class Early:
         self._done.set()
 
     def _connected(self) -> ssl.SSLSocket:
-        from imgproxy.tls import make_context
+        from imgproxy.net.tls import make_context
 
         context = make_context(self._settings.certificates(self._registry), verify=True)
         plain = socket.create_connection((self.url.host, self.url.port), self._timeout)
@@ -126,7 +126,7 @@ class Early:
         """Ask what the client would ask first, to the letter."""
         import h11
 
-        from imgproxy import request
+        from imgproxy.net import request
 
         accept = {"Accept": distribution.ACCEPT_MANIFESTS}
         connection = h11.Connection(h11.CLIENT)
@@ -138,7 +138,7 @@ class Early:
         """Give the connection, None where there is none in time."""
         import trio
 
-        from imgproxy.wire import TlsWire
+        from imgproxy.net.streams import TlsWire
 
         if not self._done.is_set():
             with trio.move_on_after(_PATIENCE):

@@ -23,10 +23,10 @@ from imgproxy.errors import (
     UnreachableError,
     clean,
 )
-from imgproxy.response import reason
+from imgproxy.net.response import reason
+from imgproxy.net.streams import SocketWire, start_tls
+from imgproxy.net.tls import make_context
 from imgproxy.specs.http import retry
-from imgproxy.tls import make_context
-from imgproxy.wire import SocketWire, start_tls
 
 if TYPE_CHECKING:
     import ssl
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from imgproxy.config.certs import Certificates
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
-from imgproxy.wire import Wire
+from imgproxy.net.streams import Wire
 
 # A proxy's answer to CONNECT is a head; some send a page with a refusal.
 _MAX_PROXY_HEAD = 16 * 1024

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Protocol
 import h11
 import trio
 
-from imgproxy import request
 from imgproxy.errors import DeniedError, Failure, UnreachableError
-from imgproxy.response import Response, reason, translated
+from imgproxy.net import request
+from imgproxy.net.response import Response, reason, translated
 from imgproxy.specs.http import retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from imgproxy.early import Early
     from imgproxy.host.environment import Reporter
+    from imgproxy.net.preconnect import Early
+    from imgproxy.net.streams import Wire
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
-    from imgproxy.wire import Wire
 
 # For a connection with its TLS handshake; Go's dialler alone allows as much. A shorter stall
 # timeout goes before.
