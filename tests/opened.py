@@ -15,7 +15,7 @@ from imgproxy.host.files import OpenFile
 from imgproxy.image import Image
 from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.specs.oci.reference import Reference, ShortName, parse_image
-from imgproxy.transports.local import open_named
+from imgproxy.transports.local.detect import open_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -26,8 +26,9 @@ from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.manifest import Descriptor
-from imgproxy.transports import archive, choices, foreign, inflate
-from imgproxy.transports.choices import Choice
+from imgproxy.transports import foreign
+from imgproxy.transports.local import decompression, listing, tar_archive
+from imgproxy.transports.local.listing import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -346,12 +347,12 @@ def test_the_transports_are_those_of_the_program() -> None:
 
 
 def test_the_compressions_are_those_of_the_program() -> None:
-    names = {codec.name for codec in inflate._CODECS.values()}
+    names = {codec.name for codec in decompression._CODECS.values()}
     assert names == {"gzip", "zstd", "bzip2", "xz"}
     for text in (GUIDE, section("ARCHIVES"), CHANGELOG):
         assert re.search(r"with\sgzip,\szstd,\sbzip2\sor\sxz\b", text)
     (unread,) = re.findall(r"other compressions \(([a-z0-9, ]+)\)", section("ARCHIVES"))
-    assert unread.split(", ") == list(inflate._UNREAD.values())
+    assert unread.split(", ") == list(decompression._UNREAD.values())
 
 
 def test_the_limits_are_those_of_the_program() -> None:
@@ -362,15 +363,15 @@ def test_the_limits_are_those_of_the_program() -> None:
         f"a name of more than {tar.MAX_PATH} bytes",
         f"names of more than {tar.MAX_NAMES // mib} MiB together",
         f"extended headers of more than {tar.MAX_EXTENSION // mib} MiB",
-        f"more than {inflate._MAX_MEMORY // mib} MiB of memory",
-        f"zstd --long={inflate._WINDOW_LOG}",
-        f"more than {inflate._SUSPECT_SIZE // mib // 1024} GiB has come out",
-        f"more than {inflate._MAX_RATIO} times what went in",
+        f"more than {decompression._MAX_MEMORY // mib} MiB of memory",
+        f"zstd --long={decompression._WINDOW_LOG}",
+        f"more than {decompression._SUSPECT_SIZE // mib // 1024} GiB has come out",
+        f"more than {decompression._MAX_RATIO} times what went in",
         f"a manifest of more than {manifests.MAX_DOCUMENT_SIZE // mib} MiB",
-        f"for gzip {inflate._SPACING // mib} MiB apart (or more, {inflate._MAX_POINTS} at most)",
+        f"for gzip {decompression._SPACING // mib} MiB apart (or more, {decompression._MAX_POINTS} at most)",
     ):
         assert words in in_man
-    for name in archive._CONTROL:
+    for name in tar_archive._CONTROL:
         assert f"{name}" in in_man
     assert foreign._MAX_URLS == 8
     assert "those of http and https, eight at most" in " ".join(section("REGISTRIES").split())
@@ -390,7 +391,7 @@ def test_a_made_manifest_has_the_form_in_the_man_page() -> None:
 
 
 def test_the_man_page_has_the_members_of_a_choice() -> None:
-    (choice,) = choices.detail([Choice(0, (), None)])
+    (choice,) = listing.detail([Choice(0, (), None)])
     _, _, text = section("ERRORS").partition(".B choices\n(each with\n")
     assert set(re.findall(r"^\.BR? (\w+)", text.partition("null")[0], re.MULTILINE)) == set(choice)
 

@@ -222,7 +222,11 @@ PRIVILEGES = [
     pytest.param(
         r"\bhexdigest\b|\bhasher\(|\bhashlib\b|\bcompare_digest\b",
         # The last hashes to give a name to what has none; it is verified like anything else.
-        {"imgproxy.specs.oci.digest", "imgproxy.verify", "imgproxy.transports.docker_archive"},
+        {
+            "imgproxy.specs.oci.digest",
+            "imgproxy.verify",
+            "imgproxy.transports.local.docker_archive",
+        },
         id="comparing-digests",
     ),
     pytest.param(

@@ -30,7 +30,7 @@ async def open_sources(
     """
     name = references.parse_image(image)
     if not isinstance(name, Reference | ShortName):
-        from imgproxy.transports.local import open_named
+        from imgproxy.transports.local.detect import open_named
 
         return [await open_named(name)]
     candidates = _resolved(name, settings) if isinstance(name, ShortName) else [name]
@@ -42,7 +42,7 @@ async def open_sources(
     ]
     for each, path in paths:
         if _exists(path):
-            from imgproxy.transports.local import open_sideloaded
+            from imgproxy.transports.local.detect import open_sideloaded
 
             registry = partial(_open_registry, each, access, settings, reporter)
             return [await open_sideloaded(path, each, registry)]

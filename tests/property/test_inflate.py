@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgproxy.host.files import OpenFile
-from imgproxy.transports import archive, inflate
-from imgproxy.transports.archive import open_archive
+from imgproxy.transports.local import decompression, tar_archive
+from imgproxy.transports.local.tar_archive import open_archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,15 +58,15 @@ def steps(draw: st.DataObject) -> Iterator[None]:
     """Let little content be fed, noted and given in many steps."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name, sizes in (
-            (inflate, "_MIN_FEED", (1, 7, 64, 4096)),
-            (inflate, "_MAX_FEED", (1, 100, 4096)),
-            (inflate, "_SPACING", (1, 100, 1000)),
-            (inflate, "_MAX_POINTS", (2, 3, 16)),
-            (inflate, "_MAX_IDLE", (1, 2)),
-            (inflate, "PIECE", (1, 100, 1 << 20)),
-            (archive, "_AHEAD", (1, 100, 5000)),
-            (archive, "_SMALL", (0, 100)),
-            (archive, "_MAX_KEPT", (0, 300)),
+            (decompression, "_MIN_FEED", (1, 7, 64, 4096)),
+            (decompression, "_MAX_FEED", (1, 100, 4096)),
+            (decompression, "_SPACING", (1, 100, 1000)),
+            (decompression, "_MAX_POINTS", (2, 3, 16)),
+            (decompression, "_MAX_IDLE", (1, 2)),
+            (decompression, "PIECE", (1, 100, 1 << 20)),
+            (tar_archive, "_AHEAD", (1, 100, 5000)),
+            (tar_archive, "_SMALL", (0, 100)),
+            (tar_archive, "_MAX_KEPT", (0, 300)),
         ):
             patch.setattr(module, name, draw.draw(st.sampled_from(sizes), label=name))
         yield
@@ -89,9 +89,9 @@ def test_whatever_is_read_is_what_was_compressed(data: st.DataObject) -> None:
     content = data.draw(contents)
     with steps(data), file_of(data.draw(compressed(content))) as path:
         file = OpenFile(path)
-        codec = inflate.codec(path, file.read(16, 0))
+        codec = decompression.codec(path, file.read(16, 0))
         assert codec is not None
-        inflated = inflate.Inflated(file, codec)
+        inflated = decompression.Inflated(file, codec)
         first = inflated.first_pass()
         whole = b"".join(iter(lambda: first.read(data.draw(st.integers(1, 3000))), b""))
         assert whole == content
@@ -109,7 +109,7 @@ def test_whatever_is_read_is_what_was_compressed(data: st.DataObject) -> None:
                     size = data.draw(st.integers(1, 3000))
                     start = cursors[at].position
                     assert cursors[at].read(size) == content[start : start + size]
-        assert len(inflated._points) <= inflate._MAX_POINTS
+        assert len(inflated._points) <= decompression._MAX_POINTS
         file.close()
 
 

@@ -41,8 +41,9 @@ from wires import real_time
 
 from imgproxy.host.files import OpenFile
 from imgproxy.specs.oci import tar
-from imgproxy.transports import archive, inflate, tree
-from imgproxy.transports.archive import Archive, open_archive
+from imgproxy.transports import tree
+from imgproxy.transports.local import decompression, tar_archive
+from imgproxy.transports.local.tar_archive import Archive, open_archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -399,7 +400,7 @@ async def test_a_control_file_that_is_huge_is_not_read_e24(
 async def test_small_members_are_kept_within_a_bound(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "_MAX_KEPT", 10_000)
+    monkeypatch.setattr(tar_archive, "_MAX_KEPT", 10_000)
     members = [Member(f"{n}", bytes([n]) * 999) for n in range(50)]
     opened = await open_archive(save(path, Member("x", LARGE), *members, compress=gzipped))
     kept = [each.content for each in opened._members.values() if each.content]
@@ -575,9 +576,9 @@ async def read_until(gate: Gate, reader: Content, got: bytearray) -> None:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let little content have many places to go on from, and be inflated in many goes."""
-    monkeypatch.setattr(inflate, "_SPACING", 100_000)
-    monkeypatch.setattr(inflate, "_MAX_FEED", 4096)
-    monkeypatch.setattr(archive, "_AHEAD", 50_000)
+    monkeypatch.setattr(decompression, "_SPACING", 100_000)
+    monkeypatch.setattr(decompression, "_MAX_FEED", 4096)
+    monkeypatch.setattr(tar_archive, "_AHEAD", 50_000)
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -664,7 +665,7 @@ async def until_free(tree: Archive) -> None:
 
 @pytest.fixture
 def two_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inflate, "MAX_CURSORS", 2)
+    monkeypatch.setattr(decompression, "MAX_CURSORS", 2)
 
 
 @pytest.mark.usefixtures("small_steps")
@@ -823,8 +824,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     path = tmp_path / "temporary"
     path.mkdir()
     monkeypatch.setenv("TMPDIR", str(path))
-    spools: dict[int, archive._Spool] = {}
-    monkeypatch.setattr(archive, "_spools", spools)
+    spools: dict[int, tar_archive._Spool] = {}
+    monkeypatch.setattr(tar_archive, "_spools", spools)
     yield path
     for spool in spools.values():
         spool._file.close()
@@ -945,7 +946,7 @@ async def test_what_could_not_be_written_is_not_lost_e44(
 ) -> None:
     file = Troubled(str(temporary / "spool"), "w+")
     monkeypatch.setattr("imgproxy.host.environment.temporary_file", lambda: file)
-    monkeypatch.setattr(archive, "_AHEAD", 50_000)
+    monkeypatch.setattr(tar_archive, "_AHEAD", 50_000)
     fd = piped(pack([Member("a", LARGE)]))
     with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No space left"):
         await open_archive(f"/dev/fd/{fd}")

@@ -6,7 +6,7 @@ import pytest
 
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.platform import Platform
-from imgproxy.transports.choices import Choice, detail, listed
+from imgproxy.transports.local.listing import Choice, detail, listed
 
 DIGEST = digests.compute(b"x")
 

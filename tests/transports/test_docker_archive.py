@@ -46,8 +46,8 @@ from wires import real_time
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.specs.oci.reference import DockerArchiveName, parse_reference
-from imgproxy.transports.archive import Archive, open_archive
-from imgproxy.transports.docker_archive import DockerArchive
+from imgproxy.transports.local.docker_archive import DockerArchive
+from imgproxy.transports.local.tar_archive import Archive, open_archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -17,14 +17,14 @@ import pytest
 from archives import COMPRESSIONS
 from opened import BROKEN, CHANGED, TOO_LARGE, UNSUPPORTED, Watched, refusing
 
-from imgproxy.transports import inflate
-from imgproxy.transports.inflate import Inflated, codec
+from imgproxy.transports.local import decompression
+from imgproxy.transports.local.decompression import Inflated, codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from imgproxy.transports.inflate import Cursor
+    from imgproxy.transports.local.decompression import Cursor
 
 # Half of it compresses and half does not, so that places in it differ.
 CONTENT = b"".join(
@@ -51,9 +51,9 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let little content have many places to go on from."""
-    monkeypatch.setattr(inflate, "_MIN_FEED", 256)
-    monkeypatch.setattr(inflate, "_MAX_FEED", 1024)
-    monkeypatch.setattr(inflate, "_SPACING", 4096)
+    monkeypatch.setattr(decompression, "_MIN_FEED", 256)
+    monkeypatch.setattr(decompression, "_MAX_FEED", 1024)
+    monkeypatch.setattr(decompression, "_SPACING", 4096)
 
 
 def opened(path: Path, content: bytes | None = None) -> tuple[Inflated, Watched]:
@@ -236,7 +236,7 @@ def test_a_window_of_128_mib_is_within_the_limit_e22(path: Path) -> None:
 def test_xz_that_wants_too_much_memory_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inflate, "_MAX_MEMORY", 1 << 20)  # and it wants eight times as much
+    monkeypatch.setattr(decompression, "_MAX_MEMORY", 1 << 20)  # and it wants eight times as much
     inflated, _ = opened(path, lzma.compress(CONTENT))
     with refusing(BROKEN, "Memory usage limit exceeded"):
         rest_of(inflated.first_pass())
@@ -247,7 +247,7 @@ def test_xz_that_wants_too_much_memory_is_refused(
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_bomb_is_refused_e24(path: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inflate, "_SUSPECT_SIZE", 3 << 20)
+    monkeypatch.setattr(decompression, "_SUSPECT_SIZE", 3 << 20)
     inflated, _ = opened(path, LIBRARIES[library](bytes(8 << 20)))
     cursor = inflated.first_pass()
     with refusing(TOO_LARGE, str(path), "inflate to more than 250 times as many"):
@@ -261,7 +261,7 @@ def test_what_compresses_well_is_no_bomb(
 ) -> None:
     inflated, _ = opened(path, LIBRARIES[library](bytes(2 << 20)))
     assert rest_of(inflated.first_pass()) == bytes(2 << 20)
-    monkeypatch.setattr(inflate, "_SUSPECT_SIZE", 0)
+    monkeypatch.setattr(decompression, "_SUSPECT_SIZE", 0)
     inflated, _ = opened(path, LIBRARIES[library](CONTENT))
     assert rest_of(inflated.first_pass()) == CONTENT
 
@@ -300,7 +300,7 @@ def test_inflating_is_taken_up_near_the_wanted_place(path: Path, compression: st
 def test_places_become_rarer_as_there_are_more_of_them(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inflate, "_MAX_POINTS", 8)
+    monkeypatch.setattr(decompression, "_MAX_POINTS", 8)
     inflated, _ = opened(path, archives.gzipped(CONTENT))
     cursor, most = inflated.first_pass(), 0
     while cursor.some(1000):
@@ -316,8 +316,8 @@ def test_places_become_rarer_as_there_are_more_of_them(
 
 
 def test_the_memory_of_places_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inflate, "_SPACING", 1)
-    monkeypatch.setattr(inflate, "_MAX_POINTS", 16)
+    monkeypatch.setattr(decompression, "_SPACING", 1)
+    monkeypatch.setattr(decompression, "_MAX_POINTS", 16)
     inflated, _ = opened(path, b"".join(map(archives.gzipped, [b"x" * 500] * 5000)))
     rest_of(inflated.first_pass(), 100)
     assert 8 <= len(inflated._points) <= 16
@@ -339,7 +339,7 @@ def test_a_cursor_that_is_unwanted_stops_on_the_way(path: Path, library: str, pi
     inflated, _ = gone_through(path, LIBRARIES[library](CONTENT))
     asked = iter([False] * pieces + [True])
     cursor = inflated.cursor(len(CONTENT), lambda: next(asked))
-    assert cursor.position == pieces * inflate.PIECE
+    assert cursor.position == pieces * decompression.PIECE
     assert inflated.cursor(len(CONTENT), lambda: False).position == len(CONTENT)
 
 
@@ -466,4 +466,4 @@ def test_without_a_library_for_zstd_it_is_said_what_to_install(
     for module in ("compression", "backports", "backports.zstd"):
         monkeypatch.setitem(sys.modules, module, None)
     with refusing(UNSUPPORTED, "install", "backports.zstd", "3.14"):
-        inflate._zstd()
+        decompression._zstd()

@@ -62,13 +62,13 @@ from sources import describe
 from wires import real_time
 
 from imgproxy.specs.oci.reference import parse_reference
-from imgproxy.transports.local import open_sideloaded
+from imgproxy.transports.local.detect import open_sideloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imgproxy.transports.local import Sideloaded
+    from imgproxy.transports.local.detect import Sideloaded
 
 LAYERS = (layer("first"), layer("second", 300_000))
 IMAGE = saved(*LAYERS, tags=["example.com/os:1"])

@@ -28,7 +28,7 @@ from imgproxy.errors import Failure
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.specs.oci.reference import LayoutName, parse_reference
-from imgproxy.transports.oci_layout import OciLayout
+from imgproxy.transports.local.oci_layout import OciLayout
 from imgproxy.transports.source import Identity
 from imgproxy.transports.tree import Directory
 

@@ -25,7 +25,7 @@ from wires import real_time
 
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.transports.registry_tree import RegistryTree
+from imgproxy.transports.local.registry_tree import RegistryTree
 from imgproxy.transports.source import Identity
 
 if TYPE_CHECKING:

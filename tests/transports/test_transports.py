@@ -27,10 +27,10 @@ from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import open_sources
 from imgproxy.transports.access import Access
-from imgproxy.transports.directory import ImageDirectory
-from imgproxy.transports.docker_archive import DockerArchive
 from imgproxy.transports.foreign import ForeignLayers
-from imgproxy.transports.oci_layout import OciLayout
+from imgproxy.transports.local.dir_format import ImageDirectory
+from imgproxy.transports.local.docker_archive import DockerArchive
+from imgproxy.transports.local.oci_layout import OciLayout
 from imgproxy.transports.registry import Registry
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from opened import NOT_FOUND, TOO_LARGE, UNSUPPORTED, drained, open_descriptors,
 from wires import real_time
 
 from imgproxy.transports import tree
-from imgproxy.transports.archive import open_archive
+from imgproxy.transports.local.tar_archive import open_archive
 from imgproxy.transports.tree import Directory
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from imgproxy.host import environment
 from imgproxy.host.files import Bytes, Content, OpenFile
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import tar
-from imgproxy.transports import inflate
+from imgproxy.transports.local import decompression
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from outcome import Outcome
 
     from imgproxy.specs.oci.tar import Stream
-    from imgproxy.transports.inflate import Cursor, Inflated
+    from imgproxy.transports.local.decompression import Cursor, Inflated
 
 T = TypeVar("T")
 
@@ -250,7 +250,7 @@ class _Compressed(Content):
         buffer = self._buffers[0][: self._left]
         filled = 0
         while filled < len(buffer) and not self._is_closed:
-            piece = self._cursor.some(min(len(buffer) - filled, inflate.PIECE))
+            piece = self._cursor.some(min(len(buffer) - filled, decompression.PIECE))
             if not piece:
                 raise UnavailableError(
                     f"{self.name}: the archive has become shorter while it was read"
@@ -350,8 +350,8 @@ _spools: dict[int, _Spool] = {}
 
 
 def _index(file: OpenFile) -> Archive:
-    codec = inflate.codec(file.path, file.read(_HEAD, 0))
-    inflated = None if codec is None else inflate.Inflated(file, codec)
+    codec = decompression.codec(file.path, file.read(_HEAD, 0))
+    inflated = None if codec is None else decompression.Inflated(file, codec)
     try:
         begin = file.read(tar.BLOCK, 0) if inflated is None else inflated.cursor(0).read(tar.BLOCK)
         if not tar.is_header(begin):
@@ -363,7 +363,7 @@ def _index(file: OpenFile) -> Archive:
         else:
             cursor = inflated.first_pass()
             members = _members(cursor, kept=_MAX_KEPT)
-            while cursor.some(inflate.PIECE):  # the checksum stands at the very end
+            while cursor.some(decompression.PIECE):  # the checksum stands at the very end
                 pass
     except tar.TarError as error:
         file.check()

@@ -12,8 +12,9 @@ from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clea
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
-from imgproxy.transports import choices, tree
-from imgproxy.transports.choices import Choice
+from imgproxy.transports import tree
+from imgproxy.transports.local import listing
+from imgproxy.transports.local.listing import Choice
 from imgproxy.transports.source import Document, sought
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class OciLayout:
             return index
         offered = _choices(fitting)
         raise AmbiguousError(
-            f"{self.name} fits {len(images)} images; choose one: {choices.listed(offered)}",
-            choices=choices.detail(offered),
+            f"{self.name} fits {len(images)} images; choose one: {listing.listed(offered)}",
+            choices=listing.detail(offered),
         )
 
     async def seek(self, digest: Digest) -> Document:
@@ -88,9 +89,9 @@ class OciLayout:
                 return fitting
         offered = _choices(everything)
         raise NotFoundError(
-            f"{self.name}: no such image in the layout (there are: {choices.listed(offered)})",
+            f"{self.name}: no such image in the layout (there are: {listing.listed(offered)})",
             code="MANIFEST_UNKNOWN",
-            choices=choices.detail(offered),
+            choices=listing.detail(offered),
         )
 
     def _ways(self) -> list[Callable[[int, Descriptor], bool]]:

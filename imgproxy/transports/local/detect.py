@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import LocalName, Reference
-    from imgproxy.transports.archive import Archive
+    from imgproxy.transports.local.tar_archive import Archive
     from imgproxy.transports.source import Document, Place, Reader, SignaturePlace, Source
 
 # Manifests that are looked at to find out whether an archive has what its indexes name.
@@ -37,7 +37,7 @@ async def open_named(name: LocalName | PathName) -> Place:
         isinstance(name, LayoutName) and name.transport == "oci"
     ):
         return _in_directory(name)
-    from imgproxy.transports.archive import open_archive
+    from imgproxy.transports.local.tar_archive import open_archive
 
     archive = await open_archive(name.path)
     try:
@@ -106,7 +106,7 @@ async def open_sideloaded(
         return DirectoryName(path) if transport == "dir" else LayoutName(transport, path)
 
     if _is_manifest(path):
-        from imgproxy.transports.registry_tree import RegistryTree
+        from imgproxy.transports.local.registry_tree import RegistryTree
 
         place: Place = RegistryTree(path, docker_identity(reference))
     else:
@@ -123,7 +123,7 @@ async def _recognised(
     """
     if _is_directory(path):
         return _in_directory(name_of(_directory_kind(path)), reference)
-    from imgproxy.transports.archive import open_archive
+    from imgproxy.transports.local.tar_archive import open_archive
 
     archive = await open_archive(path)
     try:
@@ -142,10 +142,10 @@ def _in_directory(name: LocalName, reference: Reference | None = None) -> Place:
             " docker-archive:"
         )
     if isinstance(name, LayoutName):
-        from imgproxy.transports.oci_layout import OciLayout
+        from imgproxy.transports.local.oci_layout import OciLayout
 
         return OciLayout(name, Directory(path), Identity("oci", path_scopes(path)), reference)
-    from imgproxy.transports.directory import ImageDirectory
+    from imgproxy.transports.local.dir_format import ImageDirectory
 
     assert isinstance(name, DirectoryName)  # noqa: S101  (a Docker archive is a file)
     return ImageDirectory(name, Directory(path), Identity("dir", path_scopes(path)))
@@ -153,10 +153,10 @@ def _in_directory(name: LocalName, reference: Reference | None = None) -> Place:
 
 def _in_archive(name: LocalName, archive: Archive, reference: Reference | None = None) -> Place:
     if isinstance(name, DockerArchiveName):
-        from imgproxy.transports.docker_archive import DockerArchive
+        from imgproxy.transports.local.docker_archive import DockerArchive
 
         return DockerArchive(name, archive, is_lenient=reference is not None)
-    from imgproxy.transports.oci_layout import OciLayout
+    from imgproxy.transports.local.oci_layout import OciLayout
 
     assert isinstance(name, LayoutName)  # noqa: S101  (a `dir:` is no file)
     # What the policy says of a path is said of the file that is open, and of no pipe.

@@ -25,15 +25,16 @@ from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.digest import Digest
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor
-from imgproxy.transports import choices, tree
-from imgproxy.transports.archive import in_thread
-from imgproxy.transports.choices import Choice
+from imgproxy.transports import tree
+from imgproxy.transports.local import listing
+from imgproxy.transports.local.listing import Choice
+from imgproxy.transports.local.tar_archive import in_thread
 from imgproxy.transports.source import Document, Identity
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.docker_archive import Item
     from imgproxy.specs.oci.reference import DockerArchiveName, Reference
-    from imgproxy.transports.archive import Archive, Member
+    from imgproxy.transports.local.tar_archive import Archive, Member
     from imgproxy.transports.source import Reader, SignaturePlace
 
 # Since version 25, docker names members by the digest of what they hold.
@@ -81,14 +82,14 @@ class DockerArchive:
             position, item = next(iter(fitting.items()))
             return await self._document(position, item)
         offered = await self._choices(fitting or items)
-        words = f"choose one: {choices.listed(offered)}"
+        words = f"choose one: {listing.listed(offered)}"
         if fitting:
             words = f"{self.name} fits {len(fitting)} images; {words}"
-            raise AmbiguousError(words, choices=choices.detail(offered))
+            raise AmbiguousError(words, choices=listing.detail(offered))
         raise NotFoundError(
             f"{self.name}: no such image in the archive; {words}",
             code="MANIFEST_UNKNOWN",
-            choices=choices.detail(offered),
+            choices=listing.detail(offered),
         )
 
     async def seek(self, digest: Digest) -> Document:
@@ -105,9 +106,9 @@ class DockerArchive:
             if digest in named:
                 return await self._document(named[digest], items[named[digest]])
         raise InvalidError(
-            f"{self.name}: none of its images has the digest {digest}: {choices.listed(offered)}",
+            f"{self.name}: none of its images has the digest {digest}: {listing.listed(offered)}",
             code="DIGEST_INVALID",
-            choices=choices.detail(offered),
+            choices=listing.detail(offered),
         )
 
     async def _items(self) -> dict[int, Item]:

@@ -1,0 +1,1 @@
+"""Images in local files and directories, one module for each format."""
