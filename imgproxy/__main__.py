@@ -92,8 +92,8 @@ def _run(options: Options) -> int:
     from imgproxy.image import Image
     from imgproxy.service import Service
     from imgproxy.transports import open_sources
-    from imgproxy.transports.access import Access
-    from imgproxy.transports.foreign import ForeignLayers
+    from imgproxy.transports.registry.foreign_layers import ForeignLayers
+    from imgproxy.transports.registry.options import Access
 
     access = Access(
         options.offline,

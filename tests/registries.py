@@ -15,8 +15,8 @@ from imgproxy.net.client import Client
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.specs.oci.reference import parse_reference
-from imgproxy.transports.endpoint import Endpoint
-from imgproxy.transports.registry import Registry
+from imgproxy.transports.registry.endpoint import Endpoint
+from imgproxy.transports.registry.repository import Registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

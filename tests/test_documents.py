@@ -26,9 +26,9 @@ from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.manifest import Descriptor
-from imgproxy.transports import foreign
 from imgproxy.transports.local import decompression, listing, tar_archive
 from imgproxy.transports.local.listing import Choice
+from imgproxy.transports.registry import foreign_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -373,7 +373,7 @@ def test_the_limits_are_those_of_the_program() -> None:
         assert words in in_man
     for name in tar_archive._CONTROL:
         assert f"{name}" in in_man
-    assert foreign._MAX_URLS == 8
+    assert foreign_layers._MAX_URLS == 8
     assert "those of http and https, eight at most" in " ".join(section("REGISTRIES").split())
 
 

@@ -15,7 +15,7 @@ from imgproxy.specs.oci.reference import Reference, ShortName
 if TYPE_CHECKING:
     from imgproxy.host.configuration import Settings
     from imgproxy.host.environment import Reporter
-    from imgproxy.transports.access import Access
+    from imgproxy.transports.registry.options import Access
     from imgproxy.transports.source import Source
 
 
@@ -54,7 +54,7 @@ async def open_sources(
 def _open_registry(
     reference: Reference, access: Access, settings: Settings, reporter: Reporter
 ) -> Source:
-    from imgproxy.transports.network import open_registry
+    from imgproxy.transports.registry.network import open_registry
 
     return open_registry(reference, access, settings, reporter)
 

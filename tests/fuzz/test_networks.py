@@ -28,7 +28,7 @@ from imgproxy import verify
 from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import Failure
 from imgproxy.specs.oci.reference import parse_reference
-from imgproxy.transports.registry import Registry
+from imgproxy.transports.registry.repository import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

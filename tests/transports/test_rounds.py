@@ -50,7 +50,7 @@ from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.transports.registry import Registry
+    from imgproxy.transports.registry.repository import Registry
 
 BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
 UNAVAILABLE = (503, "UNAVAILABLE", True)

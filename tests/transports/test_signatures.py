@@ -27,8 +27,8 @@ from imgproxy.specs.signing.signature import (
     SigstoreSignature,
     SimpleSignature,
 )
-from imgproxy.transports import signatures
-from imgproxy.transports.registry import Registry
+from imgproxy.transports.registry import attached_signatures
+from imgproxy.transports.registry.repository import Registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -87,7 +87,7 @@ def _places(
         assert next(iter(scopes)) == reference
         return section
 
-    return signatures.places(
+    return attached_signatures.places(
         alone, parse_reference(reference), digest, sections, lambda _: client()
     )
 
@@ -234,9 +234,9 @@ def test_a_lookaside_that_cannot_be_one_is_a_mistake(url: str) -> None:
 async def test_offline_a_directory_can_still_be_looked_at(tmp_path: Path) -> None:
     section = filled(tmp_path, SIGNED)
     reference = parse_reference(REFERENCE)
-    (one,) = signatures.places_offline(reference, DIGEST, lambda _: section)
+    (one,) = attached_signatures.places_offline(reference, DIGEST, lambda _: section)
     assert len(await one.read()) == 1
-    (other,) = signatures.places_offline(reference, DIGEST, lambda _: WEB)
+    (other,) = attached_signatures.places_offline(reference, DIGEST, lambda _: WEB)
     with pytest.raises(DeniedError, match="--offline forbids asking there"):
         await other.read()
 

@@ -26,7 +26,7 @@ from wires import (
 from imgproxy.errors import BadUpstreamError, Failure, InvalidError
 
 if TYPE_CHECKING:
-    from imgproxy.transports.registry import Registry
+    from imgproxy.transports.registry.repository import Registry
 
 MIB = 1 << 20
 CONTENT = bytes(range(40))

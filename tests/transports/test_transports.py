@@ -26,12 +26,12 @@ from imgproxy.host.configuration import Chosen, Settings
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import open_sources
-from imgproxy.transports.access import Access
-from imgproxy.transports.foreign import ForeignLayers
 from imgproxy.transports.local.dir_format import ImageDirectory
 from imgproxy.transports.local.docker_archive import DockerArchive
 from imgproxy.transports.local.oci_layout import OciLayout
-from imgproxy.transports.registry import Registry
+from imgproxy.transports.registry.foreign_layers import ForeignLayers
+from imgproxy.transports.registry.options import Access
+from imgproxy.transports.registry.repository import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable

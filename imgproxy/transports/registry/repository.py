@@ -14,7 +14,7 @@ from imgproxy.specs.http import retry
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.transports.rounds import Rounds
+from imgproxy.transports.registry.failover import Rounds
 from imgproxy.transports.source import Document, docker_identity
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
-    from imgproxy.transports.rounds import Endpoint
+    from imgproxy.transports.registry.failover import Endpoint
     from imgproxy.transports.source import SignaturePlace
 
 # Gives the places of the signatures for a document, at the only endpoint of a registry.

@@ -16,7 +16,7 @@ from imgproxy.specs.http.content_range import Range, Rest
 if TYPE_CHECKING:
     from imgproxy.net.response import Response
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.transports.rounds import Endpoint, Rounds
+    from imgproxy.transports.registry.failover import Endpoint, Rounds
 
 _WITH_RANGE = frozenset({200, 206, 416})
 

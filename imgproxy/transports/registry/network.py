@@ -13,8 +13,8 @@ from imgproxy.net.dialer import Dialer
 from imgproxy.net.request import USER_AGENT
 from imgproxy.specs.http import proxy
 from imgproxy.specs.oci import distribution
-from imgproxy.transports.endpoint import Endpoint
-from imgproxy.transports.registry import Registry
+from imgproxy.transports.registry.endpoint import Endpoint
+from imgproxy.transports.registry.repository import Registry
 
 if TYPE_CHECKING:
     from imgproxy.config.endpoints import Endpoint as Place
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.reference import Reference
-    from imgproxy.transports.access import Access
+    from imgproxy.transports.registry.options import Access
     from imgproxy.transports.source import SignaturePlace
 
 
@@ -55,15 +55,17 @@ def _signatures(
     digest: Digest,
 ) -> list[SignaturePlace]:
     """Give where the signatures of a document at an endpoint are; `registry` has it alone."""
-    from imgproxy.transports import signatures
+    from imgproxy.transports.registry import attached_signatures
 
     if access.offline:
-        return signatures.places_offline(place.reference, digest, settings.signatures)
+        return attached_signatures.places_offline(place.reference, digest, settings.signatures)
 
     def client(base: Url) -> Client:
         return _client(base, base.authority, place, access, settings, reporter)
 
-    return signatures.places(registry, place.reference, digest, settings.signatures, client)
+    return attached_signatures.places(
+        registry, place.reference, digest, settings.signatures, client
+    )
 
 
 def _endpoint(

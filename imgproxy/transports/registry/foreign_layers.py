@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.transports.access import Access
-    from imgproxy.transports.rounds import Rounds
+    from imgproxy.transports.registry.failover import Rounds
+    from imgproxy.transports.registry.options import Access
     from imgproxy.transports.source import Reader
 
 # More places for one layer help nobody.
@@ -45,7 +45,7 @@ class ForeignLayers:
         places = _parsed(descriptor.urls[:_MAX_URLS])
         if self._access.offline or not self._access.foreign_layers or not places:
             raise self._refusal(error, [str(url) for url in places])
-        from imgproxy.transports.elsewhere import open_rounds
+        from imgproxy.transports.registry.plain_url import open_rounds
 
         key = descriptor.digest, descriptor.urls
         if key not in self._rounds:

@@ -11,8 +11,8 @@ from imgproxy.net.dialer import Dialer
 from imgproxy.net.request import USER_AGENT
 from imgproxy.specs.http import proxy
 from imgproxy.specs.oci import distribution
-from imgproxy.transports.endpoint import OK, check_encoding, discard, follow
-from imgproxy.transports.rounds import Rounds
+from imgproxy.transports.registry.endpoint import OK, check_encoding, discard, follow
+from imgproxy.transports.registry.failover import Rounds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from imgproxy.host.environment import Reporter
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
-    from imgproxy.transports.access import Access
+    from imgproxy.transports.registry.options import Access
 
 
 def open_rounds(

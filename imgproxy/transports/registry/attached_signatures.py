@@ -33,7 +33,7 @@ from imgproxy.specs.signing.signature import (
     SigstoreSignature,
 )
 from imgproxy.transports import signature_files
-from imgproxy.transports.endpoint import check_encoding, discard, follow
+from imgproxy.transports.registry.endpoint import check_encoding, discard, follow
 from imgproxy.transports.signature_files import Total, limited, numbered, readable
 from imgproxy.transports.source import SignaturePlace, docker_identity
 from imgproxy.transports.tree import Directory
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.specs.signing.signature import Signature
-    from imgproxy.transports.registry import Registry
-    from imgproxy.transports.rounds import Endpoint
+    from imgproxy.transports.registry.failover import Endpoint
+    from imgproxy.transports.registry.repository import Registry
 
 # A list of referrers of one kind; each part of it costs a request.
 _MAX_PARTS = 8

@@ -14,7 +14,7 @@ import trio
 
 from imgproxy.errors import ConfigurationError, Failure, NotFoundError
 from imgproxy.specs.http import retry
-from imgproxy.transports.transfer import Transfer
+from imgproxy.transports.registry.resumable_blob import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence

@@ -1,0 +1,1 @@
+"""Images in registries: the distribution API, mirrors, redirects, signatures."""
