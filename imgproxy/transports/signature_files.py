@@ -17,14 +17,14 @@ from imgproxy.specs.signing.signature import (
     MAX_TOTAL_SIZE,
     SignatureError,
 )
-from imgproxy.transports import tree
+from imgproxy.transports import file_tree
 from imgproxy.transports.source import SignaturePlace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from imgproxy.specs.signing.signature import Signature
-    from imgproxy.transports.tree import Tree
+    from imgproxy.transports.file_tree import Tree
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ def place(files: Tree, prefix: str = "") -> SignaturePlace:
     where = f"{clean(files.path)}/{prefix}"
 
     async def read(name: str) -> bytes:
-        return await tree.read(files, f"{prefix}{name}", MAX_SIGNATURE_SIZE)
+        return await file_tree.read(files, f"{prefix}{name}", MAX_SIGNATURE_SIZE)
 
     async def every() -> list[Signature]:
         return await numbered(read, where)

@@ -41,7 +41,7 @@ from wires import real_time
 
 from imgproxy.host.files import OpenFile
 from imgproxy.specs.oci import tar
-from imgproxy.transports import tree
+from imgproxy.transports import file_tree
 from imgproxy.transports.local import decompression, tar_archive
 from imgproxy.transports.local.tar_archive import Archive, open_archive
 
@@ -390,9 +390,9 @@ async def test_a_control_file_that_is_huge_is_not_read_e24(
 ) -> None:
     members = [Member("manifest.json", b" " * 300_001)]
     opened = await open_archive(save(path, *members, compress=compress))
-    assert len(await tree.read(opened, "manifest.json", 300_001)) == 300_001
+    assert len(await file_tree.read(opened, "manifest.json", 300_001)) == 300_001
     with refusing(TOO_LARGE, f"{path}: manifest.json: 300001 bytes are more than the limit"):
-        await tree.read(opened, "manifest.json", 300_000)
+        await file_tree.read(opened, "manifest.json", 300_000)
     opened.close()
 
 

@@ -27,9 +27,9 @@ from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.specs.oci.reference import DirectoryName
 from imgproxy.specs.signing.signature import SigstoreSignature, SimpleSignature
+from imgproxy.transports.file_tree import Directory
 from imgproxy.transports.local.dir_format import ImageDirectory
 from imgproxy.transports.source import Identity
-from imgproxy.transports.tree import Directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,9 +28,9 @@ from imgproxy.errors import Failure
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.specs.oci.reference import LayoutName, parse_reference
+from imgproxy.transports.file_tree import Directory
 from imgproxy.transports.local.oci_layout import OciLayout
 from imgproxy.transports.source import Identity
-from imgproxy.transports.tree import Directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,15 +10,15 @@ from archives import Member, gzipped, pack, plain
 from opened import NOT_FOUND, TOO_LARGE, UNSUPPORTED, drained, open_descriptors, refusing
 from wires import real_time
 
-from imgproxy.transports import tree
+from imgproxy.transports import file_tree
+from imgproxy.transports.file_tree import Directory
 from imgproxy.transports.local.tar_archive import open_archive
-from imgproxy.transports.tree import Directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from imgproxy.transports.tree import Tree
+    from imgproxy.transports.file_tree import Tree
 
 CONTENT = b'{"a":1}' * 100
 
@@ -67,9 +67,9 @@ async def test_files_are_opened_by_their_paths(tmp_path: Path, kind: str) -> Non
 async def test_a_control_file_is_read_within_its_limit(tmp_path: Path, kind: str) -> None:
     found = await TREES[kind](tmp_path / "tree")
     before = open_descriptors()
-    assert await tree.read(found, "control.json", len(CONTENT)) == CONTENT
+    assert await file_tree.read(found, "control.json", len(CONTENT)) == CONTENT
     with refusing(TOO_LARGE, f"{tmp_path}/tree: control.json: 700 bytes are more than the limit"):
-        await tree.read(found, "control.json", len(CONTENT) - 1)
+        await file_tree.read(found, "control.json", len(CONTENT) - 1)
     assert open_descriptors() == before
     found.close()
 
@@ -93,4 +93,4 @@ async def test_what_is_no_file_in_a_directory_is_refused_e45(
 ) -> None:
     make(tmp_path / "control.json")
     with refusing(UNSUPPORTED, f"{tmp_path}/control.json", words):
-        await tree.read(Directory(str(tmp_path)), "control.json", 100)
+        await file_tree.read(Directory(str(tmp_path)), "control.json", 100)

@@ -12,9 +12,9 @@ from imgproxy.host.files import OpenFile, failure
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.specs.oci.reference import DirectoryName, DockerArchiveName, LayoutName, PathName
-from imgproxy.transports import tree
+from imgproxy.transports import file_tree
+from imgproxy.transports.file_tree import Directory
 from imgproxy.transports.source import Identity, docker_identity
-from imgproxy.transports.tree import Directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -240,13 +240,13 @@ async def _has_an_image(archive: Archive) -> bool:
     An image without layers is none: that was what was written for one.
     """
     try:
-        raw = await tree.read(archive, "index.json", MAX_DOCUMENT_SIZE)
+        raw = await file_tree.read(archive, "index.json", MAX_DOCUMENT_SIZE)
         level: Sequence[Descriptor] = manifests.parse_index(raw, "index.json").manifests
         left = _MAX_LOOKED_AT
         while level and left > 0:
             documents = [
                 manifests.parse(
-                    await tree.read(archive, _blob_path(entry.digest), MAX_DOCUMENT_SIZE),
+                    await file_tree.read(archive, _blob_path(entry.digest), MAX_DOCUMENT_SIZE),
                     entry.media_type,
                     str(entry.digest),
                 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.transports import tree
+from imgproxy.transports import file_tree
 from imgproxy.transports.source import Document, sought
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import DirectoryName
+    from imgproxy.transports.file_tree import Tree
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
-    from imgproxy.transports.tree import Tree
 
 # 1.2 brought digests by other algorithms than sha256.
 _VERSION = re.compile(rb"Directory Transport Version: 1\.[0-2]\n?")
@@ -36,7 +36,7 @@ class ImageDirectory:
     async def root(self) -> Document:
         """See `Source`. Raises `UnsupportedFormatError` for a version that is not known."""
         try:
-            version = await tree.read(self._tree, "version", _MAX_VERSION)
+            version = await file_tree.read(self._tree, "version", _MAX_VERSION)
         except NotFoundError:
             pass
         else:
@@ -45,7 +45,7 @@ class ImageDirectory:
                     f"{self.name}: its version is not read:"
                     f' "{clean(version.decode(errors="replace"))}"'
                 )
-        raw = await tree.read(self._tree, "manifest.json", MAX_DOCUMENT_SIZE)
+        raw = await file_tree.read(self._tree, "manifest.json", MAX_DOCUMENT_SIZE)
         self._root = digests.compute(raw)
         return Document(raw, "", (), None, f"{self.name}: manifest.json")
 

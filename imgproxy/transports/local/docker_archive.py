@@ -25,7 +25,7 @@ from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.digest import Digest
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor
-from imgproxy.transports import tree
+from imgproxy.transports import file_tree
 from imgproxy.transports.local import listing
 from imgproxy.transports.local.listing import Choice
 from imgproxy.transports.local.tar_archive import in_thread
@@ -112,7 +112,7 @@ class DockerArchive:
         )
 
     async def _items(self) -> dict[int, Item]:
-        raw = await tree.read(self._archive, "manifest.json", MAX_DOCUMENT_SIZE)
+        raw = await file_tree.read(self._archive, "manifest.json", MAX_DOCUMENT_SIZE)
         return dict(enumerate(formats.parse(raw, f"{clean(self._archive.path)}: manifest.json")))
 
     def _fitting(self, items: dict[int, Item]) -> dict[int, Item]:
@@ -148,7 +148,7 @@ class DockerArchive:
 
     async def _made(self, item: Item) -> _Image:
         try:
-            raw = await tree.read(self._archive, item.config, MAX_DOCUMENT_SIZE)
+            raw = await file_tree.read(self._archive, item.config, MAX_DOCUMENT_SIZE)
         except NotFoundError as error:
             raise InvalidError(f"{error.message}, and manifest.json names it as a config") from None
         config = Descriptor(types.OCI_CONFIG, digests.compute(raw), len(raw))

@@ -12,7 +12,7 @@ from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clea
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
-from imgproxy.transports import tree
+from imgproxy.transports import file_tree
 from imgproxy.transports.local import listing
 from imgproxy.transports.local.listing import Choice
 from imgproxy.transports.source import Document, sought
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import LayoutName, Reference
+    from imgproxy.transports.file_tree import Tree
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
-    from imgproxy.transports.tree import Tree
 
 # What refers to an image, under the tag that registries without a referrers API have for it
 # (distribution specification, "Referrers Tag Schema"), and what cosign puts beside one.
@@ -75,7 +75,7 @@ class OciLayout:
         return await sought(self, index, digest)
 
     async def _index(self) -> tuple[Document, tuple[Descriptor, ...]]:
-        raw = await tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
+        raw = await file_tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
         name = f"{clean(self._tree.path)}: index.json"
         entries = manifests.parse_index(raw, name).manifests
         return Document(raw, types.OCI_INDEX, (), None, name), entries

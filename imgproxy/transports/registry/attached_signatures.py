@@ -33,10 +33,10 @@ from imgproxy.specs.signing.signature import (
     SigstoreSignature,
 )
 from imgproxy.transports import signature_files
+from imgproxy.transports.file_tree import Directory
 from imgproxy.transports.registry.endpoint import check_encoding, discard, follow
 from imgproxy.transports.signature_files import Total, limited, numbered, readable
 from imgproxy.transports.source import SignaturePlace, docker_identity
-from imgproxy.transports.tree import Directory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
