@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy import verify
 from imgproxy.config import policy as policies
 from imgproxy.errors import (
     ConfigurationError,
@@ -31,6 +30,7 @@ from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import platform as platforms
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports.source import Document
+from imgproxy.verification import verified_blob
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor, Index
     from imgproxy.specs.oci.platform import Platform
     from imgproxy.transports.source import Reader, Source
-    from imgproxy.verify import Blob, VerifiedDocument
+    from imgproxy.verification.verified_blob import Blob, VerifiedDocument
 
     OpenForeign = Callable[[Descriptor, NotFoundError], Awaitable[Reader]]
     # Returns if one of the documents is acceptable, on its own or named by one that is.
@@ -126,7 +126,7 @@ class Image:
         demand = policies.demand(policy, transport, scopes, source.name)
         walk = _Walk(source)
         judge = _judge(demand, source, walk.documents)
-        root = await verify.document(source.root)
+        root = await verified_blob.document(source.root)
         if isinstance(root.parsed, Manifest):
             await judge(root)
             return OpenedImage(source, root, None, walk, judge, self._open_foreign)
@@ -143,7 +143,7 @@ class Image:
 def _judge(demand: Demand, source: Source, documents: dict[Digest, VerifiedDocument]) -> Judging:
     """Give what decides about documents, once the policy has not rejected them all."""
     if demand.requirements:
-        from imgproxy.trust.judge import Judge
+        from imgproxy.verification.signatures.policy_check import Judge
 
         return Judge(demand, source, documents).demand
     return _accept
@@ -203,7 +203,7 @@ class _Walk:
         """
         if config.media_type not in types.CONFIGS or config.size > MAX_DOCUMENT_SIZE:
             return
-        blob = await verify.open_blob(config, partial(read_blob, self._source, config))
+        blob = await verified_blob.open_blob(config, partial(read_blob, self._source, config))
         try:
             raw = bytearray()
             while piece := await blob.read():
@@ -353,7 +353,7 @@ class OpenedImage:
     async def open_blob(self, descriptor: Descriptor) -> Blob:
         """Give a blob whose reply can be begun; see `verify.open_blob`. Raises `Failure`."""
         with self._noticing():
-            return await verify.open_blob(descriptor, partial(self._reader, descriptor))
+            return await verified_blob.open_blob(descriptor, partial(self._reader, descriptor))
 
     @contextmanager
     def _noticing(self) -> Iterator[None]:
@@ -413,7 +413,7 @@ class OpenedImage:
 
 async def read_blob(source: Source, descriptor: Descriptor) -> Reader:
     """Open a blob that a document names, which may hold it itself. Raises `Failure`."""
-    content = verify.embedded(descriptor)
+    content = verified_blob.embedded(descriptor)
     if content is None:
         return await source.blob(descriptor)
     return Bytes(f"{source.name}: blob {descriptor.digest}", content)
@@ -423,14 +423,14 @@ async def fetch_document(source: Source, descriptor: Descriptor) -> VerifiedDocu
     """Give a document that another one names, verified. Raises `Failure`."""
 
     async def find() -> Document:
-        content = verify.embedded(descriptor)
+        content = verified_blob.embedded(descriptor)
         if content is None:
             return await source.document(descriptor)
         name = f"{source.name}: manifest {descriptor.digest}"
         named = (descriptor.digest,)
         return Document(content, descriptor.media_type, named, descriptor.size, name)
 
-    return await verify.document(find)
+    return await verified_blob.document(find)
 
 
 def _named(document: VerifiedDocument) -> list[Descriptor]:

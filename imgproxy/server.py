@@ -33,7 +33,7 @@ from imgproxy.errors import (
 from imgproxy.specs.oci import convert
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import Manifest
-from imgproxy.verify import Blob
+from imgproxy.verification.verified_blob import Blob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ import trio
 from imgproxy.activation import Pipes
 from imgproxy.net.streams import FdWire, SocketWire, accept
 from imgproxy.server import Conversation, Gravity, Quitting
-from imgproxy.verify import CHUNK
+from imgproxy.verification.verified_blob import CHUNK
 
 if TYPE_CHECKING:
     from imgproxy.activation import Handed

@@ -224,7 +224,7 @@ PRIVILEGES = [
         # The last hashes to give a name to what has none; it is verified like anything else.
         {
             "imgproxy.specs.oci.digest",
-            "imgproxy.verify",
+            "imgproxy.verification.verified_blob",
             "imgproxy.transports.local.docker_archive",
         },
         id="comparing-digests",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.source import Reader, Source
-    from imgproxy.verify import Blob
+    from imgproxy.verification.verified_blob import Blob
 
 UNKNOWN = (404, "MANIFEST_UNKNOWN", False)
 NO_BLOB = (404, "BLOB_UNKNOWN", False)

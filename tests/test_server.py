@@ -31,7 +31,7 @@ from imgproxy import errors, server
 from imgproxy.errors import Failure, MethodNotAllowedError, UnavailableError
 from imgproxy.image import Image
 from imgproxy.server import MAX_DRAIN, MAX_HEAD, Conversation, Gravity, Quitting
-from imgproxy.verify import CHUNK, WHOLE
+from imgproxy.verification.verified_blob import CHUNK, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

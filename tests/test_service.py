@@ -21,7 +21,7 @@ from imgproxy.errors import UnavailableError
 from imgproxy.net.streams import accept
 from imgproxy.server import Gravity
 from imgproxy.service import EXIT_STATUS, MAX_ACCEPTED, Service
-from imgproxy.verify import CHUNK
+from imgproxy.verification.verified_blob import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,13 +17,13 @@ from images import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, digest_of
 from outcome import Outcome, capture
 from wires import SILENCE, Inbox, Step, real_time, refused, virtual_time
 
-from imgproxy import verify
 from imgproxy.errors import Failure, InvalidError, UnavailableError
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci.manifest import Descriptor, Manifest
 from imgproxy.transports.source import Document
-from imgproxy.verify import (
+from imgproxy.verification import verified_blob
+from imgproxy.verification.verified_blob import (
     CHUNK,
     CHUNK_OF_MANY,
     FIRST,
@@ -48,7 +48,7 @@ SMALL = 16
 
 @contextmanager
 def small_pieces() -> Iterator[None]:
-    with patch.multiple(verify, WHOLE=SMALL, FIRST=SMALL, CHUNK=SMALL):
+    with patch.multiple(verified_blob, WHOLE=SMALL, FIRST=SMALL, CHUNK=SMALL):
         yield
 
 
@@ -103,7 +103,7 @@ async def open_blob(descriptor: Descriptor, *readers: Reader) -> Blob:
         assert reader is not None
         return reader
 
-    return await verify.open_blob(descriptor, give)
+    return await verified_blob.open_blob(descriptor, give)
 
 
 async def pieces_of(descriptor: Descriptor, reader: Reader, pieces: list[bytes]) -> None:
@@ -374,7 +374,7 @@ async def test_without_its_algorithm_a_blob_is_not_even_fetched(digest: str) -> 
 
     descriptor = Descriptor(OCI_LAYER, digests.parse(digest), 5)
     with pytest.raises(Failure) as raised:
-        await verify.open_blob(descriptor, fetch)
+        await verified_blob.open_blob(descriptor, fetch)
     assert refused(raised.value) == NO_ALGORITHM
     assert digest in raised.value.message
 
@@ -400,7 +400,7 @@ async def test_a_hash_that_fails_is_no_hang() -> None:
         def update(self, _: memoryview) -> None:
             raise MemoryError
 
-    hashing = verify._Hashing(Failing())  # type: ignore[arg-type]  # as much of a hash as is used
+    hashing = verified_blob._Hashing(Failing())  # type: ignore[arg-type]  # as much of a hash as is used
     with patch.object(trio.lowlevel, "start_thread_soon", run_at_once):
         hashing.begin(memoryview(b"x"))
     with pytest.raises(MemoryError):
@@ -416,8 +416,8 @@ def run_at_once(work: Callable[[], None], deliver: Callable[[Outcome[None]], Non
 def test_a_thread_that_hashes_beyond_the_end_of_the_loop_is_no_failure() -> None:
     """The loop may end while a piece is being hashed."""
 
-    async def begin() -> verify._Hashing:
-        return verify._Hashing(hashlib.sha256())
+    async def begin() -> verified_blob._Hashing:
+        return verified_blob._Hashing(hashlib.sha256())
 
     hashing = trio.run(begin)
     hashing._awaited = 0, trio.Event()
@@ -492,7 +492,7 @@ async def verified(*found: Document) -> VerifiedDocument:
         await trio.lowlevel.checkpoint()
         return next(places)
 
-    return await verify.document(find)
+    return await verified_blob.document(find)
 
 
 @pytest.mark.parametrize("size", [None, len(RAW)])
@@ -593,7 +593,7 @@ EMBEDDED = {
 @pytest.mark.parametrize("case", EMBEDDED)
 def test_embedded_content_counts_if_it_is_what_the_descriptor_says(case: str) -> None:
     descriptor, wanted = EMBEDDED[case]
-    assert verify.embedded(descriptor) == wanted
+    assert verified_blob.embedded(descriptor) == wanted
 
 
 def test_a_document_may_be_named_by_several_digests() -> None:
@@ -601,6 +601,6 @@ def test_a_document_may_be_named_by_several_digests() -> None:
     parsed = manifests.parse(raw, OCI_INDEX, "it")
     document = VerifiedDocument(raw, digests.compute(raw), parsed)
     for algorithm in ("sha256", "sha384", "sha512"):
-        assert verify.has_digest(document, digests.compute(raw, algorithm))
-        assert not verify.has_digest(document, digests.compute(b"else", algorithm))
-    assert not verify.has_digest(document, digests.parse("blake3:" + "0" * 64))
+        assert verified_blob.has_digest(document, digests.compute(raw, algorithm))
+        assert not verified_blob.has_digest(document, digests.compute(b"else", algorithm))
+    assert not verified_blob.has_digest(document, digests.parse("blake3:" + "0" * 64))

@@ -24,11 +24,11 @@ from outcome import capture
 from registries import Ring, described, endpoint, place
 from wires import END, SILENCE, MemoryWire, Notes, answer, head
 
-from imgproxy import verify
 from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import Failure
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.registry.repository import Registry
+from imgproxy.verification import verified_blob
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from imgproxy.net.streams import Buffer
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.verify import VerifiedDocument
+    from imgproxy.verification.verified_blob import VerifiedDocument
 
 PULLS = int(os.environ.get("IMGPROXY_FUZZ_PULLS", "600"))
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
@@ -225,7 +225,7 @@ class ServedWire(MemoryWire):
 
 async def pull(source: Registry, descriptor: Descriptor) -> bytes:
     """Give a blob as a parent gets it."""
-    blob = await verify.open_blob(descriptor, partial(source.blob, descriptor))
+    blob = await verified_blob.open_blob(descriptor, partial(source.blob, descriptor))
     content = bytearray()
     try:
         while piece := await blob.read():
@@ -263,7 +263,7 @@ class Campaign:
         )
         with trio.fail_after(LONGEST):
             with patch.object(random, "random", chance.random):
-                await self.note(partial(verify.document, source.root), manifest)
+                await self.note(partial(verified_blob.document, source.root), manifest)
                 async with trio.open_nursery() as nursery:
                     for _ in range(chance.choice([1, 1, 3])):
                         nursery.start_soon(self.note, partial(pull, source, blob), layer)
@@ -306,7 +306,7 @@ def at_once(function: Callable[[], object], deliver: Callable[[Outcome[object]],
 def test_whatever_networks_do_what_is_delivered_is_right_and_all_ends() -> None:
     campaign = Campaign()
     with (
-        patch.multiple(verify, WHOLE=PIECE, CHUNK=PIECE),
+        patch.multiple(verified_blob, WHOLE=PIECE, CHUNK=PIECE),
         patch.object(trio.lowlevel, "start_thread_soon", at_once),
     ):
         for seed in range(SEED, SEED + PULLS):

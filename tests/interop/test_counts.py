@@ -30,11 +30,12 @@ from servers import (
 )
 from traced import strace
 
-from imgproxy import cli, verify
+from imgproxy import cli
 from imgproxy.__main__ import _run
 from imgproxy.net import streams
 from imgproxy.server import _JOINED, MAX_HEAD
 from imgproxy.specs.oci import digest as digests
+from imgproxy.verification import verified_blob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -301,8 +302,8 @@ def test_a_blob_is_not_copied(
     small = _JOINED + MAX_HEAD  # what is small is sent together with a head, in one call
     assert [each for each in watch.copied(watch.sent) if each.size > small] == []
     assert any(each.size > small for each in watch.sent)
-    where = {each.start // verify.CHUNK for each in watch.filled}
-    assert len(where) <= 2 * verify.BUFFERS + 2, "the same few buffers, again and again"
+    where = {each.start // verified_blob.CHUNK for each in watch.filled}
+    assert len(where) <= 2 * verified_blob.BUFFERS + 2, "the same few buffers, again and again"
 
 
 # --- requests and connections -----------------------------------------------------------------

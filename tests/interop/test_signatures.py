@@ -605,7 +605,7 @@ HEAVY = (
     "cryptography",
     "pysequoia",
     "yaml",
-    "imgproxy.trust",
+    "imgproxy.verification.signatures",
     "imgproxy.config.signature_requirements",
 )
 

@@ -23,7 +23,6 @@ from images import (
 from sources import describe
 from wires import real_time, refused
 
-from imgproxy import verify
 from imgproxy.errors import Failure
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
@@ -31,6 +30,7 @@ from imgproxy.specs.oci.reference import LayoutName, parse_reference
 from imgproxy.transports.file_tree import Directory
 from imgproxy.transports.local.oci_layout import OciLayout
 from imgproxy.transports.source import Identity
+from imgproxy.verification import verified_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -377,7 +377,7 @@ async def test_the_only_entry_has_the_digest_or_does_not_verify(layout: Layout) 
     assert document.raw == layout.read(entry["digest"])
     assert [str(each) for each in document.digests] == [entry["digest"], other]
     with pytest.raises(Failure) as raised:
-        await verify.document(partial(sought_in, layout, other))
+        await verified_blob.document(partial(sought_in, layout, other))
     assert refused(raised.value) == (422, "DIGEST_INVALID", False)
     assert entry["digest"] in raised.value.message
     assert other in raised.value.message
@@ -387,7 +387,7 @@ async def test_the_only_entry_has_the_digest_or_does_not_verify(layout: Layout) 
 async def test_among_several_a_digest_that_none_has_does_not_verify(layout: Layout) -> None:
     three(layout)
     with pytest.raises(Failure) as raised:
-        await verify.document(partial(sought_in, layout, digest_of(b"something else")))
+        await verified_blob.document(partial(sought_in, layout, digest_of(b"something else")))
     assert refused(raised.value) == (422, "DIGEST_INVALID", False)
 
 

@@ -37,12 +37,12 @@ from wires import (
     virtual_time,
 )
 
-from imgproxy import verify
 from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import Failure
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.verification import verified_blob
 
 if TYPE_CHECKING:
     from imgproxy.transports.source import Document
@@ -173,7 +173,7 @@ async def test_the_digest_that_the_registry_says_is_one_that_must_agree() -> Non
     assert by_digest.digests == (digests.parse(DIGEST), digests.parse(wrong))
     for document in (by_tag, by_digest):
         with pytest.raises(Failure) as raised:
-            await verify.document(partial(given, document))
+            await verified_blob.document(partial(given, document))
         assert refused(raised.value) == (422, "DIGEST_INVALID", False)
 
 

@@ -43,10 +43,10 @@ from wires import (
     virtual_time,
 )
 
-from imgproxy import verify
 from imgproxy.errors import ConfigurationError, Failure
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.verification import verified_blob
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
@@ -342,7 +342,7 @@ WRONG = MANIFEST.replace(b"2", b"3")
 
 async def opened(source: Registry, descriptor: Descriptor) -> bytes:
     """Give a blob as verified."""
-    found = await verify.open_blob(descriptor, partial(source.blob, descriptor))
+    found = await verified_blob.open_blob(descriptor, partial(source.blob, descriptor))
     content = b""
     while piece := await found.read():
         content += piece
@@ -392,7 +392,7 @@ async def test_a_manifest_by_digest_with_wrong_bytes_is_had_elsewhere(lie: bytes
     reference = f"registry.test/acme/os@{digest_of(raw)}"
     async with registry(*exchanges, places=PLACES, reference=reference) as (source, _):
         kind = "application/vnd.oci.image.index.v1+json"
-        document = await verify.document(partial(source.document, described(raw, kind)))
+        document = await verified_blob.document(partial(source.document, described(raw, kind)))
         assert document.raw == raw
 
 
@@ -405,4 +405,4 @@ async def test_a_page_in_place_of_a_manifest_is_passed_over() -> None:
     kind = "application/vnd.oci.image.index.v1+json"
     exchanges = [manifest(MIRROR, PORTAL), manifest(OTHER, answer(body=raw, content_type=kind))]
     async with registry(*exchanges, places=PLACES) as (source, _):
-        assert (await verify.document(source.root)).raw == raw
+        assert (await verified_blob.document(source.root)).raw == raw

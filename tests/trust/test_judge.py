@@ -32,13 +32,13 @@ from imgproxy.specs.signing.signature import (
     SimpleSignature,
 )
 from imgproxy.transports.source import Identity, SignaturePlace
-from imgproxy.trust import sigstore
+from imgproxy.verification.signatures import sigstore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.specs.signing.simple_signing import Claim
-    from imgproxy.verify import VerifiedDocument
+    from imgproxy.verification.verified_blob import VerifiedDocument
 
 SIGNER, OTHER = Signer(), Signer()
 NAME = "quay.io/acme/os:1"

@@ -17,7 +17,7 @@ from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.signing.signature import BundleSignature, SignatureError, SimpleSignature
 from imgproxy.specs.signing.simple_signing import Claim
-from imgproxy.trust.openpgp import Verifier
+from imgproxy.verification.signatures.openpgp import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

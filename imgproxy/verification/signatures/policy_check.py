@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
-from imgproxy import verify
 from imgproxy.config import signed_identity
 from imgproxy.config.signature_requirements import SignedBy
 from imgproxy.errors import ConfigurationError, DeniedError, Failure
 from imgproxy.specs.oci.manifest import Index
 from imgproxy.specs.signing.signature import SignatureError
+from imgproxy.verification import verified_blob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.simple_signing import Claim
     from imgproxy.transports.source import SignaturePlace, Source
-    from imgproxy.verify import VerifiedDocument
+    from imgproxy.verification.verified_blob import VerifiedDocument
 
 # A message that gives the reasons of a hundred signatures is not read.
 _MAX_REASONS = 8
@@ -160,7 +160,7 @@ class Judge:
 
     def _check_claim(self, condition: _Condition, claim: Claim, document: VerifiedDocument) -> None:
         """Raise `SignatureError` where a good signature is for something else."""
-        if not verify.has_digest(document, claim.digest):
+        if not verified_blob.has_digest(document, claim.digest):
             raise SignatureError(f"it is for {claim.digest}")
         wanted, image = condition.requirement.identity, self._source.identity.reference
         if claim.reference is None:
@@ -186,9 +186,9 @@ def _listed(why: list[str], places: list[SignaturePlace]) -> str:
 
 def _condition(requirement: SignedBy | SigstoreSigned) -> _Condition:
     if isinstance(requirement, SignedBy):
-        from imgproxy.trust import openpgp
+        from imgproxy.verification.signatures import openpgp
 
         return _Condition(requirement, openpgp.Verifier(requirement))
-    from imgproxy.trust import sigstore
+    from imgproxy.verification.signatures import sigstore
 
     return _Condition(requirement, sigstore.Verifier(requirement))

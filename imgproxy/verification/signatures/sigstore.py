@@ -13,8 +13,8 @@ from imgproxy.errors import clean
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.signing import rekor, sigstore
 from imgproxy.specs.signing.signature import BundleSignature, SignatureError, SigstoreSignature
-from imgproxy.trust import certificates, keys
-from imgproxy.trust.keys import PublicKey
+from imgproxy.verification.signatures import certificates, keys
+from imgproxy.verification.signatures.keys import PublicKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.sigstore import Evidence
     from imgproxy.specs.signing.simple_signing import Claim
-    from imgproxy.verify import VerifiedDocument
+    from imgproxy.verification.verified_blob import VerifiedDocument
 
 
 T = TypeVar("T")

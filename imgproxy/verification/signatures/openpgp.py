@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from imgproxy.errors import clean
 from imgproxy.specs.signing import openpgp, simple_signing
 from imgproxy.specs.signing.signature import SignatureError, SimpleSignature
-from imgproxy.trust import keys
+from imgproxy.verification.signatures import keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.signing.openpgp import Message
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.simple_signing import Claim
-    from imgproxy.verify import VerifiedDocument
+    from imgproxy.verification.verified_blob import VerifiedDocument
 
 
 class Verifier:

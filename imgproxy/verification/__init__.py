@@ -1,0 +1,1 @@
+"""Verification: the only place where bytes are compared with digests, and signatures with keys."""
