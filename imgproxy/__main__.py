@@ -89,7 +89,7 @@ def _run(options: Options) -> int:
 
     import trio
 
-    from imgproxy.image import Image
+    from imgproxy.images.image import Image
     from imgproxy.service import Service
     from imgproxy.transports import open_sources
     from imgproxy.transports.registry.foreign_layers import ForeignLayers

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgproxy.host.environment import Reporter
-    from imgproxy.image import Image, OpenedImage
+    from imgproxy.images.image import Image, OpenedImage
     from imgproxy.net.streams import Buffer, Wire
     from imgproxy.specs.oci.digest import Digest
 

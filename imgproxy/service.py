@@ -22,7 +22,7 @@ from imgproxy.verification.verified_blob import CHUNK
 if TYPE_CHECKING:
     from imgproxy.activation import Handed
     from imgproxy.host.environment import Reporter
-    from imgproxy.image import Image
+    from imgproxy.images.image import Image
     from imgproxy.net.streams import Wire
 
 # Conversations that listeners accept at the same time; the others wait in the kernel's queue.

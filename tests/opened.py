@@ -12,7 +12,7 @@ from sources import LINUX, accept_anything, at, never
 
 from imgproxy.errors import Failure
 from imgproxy.host.files import OpenFile
-from imgproxy.image import Image
+from imgproxy.images.image import Image
 from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.specs.oci.reference import Reference, ShortName, parse_image
 from imgproxy.transports.local.detect import open_named

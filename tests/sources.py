@@ -10,7 +10,7 @@ from wires import END, Inbox, Step
 
 from imgproxy.config import policy
 from imgproxy.errors import NotFoundError
-from imgproxy.image import Image
+from imgproxy.images.image import Image
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.specs.oci.platform import Platform

@@ -231,7 +231,7 @@ PRIVILEGES = [
     ),
     pytest.param(
         r"\bpolicies\.demand\(",
-        {"imgproxy.image", "imgproxy.net.preconnect"},
+        {"imgproxy.images.image", "imgproxy.net.preconnect"},
         id="asking-for-the-verdict",
     ),
     pytest.param(

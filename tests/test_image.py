@@ -22,7 +22,7 @@ from imgproxy.errors import (
     UnavailableError,
 )
 from imgproxy.host.files import Bytes
-from imgproxy.image import MAX_DEPTH, MAX_INDEXES, Image, OpenedImage
+from imgproxy.images.image import MAX_DEPTH, MAX_INDEXES, Image, OpenedImage
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import platform as platforms
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE

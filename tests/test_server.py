@@ -29,7 +29,7 @@ from wires import (
 
 from imgproxy import errors, server
 from imgproxy.errors import Failure, MethodNotAllowedError, UnavailableError
-from imgproxy.image import Image
+from imgproxy.images.image import Image
 from imgproxy.server import MAX_DRAIN, MAX_HEAD, Conversation, Gravity, Quitting
 from imgproxy.verification.verified_blob import CHUNK, WHOLE
 

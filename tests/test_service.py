@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from parent import Reply
 
-    from imgproxy.image import Image
+    from imgproxy.images.image import Image
     from imgproxy.net.streams import SocketWire
 
 LARGE = bytes(2 * CHUNK)

@@ -22,7 +22,7 @@ from imgproxy.errors import (
     InvalidError,
     UnavailableError,
 )
-from imgproxy.image import Image, OpenedImage
+from imgproxy.images.image import Image, OpenedImage
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.specs.signing.signature import (

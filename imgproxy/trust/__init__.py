@@ -1,1 +1,0 @@
-"""What signatures prove: OpenPGP and sigstore, imported when a policy asks for them."""
