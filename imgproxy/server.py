@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import h11
 import trio
 
-from imgproxy import api
 from imgproxy.errors import (
     BadRequestError,
     BodyTooLargeError,
@@ -30,6 +29,7 @@ from imgproxy.errors import (
     NotImplementedByUsError,
     clean,
 )
+from imgproxy.frontends import single_image_routes
 from imgproxy.specs.oci import convert
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import Manifest
@@ -233,7 +233,7 @@ class Conversation:
             if scope.cancelled_caught:
                 return  # the request had not arrived
             self._refuse_browser(request)
-            reply = await self._reply(api.parse(request.method, request.target))
+            reply = await self._reply(single_image_routes.parse(request.method, request.target))
         except Failure as failure:
             self._report.failure(f"{what}: {failure.status} {failure.code}: {failure.message}")
             await self._send_error(failure)
@@ -265,21 +265,21 @@ class Conversation:
                 "a request with an Origin header comes from a browser, and is refused"
             )
 
-    async def _reply(self, request: api.Request) -> _Reply:
+    async def _reply(self, request: single_image_routes.Request) -> _Reply:
         """Do what is asked for. Raises `Failure`."""
-        if isinstance(request, api.Quit):
+        if isinstance(request, single_image_routes.Quit):
             self._quitting.request()
             self._patience = 0  # it said that nothing follows
             return _Reply([], 0, b"")
         image = await self._image.open()
-        if isinstance(request, api.GetManifest):
+        if isinstance(request, single_image_routes.GetManifest):
             body = image.oci_manifest
             return _Reply(_manifest_fields(image), len(body), body)
-        if isinstance(request, api.GetDocument):
+        if isinstance(request, single_image_routes.GetDocument):
             document = await image.document(request.digest)
             fields = _content_fields(document.media_type, request.digest)
             return _Reply(fields, len(document.raw), document.raw)
-        if isinstance(request, api.GetConfig):
+        if isinstance(request, single_image_routes.GetConfig):
             descriptor = image.find_config()
             media_type = convert.media_type(descriptor.media_type) or types.OCTET_STREAM
         else:
@@ -312,8 +312,8 @@ class Conversation:
 
     async def _send_error(self, failure: Failure) -> None:
         """Answer with a failure; where the request was not read to its end, close after it."""
-        body = api.error_body(failure)
-        fields = [("Content-Type", api.ERROR_TYPE)]
+        body = single_image_routes.error_body(failure)
+        fields = [("Content-Type", single_image_routes.ERROR_TYPE)]
         if isinstance(failure, MethodNotAllowedError):
             fields.append(("Allow", failure.allow))
         if self._http.their_state is not h11.DONE:

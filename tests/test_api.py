@@ -6,7 +6,14 @@ import json
 
 import pytest
 
-from imgproxy.api import (
+from imgproxy.errors import (
+    BadRequestError,
+    Failure,
+    MethodNotAllowedError,
+    NotFoundError,
+    UnavailableError,
+)
+from imgproxy.frontends.single_image_routes import (
     GetBlob,
     GetConfig,
     GetDocument,
@@ -15,13 +22,6 @@ from imgproxy.api import (
     Request,
     error_body,
     parse,
-)
-from imgproxy.errors import (
-    BadRequestError,
-    Failure,
-    MethodNotAllowedError,
-    NotFoundError,
-    UnavailableError,
 )
 from imgproxy.specs.oci.digest import Digest
 

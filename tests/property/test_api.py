@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import attempt, digests
 
-from imgproxy.api import GetBlob, GetDocument, Request, error_body, parse
 from imgproxy.errors import Failure
+from imgproxy.frontends.single_image_routes import GetBlob, GetDocument, Request, error_body, parse
 
 METHODS = st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT"]) | st.binary(max_size=8)
 PIECES = [

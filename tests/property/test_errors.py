@@ -8,8 +8,8 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgproxy.api import error_body
 from imgproxy.errors import NotFoundError, clean
+from imgproxy.frontends.single_image_routes import error_body
 
 CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
 

@@ -1,0 +1,1 @@
+"""What is spoken with clients, one front-end for each protocol."""
