@@ -53,8 +53,8 @@ def _die_by_signal() -> None:
 
 def _run(options: Options) -> int:
     _keep_quiet()
-    from imgproxy import activation
     from imgproxy.host import environment
+    from imgproxy.server import inherited_sockets
 
     def named(option: str, path: str | None) -> tuple[bytes, str] | None:
         return None if path is None else (environment.read_option_file(option, path), path)
@@ -73,8 +73,12 @@ def _run(options: Options) -> int:
 
     # Before the event loop exists, which makes descriptors of its own.
     fds = options.sockfds or environment.take_listen_fds()
-    handed = activation.classify(fds) if fds else activation.classify_standard_streams()
-    activation.check_source(options.image, fds or [activation.STDIN, activation.STDOUT])
+    handed = (
+        inherited_sockets.classify(fds) if fds else inherited_sockets.classify_standard_streams()
+    )
+    inherited_sockets.check_source(
+        options.image, fds or [inherited_sockets.STDIN, inherited_sockets.STDOUT]
+    )
     reporter = environment.Reporter(
         quiet=options.quiet or handed.shares_stderr, debug=options.debug
     )
@@ -90,7 +94,7 @@ def _run(options: Options) -> int:
     import trio
 
     from imgproxy.images.image import Image
-    from imgproxy.service import Service
+    from imgproxy.server.service import Service
     from imgproxy.transports import open_sources
     from imgproxy.transports.registry.foreign_layers import ForeignLayers
     from imgproxy.transports.registry.options import Access

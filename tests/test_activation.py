@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from imgproxy import activation
-from imgproxy.activation import (
+from imgproxy.errors import UsageError
+from imgproxy.server import inherited_sockets
+from imgproxy.server.inherited_sockets import (
     STDERR,
     Handed,
     Pipes,
@@ -19,7 +20,6 @@ from imgproxy.activation import (
     classify,
     classify_standard_streams,
 )
-from imgproxy.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,7 +179,7 @@ def test_a_socket_that_is_standard_error_too_silences_it(
 ) -> None:
     theirs, other = connected(stack), connected(stack)
     copy = stack.enter_context(theirs.dup())
-    monkeypatch.setattr(activation, "STDERR", copy.fileno())
+    monkeypatch.setattr(inherited_sockets, "STDERR", copy.fileno())
     assert taken(stack, other, theirs).shares_stderr
 
 
@@ -326,12 +326,12 @@ class Streams:
         for standard, name in zip(("STDIN", "STDOUT", "STDERR"), names, strict=True):
             fd = os.dup(things.get(name, STDERR))
             stack.callback(os.close, fd)
-            monkeypatch.setattr(activation, standard, fd)
+            monkeypatch.setattr(inherited_sockets, standard, fd)
             self._numbers[fd] = standard
         for fd, name in zip(self._numbers, names, strict=True):
             if name == "closed":
                 monkeypatch.setattr(
-                    activation, self._numbers[fd], beyond_integers(stack, directory)
+                    inherited_sockets, self._numbers[fd], beyond_integers(stack, directory)
                 )
 
     def classify(self) -> tuple[list[Any], list[Any], bool]:
@@ -432,7 +432,9 @@ def test_standard_streams_that_cannot_carry_a_conversation_are_refused(
     made = streams(stdin, stdout, "null")
     with pytest.raises(UsageError) as caught:
         made.classify()
-    assert str(caught.value) == complaint.format(stdin=activation.STDIN, stdout=activation.STDOUT)
+    assert str(caught.value) == complaint.format(
+        stdin=inherited_sockets.STDIN, stdout=inherited_sockets.STDOUT
+    )
 
 
 # --- images that come through a descriptor ----------------------------------------------------

@@ -27,10 +27,11 @@ from wires import (
     virtual_time,
 )
 
-from imgproxy import errors, server
+from imgproxy import errors
 from imgproxy.errors import Failure, MethodNotAllowedError, UnavailableError
 from imgproxy.images.image import Image
-from imgproxy.server import MAX_DRAIN, MAX_HEAD, Conversation, Gravity, Quitting
+from imgproxy.server import http_connection
+from imgproxy.server.http_connection import MAX_DRAIN, MAX_HEAD, Conversation, Gravity, Quitting
 from imgproxy.verification.verified_blob import CHUNK, WHOLE
 
 if TYPE_CHECKING:
@@ -510,7 +511,7 @@ TOO_LARGE = {
 @pytest.mark.parametrize("case", TOO_LARGE)
 @virtual_time
 async def test_a_body_that_is_too_large_ends_the_conversation(case: str) -> None:
-    with elapsing(server.DRAIN_TIMEOUT):
+    with elapsing(http_connection.DRAIN_TIMEOUT):
         talked = await hold(image_of(sample().place), MemoryWire(TOO_LARGE[case], SILENCE))
     reply = talked.reply()
     assert (reply.status, reply.code) == (413, "BODY_TOO_LARGE")
@@ -521,7 +522,7 @@ async def test_a_body_that_is_too_large_ends_the_conversation(case: str) -> None
 def assert_closing(talked: Talk, reply: Reply) -> None:
     """Assert that the reply is the last, and that a reset is avoided."""
     assert reply.get("Connection") == "close"
-    assert talked.wire.finished == (MAX_DRAIN, server.DRAIN_TIMEOUT)
+    assert talked.wire.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT)
     assert talked.gravity == Gravity.NOTHING
     assert len(talked.notes.failures) == 1
 
@@ -593,12 +594,12 @@ LAST_REQUESTS = {
 @virtual_time
 async def test_a_request_that_is_the_last_is_answered_and_ends_the_conversation(case: str) -> None:
     wire = MemoryWire(LAST_REQUESTS[case] + GET, SILENCE)
-    with elapsing(server.DRAIN_TIMEOUT):
+    with elapsing(http_connection.DRAIN_TIMEOUT):
         talked = await hold(image_of(sample().place), wire)
     reply = talked.reply()
     assert reply.status == 200
     assert reply.get("Connection") == "close"
-    assert wire.finished == (MAX_DRAIN, server.DRAIN_TIMEOUT)
+    assert wire.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT)
 
 
 GARBAGE = {
@@ -1074,13 +1075,13 @@ async def test_quitting_lets_replies_under_way_be_finished_and_takes_no_new_requ
         sending.inbox.add(GET, GET)
         quitter = MemoryWire(QUIT)
         await hold(shared, quitter, quitting=quitting)
-        await trio.sleep(server.DRAIN_TIMEOUT + 0.1)
+        await trio.sleep(http_connection.DRAIN_TIMEOUT + 0.1)
         over = {wire for wire, ended in talks.items() if ended}
         assert over == {idle, fresh, halfway, owing}
         sending.read_on()
     assert [len(replies(wire.sent, "GET")) for wire in (idle, asking, sending)] == [1, 1, 1]
     assert [bytes(wire.sent) for wire in (fresh, halfway, owing)] == [b""] * 3
-    assert all(wire.finished == (MAX_DRAIN, server.DRAIN_TIMEOUT) for wire in wires)
+    assert all(wire.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT) for wire in wires)
 
 
 @virtual_time
@@ -1092,7 +1093,7 @@ async def test_quitting_knows_of_no_conversation_that_is_over() -> None:
 
 def test_bodies_are_read_away_up_to_a_limit_that_is_promised() -> None:
     assert MAX_DRAIN == 64 * 1024
-    assert server.DRAIN_TIMEOUT == 1
+    assert http_connection.DRAIN_TIMEOUT == 1
 
 
 @virtual_time

@@ -15,12 +15,12 @@ from sources import Place, Store, image_of
 from trio.testing import wait_all_tasks_blocked
 from wires import END, Notes, Step, elapsing, real_time, replies, virtual_time
 
-from imgproxy import service as services
-from imgproxy.activation import Handed, Pipes
 from imgproxy.errors import UnavailableError
 from imgproxy.net.streams import accept
-from imgproxy.server import Gravity
-from imgproxy.service import EXIT_STATUS, MAX_ACCEPTED, Service
+from imgproxy.server import service as services
+from imgproxy.server.http_connection import Gravity
+from imgproxy.server.inherited_sockets import Handed, Pipes
+from imgproxy.server.service import EXIT_STATUS, MAX_ACCEPTED, Service
 from imgproxy.verification.verified_blob import CHUNK
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from traced import strace
 from imgproxy import cli
 from imgproxy.__main__ import _run
 from imgproxy.net import streams
-from imgproxy.server import _JOINED, MAX_HEAD
+from imgproxy.server.http_connection import _JOINED, MAX_HEAD
 from imgproxy.specs.oci import digest as digests
 from imgproxy.verification import verified_blob
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgproxy.activation import Pipes
 from imgproxy.net.streams import FdWire, SocketWire, accept
-from imgproxy.server import Conversation, Gravity, Quitting
+from imgproxy.server.http_connection import Conversation, Gravity, Quitting
+from imgproxy.server.inherited_sockets import Pipes
 from imgproxy.verification.verified_blob import CHUNK
 
 if TYPE_CHECKING:
-    from imgproxy.activation import Handed
     from imgproxy.host.environment import Reporter
     from imgproxy.images.image import Image
     from imgproxy.net.streams import Wire
+    from imgproxy.server.inherited_sockets import Handed
 
 # Conversations that listeners accept at the same time; the others wait in the kernel's queue.
 MAX_ACCEPTED = 64
