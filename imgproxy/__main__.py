@@ -8,7 +8,7 @@ TYPE_CHECKING = False  # `typing` would take as long as all else that --version 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.cli import Options
+    from imgproxy.cli.options import Options
     from imgproxy.host.configuration import Settings
     from imgproxy.net.preconnect import Early
 
@@ -23,11 +23,11 @@ def main() -> int:
         print(f"imgproxy {__version__}")  # noqa: T201
         return 0
     _die_by_signal()
-    from imgproxy import cli
+    from imgproxy.cli import options
     from imgproxy.errors import UsageError
 
     try:
-        return _run(cli.parse(sys.argv[1:]))
+        return _run(options.parse(sys.argv[1:]))
     except UsageError as error:
         from imgproxy.host import environment
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from imgproxy import __version__
-from imgproxy.cli import Options, parse
+from imgproxy.cli.options import Options, parse
 from imgproxy.config import sideload_pattern
 from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import UsageError

@@ -28,8 +28,8 @@ from parent import LIMIT, descriptors, eventually, listener_at
 from servers import RESET_ON_CLOSE, Certificates, certificates, in_thread
 from wires import Notes, real_time
 
-from imgproxy import cli
 from imgproxy.__main__ import _begin_early
+from imgproxy.cli import options
 from imgproxy.config.certs import Certificates as Trusted
 from imgproxy.config.policy import ACCEPT_ANYTHING
 from imgproxy.host.configuration import Chosen, Settings
@@ -151,7 +151,7 @@ def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
     monkeypatch.setattr(preconnect, "Early", lambda url, *_: begun.append(url.endpoint))
     notes = Notes()
     chosen = Chosen((case.policy, "policy"), (case.registries.encode(), "registries"))
-    _begin_early(cli.parse([*case.options, case.image]), Settings(chosen, notes), lambda: False)
+    _begin_early(options.parse([*case.options, case.image]), Settings(chosen, notes), lambda: False)
     assert begun == ([case.begun] if case.begun else [])
     assert notes.failures == []
 

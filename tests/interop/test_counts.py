@@ -30,8 +30,8 @@ from servers import (
 )
 from traced import strace
 
-from imgproxy import cli
 from imgproxy.__main__ import _run
+from imgproxy.cli import options
 from imgproxy.net import streams
 from imgproxy.server.http_connection import _JOINED, MAX_HEAD
 from imgproxy.specs.oci import digest as digests
@@ -277,7 +277,7 @@ def served_here(path: str, size: int, *arguments: str) -> bytes:
     parent = threading.Thread(target=ask)
     parent.start()
     try:
-        status = _run(cli.parse([INSECURE, f"--sockfd={theirs.detach()}", *arguments]))
+        status = _run(options.parse([INSECURE, f"--sockfd={theirs.detach()}", *arguments]))
     finally:
         parent.join()
     assert status == 0
