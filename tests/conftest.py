@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import parent
 import pytest
-from images import Json, Layout
+from support import parent
+from support.images import Json, Layout
 
 if TYPE_CHECKING:
     import socket

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from wires import (
+from support.streams import (
     END,
     SILENCE,
     MemoryWire,

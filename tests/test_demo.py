@@ -11,9 +11,9 @@ import sys
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
-import skopeo
-from images import Layout
-from parent import COMMAND, INSECURE, LIMIT, ROOT, environment
+from support import skopeo
+from support.images import Layout
+from support.parent import COMMAND, INSECURE, LIMIT, ROOT, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from wires import Notes, answer, elapsing, real_time, refused, virtual_time
+from support.streams import Notes, answer, elapsing, real_time, refused, virtual_time
 
 from imgproxy.config.certs import Certificates
 from imgproxy.errors import ConfigurationError, Failure

@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from parent import COMMAND, LIMIT, ROOT, Client, environment, start
-from servers import require
+from support.parent import COMMAND, LIMIT, ROOT, Client, environment, start
+from support.servers import require
 
 from imgproxy import __version__, errors
 from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern

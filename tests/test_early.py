@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import trio
-from home import Home, mirror, table
-from images import OCI_MANIFEST, digest_of, encode
-from opened import open_descriptors
-from parent import LIMIT, descriptors, eventually, listener_at
-from servers import RESET_ON_CLOSE, Certificates, certificates, in_thread
-from wires import Notes, real_time
+from support.home import Home, mirror, table
+from support.images import OCI_MANIFEST, digest_of, encode
+from support.opened import open_descriptors
+from support.parent import LIMIT, descriptors, eventually, listener_at
+from support.servers import RESET_ON_CLOSE, Certificates, certificates, in_thread
+from support.streams import Notes, real_time
 
 from imgproxy.__main__ import _begin_early
 from imgproxy.cli import options
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from conftest import Listen, Serve
-    from parent import Child
+    from support.parent import Child
 
     from imgproxy.net.preconnect import Early
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from wires import real_time, refused
+from support.streams import real_time, refused
 
 from imgproxy.errors import Failure, InvalidError, ReplacedError
 from imgproxy.host import files

@@ -14,7 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from parent import ROOT
+from support.parent import ROOT
 
 import imgproxy
 

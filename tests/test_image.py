@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from images import DOCKER_LIST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Json, digest_of, on
-from images import encode as encoded
-from sources import LINUX, Place, Store, accept_anything, at, describe, image_of, never
-from wires import elapsing, real_time, refused, virtual_time
+from support.images import (
+    DOCKER_LIST,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Json,
+    digest_of,
+    on,
+)
+from support.images import encode as encoded
+from support.sources import LINUX, Place, Store, accept_anything, at, describe, image_of, never
+from support.streams import elapsing, real_time, refused, virtual_time
 
 from imgproxy.config import policy
 from imgproxy.errors import (

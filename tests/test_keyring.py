@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 import trio
-from wires import Notes, real_time, refused
+from support.streams import Notes, real_time, refused
 
 from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT, Credentials
 from imgproxy.errors import ConfigurationError

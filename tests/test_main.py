@@ -9,7 +9,7 @@ import sys
 import warnings
 
 import pytest
-from parent import COMMAND, LIMIT, environment
+from support.parent import COMMAND, LIMIT, environment
 
 from imgproxy import __version__
 from imgproxy.__main__ import _keep_quiet

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from damage import flip
-from images import OCI_MANIFEST, Layout, digest_of
-from parent import INSECURE, LIMIT, environment, eventually
-from servers import layout_as_registry, nginx, relay
-from wires import real_time
+from support.damage import flip
+from support.images import OCI_MANIFEST, Layout, digest_of
+from support.parent import INSECURE, LIMIT, environment, eventually
+from support.servers import layout_as_registry, nginx, relay
+from support.streams import real_time
 
 from imgproxy import parent
 from imgproxy.parent import blocking, with_trio

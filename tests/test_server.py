@@ -12,10 +12,18 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Json, digest_of, encode, on
-from sources import LINUX, Place, Store, accept_anything, image_of, never
-from trio.testing import wait_all_tasks_blocked
-from wires import (
+from support.images import (
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Json,
+    digest_of,
+    encode,
+    on,
+)
+from support.sources import LINUX, Place, Store, accept_anything, image_of, never
+from support.streams import (
     END,
     SILENCE,
     MemoryWire,
@@ -26,6 +34,7 @@ from wires import (
     replies,
     virtual_time,
 )
+from trio.testing import wait_all_tasks_blocked
 
 from imgproxy import errors
 from imgproxy.errors import Failure, MethodNotAllowedError, UnavailableError
@@ -37,7 +46,7 @@ from imgproxy.verification.verified_blob import CHUNK, WHOLE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parent import Reply
+    from support.parent import Reply
 
 MIB = 1 << 20
 

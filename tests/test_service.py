@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from images import digest_of
-from sources import Place, Store, image_of
+from support.images import digest_of
+from support.sources import Place, Store, image_of
+from support.streams import END, Notes, Step, elapsing, real_time, replies, virtual_time
 from trio.testing import wait_all_tasks_blocked
-from wires import END, Notes, Step, elapsing, real_time, replies, virtual_time
 
 from imgproxy.errors import UnavailableError
 from imgproxy.net.streams import accept
@@ -26,7 +26,7 @@ from imgproxy.verification.verified_blob import CHUNK
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from parent import Reply
+    from support.parent import Reply
 
     from imgproxy.images.image import Image
     from imgproxy.net.streams import SocketWire

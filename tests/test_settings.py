@@ -7,7 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from wires import Notes
+from support.streams import Notes
 
 from imgproxy.config.certs import Certificates
 from imgproxy.config.registries_d import Section

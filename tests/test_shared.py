@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from wires import elapsing, virtual_time
+from support.streams import elapsing, virtual_time
 
 from imgproxy.errors import Failure, UnavailableError
 from imgproxy.single_flight import SharedAttempt

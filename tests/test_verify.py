@@ -13,9 +13,9 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, digest_of
 from outcome import Outcome, capture
-from wires import SILENCE, Inbox, Step, real_time, refused, virtual_time
+from support.images import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, digest_of
+from support.streams import SILENCE, Inbox, Step, real_time, refused, virtual_time
 
 from imgproxy.errors import Failure, InvalidError, UnavailableError
 from imgproxy.specs.oci import digest as digests

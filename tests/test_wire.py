@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 import trio
 import trustme
+from support.streams import real_time, virtual_time
 from trio.testing import wait_all_tasks_blocked
-from wires import real_time, virtual_time
 
 from imgproxy.net import streams as wire_module
 from imgproxy.net.streams import _TURN, FdWire, SocketWire, TlsWire, Wire, accept, start_tls

@@ -13,7 +13,7 @@ import sys
 import tarfile
 from typing import TYPE_CHECKING
 
-from images import Layout, encode, named
+from support.images import Layout, encode, named
 
 from .child import capture
 from .stage import MIB, TAG, write_layer, write_manifest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from images import Json
+    from support.images import Json
 
 COMPRESSORS = {"gzip": "gzip -1", "zstd": "zstd -q -3"}
 SUFFIXES = {"gzip": "gz", "zstd": "zst"}

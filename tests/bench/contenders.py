@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from images import Json
+    from support.images import Json
 
 OURS = "imgproxy"
 PROBE = 20.0  # seconds for a program to say its version

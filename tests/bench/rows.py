@@ -49,7 +49,7 @@ from .wire import HttpParent
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from images import Json
+    from support.images import Json
 
     from .far import Far
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Layout, encode, named
+from support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Layout, encode, named
 
 from .child import FAULTS, BenchError, Child, capture, describe
 from .far import far_away
@@ -26,7 +26,7 @@ from .far import far_away
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from images import Json
+    from support.images import Json
 
     from .far import Far
 

@@ -18,7 +18,7 @@ from .child import BenchError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from images import Json
+    from support.images import Json
 
 BUFFER = 1 << 20
 MESSAGE = 32 << 10  # skopeo's own limit for a message

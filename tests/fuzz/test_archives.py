@@ -15,7 +15,7 @@ import resource
 from typing import TYPE_CHECKING
 
 import trio
-from archives import (
+from support.archives import (
     COMPRESSIONS,
     DIALECTS,
     Member,
@@ -29,8 +29,8 @@ from archives import (
     symlink,
     zstd_compressed,
 )
-from images import Json, Layout, digest_of, on
-from opened import Served, open_descriptors, place_of, served_from
+from support.images import Json, Layout, digest_of, on
+from support.opened import Served, open_descriptors, place_of, served_from
 
 from imgproxy.errors import Failure
 

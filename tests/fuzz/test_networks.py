@@ -19,10 +19,10 @@ from unittest.mock import patch
 
 import trio
 import trio.testing
-from images import OCI_LAYER, OCI_MANIFEST, encode
 from outcome import capture
-from registries import Ring, described, endpoint, place
-from wires import END, SILENCE, MemoryWire, Notes, answer, head
+from support.images import OCI_LAYER, OCI_MANIFEST, encode
+from support.registries import Ring, described, endpoint, place
+from support.streams import END, SILENCE, MemoryWire, Notes, answer, head
 
 from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import Failure
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from outcome import Outcome
-    from wires import Step
+    from support.streams import Step
 
     from imgproxy.net.streams import Buffer
     from imgproxy.specs.http.url import Url

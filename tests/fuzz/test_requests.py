@@ -11,8 +11,8 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from images import digest_of
-from parent import Child, Client, Reply, descriptors, eventually, listener_at, parse_head
+from support.images import digest_of
+from support.parent import Child, Client, Reply, descriptors, eventually, listener_at, parse_head
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,18 @@ import os
 import random
 import tarfile
 
-from tars import BLOCK, END, Tape, base_256, extended, header, long_name, member, padded, record
+from support.tars import (
+    BLOCK,
+    END,
+    Tape,
+    base_256,
+    extended,
+    header,
+    long_name,
+    member,
+    padded,
+    record,
+)
 
 from imgproxy.specs.oci import tar
 from imgproxy.specs.oci.tar import TarError

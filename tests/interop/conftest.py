@@ -6,16 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
-from filled import Registry, filled_registry
-from home import Home
-from parent import INSECURE
+from support.filled import Registry, filled_registry
+from support.home import Home
+from support.parent import INSECURE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from conftest import Serve
-    from parent import Child
+    from support.parent import Child
 
 
 T = TypeVar("T")

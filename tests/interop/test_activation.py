@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import pytest
-from parent import (
+from support.parent import (
     COMMAND,
     INSECURE,
     LIMIT,
@@ -24,7 +24,7 @@ from parent import (
     listener_at,
     parse_head,
 )
-from servers import require, skip
+from support.servers import require, skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from conftest import Keep, Listen, Sample, Serve
-    from images import Layout
+    from support.images import Layout
 
 MANIFEST_AND_QUIT = (
     b"GET /manifest HTTP/1.1\r\nHost: localhost\r\n\r\n"

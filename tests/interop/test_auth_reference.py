@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from servers import Answering, http_server, require
+from support.servers import Answering, http_server, require
 
 from imgproxy.config import auth_file, credential_helpers
 from imgproxy.errors import ConfigurationError

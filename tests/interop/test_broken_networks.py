@@ -14,11 +14,11 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import pytest
-from filled import MIB, as_directory, noise
-from images import OCI_MANIFEST, Layout
-from networks import Cut, Line, line_to
-from parent import peak_memory
-from servers import (
+from support.filled import MIB, as_directory, noise
+from support.images import OCI_MANIFEST, Layout
+from support.networks import Cut, Line, line_to
+from support.parent import peak_memory
+from support.servers import (
     docker_registry,
     free_port,
     http_server,
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from filled import Registry
-    from home import Home
     from interop.conftest import Pull, Together
-    from parent import Child
-    from servers import Answering, Fate
+    from support.filled import Registry
+    from support.home import Home
+    from support.parent import Child
+    from support.servers import Answering, Fate
 
 PLAIN = "--tls-verify=false"
 PULL = int(os.environ.get("IMGPROXY_TEST_PULL_MIB", "64")) * MIB

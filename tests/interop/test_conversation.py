@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from images import OCI_CONFIG, OCI_MANIFEST, digest_of
-from parent import Child, listener_at
+from support.images import OCI_CONFIG, OCI_MANIFEST, digest_of
+from support.parent import Child, listener_at
 
 if TYPE_CHECKING:
     from pathlib import Path

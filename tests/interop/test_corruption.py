@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from images import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Json, Layout, encode, on
+from support.images import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Json, Layout, encode, on
 
 if TYPE_CHECKING:
     from conftest import Sample, Serve
-    from parent import Child, Reply
+    from support.parent import Child, Reply
 
 MIB = 1 << 20
 SMALL = bytes(range(256)) * 40

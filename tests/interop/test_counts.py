@@ -17,18 +17,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from home import Home
-from images import OCI_MANIFEST, Layout
-from networks import line_to
-from parent import INSECURE, Child, Client, command, environment
-from servers import (
-    certificates,
-    docker_registry,
-    layout_as_registry,
-    nginx,
-    token_service,
-)
-from traced import strace
+from support.home import Home
+from support.images import OCI_MANIFEST, Layout
+from support.networks import line_to
+from support.parent import INSECURE, Child, Client, command, environment
+from support.servers import certificates, docker_registry, layout_as_registry, nginx, token_service
+from support.traced import strace
 
 from imgproxy.__main__ import _run
 from imgproxy.cli import options
@@ -42,9 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Serve
-    from filled import Registry
     from interop.conftest import Pull
-    from parent import Child as Started
+    from support.filled import Registry
+    from support.parent import Child as Started
 
     from imgproxy.specs.oci.digest import Digest
 

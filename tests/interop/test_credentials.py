@@ -11,21 +11,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import parent
 import pytest
-from home import REGISTRIES_CONF
-from networks import line_to
-from parent import eventually
-from servers import PASSWORD, READER, Answering, basic, docker_registry, http_server
+from support import parent
+from support.home import REGISTRIES_CONF
+from support.networks import line_to
+from support.parent import eventually
+from support.servers import PASSWORD, READER, Answering, basic, docker_registry, http_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Keep
-    from filled import Registry
-    from home import Home
     from interop.conftest import Pull, Together
-    from parent import Child, Reply
+    from support.filled import Registry
+    from support.home import Home
+    from support.parent import Child, Reply
 
 PLAIN = "--tls-verify=false"
 WRONG = "not-the-password-31"

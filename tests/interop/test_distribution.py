@@ -10,11 +10,11 @@ import tarfile
 import zipfile
 from typing import TYPE_CHECKING
 
-import archives
 import pytest
-from images import encode
-from parent import INSECURE, LIMIT, ROOT, Child, Client, environment
-from servers import skip
+from support import archives
+from support.images import encode
+from support.parent import INSECURE, LIMIT, ROOT, Child, Client, environment
+from support.servers import skip
 
 from imgproxy import __version__
 

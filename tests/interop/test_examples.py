@@ -14,16 +14,16 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from archives import gzipped, nix_layered, pack, saved, write_registry_tree
-from home import REGISTRIES_CONF, Home, table
-from images import digest_of
-from parent import COMMAND, LIMIT, ROOT
-from servers import PASSWORD, READER, docker_registry, require
+from support.archives import gzipped, nix_layered, pack, saved, write_registry_tree
+from support.home import REGISTRIES_CONF, Home, table
+from support.images import digest_of
+from support.parent import COMMAND, LIMIT, ROOT
+from support.servers import PASSWORD, READER, docker_registry, require
 
 if TYPE_CHECKING:
     from conftest import Sample
-    from filled import Registry
-    from images import Layout
+    from support.filled import Registry
+    from support.images import Layout
 
 REQUEST = b"GET /manifest HTTP/1.1\r\nHost: x\r\n\r\n"
 ANY = {"default": [{"type": "insecureAcceptAnything"}]}

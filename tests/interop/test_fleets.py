@@ -6,20 +6,20 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from damage import flip, respace
-from home import REGISTRIES_CONF, mirror, table
-from networks import line_to
-from parent import eventually
-from servers import docker_registry, stored_blob
+from support.damage import flip, respace
+from support.home import REGISTRIES_CONF, mirror, table
+from support.networks import line_to
+from support.parent import eventually
+from support.servers import docker_registry, stored_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from filled import Registry
-    from home import Home
     from interop.conftest import Pull
-    from parent import Child
+    from support.filled import Registry
+    from support.home import Home
+    from support.parent import Child
 
 INSECURE = "insecure = true"
 TAGS = ["latest", "large"]

@@ -12,21 +12,21 @@ from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
-from archives import Member, control, pack, saved
-from filled import MIB, noise
-from images import OCI_MANIFEST, Layout, digest_of, encode
-from parent import descriptors, eventually
-from pulled import pull_from
-from servers import Answering, certificates, free_port, http_server, in_thread
+from support.archives import Member, control, pack, saved
+from support.filled import MIB, noise
+from support.images import OCI_MANIFEST, Layout, digest_of, encode
+from support.parent import descriptors, eventually
+from support.pulled import pull_from
+from support.servers import Answering, certificates, free_port, http_server, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from conftest import Serve
-    from images import Json
-    from parent import Child, Reply
-    from servers import Certificates
+    from support.images import Json
+    from support.parent import Child, Reply
+    from support.servers import Certificates
 
 FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 HERE = b"a layer that is in its place"

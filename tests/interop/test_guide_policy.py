@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from gnupg import Gnupg
-from home import REGISTRIES_CONF, Home, table
-from images import Layout, named
-from parent import COMMAND, ROOT
-from servers import require, skopeo_copy
+from support.gnupg import Gnupg
+from support.home import REGISTRIES_CONF, Home, table
+from support.images import Layout, named
+from support.parent import COMMAND, ROOT
+from support.servers import require, skopeo_copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from filled import Registry
+    from support.filled import Registry
 
 
 def blocks() -> list[str]:

@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from images import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, REF_NAME, Layout, digest_of, named, on
-from servers import require, skopeo_copy
+from support.images import (
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    REF_NAME,
+    Layout,
+    digest_of,
+    named,
+    on,
+)
+from support.servers import require, skopeo_copy
 
 if TYPE_CHECKING:
     from conftest import Serve
-    from parent import Child
+    from support.parent import Child
 
 Write = Callable[[Path], Layout]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from images import OCI_LAYER, OCI_MANIFEST, Json, Layout, digest_of, encode
-from parent import (
+from support.images import OCI_LAYER, OCI_MANIFEST, Json, Layout, digest_of, encode
+from support.parent import (
     COMMAND,
     INSECURE,
     Child,
@@ -28,7 +28,7 @@ from parent import (
     peak_memory,
     start,
 )
-from servers import address_of, layout_as_registry, nginx, silent_server
+from support.servers import address_of, layout_as_registry, nginx, silent_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from archives import (
+from support.archives import (
     BLOB_PATHS,
     COMPRESSIONS,
     DIALECTS,
@@ -32,17 +32,17 @@ from archives import (
     write_oci_archive,
     write_registry_tree,
 )
-from filled import MIB, noise
-from images import OCI_LAYER, Layout, named
-from parent import INSECURE, Child, Client, Incomplete, command, environment
-from pulled import pull, pull_from, refused
-from servers import docker_registry, require, skopeo_copy
-from traced import Trace
+from support.filled import MIB, noise
+from support.images import OCI_LAYER, Layout, named
+from support.parent import INSECURE, Child, Client, Incomplete, command, environment
+from support.pulled import pull, pull_from, refused
+from support.servers import docker_registry, require, skopeo_copy
+from support.traced import Trace
 
 if TYPE_CHECKING:
     from conftest import Keep, Serve
-    from home import Home
-    from images import Json
+    from support.home import Home
+    from support.images import Json
 
 # What administrators pack archives with: the program and its arguments, from stdin to stdout.
 PACKERS = {

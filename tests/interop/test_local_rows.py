@@ -14,7 +14,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from archives import (
+from support.archives import (
     COMPRESSIONS,
     DIALECTS,
     REFERENCE_TYPE,
@@ -53,8 +53,8 @@ from archives import (
     zstd_streamed,
     zstd_with_window,
 )
-from filled import MIB
-from images import (
+from support.filled import MIB
+from support.images import (
     OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER,
@@ -66,15 +66,15 @@ from images import (
     named,
     on,
 )
-from parent import peak_memory
-from pulled import Pulled, pull_from, refused
+from support.parent import peak_memory
+from support.pulled import Pulled, pull_from, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from conftest import Serve
-    from parent import Child
+    from support.parent import Child
 
 AMD64 = "--platform=linux/amd64"
 SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"

@@ -13,8 +13,8 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from images import digest_of
-from parent import COMMAND, INSECURE, LIMIT, environment, start
+from support.images import digest_of
+from support.parent import COMMAND, INSECURE, LIMIT, environment, start
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,17 +21,17 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from filled import MIB, noise
-from images import Layout, digest_of
-from networks import Cut, line_to
-from parent import COMMAND, INSECURE, LIMIT, ROOT, environment, eventually
-from servers import free_port, skip
+from support.filled import MIB, noise
+from support.images import Layout, digest_of
+from support.networks import Cut, line_to
+from support.parent import COMMAND, INSECURE, LIMIT, ROOT, environment, eventually
+from support.servers import free_port, skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from filled import Registry
+    from support.filled import Registry
 
 DEMO = ROOT / "demo"
 BUILT = ROOT / "build/demo"

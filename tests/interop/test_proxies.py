@@ -10,16 +10,16 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from networks import Proxy, forward_proxy, line_to
-from servers import Certificates, basic, certificates, nginx, skip
+from support.networks import Proxy, forward_proxy, line_to
+from support.servers import Certificates, basic, certificates, nginx, skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from filled import Registry
-    from home import Home
     from interop.conftest import Pull, Together
-    from parent import Child
+    from support.filled import Registry
+    from support.home import Home
+    from support.parent import Child
 
 # RFC 2606: these names are nobody's.
 SECURE, PLAIN, HUB = "secure.example", "plain.example:5000", "registry-1.docker.io"

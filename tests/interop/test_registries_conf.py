@@ -11,19 +11,19 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from damage import flip, lose, respace, shorten
-from home import REGISTRIES_CONF, mirror, table
-from networks import Cut, Line, line_to
-from servers import docker_registry, require, stored_blob
+from support.damage import flip, lose, respace, shorten
+from support.home import REGISTRIES_CONF, mirror, table
+from support.networks import Cut, Line, line_to
+from support.servers import docker_registry, require, stored_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from filled import Registry
-    from home import Home
     from interop.conftest import Pull, Together
-    from parent import Child, Reply
+    from support.filled import Registry
+    from support.home import Home
+    from support.parent import Child, Reply
 
 DROP_INS = ".config/containers/registries.conf.d"
 INSECURE = "insecure = true"

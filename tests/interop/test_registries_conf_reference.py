@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import skopeo
-from home import mirror, table
+from support import skopeo
+from support.home import mirror, table
 
 from imgproxy.config import endpoints, registries_conf
 from imgproxy.errors import ConfigurationError, DeniedError

@@ -10,8 +10,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from damage import flip, respace, shorten
-from images import (
+from support.damage import flip, respace, shorten
+from support.images import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
     DOCKER_LIST,
@@ -24,8 +24,8 @@ from images import (
     Layout,
     digest_of,
 )
-from parent import LIMIT, Child, environment
-from servers import (
+from support.parent import LIMIT, Child, environment
+from support.servers import (
     Answering,
     Certificates,
     certificates,
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Serve
-    from filled import Registry
-    from parent import Reply
+    from support.filled import Registry
+    from support.parent import Reply
 
 INSECURE_TLS = "--tls-verify=false"
 AMD64 = "--platform=linux/amd64"

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from home import REGISTRIES_CONF, mirror, table
-from networks import line_to
-from servers import docker_registry, token_service
+from support.home import REGISTRIES_CONF, mirror, table
+from support.networks import line_to
+from support.servers import docker_registry, token_service
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from filled import Registry
-    from home import Home
     from interop.conftest import Pull
-    from parent import Child
+    from support.filled import Registry
+    from support.home import Home
+    from support.parent import Child
 
 PLAIN = "--tls-verify=false"
 
@@ -81,7 +81,7 @@ def test_the_first_manifest_takes_three_with_a_token(
 
 
 def test_the_first_manifest_takes_two_with_a_password(registry: Registry, pull: Pull) -> None:
-    from servers import PASSWORD, READER
+    from support.servers import PASSWORD, READER
 
     with docker_registry(registry.directory, auth="htpasswd") as guarded, line_to(guarded) as line:
         image = registry.name(":latest", line.address)

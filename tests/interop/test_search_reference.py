@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-import skopeo
+from support import skopeo
 
 from imgproxy.config import search_paths
 from imgproxy.config.search_paths import Host

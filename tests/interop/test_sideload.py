@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from archives import (
+from support.archives import (
     COMPRESSIONS,
     DIALECTS,
     Saved,
@@ -20,21 +20,21 @@ from archives import (
     write_oci_archive,
     write_registry_tree,
 )
-from images import OCI_MANIFEST, Layout, digest_of, encode, named, on
-from parent import INSECURE, Child, Client, command
-from pulled import pull_from, refused
-from servers import address_of, require, silent_server
-from traced import Trace
+from support.images import OCI_MANIFEST, Layout, digest_of, encode, named, on
+from support.parent import INSECURE, Child, Client, command
+from support.pulled import pull_from, refused
+from support.servers import address_of, require, silent_server
+from support.traced import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from conftest import Keep, Serve
-    from filled import Registry
-    from home import Home
-    from images import Json
     from interop.conftest import Pull
+    from support.filled import Registry
+    from support.home import Home
+    from support.images import Json
 
 NAME = "registry.example/team/os"
 LAYER = b"the layer of a sideloaded image" * 50

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-import skopeo
-from gnupg import Gnupg, gnupg
-from home import Home, mirror, table
-from images import OCI_INDEX, OCI_MANIFEST, Json, digest_of
-from servers import nginx, put_blob, put_manifest, skopeo_copy
-from sigstores import (
+from support import skopeo
+from support.gnupg import Gnupg, gnupg
+from support.home import Home, mirror, table
+from support.images import OCI_INDEX, OCI_MANIFEST, Json, digest_of
+from support.servers import nginx, put_blob, put_manifest, skopeo_copy
+from support.sigstores import (
     BUNDLE,
     EMAIL,
     ISSUER,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Pull, Together
-    from filled import Registry
+    from support.filled import Registry
 
     # A payload with its annotations.
     Layer = tuple[bytes, Json]

@@ -14,19 +14,19 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-import traced
-from damage import flip
-from parent import COMMAND, LIMIT, ROOT, Child, Client, environment, eventually
-from servers import require
+from support import traced
+from support.damage import flip
+from support.parent import COMMAND, LIMIT, ROOT, Child, Client, environment, eventually
+from support.servers import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from conftest import Keep, Sample
-    from filled import Registry
-    from home import Home
-    from images import Layout
+    from support.filled import Registry
+    from support.home import Home
+    from support.images import Layout
 
 UNITS = ROOT / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))

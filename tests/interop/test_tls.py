@@ -7,17 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from home import REGISTRIES_CONF, table
-from servers import Certificates, certificates, nginx, require
+from support.home import REGISTRIES_CONF, table
+from support.servers import Certificates, certificates, nginx, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from filled import Registry
-    from home import Home
     from interop.conftest import Pull, Together
-    from parent import Child
+    from support.filled import Registry
+    from support.home import Home
+    from support.parent import Child
 
 CLASSIC, NEW = ".config/containers/certs.d", "xdg/containers/certs.d"
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from networks import Cut, line_to
-from parent import LIMIT
-from servers import (
+from support.networks import Cut, line_to
+from support.parent import LIMIT
+from support.servers import (
     PASSWORD,
     READER,
     TokenService,
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from filled import Registry
-    from home import Home
     from interop.conftest import Pull, Together
-    from parent import Child, Reply
-    from servers import Answering
+    from support.filled import Registry
+    from support.home import Home
+    from support.parent import Child, Reply
+    from support.servers import Answering
 
 PLAIN = "--tls-verify=false"
 USER = ".config/containers/auth.json"

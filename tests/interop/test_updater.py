@@ -33,13 +33,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from damage import flip
-from filled import MIB, noise
-from home import REGISTRIES_CONF, table
-from images import OCI_LAYER, OCI_MANIFEST, Json, Layout
-from networks import Cut, line_to
-from parent import INSECURE, LIMIT, ROOT, environment, eventually
-from servers import docker_registry, put_blob, put_manifest, require, skip, stored_blob
+from support.damage import flip
+from support.filled import MIB, noise
+from support.home import REGISTRIES_CONF, table
+from support.images import OCI_LAYER, OCI_MANIFEST, Json, Layout
+from support.networks import Cut, line_to
+from support.parent import INSECURE, LIMIT, ROOT, environment, eventually
+from support.servers import docker_registry, put_blob, put_manifest, require, skip, stored_blob
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -49,8 +49,8 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from home import Home
-    from networks import Line
+    from support.home import Home
+    from support.networks import Line
 
 PLAIN = "--tls-verify=false"
 BRANCH = "imgproxy/image"

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import attempt, digests
+from support.strategies import attempt, digests
 
 from imgproxy.errors import Failure
 from imgproxy.frontends.single_image_routes import GetBlob, GetDocument, Request, error_body, parse

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import attempt, digests
+from support.strategies import attempt, digests
 
 from imgproxy.specs.oci.digest import compute, parse
 

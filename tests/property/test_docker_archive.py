@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import JSON, TEXT, attempt, damaged, descriptors, digests
+from support.strategies import JSON, TEXT, attempt, damaged, descriptors, digests
 
 from imgproxy.errors import Failure, InvalidError
 from imgproxy.specs.oci import media_type as types

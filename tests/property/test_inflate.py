@@ -8,12 +8,12 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import archives
 import pytest
 import trio
-from archives import Member, pack
 from hypothesis import given
 from hypothesis import strategies as st
+from support import archives
+from support.archives import Member, pack
 
 from imgproxy.host.files import OpenFile
 from imgproxy.transports.local import decompression, tar_archive

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import JSON, attempt
+from support.strategies import JSON, attempt
 
 from imgproxy.parsing.strict_json import JsonError, loads
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DOCKER, INDEX, JSON, OCI, Json, attempt, damaged
+from support.strategies import DOCKER, INDEX, JSON, OCI, Json, attempt, damaged
 
 from imgproxy.errors import Failure, InvalidError, UnsupportedFormatError
 from imgproxy.specs.oci import convert

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import attempt
+from support.strategies import attempt
 
 from imgproxy.config import sideload_pattern
 from imgproxy.config.sideload_pattern import Pattern

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import attempt
+from support.strategies import attempt
 
 from imgproxy.specs.oci.platform import Platform, choose, of_host, parse
 

@@ -6,7 +6,7 @@ import string
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import attempt
+from support.strategies import attempt
 
 from imgproxy.errors import BadRequestError
 from imgproxy.specs.oci.distribution import registry_url

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import attempt
-from tars import BLOCK, END, contents, extended, header, long_name, member, padded, read, record
+from support.strategies import attempt
+from support.tars import (
+    BLOCK,
+    END,
+    contents,
+    extended,
+    header,
+    long_name,
+    member,
+    padded,
+    read,
+    record,
+)
 
 from imgproxy.specs.oci.tar import TarError, is_header, normalise
 

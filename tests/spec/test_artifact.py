@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from images import digest_of
+from support.images import digest_of
 
 from imgproxy.specs.oci import artifact
 from imgproxy.specs.oci import digest as digests

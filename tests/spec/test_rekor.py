@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from sigstores import Log, Signer, b64, compact, dsse, hashedrekord
+from support.sigstores import Log, Signer, b64, compact, dsse, hashedrekord
 
 from imgproxy.parsing.typed_fields import FieldError
 from imgproxy.specs.signing import rekor

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sigstores import (
+from support.sigstores import (
     BUNDLE,
     CERTIFICATE,
     CHAIN,
@@ -33,7 +33,7 @@ from imgproxy.specs.signing.sigstore import Certificates, Evidence, of_annotatio
 from imgproxy.specs.signing.simple_signing import Claim
 
 if TYPE_CHECKING:
-    from images import Json
+    from support.images import Json
 
 DIGEST = "sha256:" + "a" * 64
 MANIFEST = b"the manifest"

@@ -7,7 +7,7 @@ import itertools
 import tarfile
 
 import pytest
-from tars import (
+from support.tars import (
     BLOCK,
     END,
     GNU,

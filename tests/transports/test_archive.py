@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
-from archives import (
+from support.archives import (
     COMPRESSIONS,
     Member,
     directory,
@@ -27,7 +27,7 @@ from archives import (
     zstd_compressed,
     zstd_frames,
 )
-from opened import (
+from support.opened import (
     BROKEN,
     CHANGED,
     NOT_FOUND,
@@ -37,7 +37,7 @@ from opened import (
     open_descriptors,
     refusing,
 )
-from wires import real_time
+from support.streams import real_time
 
 from imgproxy.host.files import OpenFile
 from imgproxy.specs.oci import tar

@@ -6,9 +6,18 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from archives import layer, write_dir
-from images import DOCKER_MANIFEST, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Json, Layout, digest_of, on
-from opened import (
+from support.archives import layer, write_dir
+from support.images import (
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Json,
+    Layout,
+    digest_of,
+    on,
+)
+from support.opened import (
     BLOB_UNKNOWN,
     INVALID,
     NOT_FOUND,
@@ -20,8 +29,8 @@ from opened import (
     refusing,
     served_from,
 )
-from sources import describe
-from wires import real_time
+from support.sources import describe
+from support.streams import real_time
 
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE

@@ -7,7 +7,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
-from archives import (
+from support.archives import (
     COMPRESSIONS,
     DIALECTS,
     Member,
@@ -28,8 +28,8 @@ from archives import (
     symlink,
     zstd_compressed,
 )
-from images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Json, digest_of
-from opened import (
+from support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Json, digest_of
+from support.opened import (
     AMBIGUOUS,
     BLOB_UNKNOWN,
     BROKEN,
@@ -40,8 +40,8 @@ from opened import (
     refusing,
     served_from,
 )
-from sources import describe
-from wires import real_time
+from support.sources import describe
+from support.streams import real_time
 
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE

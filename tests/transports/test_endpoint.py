@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from images import digest_of
-from registries import (
+from support.images import digest_of
+from support.registries import (
     BASE,
     BLOB,
     FOUND,
@@ -25,14 +25,24 @@ from registries import (
     token,
     unauthorized,
 )
-from wires import SILENCE, Notes, Step, answer, asked, elapsing, head, refused, virtual_time
+from support.streams import (
+    SILENCE,
+    Notes,
+    Step,
+    answer,
+    asked,
+    elapsing,
+    head,
+    refused,
+    virtual_time,
+)
 
 from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import ConfigurationError, Failure
 from imgproxy.specs.oci import distribution
 
 if TYPE_CHECKING:
-    from wires import Exchange
+    from support.streams import Exchange
 
 REALM = "https://tokens.test/get"
 SCOPE = "scope=repository%3Aacme%2Fos%3Apull"

@@ -12,10 +12,10 @@ import tracemalloc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import archives
 import pytest
-from archives import COMPRESSIONS
-from opened import BROKEN, CHANGED, TOO_LARGE, UNSUPPORTED, Watched, refusing
+from support import archives
+from support.archives import COMPRESSIONS
+from support.opened import BROKEN, CHANGED, TOO_LARGE, UNSUPPORTED, Watched, refusing
 
 from imgproxy.transports.local import decompression
 from imgproxy.transports.local.decompression import Inflated, codec

@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from archives import (
+from support.archives import (
     COMPRESSIONS,
     DIALECTS,
     IMAGE_NAME,
@@ -33,7 +33,7 @@ from archives import (
     write_registry_tree,
     zstd_compressed,
 )
-from images import (
+from support.images import (
     OCI_CONFIG,
     OCI_INDEX,
     OCI_LAYER,
@@ -46,7 +46,7 @@ from images import (
     named,
     on,
 )
-from opened import (
+from support.opened import (
     AMBIGUOUS,
     BROKEN,
     INVALID,
@@ -58,8 +58,8 @@ from opened import (
     refusing,
     served_from,
 )
-from sources import describe
-from wires import real_time
+from support.sources import describe
+from support.streams import real_time
 
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.local.detect import open_sideloaded

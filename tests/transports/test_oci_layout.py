@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from images import (
+from support.images import (
     OCI_INDEX,
     OCI_LAYER,
     OCI_MANIFEST,
@@ -20,8 +20,8 @@ from images import (
     named,
     on,
 )
-from sources import describe
-from wires import real_time, refused
+from support.sources import describe
+from support.streams import real_time, refused
 
 from imgproxy.errors import Failure
 from imgproxy.specs.oci import digest as digests

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from images import OCI_MANIFEST, digest_of
-from registries import (
+from support.images import OCI_MANIFEST, digest_of
+from support.registries import (
     BASE,
     BLOB,
     DIGEST,
@@ -28,14 +28,7 @@ from registries import (
     registry,
     unauthorized,
 )
-from wires import (
-    SILENCE,
-    answer,
-    asked,
-    head,
-    refused,
-    virtual_time,
-)
+from support.streams import SILENCE, answer, asked, head, refused, virtual_time
 
 from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import Failure

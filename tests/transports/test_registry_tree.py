@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from archives import BLOB_PATHS, layer, write_registry_tree
-from images import OCI_LAYER, Json, Layout, digest_of, encode, on
-from opened import (
+from support.archives import BLOB_PATHS, layer, write_registry_tree
+from support.images import OCI_LAYER, Json, Layout, digest_of, encode, on
+from support.opened import (
     BLOB_UNKNOWN,
     INVALID,
     NOT_FOUND,
@@ -20,8 +20,8 @@ from opened import (
     refusing,
     served_from,
 )
-from sources import describe
-from wires import real_time
+from support.sources import describe
+from support.streams import real_time
 
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE

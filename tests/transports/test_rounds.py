@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from images import OCI_LAYER, OCI_MANIFEST, digest_of
-from registries import (
+from support.images import OCI_LAYER, OCI_MANIFEST, digest_of
+from support.registries import (
     BASE,
     BLOB,
     BUSY,
@@ -31,17 +31,7 @@ from registries import (
     token,
     unauthorized,
 )
-from wires import (
-    END,
-    SILENCE,
-    Step,
-    answer,
-    asked,
-    elapsing,
-    head,
-    refused,
-    virtual_time,
-)
+from support.streams import END, SILENCE, Step, answer, asked, elapsing, head, refused, virtual_time
 
 from imgproxy.errors import ConfigurationError, Failure
 from imgproxy.specs.oci import distribution

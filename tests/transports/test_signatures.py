@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from images import OCI_INDEX, OCI_MANIFEST, Json, digest_of
-from registries import BASE, PLACES, REFERENCE, STALL, endpoint, place, registry
-from sigstores import BUNDLE, PAYLOAD
-from wires import Exchange, Notes, Script, answer, asked, refused, virtual_time
+from support.images import OCI_INDEX, OCI_MANIFEST, Json, digest_of
+from support.registries import BASE, PLACES, REFERENCE, STALL, endpoint, place, registry
+from support.sigstores import BUNDLE, PAYLOAD
+from support.streams import Exchange, Notes, Script, answer, asked, refused, virtual_time
 
 from imgproxy.config.registries_d import Section
 from imgproxy.errors import ConfigurationError, DeniedError, Failure

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from images import digest_of
-from registries import described, place, read, registry
-from wires import (
+from support.images import digest_of
+from support.registries import described, place, read, registry
+from support.streams import (
     END,
     SILENCE,
     Step,

@@ -7,9 +7,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from archives import Member, of_directory, pack, saved_from, skopeo, write_dir
-from images import Layout, digest_of, named
-from wires import Notes, real_time, refused
+from support.archives import Member, of_directory, pack, saved_from, skopeo, write_dir
+from support.images import Layout, digest_of, named
+from support.streams import Notes, real_time, refused
 
 from imgproxy.config import sideload_pattern
 from imgproxy.config.credential_helpers import Credentials

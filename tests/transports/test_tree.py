@@ -6,9 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from archives import Member, gzipped, pack, plain
-from opened import NOT_FOUND, TOO_LARGE, UNSUPPORTED, drained, open_descriptors, refusing
-from wires import real_time
+from support.archives import Member, gzipped, pack, plain
+from support.opened import NOT_FOUND, TOO_LARGE, UNSUPPORTED, drained, open_descriptors, refusing
+from support.streams import real_time
 
 from imgproxy.transports import file_tree
 from imgproxy.transports.file_tree import Directory

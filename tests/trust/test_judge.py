@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from images import Json, on
-from sigstores import PAYLOAD, Signer, annotated, b64, compact, enveloped, payload, statement
-from sources import LINUX, Place, Store, at, never
-from wires import real_time, refused
+from support.images import Json, on
+from support.sigstores import (
+    PAYLOAD,
+    Signer,
+    annotated,
+    b64,
+    compact,
+    enveloped,
+    payload,
+    statement,
+)
+from support.sources import LINUX, Place, Store, at, never
+from support.streams import real_time, refused
 
 from imgproxy.config import policy
 from imgproxy.errors import (

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from gnupg import Gnupg, gnupg
+from support.gnupg import Gnupg, gnupg
 
 from imgproxy.config.signature_requirements import Material, SignedBy
 from imgproxy.config.signed_identity import DEFAULT

@@ -14,8 +14,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from images import OCI_MANIFEST, Json, digest_of
-from sigstores import (
+from support.images import OCI_MANIFEST, Json, digest_of
+from support.sigstores import (
     CERTIFICATE,
     CHAIN,
     EMAIL,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-from images import OCI_MANIFEST, Json, digest_of
+from support.images import OCI_MANIFEST, Json, digest_of
 
 if TYPE_CHECKING:
-    from parent import Child, Client
+    from support.parent import Child, Client
 
 
 class Pulled(NamedTuple):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 import trio
 import trio.testing
-from parent import Reply, parse_head
+from support.parent import Reply, parse_head
 
 from imgproxy.host.environment import Reporter
 from imgproxy.net.client import Client

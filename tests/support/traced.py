@@ -9,13 +9,13 @@ import subprocess
 import sys
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from parent import INSECURE, ROOT, Child, Client, command
-from servers import require, skip
+from support.parent import INSECURE, ROOT, Child, Client, command
+from support.servers import require, skip
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from home import Home
+    from support.home import Home
 
 _CALL = re.compile(r'(\w+)\([^"]*"((?:[^"\\]|\\.)*)"(.*)')
 _OPENED = frozenset({"open", "openat", "openat2", "creat"})

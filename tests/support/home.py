@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import parent
+from support import parent
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
-from images import OCI_MANIFEST, digest_of
-from wires import Exchange, Notes, Script, Step, answer, asked
+from support.images import OCI_MANIFEST, digest_of
+from support.streams import Exchange, Notes, Script, Step, answer, asked
 
 from imgproxy.config.endpoints import Endpoint as Place
 from imgproxy.net.client import Client

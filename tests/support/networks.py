@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from servers import RESET_ON_CLOSE, STARTING, Fate, in_thread
+from support.servers import RESET_ON_CLOSE, STARTING, Fate, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

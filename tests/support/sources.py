@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import trio
-from images import Json, Layout, digest_of
-from wires import END, Inbox, Step
+from support.images import Json, Layout, digest_of
+from support.streams import END, Inbox, Step
 
 from imgproxy.config import policy
 from imgproxy.errors import NotFoundError

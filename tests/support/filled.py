@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from images import OCI_INDEX, Json, Layout, named, on
-from servers import docker_registry, put_manifest, require, skopeo_copy
+from support.images import OCI_INDEX, Json, Layout, named, on
+from support.servers import docker_registry, put_manifest, require, skopeo_copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

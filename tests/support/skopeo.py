@@ -6,7 +6,7 @@ import re
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
-from servers import require
+from support.servers import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

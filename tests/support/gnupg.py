@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servers import require
+from support.servers import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from sources import LINUX, accept_anything, at, never
+from support.sources import LINUX, accept_anything, at, never
 
 from imgproxy.errors import Failure
 from imgproxy.host.files import OpenFile
@@ -20,7 +20,7 @@ from imgproxy.transports.local.detect import open_named
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from images import Json
+    from support.images import Json
 
     from imgproxy.transports.source import Place, Reader, Source
 

@@ -19,7 +19,7 @@ import tarfile
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from images import (
+from support.images import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     OCI_CONFIG,
