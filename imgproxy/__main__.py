@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cli.options import Options
-    from imgproxy.host.configuration import Settings
-    from imgproxy.net.preconnect import Early
+    from imgproxy.host.configuration import Configuration
+    from imgproxy.net.preconnect import Preconnection
 
 EXIT_USAGE = 2
 
@@ -29,9 +29,9 @@ def main() -> int:
     try:
         return _run(options.parse(sys.argv[1:]))
     except UsageError as error:
-        from imgproxy.host import environment
+        from imgproxy.host.diagnostics import Diagnostics, super_server
 
-        environment.Reporter(quiet=environment.super_server()).failure(str(error))
+        Diagnostics(quiet=super_server()).failure(str(error))
         return EXIT_USAGE
 
 
@@ -54,6 +54,7 @@ def _die_by_signal() -> None:
 def _run(options: Options) -> int:
     _keep_quiet()
     from imgproxy.host import environment
+    from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.server import inherited_sockets
 
     def named(option: str, path: str | None) -> tuple[bytes, str] | None:
@@ -79,15 +80,13 @@ def _run(options: Options) -> int:
     inherited_sockets.check_source(
         options.image, fds or [inherited_sockets.STDIN, inherited_sockets.STDOUT]
     )
-    reporter = environment.Reporter(
-        quiet=options.quiet or handed.shares_stderr, debug=options.debug
-    )
+    diagnostics = Diagnostics(quiet=options.quiet or handed.shares_stderr, debug=options.debug)
 
-    from imgproxy.host.configuration import Chosen, Settings
+    from imgproxy.host.configuration import Configuration, Overrides
 
-    chosen = Chosen(policy, registries, auth, options.cert_dir, options.registries_d)
-    settings = Settings(chosen, reporter)
-    early = _begin_early(options, settings, handed.is_asked)
+    chosen = Overrides(policy, registries, auth, options.cert_dir, options.registries_d)
+    configuration = Configuration(chosen, diagnostics)
+    early = _begin_early(options, configuration, handed.is_asked)
 
     from functools import partial
 
@@ -113,18 +112,18 @@ def _run(options: Options) -> int:
         early,
     )
     image = Image(
-        partial(open_sources, options.image, access, settings, reporter),
-        settings.policy,
+        partial(open_sources, options.image, access, configuration, diagnostics),
+        configuration.policy,
         options.platform or environment.host_platform(),
-        ForeignLayers(access, settings, reporter).open,
+        ForeignLayers(access, configuration, diagnostics).open,
     )
-    service = Service(image, reporter, allow_remote=options.allow_remote)
+    service = Service(image, diagnostics, allow_remote=options.allow_remote)
     return trio.run(service.run, handed)
 
 
 def _begin_early(
-    options: Options, settings: Settings, is_asked: Callable[[], bool]
-) -> Early | None:
+    options: Options, configuration: Configuration, is_asked: Callable[[], bool]
+) -> Preconnection | None:
     """Begin the connection that is needed, where no option says that it may not be."""
     here = ("oci:", "oci-archive:", "docker-archive:", "dir:")
     is_path = options.image[:1] in "./" or options.image.startswith(here)
@@ -134,7 +133,7 @@ def _begin_early(
 
     return preconnect.begin(
         options.image,
-        settings,
+        configuration,
         lambda: options.registry_token is None and is_asked(),  # a token would go with the request
         mirrors=not options.no_mirrors,
         timeout=options.stall_timeout,

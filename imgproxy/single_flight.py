@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class SharedAttempt:
+class SingleFlight:
     """Something that several tasks need and one of them gets.
 
     A failure is not remembered for ever, but whoever had been waiting for the attempt shares it:

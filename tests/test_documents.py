@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from support.parent import COMMAND, LIMIT, ROOT, Client, environment, start
+from support import parent
+from support.parent import COMMAND, LIMIT, ROOT, Client, start
 from support.servers import require
 
 from imgproxy import __version__, errors
@@ -69,7 +70,12 @@ def tagged(name: str) -> dict[str, str]:
 def printed_by(*options: str) -> str:
     arguments = [*COMMAND, *options]
     result = subprocess.run(
-        arguments, env=environment(), capture_output=True, text=True, timeout=LIMIT, check=True
+        arguments,
+        env=parent.environment(),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=True,
     )
     assert not result.stderr
     return result.stdout
@@ -368,7 +374,8 @@ def test_the_limits_are_those_of_the_program() -> None:
         f"more than {decompression._SUSPECT_SIZE // mib // 1024} GiB has come out",
         f"more than {decompression._MAX_RATIO} times what went in",
         f"a manifest of more than {manifests.MAX_DOCUMENT_SIZE // mib} MiB",
-        f"for gzip {decompression._SPACING // mib} MiB apart (or more, {decompression._MAX_POINTS} at most)",
+        f"for gzip {decompression._SPACING // mib} MiB apart (or more,"
+        f" {decompression._MAX_POINTS} at most)",
     ):
         assert words in in_man
     for name in tar_archive._CONTROL:
@@ -479,10 +486,10 @@ def run_example(arguments: list[str], example: str, image: Path) -> str:
         f'exec {" ".join(COMMAND)} --platform=linux/amd64 "$@"\n'
     )
     program.chmod(0o755)
-    path = f"{program.parent}:{environment()['PATH']}"
+    path = f"{program.parent}:{parent.environment()['PATH']}"
     result = subprocess.run(
         [*arguments, example.replace("/srv/image", str(image))],
-        env=environment(PATH=path, HOME=str(home)),
+        env=parent.environment(PATH=path, HOME=str(home)),
         cwd=place,
         capture_output=True,
         text=True,

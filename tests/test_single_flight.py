@@ -7,7 +7,7 @@ import trio
 from support.streams import elapsing, virtual_time
 
 from imgproxy.errors import Failure, UnavailableError
-from imgproxy.single_flight import SharedAttempt
+from imgproxy.single_flight import SingleFlight
 
 
 class Wanted:
@@ -17,7 +17,7 @@ class Wanted:
         self.attempts = 0
         self.value: str | None = None
         self._failures = iter(failures)
-        self._shared = SharedAttempt()
+        self._shared = SingleFlight()
 
     async def get(self) -> str:
         return await self._shared.get(lambda: self.value, self._make)

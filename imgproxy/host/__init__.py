@@ -1,1 +1,1 @@
-"""This host: its environment, files, configuration and credentials, and where diagnostics go."""
+"""What this host says: environment, files, configuration, credentials, diagnostics."""

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from imgproxy.config.registries_conf import Registries
     from imgproxy.config.registries_d import Section
     from imgproxy.config.short_names import ShortNames
-    from imgproxy.host.environment import Reporter
+    from imgproxy.host.diagnostics import Diagnostics
 
 
-class Chosen(NamedTuple):
+class Overrides(NamedTuple):
     """What options put in place of the system's files: the content of one, with its path.
 
     `cert_dir` is a directory, used for every host, `registries_d` one with files.
@@ -39,12 +39,12 @@ class Chosen(NamedTuple):
     registries_d: str | None = None
 
 
-class Settings:
+class Configuration:
     """The configuration of this host, with what options put in its place."""
 
-    def __init__(self, chosen: Chosen, reporter: Reporter) -> None:
+    def __init__(self, chosen: Overrides, diagnostics: Diagnostics) -> None:
         self._chosen = chosen
-        self._report = reporter
+        self._diagnostics = diagnostics
         self._host = environment.host()
 
     def policy(self) -> Policy:
@@ -84,7 +84,7 @@ class Settings:
         ]
         merged = registries_conf.merge(files)
         for warning in merged.warnings:
-            self._report.failure(f"warning: {warning}")
+            self._diagnostics.failure(f"warning: {warning}")
         return merged
 
     @cached_property
@@ -124,7 +124,7 @@ class Settings:
                 " pip install 'oci-imgproxy[signatures]'"
             ) from None
         for warning in (each for file in files for each in file.warnings):
-            self._report.failure(f"warning: {warning}")
+            self._diagnostics.failure(f"warning: {warning}")
         return registries_d.merge(files)
 
     def auth_files(self) -> list[AuthFile]:

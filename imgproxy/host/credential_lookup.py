@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trio.abc import ReceiveStream
 
     from imgproxy.config.credential_helpers import Credentials, Helper
-    from imgproxy.host.configuration import Settings
+    from imgproxy.host.configuration import Configuration
 
 # A helper may ask a server of its own; a person is not expected to be there.
 HELPER_TIMEOUT = 30.0
@@ -29,7 +29,7 @@ HELPER_TIMEOUT = 30.0
 _LAST_WORDS = 0.5
 
 
-class Keyring:
+class CredentialLookup:
     """All credentials of this process. `explicit` ones, from an option, are the only ones then.
 
     `anonymous`: there are none at all, and nothing is looked at. Nothing is kept: what a helper
@@ -37,9 +37,13 @@ class Keyring:
     """
 
     def __init__(
-        self, settings: Settings, *, explicit: Credentials | None = None, anonymous: bool = False
+        self,
+        configuration: Configuration,
+        *,
+        explicit: Credentials | None = None,
+        anonymous: bool = False,
     ) -> None:
-        self._settings = settings
+        self._configuration = configuration
         self._explicit = explicit
         self._anonymous = anonymous
 
@@ -56,7 +60,7 @@ class Keyring:
     async def _look(self, registry: str, repository: str) -> Credentials | None:
         """Ask one after the other; a failure counts only if nobody has what was looked for."""
         failures: list[ConfigurationError] = []
-        for name in self._settings.registries.credential_helpers:
+        for name in self._configuration.registries.credential_helpers:
             try:
                 if name == AUTH_FILES:
                     found = await self._look_in_files(registry, repository)
@@ -73,7 +77,7 @@ class Keyring:
         return None
 
     async def _look_in_files(self, registry: str, repository: str) -> Credentials | None:
-        for file in self._settings.auth_files():
+        for file in self._configuration.auth_files():
             found = file.find(registry, repository)
             if isinstance(found, helpers.Helper):
                 found = await _ask(found)

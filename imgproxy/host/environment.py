@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import stat
 import sys
 
@@ -31,13 +30,9 @@ _OPERATING_SYSTEMS = {"win32": "windows", "cygwin": "windows"}
 # One processor's part of /proc/cpuinfo; the kernel takes a while to write down hundreds of them.
 _ONE_CPU = 8192
 
-# A pipe that poll(2) calls writable takes this many bytes at once; a longer line could block.
-_PIPE_BUF = select.PIPE_BUF
 
 # Policies are written by hand; the largest that distributions ship have a few kilobytes.
 _MAX_CONFIGURATION = 4 * 1024 * 1024
-
-_STDERR = 2
 
 
 def host_platform() -> Platform:
@@ -170,54 +165,3 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 def kind_of(mode: int) -> str:
     """Give what a file is, from `st_mode`, in the words of a message."""
     return next((words for test, words in _KINDS if test(mode)), "no file known to us")
-
-
-class Reporter:
-    """Diagnostics on standard error, one line each.
-
-    A line is dropped rather than waited for: a parent that does not read its child's standard
-    error must not stop the child.
-    """
-
-    def __init__(self, *, quiet: bool = False, debug: bool = False) -> None:
-        self._quiet = quiet or not _is_open(_STDERR)
-        self._debug = debug and not self._quiet
-
-    def failure(self, message: str) -> None:
-        """Report a failure."""
-        if not self._quiet:
-            _write(message)
-
-    def debug(self, message: str) -> None:
-        """Report what only `--debug` wants to know."""
-        if self._debug:
-            _write(message)
-
-
-def super_server() -> bool:
-    """Whether one socket is both standard error and another standard stream, as inetd makes it."""
-    try:
-        socket = stat.S_ISSOCK(os.fstat(_STDERR).st_mode)
-        return socket and any(os.path.sameopenfile(fd, _STDERR) for fd in (0, 1))
-    except OSError:
-        return False
-
-
-def _is_open(fd: int) -> bool:
-    """Whether it is ours to write to; a closed descriptor's number goes to whatever comes next."""
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
-def _write(message: str) -> None:
-    line = f"imgproxy: {clean(message, _PIPE_BUF)}".encode()[: _PIPE_BUF - 1]
-    poll = select.poll()
-    poll.register(_STDERR, select.POLLOUT)
-    try:
-        if poll.poll(0) == [(_STDERR, select.POLLOUT)]:
-            os.write(_STDERR, line.decode(errors="ignore").encode() + b"\n")
-    except OSError:
-        pass  # nobody is there to be told

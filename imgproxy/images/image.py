@@ -21,14 +21,14 @@ from imgproxy.errors import (
     ReplacedError,
     clean,
 )
-from imgproxy.host.files import Bytes
-from imgproxy.single_flight import SharedAttempt
+from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import convert
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import platform as platforms
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
+from imgproxy.transports.readers import Bytes
 from imgproxy.transports.source import Document
 from imgproxy.verification import verified_blob
 
@@ -80,7 +80,7 @@ class Image:
         self._open_foreign = open_foreign
         self._opened: OpenedImage | None = None
         self._sources: list[Source] = []
-        self._opening = SharedAttempt()
+        self._opening = SingleFlight()
 
     async def open(self) -> OpenedImage:
         """Give the opened image. Raises `Failure`; the next request tries again."""

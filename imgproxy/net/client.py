@@ -25,9 +25,9 @@ from imgproxy.specs.http import retry
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from imgproxy.host.environment import Reporter
-    from imgproxy.net.preconnect import Early
-    from imgproxy.net.streams import Wire
+    from imgproxy.host.diagnostics import Diagnostics
+    from imgproxy.net.preconnect import Preconnection
+    from imgproxy.net.streams import ByteStream
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
 
@@ -48,7 +48,7 @@ _PROXY_AUTHENTICATION_REQUIRED = 407
 class Dial(Protocol):
     """How a connection to an origin is made; tests put a scripted one in its place."""
 
-    async def __call__(self, url: Url) -> Wire:
+    async def __call__(self, url: Url) -> ByteStream:
         """Give a connection to the origin of `url`, or raise `OSError`."""
 
 
@@ -62,23 +62,25 @@ class Client:
     def __init__(
         self,
         dial: Dial,
-        reporter: Reporter,
+        diagnostics: Diagnostics,
         *,
         stall_timeout: float,
         user_agent: str,
         proxy_for: Callable[[Url], Proxy | None] = lambda _: None,
     ) -> None:
         self._dial = dial
-        self._report = reporter
+        self._diagnostics = diagnostics
         self._stall_timeout = stall_timeout
         self._user_agent = user_agent
         self._proxy_for = proxy_for
-        self._early: Early | None = None
-        self._asked: dict[Wire, bytes] = {}  # requests that are on their way, and not given out
+        self._early: Preconnection | None = None
+        self._asked: dict[
+            ByteStream, bytes
+        ] = {}  # requests that are on their way, and not given out
         self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
-        self._idle: defaultdict[tuple[str, str, int], list[Wire]] = defaultdict(list)
+        self._idle: defaultdict[tuple[str, str, int], list[ByteStream]] = defaultdict(list)
 
-    def adopt(self, early: Early) -> None:
+    def adopt(self, early: Preconnection) -> None:
         """Use a connection that was begun before there was a client."""
         self._early = early
 
@@ -90,7 +92,7 @@ class Client:
         try:
             wire = await self._spare(url) or await self._connect(url)
         except Failure as error:
-            self._report.debug(error.message)
+            self._diagnostics.debug(error.message)
             raise
         self._give_back(url, wire)
 
@@ -116,7 +118,7 @@ class Client:
                         raise
             return await exchange(await self._connect(url), started)
         except Failure as error:
-            self._report.debug(error.message + note)
+            self._diagnostics.debug(error.message + note)
             raise
 
     async def _exchange(
@@ -125,7 +127,7 @@ class Client:
         headers: Mapping[str, str],
         form: bytes | None,
         note: str,
-        wire: Wire,
+        wire: ByteStream,
         started: float,
     ) -> Response:
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
@@ -150,7 +152,7 @@ class Client:
         release = partial(self._take_back, url, what)
         return Response(url, head, connection, wire, self._stall_timeout, release)
 
-    async def _ask(self, wire: Wire, words: bytes) -> None:
+    async def _ask(self, wire: ByteStream, words: bytes) -> None:
         """Send a request, unless the connection was begun with just this one."""
         asked = self._asked.pop(wire, None)
         if asked is None:
@@ -158,7 +160,7 @@ class Client:
         elif asked != words:
             raise _ClosedEarly("the connection was begun with another request")
 
-    async def _head(self, connection: h11.Connection, wire: Wire) -> h11.Response:
+    async def _head(self, connection: h11.Connection, wire: ByteStream) -> h11.Response:
         # One byte more than h11 may keep, however the head is split on its way.
         scratch = memoryview(bytearray(MAX_HEAD + 1))
         while True:
@@ -178,7 +180,7 @@ class Client:
                 return event
             # anything else here is an informational response
 
-    async def _connect(self, url: Url) -> Wire:
+    async def _connect(self, url: Url) -> ByteStream:
         try:
             with trio.fail_after(self._connect_timeout):
                 return await self._dial(url)
@@ -189,7 +191,7 @@ class Client:
                 failure.is_transient &= retry.is_transient(error)
             raise failure from error
 
-    async def _spare(self, url: Url) -> Wire | None:
+    async def _spare(self, url: Url) -> ByteStream | None:
         """Give a connection that was made before, None where there is none."""
         early = self._early
         if early is not None:
@@ -201,7 +203,7 @@ class Client:
                     self._asked[wire] = early.asked
         return self._take_idle(url)
 
-    def _take_idle(self, url: Url) -> Wire | None:
+    def _take_idle(self, url: Url) -> ByteStream | None:
         """Give a kept connection on which nothing waits: surplus bytes answer no question."""
         kept = self._idle[url.origin]
         while kept:
@@ -212,18 +214,24 @@ class Client:
         return None
 
     def _take_back(
-        self, url: Url, what: tuple[str, float, str], wire: Wire, received: int, *, reusable: bool
+        self,
+        url: Url,
+        what: tuple[str, float, str],
+        wire: ByteStream,
+        received: int,
+        *,
+        reusable: bool,
     ) -> None:
         """Tell of a reply that has ended, and keep its connection if it can be used again."""
         line, started, note = what
         elapsed = (trio.current_time() - started) * 1000
-        self._report.debug(f"{line}, {received} bytes, {elapsed:.0f} ms{note}")
+        self._diagnostics.debug(f"{line}, {received} bytes, {elapsed:.0f} ms{note}")
         if reusable:
             self._give_back(url, wire)
         else:
             wire.close()
 
-    def _give_back(self, url: Url, wire: Wire) -> None:
+    def _give_back(self, url: Url, wire: ByteStream) -> None:
         kept = self._idle[url.origin]
         if len(kept) < MAX_IDLE:
             kept.append(wire)
@@ -243,7 +251,7 @@ class _ClosedEarly(ConnectionError):
     """A connection ended before the first byte of an answer."""
 
 
-async def _send(wire: Wire, head: bytes) -> None:
+async def _send(wire: ByteStream, head: bytes) -> None:
     try:
         await wire.send(head)
     except ssl.SSLError:

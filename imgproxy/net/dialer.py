@@ -24,7 +24,7 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.net.response import reason
-from imgproxy.net.streams import SocketWire, start_tls
+from imgproxy.net.streams import SocketStream, start_tls
 from imgproxy.net.tls import make_context
 from imgproxy.specs.http import retry
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from imgproxy.config.certs import Certificates
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
-from imgproxy.net.streams import Wire
+from imgproxy.net.streams import ByteStream
 
 # A proxy's answer to CONNECT is a head; some send a page with a refusal.
 _MAX_PROXY_HEAD = 16 * 1024
@@ -67,7 +67,7 @@ class Dialer:
         self._verify = verify
         self._contexts: dict[str, ssl.SSLContext] = {}
 
-    async def __call__(self, url: Url) -> Wire:
+    async def __call__(self, url: Url) -> ByteStream:
         """See `client.Dial`. Addresses are tried in the manner of RFC 8305, happy eyeballs."""
         proxy = self.proxy_for(url)
         if url.host != self._home:
@@ -87,10 +87,10 @@ class Dialer:
             sock = await _tunnel(url, proxy)
         return await self._secured(sock, url)
 
-    async def _secured(self, sock: socket.socket, url: Url) -> Wire:
+    async def _secured(self, sock: socket.socket, url: Url) -> ByteStream:
         """Give the wire over a socket, with TLS where the URL says https."""
         if url.scheme == "http":
-            return SocketWire(sock)
+            return SocketStream(sock)
         name = self._registry if url.host == self._home else url.authority
         try:
             context = self._contexts.get(name) or self._contexts.setdefault(
@@ -132,14 +132,14 @@ async def _tunnel(url: Url, proxy: Proxy) -> socket.socket:
         )
     sock = await _connect_to_proxy(url, proxy)
     try:
-        await _ask_for_tunnel(SocketWire(sock), url, proxy)
+        await _ask_for_tunnel(SocketStream(sock), url, proxy)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-async def _ask_for_tunnel(wire: Wire, url: Url, proxy: Proxy) -> None:
+async def _ask_for_tunnel(wire: ByteStream, url: Url, proxy: Proxy) -> None:
     target, fields = proxy.connect(url)
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_PROXY_HEAD)
     request = h11.Request(method="CONNECT", target=target, headers=fields)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from imgproxy.host.configuration import Settings
-    from imgproxy.net.streams import TlsWire
+    from imgproxy.host.configuration import Configuration
+    from imgproxy.net.streams import TlsStream
     from imgproxy.specs.http.url import Url
 
 # How long it is waited for when it is wanted, in seconds; it has had the time of the imports.
@@ -38,12 +38,12 @@ _FRESH = 5.0
 
 def begin(
     image: str,
-    settings: Settings,
+    configuration: Configuration,
     is_wanted: Callable[[], bool],
     *,
     mirrors: bool,
     timeout: float,
-) -> Early | None:
+) -> Preconnection | None:
     """Begin the connection that an image will need, if it can be told which.
 
     That is the first place of an image that is named with its registry, over TLS and without a
@@ -54,17 +54,17 @@ def begin(
         name = references.parse_image(image)
         if not isinstance(name, references.Reference):
             return None
-        policies.demand(settings.policy(), "docker", policies.scopes_of(name), image)
-        place = endpoints.find(name, settings.registries.registries, mirrors=mirrors)[0]
+        policies.demand(configuration.policy(), "docker", policies.scopes_of(name), image)
+        place = endpoints.find(name, configuration.registries.registries, mirrors=mirrors)[0]
         url = distribution.registry_url("https", place.reference, "manifest", name.manifest)
         if place.refusal or place.insecure or proxy.choose(url, environment.environment()):
             return None
     except Failure:
         return None  # which is reported when the image is opened
-    return Early(url, place.reference.registry, settings, is_wanted, timeout)
+    return Preconnection(url, place.reference.registry, configuration, is_wanted, timeout)
 
 
-class Early:
+class Preconnection:
     """A connection to the origin of `url`, made by a thread of its own.
 
     `asked` is the request that has been sent on it, if one has.
@@ -74,7 +74,7 @@ class Early:
         self,
         url: Url,
         registry: str,
-        settings: Settings,
+        configuration: Configuration,
         is_wanted: Callable[[], bool],
         timeout: float,
     ) -> None:
@@ -83,7 +83,7 @@ class Early:
         self._asked_at = 0.0
         self._may_ask = is_wanted
         self._registry = registry
-        self._settings = settings
+        self._configuration = configuration
         self._timeout = timeout
         self._socket: ssl.SSLSocket | None = None
         self._lock = threading.Lock()
@@ -106,7 +106,7 @@ class Early:
     def _connected(self) -> ssl.SSLSocket:
         from imgproxy.net.tls import make_context
 
-        context = make_context(self._settings.certificates(self._registry), verify=True)
+        context = make_context(self._configuration.certificates(self._registry), verify=True)
         plain = socket.create_connection((self.url.host, self.url.port), self._timeout)
         try:
             made = context.wrap_socket(plain, server_hostname=self.url.host)
@@ -134,11 +134,11 @@ class Early:
         self._asked_at = time.monotonic()
         made.sendall(self.asked)
 
-    async def wire(self) -> TlsWire | None:
+    async def wire(self) -> TlsStream | None:
         """Give the connection, None where there is none in time."""
         import trio
 
-        from imgproxy.net.streams import TlsWire
+        from imgproxy.net.streams import TlsStream
 
         if not self._done.is_set():
             with trio.move_on_after(_PATIENCE):
@@ -147,7 +147,7 @@ class Early:
         if made is not None and self.asked and time.monotonic() - self._asked_at > _FRESH:
             made.close()
             return None
-        return None if made is None else TlsWire(made)
+        return None if made is None else TlsStream(made)
 
     def close(self) -> None:
         """Do without it."""

@@ -28,7 +28,7 @@ from imgproxy.specs.http import retry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from imgproxy.net.streams import Wire
+    from imgproxy.net.streams import ByteStream
     from imgproxy.specs.http.url import Url
 
 # Less than this within the stall timeout is no progress: a trickle is a stall that takes longer.
@@ -56,7 +56,7 @@ class Response:
         url: Url,
         head: h11.Response,
         connection: h11.Connection,
-        wire: Wire,
+        wire: ByteStream,
         stall_timeout: float,
         release: Callable[..., None],
     ) -> None:
@@ -64,7 +64,7 @@ class Response:
         self.status = head.status_code
         self._fields = head.headers
         self._connection = connection
-        self._wire: Wire | None = wire
+        self._wire: ByteStream | None = wire
         self._release = release
         self._stall_timeout = self._patience = stall_timeout
         self._progress = self._received = 0
@@ -128,7 +128,7 @@ class Response:
             self._patience, self._progress = self._stall_timeout, 0
         return count
 
-    async def _pull_bytes(self, buffer: memoryview, wire: Wire) -> int:
+    async def _pull_bytes(self, buffer: memoryview, wire: ByteStream) -> int:
         if self._rest:
             count = self._take(buffer)
         else:
@@ -143,7 +143,7 @@ class Response:
             self._ended = True
         return count
 
-    async def _pull_chunks(self, buffer: memoryview, wire: Wire) -> int:
+    async def _pull_chunks(self, buffer: memoryview, wire: ByteStream) -> int:
         while not self._rest:
             event = self._connection.next_event()
             if event is h11.NEED_DATA:

@@ -1,7 +1,7 @@
 """Byte streams: sockets, TLS, pipes and files, received into the caller's memory.
 
 trio's own streams hand out a fresh `bytes` for each read; a blob would be copied once more and the
-allocator would be busy with megabytes. A `Wire` fills a buffer that is used again. Every
+allocator would be busy with megabytes. A `ByteStream` fills a buffer that is used again. Every
 operation can be cancelled before it is done; one that need not wait lets others go first only if
 they have not been let for a while.
 
@@ -43,7 +43,7 @@ T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
 
 
-class Wire(Protocol):
+class ByteStream(Protocol):
     """A bidirectional stream of bytes."""
 
     async def receive_into(self, buffer: memoryview) -> int:
@@ -69,25 +69,25 @@ class Wire(Protocol):
         """Give the stream back to the system. May be called again."""
 
 
-class SocketWire:
+class SocketStream:
     """A connected stream socket, which must be non-blocking; closed with the wire."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """See `Wire`."""
+        """See `ByteStream`."""
         sock = self._socket
         return await _retried(partial(sock.recv_into, buffer), sock, wait_readable)
 
     async def send(self, data: Buffer) -> None:
-        """See `Wire`."""
+        """See `ByteStream`."""
         sock, rest = self._socket, memoryview(data)
         while rest:
             rest = rest[await _retried(partial(sock.send, rest), sock, wait_writable) :]
 
     async def finish(self, limit: int, patience: float) -> None:
-        """See `Wire`."""
+        """See `ByteStream`."""
         buffer = memoryview(bytearray(limit))
         with suppress(OSError), trio.move_on_after(patience):
             self._socket.shutdown(socket.SHUT_WR)
@@ -95,21 +95,21 @@ class SocketWire:
                 buffer = buffer[count:]
 
     async def hung_up(self) -> None:
-        """See `Wire`."""
+        """See `ByteStream`."""
         await _no_reader(self._socket.fileno())
 
     def is_quiet(self) -> bool:
-        """See `Wire`."""
+        """See `ByteStream`."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return not poll.poll(0)
 
     def close(self) -> None:
-        """See `Wire`."""
+        """See `ByteStream`."""
         self._socket.close()
 
 
-class TlsWire(SocketWire):
+class TlsStream(SocketStream):
     """A TLS connection after its handshake, on a non-blocking `ssl.SSLSocket`."""
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
@@ -117,7 +117,7 @@ class TlsWire(SocketWire):
         self._broken: OSError | None = None
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """See `Wire`. Takes all records that are there: OpenSSL hands them out one by one."""
+        """See `ByteStream`. Takes all records that are there: OpenSSL hands them out one by one."""
         if self._broken is not None:
             raise self._broken
         filled = await super().receive_into(buffer)
@@ -134,7 +134,10 @@ class TlsWire(SocketWire):
         return filled
 
     def is_quiet(self) -> bool:
-        """See `Wire`. Session tickets are no surplus: OpenSSL takes them without giving bytes."""
+        """See `ByteStream`.
+
+        Session tickets are no surplus: OpenSSL takes them without giving bytes.
+        """
         try:
             self._socket.recv_into(bytearray(1))
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -144,7 +147,7 @@ class TlsWire(SocketWire):
         return False
 
 
-async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsWire:
+async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsStream:
     """Shake hands on a connected non-blocking socket and give the wire.
 
     Raises `ssl.SSLError` or another `OSError`, with the socket closed.
@@ -155,10 +158,10 @@ async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> 
     except BaseException:
         tls.close()
         raise
-    return TlsWire(tls)
+    return TlsStream(tls)
 
 
-class FdWire:
+class FdStream:
     """Two descriptors, one for each direction: pipes, regular files, what a shell connects.
 
     Both stay open when the wire is closed, and get back the mode that they had: whoever started
@@ -173,29 +176,29 @@ class FdWire:
             os.set_blocking(fd, False)
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """See `Wire`."""
+        """See `ByteStream`."""
         fd = self._read_fd
         return await _retried(partial(os.readv, fd, [buffer]), fd, wait_readable)
 
     async def send(self, data: Buffer) -> None:
-        """See `Wire`."""
+        """See `ByteStream`."""
         fd, rest = self._write_fd, memoryview(data)
         while rest:
             rest = rest[await _retried(partial(os.write, fd, rest), fd, wait_writable) :]
 
     async def finish(self, limit: int, patience: float) -> None:
-        """See `Wire`. Pipes and files cannot be reset."""
+        """See `ByteStream`. Pipes and files cannot be reset."""
 
     async def hung_up(self) -> None:
-        """See `Wire`. The end of the requests says nothing about who reads the replies."""
+        """See `ByteStream`. The end of the requests says nothing about who reads the replies."""
         await _no_reader(self._write_fd)
 
     def is_quiet(self) -> bool:
-        """See `Wire`."""
+        """See `ByteStream`."""
         return False
 
     def close(self) -> None:
-        """See `Wire`."""
+        """See `ByteStream`."""
         while self._blocking:
             os.set_blocking(*self._blocking.popitem())
 
@@ -246,8 +249,8 @@ async def _no_reader(fd: int) -> None:
         await wait_readable(poll.fileno())
 
 
-async def accept(listener: socket.socket) -> tuple[SocketWire, Any]:
+async def accept(listener: socket.socket) -> tuple[SocketStream, Any]:
     """Wait for a connection to a non-blocking listener; give it with the address behind it."""
     sock, address = await _retried(listener.accept, listener, wait_readable)
     sock.setblocking(False)  # noqa: FBT003  (the name says it)
-    return SocketWire(sock), address
+    return SocketStream(sock), address

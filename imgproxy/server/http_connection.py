@@ -38,9 +38,9 @@ from imgproxy.verification.verified_blob import Blob
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgproxy.host.environment import Reporter
+    from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.image import Image, OpenedImage
-    from imgproxy.net.streams import Buffer, Wire
+    from imgproxy.net.streams import Buffer, ByteStream
     from imgproxy.specs.oci.digest import Digest
 
 # A request is a line and some fields; 16 KiB is what servers in the field allow for both.
@@ -77,7 +77,7 @@ _REASONS = {
 }
 
 
-class Gravity(enum.IntEnum):
+class Severity(enum.IntEnum):
     """What happened in a conversation, the gravest last."""
 
     NOTHING = 0
@@ -86,7 +86,7 @@ class Gravity(enum.IntEnum):
     DEFECT = 3
 
 
-class Quitting:
+class Shutdown:
     """The end of the process as `POST /quit` asks for it.
 
     No new requests are taken; replies under way are finished.
@@ -132,17 +132,17 @@ class Conversation:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: ByteStream,
         image: Image,
-        quitting: Quitting,
-        reporter: Reporter,
+        shutdown: Shutdown,
+        diagnostics: Diagnostics,
         *,
         accepted: bool = False,
     ) -> None:
         self._wire = wire
         self._image = image
-        self._quitting = quitting
-        self._report = reporter
+        self._shutdown = shutdown
+        self._diagnostics = diagnostics
         self._accepted = accepted
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         # One byte more than h11 may keep, however the head is split on its way.
@@ -151,9 +151,9 @@ class Conversation:
         self._gone = False
         self._head_only = False
         self._patience = DRAIN_TIMEOUT
-        self._gravity = Gravity.NOTHING
+        self._severity = Severity.NOTHING
 
-    async def run(self) -> Gravity:
+    async def run(self) -> Severity:
         """Answer requests until there are no more, and close the wire."""
         try:
             async with trio.open_nursery() as nursery:
@@ -162,13 +162,13 @@ class Conversation:
                     await self._serve()
                     await self._wire.finish(MAX_DRAIN, self._patience)
                 except _Gone as error:
-                    self._report.debug(f"the parent is gone: {error}")
+                    self._diagnostics.debug(f"the parent is gone: {error}")
                 nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001  (one conversation's defect is not the others')
             self._defect("the conversation", error)
         finally:
             self._wire.close()
-        return self._gravity
+        return self._severity
 
     async def _watch(self) -> None:
         """Stop the work for a parent that is gone; what it sent before can still be read."""
@@ -189,7 +189,7 @@ class Conversation:
         self._head_only = False
         try:
             request = None
-            with self._quitting.interrupts() as self._idle:
+            with self._shutdown.interrupts() as self._idle:
                 if self._gone:  # while the last reply was sent; only what is here already counts
                     self._idle.cancel()
                 request = await self._next_event()
@@ -203,10 +203,10 @@ class Conversation:
                 raise _Gone("it hung up")
         except h11.RemoteProtocolError as error:
             failure = _refusal(error)
-            self._report.failure(f"{failure.status} {failure.code}: {failure.message}")
+            self._diagnostics.failure(f"{failure.status} {failure.code}: {failure.message}")
             await self._send_error(failure)
         reusable = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
-        return reusable and not self._quitting.requested
+        return reusable and not self._shutdown.requested
 
     async def _next_event(self) -> object:
         while True:
@@ -228,21 +228,21 @@ class Conversation:
         what = f"{request.method.decode()} {clean(request.target.decode())}"
         try:
             _refuse_ambiguous(request)
-            with self._quitting.interrupts() as scope:
+            with self._shutdown.interrupts() as scope:
                 await self._read_away(request)
             if scope.cancelled_caught:
                 return  # the request had not arrived
             self._refuse_browser(request)
             reply = await self._reply(single_image_routes.parse(request.method, request.target))
         except Failure as failure:
-            self._report.failure(f"{what}: {failure.status} {failure.code}: {failure.message}")
+            self._diagnostics.failure(f"{what}: {failure.status} {failure.code}: {failure.message}")
             await self._send_error(failure)
         except (_Gone, h11.RemoteProtocolError):
             raise
         except Exception as error:  # noqa: BLE001  (a defect is answered as one)
             await self._send_error(self._defect(what, error))
         else:
-            self._report.debug(f"{what}: 200, {reply.size} bytes")
+            self._diagnostics.debug(f"{what}: 200, {reply.size} bytes")
             await self._send_reply(what, reply)
 
     async def _read_away(self, request: h11.Request) -> None:
@@ -268,7 +268,7 @@ class Conversation:
     async def _reply(self, request: single_image_routes.Request) -> _Reply:
         """Do what is asked for. Raises `Failure`."""
         if isinstance(request, single_image_routes.Quit):
-            self._quitting.request()
+            self._shutdown.request()
             self._patience = 0  # it said that nothing follows
             return _Reply([], 0, b"")
         image = await self._image.open()
@@ -301,8 +301,8 @@ class Conversation:
             self._http.send(h11.EndOfMessage())
         except Failure as failure:
             mismatch = isinstance(failure, InvalidError)
-            self._grave(Gravity.MISMATCH if mismatch else Gravity.LOST)
-            self._report.failure(f"{what}: broken off: {failure.code}: {failure.message}")
+            self._grave(Severity.MISMATCH if mismatch else Severity.LOST)
+            self._diagnostics.failure(f"{what}: broken off: {failure.code}: {failure.message}")
         except _Gone:
             raise
         except Exception as error:  # noqa: BLE001  (a defect is told of as one)
@@ -346,19 +346,19 @@ class Conversation:
             await self._wire.send(data)
         except OSError as error:
             if error.errno not in _HUNG_UP:  # a full disk under standard output, perhaps
-                self._report.failure(f"sending a reply: {error.strerror}")
+                self._diagnostics.failure(f"sending a reply: {error.strerror}")
             raise _Gone(error.strerror) from error
 
     def _defect(self, what: str, error: Exception) -> DefectError:
         """Tell of a defect; the parent learns no more than that it is one."""
-        self._grave(Gravity.DEFECT)
-        self._report.failure(f"{what}: a defect of this program: {error!r}")
+        self._grave(Severity.DEFECT)
+        self._diagnostics.failure(f"{what}: a defect of this program: {error!r}")
         for line in traceback.format_exception(error):
-            self._report.debug(line)
+            self._diagnostics.debug(line)
         return DefectError("a defect of this program; --debug shows where, please report it")
 
-    def _grave(self, gravity: Gravity) -> None:
-        self._gravity = max(self._gravity, gravity)
+    def _grave(self, severity: Severity) -> None:
+        self._severity = max(self._severity, severity)
 
 
 def _refuse_ambiguous(request: h11.Request) -> None:

@@ -32,7 +32,7 @@ class Pipes(NamedTuple):
     write_fd: int
 
 
-class Handed(NamedTuple):
+class InheritedSockets(NamedTuple):
     """What there is to serve. `shares_stderr`: standard error is one of these, so be silent."""
 
     connected: list[socket.socket | Pipes]
@@ -61,12 +61,12 @@ def _is_asked(descriptor: socket.socket | Pipes) -> bool:
         return False
 
 
-def classify(fds: list[int]) -> Handed:
+def classify(fds: list[int]) -> InheritedSockets:
     """Take sockets over: those of `--sockfd` or systemd.
 
     Raises `UsageError` for a descriptor that is given twice, closed, or no stream socket.
     """
-    handed = Handed([], [], shares_stderr=any(_same_file(fd, STDERR) for fd in fds))
+    handed = InheritedSockets([], [], shares_stderr=any(_same_file(fd, STDERR) for fd in fds))
     seen: dict[tuple[int, int], int] = {}
     for fd in fds:
         _check_stream_socket(fd)
@@ -83,7 +83,7 @@ def classify(fds: list[int]) -> Handed:
     return handed
 
 
-def classify_standard_streams() -> Handed:
+def classify_standard_streams() -> InheritedSockets:
     """Take standard input and output over: one socket, or pipes and files.
 
     Raises `UsageError` for a terminal and for what cannot carry a conversation.
@@ -104,7 +104,7 @@ def classify_standard_streams() -> Handed:
     if stat.S_ISSOCK(_status(STDOUT).st_mode):
         _check_stream_socket(STDOUT)
     silent = _same_file(STDIN, STDERR) or _same_file(STDOUT, STDERR)
-    return Handed([Pipes(STDIN, STDOUT)], [], shares_stderr=silent)
+    return InheritedSockets([Pipes(STDIN, STDOUT)], [], shares_stderr=silent)
 
 
 def check_source(image: str, fds: list[int]) -> None:

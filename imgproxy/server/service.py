@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgproxy.net.streams import FdWire, SocketWire, accept
-from imgproxy.server.http_connection import Conversation, Gravity, Quitting
+from imgproxy.net.streams import FdStream, SocketStream, accept
+from imgproxy.server.http_connection import Conversation, Severity, Shutdown
 from imgproxy.server.inherited_sockets import Pipes
 from imgproxy.verification.verified_blob import CHUNK
 
 if TYPE_CHECKING:
-    from imgproxy.host.environment import Reporter
+    from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.image import Image
-    from imgproxy.net.streams import Wire
-    from imgproxy.server.inherited_sockets import Handed
+    from imgproxy.net.streams import ByteStream
+    from imgproxy.server.inherited_sockets import InheritedSockets
 
 # Conversations that listeners accept at the same time; the others wait in the kernel's queue.
 MAX_ACCEPTED = 64
@@ -32,21 +32,23 @@ MAX_ACCEPTED = 64
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SHORTAGE_PAUSE = 0.2
 
-EXIT_STATUS = {Gravity.NOTHING: 0, Gravity.DEFECT: 1, Gravity.MISMATCH: 4, Gravity.LOST: 5}
+EXIT_STATUS = {Severity.NOTHING: 0, Severity.DEFECT: 1, Severity.MISMATCH: 4, Severity.LOST: 5}
 
 
 class Service:
     """What is handed to the process, served. `allow_remote`: to others than this host as well."""
 
-    def __init__(self, image: Image, reporter: Reporter, *, allow_remote: bool = False) -> None:
+    def __init__(
+        self, image: Image, diagnostics: Diagnostics, *, allow_remote: bool = False
+    ) -> None:
         self._image = image
-        self._report = reporter
+        self._diagnostics = diagnostics
         self._allow_remote = allow_remote
-        self._quitting = Quitting()
+        self._shutdown = Shutdown()
         self._places = trio.Semaphore(MAX_ACCEPTED)
-        self._gravity = Gravity.NOTHING
+        self._severity = Severity.NOTHING
 
-    async def run(self, handed: Handed) -> int:
+    async def run(self, handed: InheritedSockets) -> int:
         """Serve until the end; give the exit status."""
         async with trio.open_nursery() as listeners:
             for listener in handed.listening:
@@ -55,20 +57,20 @@ class Service:
                 async with trio.open_nursery() as connected:
                     for descriptor in handed.connected:
                         connected.start_soon(self._converse, descriptor)
-                self._quitting.request()
+                self._shutdown.request()
         self._image.close()
-        return EXIT_STATUS[self._gravity]
+        return EXIT_STATUS[self._severity]
 
     async def _converse(self, descriptor: socket.socket | Pipes) -> None:
         wire = _wire(descriptor)
-        conversation = Conversation(wire, self._image, self._quitting, self._report)
-        gravity = await conversation.run()
-        self._gravity = max(self._gravity, gravity)
+        conversation = Conversation(wire, self._image, self._shutdown, self._diagnostics)
+        severity = await conversation.run()
+        self._severity = max(self._severity, severity)
 
     async def _listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)  # noqa: FBT003  (the name says it)
         async with trio.open_nursery() as conversations:
-            with listener, self._quitting.interrupts():
+            with listener, self._shutdown.interrupts():
                 while True:
                     await self._places.acquire()
                     with ExitStack() as place:
@@ -80,19 +82,21 @@ class Service:
                         else:
                             wire.close()
 
-    async def _accept(self, listener: socket.socket) -> tuple[SocketWire, Any]:
+    async def _accept(self, listener: socket.socket) -> tuple[SocketStream, Any]:
         while True:
             try:
                 return await accept(listener)
             except OSError as error:
                 # Anything else happened to the connection, and another may come (accept(2)).
                 if error.errno in _SHORTAGES:
-                    self._report.failure(f"accepting a connection: {error.strerror}")
+                    self._diagnostics.failure(f"accepting a connection: {error.strerror}")
                 await trio.sleep(_SHORTAGE_PAUSE)
 
-    async def _converse_accepted(self, wire: Wire) -> None:
+    async def _converse_accepted(self, wire: ByteStream) -> None:
         try:
-            await Conversation(wire, self._image, self._quitting, self._report, accepted=True).run()
+            await Conversation(
+                wire, self._image, self._shutdown, self._diagnostics, accepted=True
+            ).run()
         finally:
             self._places.release()
 
@@ -103,16 +107,16 @@ class Service:
         host = ipaddress.ip_address(address[0].partition("%")[0])
         if (getattr(host, "ipv4_mapped", None) or host).is_loopback:
             return True
-        self._report.failure(
+        self._diagnostics.failure(
             f"refused a connection from {host}: only loopback is answered without --allow-remote"
         )
         return False
 
 
-def _wire(descriptor: socket.socket | Pipes) -> Wire:
+def _wire(descriptor: socket.socket | Pipes) -> ByteStream:
     if isinstance(descriptor, Pipes):
-        return FdWire(*descriptor)
+        return FdStream(*descriptor)
     descriptor.setblocking(False)  # noqa: FBT003  (the name says it)
     # As much as the system allows: each time the buffer is full costs a wait for the parent.
     descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
-    return SocketWire(descriptor)
+    return SocketStream(descriptor)

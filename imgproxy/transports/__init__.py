@@ -13,14 +13,14 @@ from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import Reference, ShortName
 
 if TYPE_CHECKING:
-    from imgproxy.host.configuration import Settings
-    from imgproxy.host.environment import Reporter
+    from imgproxy.host.configuration import Configuration
+    from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.transports.registry.options import Access
     from imgproxy.transports.source import Source
 
 
 async def open_sources(
-    image: str, access: Access, settings: Settings, reporter: Reporter
+    image: str, access: Access, configuration: Configuration, diagnostics: Diagnostics
 ) -> list[Source]:
     """Give the places that the IMAGE argument may mean, in the order in which to try them.
 
@@ -33,7 +33,7 @@ async def open_sources(
         from imgproxy.transports.local.detect import open_named
 
         return [await open_named(name)]
-    candidates = _resolved(name, settings) if isinstance(name, ShortName) else [name]
+    candidates = _resolved(name, configuration) if isinstance(name, ShortName) else [name]
     paths = [
         (each, path)
         for each in candidates
@@ -44,25 +44,25 @@ async def open_sources(
         if _exists(path):
             from imgproxy.transports.local.detect import open_sideloaded
 
-            registry = partial(_open_registry, each, access, settings, reporter)
+            registry = partial(_open_registry, each, access, configuration, diagnostics)
             return [await open_sideloaded(path, each, registry)]
     if access.offline:
         raise NotFoundError(_missing(name, [path for _, path in paths]), code="MANIFEST_UNKNOWN")
-    return [_open_registry(each, access, settings, reporter) for each in candidates]
+    return [_open_registry(each, access, configuration, diagnostics) for each in candidates]
 
 
 def _open_registry(
-    reference: Reference, access: Access, settings: Settings, reporter: Reporter
+    reference: Reference, access: Access, configuration: Configuration, diagnostics: Diagnostics
 ) -> Source:
     from imgproxy.transports.registry.network import open_registry
 
-    return open_registry(reference, access, settings, reporter)
+    return open_registry(reference, access, configuration, diagnostics)
 
 
-def _resolved(name: ShortName, settings: Settings) -> list[Reference]:
+def _resolved(name: ShortName, configuration: Configuration) -> list[Reference]:
     from imgproxy.config import short_names
 
-    return short_names.resolve(name.text, settings.short_names)
+    return short_names.resolve(name.text, configuration.short_names)
 
 
 def _exists(path: str) -> bool:

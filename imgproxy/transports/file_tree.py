@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.errors import clean
-from imgproxy.host.files import LocalFile
+from imgproxy.transports.readers import LocalFile
 
 if TYPE_CHECKING:
-    from imgproxy.host.files import Content
+    from imgproxy.transports.readers import Content
 
 
 class Tree(Protocol):

@@ -29,7 +29,7 @@ class Document(NamedTuple):
 
     `media_type` is what it came under, empty where nobody said; `digests` are all that named it,
     by reference, by descriptor, by a header; `size` is in bytes where one was promised; `name`
-    stands for it in messages. `condemn` is told what is wrong with it: then the source does not
+    stands for it in messages. `reject` is told what is wrong with it: then the source does not
     look there again, and gives whether it has another place to look at.
     """
 
@@ -38,7 +38,7 @@ class Document(NamedTuple):
     digests: tuple[Digest, ...]
     size: int | None
     name: str
-    condemn: Callable[[Failure], bool] = lambda _: False
+    reject: Callable[[Failure], bool] = lambda _: False
 
 
 class Identity(NamedTuple):
@@ -79,7 +79,7 @@ class Reader(Protocol):
     async def receive_into(self, buffer: memoryview) -> int:
         """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
 
-    def condemn(self, failure: Failure) -> bool:
+    def reject(self, failure: Failure) -> bool:
         """Take note that it does not verify; give whether the source has another place for it."""
 
     def close(self) -> None:

@@ -74,7 +74,7 @@ async def document(find: Callable[[], Awaitable[Document]]) -> VerifiedDocument:
         try:
             return _verified(found)
         except InvalidError as error:
-            if not found.condemn(error):
+            if not found.reject(error):
                 raise
 
 
@@ -144,7 +144,7 @@ async def open_blob(descriptor: Descriptor, open_reader: Callable[[], Awaitable[
             await blob.begin()
         except InvalidError as error:
             blob.close()
-            if not reader.condemn(error):
+            if not reader.reject(error):
                 raise
         except BaseException:
             blob.close()
@@ -205,7 +205,7 @@ class Blob:
         try:
             return await self._receive(CHUNK)
         except InvalidError as error:
-            self._reader.condemn(error)
+            self._reader.reject(error)
             raise
 
     async def _receive(self, limit: int) -> memoryview:

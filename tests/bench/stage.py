@@ -157,9 +157,9 @@ class Stage:
             self.notes.append(f"No {missing}: no rows for docker://.")
             return
         kinds: list[tuple[str, Callable[[], Json]]] = [("http", dict), ("https", self._certificate)]
-        for source, settings in kinds:
+        for source, configuration in kinds:
             try:
-                self._ports[source] = self._listen(stack, registry, settings())
+                self._ports[source] = self._listen(stack, registry, configuration())
             except FAULTS as error:
                 self.notes.append(f"No registry over {source}: {describe(error)}.")
 

@@ -15,7 +15,7 @@ from imgproxy.config.search_paths import Host
 from imgproxy.config.short_names import resolve
 from imgproxy.errors import ConfigurationError, DeniedError
 from imgproxy.host import environment
-from imgproxy.host.configuration import Chosen, Settings
+from imgproxy.host.configuration import Configuration, Overrides
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,18 +62,18 @@ class Files:
 
 
 @pytest.fixture
-def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Configuration]:
     """Give the settings of a host."""
 
-    def settings(files: Files, **chosen: Any) -> Settings:  # noqa: ANN401  (of each option its own)
+    def configuration(files: Files, **chosen: Any) -> Configuration:  # noqa: ANN401  (of each option its own)
         monkeypatch.setattr(environment, "host", files.host)
         monkeypatch.setattr(environment, "read_file", files.read_file)
-        return Settings(Chosen(**chosen), files.notes)
+        return Configuration(Overrides(**chosen), files.notes)
 
-    return settings
+    return configuration
 
 
-def test_nothing_is_read_before_it_is_needed(configure: Callable[..., Settings]) -> None:
+def test_nothing_is_read_before_it_is_needed(configure: Callable[..., Configuration]) -> None:
     files = Files({"/etc/containers/policy.json": b"{}"}, **XDG)
     configure(files)
     assert files.read == []
@@ -113,7 +113,7 @@ USER, OF_XDG, ETC, SHARE = (
     ],
 )
 def test_the_policy_is_the_first_that_exists(
-    configure: Callable[..., Settings],
+    configure: Callable[..., Configuration],
     variables: dict[str, str],
     present: list[str],
     source: str,
@@ -129,7 +129,7 @@ def test_the_policy_is_the_first_that_exists(
     ids=["no-home", "home", "xdg"],
 )
 def test_no_policy_is_no_image_and_the_ways_out_are_told(
-    configure: Callable[..., Settings], variables: dict[str, str], searched: list[str]
+    configure: Callable[..., Configuration], variables: dict[str, str], searched: list[str]
 ) -> None:
     with pytest.raises(DeniedError) as caught:
         configure(Files({}, **variables)).policy()
@@ -139,18 +139,20 @@ def test_no_policy_is_no_image_and_the_ways_out_are_told(
     )
 
 
-def test_an_option_stands_in_place_of_the_policy(configure: Callable[..., Settings]) -> None:
+def test_an_option_stands_in_place_of_the_policy(configure: Callable[..., Configuration]) -> None:
     files = Files({ETC: b"broken"})
     assert configure(files, policy=(ACCEPT, "own")).policy().source == "own"
     assert files.read == []
 
 
-def test_a_broken_policy_is_not_passed_over(configure: Callable[..., Settings]) -> None:
+def test_a_broken_policy_is_not_passed_over(configure: Callable[..., Configuration]) -> None:
     with pytest.raises(ConfigurationError, match=f"^the policy {ETC}: default: expected"):
         configure(Files({ETC: b"{}", SHARE: b"{}"})).policy()
 
 
-def test_a_policy_that_the_variable_names_must_exist(configure: Callable[..., Settings]) -> None:
+def test_a_policy_that_the_variable_names_must_exist(
+    configure: Callable[..., Configuration],
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
         configure(Files({ETC: ACCEPT}, CONTAINERS_POLICY_JSON="/own.json")).policy()
     assert caught.value.message == "reading the policy in /own.json: No such file or directory"
@@ -171,12 +173,12 @@ DROP_IN = "/etc/containers/registries.conf.d/a.conf"
 ALIASES = "/home/u/.cache/containers/short-name-aliases.conf"
 DOCKER = "/home/u/.docker/config.json"
 
-READERS: dict[str, tuple[str, Callable[[Settings], object]]] = {
-    "policy": (ETC, lambda settings: settings.policy()),
-    "registries": (REGISTRIES, lambda settings: settings.registries),
-    "drop-in": (DROP_IN, lambda settings: settings.registries),
-    "aliases": (ALIASES, lambda settings: settings.short_names),
-    "credentials": (DOCKER, lambda settings: settings.auth_files()),
+READERS: dict[str, tuple[str, Callable[[Configuration], object]]] = {
+    "policy": (ETC, lambda configuration: configuration.policy()),
+    "registries": (REGISTRIES, lambda configuration: configuration.registries),
+    "drop-in": (DROP_IN, lambda configuration: configuration.registries),
+    "aliases": (ALIASES, lambda configuration: configuration.short_names),
+    "credentials": (DOCKER, lambda configuration: configuration.auth_files()),
 }
 
 
@@ -185,7 +187,7 @@ READERS: dict[str, tuple[str, Callable[[Settings], object]]] = {
     [each for each in product(READERS, UNREADABLE) if each != ("credentials", "dangling")],
 )
 def test_a_file_that_is_there_and_cannot_be_read_is_not_passed_over(
-    configure: Callable[..., Settings], what: str, why: str
+    configure: Callable[..., Configuration], what: str, why: str
 ) -> None:
     """Files of credentials are looked for by opening them; there a dangling link is no file."""
     path, read = READERS[what]
@@ -236,7 +238,7 @@ def test_a_real_policy_that_cannot_be_read_is_not_passed_over(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ConfigurationError) as caught:
-        Settings(Chosen(), Notes()).policy()
+        Configuration(Overrides(), Notes()).policy()
     assert caught.value.message == f"reading the policy in {path}: {reason}"
     assert caught.value.detail == {"file": str(path)}
 
@@ -249,7 +251,7 @@ def test_a_link_to_a_policy_is_followed(monkeypatch: pytest.MonkeyPatch, tmp_pat
     path.symlink_to(real)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.delenv("CONTAINERS_POLICY_JSON", raising=False)
-    assert Settings(Chosen(), Notes()).policy().source == str(path)
+    assert Configuration(Overrides(), Notes()).policy().source == str(path)
 
 
 # --- registries.conf ----------------------------------------------------------------------------
@@ -259,56 +261,61 @@ def table(location: str) -> bytes:
     return f'[[registry]]\nprefix = "a.test"\nlocation = "{location}"\n'.encode()
 
 
-def test_without_files_nothing_is_configured(configure: Callable[..., Settings]) -> None:
+def test_without_files_nothing_is_configured(configure: Callable[..., Configuration]) -> None:
     found = configure(Files({}, **HOME)).registries
     assert (found.registries, found.credential_helpers) == ((), ("containers-auth.json",))
 
 
-def test_later_files_win_and_all_are_read_once(configure: Callable[..., Settings]) -> None:
+def test_later_files_win_and_all_are_read_once(configure: Callable[..., Configuration]) -> None:
     files = Files({REGISTRIES: table("main.test"), DROP_IN: table("drop-in.test")}, **HOME)
-    settings = configure(files)
+    configuration = configure(files)
     for _ in range(2):
-        (found,) = settings.registries.registries
+        (found,) = configuration.registries.registries
         assert found.location == "drop-in.test"
     assert files.read == [REGISTRIES, DROP_IN]
 
 
 def test_an_option_stands_in_place_of_the_main_file_alone(
-    configure: Callable[..., Settings],
+    configure: Callable[..., Configuration],
 ) -> None:
     files = Files({REGISTRIES: b"broken", DROP_IN: table("drop-in.test")}, **HOME)
     own = table("own.test") + b'[[registry]]\nlocation = "b.test"\n'
-    settings = configure(files, registries=(own, "/dev/fd/9"))
-    assert {each.location for each in settings.registries.registries} == {"drop-in.test", "b.test"}
+    configuration = configure(files, registries=(own, "/dev/fd/9"))
+    assert {each.location for each in configuration.registries.registries} == {
+        "drop-in.test",
+        "b.test",
+    }
     assert files.read == [DROP_IN]
 
 
 @pytest.mark.parametrize("news", [True, False])
 def test_an_option_may_have_the_old_format_as_far_as_the_main_file_may(
-    configure: Callable[..., Settings], *, news: bool
+    configure: Callable[..., Configuration], *, news: bool
 ) -> None:
     """On hosts of the new generation that is an error."""
     files = Files({"/usr/share/containers/registries.conf": b""} if news else {}, **HOME)
-    settings = configure(files, registries=(b'[registries.block]\nregistries=["x.test"]', "own"))
+    configuration = configure(
+        files, registries=(b'[registries.block]\nregistries=["x.test"]', "own")
+    )
     if news:
         with pytest.raises(ConfigurationError, match="own"):
-            _ = settings.registries
+            _ = configuration.registries
     else:
-        (found,) = settings.registries.registries
+        (found,) = configuration.registries.registries
         assert (found.prefix, found.blocked) == ("x.test", True)
 
 
-def test_what_has_no_effect_is_told_once(configure: Callable[..., Settings]) -> None:
+def test_what_has_no_effect_is_told_once(configure: Callable[..., Configuration]) -> None:
     files = Files({REGISTRIES: b"unheard-of = 1\n"}, **HOME)
-    settings = configure(files)
+    configuration = configure(files)
     for _ in range(2):
-        _ = settings.registries
+        _ = configuration.registries
     assert len(files.notes.failures) == 1
     assert files.notes.failures[0].startswith(f"warning: {REGISTRIES}: ")
     assert "unheard-of" in files.notes.failures[0]
 
 
-def test_a_broken_drop_in_is_told_with_its_path(configure: Callable[..., Settings]) -> None:
+def test_a_broken_drop_in_is_told_with_its_path(configure: Callable[..., Configuration]) -> None:
     with pytest.raises(ConfigurationError, match=DROP_IN):
         _ = configure(Files({DROP_IN: b"= 1"}, **HOME)).registries
 
@@ -316,24 +323,24 @@ def test_a_broken_drop_in_is_told_with_its_path(configure: Callable[..., Setting
 SEARCH = b'unqualified-search-registries = ["s.test"]\n[aliases]\nx = "main.test/x"\n'
 
 
-def test_the_host_s_own_aliases_come_first(configure: Callable[..., Settings]) -> None:
+def test_the_host_s_own_aliases_come_first(configure: Callable[..., Configuration]) -> None:
     files = Files({REGISTRIES: SEARCH, ALIASES: b'[aliases]\nx = "own.test/x"\n'}, **HOME)
-    settings = configure(files)
-    assert list(map(str, resolve("x", settings.short_names))) == ["own.test/x:latest"]
-    assert list(map(str, resolve("y", settings.short_names))) == ["s.test/y:latest"]
+    configuration = configure(files)
+    assert list(map(str, resolve("x", configuration.short_names))) == ["own.test/x:latest"]
+    assert list(map(str, resolve("y", configuration.short_names))) == ["s.test/y:latest"]
 
 
-def test_aliases_are_read_for_short_names_alone(configure: Callable[..., Settings]) -> None:
+def test_aliases_are_read_for_short_names_alone(configure: Callable[..., Configuration]) -> None:
     files = Files({ALIASES: b"broken"}, **HOME)
     _ = configure(files).registries
     assert files.read == []
 
 
 def test_without_the_host_s_own_aliases_those_of_the_configuration_count(
-    configure: Callable[..., Settings],
+    configure: Callable[..., Configuration],
 ) -> None:
-    settings = configure(Files({REGISTRIES: SEARCH}, **HOME))
-    assert list(map(str, resolve("x", settings.short_names))) == ["main.test/x:latest"]
+    configuration = configure(Files({REGISTRIES: SEARCH}, **HOME))
+    assert list(map(str, resolve("x", configuration.short_names))) == ["main.test/x:latest"]
 
 
 # --- credentials --------------------------------------------------------------------------------
@@ -343,7 +350,9 @@ LEGACY = "/home/u/.dockercfg"
 LOGIN = b'{"auths":{"a.test":{"auth":"dTpw"}}}'
 
 
-def test_files_of_credentials_are_those_that_are_there(configure: Callable[..., Settings]) -> None:
+def test_files_of_credentials_are_those_that_are_there(
+    configure: Callable[..., Configuration],
+) -> None:
     files = Files({RUN: LOGIN, DOCKER: LOGIN, LEGACY: b'{"a.test":{"auth":"dTpw"}}'}, **HOME)
     found = configure(files).auth_files()
     assert [(each.path, each.legacy) for each in found] == [
@@ -353,13 +362,13 @@ def test_files_of_credentials_are_those_that_are_there(configure: Callable[..., 
     ]
 
 
-def test_a_path_through_a_file_leads_nowhere(configure: Callable[..., Settings]) -> None:
+def test_a_path_through_a_file_leads_nowhere(configure: Callable[..., Configuration]) -> None:
     files = Files({DOCKER: NotADirectoryError(20, "Not a directory"), RUN: LOGIN}, **HOME)
     assert [each.path for each in configure(files).auth_files()] == [RUN]
 
 
 def test_a_file_of_credentials_that_was_asked_for_must_exist(
-    configure: Callable[..., Settings],
+    configure: Callable[..., Configuration],
 ) -> None:
     files = Files({RUN: LOGIN}, REGISTRY_AUTH_FILE="/own.json", **HOME)
     with pytest.raises(ConfigurationError) as caught:
@@ -367,14 +376,14 @@ def test_a_file_of_credentials_that_was_asked_for_must_exist(
     assert caught.value.message == "reading credentials in /own.json: No such file or directory"
 
 
-def test_an_option_is_the_only_file_of_credentials(configure: Callable[..., Settings]) -> None:
+def test_an_option_is_the_only_file_of_credentials(configure: Callable[..., Configuration]) -> None:
     files = Files({RUN: b"broken"}, REGISTRY_AUTH_FILE="/own.json", **HOME)
     found = configure(files, auth=(LOGIN, "/dev/fd/9")).auth_files()
     assert [each.path for each in found] == ["/dev/fd/9"]
     assert files.read == []
 
 
-def test_a_broken_file_of_credentials_is_an_error(configure: Callable[..., Settings]) -> None:
+def test_a_broken_file_of_credentials_is_an_error(configure: Callable[..., Configuration]) -> None:
     with pytest.raises(ConfigurationError, match=RUN):
         configure(Files({RUN: b"", DOCKER: LOGIN}, **HOME)).auth_files()
 
@@ -385,26 +394,26 @@ CERTS = "/etc/containers/certs.d/a.test:5000"
 
 
 def test_certificates_are_found_by_the_registry_s_name(
-    configure: Callable[..., Settings],
+    configure: Callable[..., Configuration],
 ) -> None:
     files = Files({f"{CERTS}/{name}": b"" for name in ("ca.crt", "me.cert", "me.key")}, **HOME)
-    settings = configure(files)
-    assert settings.certificates("a.test:5000") == Certificates(
+    configuration = configure(files)
+    assert configuration.certificates("a.test:5000") == Certificates(
         (f"{CERTS}/ca.crt",), ((f"{CERTS}/me.cert", f"{CERTS}/me.key"),)
     )
     for other in ("a.test", "a.test:50", "b.test"):
-        assert settings.certificates(other) == Certificates()
+        assert configuration.certificates(other) == Certificates()
 
 
 def test_an_option_names_the_certificates_of_every_host(
-    configure: Callable[..., Settings],
+    configure: Callable[..., Configuration],
 ) -> None:
-    settings = configure(Files({"/own/x.crt": b"", f"{CERTS}/ca.crt": b""}), cert_dir="/own")
+    configuration = configure(Files({"/own/x.crt": b"", f"{CERTS}/ca.crt": b""}), cert_dir="/own")
     for host in ("a.test:5000", "b.test"):
-        assert settings.certificates(host) == Certificates(("/own/x.crt",))
+        assert configuration.certificates(host) == Certificates(("/own/x.crt",))
 
 
-def test_half_of_a_certificate_is_an_error(configure: Callable[..., Settings]) -> None:
+def test_half_of_a_certificate_is_an_error(configure: Callable[..., Configuration]) -> None:
     with pytest.raises(ConfigurationError, match=r"me\.cert without me\.key"):
         configure(Files({f"{CERTS}/me.cert": b""})).certificates("a.test:5000")
 
@@ -415,7 +424,7 @@ SIGNATURES_D = "/etc/containers/registries.d"
 
 
 def test_where_signatures_are_is_said_by_all_files_together(
-    configure: Callable[..., Settings],
+    configure: Callable[..., Configuration],
 ) -> None:
     files = Files(
         {
@@ -425,21 +434,21 @@ def test_where_signatures_are_is_said_by_all_files_together(
         },
         **HOME,
     )
-    settings = configure(files)
+    configuration = configure(files)
     for _ in range(2):
-        found = settings.signatures(["quay.io/os", "quay.io"])
+        found = configuration.signatures(["quay.io/os", "quay.io"])
         assert found == Section("file:///a", attachments=True, source=f"{SIGNATURES_D}/a.yaml")
     assert files.read == [f"{SIGNATURES_D}/a.yaml", f"{SIGNATURES_D}/b.yaml"]
     assert files.notes.failures == [f"warning: {SIGNATURES_D}/a.yaml: more: unknown key"]
 
 
-def test_where_signatures_are_has_a_default(configure: Callable[..., Settings]) -> None:
+def test_where_signatures_are_has_a_default(configure: Callable[..., Configuration]) -> None:
     found = configure(Files({}, **HOME)).signatures(["quay.io"])
     assert found == Section("file:///home/u/.local/share/containers/sigstore", attachments=False)
 
 
 def test_an_option_names_the_directory_about_signatures(
-    configure: Callable[..., Settings],
+    configure: Callable[..., Configuration],
 ) -> None:
     files = Files(
         {
@@ -448,22 +457,24 @@ def test_an_option_names_the_directory_about_signatures(
         },
         **HOME,
     )
-    settings = configure(files, registries_d="/own")
-    assert settings.signatures([]).lookaside == "file:///own"
+    configuration = configure(files, registries_d="/own")
+    assert configuration.signatures([]).lookaside == "file:///own"
 
 
-def test_a_broken_file_about_signatures_is_an_error(configure: Callable[..., Settings]) -> None:
+def test_a_broken_file_about_signatures_is_an_error(
+    configure: Callable[..., Configuration],
+) -> None:
     for content in (b"[", PermissionError(13, "Permission denied")):
-        settings = configure(Files({f"{SIGNATURES_D}/a.yaml": content}, **HOME))
+        configuration = configure(Files({f"{SIGNATURES_D}/a.yaml": content}, **HOME))
         with pytest.raises(ConfigurationError, match=f"{SIGNATURES_D}/a.yaml"):
-            settings.signatures([])
+            configuration.signatures([])
 
 
 def test_without_a_library_files_about_signatures_reject(
-    configure: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    configure: Callable[..., Configuration], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    settings = configure(Files({f"{SIGNATURES_D}/a.yaml": b""}, **HOME))
+    configuration = configure(Files({f"{SIGNATURES_D}/a.yaml": b""}, **HOME))
     with pytest.raises(DeniedError, match=r"PyYAML is needed .*oci-imgproxy\[signatures\]"):
-        settings.signatures([])
+        configuration.signatures([])
     assert configure(Files({}, **HOME)).signatures([]).lookaside

@@ -15,8 +15,8 @@ from support.streams import Notes, real_time, refused
 from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT, Credentials
 from imgproxy.errors import ConfigurationError
 from imgproxy.host import credential_lookup as keyrings
-from imgproxy.host.configuration import Chosen, Settings
-from imgproxy.host.credential_lookup import Keyring
+from imgproxy.host.configuration import Configuration, Overrides
+from imgproxy.host.credential_lookup import CredentialLookup
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,21 +54,23 @@ def say(username: str = "u", secret: str = SECRET) -> str:
 NOTHING = "echo credentials not found in native keychain; exit 1"
 
 
-def keyring(
+def credential_lookup(
     auth: object = None,
     registries: str = "",
     *,
     explicit: Credentials | None = None,
     anonymous: bool = False,
-) -> Keyring:
-    chosen = Chosen(
+) -> CredentialLookup:
+    chosen = Overrides(
         registries=(registries.encode(), "registries.conf"),
         auth=(json.dumps(auth or {}).encode(), "auth.json"),
     )
-    return Keyring(Settings(chosen, Notes()), explicit=explicit, anonymous=anonymous)
+    return CredentialLookup(Configuration(chosen, Notes()), explicit=explicit, anonymous=anonymous)
 
 
-async def find(ring: Keyring, registry: str = "a.test", *, is_own: bool = True) -> str | None:
+async def find(
+    ring: CredentialLookup, registry: str = "a.test", *, is_own: bool = True
+) -> str | None:
     """Give user, password and identity token with their source, in one line."""
     found = await ring.find(registry, "acme/os", is_own=is_own)
     if found is None:
@@ -76,7 +78,7 @@ async def find(ring: Keyring, registry: str = "a.test", *, is_own: bool = True) 
     return f"{found.username}:{found.password}:{found.identity_token} from {found.source}"
 
 
-async def failure_of(ring: Keyring, registry: str = "a.test") -> str:
+async def failure_of(ring: CredentialLookup, registry: str = "a.test") -> str:
     with pytest.raises(ConfigurationError) as raised:
         await find(ring, registry)
     assert refused(raised.value) == BROKEN
@@ -108,21 +110,21 @@ async def test_explicit_credentials_are_for_the_image_s_own_registry_alone(
     is_own: bool,  # noqa: FBT001  (a parameter)
     wanted: str | None,
 ) -> None:
-    ring = keyring(FILE, **options)  # type: ignore[arg-type]
+    ring = credential_lookup(FILE, **options)  # type: ignore[arg-type]
     assert await find(ring, is_own=is_own) == wanted
 
 
 @pytest.mark.parametrize("options", [{"explicit": EXPLICIT}, {"anonymous": True}])
 @real_time
 async def test_with_an_option_no_file_is_read_and_no_helper_run(options: dict[str, object]) -> None:
-    chosen = Chosen(registries=(b"= broken", "r"), auth=(b"broken", "a"))
-    ring = Keyring(Settings(chosen, Notes()), **options)  # type: ignore[arg-type]
+    chosen = Overrides(registries=(b"= broken", "r"), auth=(b"broken", "a"))
+    ring = CredentialLookup(Configuration(chosen, Notes()), **options)  # type: ignore[arg-type]
     await ring.find("a.test", "x", is_own=True)
 
 
 @real_time
 async def test_a_broken_file_is_no_anonymous_access() -> None:
-    ring = Keyring(Settings(Chosen(auth=(b"{", "auth.json")), Notes()))
+    ring = CredentialLookup(Configuration(Overrides(auth=(b"{", "auth.json")), Notes()))
     assert "auth.json" in await failure_of(ring)
 
 
@@ -142,7 +144,7 @@ async def test_files_are_asked_until_one_has_credentials(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    ring = Keyring(Settings(Chosen(registries=(b"", "r")), Notes()))
+    ring = CredentialLookup(Configuration(Overrides(registries=(b"", "r")), Notes()))
     source = f"{tmp_path}/docker/config.json (auths.a.test/acme)"
     assert await find(ring) == f"v:q: from {source}"
     assert (await find(ring, "b.test") or "").startswith("u:p: from ")
@@ -160,7 +162,7 @@ async def test_a_helper_is_asked_by_its_standard_input_and_no_shell(
     install: Install, tmp_path: Path
 ) -> None:
     install("test", f'echo "$# $1 $(cat)" > {tmp_path}/asked', say())
-    found = await find(keyring(OWN))
+    found = await find(credential_lookup(OWN))
     assert found == (
         f"u:{SECRET}: from docker-credential-test for a.test (credHelpers.a.test in auth.json)"
     )
@@ -170,7 +172,7 @@ async def test_a_helper_is_asked_by_its_standard_input_and_no_shell(
 @real_time
 async def test_an_identity_token_has_a_user_of_its_own(install: Install) -> None:
     install("test", say("<token>"))
-    assert (await find(keyring(OWN)) or "").startswith(f"::{SECRET} from ")
+    assert (await find(credential_lookup(OWN)) or "").startswith(f"::{SECRET} from ")
 
 
 @real_time
@@ -179,7 +181,7 @@ async def test_a_store_is_asked_for_the_hub_by_the_name_that_docker_gave_it(
 ) -> None:
     log = tmp_path / "asked"
     install("test", f"read -r server; echo $server >> {log}", NOTHING)
-    assert await find(keyring(STORE), "docker.io") is None
+    assert await find(credential_lookup(STORE), "docker.io") is None
     assert log.read_text() == f"{HUB}\ndocker.io\n"
 
 
@@ -188,7 +190,7 @@ async def test_a_helper_that_answers_without_reading_is_heard(install: Install) 
     install("test", "exec 0<&-", say())
     registry = "a" * 60 + ".test"
     for _ in range(20):
-        assert await find(keyring({"credHelpers": {registry: "test"}}), registry)
+        assert await find(credential_lookup({"credHelpers": {registry: "test"}}), registry)
 
 
 @real_time
@@ -196,7 +198,7 @@ async def test_what_a_helper_has_is_asked_for_each_time(install: Install, tmp_pa
     """It may be good for some hours only, as ECR's is."""
     count = tmp_path / "count"
     install("test", f"echo x >> {count}", say())
-    ring = keyring(OWN)
+    ring = credential_lookup(OWN)
     for _ in range(2):
         assert await find(ring)
     assert count.read_text() == "x\nx\n"
@@ -222,7 +224,7 @@ FAILING: dict[str, tuple[list[str], str]] = {
 async def test_a_helper_that_fails_is_an_error_that_names_it(case: str, install: Install) -> None:
     lines, words = FAILING[case]
     install("test", *lines)
-    message = await failure_of(keyring(OWN))
+    message = await failure_of(credential_lookup(OWN))
     assert message.startswith("credHelpers.a.test in auth.json: docker-credential-test ")
     assert words in message
 
@@ -235,7 +237,7 @@ async def test_a_helper_that_is_missing_matters_where_a_login_was_recorded(
 ) -> None:
     install("other", say())
     auths: dict[str, object] = {"auths": {"a.test": {}}} if promised else {}
-    ring = keyring({**STORE, **auths})
+    ring = credential_lookup({**STORE, **auths})
     if promised:
         assert "docker-credential-test is not in $PATH" in await failure_of(ring)
     else:
@@ -253,7 +255,7 @@ async def test_a_helper_that_cannot_be_run_is_an_error(install: Install, fault: 
         program.mkdir()
     else:
         program.write_bytes(b"\0\1\2\3")
-    message = await failure_of(keyring(OWN))
+    message = await failure_of(credential_lookup(OWN))
     assert "docker-credential-test cannot be run: " in message
 
 
@@ -280,7 +282,7 @@ async def test_a_helper_that_does_not_end_is_ended(
     monkeypatch.setattr(keyrings, "HELPER_TIMEOUT", 0.3)
     install("test", f"echo $$ > {tmp_path}/pid", SLEEPERS[how])
     started = time.monotonic()
-    assert "gave no answer for a.test in 0.3 s" in await failure_of(keyring(OWN))
+    assert "gave no answer for a.test in 0.3 s" in await failure_of(credential_lookup(OWN))
     assert time.monotonic() - started < 5
     assert not is_running(int((tmp_path / "pid").read_text()))
 
@@ -293,7 +295,7 @@ async def test_a_helper_that_leaves_a_child_with_its_output_open_is_heard(
     monkeypatch.setattr(keyrings, "HELPER_TIMEOUT", 2.0)
     install("test", f"sleep 100 & echo $! > {tmp_path}/pid", say())
     try:
-        assert await find(keyring(OWN)) is not None
+        assert await find(credential_lookup(OWN)) is not None
     finally:
         os.kill(int((tmp_path / "pid").read_text()), 9)
 
@@ -302,7 +304,7 @@ async def test_a_helper_that_leaves_a_child_with_its_output_open_is_heard(
 async def test_who_stops_waiting_leaves_no_helper_behind(install: Install, tmp_path: Path) -> None:
     install("test", f"echo $$ > {tmp_path}/pid", "exec sleep 100")
     with trio.move_on_after(0.3) as scope:
-        await find(keyring(OWN))
+        await find(credential_lookup(OWN))
     assert scope.cancelled_caught
     assert not is_running(int((tmp_path / "pid").read_text()))
 
@@ -315,9 +317,9 @@ async def test_helpers_inherit_no_descriptor_and_leave_none(
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)  # noqa: FBT003  (the name says it)
     try:
-        await find(keyring(OWN))
+        await find(credential_lookup(OWN))
         before = os.listdir("/proc/self/fd")
-        await find(keyring(OWN))
+        await find(credential_lookup(OWN))
         assert os.listdir("/proc/self/fd") == before
         inherited = {int(fd) for fd in (tmp_path / "fds").read_text().split()}
         # The shell holds its script by a descriptor from 10 on.
@@ -351,7 +353,7 @@ async def test_listed_helpers_are_asked_in_turn(
 ) -> None:
     install("one", one)
     install("two", two)
-    found = await find(keyring(auth, LISTED))
+    found = await find(credential_lookup(auth, LISTED))
     assert found is None if wanted is None else (found or "").startswith(wanted)
 
 
@@ -359,13 +361,13 @@ async def test_listed_helpers_are_asked_in_turn(
 async def test_a_failure_counts_where_nobody_has_anything(install: Install) -> None:
     install("one", "exit 9")
     install("two", "exit 8")
-    assert "with status 9" in await failure_of(keyring({}, LISTED))
+    assert "with status 9" in await failure_of(credential_lookup({}, LISTED))
 
 
 @pytest.mark.parametrize("name", ["../x", "-x", "a/b", ""])
 @real_time
 async def test_a_name_that_is_no_helper_s_is_refused_before_anything_runs(name: str) -> None:
-    ring = keyring({"credHelpers": {"a.test": name or " "}})
+    ring = credential_lookup({"credHelpers": {"a.test": name or " "}})
     assert "is not the name of a credential helper" in await failure_of(ring)
 
 
@@ -374,7 +376,7 @@ async def test_places_are_asked_for_side_by_side(install: Install) -> None:
     """A failure of one is none of another's."""
     install("slow", "sleep 0.2; exit 9")
     install("test", say())
-    ring = keyring({"credHelpers": {"slow.test": "slow", "a.test": "test"}})
+    ring = credential_lookup({"credHelpers": {"slow.test": "slow", "a.test": "test"}})
     results: list[str | None] = []
 
     async def note(ask: Callable[[], Awaitable[object]]) -> None:

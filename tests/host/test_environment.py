@@ -15,6 +15,7 @@ import pytest
 
 from imgproxy.errors import ConfigurationError, UsageError
 from imgproxy.host import environment
+from imgproxy.host.diagnostics import Diagnostics
 from imgproxy.specs.oci.platform import Platform
 
 if TYPE_CHECKING:
@@ -366,9 +367,9 @@ def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
 def test_a_failure_is_a_line_and_a_detail_one_with_debug(
     stderr: Stderr, options: dict[str, bool], lines: bytes
 ) -> None:
-    reporter = environment.Reporter(**options)
-    reporter.failure("failure")
-    reporter.debug("detail")
+    diagnostics = Diagnostics(**options)
+    diagnostics.failure("failure")
+    diagnostics.debug("detail")
     assert stderr.content() == lines
 
 
@@ -381,13 +382,13 @@ def test_a_failure_is_a_line_and_a_detail_one_with_debug(
     ],
 )
 def test_a_message_is_one_line_of_text(stderr: Stderr, message: str, line: bytes) -> None:
-    environment.Reporter().failure(message)
+    Diagnostics().failure(message)
     assert stderr.content() == line
 
 
 @pytest.mark.parametrize("letter", ["a", "ä", "🐳"])
 def test_a_long_message_is_cut_to_what_a_pipe_takes_at_once(stderr: Stderr, letter: str) -> None:
-    environment.Reporter().failure(letter * 10_000)
+    Diagnostics().failure(letter * 10_000)
     content = stderr.content()
     assert 4000 < len(content) <= 4096
     assert content.startswith(f"imgproxy: {letter}{letter}".encode())
@@ -397,22 +398,22 @@ def test_a_long_message_is_cut_to_what_a_pipe_takes_at_once(stderr: Stderr, lett
 
 def test_a_line_is_dropped_and_not_waited_for(stderr: Stderr) -> None:
     filled = stderr.fill()
-    reporter = environment.Reporter()
-    thread = threading.Thread(target=reporter.failure, args=("lost",), daemon=True)
+    diagnostics = Diagnostics()
+    thread = threading.Thread(target=diagnostics.failure, args=("lost",), daemon=True)
     thread.start()
     thread.join(LIMIT)
     blocked = thread.is_alive()
     assert os.read(stderr.read_fd, filled) == bytes(filled)  # which would wake it
     assert not blocked
-    reporter.failure("there is room again")
+    diagnostics.failure("there is room again")
     assert stderr.content() == b"imgproxy: there is room again\n"
 
 
 def test_nobody_there_to_read_is_no_failure(stderr: Stderr) -> None:
-    reporter = environment.Reporter(debug=True)
+    diagnostics = Diagnostics(debug=True)
     stderr.close_reading()
-    reporter.failure("lost")
-    reporter.debug("lost as well")
+    diagnostics.failure("lost")
+    diagnostics.debug("lost as well")
 
 
 def test_what_takes_the_number_of_a_closed_descriptor_is_not_written_to(
@@ -421,10 +422,10 @@ def test_what_takes_the_number_of_a_closed_descriptor_is_not_written_to(
     number = os.dup(stderr.write_fd)
     os.close(number)
     monkeypatch.setattr(environment, "_STDERR", number)
-    reporter = environment.Reporter(debug=True)
+    diagnostics = Diagnostics(debug=True)
     os.dup2(stderr.write_fd, number)
-    reporter.failure("lost")
-    reporter.debug("lost as well")
+    diagnostics.failure("lost")
+    diagnostics.debug("lost as well")
     os.close(number)
     assert stderr.content() == b""
 
@@ -434,9 +435,9 @@ def test_a_regular_file_takes_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     monkeypatch.setattr(environment, "_STDERR", fd)
     try:
-        reporter = environment.Reporter()
-        reporter.failure("one")
-        reporter.failure("two")
+        diagnostics = Diagnostics()
+        diagnostics.failure("one")
+        diagnostics.failure("two")
     finally:
         os.close(fd)
     assert path.read_text() == "imgproxy: one\nimgproxy: two\n"

@@ -15,7 +15,8 @@ from support.streams import real_time, refused
 
 from imgproxy.errors import Failure, InvalidError, ReplacedError
 from imgproxy.host import files
-from imgproxy.host.files import Bytes, Content, LocalFile, OpenFile
+from imgproxy.host.files import OpenFile
+from imgproxy.transports.readers import Bytes, Content, LocalFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -307,7 +308,7 @@ async def test_bytes_at_hand_are_read_in_pieces_of_any_size(count: int) -> None:
             assert await content.receive_into(memoryview(bytearray(1))) == 1
         assert await pull(content, count) == CONTENT[1:]
         assert await pull(content, count) == b""
-        assert not content.condemn(InvalidError("it is wrong"))
+        assert not content.reject(InvalidError("it is wrong"))
 
 
 @real_time
@@ -463,7 +464,7 @@ async def test_a_file_that_is_replaced_is_read_as_it_was_opened(path: Path) -> N
 async def test_nothing_stands_in_for_a_file_that_is_wrong(path: Path) -> None:
     with closing(LocalFile(str(path), "the layer")) as file:
         assert file.name == "the layer"
-        assert not file.condemn(InvalidError("it is wrong"))
+        assert not file.reject(InvalidError("it is wrong"))
     with closing(LocalFile(str(path))) as file:
         assert file.name == str(path)
 

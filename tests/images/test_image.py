@@ -30,11 +30,11 @@ from imgproxy.errors import (
     ReplacedError,
     UnavailableError,
 )
-from imgproxy.host.files import Bytes
 from imgproxy.images.image import MAX_DEPTH, MAX_INDEXES, Image, OpenedImage
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import platform as platforms
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.transports.readers import Bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

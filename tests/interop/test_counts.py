@@ -206,15 +206,19 @@ class Watch:
         self.filled: list[Memory] = []
         self.hashed: list[Memory] = []
         self.sent: list[Memory] = []
-        receive, send, preadv = streams.SocketWire.receive_into, streams.SocketWire.send, os.preadv
+        receive, send, preadv = (
+            streams.SocketStream.receive_into,
+            streams.SocketStream.send,
+            os.preadv,
+        )
         hasher = digests.hasher
 
-        async def watched_receive(self_: streams.SocketWire, buffer: memoryview) -> int:
+        async def watched_receive(self_: streams.SocketStream, buffer: memoryview) -> int:
             count = await receive(self_, buffer)
             self._note(self.filled, buffer, count)
             return count
 
-        async def watched_send(self_: streams.SocketWire, data: streams.Buffer) -> None:
+        async def watched_send(self_: streams.SocketStream, data: streams.Buffer) -> None:
             self._note(self.sent, data)
             await send(self_, data)
 
@@ -226,8 +230,8 @@ class Watch:
         def watched_hasher(digest: Digest) -> Any:  # noqa: ANN401  (a hash)
             return Watched(hasher(digest), self)
 
-        monkeypatch.setattr(streams.SocketWire, "receive_into", watched_receive)
-        monkeypatch.setattr(streams.SocketWire, "send", watched_send)
+        monkeypatch.setattr(streams.SocketStream, "receive_into", watched_receive)
+        monkeypatch.setattr(streams.SocketStream, "send", watched_send)
         monkeypatch.setattr(os, "preadv", watched_preadv)
         monkeypatch.setattr(digests, "hasher", watched_hasher)
 

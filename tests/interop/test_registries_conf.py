@@ -365,9 +365,9 @@ SHORT: dict[str, tuple[str, str, int, str]] = {
 
 def test_short_names_are_resolved(together: Together, registry: Registry) -> None:
     def check(case: tuple[str, str, int, str], pull: Pull, home: Home) -> None:
-        settings, name, status, asked = case
+        configuration, name, status, asked = case
         with lines_to(registry) as lines:
-            home.write(REGISTRIES_CONF, lines.spell(settings + PLACES, registry))
+            home.write(REGISTRIES_CONF, lines.spell(configuration + PLACES, registry))
             child = pull(lines.spell(name, registry), "--retries=0")
             reply = child.client.get("/manifest")
             assert reply.status == status, reply.body

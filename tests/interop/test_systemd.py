@@ -39,7 +39,7 @@ MOST_EXPOSURE = 20
 _CALL = re.compile(r"^\d+ +(\w+)\((.*)", re.MULTILINE)
 
 
-def settings(unit: str) -> dict[str, list[str]]:
+def configuration(unit: str) -> dict[str, list[str]]:
     """Give what a unit says, by key; values given twice add up."""
     found: dict[str, list[str]] = {}
     for line in (UNITS / unit).read_text().splitlines():
@@ -51,7 +51,7 @@ def settings(unit: str) -> dict[str, list[str]]:
 
 def command_of(unit: str, image: str, *options: str) -> list[str]:
     """Give the unit's command line as the manager would, with the program that is tested."""
-    (line,) = settings(unit)["ExecStart"]
+    (line,) = configuration(unit)["ExecStart"]
     program, *words = shlex.split(line)
     assert program == "imgproxy"
     assert words[-3:] == ["$OPTIONS", "--", "${IMAGE}"]
@@ -115,14 +115,15 @@ def test_each_service_has_its_socket_and_the_same_protection() -> None:
     own |= {"After", "Wants", "EnvironmentFile", "PrivateNetwork", "IPAddressDeny", "CollectMode"}
     own |= {"StandardInput", "StandardOutput", "StandardError"}
     common = [
-        {key: value for key, value in settings(unit).items() if key not in own} for unit in SERVICES
+        {key: value for key, value in configuration(unit).items() if key not in own}
+        for unit in SERVICES
     ]
     assert common[0]["NoNewPrivileges"] == ["yes"]
     assert common[0] == common[1] == common[2]
 
 
 def test_the_offline_service_has_no_network() -> None:
-    offline = settings("imgproxy-offline@.service")
+    offline = configuration("imgproxy-offline@.service")
     assert offline["PrivateNetwork"] == ["yes"]
     assert offline["RestrictAddressFamilies"] == ["AF_UNIX"]
     assert "--offline" in offline["ExecStart"][0]
@@ -151,10 +152,10 @@ def test_a_parent_is_served_by_each(unit: str, sample: Sample, keep: Keep, tmp_p
 
 def activate(unit: str, path: Path, image: str) -> list[str]:
     """Give a command that listens like the socket of a service, and hands over as it wants it."""
-    said = settings(unit)
+    said = configuration(unit)
     inetd = ["--accept", "--inetd"] if said.get("StandardInput") == ["socket"] else []
     socket = "imgproxy-inetd.socket" if inetd else unit.replace(".service", ".socket")
-    assert settings(socket).get("Accept", ["no"]) == ["yes" if inetd else "no"]
+    assert configuration(socket).get("Accept", ["no"]) == ["yes" if inetd else "no"]
     return [
         require("systemd-socket-activate"),
         f"--listen={path}",
@@ -216,7 +217,7 @@ def members(name: str, groups: dict[str, list[str]]) -> Iterator[str]:
 
 def allowed(unit: str, groups: dict[str, list[str]]) -> set[str]:
     calls: set[str] = set()
-    for words in settings(unit)["SystemCallFilter"]:
+    for words in configuration(unit)["SystemCallFilter"]:
         named = {call for name in words.removeprefix("~").split() for call in members(name, groups)}
         calls = calls - named if words.startswith("~") else calls | named
     return calls
@@ -245,7 +246,7 @@ def test_a_service_may_do_what_the_program_does(
     home: Home,
     tmp_path: Path,
 ) -> None:
-    if "--offline" in settings(unit)["ExecStart"][0]:
+    if "--offline" in configuration(unit)["ExecStart"][0]:
         layout.save_image(bytes(3 << 20))
         image = f"oci:{layout.path}"
     else:
@@ -256,7 +257,7 @@ def test_a_service_may_do_what_the_program_does(
     child.close()
     calls = _CALL.findall(text)
     assert {name for name, _ in calls} <= allowed(unit, groups)
-    (families,) = settings(unit)["RestrictAddressFamilies"]
+    (families,) = configuration(unit)["RestrictAddressFamilies"]
     opened = {words.partition(",")[0] for name, words in calls if name in {"socket", "socketpair"}}
     assert opened <= set(families.split())
     # MemoryDenyWriteExecute

@@ -24,7 +24,6 @@ from support.streams import Notes, answer, elapsing, real_time, refused, virtual
 
 from imgproxy.config.certs import Certificates
 from imgproxy.errors import ConfigurationError, Failure
-from imgproxy.net import dialer
 from imgproxy.net.client import Client
 from imgproxy.net.dialer import Dialer, make_context
 from imgproxy.specs.http import proxy as proxies

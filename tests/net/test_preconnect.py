@@ -32,7 +32,7 @@ from imgproxy.__main__ import _begin_early
 from imgproxy.cli import options
 from imgproxy.config.certs import Certificates as Trusted
 from imgproxy.config.policy import ACCEPT_ANYTHING
-from imgproxy.host.configuration import Chosen, Settings
+from imgproxy.host.configuration import Configuration, Overrides
 from imgproxy.net import preconnect
 from imgproxy.net.client import Client
 from imgproxy.net.dialer import Dialer
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from conftest import Listen, Serve
     from support.parent import Child
 
-    from imgproxy.net.preconnect import Early
+    from imgproxy.net.preconnect import Preconnection
 
 IMAGE = "docker://registry.test/acme/os:1"
 REJECT = b'{"default":[{"type":"reject"}]}'
@@ -150,8 +150,10 @@ def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(preconnect, "Early", lambda url, *_: begun.append(url.endpoint))
     notes = Notes()
-    chosen = Chosen((case.policy, "policy"), (case.registries.encode(), "registries"))
-    _begin_early(options.parse([*case.options, case.image]), Settings(chosen, notes), lambda: False)
+    chosen = Overrides((case.policy, "policy"), (case.registries.encode(), "registries"))
+    _begin_early(
+        options.parse([*case.options, case.image]), Configuration(chosen, notes), lambda: False
+    )
     assert begun == ([case.begun] if case.begun else [])
     assert notes.failures == []
 
@@ -527,20 +529,20 @@ def begun(
     files: Certificates,
     timeout: float = LIMIT,
     is_wanted: Callable[[], bool] = lambda: False,
-) -> Early:
+) -> Preconnection:
     directory = files.authority.parent / "certs"
     directory.mkdir(exist_ok=True)
     with suppress(FileExistsError):
         (directory / "ca.crt").symlink_to(files.authority)
-    chosen = Chosen((ACCEPT_ANYTHING, "policy"), (b"", "registries"), None, str(directory))
+    chosen = Overrides((ACCEPT_ANYTHING, "policy"), (b"", "registries"), None, str(directory))
     image = f"docker://{server.address}/acme/os:1"
-    settings = Settings(chosen, Notes())
-    made = preconnect.begin(image, settings, is_wanted, mirrors=True, timeout=timeout)
+    configuration = Configuration(chosen, Notes())
+    made = preconnect.begin(image, configuration, is_wanted, mirrors=True, timeout=timeout)
     assert made is not None
     return made
 
 
-def client_with(made: Early, server: Server, files: Certificates) -> Client:
+def client_with(made: Preconnection, server: Server, files: Certificates) -> Client:
     """Give a client that uses what was begun, and dials for itself otherwise."""
     home = urls.parse(f"https://{server.address}/")
     trusted = Trusted((str(files.authority),))

@@ -1,4 +1,4 @@
-"""Real sockets, TLS, pipes and files behind a `Wire`."""
+"""Real sockets, TLS, pipes and files behind a `ByteStream`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from support.streams import real_time, virtual_time
 from trio.testing import wait_all_tasks_blocked
 
 from imgproxy.net import streams as wire_module
-from imgproxy.net.streams import _TURN, FdWire, SocketWire, TlsWire, Wire, accept, start_tls
+from imgproxy.net.streams import (
+    _TURN,
+    ByteStream,
+    FdStream,
+    SocketStream,
+    TlsStream,
+    accept,
+    start_tls,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +35,7 @@ T = TypeVar("T")
 MIB = 1 << 20
 
 
-async def received(wire: Wire, count: int) -> bytes:
+async def received(wire: ByteStream, count: int) -> bytes:
     buffer = memoryview(bytearray(count))
     return bytes(buffer[: await wire.receive_into(buffer)])
 
@@ -45,11 +53,11 @@ async def begun(nursery: trio.Nursery, operation: Callable[[], Awaitable[T]]) ->
     return done
 
 
-def socket_wire() -> tuple[SocketWire, socket.socket]:
+def socket_wire() -> tuple[SocketStream, socket.socket]:
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
     theirs.settimeout(10)
-    return SocketWire(ours), theirs
+    return SocketStream(ours), theirs
 
 
 def drain(end: socket.socket, count: int) -> bytes:
@@ -192,7 +200,7 @@ async def test_a_socket_is_hung_up_when_both_directions_are_shut(
     family: socket.AddressFamily,
 ) -> None:
     ours, theirs = connected(family)
-    wire = SocketWire(ours)
+    wire = SocketStream(ours)
     with closing(wire), theirs:
         async with trio.open_nursery() as nursery:
             done = await begun(nursery, wire.hung_up)
@@ -250,7 +258,7 @@ SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 CERTIFICATE.configure_cert(SERVER)
 
 
-async def tls_wire(host: str = "registry.test") -> tuple[TlsWire, ssl.SSLSocket]:
+async def tls_wire(host: str = "registry.test") -> tuple[TlsStream, ssl.SSLSocket]:
     """Shake hands over a socket pair; the server's side is a blocking socket."""
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
@@ -393,7 +401,7 @@ class Pipes:
         read_fd, self.to_wire = os.pipe()
         self.from_wire, write_fd = os.pipe()
         self.fds = (read_fd, write_fd)
-        self.wire = FdWire(*self.fds)
+        self.wire = FdStream(*self.fds)
 
     def close(self) -> None:
         self.wire.close()
@@ -463,7 +471,7 @@ async def test_pipes_have_nothing_to_finish_and_are_never_kept() -> None:
 async def test_files_are_a_request_and_a_reply(tmp_path: Path) -> None:
     (tmp_path / "request").write_bytes(b"GET")
     with (tmp_path / "request").open("rb") as request, (tmp_path / "reply").open("wb") as reply:
-        wire = FdWire(request.fileno(), reply.fileno())
+        wire = FdStream(request.fileno(), reply.fileno())
         assert await received(wire, 10) == b"GET"
         assert await received(wire, 10) == b""
         await wire.send(b"200")
@@ -475,7 +483,7 @@ async def test_files_are_a_request_and_a_reply(tmp_path: Path) -> None:
 @virtual_time
 async def test_files_are_never_hung_up(path: str, tmp_path: Path) -> None:
     with (tmp_path / path).open("w+b") as file:
-        wire = FdWire(file.fileno(), file.fileno())
+        wire = FdStream(file.fileno(), file.fileno())
         with trio.move_on_after(1e5) as scope:
             await wire.hung_up()
         assert scope.cancelled_caught
@@ -485,7 +493,7 @@ async def test_files_are_never_hung_up(path: str, tmp_path: Path) -> None:
 @real_time
 async def test_a_device_that_swallows_everything_is_served(tmp_path: Path) -> None:
     with (tmp_path / os.devnull).open("r+b", buffering=0) as null:
-        wire = FdWire(null.fileno(), null.fileno())
+        wire = FdStream(null.fileno(), null.fileno())
         assert await received(wire, 10) == b""
         await wire.send(bytes(MIB))
         wire.close()
@@ -500,7 +508,7 @@ async def test_descriptors_get_their_mode_back_and_stay_open(
     given = fds[0], fds[3]
     for fd in given:
         os.set_blocking(fd, blocking)
-    wire = FdWire(*given)
+    wire = FdStream(*given)
     assert [os.get_blocking(fd) for fd in given] == [False, False]
     wire.close()
     wire.close()
@@ -513,7 +521,7 @@ async def test_descriptors_get_their_mode_back_and_stay_open(
 async def test_one_descriptor_in_both_directions_gets_its_mode_back() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        wire = FdWire(ours.fileno(), ours.fileno())
+        wire = FdStream(ours.fileno(), ours.fileno())
         await wire.send(b"x")
         wire.close()
         assert ours.getblocking()

@@ -40,7 +40,7 @@ from imgproxy import errors
 from imgproxy.errors import Failure, MethodNotAllowedError, UnavailableError
 from imgproxy.images.image import Image
 from imgproxy.server import http_connection
-from imgproxy.server.http_connection import MAX_DRAIN, MAX_HEAD, Conversation, Gravity, Quitting
+from imgproxy.server.http_connection import MAX_DRAIN, MAX_HEAD, Conversation, Severity, Shutdown
 from imgproxy.verification.verified_blob import CHUNK, WHOLE
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Talk:
 
     wire: MemoryWire
     notes: Notes
-    gravity: Gravity
+    severity: Severity
 
     def replies(self, *methods: str) -> list[Reply]:
         return replies(self.wire.sent, *methods)
@@ -91,15 +91,15 @@ async def hold(
     image: Image,
     wire: MemoryWire,
     *,
-    quitting: Quitting | None = None,
+    shutdown: Shutdown | None = None,
     accepted: bool = False,
 ) -> Talk:
     """Hold a conversation to its end."""
     notes = Notes()
-    quitting = Quitting() if quitting is None else quitting
-    gravity = await Conversation(wire, image, quitting, notes, accepted=accepted).run()
+    shutdown = Shutdown() if shutdown is None else shutdown
+    severity = await Conversation(wire, image, shutdown, notes, accepted=accepted).run()
     assert wire.closed
-    return Talk(wire, notes, gravity)
+    return Talk(wire, notes, severity)
 
 
 async def talk(place: Place, *steps: Step, accepted: bool = False) -> Talk:
@@ -256,7 +256,7 @@ async def test_content_comes_byte_for_byte_with_its_digest(method: str) -> None:
         assert len(talked.wire.sizes) == 1  # head and body leave together
         assert talked.notes.failures == []
         assert talked.notes.details == [f"{method} {path}: 200, {len(content)} bytes"]
-        assert talked.gravity == Gravity.NOTHING
+        assert talked.severity == Severity.NOTHING
 
 
 @pytest.mark.parametrize(
@@ -300,14 +300,14 @@ async def test_blobs_of_all_sizes_come_whole(size: int) -> None:
 
 @virtual_time
 async def test_quitting_is_answered_with_nothing() -> None:
-    quitting = Quitting()
+    shutdown = Shutdown()
     wire = MemoryWire(QUIT + GET, SILENCE)
     with elapsing(0):
-        talked = await hold(image_of(sample().place), wire, quitting=quitting)
+        talked = await hold(image_of(sample().place), wire, shutdown=shutdown)
     reply = talked.reply("POST")
     assert (reply.status, reply.length) == (200, 0)
     assert "Content-Type" not in fields_of(reply)
-    assert quitting.requested
+    assert shutdown.requested
     assert wire.finished == (MAX_DRAIN, 0)
 
 
@@ -402,13 +402,13 @@ async def test_a_target_may_be_spelt_in_several_ways(target: str) -> None:
 async def test_a_method_that_a_path_does_not_have_is_refused(
     method: str, target: str, allow: str
 ) -> None:
-    quitting = Quitting()
+    shutdown = Shutdown()
     wire = MemoryWire(ask(method, target), END)
-    talked = await hold(image_of(sample().place), wire, quitting=quitting)
+    talked = await hold(image_of(sample().place), wire, shutdown=shutdown)
     reply = talked.reply(method)
     assert (reply.status, reply.reason) == (405, "Method Not Allowed")
     assert reply.get("Allow") == allow
-    assert not quitting.requested
+    assert not shutdown.requested
 
 
 REASONS = {
@@ -460,7 +460,7 @@ async def test_a_failure_is_answered_as_its_class_says(failure: Failure) -> None
     if isinstance(failure, MethodNotAllowedError):
         wanted["Allow"] = "GET"
     assert fields_of(reply) == wanted
-    assert talked.gravity == Gravity.NOTHING
+    assert talked.severity == Severity.NOTHING
     line = f"{failure.status} {failure.default_code}: words"
     assert talked.notes.failures == [f"{method} /manifest: {line}" for method in ("GET", "HEAD")]
 
@@ -472,14 +472,14 @@ async def test_pages_in_browsers_get_nothing_from_a_listener(
     field: str,
     accepted: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
-    quitting = Quitting()
+    shutdown = Shutdown()
     wire = MemoryWire(ask("GET", "/manifest", field), ask("POST", "/quit", field), END)
-    talked = await hold(image_of(sample().place), wire, quitting=quitting, accepted=accepted)
+    talked = await hold(image_of(sample().place), wire, shutdown=shutdown, accepted=accepted)
     got, asked_to_quit = talked.replies("GET", "POST")
     if accepted:
         assert (got.status, got.code) == (403, "DENIED")
         assert asked_to_quit.status == 403
-    assert quitting.requested != accepted
+    assert shutdown.requested != accepted
 
 
 # --- bodies of requests -------------------------------------------------------------------------
@@ -532,7 +532,7 @@ def assert_closing(talked: Talk, reply: Reply) -> None:
     """Assert that the reply is the last, and that a reset is avoided."""
     assert reply.get("Connection") == "close"
     assert talked.wire.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT)
-    assert talked.gravity == Gravity.NOTHING
+    assert talked.severity == Severity.NOTHING
     assert len(talked.notes.failures) == 1
 
 
@@ -743,7 +743,7 @@ async def test_no_bytes_are_a_defect(words: list[bytes], cuts: list[int]) -> Non
         stream = stream[cut:]
     steps = [piece for piece in (*pieces, stream) if piece]
     talked = await hold(image_of(sample().place), MemoryWire(*steps, END))
-    assert talked.gravity == Gravity.NOTHING
+    assert talked.severity == Severity.NOTHING
 
 
 # --- bodies of replies that break off -----------------------------------------------------------
@@ -757,17 +757,17 @@ BROKEN = UnavailableError("the source is lost")
 @pytest.mark.parametrize(
     ("steps", "gravity", "words"),
     [
-        ((LARGE[:-1] + b"x", END), Gravity.MISMATCH, "DIGEST_INVALID: "),
-        ((LARGE[:-1], END), Gravity.MISMATCH, "SIZE_INVALID: "),
-        ((LARGE + b"x", END), Gravity.MISMATCH, "SIZE_INVALID: "),
-        ((LARGE[: 2 * CHUNK], BROKEN), Gravity.LOST, "UNAVAILABLE: the source is lost"),
-        ((LARGE[: 2 * CHUNK], ZeroDivisionError("oops")), Gravity.DEFECT, "a defect of this"),
+        ((LARGE[:-1] + b"x", END), Severity.MISMATCH, "DIGEST_INVALID: "),
+        ((LARGE[:-1], END), Severity.MISMATCH, "SIZE_INVALID: "),
+        ((LARGE + b"x", END), Severity.MISMATCH, "SIZE_INVALID: "),
+        ((LARGE[: 2 * CHUNK], BROKEN), Severity.LOST, "UNAVAILABLE: the source is lost"),
+        ((LARGE[: 2 * CHUNK], ZeroDivisionError("oops")), Severity.DEFECT, "a defect of this"),
     ],
     ids=["other", "shorter", "longer", "lost", "defect"],
 )
 @real_time
 async def test_a_body_that_breaks_off_stays_short_and_ends_the_conversation(
-    steps: tuple[Step, ...], gravity: Gravity, words: str
+    steps: tuple[Step, ...], severity: Severity, words: str
 ) -> None:
     image = sample(LARGE)
     path = f"/blobs/{digest_of(LARGE)}"
@@ -778,7 +778,7 @@ async def test_a_body_that_breaks_off_stays_short_and_ends_the_conversation(
     assert reply.length == len(LARGE)
     assert reply.ending == "end"
     assert LARGE.startswith(reply.body)
-    assert talked.gravity == gravity
+    assert talked.severity == severity
     (line,) = talked.notes.failures
     assert line.startswith(f"GET {path}: ")
     assert words in line
@@ -807,7 +807,7 @@ async def test_a_small_blob_that_is_wrong_is_a_failure_and_the_conversation_goes
     refused, answered = talked.replies("GET", "GET")
     assert (refused.status, refused.code) == (status, code)
     assert answered.status == 200
-    assert talked.gravity == (Gravity.DEFECT if status == 500 else Gravity.NOTHING)
+    assert talked.severity == (Severity.DEFECT if status == 500 else Severity.NOTHING)
     assert [reader.closed for reader in image.place.readers] == [1]
 
 
@@ -819,7 +819,7 @@ async def test_a_large_blob_whose_source_fails_at_once_is_a_failure() -> None:
     refused, answered = talked.replies("GET", "GET")
     assert (refused.status, refused.code) == (503, "UNAVAILABLE")
     assert answered.status == 200
-    assert talked.gravity == Gravity.NOTHING
+    assert talked.severity == Severity.NOTHING
 
 
 @virtual_time
@@ -843,7 +843,7 @@ async def test_a_defect_is_answered_without_its_details() -> None:
     assert (reply.status, reply.code) == (head.status, "INTERNAL") == (500, "INTERNAL")
     assert b"secret" not in reply.body
     assert b"Traceback" not in reply.body
-    assert talked.gravity == Gravity.DEFECT
+    assert talked.severity == Severity.DEFECT
     assert talked.notes.failures == [
         f"{method} /manifest: a defect of this program: ZeroDivisionError('a secret')"
         for method in ("GET", "HEAD")
@@ -859,15 +859,15 @@ async def test_a_defect_in_a_conversation_is_not_one_of_the_others() -> None:
 
     talked = await hold(image_of(sample().place), Defective(GET, END))
     assert talked.reply().status == 200
-    assert talked.gravity == Gravity.DEFECT
+    assert talked.severity == Severity.DEFECT
 
 
 def test_the_gravest_of_several_events_counts() -> None:
-    assert sorted(Gravity, reverse=True) == [
-        Gravity.DEFECT,
-        Gravity.MISMATCH,
-        Gravity.LOST,
-        Gravity.NOTHING,
+    assert sorted(Severity, reverse=True) == [
+        Severity.DEFECT,
+        Severity.MISMATCH,
+        Severity.LOST,
+        Severity.NOTHING,
     ]
 
 
@@ -879,7 +879,7 @@ async def test_a_conversation_without_a_request_ends_without_a_reply() -> None:
     for steps in ((), (0.5,)):
         talked = await talk(sample().place, *steps)
         assert talked.wire.sent == b""
-        assert talked.gravity == Gravity.NOTHING
+        assert talked.severity == Severity.NOTHING
         assert talked.notes.failures == []
 
 
@@ -898,7 +898,7 @@ async def test_a_reply_that_cannot_be_sent_ends_a_conversation(number: int, path
     image, wire = sample(), MemoryWire(ask(target=path))
     wire.broken = OSError(number, os.strerror(number))
     talked = await hold(image_of(image.place), wire)
-    assert talked.gravity == Gravity.NOTHING
+    assert talked.severity == Severity.NOTHING
     told = ["sending a reply: No space left on device"] if number == errno.ENOSPC else []
     assert talked.notes.failures == told
     assert all(reader.closed for reader in image.place.readers)
@@ -909,19 +909,19 @@ async def test_a_reset_ends_a_conversation_quietly() -> None:
     reset = ConnectionResetError(104, "Connection reset by peer")
     for steps in ((reset,), (GET, reset), (GET[:9], reset)):
         talked = await hold(image_of(sample().place), MemoryWire(*steps))
-        assert talked.gravity == Gravity.NOTHING
+        assert talked.severity == Severity.NOTHING
         assert talked.notes.failures == []
         assert talked.wire.finished is None
 
 
 async def started(
-    nursery: trio.Nursery, image: Image, wire: MemoryWire, quitting: Quitting | None = None
+    nursery: trio.Nursery, image: Image, wire: MemoryWire, shutdown: Shutdown | None = None
 ) -> list[Talk]:
     """Hold a conversation in the background until it waits; give what it will have been."""
     ended: list[Talk] = []
 
     async def run() -> None:
-        ended.append(await hold(image, wire, quitting=quitting))
+        ended.append(await hold(image, wire, shutdown=shutdown))
 
     nursery.start_soon(run)
     await wait_all_tasks_blocked()
@@ -976,7 +976,7 @@ async def test_a_parent_that_is_gone_ends_whatever_is_under_way(
             how(wire)
             await wait_all_tasks_blocked()
             (talked,) = ended
-    assert talked.gravity == Gravity.NOTHING
+    assert talked.severity == Severity.NOTHING
     assert all(reader.closed for reader in image.place.readers)
     if wait is not waits_for_a_request:
         assert talked.notes.details[-1].startswith("the parent is gone: ")
@@ -1006,23 +1006,23 @@ async def test_a_parent_that_only_stops_sending_still_gets_its_reply(
 @pytest.mark.parametrize("how", [MemoryWire.hang_up, MemoryWire.lose_reader])
 @virtual_time
 async def test_the_last_word_of_a_parent_is_heard(how: Callable[[MemoryWire], None]) -> None:
-    quitting = Quitting()
+    shutdown = Shutdown()
     wire = MemoryWire()
     async with trio.open_nursery() as nursery:
-        await started(nursery, image_of(sample().place), wire, quitting)
+        await started(nursery, image_of(sample().place), wire, shutdown)
         wire.inbox.add(QUIT)
         how(wire)
-    assert quitting.requested
+    assert shutdown.requested
     assert wire.sent == b""
 
 
 @virtual_time
 async def test_a_last_word_that_was_there_before_is_heard() -> None:
-    quitting = Quitting()
+    shutdown = Shutdown()
     wire = MemoryWire(QUIT)
     wire.hang_up()
-    await hold(image_of(sample().place), wire, quitting=quitting)
-    assert quitting.requested
+    await hold(image_of(sample().place), wire, shutdown=shutdown)
+    assert shutdown.requested
 
 
 @virtual_time
@@ -1034,11 +1034,11 @@ async def test_a_last_word_that_arrives_with_the_hang_up_is_heard() -> None:
                 await wait_all_tasks_blocked()
             return count
 
-    quitting = Quitting()
+    shutdown = Shutdown()
     wire = Late(QUIT)
     wire.hang_up()
-    talked = await hold(image_of(sample().place), wire, quitting=quitting)
-    assert quitting.requested
+    talked = await hold(image_of(sample().place), wire, shutdown=shutdown)
+    assert shutdown.requested
     assert talked.wire.sent == b""
 
 
@@ -1064,12 +1064,12 @@ async def test_who_cannot_be_watched_is_served_all_the_same() -> None:
 
     talked = await hold(image_of(sample().place), Unwatched(GET, END))
     assert talked.reply().status == 200
-    assert talked.gravity == Gravity.NOTHING
+    assert talked.severity == Severity.NOTHING
 
 
 @virtual_time
 async def test_quitting_lets_replies_under_way_be_finished_and_takes_no_new_requests() -> None:
-    image, quitting = sample(), Quitting()
+    image, shutdown = sample(), Shutdown()
     shared = image_of(image.place)
     idle, fresh, asking, sending = MemoryWire(GET), MemoryWire(), MemoryWire(), MemoryWire()
     halfway, owing = MemoryWire(GET[:9]), MemoryWire()
@@ -1079,11 +1079,11 @@ async def test_quitting_lets_replies_under_way_be_finished_and_takes_no_new_requ
     image.place.steps[digest_of(b"one")] = (b"o", 50.0, b"ne", END)
     async with trio.open_nursery() as nursery:
         wires = (idle, fresh, asking, sending, halfway, owing)
-        talks = {wire: await started(nursery, shared, wire, quitting) for wire in wires}
+        talks = {wire: await started(nursery, shared, wire, shutdown) for wire in wires}
         asking.inbox.add(GET)
         sending.inbox.add(GET, GET)
         quitter = MemoryWire(QUIT)
-        await hold(shared, quitter, quitting=quitting)
+        await hold(shared, quitter, shutdown=shutdown)
         await trio.sleep(http_connection.DRAIN_TIMEOUT + 0.1)
         over = {wire for wire, ended in talks.items() if ended}
         assert over == {idle, fresh, halfway, owing}
@@ -1095,9 +1095,9 @@ async def test_quitting_lets_replies_under_way_be_finished_and_takes_no_new_requ
 
 @virtual_time
 async def test_quitting_knows_of_no_conversation_that_is_over() -> None:
-    quitting = Quitting()
-    await hold(image_of(sample().place), MemoryWire(GET, END), quitting=quitting)
-    assert quitting._scopes == set()
+    shutdown = Shutdown()
+    await hold(image_of(sample().place), MemoryWire(GET, END), shutdown=shutdown)
+    assert shutdown._scopes == set()
 
 
 def test_bodies_are_read_away_up_to_a_limit_that_is_promised() -> None:
@@ -1107,9 +1107,9 @@ def test_bodies_are_read_away_up_to_a_limit_that_is_promised() -> None:
 
 @virtual_time
 async def test_after_quitting_nothing_is_begun() -> None:
-    quitting = Quitting()
-    quitting.request()
-    talked = await hold(image_of(sample().place), MemoryWire(GET), quitting=quitting)
+    shutdown = Shutdown()
+    shutdown.request()
+    talked = await hold(image_of(sample().place), MemoryWire(GET), shutdown=shutdown)
     assert talked.wire.sent == b""
 
 

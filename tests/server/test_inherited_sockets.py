@@ -14,7 +14,7 @@ from imgproxy.errors import UsageError
 from imgproxy.server import inherited_sockets
 from imgproxy.server.inherited_sockets import (
     STDERR,
-    Handed,
+    InheritedSockets,
     Pipes,
     check_source,
     classify,
@@ -61,7 +61,7 @@ def listening_tcp(stack: ExitStack) -> socket.socket:
     return stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
 
-def taken(stack: ExitStack, *socks: socket.socket) -> Handed:
+def taken(stack: ExitStack, *socks: socket.socket) -> InheritedSockets:
     """Hand the sockets over; they belong to what is given back."""
     for sock in socks:
         os.set_inheritable(sock.fileno(), True)  # noqa: FBT003
@@ -159,7 +159,7 @@ def test_one_that_is_closed_by_now_does_not_hide_what_another_asks(stack: ExitSt
 def test_what_waits_in_a_pipe_is_seen(stack: ExitStack) -> None:
     read_fd, write_fd = os.pipe()
     stack.callback(os.close, read_fd)
-    handed = Handed([Pipes(read_fd, write_fd)], [], shares_stderr=False)
+    handed = InheritedSockets([Pipes(read_fd, write_fd)], [], shares_stderr=False)
     assert not handed.is_asked()
     os.write(write_fd, b"GET")
     assert handed.is_asked()

@@ -18,8 +18,8 @@ from trio.testing import wait_all_tasks_blocked
 from imgproxy.errors import UnavailableError
 from imgproxy.net.streams import accept
 from imgproxy.server import service as services
-from imgproxy.server.http_connection import Gravity
-from imgproxy.server.inherited_sockets import Handed, Pipes
+from imgproxy.server.http_connection import Severity
+from imgproxy.server.inherited_sockets import InheritedSockets, Pipes
 from imgproxy.server.service import EXIT_STATUS, MAX_ACCEPTED, Service
 from imgproxy.verification.verified_blob import CHUNK
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from support.parent import Reply
 
     from imgproxy.images.image import Image
-    from imgproxy.net.streams import SocketWire
+    from imgproxy.net.streams import SocketStream
 
 LARGE = bytes(2 * CHUNK)
 BLOB = f"/blobs/{digest_of(LARGE)}"
@@ -108,7 +108,7 @@ async def serve(
     allow_remote: bool = False,
 ) -> tuple[int, Notes]:
     notes = Notes()
-    handed = Handed(list(connected), list(listening), shares_stderr=False)
+    handed = InheritedSockets(list(connected), list(listening), shares_stderr=False)
     return await Service(image, notes, allow_remote=allow_remote).run(handed), notes
 
 
@@ -182,13 +182,13 @@ async def test_the_exit_status_says_what_happened_after_a_head(
 @real_time
 async def test_a_quit_does_not_erase_what_happened(resources: ExitStack) -> None:
     failing, theirs = pair(resources, ask(BLOB))
-    quitting, to_quitting = pair(resources, ends=False)
+    shutdown, to_quitting = pair(resources, ends=False)
     async with trio.open_nursery() as nursery:
         statuses: list[int] = []
 
         async def run() -> None:
             image = image_of(place(LARGE[:-1], LOST))
-            statuses.append((await serve(image, failing, quitting))[0])
+            statuses.append((await serve(image, failing, shutdown))[0])
 
         nursery.start_soon(run)
         await trio.to_thread.run_sync(read_to_end, theirs)
@@ -197,7 +197,7 @@ async def test_a_quit_does_not_erase_what_happened(resources: ExitStack) -> None
 
 
 def test_the_gravest_event_decides() -> None:
-    assert [EXIT_STATUS[gravity] for gravity in sorted(Gravity)] == [0, 5, 4, 1]
+    assert [EXIT_STATUS[severity] for severity in sorted(Severity)] == [0, 5, 4, 1]
 
 
 @real_time
@@ -351,7 +351,7 @@ class Accepting:
         self._faults = iter(faults)
         self._addresses = iter(addresses)
 
-    async def __call__(self, listener: socket.socket) -> tuple[SocketWire, Any]:
+    async def __call__(self, listener: socket.socket) -> tuple[SocketStream, Any]:
         fault = next(self._faults, None)
         if fault is not None:
             raise fault

@@ -46,12 +46,12 @@ class Home:
         )
 
 
-def table(prefix: str, location: str, *settings: str) -> str:
+def table(prefix: str, location: str, *configuration: str) -> str:
     """Give a [[registry]] of registries.conf; what is empty is left out."""
     lines = [f'prefix = "{prefix}"' * bool(prefix), f'location = "{location}"' * bool(location)]
-    return "\n".join(["[[registry]]", *lines, *settings, ""])
+    return "\n".join(["[[registry]]", *lines, *configuration, ""])
 
 
-def mirror(location: str, *settings: str) -> str:
+def mirror(location: str, *configuration: str) -> str:
     """Give a mirror for the [[registry]] before it."""
-    return "\n".join(["[[registry.mirror]]", f'location = "{location}"', *settings, ""])
+    return "\n".join(["[[registry.mirror]]", f'location = "{location}"', *configuration, ""])

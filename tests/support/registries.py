@@ -91,8 +91,8 @@ def endpoint(
     registry_token: str = "",
 ) -> Endpoint:
     client = Client(dial, notes or Notes(), stall_timeout=STALL, user_agent="test/1")
-    keyring = ring or Ring()
-    return Endpoint(at, client, keyring, is_own=is_own, registry_token=registry_token)  # type: ignore[arg-type]
+    credential_lookup = ring or Ring()
+    return Endpoint(at, client, credential_lookup, is_own=is_own, registry_token=registry_token)  # type: ignore[arg-type]
 
 
 MIRROR = "https://mirror.test/v2/cache/os"

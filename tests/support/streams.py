@@ -17,7 +17,7 @@ import trio
 import trio.testing
 from support.parent import Reply, parse_head
 
-from imgproxy.host.environment import Reporter
+from imgproxy.host.diagnostics import Diagnostics
 from imgproxy.net.client import Client
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def elapsing(seconds: float) -> Iterator[None]:
     assert round(trio.current_time() - started, 6) == seconds
 
 
-class Notes(Reporter):
+class Notes(Diagnostics):
     """Diagnostics, kept for the test."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Inbox:
         self.size = size
         self.name = name
         self.closed = 0
-        self.condemned: list[Failure] = []
+        self.rejected: list[Failure] = []
         self._steps = deque(steps)
         self._changed = trio.Event()
 
@@ -130,8 +130,8 @@ class Inbox:
             self._steps.popleft()
         return count
 
-    def condemn(self, failure: Failure) -> bool:
-        self.condemned.append(failure)
+    def reject(self, failure: Failure) -> bool:
+        self.rejected.append(failure)
         return False
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Inbox:
 
 
 class MemoryWire:
-    """A `Wire` whose other side is the test."""
+    """A `ByteStream` whose other side is the test."""
 
     def __init__(self, *steps: Step) -> None:
         self.inbox = Inbox(*steps)

@@ -22,7 +22,7 @@ from imgproxy.errors import (
     UnreachableError,
 )
 from imgproxy.host import environment
-from imgproxy.host.configuration import Chosen, Settings
+from imgproxy.host.configuration import Configuration, Overrides
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import open_sources
@@ -57,8 +57,8 @@ async def all_opened(
     access: Access = Access(),  # noqa: B008  (a value)
     registries: str = "",
 ) -> list[Source]:
-    chosen = Chosen(registries=(registries.encode(), "registries.conf"))
-    return await open_sources(image, access, Settings(chosen, Notes()), Notes())
+    chosen = Overrides(registries=(registries.encode(), "registries.conf"))
+    return await open_sources(image, access, Configuration(chosen, Notes()), Notes())
 
 
 async def opened(image: str, *, offline: bool = False) -> Source:
@@ -417,13 +417,13 @@ async def test_what_is_named_by_its_path_is_not_sought_elsewhere(
 async def test_layers_that_lie_elsewhere_are_fetched_if_an_option_says_so() -> None:
     layer = Descriptor("", digests.parse(digest_of(b"x")), 1, urls=("http://127.0.0.1:1/x",))
     missing = NotFoundError("it is not there", code="BLOB_UNKNOWN")
-    settings = Settings(Chosen(), Notes())
+    configuration = Configuration(Overrides(), Notes())
     with pytest.raises(NotFoundError) as raised:
-        await ForeignLayers(Access(), settings, Notes()).open(layer, missing)
+        await ForeignLayers(Access(), configuration, Notes()).open(layer, missing)
     assert raised.value.detail["urls"] == ["http://127.0.0.1:1/x"]
     access = Access(foreign_layers=True, retries=0)
     with pytest.raises(UnreachableError):
-        await ForeignLayers(access, settings, Notes()).open(layer, missing)
+        await ForeignLayers(access, configuration, Notes()).open(layer, missing)
 
 
 # --- registries, put together -------------------------------------------------------------------

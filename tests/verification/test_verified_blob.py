@@ -73,7 +73,7 @@ class Chunks:
         self.size = size
         self.name = "the blob"
         self.closed = 0
-        self.condemned: list[Failure] = []
+        self.rejected: list[Failure] = []
         self._others = others
         self._rest = memoryview(content)
         self._sizes = cycle(sizes)
@@ -85,8 +85,8 @@ class Chunks:
         self._rest = self._rest[count:]
         return count
 
-    def condemn(self, failure: Failure) -> bool:
-        self.condemned.append(failure)
+    def reject(self, failure: Failure) -> bool:
+        self.rejected.append(failure)
         return self._others
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ async def failure_of(descriptor: Descriptor, reader: Chunks | Inbox) -> tuple[Fa
     assert reader.closed
     # What is wrong with it is told once; what befell it on the way is no lie of its.
     wrong = [raised.value] if isinstance(raised.value, InvalidError) else []
-    assert reader.condemned == wrong
+    assert reader.rejected == wrong
     return raised.value, b"".join(pieces)
 
 
@@ -444,14 +444,14 @@ async def test_what_is_wrong_before_the_head_is_looked_for_elsewhere(case: str) 
     good = Chunks(content, [7])
     with small_pieces():
         blob = await open_blob(described(content), liar, good)
-        assert [failure.status for failure in liar.condemned] == [422]
+        assert [failure.status for failure in liar.rejected] == [422]
         assert (liar.closed, good.closed) == (1, 0)
         whole = b""
         while piece := await blob.read():
             whole += piece
         blob.close()
     assert whole == content
-    assert good.condemned == []
+    assert good.rejected == []
 
 
 @real_time
@@ -539,20 +539,20 @@ async def test_a_document_that_does_not_agree_is_refused(case: str) -> None:
 
 @virtual_time
 async def test_a_document_that_is_wrong_is_looked_for_elsewhere_while_there_is_elsewhere() -> None:
-    condemned: list[str] = []
+    rejected: list[str] = []
 
-    def condemn(failure: Failure) -> bool:
-        condemned.append(failure.code)
+    def reject(failure: Failure) -> bool:
+        rejected.append(failure.code)
         return True
 
     wrong = [
-        document._replace(condemn=condemn)
+        document._replace(reject=reject)
         for document, (status, _, _) in DOCUMENTS.values()
         if status == 422
     ]
     document = await verified(*wrong, found(digest_of(RAW)))
     assert document.raw == RAW
-    assert condemned == ["DIGEST_INVALID"] * 3 + ["SIZE_INVALID", "MANIFEST_INVALID"]
+    assert rejected == ["DIGEST_INVALID"] * 3 + ["SIZE_INVALID", "MANIFEST_INVALID"]
     with pytest.raises(Failure) as raised:
         await verified(*wrong, found(OTHER))
     assert refused(raised.value) == WRONG_DIGEST
@@ -572,7 +572,7 @@ async def test_a_document_that_cannot_be_judged_is_not_looked_for_elsewhere(
 ) -> None:
     """It would be the same: the digest says which it is."""
     with pytest.raises(Failure) as raised:
-        await verified(document._replace(condemn=lambda _: True))
+        await verified(document._replace(reject=lambda _: True))
     assert refused(raised.value) == wanted
 
 

@@ -12,11 +12,11 @@ from imgproxy.transports import file_tree
 from imgproxy.transports.source import Document, sought
 
 if TYPE_CHECKING:
-    from imgproxy.host.files import Content
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import DirectoryName
     from imgproxy.transports.file_tree import Tree
+    from imgproxy.transports.readers import Content
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
 
 # 1.2 brought digests by other algorithms than sha256.

@@ -18,7 +18,6 @@ from imgproxy.errors import (
     NotFoundError,
     clean,
 )
-from imgproxy.host.files import Bytes
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import docker_archive as formats
 from imgproxy.specs.oci import media_type as types
@@ -29,6 +28,7 @@ from imgproxy.transports import file_tree
 from imgproxy.transports.local import listing
 from imgproxy.transports.local.listing import Choice
 from imgproxy.transports.local.tar_archive import in_thread
+from imgproxy.transports.readers import Bytes
 from imgproxy.transports.source import Document, Identity
 
 if TYPE_CHECKING:

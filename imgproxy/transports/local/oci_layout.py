@@ -20,11 +20,11 @@ from imgproxy.transports.source import Document, sought
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from imgproxy.host.files import Content
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import LayoutName, Reference
     from imgproxy.transports.file_tree import Tree
+    from imgproxy.transports.readers import Content
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
 
 # What refers to an image, under the tag that registries without a referrers API have for it

@@ -11,9 +11,9 @@ import os
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import NotFoundError, clean
-from imgproxy.host.files import LocalFile
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.transports.readers import LocalFile
 from imgproxy.transports.source import Document, sought
 
 if TYPE_CHECKING:

@@ -23,10 +23,11 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.host import environment
-from imgproxy.host.files import Bytes, Content, OpenFile
+from imgproxy.host.files import OpenFile
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import tar
 from imgproxy.transports.local import decompression
+from imgproxy.transports.readers import Bytes, Content
 
 if TYPE_CHECKING:
     from collections.abc import Callable

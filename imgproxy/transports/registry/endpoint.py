@@ -21,7 +21,7 @@ from imgproxy.errors import (
     UnreachableError,
     clean,
 )
-from imgproxy.single_flight import SharedAttempt
+from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.http import challenge as challenges
 from imgproxy.specs.http import retry
 from imgproxy.specs.http import token as tokens
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from imgproxy.config.endpoints import Endpoint as Place
-    from imgproxy.host.credential_lookup import Keyring
+    from imgproxy.host.credential_lookup import CredentialLookup
     from imgproxy.net.client import Client
     from imgproxy.net.response import Response
     from imgproxy.specs.http.challenge import Challenge
@@ -54,7 +54,7 @@ class Endpoint:
         self,
         place: Place,
         client: Client,
-        keyring: Keyring,
+        credential_lookup: CredentialLookup,
         *,
         is_own: bool,
         registry_token: str = "",
@@ -66,7 +66,7 @@ class Endpoint:
         self._reference = place.reference
         self._insecure = place.insecure
         self._client = client
-        self._keyring = keyring
+        self._credential_lookup = credential_lookup
         self._is_own = is_own
         self._scheme = "" if place.insecure else "https"
         self._authorization = f"Bearer {registry_token}" if registry_token and is_own else ""
@@ -76,8 +76,8 @@ class Endpoint:
         self._generation = 0
         self._challenge: Challenge | None = None
         self._scopes = [f"repository:{place.reference.repository}:pull"]
-        self._probing = SharedAttempt()
-        self._asking = SharedAttempt()
+        self._probing = SingleFlight()
+        self._asking = SingleFlight()
 
     async def get(
         self,
@@ -147,7 +147,7 @@ class Endpoint:
 
     async def _authorize(self, url: Url, challenge: Challenge) -> str:
         """Find out what meets the challenge, and keep it for later requests."""
-        credentials = await self._keyring.find(
+        credentials = await self._credential_lookup.find(
             self._reference.registry, self._reference.repository, is_own=self._is_own
         )
         self._source = "" if credentials is None else credentials.source

@@ -58,7 +58,7 @@ class Rounds:
         self.name = name
         self.retries = retries
         self._endpoints = endpoints
-        self._condemned: dict[str, dict[Endpoint, Failure]] = {}
+        self._rejected: dict[str, dict[Endpoint, Failure]] = {}
 
     async def blob(self, descriptor: Descriptor) -> Reader:
         """Open a blob that one of them has; see `source.Source`."""
@@ -84,7 +84,7 @@ class Rounds:
         location does not have it, a mirror that fails is not waited for. Raises `Failure`, with
         every endpoint's own where there are several.
         """
-        failures = dict(self._condemned.get(what, {}))
+        failures = dict(self._rejected.get(what, {}))
         while True:
             for endpoint in sorted(self._endpoints, key=lambda each: each.demerits):
                 if endpoint in failures and not failures[endpoint].is_transient:
@@ -110,10 +110,10 @@ class Rounds:
         said = [each.retry_after for each in failures if each.retry_after is not None]
         await trio.sleep(retry.delay(spent, random.random(), min(said, default=None)))  # noqa: S311
 
-    def condemn(self, what: str, endpoints: Iterable[Endpoint], failure: Failure) -> bool:
+    def reject(self, what: str, endpoints: Iterable[Endpoint], failure: Failure) -> bool:
         """Ask these endpoints no more for `what`; give whether there are others to ask."""
-        condemned = self._condemned.setdefault(what, {})
-        condemned.update(dict.fromkeys(endpoints, failure))
+        rejected = self._rejected.setdefault(what, {})
+        rejected.update(dict.fromkeys(endpoints, failure))
         return len(self._endpoints) > 1
 
     def _together(self, failures: dict[Endpoint, Failure]) -> Failure:

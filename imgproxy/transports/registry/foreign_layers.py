@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from imgproxy.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from imgproxy.host.configuration import Settings
-    from imgproxy.host.environment import Reporter
+    from imgproxy.host.configuration import Configuration
+    from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
@@ -31,10 +31,12 @@ class ForeignLayers:
     Which URL has given wrong bytes is remembered.
     """
 
-    def __init__(self, access: Access, settings: Settings, reporter: Reporter) -> None:
+    def __init__(
+        self, access: Access, configuration: Configuration, diagnostics: Diagnostics
+    ) -> None:
         self._access = access
-        self._settings = settings
-        self._report = reporter
+        self._configuration = configuration
+        self._diagnostics = diagnostics
         self._rounds: dict[tuple[Digest, tuple[str, ...]], Rounds] = {}
 
     async def open(self, descriptor: Descriptor, error: NotFoundError) -> Reader:
@@ -53,8 +55,8 @@ class ForeignLayers:
                 f"foreign layer {descriptor.digest}",
                 places,
                 self._access,
-                self._settings,
-                self._report,
+                self._configuration,
+                self._diagnostics,
             )
         return await self._rounds[key].blob(descriptor)
 

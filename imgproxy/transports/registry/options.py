@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.credential_helpers import Credentials
     from imgproxy.config.sideload_pattern import Pattern
-    from imgproxy.net.preconnect import Early
+    from imgproxy.net.preconnect import Preconnection
 
 
 class Access(NamedTuple):
@@ -30,4 +30,4 @@ class Access(NamedTuple):
     registry_token: str = ""
     sideload: Sequence[Pattern] = ()
     foreign_layers: bool = False
-    early: Early | None = None
+    early: Preconnection | None = None

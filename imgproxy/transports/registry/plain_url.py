@@ -17,22 +17,26 @@ from imgproxy.transports.registry.failover import Rounds
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from imgproxy.host.configuration import Settings
-    from imgproxy.host.environment import Reporter
+    from imgproxy.host.configuration import Configuration
+    from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
     from imgproxy.transports.registry.options import Access
 
 
 def open_rounds(
-    name: str, urls: Sequence[Url], access: Access, settings: Settings, reporter: Reporter
+    name: str,
+    urls: Sequence[Url],
+    access: Access,
+    configuration: Configuration,
+    diagnostics: Diagnostics,
 ) -> Rounds:
     """Give the rounds over URLs that should all have the same, which is called `name`."""
     proxy_for = partial(proxy.choose, environment=environment.environment())
     verify = access.tls_verify is not False
     client = Client(
-        Dialer(None, "", settings.certificates, proxy_for, verify=verify),
-        reporter,
+        Dialer(None, "", configuration.certificates, proxy_for, verify=verify),
+        diagnostics,
         stall_timeout=access.stall_timeout,
         user_agent=USER_AGENT,
         proxy_for=proxy_for,

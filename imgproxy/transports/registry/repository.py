@@ -83,7 +83,7 @@ class Registry(Rounds):
             named,
             size,
             where,
-            lambda failure: self.condemn(name, [endpoint], failure),
+            lambda failure: self.reject(name, [endpoint], failure),
         )
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:

@@ -114,9 +114,9 @@ class Transfer:
             raise
         return response
 
-    def condemn(self, failure: Failure) -> bool:
+    def reject(self, failure: Failure) -> bool:
         """See `Reader`. Everybody who gave a part of it is suspect."""
-        return self._rounds.condemn(str(self._descriptor.digest), self._givers, failure)
+        return self._rounds.reject(str(self._descriptor.digest), self._givers, failure)
 
     def close(self) -> None:
         """See `Reader`."""

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from imgproxy.host.files import Content
+    from imgproxy.transports.readers import Content
 
 LAYERS = (layer("first"), layer("second", 300_000))
 IMAGE = saved(*LAYERS, tags=["example.com/os:1", "example.com/os:latest"])

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
-    from imgproxy.host.files import Content
+    from imgproxy.transports.readers import Content
 
 # Larger than what is kept while an archive is gone through, and of a size that fits no block.
 LARGE = bytes(range(256)) * 1200 + b"the end"

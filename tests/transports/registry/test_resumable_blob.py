@@ -412,7 +412,7 @@ async def test_all_who_gave_a_part_of_what_is_wrong_are_condemned() -> None:
     async with registry(*exchanges, places=PLACES, retries=1) as (source, _):
         reader = await source.blob(described(CONTENT))
         await read(reader)
-        assert reader.condemn(InvalidError("its bytes are wrong"))
+        assert reader.reject(InvalidError("its bytes are wrong"))
         with elapsing(0), pytest.raises(InvalidError) as raised:
             await source.blob(described(CONTENT))
         assert raised.value.message.count("its bytes are wrong") == 2

@@ -52,14 +52,18 @@ def verifier(*keyrings: bytes) -> Verifier:
     return Verifier(SignedBy("signedBy", Material("place", contents=keyrings), DEFAULT))
 
 
-def verdict(keyring: bytes | Verifier, message: bytes) -> Claim:
-    judge = keyring if isinstance(keyring, Verifier) else verifier(keyring)
+def verdict(credential_lookup: bytes | Verifier, message: bytes) -> Claim:
+    judge = (
+        credential_lookup
+        if isinstance(credential_lookup, Verifier)
+        else verifier(credential_lookup)
+    )
     return judge.verify(SimpleSignature("it", message), None)  # type: ignore[arg-type]
 
 
-def refusal(keyring: bytes | Verifier, message: bytes) -> str:
+def refusal(credential_lookup: bytes | Verifier, message: bytes) -> str:
     with pytest.raises(SignatureError) as raised:
-        verdict(keyring, message)
+        verdict(credential_lookup, message)
     return str(raised.value)
 
 
@@ -89,9 +93,9 @@ def test_a_keyring_has_one_key_or_several_in_binary_or_in_armor(gpg: Gnupg) -> N
 
 
 @pytest.mark.parametrize("keyring", [b"", b"rubbish", b"\x99\x01\x0d\x04"])
-def test_a_keyring_that_is_none_breaks_the_policy(keyring: bytes) -> None:
+def test_a_keyring_that_is_none_breaks_the_policy(credential_lookup: bytes) -> None:
     with pytest.raises(ConfigurationError, match="place of the policy is unusable: "):
-        verifier(keyring)
+        verifier(credential_lookup)
 
 
 def test_a_keyring_that_cannot_be_read_breaks_the_policy(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Diagnostics on standard error, one line each."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+
+from imgproxy.errors import clean
+
+# A pipe that poll(2) calls writable takes this many bytes at once; a longer line could block.
+_PIPE_BUF = select.PIPE_BUF
+
+_STDERR = 2
+
+
+class Diagnostics:
+    """Diagnostics on standard error, one line each.
+
+    A line is dropped rather than waited for: a parent that does not read its child's standard
+    error must not stop the child.
+    """
+
+    def __init__(self, *, quiet: bool = False, debug: bool = False) -> None:
+        self._quiet = quiet or not _is_open(_STDERR)
+        self._debug = debug and not self._quiet
+
+    def failure(self, message: str) -> None:
+        """Report a failure."""
+        if not self._quiet:
+            _write(message)
+
+    def debug(self, message: str) -> None:
+        """Report what only `--debug` wants to know."""
+        if self._debug:
+            _write(message)
+
+
+def super_server() -> bool:
+    """Whether one socket is both standard error and another standard stream, as inetd makes it."""
+    try:
+        socket = stat.S_ISSOCK(os.fstat(_STDERR).st_mode)
+        return socket and any(os.path.sameopenfile(fd, _STDERR) for fd in (0, 1))
+    except OSError:
+        return False
+
+
+def _is_open(fd: int) -> bool:
+    """Whether it is ours to write to; a closed descriptor's number goes to whatever comes next."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _write(message: str) -> None:
+    line = f"imgproxy: {clean(message, _PIPE_BUF)}".encode()[: _PIPE_BUF - 1]
+    poll = select.poll()
+    poll.register(_STDERR, select.POLLOUT)
+    try:
+        if poll.poll(0) == [(_STDERR, select.POLLOUT)]:
+            os.write(_STDERR, line.decode(errors="ignore").encode() + b"\n")
+    except OSError:
+        pass  # nobody is there to be told
