@@ -11,8 +11,8 @@ TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage erro
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from imgproxy.config.credential_helpers import Credentials
     from imgproxy.config.sideload_pattern import Pattern
+    from imgproxy.specs.http.credentials import Credentials
     from imgproxy.specs.oci.platform import Platform
 
 DESCRIPTION = """\
@@ -225,7 +225,7 @@ def _creds(text: str) -> Credentials:
 
 
 def _token(text: str) -> str:
-    from imgproxy.specs.http import token as tokens
+    from imgproxy.specs.oci import token as tokens
 
     if not tokens.is_usable(text):  # argparse would show the value of an ArgumentTypeError's cause
         raise UsageError("--registry-token: the value cannot be a bearer token")

@@ -21,7 +21,7 @@ from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, PrivateFields
 
 if TYPE_CHECKING:
-    from imgproxy.config.credential_helpers import Credentials
+    from imgproxy.specs.http.credentials import Credentials
 
 # The name under which Docker keeps logins to Docker Hub, in files and in helpers.
 _HUB = "https://index.docker.io/v1/"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from imgproxy.errors import ConfigurationError, UsageError, clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, PrivateFields
-from imgproxy.specs.http import basic
+from imgproxy.specs.http.credentials import Credentials
 
 # What a helper may say. Tokens stand in header fields, for which this is the limit as well.
 MAX_HELPER_OUTPUT = 64 * 1024
@@ -27,26 +27,6 @@ _TOKEN_USER = "<token>"  # noqa: S105  (no secret)
 
 # What may be a token in a helper's complaint: long, unbroken, and with a digit in it.
 _TOKEN = re.compile(r"(?=[A-Za-z+/_=~-]*[0-9])[A-Za-z0-9+/_=~-]{20,}")
-
-
-class Credentials(NamedTuple):
-    """What to show to a registry; one of the three at least is not empty.
-
-    `source` says where they come from: the file and the key in it, a helper, or an option.
-    """
-
-    username: str
-    password: str
-    identity_token: str
-    source: str
-
-    @property
-    def basic(self) -> str:
-        """The value of `Authorization` in the Basic scheme."""
-        return basic.authorization(self.username, self.password)
-
-    def __repr__(self) -> str:
-        return f"<Credentials from {self.source}>"
 
 
 class Helper(NamedTuple):

@@ -19,8 +19,9 @@ from imgproxy.errors import ConfigurationError, clean
 if TYPE_CHECKING:
     from trio.abc import ReceiveStream
 
-    from imgproxy.config.credential_helpers import Credentials, Helper
+    from imgproxy.config.credential_helpers import Helper
     from imgproxy.host.configuration import Configuration
+    from imgproxy.specs.http.credentials import Credentials
 
 # A helper may ask a server of its own; a person is not expected to be there.
 HELPER_TIMEOUT = 30.0

@@ -10,8 +10,8 @@ import pytest
 from imgproxy import __version__
 from imgproxy.cli.options import Options, parse
 from imgproxy.config import sideload_pattern
-from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import UsageError
+from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci.platform import Platform
 
 DEFAULTS: dict[str, Any] = {

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from imgproxy.config import auth_file
-from imgproxy.config.credential_helpers import Credentials, Helper
+from imgproxy.config.credential_helpers import Helper
 from imgproxy.errors import ConfigurationError
+from imgproxy.specs.http.credentials import Credentials
 
 PATH = "/run/user/1000/containers/auth.json"
 HUB = "https://index.docker.io/v1/"

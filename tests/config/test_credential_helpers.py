@@ -6,8 +6,9 @@ import random
 import pytest
 
 from imgproxy.config import credential_helpers
-from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT, Credentials, Helper
+from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT, Helper
 from imgproxy.errors import ConfigurationError, UsageError
+from imgproxy.specs.http.credentials import Credentials
 
 SECRET = "s3cr3t-p4ss"
 SERVER = "registry.example:5000"

@@ -24,8 +24,8 @@ from support.images import OCI_LAYER, OCI_MANIFEST, encode
 from support.registries import Ring, described, endpoint, place
 from support.streams import END, SILENCE, MemoryWire, Notes, answer, head
 
-from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import Failure
+from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.registry.repository import Registry
 from imgproxy.verification import verified_blob

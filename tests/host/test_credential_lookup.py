@@ -12,11 +12,12 @@ import pytest
 import trio
 from support.streams import Notes, real_time, refused
 
-from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT, Credentials
+from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT
 from imgproxy.errors import ConfigurationError
 from imgproxy.host import credential_lookup as keyrings
 from imgproxy.host.configuration import Configuration, Overrides
 from imgproxy.host.credential_lookup import CredentialLookup
+from imgproxy.specs.http.credentials import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

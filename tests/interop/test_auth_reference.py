@@ -20,6 +20,7 @@ from support.servers import Answering, http_server, require
 
 from imgproxy.config import auth_file, credential_helpers
 from imgproxy.errors import ConfigurationError
+from imgproxy.specs.http import credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ def we_show(image: str, file: Path, environment: dict[str, str]) -> str:
 
 def ask(
     helper: credential_helpers.Helper, environment: dict[str, str]
-) -> credential_helpers.Credentials | None:
+) -> credentials.Credentials | None:
     for server in helper.servers:
         command, question = credential_helpers.question(helper, server)
         try:
@@ -268,7 +269,7 @@ def test_where_we_differ_it_is_on_purpose(
 def we_find(name: str, file: Path, *, legacy: bool) -> str:
     registry, _, repository = name.partition("/")
     found = auth_file.parse(file.read_bytes(), str(file), legacy=legacy).find(registry, repository)
-    return found.username if isinstance(found, credential_helpers.Credentials) else ""
+    return found.username if isinstance(found, credentials.Credentials) else ""
 
 
 def skopeo_finds(name: str, home: Path, *options: str) -> str:

@@ -350,7 +350,7 @@ async def test_certificates_are_looked_up_as_references_call_the_registry(
         monkeypatch.setattr(sock.__class__, "getpeername", lambda _: ("192.0.2.1", 1))
         return sock
 
-    monkeypatch.setattr(dialer, "_connect", connect)
+    monkeypatch.setattr(dialling, "_connect", connect)
     with pytest.raises(ConfigurationError):
         await fetch(dialer("https://home.test", "registry.test", certificates=look_up), url)
     assert asked == [name]
@@ -440,7 +440,7 @@ async def test_nobody_else_may_lead_to_a_link_local_address(
     async def never(_: Url) -> socket.socket:
         raise AssertionError
 
-    monkeypatch.setattr(dialer, "_connect", never)
+    monkeypatch.setattr(dialling, "_connect", never)
     with pytest.raises(Failure) as raised:
         await fetch(dialer("https://registry.test", proxy=proxy), f"http://{host}/latest")
     assert refused(raised.value) == BAD_UPSTREAM
@@ -466,13 +466,13 @@ async def test_a_name_that_resolves_to_one_is_no_way_around(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The administrator's own host may be anywhere."""
-    real = dialer._connect
+    real = dialling._connect
 
     async def connect(url: Url) -> socket.socket:
         sock = await real(url)
         return Elsewhere(address, fileno=sock.detach())
 
-    monkeypatch.setattr(dialer, "_connect", connect)
+    monkeypatch.setattr(dialling, "_connect", connect)
     if is_refused:
         failure = await failure_of(answer_once, "http", dialer(home))
         assert refused(failure) == BAD_UPSTREAM

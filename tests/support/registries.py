@@ -21,8 +21,8 @@ from imgproxy.transports.registry.repository import Registry
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from imgproxy.config.credential_helpers import Credentials
     from imgproxy.net.client import Dial
+    from imgproxy.specs.http.credentials import Credentials
     from imgproxy.transports.source import Reader
 
 REFERENCE = "registry.test/acme/os:1"

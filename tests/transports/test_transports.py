@@ -12,7 +12,6 @@ from support.images import Layout, digest_of, named
 from support.streams import Notes, real_time, refused
 
 from imgproxy.config import sideload_pattern
-from imgproxy.config.credential_helpers import Credentials
 from imgproxy.config.search_paths import Host
 from imgproxy.errors import (
     ConfigurationError,
@@ -23,6 +22,7 @@ from imgproxy.errors import (
 )
 from imgproxy.host import environment
 from imgproxy.host.configuration import Configuration, Overrides
+from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import open_sources

@@ -24,8 +24,8 @@ from imgproxy.errors import (
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.http import challenge as challenges
 from imgproxy.specs.http import retry
-from imgproxy.specs.http import token as tokens
 from imgproxy.specs.oci import distribution
+from imgproxy.specs.oci import token as tokens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection

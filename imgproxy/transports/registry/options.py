@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.config.credential_helpers import Credentials
     from imgproxy.config.sideload_pattern import Pattern
     from imgproxy.net.preconnect import Preconnection
+    from imgproxy.specs.http.credentials import Credentials
 
 
 class Access(NamedTuple):

@@ -37,8 +37,8 @@ from support.streams import (
     virtual_time,
 )
 
-from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci import distribution
 
 if TYPE_CHECKING:

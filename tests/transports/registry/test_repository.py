@@ -30,8 +30,8 @@ from support.registries import (
 )
 from support.streams import SILENCE, answer, asked, head, refused, virtual_time
 
-from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import Failure
+from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from imgproxy.config.credential_helpers import Credentials
 from imgproxy.errors import BadUpstreamError, DeniedError, Failure, UnavailableError
-from imgproxy.specs.http import token as tokens
 from imgproxy.specs.http.challenge import Challenge
-from imgproxy.specs.http.token import Request, Token
+from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.http.url import Url
 from imgproxy.specs.http.url import parse as parse_url
+from imgproxy.specs.oci import token as tokens
+from imgproxy.specs.oci.token import Request, Token
 
 HERE = parse_url("https://quay.io/v2/os/blobs/x?signature=secret")
 SHOWN = "GET https://quay.io/v2/os/blobs/x?…"

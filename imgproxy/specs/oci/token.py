@@ -19,9 +19,9 @@ from imgproxy.specs.oci import distribution
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.config.credential_helpers import Credentials
     from imgproxy.errors import Failure
     from imgproxy.specs.http.challenge import Challenge
+    from imgproxy.specs.http.credentials import Credentials
     from imgproxy.specs.http.url import Url
 
 MAX_REPLY_SIZE = 1024 * 1024
