@@ -1,28 +1,29 @@
-"""Container images over HTTP on a socket, for programs that are not written in Go.
+"""Container images for programs that are not written in Go: one core, several doors.
 
-A parent process holds one half of a socketpair and asks for `/manifest` and `/blobs/<digest>`; this
-program, its child, finds the image, chooses for the platform, verifies, and answers.
+The core finds an image and verifies it; a front-end speaks one protocol to one kind of client, and
+nothing in the core knows which one asked. A folder imports from the folders below it in this table,
+never from those above; `tests/test_floors.py` reads the table and holds the imports to it.
 
-The house, from the ground up; a module imports from its own floor's rooms below it or from lower
-floors, never upwards, and `tests/test_floors.py` holds it to that:
+    cli             argv to a command: options, and what is put together for them
+    frontends       what is spoken with clients: a single image over HTTP
+    images          an image: selection, catalog, the policy's verdict, what is released
+    verification    where bytes are compared with digests, and signatures with keys
+    transports      where images are, raw: the contract, local formats, registries, sideloading
+    server          HTTP/1.1 on inherited sockets and listeners; knows no image
+    net             HTTP client, connections, byte streams, TLS
+    host            this host: environment, files, configuration, credentials, diagnostics
+    config          what the containers-*(5) files say; pure
+    specs           what specifications say: OCI, HTTP, signing; pure
+    parsing         strict JSON, typed fields; pure
+    single_flight   one attempt for all that want the same thing at the same time
+    errors          the failures that clients are told of
 
-    5  __main__, cli, service      argv → exit status; every conversation of the process
-    4  server                      one HTTP/1.1 conversation
-    3  image, verify, trust        where trust happens: platform, policy, conversion, verification
-                                   of digests, and of signatures where a policy demands them
-    2  transports                  where images are: raw access, nothing verified
-    1  client, request, response,  the world outside: HTTP upstream, connections, sockets and pipes,
-       dialling, wire, files,      local files, which descriptors we were handed, environment and
-       activation, system,         standard error, what is configured, credentials and helpers; one
-       settings, keyring,          attempt for all who want the same; a connection that is begun
-       shared, early, tls,         while the event loop is imported; and the socket's other end: a
-       parent                      library for parents, which knows spec and errors alone
-    0  spec, config, api, fields, strict_json, errors
-                                   pure: what specifications and configuration files say
+`__main__` stands above the table. `parent` stands beside it: a library for the other end of the
+socket, which knows `specs` and `errors` alone.
 
-Only `system` reads the environment or a configuration path. Only `verify` compares bytes with
-digests, only `image` asks for the policy's verdict, but for `early`, which does not dial where that
-is a no. Calls go down, bytes are pulled back up.
+Only `host` reads the environment or a configuration path. Only `verification` compares bytes with
+digests. Only `images` asks for the policy's verdict; `transports.registry.preconnect` asks too, so
+as not to connect where the policy rejects. Calls go down, bytes are pulled back up.
 """
 
 __version__ = "0.1.0"

@@ -12,7 +12,15 @@ import re
 
 TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage error
 if TYPE_CHECKING:
-    from typing import Any, ClassVar
+    from collections.abc import Iterable
+    from typing import Any, ClassVar, Protocol
+
+    class Closable(Protocol):
+        """Something that holds a resource."""
+
+        def close(self) -> None:
+            """Give the resource back."""
+
 
 # C0, DEL, C1, what terminals or log viewers may obey (line separators and bidirectional marks), and
 # surrogates, which stand for the bytes of a path that are no text.
@@ -30,30 +38,71 @@ def clean(text: str, limit: int = _MAX_QUOTATION) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
+class closing_on_error:  # noqa: N801  (used like `contextlib.closing`, whose import is saved here)
+    """Close something if the block fails, for whatever reason; otherwise leave it open."""
+
+    __slots__ = ("_thing",)
+
+    def __init__(self, thing: Closable) -> None:
+        self._thing = thing
+
+    def __enter__(self) -> None:
+        """Enter the block."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the thing after an exception."""
+        if kind is not None:
+            self._thing.close()
+
+
 class UsageError(Exception):
     """The command line or a descriptor is unusable: one line, exit status 2."""
 
 
 class Failure(Exception):
-    """Anything a parent is told in an error reply.
+    """Anything a client is told in an error reply.
 
     `message` is for a person, `detail` for a program; `code` replaces that of the class.
     `retry_after` is in seconds, where a server has said when it wants to be asked again.
-    `is_transient` is false where this program need not try again by itself, though its parent may
-    do so later.
+    `is_transient` is false where this program need not try again by itself, though its client may
+    do so later; by default it is `retryable`.
     """
 
     status: ClassVar[int]
     default_code: ClassVar[str]
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, code: str | None = None, **detail: Any) -> None:  # noqa: ANN401  (JSON)
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        is_transient: bool | None = None,
+        retry_after: float | None = None,
+        **detail: Any,  # noqa: ANN401  (JSON)
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.detail = detail
-        self.retry_after: float | None = None
-        self.is_transient = self.retryable
+        self.is_transient = self.retryable if is_transient is None else is_transient
+        self.retry_after = retry_after
+
+    def merged(self, failures: Iterable[Failure], message: str, **detail: Any) -> Failure:  # noqa: ANN401  (JSON)
+        """Return a failure of this kind that stands for several, itself among them.
+
+        It is transient if one of them is, and asks to be tried again as soon as the first of them
+        does. `detail` is added to that of this failure.
+        """
+        every = list(failures)
+        waits = [each.retry_after for each in every if each.retry_after is not None]
+        return type(self)(
+            message,
+            code=self.code,
+            is_transient=any(each.is_transient for each in every),
+            retry_after=min(waits, default=None),
+            **{**self.detail, **detail},
+        )
 
 
 class BadRequestError(Failure):

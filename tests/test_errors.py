@@ -56,6 +56,48 @@ def test_a_failure_can_have_a_code_and_details_of_its_own() -> None:
     assert (failure.code, failure.detail) == ("MANIFEST_UNKNOWN", {"choices": ["a"]})
 
 
+def test_a_failure_is_transient_as_its_class_unless_it_says_otherwise() -> None:
+    assert errors.UnreachableError("x").is_transient
+    assert not errors.UnreachableError("x", is_transient=False).is_transient
+    assert not NotFoundError("x").is_transient
+    assert NotFoundError("x").retry_after is None
+    assert errors.UnavailableError("x", retry_after=3.0).retry_after == 3.0
+
+
+def test_a_merged_failure_is_of_the_deciding_kind_and_keeps_what_programs_act_on() -> None:
+    deciding = NotFoundError("a", code="MANIFEST_UNKNOWN", platforms=["b"])
+    late = errors.UnavailableError("c", retry_after=9.0)
+    soon = errors.UnreachableError("d", retry_after=2.0, is_transient=False)
+    merged = deciding.merged([deciding, late, soon], "a; c; d", endpoints=[1])
+    assert (type(merged), merged.code, merged.message) == (
+        NotFoundError,
+        "MANIFEST_UNKNOWN",
+        "a; c; d",
+    )
+    assert merged.detail == {"platforms": ["b"], "endpoints": [1]}
+    assert (merged.is_transient, merged.retry_after) == (True, 2.0)
+    alone = deciding.merged([deciding], "a")
+    assert (alone.is_transient, alone.retry_after) == (False, None)
+
+
+class Thing:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, NotFoundError])
+def test_a_thing_is_closed_when_the_block_fails_and_only_then(kind: type[BaseException]) -> None:
+    thing = Thing()
+    with errors.closing_on_error(thing):
+        pass
+    assert not thing.closed
+    with pytest.raises(kind), errors.closing_on_error(thing):
+        raise kind("x")
+    assert thing.closed
+
+
 def test_a_refused_method_comes_with_the_ones_allowed() -> None:
     failure = MethodNotAllowedError("PUT /manifest", "GET, HEAD")
     assert (failure.allow, failure.status, failure.detail) == ("GET, HEAD", 405, {})

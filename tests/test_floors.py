@@ -1,6 +1,6 @@
-"""The house stands on its floors: what may import what, and who alone may do what.
+"""The folders stand on their floors: what may import what, and who alone may do what.
 
-The table is the one in `imgproxy/__init__.py`, to the module.
+The table is the one in the docstring of `imgproxy/__init__.py`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# A room is a module, or a package with all that is in it.
-FLOORS: list[list[str]] = [
-    ["spec", "config", "api", "fields", "strict_json", "errors"],
-    [
-        *("client", "request", "response", "dialling", "wire", "files", "activation"),
-        *("system", "settings", "keyring", "shared", "early", "tls", "parent"),
-    ],
-    ["transports"],
-    ["image", "verify", "trust"],
-    ["server"],
-    ["__main__", "cli", "service"],
-]
+# The folders and modules of the package from the top down, as its docstring has them; what stands
+# above them, and beside them.
+FLOORS = re.findall(r"^    (\w+)  +\w", imgproxy.__doc__ or "", re.MULTILINE)
+TOP, BESIDE = "__main__", "parent"
+
+PURE_FOLDERS = {"config", "specs", "parsing", "errors"}
+# Pure modules in folders that are not.
+PURE_MODULES = {"imgproxy.frontends.single_image_routes"}
 
 # The event loop, HTTP, sockets, clocks: what the pure floor is tested without.
 IMPURE = {"asyncio", "h11", "os", "select", "socket", "ssl", "subprocess", "time", "trio"}
@@ -70,9 +66,14 @@ def walk(node: ast.AST, *, at_runtime: bool = True) -> Iterator[tuple[ast.AST, b
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(module: str) -> list[Import]:
     found = []
-    for node, at_runtime in walk(ast.parse(MODULES[module].read_text())):
+    for node, at_runtime in walk(parsed(MODULES[module])):
         if isinstance(node, ast.Import):
             found += [Import(alias.name, at_runtime) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -93,50 +94,77 @@ def ours(module: str, *, at_runtime: bool = False) -> list[str]:
     ]
 
 
-def room(module: str) -> str:
+def folder(module: str) -> str:
+    """Give the folder of a module, or the module itself where it lies flat in the package."""
     return module.removeprefix("imgproxy.").partition(".")[0]
 
 
 def floor(module: str) -> int:
-    """Give the floor of a module; the cellar is the package itself, which has only a version."""
+    """Give the height of a module's folder; the package itself has only a version."""
     if module == "imgproxy":
         return -1
-    (level,) = (n for n, rooms in enumerate(FLOORS) if room(module) in rooms)
-    return level
+    return 2 * len(FLOORS) if folder(module) == TOP else len(FLOORS) - FLOORS.index(folder(module))
 
 
-PURE = [module for module in MODULES if module == "imgproxy" or floor(module) == 0]
+PURE = [
+    module
+    for module in MODULES
+    if module == "imgproxy" or folder(module) in PURE_FOLDERS or module in PURE_MODULES
+]
 
 
-def test_every_module_has_a_room_and_every_room_a_module() -> None:
-    rooms = [each for level in FLOORS for each in level]
-    assert len(rooms) == len(set(rooms))
-    assert {room(module) for module in MODULES if module != "imgproxy"} == set(rooms)
+def test_every_folder_is_on_one_floor() -> None:
+    assert len(FLOORS) == len(set(FLOORS)) > len(PURE_FOLDERS)
+    assert {folder(module) for module in MODULES if module != "imgproxy"} == {*FLOORS, TOP, BESIDE}
+    assert len(PURE) > len(PURE_MODULES) + len(PURE_FOLDERS)
 
 
-def test_the_table_is_the_documented_one() -> None:
-    documented: list[list[str]] = []
-    for line in (imgproxy.__doc__ or "").splitlines():
-        row = re.fullmatch(r"    ([0-9 ])  ((?:\w+(?:, ?|$|(?=  )))+) *(?:  .*)?", line)
-        if row and row[1] != " ":
-            documented.insert(0, [])
-        if row:
-            documented[0] += re.findall(r"\w+", row[2])
-    assert [sorted(level) for level in documented] == [sorted(level) for level in FLOORS]
+def test_no_module_lies_flat_in_the_package_without_a_reason() -> None:
+    flat = {path.stem for path in PACKAGE.glob("*.py")}
+    assert flat == {"__init__", "__main__", "errors", "single_flight"}
 
 
-@pytest.mark.parametrize("module", MODULES)
+def test_no_folder_is_empty() -> None:
+    """A package that has nothing but a docstring is a promise, and not a folder."""
+    for path in PACKAGE.rglob("__init__.py"):
+        assert len([*path.parent.glob("*.py"), *path.parent.glob("*/__init__.py")]) > 1, path
+
+
+@pytest.mark.parametrize("module", [each for each in MODULES if folder(each) != BESIDE])
 def test_no_import_leads_upwards(module: str) -> None:
-    above = [name for name in ours(module) if floor(name) > floor(module)]
+    above = [name for name in ours(module) if folder(name) == BESIDE or floor(name) > floor(module)]
     assert not above
 
 
-def test_no_imports_make_a_circle() -> None:
-    graph = {module: ours(module, at_runtime=True) for module in MODULES}
+def check_no_circle(graph: dict[str, list[str]]) -> None:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_imports_make_a_circle() -> None:
+    check_no_circle({module: ours(module, at_runtime=True) for module in MODULES})
+
+
+def test_no_folders_beside_each_other_make_a_circle() -> None:
+    """As those of `specs`: what is for the type checker alone counts as well."""
+    graph: dict[str, list[str]] = {}
+    for module in MODULES:
+        inner = graph.setdefault(parent_of(module), [])
+        inner += [
+            parent_of(name)
+            for name in ours(module)
+            if parent_of(name).count(".") == parent_of(module).count(".") == 2
+            and parent_of(name) != parent_of(module)
+        ]
+    check_no_circle(graph)
+
+
+def parent_of(module: str) -> str:
+    """Give the folder that a module lies in, as a package."""
+    is_package = MODULES[module].stem == "__init__"
+    return module if is_package else module.rpartition(".")[0]
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -146,9 +174,9 @@ def test_the_pure_floor_needs_no_event_loop_no_socket_and_no_clock(module: str) 
 
 def test_the_library_for_parents_is_apart_from_the_program() -> None:
     """It runs in another process: it knows what is said between the two, and no more."""
-    library = {module for module in MODULES if room(module) == "parent"}
-    known = {"spec", "errors", "parent"}
-    assert {room(name) for module in library for name in ours(module)} <= known
+    library = {module for module in MODULES if folder(module) == BESIDE}
+    known = {"specs", "errors", BESIDE}
+    assert {folder(name) for module in library for name in ours(module)} <= known
     assert not {module for module in MODULES for name in ours(module) if name in library} - library
     for module in library - {"imgproxy.parent.with_trio"}:
         assert not {each.name.partition(".")[0] for each in imports(module)} & {"h11", "trio"}
@@ -168,7 +196,7 @@ def test_only_what_is_declared_is_imported(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_what_may_be_missing_is_imported_where_it_is_needed(module: str) -> None:
     """Inside of functions, so that nobody pays for signatures who demands none."""
-    tree = ast.parse(MODULES[module].read_text())
+    tree = parsed(MODULES[module])
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     inside = {id(node) for each in functions for node in ast.walk(each)}
     for node, at_runtime in walk(tree):
@@ -183,6 +211,7 @@ def test_what_the_standard_library_has_later_is_declared_until_then() -> None:
     assert len(wanted) == len(LATER)
 
 
+@cache
 def code(path: Path) -> str:
     """Give a module's source without its comments and docstrings."""
     return ast.unparse(Undocumented().visit(ast.parse(path.read_text())))

@@ -113,13 +113,12 @@ async def _connect_to_proxy(url: Url, proxy: Proxy) -> socket.socket:
     try:
         return await _connect(proxy.url)
     except OSError as error:
-        failure = UnreachableError(
+        raise UnreachableError(
             f"connecting to {url.scheme}://{url.endpoint} through the proxy {proxy}:"
             f" {reason(error)}",
             code="PROXY",
-        )
-        failure.is_transient = retry.is_transient(error)
-        raise failure from error
+            is_transient=retry.is_transient(error),
+        ) from error
 
 
 async def _tunnel(url: Url, proxy: Proxy) -> socket.socket:

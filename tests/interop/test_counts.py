@@ -396,24 +396,44 @@ SERVING = (*PARSING, "trio", "h11", "json", "urllib.parse", "warnings")
 # Names and tables of registries, the dates of tokens and what their names are looked up with.
 ASKING = (*SERVING, "tomllib", "datetime", "urllib.parse", "encodings.idna", "encodings.utf_8_sig")
 
-PARSED = {"cli", "errors", "system"}
-SERVED = PARSED | {
-    *("activation", "api", "fields", "files", "image", "server", "service", "settings", "shared"),
-    *("strict_json", "verify", "wire"),
-    *("config", "config.policy", "config.search"),
-    *("spec", "spec.convert", "spec.digest", "spec.manifest", "spec.media_type"),
-    *("spec.platform", "spec.reference"),
-    *("transports", "transports.access", "transports.foreign", "transports.source"),
+
+def within(folder: str, *names: str) -> set[str]:
+    """Give the modules of a folder, and the folders on the way to it."""
+    parts = folder.split(".")
+    packages = {".".join(parts[: n + 1]) for n in range(len(parts))}
+    return packages | {f"{folder}.{name}" for name in names}
+
+
+PARSED = {"errors", *within("cli", "options"), *within("host", "diagnostics")}
+SERVED = {
+    *(*PARSED, "single_flight"),
+    *within("config", "policy", "search_paths"),
+    *within("frontends", "single_image_routes"),
+    *within("host", "configuration", "environment", "files"),
+    *within("images", "image"),
+    *within("net", "streams"),
+    *within("parsing", "strict_json", "typed_fields"),
+    *within("server", "http_connection", "inherited_sockets", "service"),
+    *within("specs.oci", "convert", "digest", "manifest", "media_type", "platform", "reference"),
+    *within("transports", "readers", "source"),
+    *within("transports.registry", "foreign_layers", "options"),
+    *within("verification", "verified_blob"),
 }
-LAYOUT = SERVED | {f"transports.{name}" for name in ("choices", "local", "oci_layout", "tree")}
-REGISTRY = SERVED | {
-    *("client", "dialling", "early", "keyring", "request", "response", "tls"),
-    *("config.certs", "config.credentials", "config.endpoints", "config.registries"),
-    *("config.registry_tables", "config.short_names"),
-    *("spec.basic", "spec.challenge", "spec.content_range", "spec.distribution", "spec.proxy"),
-    *("spec.retry", "spec.token", "spec.url"),
-    *("transports.endpoint", "transports.network", "transports.registry"),
-    *("transports.rounds", "transports.transfer"),
+LAYOUT = {
+    *(*SERVED, "transports.file_tree"),
+    *within("transports.local", "detect", "listing", "oci_layout"),
+}
+REGISTRY = {
+    *SERVED,
+    *within("config", "certs", "credential_helpers", "endpoints", "registries_conf"),
+    *within("config", "registry_tables", "short_names"),
+    *within("host", "credential_lookup"),
+    *within("net", "client", "dialer", "preconnect", "request", "response", "tls"),
+    *within("specs.http", "basic", "challenge", "content_range", "credentials", "proxy"),
+    *within("specs.http", "retry", "url"),
+    *within("specs.oci", "distribution", "token"),
+    *within("transports.registry", "endpoint", "failover", "network", "repository"),
+    *within("transports.registry", "resumable_blob"),
 }
 
 

@@ -24,6 +24,7 @@ from support.streams import Notes, answer, elapsing, real_time, refused, virtual
 
 from imgproxy.config.certs import Certificates
 from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.net import dialer as dialling
 from imgproxy.net.client import Client
 from imgproxy.net.dialer import Dialer, make_context
 from imgproxy.specs.http import proxy as proxies
@@ -704,7 +705,7 @@ async def test_nothing_of_a_connection_is_left_when_the_tunnel_cannot_be_asked_f
     async def broken(*_: object) -> None:
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
-    monkeypatch.setattr(dialer, "_ask_for_tunnel", broken)
+    monkeypatch.setattr(dialling, "_ask_for_tunnel", broken)
     async with listening(keep_silent) as port:
         with pytest.raises(Failure) as raised:
             await fetch(dialer(proxy=through(port)), "https://registry.test/")

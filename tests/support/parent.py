@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LIMIT = 10.0
 
 COMMAND = (sys.executable, "-m", "imgproxy")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 INSECURE = "--insecure-policy"
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9]) ([\x20-\x7e]*)")
