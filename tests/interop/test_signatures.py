@@ -76,8 +76,8 @@ def simple(digest: str, name: str, **changes: object) -> bytes:
     return compact({"critical": critical, "optional": {}, **changes})
 
 
-def signed_by(credential_lookup: bytes, **fields: object) -> Json:
-    return {"type": "signedBy", "keyType": "GPGKeys", "keyData": b64(credential_lookup), **fields}
+def signed_by(keyring: bytes, **fields: object) -> Json:
+    return {"type": "signedBy", "keyType": "GPGKeys", "keyData": b64(keyring), **fields}
 
 
 def with_policy(home: Home, *requirements: Json, **documents: object) -> list[str]:
@@ -311,10 +311,10 @@ def test_what_skopeo_signs_on_its_way_to_a_directory_is_accepted(
         *(registry.name(":index"), f"dir:{directory}"),
     )
     assert (directory / "signature-1").exists()
-    credential_lookup = keys.gpg.export(keys.signer)
+    keyring = keys.gpg.export(keys.signer)
     for reference, status in (("quay.io/acme/os:1", 200), ("quay.io/acme/os:2", 403)):
         exactly = {"type": "exactReference", "dockerReference": reference}
-        scopes = {"dir": {str(home.path): [signed_by(credential_lookup, signedIdentity=exactly)]}}
+        scopes = {"dir": {str(home.path): [signed_by(keyring, signedIdentity=exactly)]}}
         home.write("p.json", {"default": [{"type": "reject"}], "transports": scopes})
         for left in (True, NO):  # with that of the index, then with those of its images alone
             (directory / "signature-1").rename(directory / "away") if not left else None
@@ -334,8 +334,8 @@ def test_what_skopeo_signs_by_itself_is_accepted(
     run_skopeo(
         keys, home, "standalone-sign", str(file), name, keys.signer, "--output", str(signature)
     )
-    credential_lookup = home.write("keys.gpg", keys.gpg.export(keys.signer, armor=True))
-    by_path = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": str(credential_lookup)}
+    keyring = home.write("keys.gpg", keys.gpg.export(keys.signer, armor=True))
+    by_path = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": str(keyring)}
     options = with_policy(home, by_path)
     lay(home, descriptor["digest"], signature.read_bytes())
     assert answer(pull, registry.name(":latest"), *options) == (200, "")
@@ -565,8 +565,8 @@ def test_the_name_that_was_asked_for_decides_wherever_the_bytes_are(
     """At a mirror, or here: the same signatures by the same names."""
     digest = registry.images["latest"]["digest"]
     logical = "registry.example/acme/os"
-    credential_lookup = signed_by(keys.gpg.export(keys.signer))
-    scopes = {"docker": {"registry.example/acme": [credential_lookup]}}
+    keyring = signed_by(keys.gpg.export(keys.signer))
+    scopes = {"docker": {"registry.example/acme": [keyring]}}
     policy = home.write("policy.json", {"default": [{"type": "reject"}], "transports": scopes})
     home.write("registries.d/a.yaml", {"default-docker": {"lookaside": f"file://{home.path}/ours"}})
     options = ("--policy", str(policy), "--registries.d", f"{home.path}/registries.d")

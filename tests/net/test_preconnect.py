@@ -148,7 +148,7 @@ def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
         monkeypatch.delenv(variable, raising=False)
     for variable, value in case.environment.items():
         monkeypatch.setenv(variable, value)
-    monkeypatch.setattr(preconnect, "Early", lambda url, *_: begun.append(url.endpoint))
+    monkeypatch.setattr(preconnect, "Preconnection", lambda url, *_: begun.append(url.endpoint))
     notes = Notes()
     chosen = Overrides((case.policy, "policy"), (case.registries.encode(), "registries"))
     _begin_early(

@@ -755,7 +755,7 @@ BROKEN = UnavailableError("the source is lost")
 
 
 @pytest.mark.parametrize(
-    ("steps", "gravity", "words"),
+    ("steps", "severity", "words"),
     [
         ((LARGE[:-1] + b"x", END), Severity.MISMATCH, "DIGEST_INVALID: "),
         ((LARGE[:-1], END), Severity.MISMATCH, "SIZE_INVALID: "),

@@ -22,10 +22,10 @@ from imgproxy.errors import (
 )
 from imgproxy.specs.http import retry
 from imgproxy.specs.http import url as urls
-from imgproxy.specs.oci import artifact, distribution
+from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.specs.signing import signature
+from imgproxy.specs.signing import artifact, signature
 from imgproxy.specs.signing.signature import (
     MAX_SIGNATURE_SIZE,
     MAX_TOTAL_SIZE,
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from imgproxy.config.registries_d import Section
     from imgproxy.net.client import Client
     from imgproxy.specs.http.url import Url
-    from imgproxy.specs.oci.artifact import Part
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
+    from imgproxy.specs.signing.artifact import Part
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.transports.registry.failover import Endpoint
     from imgproxy.transports.registry.repository import Registry

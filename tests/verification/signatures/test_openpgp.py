@@ -52,18 +52,14 @@ def verifier(*keyrings: bytes) -> Verifier:
     return Verifier(SignedBy("signedBy", Material("place", contents=keyrings), DEFAULT))
 
 
-def verdict(credential_lookup: bytes | Verifier, message: bytes) -> Claim:
-    judge = (
-        credential_lookup
-        if isinstance(credential_lookup, Verifier)
-        else verifier(credential_lookup)
-    )
+def verdict(keyring: bytes | Verifier, message: bytes) -> Claim:
+    judge = keyring if isinstance(keyring, Verifier) else verifier(keyring)
     return judge.verify(SimpleSignature("it", message), None)  # type: ignore[arg-type]
 
 
-def refusal(credential_lookup: bytes | Verifier, message: bytes) -> str:
+def refusal(keyring: bytes | Verifier, message: bytes) -> str:
     with pytest.raises(SignatureError) as raised:
-        verdict(credential_lookup, message)
+        verdict(keyring, message)
     return str(raised.value)
 
 
@@ -93,9 +89,9 @@ def test_a_keyring_has_one_key_or_several_in_binary_or_in_armor(gpg: Gnupg) -> N
 
 
 @pytest.mark.parametrize("keyring", [b"", b"rubbish", b"\x99\x01\x0d\x04"])
-def test_a_keyring_that_is_none_breaks_the_policy(credential_lookup: bytes) -> None:
+def test_a_keyring_that_is_none_breaks_the_policy(keyring: bytes) -> None:
     with pytest.raises(ConfigurationError, match="place of the policy is unusable: "):
-        verifier(credential_lookup)
+        verifier(keyring)
 
 
 def test_a_keyring_that_cannot_be_read_breaks_the_policy(tmp_path: Path) -> None:

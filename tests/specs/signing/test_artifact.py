@@ -7,10 +7,10 @@ import json
 import pytest
 from support.images import digest_of
 
-from imgproxy.specs.oci import artifact
 from imgproxy.specs.oci import digest as digests
-from imgproxy.specs.oci.artifact import Part
 from imgproxy.specs.oci.manifest import Descriptor
+from imgproxy.specs.signing import artifact
+from imgproxy.specs.signing.artifact import Part
 from imgproxy.specs.signing.signature import BUNDLE, SignatureError
 
 DIGEST = digests.parse("sha256:" + "a" * 64)
