@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .chart import chart
 from .child import FAULTS, describe
-from .contenders import OURS, Contender, Imgproxy, find_imgproxy, find_limits, find_skopeo
+from .contenders import BEFORE, OURS, Contender, Imgproxy, find_imgproxy, find_limits, find_skopeo
 from .report import facts, table
 from .rows import GIB, ROWS, Plan, belongs, experiments
 from .stage import MIB, Stage
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--imgproxy", metavar="CMD", type=shlex.split, help="how ours is started")
+    add("--before", metavar="CMD", type=shlex.split, help="an earlier imgproxy to compare with")
     add("--skopeo", metavar="PATH", action="append", default=[], help="one more, repeatable")
     add("--size", metavar="SIZE", type=_size, help="of the large blob: 256M, 1G (the default)")
     add("--runs", metavar="N", type=_count, help=f"turns a median is taken of, {RUNS} if not said")
@@ -115,6 +116,11 @@ def _contenders(options: argparse.Namespace, notes: list[str]) -> list[Contender
         found.append(find_imgproxy(options.imgproxy or [sys.executable, "-m", "imgproxy"]))
     except FAULTS as error:
         notes.append(f"No imgproxy: {describe(error)}.")
+    if options.before is not None:
+        try:
+            found.append(find_imgproxy(options.before, BEFORE))
+        except FAULTS as error:
+            notes.append(f"No earlier imgproxy: {describe(error)}.")
     for path in ["skopeo", *options.skopeo]:
         try:
             found.append(find_skopeo(path, [contender.name for contender in found]))

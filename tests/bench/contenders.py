@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from support.images import Json
 
 OURS = "imgproxy"
+BEFORE = "before"
 PROBE = 20.0  # seconds for a program to say its version
 
 # The limits: what a program in Python on these libraries, or one that verifies, cannot undercut.
@@ -181,10 +182,10 @@ class _PipeSession:
         return self.child.finish()
 
 
-def find_imgproxy(command: Sequence[str]) -> Imgproxy:
-    """Give the program if it runs; `BenchError` says why not."""
+def find_imgproxy(command: Sequence[str], name: str = OURS) -> Imgproxy:
+    """Return the program if it runs; raise `BenchError` if it does not."""
     argv = (_locate(command[0]), *command[1:])
-    return Imgproxy(argv, version=capture([*argv, "--version"], PROBE))
+    return Imgproxy(argv, capture([*argv, "--version"], PROBE), name)
 
 
 def find_skopeo(path: str, taken: Sequence[str]) -> Skopeo:

@@ -126,6 +126,15 @@ def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
         yield from _archives(plan, stage, size)
 
 
+def _ours(plan: Plan) -> list[Imgproxy]:
+    """Return the program that is measured, without earlier ones; empty where it does not run."""
+    return [
+        contender
+        for contender in plan.contenders
+        if isinstance(contender, Imgproxy) and contender.name == OURS
+    ]
+
+
 def _short_lives(plan: Plan) -> Iterator[Experiment]:
     for row, option, status in [("version", "--version", 0), ("usage", "--no-such-option", USAGE)]:
         attempts: dict[str, Attempt] = {
@@ -188,9 +197,8 @@ def _large_blob(plan: Plan, stage: Stage) -> Iterator[Experiment]:
 def _first_bytes(plan: Plan, stage: Stage) -> Iterator[Experiment]:
     for source, image in _staged(plan, stage, "first", [plan.size, MIB]):
         attempts = _attempts(plan, partial(_first_byte, 0), image.references[source])
-        for contender in plan.contenders:
-            if isinstance(contender, Imgproxy):
-                attempts[SHORT] = partial(_first_byte, 1, contender, image.references[source])
+        for contender in _ours(plan):
+            attempts[SHORT] = partial(_first_byte, 1, contender, image.references[source])
         subject = f"{plan.size // MIB} MiB, {SOURCES[source]}"
         yield Experiment(f"first-{source}", subject, (FIRST,), attempts, SHORT)
 
@@ -198,11 +206,13 @@ def _first_bytes(plan: Plan, stage: Stage) -> Iterator[Experiment]:
 def _at_once(plan: Plan, stage: Stage, row: str, count: int, size: int) -> Iterator[Experiment]:
     """Measure ours alone: a peer serves one conversation."""
     for source, image in _staged(plan, stage, row, [size] * (2 if row == "pair" else 1)):
-        attempts: dict[str, Attempt] = {}
-        for contender in plan.contenders:
-            if isinstance(contender, Imgproxy):
-                together = partial(_together, contender, image.references[source])
-                attempts = {OURS: partial(together, count), ALONE: partial(together, 1)}
+        attempts: dict[str, Attempt] = {
+            contender.name: partial(_together, contender, image.references[source], count)
+            for contender in plan.contenders
+            if isinstance(contender, Imgproxy)
+        }
+        for contender in _ours(plan):
+            attempts[ALONE] = partial(_together, contender, image.references[source], 1)
         subject = f"{count} conversations at once, {size // MIB} MiB each, {SOURCES[source]}"
         yield Experiment(f"{row}-{source}", subject, (TOTAL, PEAK), attempts, ALONE)
 
@@ -249,9 +259,8 @@ def _archive(plan: Plan, kind: str, references: Mapping[str, str], size: int) ->
     path = Path(references[kind].partition(":")[2])
     layout = f"{OURS}, the same layout"
     limits = {START: layout, WHOLE: layout}
-    for contender in plan.contenders:
-        if isinstance(contender, Imgproxy):
-            attempts[layout] = partial(_whole, contender, references["oci"])
+    for contender in _ours(plan):
+        attempts[layout] = partial(_whole, contender, references["oci"])
     if kind == "gzip":
         limits[WHOLE] = archives.ZLIB_NAME
         attempts[archives.ZLIB_NAME] = partial(_piped, WHOLE, archives.zlib_passes(path))
