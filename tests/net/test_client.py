@@ -9,15 +9,16 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import h11
 import pytest
 import trio
 from support.streams import (
     END,
     SILENCE,
-    MemoryWire,
+    MemoryStream,
     Notes,
     Script,
-    ScriptedWire,
+    ScriptedStream,
     Step,
     answer,
     asked,
@@ -30,9 +31,10 @@ from support.streams import (
 )
 
 from imgproxy.errors import Failure
-from imgproxy.net import client as clients
+from imgproxy.net import request
 from imgproxy.net import response as responses
 from imgproxy.net.client import Client
+from imgproxy.net.connection_pool import MAX_IDLE, Connection
 from imgproxy.specs.http import proxy
 from imgproxy.specs.http import url as urls
 
@@ -168,30 +170,35 @@ async def test_a_connection_is_used_again_after_a_whole_reply(framing: str) -> N
     async with scripted(*[asked(WHERE, KEPT[framing])] * 3) as (client, script):
         for _ in range(3):
             await fetch(client)
-        assert len(script.wires) == 1
+        assert len(script.streams) == 1
 
 
 class Begun:
     """A connection that was begun before there was a client; it takes so long to be made."""
 
-    asked = b""
-
     def __init__(
-        self, script: Script, seconds: float, url: str = WHERE, *, fails: bool = False
+        self,
+        script: Script,
+        seconds: float,
+        url: str = WHERE,
+        *,
+        sent: bytes = b"",
+        fails: bool = False,
     ) -> None:
         self.url = urls.parse(url)
         self._seconds = seconds
-        self._wire = None if fails else ScriptedWire(script, f"https://{self.url.authority}")
-        script.wires += filter(None, [self._wire])
+        self._sent = sent
+        self._stream = None if fails else ScriptedStream(script, f"https://{self.url.authority}")
+        script.streams += filter(None, [self._stream])
 
-    async def wire(self) -> ScriptedWire | None:
+    async def connection(self) -> Connection | None:
         await trio.sleep(self._seconds)
-        wire, self._wire = self._wire, None
-        return wire
+        stream, self._stream = self._stream, None
+        return stream and Connection(stream, self._sent)
 
     def close(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 def adopt(client: Client, begun: Begun) -> None:
@@ -222,10 +229,10 @@ async def test_a_connection_that_was_begun_is_there_for_who_makes_sure_of_one() 
 async def test_one_that_was_begun_and_is_of_no_use_is_made_again(steps: tuple[Step, ...]) -> None:
     async with scripted(asked(WHERE, LENGTH)) as (client, script):
         adopt(client, Begun(script, 1))
-        script.wires[0].inbox.add(*steps)
+        script.streams[0].inbox.add(*steps)
         assert await fetch(client) == BODY
         assert script.dialled == ["https://registry.test"]
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @virtual_time
@@ -263,7 +270,7 @@ async def test_what_was_begun_and_not_used_is_closed_with_the_client() -> None:
         with trio.move_on_after(1):
             await fetch(client)
         client.close()
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @virtual_time
@@ -273,8 +280,47 @@ async def test_two_at_once_share_no_connection_that_was_begun() -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(fetch, client)
-        assert len(script.wires) <= 2
+        assert len(script.streams) <= 2
         assert len(script.dialled) <= 1
+
+
+SENT = request.compose(h11.Connection(h11.CLIENT), URL, {}, "test/1")
+
+
+@pytest.mark.parametrize("is_ensured", [False, True])
+@virtual_time
+async def test_a_request_that_was_sent_beforehand_is_not_sent_again(*, is_ensured: bool) -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, Begun(script, 1, sent=SENT))
+        script.streams[0].inbox.add(LENGTH)  # the answer to that request
+        if is_ensured:
+            await client.connect(URL)
+        assert await fetch(client) == BODY
+        assert await fetch(client) == BODY  # which is sent, like any other
+        assert script.dialled == []
+
+
+@virtual_time
+async def test_a_connection_with_another_request_on_it_is_closed_and_another_is_made() -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, Begun(script, 1, sent=SENT.replace(b"test/1", b"test/2")))
+        script.streams[0].inbox.add(answer(body=b"to another question"))
+        assert await fetch(client) == BODY
+        assert script.streams[0].closed
+        assert script.dialled == ["https://registry.test"]
+
+
+@pytest.mark.parametrize("steps", [(END,), (RESET,)])
+@virtual_time
+async def test_a_request_that_was_sent_beforehand_in_vain_is_sent_again(
+    steps: tuple[Step, ...],
+) -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, Begun(script, 1, sent=SENT))
+        script.streams[0].inbox.add(*steps)
+        assert await fetch(client) == BODY
+        assert script.streams[0].closed
+        assert script.dialled == ["https://registry.test"]
 
 
 NOT_AGAIN = {
@@ -303,7 +349,7 @@ async def test_a_connection_is_not_used_again(why: str) -> None:
     async with scripted(asked(WHERE, *steps), asked(WHERE, answer(body=b"2"))) as (client, script):
         assert await fetch(client) in (BODY, b"")
         assert await fetch(client) == b"2"
-        assert [wire.closed for wire in script.wires] == [True, False]
+        assert [stream.closed for stream in script.streams] == [True, False]
 
 
 @virtual_time
@@ -312,7 +358,7 @@ async def test_a_body_that_is_given_up_takes_its_connection_along() -> None:
         response = await client.get(URL, {})
         await response.receive_into(memoryview(bytearray(10)))
         response.close()
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @pytest.mark.parametrize(
@@ -324,16 +370,16 @@ async def test_a_connection_serves_its_origin_alone(other: str) -> None:
     async with scripted(asked(WHERE, LENGTH), asked(other, LENGTH)) as (client, script):
         assert await fetch(client) == BODY
         assert await fetch(client, urls.parse(other)) == BODY
-        assert len(script.wires) == 2
+        assert len(script.streams) == 2
 
 
 @virtual_time
 async def test_no_more_connections_are_kept_than_could_be_used() -> None:
-    count = clients.MAX_IDLE + 1
+    count = MAX_IDLE + 1
     async with scripted(*[asked(WHERE, LENGTH)] * count) as (client, script):
         for response in [await client.get(URL, {}) for _ in range(count)]:
             await response.read(1000)
-        assert [wire.closed for wire in script.wires].count(False) == clients.MAX_IDLE
+        assert [stream.closed for stream in script.streams].count(False) == MAX_IDLE
 
 
 @virtual_time
@@ -342,7 +388,7 @@ async def test_connecting_leaves_the_connection_to_the_next_request() -> None:
         await client.connect(URL)
         await client.connect(URL)
         assert await fetch(client) == BODY
-        assert len(script.wires) == 1
+        assert len(script.streams) == 1
 
 
 # A server may close a kept connection in the very moment in which it is used.
@@ -358,23 +404,23 @@ async def test_a_kept_connection_that_ends_instead_of_answering_is_replaced_once
     async with scripted(*exchanges) as (client, script):
         assert await fetch(client) == BODY
         assert await fetch(client) == BODY
-        assert [wire.closed for wire in script.wires] == [True, False]
+        assert [stream.closed for stream in script.streams] == [True, False]
 
 
 @virtual_time
 async def test_a_kept_connection_that_takes_no_request_is_replaced() -> None:
     async with scripted(asked(WHERE, LENGTH), asked(WHERE, LENGTH)) as (client, script):
         assert await fetch(client) == BODY
-        script.wires[0].broken = BrokenPipeError(errno.EPIPE, "Broken pipe")
+        script.streams[0].broken = BrokenPipeError(errno.EPIPE, "Broken pipe")
         assert await fetch(client) == BODY
-        assert len(script.wires) == 2
+        assert len(script.streams) == 2
 
 
 @virtual_time
 async def test_a_kept_connection_whose_tls_is_broken_is_not_replaced() -> None:
     async with scripted(asked(WHERE, LENGTH)) as (client, script):
         assert await fetch(client) == BODY
-        script.wires[0].broken = tls_error("bad record")
+        script.streams[0].broken = tls_error("bad record")
         with pytest.raises(Failure) as raised:
             await fetch(client)
         assert refused(raised.value) == TLS
@@ -525,7 +571,7 @@ async def test_a_body_that_does_not_come_is_a_failure(case: str) -> None:
             with elapsing(seconds), pytest.raises(Failure) as raised:
                 await read(response)
             assert_told(raised.value, wanted, words)
-            assert script.wires[0].closed
+            assert script.streams[0].closed
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
@@ -582,7 +628,7 @@ async def test_a_document_beyond_its_limit_is_invalid(how: str) -> None:
         with elapsing(0), pytest.raises(Failure) as raised:
             await fetch(client, limit=100)
         assert_told(raised.value, TOO_LARGE, "more than the 100 bytes")
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @virtual_time
@@ -593,7 +639,7 @@ async def test_a_document_that_takes_for_ever_is_given_up() -> None:
         with elapsing(responses.DOCUMENT_TIMEOUT), pytest.raises(Failure) as raised:
             await fetch(client)
         assert_told(raised.value, UNREACHABLE, "no whole reply within 300 s")
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @pytest.mark.parametrize("steps", [(SILENCE,), (LENGTH[:-1], SILENCE), (CHUNKED[:-9], SILENCE)])
@@ -603,7 +649,7 @@ async def test_whoever_stops_waiting_leaves_no_connection_behind(steps: tuple[St
         with trio.move_on_after(1) as scope:
             await fetch(client)
         assert scope.cancelled_caught
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 # --- what is told -------------------------------------------------------------------------------
@@ -695,10 +741,10 @@ PROXY = proxy.parse("http://user:hunter2@proxy.test:3128", "HTTP_PROXY")
 
 @virtual_time
 async def test_a_proxy_is_asked_for_the_whole_url_of_plain_http_alone() -> None:
-    plain = MemoryWire(LENGTH)
-    secure = MemoryWire(LENGTH)
+    plain = MemoryStream(LENGTH)
+    secure = MemoryStream(LENGTH)
 
-    async def dial(url: Url) -> MemoryWire:
+    async def dial(url: Url) -> MemoryStream:
         await trio.lowlevel.checkpoint()
         return plain if url.scheme == "http" else secure
 
@@ -786,4 +832,4 @@ async def test_a_defect_is_not_taken_for_a_failure() -> None:
     async with scripted(asked(WHERE, ZeroDivisionError())) as (client, script):
         with pytest.raises(ZeroDivisionError):
             await client.get(URL, {})
-        assert script.wires[0].closed
+        assert script.streams[0].closed

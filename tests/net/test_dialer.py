@@ -705,7 +705,7 @@ async def test_nothing_of_a_connection_is_left_when_the_tunnel_cannot_be_asked_f
     async def broken(*_: object) -> None:
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
-    monkeypatch.setattr(dialling, "_ask_for_tunnel", broken)
+    monkeypatch.setattr(dialling, "_request_tunnel", broken)
     async with listening(keep_silent) as port:
         with pytest.raises(Failure) as raised:
             await fetch(dialer(proxy=through(port)), "https://registry.test/")

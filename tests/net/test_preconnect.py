@@ -14,28 +14,24 @@ import socketserver
 import ssl
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import trio
-from support.home import Home, mirror, table
+from support.home import Home
 from support.images import OCI_MANIFEST, digest_of, encode
 from support.opened import open_descriptors
 from support.parent import LIMIT, descriptors, eventually, listener_at
 from support.servers import RESET_ON_CLOSE, Certificates, certificates, in_thread
 from support.streams import Notes, real_time
 
-from imgproxy.__main__ import _begin_early
-from imgproxy.cli import options
 from imgproxy.config.certs import Certificates as Trusted
-from imgproxy.config.policy import ACCEPT_ANYTHING
-from imgproxy.host.configuration import Configuration, Overrides
 from imgproxy.net import preconnect
 from imgproxy.net.client import Client
 from imgproxy.net.dialer import Dialer
+from imgproxy.net.preconnect import Preconnection
 from imgproxy.net.request import USER_AGENT
 from imgproxy.specs.http import url as urls
 from imgproxy.specs.oci import distribution
@@ -46,15 +42,7 @@ if TYPE_CHECKING:
     from conftest import Listen, Serve
     from support.parent import Child
 
-    from imgproxy.net.preconnect import Preconnection
-
-IMAGE = "docker://registry.test/acme/os:1"
-REJECT = b'{"default":[{"type":"reject"}]}'
-SIGNED = b'{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/nowhere"}]}'
-ELSEWHERE = (
-    b'{"default":[{"type":"reject"}],"transports":{"docker":{"other.test":'
-    b'[{"type":"insecureAcceptAnything"}]}}}'
-)
+ACCEPT = {"Accept": distribution.ACCEPT_MANIFESTS}
 MANIFEST = encode(
     {
         "schemaVersion": 2,
@@ -70,92 +58,6 @@ MANIFEST = encode(
 
 # What a parent can never be made to wait for; with the early one, the first is just given up.
 SHORT = ("--stall-timeout=2", "--retries=0")
-
-
-# --- where it is begun ----------------------------------------------------------------------------
-
-
-@dataclass
-class Case:
-    """What is said about an image, and where a connection is begun for it, if it is."""
-
-    begun: str | None
-    image: str = IMAGE
-    options: tuple[str, ...] = ()
-    policy: bytes = ACCEPT_ANYTHING
-    registries: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-HERE = "registry.test:443"
-PROXY = {"HTTPS_PROXY": "http://proxy.test:3128"}
-CASES = {
-    "an image of a registry": Case(HERE),
-    "with a port": Case("registry.test:5000", "docker://registry.test:5000/os"),
-    "an IPv6 address": Case("[::1]:5000", "docker://[::1]:5000/os"),
-    "by digest": Case(HERE, f"docker://registry.test/os@{digest_of(b'')}"),
-    "without the transport": Case(HERE, "registry.test/acme/os"),
-    "Docker Hub": Case("registry-1.docker.io:443", "docker://busybox"),
-    "a short name": Case(None, "busybox"),
-    "a layout": Case(None, "oci:registry.test/acme/os"),
-    "a directory": Case(None, "dir:registry.test/acme/os"),
-    "an archive": Case(None, "docker-archive:registry.test/acme/os"),
-    "a path": Case(None, "/registry.test/acme/os"),
-    "a relative path": Case(None, "./registry.test/acme/os"),
-    "no name": Case(None, "docker://registry.test/UPPER"),
-    "another transport": Case(None, "containers-storage:registry.test/acme/os"),
-    "offline": Case(None, options=("--offline",)),
-    "sideload": Case(None, options=("--sideload=/srv/<name>/<ref>",)),
-    "no verification": Case(None, options=("--tls-verify=false",)),
-    "verification": Case(HERE, options=("--tls-verify=true",)),
-    "a policy that rejects": Case(None, policy=REJECT),
-    "a policy that accepts others": Case(None, policy=ELSEWHERE),
-    "a policy that wants signatures": Case(HERE, policy=SIGNED),
-    "a broken policy": Case(None, policy=b"{"),
-    "a proxy": Case(None, environment=PROXY),
-    "a proxy for others": Case(HERE, environment={**PROXY, "NO_PROXY": "registry.test"}),
-    "blocked": Case(None, registries=table("", "registry.test", "blocked = true")),
-    "others blocked": Case(HERE, registries=table("", "other.test", "blocked = true")),
-    "insecure": Case(None, registries=table("", "registry.test", "insecure = true")),
-    "elsewhere": Case("other.test:443", registries=table("registry.test", "other.test")),
-    "broken tables": Case(None, registries="[[registry"),
-    "a mirror": Case(
-        "mirror.test:443", registries=table("", "registry.test") + mirror("mirror.test")
-    ),
-    "a mirror that is not wanted": Case(
-        HERE,
-        options=("--no-mirrors",),
-        registries=table("", "registry.test") + mirror("mirror.test"),
-    ),
-    "an insecure mirror": Case(
-        None,
-        registries=table("", "registry.test") + mirror("mirror.test", "insecure = true"),
-    ),
-    "a mirror for digests": Case(
-        HERE,
-        registries=table("", "registry.test")
-        + mirror("mirror.test", 'pull-from-mirror = "digest-only"'),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case, begun = CASES[name], list[str]()
-    for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    for variable, value in case.environment.items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setattr(preconnect, "Preconnection", lambda url, *_: begun.append(url.endpoint))
-    notes = Notes()
-    chosen = Overrides((case.policy, "policy"), (case.registries.encode(), "registries"))
-    _begin_early(
-        options.parse([*case.options, case.image]), Configuration(chosen, notes), lambda: False
-    )
-    assert begun == ([case.begun] if case.begun else [])
-    assert notes.failures == []
 
 
 # --- what it is used for --------------------------------------------------------------------------
@@ -530,16 +432,9 @@ def begun(
     timeout: float = LIMIT,
     is_wanted: Callable[[], bool] = lambda: False,
 ) -> Preconnection:
-    directory = files.authority.parent / "certs"
-    directory.mkdir(exist_ok=True)
-    with suppress(FileExistsError):
-        (directory / "ca.crt").symlink_to(files.authority)
-    chosen = Overrides((ACCEPT_ANYTHING, "policy"), (b"", "registries"), None, str(directory))
-    image = f"docker://{server.address}/acme/os:1"
-    configuration = Configuration(chosen, Notes())
-    made = preconnect.begin(image, configuration, is_wanted, mirrors=True, timeout=timeout)
-    assert made is not None
-    return made
+    trusted = Trusted((str(files.authority),))
+    url = urls.parse(f"https://{server.address}/v2/acme/os/manifests/1")
+    return Preconnection(url, ACCEPT, lambda: trusted, is_wanted, timeout)
 
 
 def client_with(made: Preconnection, server: Server, files: Certificates) -> Client:
@@ -560,12 +455,11 @@ async def test_what_was_asked_early_answers_that_and_nothing_else(
     with serving(files) as server:
         made = begun(server, files, is_wanted=lambda: True)
         await trio.to_thread.run_sync(made._done.wait)
-        assert made.asked
+        assert made._sent
         client = client_with(made, server, files)
         url = urls.parse(f"https://{server.address}/v2/acme/os/manifests/{name}")
-        accept = {"Accept": distribution.ACCEPT_MANIFESTS}
         for _ in range(2):  # the second time, as on any connection that is kept
-            response = await client.get(url, accept)
+            response = await client.get(url, ACCEPT)
             assert await response.read(1 << 20) == MANIFEST
         client.close()
     assert server.connections == connections
@@ -584,7 +478,7 @@ async def test_an_answer_that_nobody_wanted_for_long_is_not_given_out(
         made = begun(server, files, is_wanted=lambda: True)
         await trio.to_thread.run_sync(made._done.wait)
         await trio.sleep(0.2)
-        assert await made.wire() is None
+        assert await made.connection() is None
         assert eventually(lambda: server.ended == 1)
 
 
@@ -606,7 +500,7 @@ async def test_who_cannot_say_whether_it_is_wanted_gets_none(files: Certificates
     with serving(files) as server:
         before = len(open_descriptors())
         made = begun(server, files, is_wanted=closed)
-        assert await made.wire() is None
+        assert await made.connection() is None
         assert eventually(lambda: server.ended == 1)
         assert eventually(lambda: len(open_descriptors()) <= before)
         assert server.asked == []
@@ -616,14 +510,15 @@ async def test_who_cannot_say_whether_it_is_wanted_gets_none(files: Certificates
 async def test_it_is_given_out_once(files: Certificates) -> None:
     with serving(files) as server:
         made = begun(server, files)
-        wire = await made.wire()
-        assert wire is not None
-        assert wire.is_quiet()
-        assert await made.wire() is None
+        connection = await made.connection()
+        assert connection is not None
+        stream = connection.stream
+        assert stream.is_quiet()
+        assert await made.connection() is None
         made.close()
-        await wire.send(b"GET / HTTP/1.1\r\n\r\n")
-        assert await wire.receive_into(memoryview(bytearray(9)))
-        wire.close()
+        await stream.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert await stream.receive_into(memoryview(bytearray(9)))
+        stream.close()
 
 
 @real_time
@@ -632,12 +527,12 @@ async def test_who_is_cancelled_leaves_it(files: Certificates, monkeypatch: Any)
     with serving(files, "slow") as server:
         made = begun(server, files)
         with trio.move_on_after(0.05) as scope:
-            await made.wire()
+            await made.connection()
         assert scope.cancelled_caught
         server.released.set()
-        wire = await made.wire()
-        assert wire is not None
-        wire.close()
+        connection = await made.connection()
+        assert connection is not None
+        connection.close()
 
 
 def test_one_that_is_given_up_is_closed_when_it_is_made(files: Certificates) -> None:

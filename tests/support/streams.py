@@ -138,7 +138,7 @@ class Inbox:
         self.closed += 1
 
 
-class MemoryWire:
+class MemoryStream:
     """A `ByteStream` whose other side is the test."""
 
     def __init__(self, *steps: Step) -> None:
@@ -191,7 +191,7 @@ class MemoryWire:
             while buffer and (count := await self.receive_into(buffer)):
                 buffer = buffer[count:]
 
-    async def hung_up(self) -> None:
+    async def wait_hung_up(self) -> None:
         await self._gone.wait()
 
     def is_quiet(self) -> bool:
@@ -266,7 +266,7 @@ def asked(url: str, *steps: Step, form: bytes | None = None, **fields: str | Non
 class Script:
     """What all servers of a test play, in this order, on any connection; a `Dial`.
 
-    `unreachable` says by prefix of the URL how dialling fails, or how long it takes. `wires` are
+    `unreachable` says by prefix of the URL how dialling fails, or how long it takes. `streams` are
     the connections made.
     """
 
@@ -276,10 +276,10 @@ class Script:
         self.exchanges = deque(exchanges)
         self.unreachable = unreachable or {}
         self.dialled: list[str] = []
-        self.wires: list[ScriptedWire] = []
+        self.streams: list[ScriptedStream] = []
         self._failed = False
 
-    async def __call__(self, url: Url) -> ScriptedWire:
+    async def __call__(self, url: Url) -> ScriptedStream:
         await trio.lowlevel.checkpoint()
         origin = f"{url.scheme}://{url.authority}"
         self.dialled.append(origin)
@@ -288,8 +288,8 @@ class Script:
                 if isinstance(fault, Exception):
                     raise fault
                 await trio.sleep(fault)
-        self.wires.append(ScriptedWire(self, origin))
-        return self.wires[-1]
+        self.streams.append(ScriptedStream(self, origin))
+        return self.streams[-1]
 
     def play(self, origin: str, request: bytes, form: bytes) -> tuple[Step, ...]:
         """Give what is answered to a request, of which this is the head."""
@@ -314,10 +314,10 @@ class Script:
         """Assert that the script was played whole and that no connection is left open."""
         assert not self._failed
         assert not self.exchanges, f"never asked: {self.exchanges}"
-        assert [wire.origin for wire in self.wires if not wire.closed] == []
+        assert [stream.origin for stream in self.streams if not stream.closed] == []
 
 
-class ScriptedWire(MemoryWire):
+class ScriptedStream(MemoryStream):
     """A connection to a server that plays the script."""
 
     def __init__(self, script: Script, origin: str) -> None:
