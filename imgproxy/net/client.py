@@ -42,7 +42,7 @@ _PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 class Dial(Protocol):
-    """How a connection to an origin is made; tests put a scripted one in its place."""
+    """How a connection to an origin is made; tests use a scripted one."""
 
     async def __call__(self, url: Url) -> ByteStream:
         """Return a connection to the origin of `url`, or raise `OSError`."""

@@ -214,7 +214,7 @@ _WAYS_OUT = {
     "CERTIFICATE_VERIFY_FAILED": " (an authority of its own goes into certs.d or --cert-dir;"
     " --tls-verify=false accepts anything)",
     "WRONG_VERSION_NUMBER": "; it may speak plain http, which insecure = true in registries.conf"
-    " allows for one place, and --tls-verify=false for all",
+    " allows for one location, and --tls-verify=false for all",
 }
 
 

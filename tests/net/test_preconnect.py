@@ -1,7 +1,7 @@
-"""A connection that is begun while the event loop is imported: where, what for, and what if not.
+"""A connection that is made while the event loop is imported: what it serves, failures, its end.
 
-Whatever happens to it, a parent must not be able to tell: each of the servers here is asked with
-and without it, and the answers are compared.
+The program must answer the same with and without it: each of the servers here is asked both ways,
+and the answers are compared.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MANIFEST = encode(
     }
 )
 
-# What a parent can never be made to wait for; with the early one, the first is just given up.
+# A stall ends after two seconds, and nothing is tried again.
 SHORT = ("--stall-timeout=2", "--retries=0")
 
 
@@ -65,17 +65,17 @@ SHORT = ("--stall-timeout=2", "--retries=0")
 Behaviour = Literal[
     "good",
     "closes",  # its first connection after the handshake
-    "resets",  # the same, without a goodbye
-    "slow",  # to begin the first handshake, until it is given up
+    "resets",  # the same, without a TLS close_notify
+    "slow",  # to begin the first handshake, until `released`
     "mute",  # never answers a handshake
-    "plain",  # speaks no TLS
+    "plain",  # answers without TLS
     "refuses",  # takes no connection
     "empty",  # has no image
 ]
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """A registry over TLS with one manifest, or one that misbehaves; it counts."""
+    """A registry over TLS with one manifest, or one that misbehaves, with counters."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -104,7 +104,7 @@ class Server(socketserver.ThreadingTCPServer):
         return number
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that go away."""
+        """Report nothing about clients that disconnect."""
 
 
 class _Connection(socketserver.BaseRequestHandler):
@@ -171,7 +171,7 @@ def serving(files: Certificates, behaviour: Behaviour = "good") -> Iterator[Serv
 
 
 class Start:
-    """Start the program on a server's image, at a home where nothing is configured."""
+    """Start the program on a server's image, with a home directory without configuration."""
 
     def __init__(self, serve: Serve, path: Path, files: Certificates) -> None:
         self._serve = serve
@@ -188,11 +188,11 @@ def start(serve: Serve, tmp_path: Path, files: Certificates) -> Start:
     return Start(serve, tmp_path / "home", files)
 
 
-# With a pattern nothing is begun early, and nothing else changes where no such file is.
+# With a pattern no preconnection is begun; otherwise a pattern without a file changes nothing.
 WITHOUT = "--sideload=/nowhere/<name>/<ref>"
 
 
-def test_the_first_request_is_sent_on_it(start: Start, files: Certificates) -> None:
+def test_the_first_request_is_sent_on_the_preconnection(start: Start, files: Certificates) -> None:
     with serving(files) as server:
         child = start(server, "--debug")
         assert eventually(lambda: server.shaken == 1), "begun before anything was asked"
@@ -208,7 +208,7 @@ def test_the_first_request_is_sent_on_it(start: Start, files: Certificates) -> N
 
 
 def test_nothing_is_begun_with_a_pattern(start: Start, files: Certificates) -> None:
-    """Which is what the comparisons below rely on."""
+    """The comparisons below rely on that."""
     with serving(files) as server:
         child = start(server, WITHOUT)
         assert child.client.get("/config").status == 422  # the registry answers with a manifest
@@ -237,7 +237,7 @@ def test_nothing_is_sent_before_a_request(start: Start, files: Certificates) -> 
         assert child.finish() == 0
 
 
-def test_what_a_parent_has_asked_already_is_asked_once(start: Start, files: Certificates) -> None:
+def test_a_request_that_waits_already_is_sent_on_it_once(start: Start, files: Certificates) -> None:
     with serving(files, "slow") as server:
         child = start(server, "--debug")
         child.client.ask("GET", "/manifest")
@@ -275,8 +275,8 @@ def test_a_server_that_closed_it_meanwhile_is_asked_on_another(
     assert child.stderr == ""
 
 
-def told(child: Child) -> tuple[int, bytes, int, str]:
-    """Give all that a parent sees of a child that is asked for a manifest."""
+def observed(child: Child) -> tuple[int, bytes, int, str]:
+    """Return all that a parent can observe of a child that is asked for a manifest."""
     reply = child.client.get("/manifest")
     return reply.status, reply.body, child.finish(), child.stderr
 
@@ -298,42 +298,40 @@ STATUS: dict[Behaviour, int] = {
         *product(("slow", "refuses"), ("--debug", "--quiet")),
     ],
 )
-def test_a_parent_cannot_tell(
+def test_a_parent_observes_no_difference(
     behaviour: Behaviour, option: str, start: Start, files: Certificates
 ) -> None:
     options = [*SHORT, *filter(None, [option])]
     with serving(files, behaviour) as server:
-        status, body, ending, words = told(start(server, *options))
+        status, body, ending, stderr = observed(start(server, *options))
         server.released.set()
-        expected = told(start(server, *options, WITHOUT))
+        expected = observed(start(server, *options, WITHOUT))
     assert status == STATUS[behaviour]
     assert (status, body, ending) == expected[:3]
-    if option == "--debug":  # whose lines say how long things took
-        assert len(words.splitlines()) == len(expected[3].splitlines())
+    if option == "--debug":  # its lines contain durations
+        assert len(stderr.splitlines()) == len(expected[3].splitlines())
     else:
-        assert words == expected[3]
+        assert stderr == expected[3]
 
 
-def test_a_certificate_that_nobody_vouches_for_is_told_as_ever(
-    start: Start, tmp_path: Path
-) -> None:
+def test_an_untrusted_certificate_is_reported_as_without_it(start: Start, tmp_path: Path) -> None:
     stranger = certificates(tmp_path / "stranger")
     with serving(stranger) as server:
-        answers = [told(start(server, *more)) for more in ((), (WITHOUT,))]
+        answers = [observed(start(server, *more)) for more in ((), (WITHOUT,))]
     assert answers[0] == answers[1]
     assert answers[0][0] == 502
     assert b"certificate" in answers[0][1]
     assert server.asked == []
 
 
-def test_a_broken_certificate_is_told_as_ever(
+def test_a_broken_certificate_is_reported_as_without_it(
     start: Start, files: Certificates, tmp_path: Path
 ) -> None:
     (tmp_path / "certs").mkdir()
     (tmp_path / "certs/ca.crt").write_text("nothing of the kind")
     with serving(files) as server:
         option = f"--cert-dir={tmp_path}/certs"
-        answers = [told(start(server, option, *more)) for more in ((), (WITHOUT,))]
+        answers = [observed(start(server, option, *more)) for more in ((), (WITHOUT,))]
     assert answers[0] == answers[1]
     assert answers[0][0] == 500
     assert server.shaken == 0
@@ -342,7 +340,7 @@ def test_a_broken_certificate_is_told_as_ever(
 # --- its end --------------------------------------------------------------------------------------
 
 
-def test_it_is_closed_when_nobody_asks(start: Start, files: Certificates) -> None:
+def test_it_is_closed_when_there_was_no_request(start: Start, files: Certificates) -> None:
     with serving(files) as server:
         child = start(server)
         assert eventually(lambda: server.shaken == 1)
@@ -366,8 +364,8 @@ def test_the_program_ends_while_it_is_being_made(
     assert child.stderr == ""
 
 
-def test_a_parent_that_goes_leaves_it_to_the_next(start: Start, files: Certificates) -> None:
-    """One conversation waits for it and is over; another goes on with it."""
+def test_a_parent_that_disconnects_leaves_it_to_the_next(start: Start, files: Certificates) -> None:
+    """One conversation waits for it and ends; another uses it."""
     with serving(files, "slow") as server:
         child = start(server, sockets=2)
         assert eventually(lambda: server.connections == 1)
@@ -395,7 +393,7 @@ def test_no_descriptor_is_left_behind(
         status = child.connect(path).get("/manifest").status
         assert status == STATUS.get(behaviour, 200)
         server.released.set()
-        kept = 0 if behaviour == "empty" else 1  # an image that is open keeps a connection
+        kept = 0 if behaviour == "empty" else 1  # of the image that is open
         assert eventually(lambda: sockets_to(child.pid, server.address) == kept)
         child.hang_up()
         before = descriptors(child.pid)
@@ -408,14 +406,14 @@ def test_no_descriptor_is_left_behind(
 
 
 def sockets_to(pid: int, address: str) -> int:
-    """Count the open connections of a process to an address of this host."""
+    """Return the number of open connections of a process to an address of this host."""
     host, port = address.split(":")
     remote = f"{socket.inet_aton(host)[::-1].hex().upper()}:{int(port):04X}"
     inodes = set()
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if words[2] == remote:
-            inodes.add(f"socket:[{words[9]}]")
+        fields = line.split()
+        if fields[2] == remote:
+            inodes.add(f"socket:[{fields[9]}]")
     links = []
     for name in os.listdir(f"/proc/{pid}/fd"):
         with suppress(OSError):
@@ -438,7 +436,7 @@ def begun(
 
 
 def client_with(made: Preconnection, server: Server, files: Certificates) -> Client:
-    """Give a client that uses what was begun, and dials for itself otherwise."""
+    """Return a client that uses the preconnection and dials if it has none."""
     home = urls.parse(f"https://{server.address}/")
     trusted = Trusted((str(files.authority),))
     dial = Dialer(home, server.address, lambda _: trusted, lambda _: None, verify=True)
@@ -449,7 +447,7 @@ def client_with(made: Preconnection, server: Server, files: Certificates) -> Cli
 
 @real_time
 @pytest.mark.parametrize(("name", "connections"), [("1", 1), ("2", 2)], ids=["the same", "another"])
-async def test_what_was_asked_early_answers_that_and_nothing_else(
+async def test_a_request_that_was_sent_beforehand_serves_the_same_request_alone(
     name: str, connections: int, files: Certificates
 ) -> None:
     with serving(files) as server:
@@ -458,7 +456,7 @@ async def test_what_was_asked_early_answers_that_and_nothing_else(
         assert made._sent
         client = client_with(made, server, files)
         url = urls.parse(f"https://{server.address}/v2/acme/os/manifests/{name}")
-        for _ in range(2):  # the second time, as on any connection that is kept
+        for _ in range(2):  # the second time on a kept connection
             response = await client.get(url, ACCEPT)
             assert await response.read(1 << 20) == MANIFEST
         client.close()
@@ -469,10 +467,10 @@ async def test_what_was_asked_early_answers_that_and_nothing_else(
 
 
 @real_time
-async def test_an_answer_that_nobody_wanted_for_long_is_not_given_out(
+async def test_an_answer_that_was_not_taken_in_time_is_discarded(
     files: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By then the tag may lead elsewhere."""
+    """The tag may have been moved since."""
     monkeypatch.setattr(preconnect, "_FRESH", 0.1)
     with serving(files) as server:
         made = begun(server, files, is_wanted=lambda: True)
@@ -482,7 +480,7 @@ async def test_an_answer_that_nobody_wanted_for_long_is_not_given_out(
         assert eventually(lambda: server.ended == 1)
 
 
-def test_one_that_is_given_up_asks_nothing(files: Certificates) -> None:
+def test_one_that_is_closed_while_it_is_made_sends_nothing(files: Certificates) -> None:
     with serving(files, "slow") as server:
         made = begun(server, files, is_wanted=lambda: True)
         assert eventually(lambda: server.connections == 1)
@@ -493,7 +491,7 @@ def test_one_that_is_given_up_asks_nothing(files: Certificates) -> None:
 
 
 @real_time
-async def test_who_cannot_say_whether_it_is_wanted_gets_none(files: Certificates) -> None:
+async def test_there_is_none_if_is_wanted_raises(files: Certificates) -> None:
     def closed() -> bool:
         raise ValueError("a descriptor that is closed by now")
 
@@ -507,7 +505,7 @@ async def test_who_cannot_say_whether_it_is_wanted_gets_none(files: Certificates
 
 
 @real_time
-async def test_it_is_given_out_once(files: Certificates) -> None:
+async def test_it_is_returned_once(files: Certificates) -> None:
     with serving(files) as server:
         made = begun(server, files)
         connection = await made.connection()
@@ -522,7 +520,7 @@ async def test_it_is_given_out_once(files: Certificates) -> None:
 
 
 @real_time
-async def test_who_is_cancelled_leaves_it(files: Certificates, monkeypatch: Any) -> None:  # noqa: ANN401
+async def test_a_task_that_is_cancelled_leaves_it(files: Certificates, monkeypatch: Any) -> None:  # noqa: ANN401
     monkeypatch.setattr(preconnect, "_PATIENCE", LIMIT)
     with serving(files, "slow") as server:
         made = begun(server, files)
@@ -535,7 +533,7 @@ async def test_who_is_cancelled_leaves_it(files: Certificates, monkeypatch: Any)
         connection.close()
 
 
-def test_one_that_is_given_up_is_closed_when_it_is_made(files: Certificates) -> None:
+def test_one_that_is_closed_while_it_is_made_is_closed_when_made(files: Certificates) -> None:
     with serving(files, "slow") as server:
         made = begun(server, files)
         assert eventually(lambda: server.connections == 1)
@@ -552,5 +550,5 @@ def test_what_fails_leaves_no_descriptor(behaviour: Behaviour, files: Certificat
         made = begun(server, files, timeout=0.2)
         assert made._done.wait(LIMIT)
         assert made._taken() is None
-        # the server's own end goes as well, when it has noticed
+        # the server's own descriptor is closed once it has noticed the end
         assert eventually(lambda: len(open_descriptors()) <= before)

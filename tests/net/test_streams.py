@@ -41,7 +41,7 @@ async def received(stream: ByteStream, count: int) -> bytes:
 
 
 async def begun(nursery: trio.Nursery, operation: Callable[[], Awaitable[T]]) -> list[T]:
-    """Begin an operation that must wait; give the list that its result is put into."""
+    """Begin an operation that must wait; return the list that its result is put into."""
     done: list[T] = []
 
     async def run() -> None:
@@ -61,7 +61,7 @@ def socket_stream() -> tuple[SocketStream, socket.socket]:
 
 
 def drain(end: socket.socket, count: int) -> bytes:
-    """Read so many bytes, in a thread's time."""
+    """Return so many bytes, read by a thread."""
     parts = []
     while count:
         parts.append(end.recv(count))
@@ -116,7 +116,7 @@ async def test_a_socket_that_was_reset_fails_as_the_system_says(how: str) -> Non
 
 
 @real_time
-async def test_what_was_received_or_accepted_is_not_lost_when_nobody_wants_it_any_more() -> None:
+async def test_an_operation_that_is_cancelled_loses_no_bytes() -> None:
     stream, theirs = socket_stream()
     with closing(stream), theirs:
         theirs.sendall(b"abc")
@@ -128,10 +128,10 @@ async def test_what_was_received_or_accepted_is_not_lost_when_nobody_wants_it_an
 
 
 @real_time
-async def test_who_need_not_wait_lets_others_go_first_now_and_then(
+async def test_operations_that_need_not_wait_yield_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A turn for each operation costs too much, none at all costs others their patience."""
+    """A turn for each operation costs too much, and without any other tasks would starve."""
     now, turns = [100.0], [0]
 
     async def take_turn() -> None:
@@ -157,7 +157,7 @@ async def test_who_need_not_wait_lets_others_go_first_now_and_then(
 async def test_finishing_lets_the_other_side_read_the_end_and_not_a_reset() -> None:
     stream, theirs = socket_stream()
     with theirs:
-        theirs.sendall(b"x" * 100)  # nobody asked for these
+        theirs.sendall(b"x" * 100)  # surplus, which is discarded
         theirs.shutdown(socket.SHUT_WR)
         await stream.send(b"reply")
         await stream.finish(1000, 10)
@@ -207,15 +207,15 @@ async def test_a_socket_is_hung_up_when_both_directions_are_shut(
             theirs.sendall(b"more")
             theirs.shutdown(socket.SHUT_WR)
             await wait_all_tasks_blocked()
-            assert done == []  # it may well read on
+            assert done == []  # the other side may still read
             if family == socket.AF_INET:
-                ours.send(b"x")  # a reset is how TCP learns of it
+                ours.send(b"x")  # TCP learns of it by a reset
             theirs.close()
         assert done == [None]
 
 
 def connected(family: socket.AddressFamily) -> tuple[socket.socket, socket.socket]:
-    """Give a non-blocking socket and its other end."""
+    """Return a non-blocking socket and its other end."""
     if family == socket.AF_UNIX:
         ours, theirs = socket.socketpair()
     else:
@@ -259,7 +259,7 @@ CERTIFICATE.configure_cert(SERVER)
 
 
 async def tls_stream(host: str = "registry.test") -> tuple[TlsStream, ssl.SSLSocket]:
-    """Shake hands over a socket pair; the server's side is a blocking socket."""
+    """Perform a handshake over a socket pair; the server's side is a blocking socket."""
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
     theirs.settimeout(10)
@@ -292,7 +292,7 @@ async def test_tls_gives_what_came_before_the_end(ending: str) -> None:
         theirs.sendall(b"last words")
         if ending == "notified":
             theirs.settimeout(0)
-            with pytest.raises(ssl.SSLWantReadError):  # for the other's notification
+            with pytest.raises(ssl.SSLWantReadError):  # it waits for our close_notify
                 theirs.unwrap()
         theirs.close()
         assert await received(stream, 100) == b"last words"
@@ -324,7 +324,7 @@ async def test_tls_sends_more_than_fits_at_once() -> None:
 
 @real_time
 async def test_tls_that_has_decrypted_more_than_was_taken_is_not_quiet() -> None:
-    """The socket below is empty then."""
+    """The socket below it is empty."""
     stream, theirs = await tls_stream()
     with closing(stream), theirs:
         assert stream.is_quiet()
@@ -335,7 +335,7 @@ async def test_tls_that_has_decrypted_more_than_was_taken_is_not_quiet() -> None
 
 @real_time
 async def test_session_tickets_are_no_surplus() -> None:
-    """TLS 1.3 servers send them on their own after the handshake."""
+    """TLS 1.3 servers send them unasked after the handshake."""
     stream, theirs = await tls_stream()
     with closing(stream), theirs:
         assert theirs.version() == "TLSv1.3"
@@ -368,7 +368,7 @@ async def test_a_handshake_that_fails_closes_the_socket() -> None:
 
 
 def closed_by_its_peer(sock: socket.socket) -> bool:
-    """Read away what came; say whether the end follows."""
+    """Discard what has arrived; return whether the end follows."""
     sock.settimeout(0)
     try:
         while sock.recv(1 << 16):
@@ -376,7 +376,7 @@ def closed_by_its_peer(sock: socket.socket) -> bool:
     except BlockingIOError:
         return False
     except ConnectionResetError:
-        pass  # it had not read everything
+        pass  # the other side closed with bytes unread
     return True
 
 
@@ -446,13 +446,13 @@ async def test_pipes_are_waited_for_in_both_directions() -> None:
 
 
 @real_time
-async def test_pipes_are_hung_up_when_nobody_reads_the_replies() -> None:
+async def test_pipes_are_hung_up_when_the_replies_are_no_longer_read() -> None:
     with closing(Pipes()) as pipes:
         async with trio.open_nursery() as nursery:
             done = await begun(nursery, pipes.stream.wait_hung_up)
             pipes.stop_sending()
             await wait_all_tasks_blocked()
-            assert done == []  # it still reads
+            assert done == []  # the other side still reads
             pipes.stop_reading()
         assert done == [None]
         with pytest.raises(BrokenPipeError):
@@ -491,7 +491,7 @@ async def test_files_are_never_hung_up(path: str, tmp_path: Path) -> None:
 
 
 @real_time
-async def test_a_device_that_swallows_everything_is_served(tmp_path: Path) -> None:
+async def test_a_device_that_discards_everything_is_served(tmp_path: Path) -> None:
     with (tmp_path / os.devnull).open("r+b", buffering=0) as null:
         stream = FdStream(null.fileno(), null.fileno())
         assert await received(stream, 10) == b""
@@ -501,7 +501,7 @@ async def test_a_device_that_swallows_everything_is_served(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("blocking", [True, False])
 @real_time
-async def test_descriptors_get_their_mode_back_and_stay_open(
+async def test_descriptors_are_set_to_their_former_mode_and_stay_open(
     blocking: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
     fds = (*os.pipe(), *os.pipe())
@@ -518,7 +518,7 @@ async def test_descriptors_get_their_mode_back_and_stay_open(
 
 
 @real_time
-async def test_one_descriptor_in_both_directions_gets_its_mode_back() -> None:
+async def test_one_descriptor_in_both_directions_is_set_to_its_former_mode() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         stream = FdStream(ours.fileno(), ours.fileno())
@@ -546,7 +546,7 @@ async def test_a_connection_is_accepted_with_its_address() -> None:
 
 
 @real_time
-async def test_a_connection_that_nobody_waits_for_any_more_stays_in_the_queue() -> None:
+async def test_an_accept_that_is_cancelled_leaves_the_connection_in_the_queue() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         with socket.create_connection(listener.getsockname()) as theirs:

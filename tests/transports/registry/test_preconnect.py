@@ -33,7 +33,7 @@ ELSEWHERE = (
 
 @dataclass
 class Case:
-    """What is said about an image, and where a connection is begun for it, if it is."""
+    """An image with its options and configuration, and where a connection is begun, if any is."""
 
     begun: str | None
     image: str = IMAGE
@@ -66,7 +66,7 @@ CASES = {
     "verification": Case(HERE, options=("--tls-verify=true",)),
     "a policy that rejects": Case(None, policy=REJECT),
     "a policy that accepts others": Case(None, policy=ELSEWHERE),
-    "a policy that wants signatures": Case(HERE, policy=SIGNED),
+    "a policy that requires signatures": Case(HERE, policy=SIGNED),
     "a broken policy": Case(None, policy=b"{"),
     "a proxy": Case(None, environment=PROXY),
     "a proxy for others": Case(HERE, environment={**PROXY, "NO_PROXY": "registry.test"}),
