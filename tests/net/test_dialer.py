@@ -26,7 +26,8 @@ from imgproxy.config.certs import Certificates
 from imgproxy.errors import ConfigurationError, Failure
 from imgproxy.net import dialer as dialling
 from imgproxy.net.client import Client
-from imgproxy.net.dialer import Dialer, make_context
+from imgproxy.net.dialer import Dialer
+from imgproxy.net.tls import make_context
 from imgproxy.specs.http import proxy as proxies
 from imgproxy.specs.http import url as urls
 
