@@ -129,7 +129,7 @@ def _begin_early(
     is_path = options.image[:1] in "./" or options.image.startswith(here)
     if is_path or options.offline or options.sideload or options.tls_verify is False:
         return None
-    from imgproxy.net import preconnect
+    from imgproxy.transports.registry import preconnect
 
     return preconnect.begin(
         options.image,

@@ -260,7 +260,7 @@ PRIVILEGES = [
     ),
     pytest.param(
         r"\bpolicies\.demand\(",
-        {"imgproxy.images.image", "imgproxy.net.preconnect"},
+        {"imgproxy.images.image", "imgproxy.transports.registry.preconnect"},
         id="asking-for-the-verdict",
     ),
     pytest.param(

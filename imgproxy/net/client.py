@@ -1,8 +1,8 @@
-"""HTTP/1.1 towards registries: one request, one streamed reply, connections kept alive.
+"""An HTTP/1.1 client for registries: one request, one streamed response, connections kept alive.
 
-h11 reads and writes heads; a body of known length goes straight from the socket into the caller's
-buffer, because h11's own would copy it twice. Whatever is awaited has a limit, and whatever goes
-wrong leaves here as a `Failure` (httpcore's habit: exceptions are translated at the door).
+h11 writes and parses heads; a body of known length goes straight from the socket into the caller's
+buffer, because h11's own would copy it twice. Every wait has a limit, and exceptions of lower
+layers are translated into a `Failure` here (httpcore's habit).
 
 RFC 9112. Redirects, tokens and retries are the caller's decisions.
 """
@@ -10,15 +10,15 @@ RFC 9112. Redirects, tokens and retries are the caller's decisions.
 from __future__ import annotations
 
 import ssl
-from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import h11
 import trio
 
-from imgproxy.errors import DeniedError, Failure, UnreachableError
+from imgproxy.errors import DeniedError, Failure, UnreachableError, closing_on_error
 from imgproxy.net import request
+from imgproxy.net.connection_pool import Connection, ConnectionPool
 from imgproxy.net.response import Response, reason, translated
 from imgproxy.specs.http import retry
 
@@ -32,31 +32,27 @@ if TYPE_CHECKING:
     from imgproxy.specs.http.url import Url
 
 # For a connection with its TLS handshake; Go's dialler alone allows as much. A shorter stall
-# timeout goes before.
+# timeout takes precedence.
 CONNECT_TIMEOUT = 30.0
 
 # Cookies and signed URLs make heads of some kilobytes; nginx allows 8 KiB a line.
 MAX_HEAD = 64 * 1024
 
-# Conversations are 64 at most and take turns; more idle connections than this to one origin would
-# only be forgotten.
-MAX_IDLE = 8
-
 _PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 class Dial(Protocol):
-    """How a connection to an origin is made; tests put a scripted one in its place."""
+    """How a connection to an origin is made; tests use a scripted one."""
 
     async def __call__(self, url: Url) -> ByteStream:
-        """Give a connection to the origin of `url`, or raise `OSError`."""
+        """Return a connection to the origin of `url`, or raise `OSError`."""
 
 
 class Client:
     """Requests to any origin, over connections that are kept alive.
 
-    `stall_timeout` is in seconds. `user_agent` names this program to registries. `proxy_for` gives
-    the proxy that forwards requests to a plain http URL, where `dial` leads to one.
+    `stall_timeout` is in seconds. `user_agent` names this program to registries. `proxy_for`
+    returns the proxy that forwards requests to a plain http URL, where `dial` connects to one.
     """
 
     def __init__(
@@ -73,50 +69,45 @@ class Client:
         self._stall_timeout = stall_timeout
         self._user_agent = user_agent
         self._proxy_for = proxy_for
-        self._early: Preconnection | None = None
-        self._asked: dict[
-            ByteStream, bytes
-        ] = {}  # requests that are on their way, and not given out
         self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
-        self._idle: defaultdict[tuple[str, str, int], list[ByteStream]] = defaultdict(list)
+        self._pool = ConnectionPool()
 
-    def adopt(self, early: Preconnection) -> None:
+    def adopt(self, preconnection: Preconnection) -> None:
         """Use a connection that was begun before there was a client."""
-        self._early = early
+        self._pool.put(preconnection.url.origin, preconnection)
 
     async def connect(self, url: Url) -> None:
-        """Make sure that a connection to the URL's origin is at hand.
+        """Ensure that an open connection to the URL's origin is kept for the next request.
 
         Raises `UnreachableError` or, where TLS is what fails, `BadUpstreamError`.
         """
         try:
-            wire = await self._spare(url) or await self._connect(url)
+            connection = await self._pool.take(url.origin) or await self._connect(url)
         except Failure as error:
             self._diagnostics.debug(error.message)
             raise
-        self._give_back(url, wire)
+        self._pool.put(url.origin, connection)
 
     async def get(
         self, url: Url, headers: Mapping[str, str], *, form: bytes | None = None, note: str = ""
     ) -> Response:
-        """Send a GET and give the reply as soon as its head is there; close it in any case.
+        """Send a GET and return the response as soon as its head is there; close it in any case.
 
         With a `form` it is a POST of that. `note` is what `--debug` adds to its line. Raises
-        `UnreachableError` or `BadUpstreamError`.
+        `UnreachableError`, `BadUpstreamError`, or `DeniedError` where a proxy requires credentials.
         """
-        exchange = partial(self._exchange, url, headers, form, note)
-        started = trio.current_time()
-        wire = await self._spare(url)
+        exchange = partial(self._exchange, url, headers, form, note, trio.current_time())
         try:
-            if wire is not None:
+            connection = await self._pool.take(url.origin)
+            if connection is not None:
                 # The server may have closed it just now. It has answered nothing then, and
                 # another connection gets the request.
                 try:
-                    return await exchange(wire, started)
+                    return await exchange(connection)
                 except UnreachableError as error:
-                    if not isinstance(error.__cause__, _ClosedEarly):
+                    if not isinstance(error.__cause__, _Unanswered):
                         raise
-            return await exchange(await self._connect(url), started)
+            return await exchange(await self._connect(url))
         except Failure as error:
             self._diagnostics.debug(error.message + note)
             raise
@@ -127,134 +118,101 @@ class Client:
         headers: Mapping[str, str],
         form: bytes | None,
         note: str,
-        wire: ByteStream,
         started: float,
+        connection: Connection,
     ) -> Response:
-        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        stream = connection.stream
+        http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         method = "GET" if form is None else "POST"
         proxy = self._proxy_for(url) if url.scheme == "http" else None
-        words = request.compose(connection, url, headers, self._user_agent, form=form, proxy=proxy)
-        try:
-            with trio.fail_after(self._stall_timeout):
-                await self._ask(wire, words)
-                head = await self._head(connection, wire)
-        except BaseException as error:
-            wire.close()
-            if isinstance(error, Exception):
+        with closing_on_error(connection):
+            message = request.compose(http, url, headers, self._user_agent, form=form, proxy=proxy)
+            try:
+                with trio.fail_after(self._stall_timeout):
+                    await _send(connection, message)
+                    head = await _receive_head(http, stream)
+            except Exception as error:
                 raise translated(
                     f"{method} {url}", error, "no answer", self._stall_timeout
                 ) from error
-            raise
-        if head.status_code == _PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
-            wire.close()
-            raise DeniedError(f"{method} {url}: the proxy {proxy} answered 407", code="PROXY")
-        what = f"{method} {url}: {head.status_code}", started, note
-        release = partial(self._take_back, url, what)
-        return Response(url, head, connection, wire, self._stall_timeout, release)
+            if head.status_code == _PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
+                raise DeniedError(f"{method} {url}: the proxy {proxy} answered 407", code="PROXY")
+        line = f"{method} {url}: {head.status_code}", started, note
+        release = partial(self._release, url, line)
+        return Response(url, head, http, stream, self._stall_timeout, release)
 
-    async def _ask(self, wire: ByteStream, words: bytes) -> None:
-        """Send a request, unless the connection was begun with just this one."""
-        asked = self._asked.pop(wire, None)
-        if asked is None:
-            await _send(wire, words)
-        elif asked != words:
-            raise _ClosedEarly("the connection was begun with another request")
-
-    async def _head(self, connection: h11.Connection, wire: ByteStream) -> h11.Response:
-        # One byte more than h11 may keep, however the head is split on its way.
-        scratch = memoryview(bytearray(MAX_HEAD + 1))
-        while True:
-            event = connection.next_event()
-            if event is h11.NEED_DATA:
-                try:
-                    kept = len(connection.trailing_data[0])
-                    count = await wire.receive_into(scratch[: MAX_HEAD + 1 - kept])
-                except OSError as error:
-                    if isinstance(error, ssl.SSLError) or connection.trailing_data[0]:
-                        raise
-                    raise _ClosedEarly(reason(error)) from error
-                if count == 0 and not connection.trailing_data[0]:
-                    raise _ClosedEarly("the connection was closed before an answer")
-                connection.receive_data(bytes(scratch[:count]))
-            elif isinstance(event, h11.Response):
-                return event
-            # anything else here is an informational response
-
-    async def _connect(self, url: Url) -> ByteStream:
+    async def _connect(self, url: Url) -> Connection:
         try:
             with trio.fail_after(self._connect_timeout):
-                return await self._dial(url)
+                return Connection(await self._dial(url))
         except (OSError, trio.TooSlowError) as error:
-            where = f"connecting to {url.scheme}://{url.endpoint}"
-            failure = translated(where, error, "no answer", self._connect_timeout)
-            if isinstance(error, OSError):  # a name that nobody has will not be had a second later
-                failure.is_transient &= retry.is_transient(error)
-            raise failure from error
+            # A name that does not exist will not exist a second later.
+            is_transient = retry.is_transient(error) if isinstance(error, OSError) else None
+            raise translated(
+                f"connecting to {url.scheme}://{url.endpoint}",
+                error,
+                "no answer",
+                self._connect_timeout,
+                is_transient=is_transient,
+            ) from error
 
-    async def _spare(self, url: Url) -> ByteStream | None:
-        """Give a connection that was made before, None where there is none."""
-        early = self._early
-        if early is not None:
-            wire = await early.wire()
-            self._early = None  # not before: who is cancelled leaves it to the next
-            if wire is not None:
-                self._give_back(early.url, wire)
-                if early.asked:
-                    self._asked[wire] = early.asked
-        return self._take_idle(url)
-
-    def _take_idle(self, url: Url) -> ByteStream | None:
-        """Give a kept connection on which nothing waits: surplus bytes answer no question."""
-        kept = self._idle[url.origin]
-        while kept:
-            wire = kept.pop()
-            if wire in self._asked or wire.is_quiet():
-                return wire
-            wire.close()
-        return None
-
-    def _take_back(
+    def _release(
         self,
         url: Url,
-        what: tuple[str, float, str],
-        wire: ByteStream,
+        line: tuple[str, float, str],
+        stream: ByteStream,
         received: int,
         *,
         reusable: bool,
     ) -> None:
-        """Tell of a reply that has ended, and keep its connection if it can be used again."""
-        line, started, note = what
+        """Write the debug line of a response that has ended; keep its connection if reusable."""
+        what, started, note = line
         elapsed = (trio.current_time() - started) * 1000
-        self._diagnostics.debug(f"{line}, {received} bytes, {elapsed:.0f} ms{note}")
+        self._diagnostics.debug(f"{what}, {received} bytes, {elapsed:.0f} ms{note}")
         if reusable:
-            self._give_back(url, wire)
+            self._pool.put(url.origin, Connection(stream))
         else:
-            wire.close()
-
-    def _give_back(self, url: Url, wire: ByteStream) -> None:
-        kept = self._idle[url.origin]
-        if len(kept) < MAX_IDLE:
-            kept.append(wire)
-        else:
-            wire.close()
+            stream.close()
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
-        if self._early is not None:
-            self._early.close()
-        for kept in self._idle.values():
-            while kept:
-                kept.pop().close()
+        """Close the connections that no request uses."""
+        self._pool.close()
 
 
-class _ClosedEarly(ConnectionError):
-    """A connection ended before the first byte of an answer."""
+class _Unanswered(ConnectionError):
+    """A connection on which the first byte of a response to this request will not arrive."""
 
 
-async def _send(wire: ByteStream, head: bytes) -> None:
+async def _send(connection: Connection, message: bytes) -> None:
+    """Send a request, unless the very same one has been sent on the connection beforehand."""
+    if connection.sent == message:
+        return
+    if connection.sent:
+        raise _Unanswered("another request has been sent on the connection")
     try:
-        await wire.send(head)
+        await connection.stream.send(message)
     except ssl.SSLError:
         raise
     except OSError as error:
-        raise _ClosedEarly(reason(error)) from error
+        raise _Unanswered(reason(error)) from error
+
+
+async def _receive_head(http: h11.Connection, stream: ByteStream) -> h11.Response:
+    # One byte more than h11 may keep, however the head is split on its way.
+    scratch = memoryview(bytearray(MAX_HEAD + 1))
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            try:
+                kept = len(http.trailing_data[0])
+                count = await stream.receive_into(scratch[: MAX_HEAD + 1 - kept])
+            except OSError as error:
+                if isinstance(error, ssl.SSLError) or http.trailing_data[0]:
+                    raise
+                raise _Unanswered(reason(error)) from error
+            if count == 0 and not http.trailing_data[0]:
+                raise _Unanswered("the connection was closed before an answer")
+            http.receive_data(bytes(scratch[:count]))
+        elif isinstance(event, h11.Response):
+            return event
+        # anything else here is an informational response

@@ -1,8 +1,8 @@
 """Connections to registries: TCP, proxies, TLS.
 
-One `Dialer` serves one endpoint of the configuration and whatever that redirects to. Hosts that
-only an answer named are foreign: no link-local address is dialled for them, because that is where
-clouds keep the credentials of their machines.
+One `Dialer` serves one endpoint of the configuration and the hosts that it redirects to. Hosts that
+only a response names are foreign: no link-local address is dialled for them, because clouds serve
+the credentials of their machines there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from imgproxy.errors import (
     UnavailableError,
     UnreachableError,
     clean,
+    closing_on_error,
 )
 from imgproxy.net.response import reason
 from imgproxy.net.streams import SocketStream, start_tls
@@ -33,22 +34,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.config.certs import Certificates
+    from imgproxy.net.streams import ByteStream
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
-from imgproxy.net.streams import ByteStream
 
-# A proxy's answer to CONNECT is a head; some send a page with a refusal.
+# In bytes. A proxy answers CONNECT with a head; some send a page with a refusal.
 _MAX_PROXY_HEAD = 16 * 1024
 
 
 class Dialer:
     """Connections for one endpoint.
 
-    `home` is its host, which the configuration names and which may be anywhere; None where nothing
-    but an answer names any. `certificates`
-    gives those for `host[:port]`; the endpoint's own are looked up as `registry`, which is how
-    references call it. `proxy_for` names the proxy for a URL, if there is one. `verify` false
-    accepts any certificate.
+    `home` is its host, which the configuration names and which may have any address; None if only
+    responses name hosts. `certificates` returns those for `host[:port]`; the endpoint's own are
+    looked up as `registry`, its name in references. `proxy_for` returns the proxy for a URL, if
+    there is one. `verify` false accepts any certificate.
     """
 
     def __init__(
@@ -75,30 +75,24 @@ class Dialer:
         if proxy is None:
             sock = await _connect(url)
             if url.host != self._home:
-                try:
+                with closing_on_error(sock):
                     _refuse_link_local(url, sock.getpeername()[0])
-                except BaseException:
-                    sock.close()
-                    raise
         elif url.scheme == "http":
-            # The proxy itself, which forwards requests for plain http.
+            # Connect to the proxy itself, which forwards requests for plain http.
             return await self._secured(await _connect_to_proxy(url, proxy), proxy.url)
         else:
             sock = await _tunnel(url, proxy)
         return await self._secured(sock, url)
 
     async def _secured(self, sock: socket.socket, url: Url) -> ByteStream:
-        """Give the wire over a socket, with TLS where the URL says https."""
+        """Return a stream over a socket, with TLS for an https URL."""
         if url.scheme == "http":
             return SocketStream(sock)
         name = self._registry if url.host == self._home else url.authority
-        try:
+        with closing_on_error(sock):
             context = self._contexts.get(name) or self._contexts.setdefault(
                 name, make_context(self._certificates(name), verify=self._verify)
             )
-        except BaseException:
-            sock.close()
-            raise
         return await start_tls(sock, context, url.host)
 
 
@@ -122,7 +116,7 @@ async def _connect_to_proxy(url: Url, proxy: Proxy) -> socket.socket:
 
 
 async def _tunnel(url: Url, proxy: Proxy) -> socket.socket:
-    """Give a socket that a proxy has connected to the URL's origin: RFC 9110 section 9.3.6."""
+    """Return a socket that a proxy has connected to the URL's origin: RFC 9110 section 9.3.6."""
     if proxy.url.scheme == "https":
         raise ConfigurationError(
             f"the proxy {proxy} is reached over TLS, and TLS inside of it is not supported;"
@@ -130,20 +124,17 @@ async def _tunnel(url: Url, proxy: Proxy) -> socket.socket:
             variable=proxy.source,
         )
     sock = await _connect_to_proxy(url, proxy)
-    try:
-        await _ask_for_tunnel(SocketStream(sock), url, proxy)
-    except BaseException:
-        sock.close()
-        raise
+    with closing_on_error(sock):
+        await _request_tunnel(SocketStream(sock), url, proxy)
     return sock
 
 
-async def _ask_for_tunnel(wire: ByteStream, url: Url, proxy: Proxy) -> None:
+async def _request_tunnel(stream: ByteStream, url: Url, proxy: Proxy) -> None:
     target, fields = proxy.connect(url)
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_PROXY_HEAD)
     request = h11.Request(method="CONNECT", target=target, headers=fields)
-    await wire.send(connection.send(request) or b"")
-    await wire.send(connection.send(h11.EndOfMessage()) or b"")
+    await stream.send(connection.send(request) or b"")
+    await stream.send(connection.send(h11.EndOfMessage()) or b"")
     byte = memoryview(bytearray(1))
     while True:
         try:
@@ -154,8 +145,8 @@ async def _ask_for_tunnel(wire: ByteStream, url: Url, proxy: Proxy) -> None:
                 code="PROXY",
             ) from None
         if event is h11.NEED_DATA:
-            # By single bytes: what follows the head belongs to TLS and must stay in the socket.
-            if await wire.receive_into(byte) == 0:
+            # Read single bytes: what follows the head belongs to TLS and must stay in the socket.
+            if await stream.receive_into(byte) == 0:
                 raise ConnectionError(f"the proxy {proxy} closed the connection")
             connection.receive_data(bytes(byte))
         elif isinstance(event, h11.Response):
@@ -171,14 +162,14 @@ async def _ask_for_tunnel(wire: ByteStream, url: Url, proxy: Proxy) -> None:
 def _refusal(status: int, message: str) -> Failure:
     if status == 407:
         return DeniedError(message, code="PROXY")
-    passing = retry.is_transient_status(status)
-    return (UnavailableError if passing else BadUpstreamError)(message, code="PROXY")
+    is_transient = retry.is_transient_status(status)
+    return (UnavailableError if is_transient else BadUpstreamError)(message, code="PROXY")
 
 
 def _refuse_link_local(url: Url, address: str) -> None:
     try:
         refused = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return  # a name; its address is looked at when there is one
+        return  # a name, whose address is checked after it has been resolved
     if (getattr(refused, "ipv4_mapped", None) or refused).is_link_local:
         raise BadUpstreamError(f"GET {url}: leads to the link-local address {refused}, refused")

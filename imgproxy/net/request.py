@@ -1,6 +1,6 @@
 """The bytes of a request to a registry: RFC 9112 section 3, written by h11.
 
-Apart from `client`, because `early` sends one before there is an event loop.
+It is a module of its own because `preconnect` sends a request before there is an event loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
 
-# What names this program to registries.
+# The value of the field that names this program to registries.
 USER_AGENT = f"imgproxy/{__version__}"
 
 
@@ -30,9 +30,10 @@ def compose(
     form: bytes | None = None,
     proxy: Proxy | None = None,
 ) -> bytes:
-    """Give a GET, or with a `form` a POST of that, as sent on a connection that is new to h11.
+    """Return the bytes of a GET, or with a `form` of a POST of that.
 
-    A `proxy` that forwards it gets it in the form that proxies want.
+    `connection` must not have sent anything. For a `proxy` that forwards the request, the target is
+    in absolute form: RFC 9112 section 3.2.2.
     """
     target, fields = proxy.forward(url) if proxy else (url.target, [("Host", url.authority)])
     fields += [("User-Agent", user_agent), ("Accept-Encoding", "identity"), *headers.items()]

@@ -1,8 +1,8 @@
-"""A reply that is being received, and what goes wrong with one.
+"""A response that is being received, and the failures of one.
 
 A body of known length goes straight from the socket into the caller's buffer; h11 reads the chunks
-of others. RFC 9112 sections 6 and 7. Every wait has a limit, and exceptions of lower layers leave
-here as a `Failure`.
+of others. RFC 9112 sections 6 and 7. Every wait has a limit, and exceptions of lower layers are
+translated into a `Failure` here.
 """
 
 from __future__ import annotations
@@ -31,24 +31,25 @@ if TYPE_CHECKING:
     from imgproxy.net.streams import ByteStream
     from imgproxy.specs.http.url import Url
 
-# Less than this within the stall timeout is no progress: a trickle is a stall that takes longer.
+# Fewer bytes than this within the stall timeout are no progress: a trickle is a slower stall.
 MIN_PROGRESS = 1024
 
-# A manifest is some kilobytes. Who takes this long for one does not want to be understood.
+# In seconds. A manifest is some kilobytes; a server that takes this long for one may be stalling
+# on purpose.
 DOCUMENT_TIMEOUT = 300.0
 
-# Whatever their fields say, these have no body: RFC 9110 sections 15.3.5 and 15.4.5.
+# These have no body, whatever their fields say: RFC 9110 sections 15.3.5 and 15.4.5.
 _BODILESS = frozenset({204, 304})
 
 _SCRATCH = 64 * 1024
 
 
 class Response:
-    """A reply whose head has arrived; its body is pulled. `size` is in bytes, None if unknown.
+    """A response whose head has arrived; its body is pulled. `size` is in bytes, None if unknown.
 
     `ends_by_close`: nothing tells the end of the body from the end of a broken connection.
-    `release` takes the connection back, with the number of bytes received, and whether it can
-    carry another request.
+    `release` is called once with the stream, the number of bytes received, and whether the
+    connection can carry another request.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Response:
         url: Url,
         head: h11.Response,
         connection: h11.Connection,
-        wire: ByteStream,
+        stream: ByteStream,
         stall_timeout: float,
         release: Callable[..., None],
     ) -> None:
@@ -64,7 +65,7 @@ class Response:
         self.status = head.status_code
         self._fields = head.headers
         self._connection = connection
-        self._wire: ByteStream | None = wire
+        self._stream: ByteStream | None = stream
         self._release = release
         self._stall_timeout = self._patience = stall_timeout
         self._progress = self._received = 0
@@ -96,26 +97,26 @@ class Response:
             self._end()
 
     def header(self, name: str) -> str:
-        """Give a field's value, several joined by commas, empty where there is none."""
+        """Return a field's value: several joined by commas, empty if there is none."""
         return ", ".join(self.headers(name))
 
     def headers(self, name: str) -> list[str]:
-        """Give the values of all fields of this name (in lower case)."""
+        """Return the values of all fields of this name (in lower case)."""
         wanted = name.encode()
         return [value.decode("latin-1") for field, value in self._fields if field == wanted]
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Put the next bytes of the body at the start of `buffer`; give how many, 0 at the end.
+        """Put the next bytes of the body at the start of `buffer`; return how many, 0 at the end.
 
         Raises `UnavailableError` for a body that is cut off, `UnreachableError` for one that
         stalls, `BadUpstreamError` for one that breaks HTTP. The clock runs only while waiting.
         """
-        if self._wire is None:
+        if self._stream is None:
             return 0
         started = trio.current_time()
         try:
             with trio.fail_after(self._patience):
-                count = await self._pull(buffer, self._wire)
+                count = await self._pull(buffer, self._stream)
         except (OSError, trio.TooSlowError, h11.RemoteProtocolError) as error:
             self.close()
             raise self._broken(error) from error
@@ -128,11 +129,11 @@ class Response:
             self._patience, self._progress = self._stall_timeout, 0
         return count
 
-    async def _pull_bytes(self, buffer: memoryview, wire: ByteStream) -> int:
+    async def _pull_bytes(self, buffer: memoryview, stream: ByteStream) -> int:
         if self._rest:
             count = self._take(buffer)
         else:
-            count = await wire.receive_into(buffer[: self._left])
+            count = await stream.receive_into(buffer[: self._left])
             if count == 0:
                 if self.size is not None:
                     raise ConnectionError(f"the connection ended {self._left} bytes early")
@@ -143,11 +144,11 @@ class Response:
             self._ended = True
         return count
 
-    async def _pull_chunks(self, buffer: memoryview, wire: ByteStream) -> int:
+    async def _pull_chunks(self, buffer: memoryview, stream: ByteStream) -> int:
         while not self._rest:
             event = self._connection.next_event()
             if event is h11.NEED_DATA:
-                count = await wire.receive_into(self._scratch)
+                count = await stream.receive_into(self._scratch)
                 if count == 0:
                     raise ConnectionError("the connection ended before the last chunk")
                 self._connection.receive_data(bytes(self._scratch[:count]))
@@ -160,14 +161,14 @@ class Response:
         return self._take(buffer)
 
     def _take(self, buffer: memoryview) -> int:
-        """Copy what h11 had received along with something else."""
+        """Copy bytes that h11 has received along with the head or with other chunks."""
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
 
     async def read(self, limit: int) -> bytes:
-        """Give the whole body.
+        """Return the whole body and close the response.
 
         Raises what `receive_into` raises, and `InvalidError` for more than `limit` bytes.
         """
@@ -197,28 +198,34 @@ class Response:
         return translated(f"GET {self.url}", error, "the reply stalled", self._stall_timeout)
 
     def _end(self) -> None:
-        """Let go of the connection: nothing more belongs to this reply."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            self._release(wire, self._received, reusable=self._reusable)
+        """Release the connection: nothing more on it belongs to this response."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._release(stream, self._received, reusable=self._reusable)
 
     def close(self) -> None:
-        """Give up what is left of the body, and the connection with it. May be called again."""
+        """Discard the rest of the body, and the connection with it. May be called again."""
         self._reusable = False
         self._end()
 
 
-# By OpenSSL's name of what went wrong; a server that speaks plain http answers no TLS record.
+# By OpenSSL's name of the error; the answer of a plain http server is not a TLS record.
 _WAYS_OUT = {
     "CERTIFICATE_VERIFY_FAILED": " (an authority of its own goes into certs.d or --cert-dir;"
     " --tls-verify=false accepts anything)",
     "WRONG_VERSION_NUMBER": "; it may speak plain http, which insecure = true in registries.conf"
-    " allows for one place, and --tls-verify=false for all",
+    " allows for one location, and --tls-verify=false for all",
 }
 
 
-def translated(what: str, error: Exception, doing: str, limit: float) -> Failure:
-    """Give the failure that an exception of a lower layer is to whoever asked."""
+def translated(
+    what: str, error: Exception, doing: str, limit: float, *, is_transient: bool | None = None
+) -> Failure:
+    """Return the failure that stands for an exception of a lower layer; raise it if none does.
+
+    `what` was attempted, and `doing` went on for `limit` seconds if the exception is a timeout.
+    `is_transient` overrides whether a network that fails is worth another try.
+    """
     if isinstance(error, trio.TooSlowError):
         return UnreachableError(f"{what}: {doing} for {limit:g} s")
     if isinstance(error, ssl.SSLError) and not retry.is_transient(error):
@@ -229,20 +236,20 @@ def translated(what: str, error: Exception, doing: str, limit: float) -> Failure
     if isinstance(error, h11.RemoteProtocolError):
         return BadUpstreamError(f"{what}: the server broke HTTP: {clean(str(error))}")
     if isinstance(error, OSError):
-        return UnreachableError(f"{what}: {reason(error)}")
+        return UnreachableError(f"{what}: {reason(error)}", is_transient=is_transient)
     raise error
 
 
 def reason(error: BaseException) -> str:
-    """Give the cause in the system's words; trio groups those of several addresses."""
+    """Return the cause in the system's words; trio groups those of several addresses."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
         return "; ".join(dict.fromkeys(map(reason, cause.exceptions)))
     if isinstance(error, ssl.SSLCertVerificationError):
         return clean(error.verify_message)
     if isinstance(error, OSError) and error.strerror:
-        # The system's own words; trio's have the address in Python's notation. The numbers of
-        # TLS are OpenSSL's, and those of name resolution are negative.
+        # Take the system's own words; trio's have the address in Python's notation. The numbers
+        # of TLS are OpenSSL's, and those of name resolution are negative.
         is_system = not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0
         return os.strerror(error.errno or 0) if is_system else clean(error.strerror)
     if isinstance(cause, OSError):

@@ -1,11 +1,11 @@
 """Byte streams: sockets, TLS, pipes and files, received into the caller's memory.
 
-trio's own streams hand out a fresh `bytes` for each read; a blob would be copied once more and the
+trio's own streams return a fresh `bytes` for each read; a blob would be copied once more and the
 allocator would be busy with megabytes. A `ByteStream` fills a buffer that is used again. Every
-operation can be cancelled before it is done; one that need not wait lets others go first only if
-they have not been let for a while.
+operation can be cancelled before it is done; one that need not wait yields to other tasks only if
+none has run for a while.
 
-Failures of the operating system stay `OSError`; the floor above says what they mean there.
+Errors of the operating system stay `OSError`; the callers translate them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from trio.lowlevel import (
     wait_writable,
 )
 
+from imgproxy.errors import closing_on_error
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import TypeAlias
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
     _Waitable: TypeAlias = socket.socket | int
     _Wait: TypeAlias = Callable[[_Waitable], Awaitable[None]]
 
-# How long tasks may go on, in seconds, while nothing makes them wait. A turn of the event loop for
-# each operation would be a twentieth of the processor time of a small reply.
+# How long tasks may run without a turn of the event loop, in seconds, while no operation has to
+# wait. A turn for each operation would be a twentieth of the processor time of a small response.
 _TURN = 0.001
 _last_turn = 0.0
 
@@ -47,30 +49,30 @@ class ByteStream(Protocol):
     """A bidirectional stream of bytes."""
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Wait for bytes and give how many were put at the start of `buffer`, 0 at the end."""
+        """Wait for bytes and return how many were put at the start of `buffer`, 0 at the end."""
 
     async def send(self, data: Buffer) -> None:
         """Send all of `data`."""
 
     async def finish(self, limit: int, patience: float) -> None:
-        """Let the other side read end of file and not a reset.
+        """End what is sent so that the other side reads end of file and not a reset.
 
-        A socket that is closed with bytes unread, or gets some later, resets the connection; up
-        to `limit` bytes are read away, for `patience` seconds.
+        A socket that is closed with bytes unread, or receives some later, resets the connection;
+        up to `limit` bytes are read and discarded, for `patience` seconds.
         """
 
-    async def hung_up(self) -> None:
-        """Wait until nobody can receive what is sent any more."""
+    async def wait_hung_up(self) -> None:
+        """Wait until the other side can no longer receive what is sent."""
 
     def is_quiet(self) -> bool:
-        """Whether the stream is open and nothing waits to be received."""
+        """Return whether the stream is open and no bytes wait to be received."""
 
     def close(self) -> None:
-        """Give the stream back to the system. May be called again."""
+        """Close the stream. May be called again."""
 
 
 class SocketStream:
-    """A connected stream socket, which must be non-blocking; closed with the wire."""
+    """A connected stream socket, which must be non-blocking and is closed with the stream."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -94,9 +96,9 @@ class SocketStream:
             while buffer and (count := await self.receive_into(buffer)):
                 buffer = buffer[count:]
 
-    async def hung_up(self) -> None:
+    async def wait_hung_up(self) -> None:
         """See `ByteStream`."""
-        await _no_reader(self._socket.fileno())
+        await _wait_hung_up(self._socket.fileno())
 
     def is_quiet(self) -> bool:
         """See `ByteStream`."""
@@ -117,7 +119,7 @@ class TlsStream(SocketStream):
         self._broken: OSError | None = None
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """See `ByteStream`. Takes all records that are there: OpenSSL hands them out one by one."""
+        """See `ByteStream`. Receives all records that are there: OpenSSL returns one at a time."""
         if self._broken is not None:
             raise self._broken
         filled = await super().receive_into(buffer)
@@ -130,13 +132,13 @@ class TlsStream(SocketStream):
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             pass
         except OSError as error:
-            self._broken = error  # what came before it is good
+            self._broken = error  # the bytes before it are good and are returned first
         return filled
 
     def is_quiet(self) -> bool:
         """See `ByteStream`.
 
-        Session tickets are no surplus: OpenSSL takes them without giving bytes.
+        Session tickets are no surplus: OpenSSL takes them without returning bytes.
         """
         try:
             self._socket.recv_into(bytearray(1))
@@ -148,24 +150,21 @@ class TlsStream(SocketStream):
 
 
 async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> TlsStream:
-    """Shake hands on a connected non-blocking socket and give the wire.
+    """Perform the handshake on a connected non-blocking socket and return the stream.
 
     Raises `ssl.SSLError` or another `OSError`, with the socket closed.
     """
     tls = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-    try:
+    with closing_on_error(tls):
         await _retried(tls.do_handshake, tls, wait_readable)
-    except BaseException:
-        tls.close()
-        raise
     return TlsStream(tls)
 
 
 class FdStream:
     """Two descriptors, one for each direction: pipes, regular files, what a shell connects.
 
-    Both stay open when the wire is closed, and get back the mode that they had: whoever started
-    this program may share them.
+    Both stay open when the stream is closed, and are set to the mode that they had before: the
+    process that started this program may share them.
     """
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
@@ -189,9 +188,9 @@ class FdStream:
     async def finish(self, limit: int, patience: float) -> None:
         """See `ByteStream`. Pipes and files cannot be reset."""
 
-    async def hung_up(self) -> None:
-        """See `ByteStream`. The end of the requests says nothing about who reads the replies."""
-        await _no_reader(self._write_fd)
+    async def wait_hung_up(self) -> None:
+        """See `ByteStream`. After the end of the requests, responses may still be read."""
+        await _wait_hung_up(self._write_fd)
 
     def is_quiet(self) -> bool:
         """See `ByteStream`."""
@@ -204,9 +203,10 @@ class FdStream:
 
 
 async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T:
-    """Do what the system may ask to be done again later, when the descriptor is `ready`.
+    """Return the result of an operation, tried again each time the descriptor is `ready` for it.
 
-    Cancelled only before it is done: what was received or accepted is not lost.
+    It can be cancelled only before the operation is done: what was received or accepted is not
+    lost.
     """
     await checkpoint_if_cancelled()
     waited = False
@@ -221,36 +221,37 @@ async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T
             await ready(fd)
         else:
             if not waited:
-                await _take_turns()
+                await _yield_to_others()
             return result
         waited = True
 
 
-async def _take_turns() -> None:
-    """Let other tasks go first, if nobody did so just now."""
-    global _last_turn  # noqa: PLW0603  (of all wires: the event loop is one)
+async def _yield_to_others() -> None:
+    """Let other tasks run, unless the event loop has just had a turn."""
+    global _last_turn  # noqa: PLW0603  (of all streams: there is one event loop)
     before = _last_turn
     if time.monotonic() - before >= _TURN:
         await cancel_shielded_checkpoint()
-        if _last_turn == before:  # or each of many tasks would have as long for itself
+        if _last_turn == before:  # otherwise each of many tasks would have as long for itself
             _last_turn = time.monotonic()
 
 
-async def _no_reader(fd: int) -> None:
+async def _wait_hung_up(fd: int) -> None:
     """Wait for a hang-up of `fd`: the other side can neither send nor receive.
 
-    An epoll that was asked for nothing reports nothing else; it is itself a descriptor to wait on.
+    An epoll that is registered for no event reports hang-ups and errors alone, epoll_ctl(2); it is
+    itself a descriptor to wait for.
     """
     with select.epoll() as poll:
         try:
             poll.register(fd, 0)
-        except PermissionError:  # a regular file: whoever wants to read it will find it
+        except PermissionError:  # a regular file, which can be read at any time
             await trio.sleep_forever()
         await wait_readable(poll.fileno())
 
 
 async def accept(listener: socket.socket) -> tuple[SocketStream, Any]:
-    """Wait for a connection to a non-blocking listener; give it with the address behind it."""
+    """Wait for a connection to a non-blocking listener; return it with the peer's address."""
     sock, address = await _retried(listener.accept, listener, wait_readable)
     sock.setblocking(False)  # noqa: FBT003  (the name says it)
     return SocketStream(sock), address

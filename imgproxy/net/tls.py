@@ -1,4 +1,4 @@
-"""What TLS is spoken with: containers-certs.d(5)."""
+"""TLS contexts with the certificates of containers-certs.d(5)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
-    """Give a context for TLS 1.2 at least, with the system's authorities and these certificates.
+    """Return a context for TLS 1.2 at least, with the system's authorities and these certificates.
 
-    Raises `ConfigurationError` for a file that is no certificate.
+    `verify` false accepts any certificate of a server. Raises `ConfigurationError` for a file that
+    cannot be read or is not a certificate or key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -35,7 +36,7 @@ def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
     for certificate, key in certificates.clients:
         try:
             context.load_cert_chain(certificate, key, password=_no_password)
-        except PermissionError as error:  # which does not say of which of the two
+        except PermissionError as error:  # which does not name the file
             if os.access(certificate, os.R_OK):
                 raise _unusable(key, error, "key") from None
             raise _unusable(certificate, error) from None
@@ -45,10 +46,10 @@ def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """Stand between OpenSSL and a terminal; a key with a password fails instead of asking."""
+    """Return no password, so that a key that has one fails; OpenSSL would ask on the terminal."""
     return ""
 
 
 def _unusable(path: str, error: Exception, kind: str = "certificate") -> ConfigurationError:
-    words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-    return ConfigurationError(f"the {kind} {clean(path)}: {clean(str(words))}", file=path)
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    return ConfigurationError(f"the {kind} {clean(path)}: {clean(str(reason))}", file=path)

@@ -173,7 +173,7 @@ class Conversation:
     async def _watch(self) -> None:
         """Stop the work for a parent that is gone; what it sent before can still be read."""
         with suppress(OSError):  # out of descriptors: then sending will tell
-            await self._wire.hung_up()
+            await self._wire.wait_hung_up()
             self._gone = True
             await trio.lowlevel.checkpoint()  # who was woken by its last word has it now
             self._idle.cancel()

@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import NotFoundError, clean
-from imgproxy.host import files
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import Reference, ShortName
 
@@ -67,6 +66,8 @@ def _resolved(name: ShortName, configuration: Configuration) -> list[Reference]:
 
 def _exists(path: str) -> bool:
     """Whether something is there. Raises `Failure` where the system does not tell."""
+    from imgproxy.host import files  # imports trio, which `registry.preconnect` must not wait for
+
     try:
         os.stat(path)
     except OSError as error:

@@ -22,7 +22,7 @@ import trio.testing
 from outcome import capture
 from support.images import OCI_LAYER, OCI_MANIFEST, encode
 from support.registries import Ring, described, endpoint, place
-from support.streams import END, SILENCE, MemoryWire, Notes, answer, head
+from support.streams import END, SILENCE, MemoryStream, Notes, answer, head
 
 from imgproxy.errors import Failure
 from imgproxy.specs.http.credentials import Credentials
@@ -203,7 +203,7 @@ class World:
         return [begin, *(step for step in faults[fault] if step != b"" or step is END)]
 
 
-class ServedWire(MemoryWire):
+class ServedWire(MemoryStream):
     """A connection to one of the servers of a world."""
 
     def __init__(self, world: World, origin: str) -> None:

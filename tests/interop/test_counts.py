@@ -428,12 +428,13 @@ REGISTRY = {
     *within("config", "certs", "credential_helpers", "endpoints", "registries_conf"),
     *within("config", "registry_tables", "short_names"),
     *within("host", "credential_lookup"),
-    *within("net", "client", "dialer", "preconnect", "request", "response", "tls"),
+    *within("net", "client", "connection_pool", "dialer", "preconnect", "request"),
+    *within("net", "response", "tls"),
     *within("specs.http", "basic", "challenge", "content_range", "credentials", "proxy"),
     *within("specs.http", "retry", "url"),
     *within("specs.oci", "distribution", "token"),
-    *within("transports.registry", "endpoint", "failover", "network", "repository"),
-    *within("transports.registry", "resumable_blob"),
+    *within("transports.registry", "endpoint", "failover", "network", "preconnect"),
+    *within("transports.registry", "repository", "resumable_blob"),
 }
 
 

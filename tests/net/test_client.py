@@ -1,4 +1,4 @@
-"""One request and one streamed reply, over connections whose faults are scripted."""
+"""Requests and streamed responses, over connections whose faults are scripted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+import h11
 import pytest
 import trio
 from support.streams import (
     END,
     SILENCE,
-    MemoryWire,
+    MemoryStream,
     Notes,
     Script,
-    ScriptedWire,
+    ScriptedStream,
     Step,
     answer,
     asked,
@@ -30,9 +31,10 @@ from support.streams import (
 )
 
 from imgproxy.errors import Failure
-from imgproxy.net import client as clients
+from imgproxy.net import request
 from imgproxy.net import response as responses
 from imgproxy.net.client import Client
+from imgproxy.net.connection_pool import MAX_IDLE, Connection
 from imgproxy.specs.http import proxy
 from imgproxy.specs.http import url as urls
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
 
-# The query stands for a signature: it must be in no message.
+# The query stands for a signature, which no message may contain.
 WHERE = "https://registry.test/v2/x/blobs/y?secret=hunter2"
 SHOWN = "GET https://registry.test/v2/x/blobs/y?…: "
 DIALLED = "connecting to https://registry.test:443: "
@@ -54,15 +56,15 @@ TLS = (502, "TLS", False)
 TOO_LARGE = (422, "SIZE_INVALID", False)
 
 
-def tls_error(words: str, reason: str = "") -> ssl.SSLError:
-    error = ssl.SSLError(1, words)
+def tls_error(message: str, reason: str = "") -> ssl.SSLError:
+    error = ssl.SSLError(1, message)
     error.reason = reason
     return error
 
 
-def mistrusted(words: str) -> ssl.SSLError:
+def mistrusted(message: str) -> ssl.SSLError:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    error.reason, error.verify_message = "CERTIFICATE_VERIFY_FAILED", words
+    error.reason, error.verify_message = "CERTIFICATE_VERIFY_FAILED", message
     return error
 
 
@@ -70,13 +72,13 @@ RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
 
 async def fetch(client: Client, url: Url = URL, limit: int = 1 << 20) -> bytes:
-    """Get and read to the end."""
+    """Send a GET and return the whole body."""
     response = await client.get(url, {})
     return await response.read(limit)
 
 
 async def pull(response: Response) -> bytes:
-    """Read to the end, as a blob is read."""
+    """Return the whole body, read as a blob is read."""
     body, buffer = bytearray(), memoryview(bytearray(64))
     while count := await response.receive_into(buffer):
         body += buffer[:count]
@@ -128,7 +130,7 @@ async def test_the_size_of_a_body_that_does_not_say_is_unknown(framing: str) -> 
 
 
 @virtual_time
-async def test_a_request_says_who_asks_and_wants_the_bytes_as_they_are() -> None:
+async def test_a_request_names_the_program_and_asks_for_unencoded_bytes() -> None:
     wanted = asked(
         WHERE, answer(), user_agent="test/1", accept_encoding="identity", accept="text/plain"
     )
@@ -137,7 +139,7 @@ async def test_a_request_says_who_asks_and_wants_the_bytes_as_they_are() -> None
 
 
 @virtual_time
-async def test_informational_replies_are_passed_over() -> None:
+async def test_informational_replies_are_skipped() -> None:
     async with scripted(asked(WHERE, head(100) + head(103, link="</x>"), LENGTH)) as (client, _):
         assert await fetch(client) == BODY
 
@@ -152,7 +154,7 @@ async def test_a_status_without_a_body_is_not_waited_for(status: int) -> None:
 
 
 @virtual_time
-async def test_after_its_end_a_body_has_nothing_more() -> None:
+async def test_a_body_that_has_ended_stays_at_its_end() -> None:
     async with scripted(asked(WHERE, LENGTH)) as (client, _):
         response = await client.get(URL, {})
         assert await pull(response) == BODY
@@ -168,40 +170,45 @@ async def test_a_connection_is_used_again_after_a_whole_reply(framing: str) -> N
     async with scripted(*[asked(WHERE, KEPT[framing])] * 3) as (client, script):
         for _ in range(3):
             await fetch(client)
-        assert len(script.wires) == 1
+        assert len(script.streams) == 1
 
 
-class Begun:
-    """A connection that was begun before there was a client; it takes so long to be made."""
-
-    asked = b""
+class ScriptedPreconnection:
+    """A preconnection that takes so many seconds to be made."""
 
     def __init__(
-        self, script: Script, seconds: float, url: str = WHERE, *, fails: bool = False
+        self,
+        script: Script,
+        seconds: float,
+        url: str = WHERE,
+        *,
+        sent: bytes = b"",
+        fails: bool = False,
     ) -> None:
         self.url = urls.parse(url)
         self._seconds = seconds
-        self._wire = None if fails else ScriptedWire(script, f"https://{self.url.authority}")
-        script.wires += filter(None, [self._wire])
+        self._sent = sent
+        self._stream = None if fails else ScriptedStream(script, f"https://{self.url.authority}")
+        script.streams += filter(None, [self._stream])
 
-    async def wire(self) -> ScriptedWire | None:
+    async def connection(self) -> Connection | None:
         await trio.sleep(self._seconds)
-        wire, self._wire = self._wire, None
-        return wire
+        stream, self._stream = self._stream, None
+        return None if stream is None else Connection(stream, self._sent)
 
     def close(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
-def adopt(client: Client, begun: Begun) -> None:
-    client.adopt(begun)  # type: ignore[arg-type]  # as much of it as a client needs
+def adopt(client: Client, preconnection: ScriptedPreconnection) -> None:
+    client.adopt(preconnection)  # type: ignore[arg-type]  # all that a client uses of it
 
 
 @virtual_time
-async def test_a_connection_that_was_begun_is_waited_for_and_used() -> None:
+async def test_a_preconnection_is_waited_for_and_used() -> None:
     async with scripted(*[asked(WHERE, LENGTH)] * 2) as (client, script):
-        adopt(client, Begun(script, 1))
+        adopt(client, ScriptedPreconnection(script, 1))
         with elapsing(1):
             assert await fetch(client) == BODY
             assert await fetch(client) == BODY
@@ -209,9 +216,9 @@ async def test_a_connection_that_was_begun_is_waited_for_and_used() -> None:
 
 
 @virtual_time
-async def test_a_connection_that_was_begun_is_there_for_who_makes_sure_of_one() -> None:
+async def test_a_preconnection_serves_when_a_connection_is_ensured() -> None:
     async with scripted(asked(WHERE, LENGTH)) as (client, script):
-        adopt(client, Begun(script, 1))
+        adopt(client, ScriptedPreconnection(script, 1))
         await client.connect(URL)
         assert await fetch(client) == BODY
         assert script.dialled == []
@@ -219,37 +226,37 @@ async def test_a_connection_that_was_begun_is_there_for_who_makes_sure_of_one() 
 
 @pytest.mark.parametrize("steps", [(END,), (RESET,), (b"surplus",)])
 @virtual_time
-async def test_one_that_was_begun_and_is_of_no_use_is_made_again(steps: tuple[Step, ...]) -> None:
+async def test_a_preconnection_that_is_unusable_is_replaced(steps: tuple[Step, ...]) -> None:
     async with scripted(asked(WHERE, LENGTH)) as (client, script):
-        adopt(client, Begun(script, 1))
-        script.wires[0].inbox.add(*steps)
+        adopt(client, ScriptedPreconnection(script, 1))
+        script.streams[0].inbox.add(*steps)
         assert await fetch(client) == BODY
         assert script.dialled == ["https://registry.test"]
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @virtual_time
-async def test_one_that_could_not_be_begun_is_made_in_the_usual_way() -> None:
+async def test_a_preconnection_that_failed_is_made_in_the_usual_way() -> None:
     async with scripted(asked(WHERE, LENGTH)) as (client, script):
-        adopt(client, Begun(script, 1, fails=True))
+        adopt(client, ScriptedPreconnection(script, 1, fails=True))
         assert await fetch(client) == BODY
         assert len(script.dialled) == 1
 
 
 @virtual_time
-async def test_one_that_was_begun_to_another_place_is_kept_for_it() -> None:
+async def test_a_preconnection_to_another_origin_is_kept_for_it() -> None:
     other = "https://other.test/x"
     async with scripted(asked(WHERE, LENGTH), asked(other, LENGTH)) as (client, script):
-        adopt(client, Begun(script, 1, other))
+        adopt(client, ScriptedPreconnection(script, 1, other))
         assert await fetch(client) == BODY
         assert await fetch(client, urls.parse(other)) == BODY
         assert script.dialled == ["https://registry.test"]
 
 
 @virtual_time
-async def test_who_is_cancelled_leaves_what_was_begun_to_the_next() -> None:
+async def test_a_task_that_is_cancelled_leaves_the_preconnection_to_the_next() -> None:
     async with scripted(asked(WHERE, LENGTH)) as (client, script):
-        adopt(client, Begun(script, 2))
+        adopt(client, ScriptedPreconnection(script, 2))
         with trio.move_on_after(1):
             await fetch(client)
         assert await fetch(client) == BODY
@@ -257,30 +264,69 @@ async def test_who_is_cancelled_leaves_what_was_begun_to_the_next() -> None:
 
 
 @virtual_time
-async def test_what_was_begun_and_not_used_is_closed_with_the_client() -> None:
+async def test_a_preconnection_that_was_not_used_is_closed_with_the_client() -> None:
     async with scripted() as (client, script):
-        adopt(client, Begun(script, 2))
+        adopt(client, ScriptedPreconnection(script, 2))
         with trio.move_on_after(1):
             await fetch(client)
         client.close()
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @virtual_time
-async def test_two_at_once_share_no_connection_that_was_begun() -> None:
+async def test_two_requests_at_once_do_not_share_a_preconnection() -> None:
     async with scripted(*[asked(WHERE, LENGTH)] * 2) as (client, script):
-        adopt(client, Begun(script, 1))
+        adopt(client, ScriptedPreconnection(script, 1))
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(fetch, client)
-        assert len(script.wires) <= 2
+        assert len(script.streams) <= 2
         assert len(script.dialled) <= 1
+
+
+SENT = request.compose(h11.Connection(h11.CLIENT), URL, {}, "test/1")
+
+
+@pytest.mark.parametrize("is_ensured", [False, True])
+@virtual_time
+async def test_a_request_that_was_sent_beforehand_is_not_sent_again(*, is_ensured: bool) -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, ScriptedPreconnection(script, 1, sent=SENT))
+        script.streams[0].inbox.add(LENGTH)  # the answer to that request
+        if is_ensured:
+            await client.connect(URL)
+        assert await fetch(client) == BODY
+        assert await fetch(client) == BODY  # which is sent, like any other
+        assert script.dialled == []
+
+
+@virtual_time
+async def test_a_connection_with_another_request_on_it_is_closed_and_another_is_made() -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, ScriptedPreconnection(script, 1, sent=SENT.replace(b"test/1", b"test/2")))
+        script.streams[0].inbox.add(answer(body=b"to another question"))
+        assert await fetch(client) == BODY
+        assert script.streams[0].closed
+        assert script.dialled == ["https://registry.test"]
+
+
+@pytest.mark.parametrize("steps", [(END,), (RESET,)])
+@virtual_time
+async def test_a_request_that_was_sent_beforehand_in_vain_is_sent_again(
+    steps: tuple[Step, ...],
+) -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        adopt(client, ScriptedPreconnection(script, 1, sent=SENT))
+        script.streams[0].inbox.add(*steps)
+        assert await fetch(client) == BODY
+        assert script.streams[0].closed
+        assert script.dialled == ["https://registry.test"]
 
 
 NOT_AGAIN = {
     "it ends with the body": (TO_THE_END, END),
-    "it says so": (answer(body=BODY, connection="close"),),
-    "it says so in a list": (answer(body=BODY, connection="foo, Close"),),
+    "the field Connection": (answer(body=BODY, connection="close"),),
+    "the field in a list": (answer(body=BODY, connection="foo, Close"),),
     "HTTP/1.0": (LENGTH.replace(b"1.1", b"1.0", 1),),
     "HTTP/1.0 with keep-alive": (
         answer(body=BODY, connection="keep-alive").replace(b"1.1", b"1.0", 1),
@@ -303,16 +349,16 @@ async def test_a_connection_is_not_used_again(why: str) -> None:
     async with scripted(asked(WHERE, *steps), asked(WHERE, answer(body=b"2"))) as (client, script):
         assert await fetch(client) in (BODY, b"")
         assert await fetch(client) == b"2"
-        assert [wire.closed for wire in script.wires] == [True, False]
+        assert [stream.closed for stream in script.streams] == [True, False]
 
 
 @virtual_time
-async def test_a_body_that_is_given_up_takes_its_connection_along() -> None:
+async def test_closing_a_response_before_its_end_closes_the_connection() -> None:
     async with scripted(asked(WHERE, LENGTH)) as (client, script):
         response = await client.get(URL, {})
         await response.receive_into(memoryview(bytearray(10)))
         response.close()
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @pytest.mark.parametrize(
@@ -324,16 +370,16 @@ async def test_a_connection_serves_its_origin_alone(other: str) -> None:
     async with scripted(asked(WHERE, LENGTH), asked(other, LENGTH)) as (client, script):
         assert await fetch(client) == BODY
         assert await fetch(client, urls.parse(other)) == BODY
-        assert len(script.wires) == 2
+        assert len(script.streams) == 2
 
 
 @virtual_time
-async def test_no_more_connections_are_kept_than_could_be_used() -> None:
-    count = clients.MAX_IDLE + 1
+async def test_no_more_connections_are_kept_than_the_limit() -> None:
+    count = MAX_IDLE + 1
     async with scripted(*[asked(WHERE, LENGTH)] * count) as (client, script):
         for response in [await client.get(URL, {}) for _ in range(count)]:
             await response.read(1000)
-        assert [wire.closed for wire in script.wires].count(False) == clients.MAX_IDLE
+        assert [stream.closed for stream in script.streams].count(False) == MAX_IDLE
 
 
 @virtual_time
@@ -342,10 +388,10 @@ async def test_connecting_leaves_the_connection_to_the_next_request() -> None:
         await client.connect(URL)
         await client.connect(URL)
         assert await fetch(client) == BODY
-        assert len(script.wires) == 1
+        assert len(script.streams) == 1
 
 
-# A server may close a kept connection in the very moment in which it is used.
+# A server may close a kept connection at the moment when a request is sent on it.
 STALE: dict[str, Step] = {"end": END, "reset": RESET}
 
 
@@ -358,23 +404,23 @@ async def test_a_kept_connection_that_ends_instead_of_answering_is_replaced_once
     async with scripted(*exchanges) as (client, script):
         assert await fetch(client) == BODY
         assert await fetch(client) == BODY
-        assert [wire.closed for wire in script.wires] == [True, False]
+        assert [stream.closed for stream in script.streams] == [True, False]
 
 
 @virtual_time
 async def test_a_kept_connection_that_takes_no_request_is_replaced() -> None:
     async with scripted(asked(WHERE, LENGTH), asked(WHERE, LENGTH)) as (client, script):
         assert await fetch(client) == BODY
-        script.wires[0].broken = BrokenPipeError(errno.EPIPE, "Broken pipe")
+        script.streams[0].broken = BrokenPipeError(errno.EPIPE, "Broken pipe")
         assert await fetch(client) == BODY
-        assert len(script.wires) == 2
+        assert len(script.streams) == 2
 
 
 @virtual_time
 async def test_a_kept_connection_whose_tls_is_broken_is_not_replaced() -> None:
     async with scripted(asked(WHERE, LENGTH)) as (client, script):
         assert await fetch(client) == BODY
-        script.wires[0].broken = tls_error("bad record")
+        script.streams[0].broken = tls_error("bad record")
         with pytest.raises(Failure) as raised:
             await fetch(client)
         assert refused(raised.value) == TLS
@@ -457,25 +503,25 @@ HEADS: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool], str, float]] = {
 @pytest.mark.parametrize("case", HEADS)
 @virtual_time
 async def test_a_head_that_does_not_come_is_a_failure(case: str) -> None:
-    steps, wanted, words, seconds = HEADS[case]
+    steps, wanted, message, seconds = HEADS[case]
     async with scripted(asked(WHERE, *steps)) as (client, _):
         with elapsing(seconds), pytest.raises(Failure) as raised:
             await client.get(URL, {})
-        assert_told(raised.value, wanted, words)
+        assert_reported(raised.value, wanted, message)
 
 
-def assert_told(
-    failure: Failure, wanted: tuple[int, str, bool], words: str, doing: str = SHOWN
+def assert_reported(
+    failure: Failure, wanted: tuple[int, str, bool], message: str, doing: str = SHOWN
 ) -> None:
     assert refused(failure) == wanted
     assert failure.message.startswith(doing), failure.message
-    assert words in failure.message
+    assert message in failure.message
     assert failure.message.isprintable()
     assert "hunter2" not in failure.message
 
 
 def slowly(body: bytes, count: int, pause: float) -> tuple[Step, ...]:
-    """Give the body so many bytes at a time, with pauses between."""
+    """Return steps that deliver so many bytes of the body at a time, with pauses before each."""
     pieces = [body[at : at + count] for at in range(0, len(body), count)]
     return tuple(step for piece in pieces for step in (pause, piece))
 
@@ -496,7 +542,7 @@ BODIES: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool], str, float]] = 
     "reset to the end": ((TO_THE_END, RESET), CUT, "cut off: Connection reset", AT_ONCE),
     "TLS": (
         (LENGTH[:-1], tls_error("decryption failed")),
-        CUT,  # the handshake went well: it is the network's, and the rest may be had
+        CUT,  # the handshake went well: it is a fault of the network, and temporary
         "cut off: decryption failed",
         AT_ONCE,
     ),
@@ -506,7 +552,7 @@ BODIES: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool], str, float]] = 
         "the server broke HTTP",
         AT_ONCE,
     ),
-    "a chunk that is longer than it says": (
+    "a chunk that is longer than its size": (
         (CHUNKED.replace(b"21\r\n", b"20\r\n"),),
         BROKEN,
         "the server broke HTTP",
@@ -518,14 +564,14 @@ BODIES: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool], str, float]] = 
 @pytest.mark.parametrize("case", BODIES)
 @virtual_time
 async def test_a_body_that_does_not_come_is_a_failure(case: str) -> None:
-    steps, wanted, words, seconds = BODIES[case]
+    steps, wanted, message, seconds = BODIES[case]
     for read in (pull, lambda response: response.read(1 << 20)):
         async with scripted(asked(WHERE, *steps)) as (client, script):
             response = await client.get(URL, {})
             with elapsing(seconds), pytest.raises(Failure) as raised:
                 await read(response)
-            assert_told(raised.value, wanted, words)
-            assert script.wires[0].closed
+            assert_reported(raised.value, wanted, message)
+            assert script.streams[0].closed
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
@@ -537,11 +583,11 @@ async def test_a_body_that_is_cut_anywhere_is_temporary(framing: str) -> None:
             response = await client.get(URL, {})
             with pytest.raises(Failure) as raised:
                 await pull(response)
-            assert_told(raised.value, CUT, "the reply was cut off")
+            assert_reported(raised.value, CUT, "the reply was cut off")
 
 
 @virtual_time
-async def test_the_clock_runs_only_while_the_server_is_awaited() -> None:
+async def test_the_clock_runs_only_while_waiting_for_the_server() -> None:
     body = bytes(5000)
     reply = (head(200, content_length="5000"), *slowly(body, 100, 5.0))
     async with scripted(asked(WHERE, *reply)) as (client, _):
@@ -554,8 +600,8 @@ async def test_the_clock_runs_only_while_the_server_is_awaited() -> None:
 
 
 @virtual_time
-async def test_progress_starts_the_clock_again() -> None:
-    """1024 bytes each 55 s are slow, and no stall."""
+async def test_progress_restarts_the_clock() -> None:
+    """1024 bytes every 55 s are slow, but not a stall."""
     count, pause = responses.MIN_PROGRESS, 55.0
     body = bytes(4 * count)
     reply = (head(200, content_length=str(len(body))), *slowly(body, count, pause))
@@ -569,7 +615,7 @@ async def test_progress_starts_the_clock_again() -> None:
 
 
 OVERSIZE = {
-    "says so": head(200, content_length="101"),
+    "by its length": head(200, content_length="101"),
     "in chunks": chunked(BODY, b"x"),
     "to the end": head(200) + BODY + b"x",
 }
@@ -581,35 +627,35 @@ async def test_a_document_beyond_its_limit_is_invalid(how: str) -> None:
     async with scripted(asked(WHERE, OVERSIZE[how], SILENCE)) as (client, script):
         with elapsing(0), pytest.raises(Failure) as raised:
             await fetch(client, limit=100)
-        assert_told(raised.value, TOO_LARGE, "more than the 100 bytes")
-        assert script.wires[0].closed
+        assert_reported(raised.value, TOO_LARGE, "more than the 100 bytes")
+        assert script.streams[0].closed
 
 
 @virtual_time
 async def test_a_document_that_takes_for_ever_is_given_up() -> None:
-    """It does not stall: a kilobyte comes each minute."""
+    """It does not stall: 1024 bytes arrive every 50 s."""
     reply = (head(200), *slowly(bytes(1 << 20), 1024, 50.0))
     async with scripted(asked(WHERE, *reply)) as (client, script):
         with elapsing(responses.DOCUMENT_TIMEOUT), pytest.raises(Failure) as raised:
             await fetch(client)
-        assert_told(raised.value, UNREACHABLE, "no whole reply within 300 s")
-        assert script.wires[0].closed
+        assert_reported(raised.value, UNREACHABLE, "no whole reply within 300 s")
+        assert script.streams[0].closed
 
 
 @pytest.mark.parametrize("steps", [(SILENCE,), (LENGTH[:-1], SILENCE), (CHUNKED[:-9], SILENCE)])
 @virtual_time
-async def test_whoever_stops_waiting_leaves_no_connection_behind(steps: tuple[Step, ...]) -> None:
+async def test_a_task_that_is_cancelled_leaves_no_connection_open(steps: tuple[Step, ...]) -> None:
     async with scripted(asked(WHERE, *steps)) as (client, script):
         with trio.move_on_after(1) as scope:
             await fetch(client)
         assert scope.cancelled_caught
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
-# --- what is told -------------------------------------------------------------------------------
+# --- what --debug shows ---------------------------------------------------------------------------
 
 CUT_SHORT = LENGTH[: len(LENGTH) - 40]
-TOLD: dict[str, tuple[tuple[Step, ...], str]] = {
+LOGGED: dict[str, tuple[tuple[Step, ...], str]] = {
     "a whole reply": ((2.0, LENGTH[:-40], 1.5, LENGTH[-40:]), "200, 100 bytes, 3500 ms (note)"),
     "a whole reply in chunks": ((CHUNKED,), "200, 100 bytes, 0 ms (note)"),
     "a whole reply to the end": ((TO_THE_END, END), "200, 100 bytes, 0 ms (note)"),
@@ -621,10 +667,10 @@ TOLD: dict[str, tuple[tuple[Step, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", TOLD)
+@pytest.mark.parametrize("case", LOGGED)
 @virtual_time
-async def test_each_request_is_told_of_once_at_its_end_without_secrets(case: str) -> None:
-    steps, words = TOLD[case]
+async def test_each_request_is_logged_once_at_its_end_without_secrets(case: str) -> None:
+    steps, message = LOGGED[case]
     script, notes = Script(asked(WHERE, *steps)), Notes()
     client = Client(script, notes, stall_timeout=60, user_agent="test/1")
     with suppress(Failure):
@@ -633,13 +679,13 @@ async def test_each_request_is_told_of_once_at_its_end_without_secrets(case: str
         with suppress(Failure):
             await pull(response)
         response.close()
-    assert notes.details == [f"{SHOWN}{words}"]
+    assert notes.details == [f"{SHOWN}{message}"]
     client.close()
     script.check()
 
 
 @virtual_time
-async def test_a_reply_that_is_given_up_is_told_of_with_what_came() -> None:
+async def test_a_reply_that_is_discarded_is_logged_with_the_bytes_received() -> None:
     script, notes = Script(asked(WHERE, LENGTH)), Notes()
     client = Client(script, notes, stall_timeout=60, user_agent="test/1")
     response = await client.get(URL, {})
@@ -650,7 +696,7 @@ async def test_a_reply_that_is_given_up_is_told_of_with_what_came() -> None:
 
 
 @virtual_time
-async def test_a_request_that_was_repeated_on_a_fresh_connection_is_told_of_once() -> None:
+async def test_a_request_that_was_repeated_on_a_fresh_connection_is_logged_once() -> None:
     script = Script(asked(WHERE, LENGTH), asked(WHERE, END), asked(WHERE, LENGTH))
     notes = Notes()
     client = Client(script, notes, stall_timeout=60, user_agent="test/1")
@@ -660,7 +706,7 @@ async def test_a_request_that_was_repeated_on_a_fresh_connection_is_told_of_once
 
 
 @virtual_time
-async def test_a_connection_that_cannot_be_made_is_told_of() -> None:
+async def test_a_connection_that_cannot_be_made_is_logged() -> None:
     notes = Notes()
     script = Script(unreachable={"https:": RESET})
     client = Client(script, notes, stall_timeout=60, user_agent="test/1")
@@ -694,11 +740,11 @@ PROXY = proxy.parse("http://user:hunter2@proxy.test:3128", "HTTP_PROXY")
 
 
 @virtual_time
-async def test_a_proxy_is_asked_for_the_whole_url_of_plain_http_alone() -> None:
-    plain = MemoryWire(LENGTH)
-    secure = MemoryWire(LENGTH)
+async def test_a_proxy_gets_the_whole_url_for_plain_http_alone() -> None:
+    plain = MemoryStream(LENGTH)
+    secure = MemoryStream(LENGTH)
 
-    async def dial(url: Url) -> MemoryWire:
+    async def dial(url: Url) -> MemoryStream:
         await trio.lowlevel.checkpoint()
         return plain if url.scheme == "http" else secure
 
@@ -719,20 +765,20 @@ async def test_a_proxy_is_asked_for_the_whole_url_of_plain_http_alone() -> None:
 
 
 def several(*errors: OSError) -> OSError:
-    """Give what trio raises when no address of a name answers."""
+    """Return what trio raises when no address of a name answers."""
     error = OSError("all attempts to connect to registry.test:443 failed")
     error.__cause__ = errors[0] if len(errors) == 1 else ExceptionGroup("several", list(errors))
     return error
 
 
 NO_ROUTE = OSError(errno.EHOSTUNREACH, "No route to host")
-NOBODY = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
 DIALS: dict[str, tuple[OSError, tuple[int, str, bool], str]] = {
-    "refused": (NOBODY, UNREACHABLE, "Connection refused"),
-    "one address": (several(NOBODY), UNREACHABLE, "Connection refused"),
+    "refused": (REFUSED, UNREACHABLE, "Connection refused"),
+    "one address": (several(REFUSED), UNREACHABLE, "Connection refused"),
     "two addresses": (
-        several(NOBODY, NO_ROUTE, NOBODY),
+        several(REFUSED, NO_ROUTE, REFUSED),
         UNREACHABLE,
         "Connection refused; No route to host",
     ),
@@ -759,12 +805,12 @@ DIALS: dict[str, tuple[OSError, tuple[int, str, bool], str]] = {
 @pytest.mark.parametrize("case", DIALS)
 @virtual_time
 async def test_a_connection_that_cannot_be_made_is_a_failure(case: str) -> None:
-    error, wanted, words = DIALS[case]
+    error, wanted, message = DIALS[case]
     async with scripted(unreachable={"https:": error}) as (client, script):
         for attempt in (partial(client.get, URL, {}), partial(client.connect, URL)):
             with pytest.raises(Failure) as raised:
                 await attempt()
-            assert_told(raised.value, wanted, words, DIALLED)
+            assert_reported(raised.value, wanted, message, DIALLED)
         assert len(script.dialled) == 2
 
 
@@ -778,7 +824,7 @@ async def test_an_address_that_never_answers_is_given_up(
     for attempt in (partial(client.get, URL, {}), partial(client.connect, URL)):
         with elapsing(seconds), pytest.raises(Failure) as raised:
             await attempt()
-        assert_told(raised.value, UNREACHABLE, f"no answer for {seconds} s", DIALLED)
+        assert_reported(raised.value, UNREACHABLE, f"no answer for {seconds} s", DIALLED)
 
 
 @virtual_time
@@ -786,4 +832,4 @@ async def test_a_defect_is_not_taken_for_a_failure() -> None:
     async with scripted(asked(WHERE, ZeroDivisionError())) as (client, script):
         with pytest.raises(ZeroDivisionError):
             await client.get(URL, {})
-        assert script.wires[0].closed
+        assert script.streams[0].closed

@@ -26,7 +26,8 @@ from imgproxy.config.certs import Certificates
 from imgproxy.errors import ConfigurationError, Failure
 from imgproxy.net import dialer as dialling
 from imgproxy.net.client import Client
-from imgproxy.net.dialer import Dialer, make_context
+from imgproxy.net.dialer import Dialer
+from imgproxy.net.tls import make_context
 from imgproxy.specs.http import proxy as proxies
 from imgproxy.specs.http import url as urls
 
@@ -53,7 +54,7 @@ Serve = Callable[[trio.SocketStream], Awaitable[None]]
 
 
 async def answer_once(stream: trio.abc.Stream) -> None:
-    """Answer whatever is asked; a client that gives up is let go."""
+    """Answer each request; ignore that a client disconnects."""
     with suppress(trio.BrokenResourceError):
         while not (await stream.receive_some()).endswith(b"\r\n\r\n"):
             pass
@@ -62,7 +63,7 @@ async def answer_once(stream: trio.abc.Stream) -> None:
 
 
 async def speak_first(stream: trio.abc.Stream) -> None:
-    """Do as a server does that speaks no TLS."""
+    """Answer as a server without TLS does."""
     await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     await stream.receive_some()
 
@@ -116,7 +117,7 @@ def dialer(
 
 
 async def fetch(dial: Dialer, url: str) -> bytes:
-    """Get and read to the end; a socket that is left open makes a warning, and so an error."""
+    """Return a whole body; a socket that is left open causes a warning, which is an error."""
     client = Client(dial, Notes(), stall_timeout=20, user_agent="test/1", proxy_for=dial.proxy_for)
     try:
         return await (await client.get(urls.parse(url), {})).read(1 << 20)
@@ -150,7 +151,7 @@ def own() -> trustme.CA:
 
 @pytest.fixture
 def authority(own: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
-    """Give an authority that this process trusts, alone."""
+    """Return an authority, the only one that this process trusts."""
     own.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_DIR", os.devnull)
@@ -161,13 +162,13 @@ def authority(own: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 @real_time
-async def test_http_is_spoken_to_a_real_server() -> None:
+async def test_http_to_a_real_server() -> None:
     assert await visit(answer_once, "http") == BODY
 
 
 @pytest.mark.parametrize("verify", [True, False])
 @real_time
-async def test_https_is_spoken_to_a_real_server(
+async def test_https_to_a_real_server(
     authority: trustme.CA,
     verify: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
@@ -177,23 +178,23 @@ async def test_https_is_spoken_to_a_real_server(
 
 @pytest.mark.parametrize("case", ["by a stranger", "for another"])
 @real_time
-async def test_a_certificate_that_is_not_good_is_refused(
+async def test_a_certificate_that_is_not_valid_is_refused(
     authority: trustme.CA, strange: trustme.CA, case: str
 ) -> None:
-    issued, words = {
+    issued, message = {
         "by a stranger": (strange.issue_cert("localhost"), "local issuer certificate"),
         "for another": (authority.issue_cert("other.test"), "'localhost'"),
     }[case]
     serve = over_tls(server_context(issued))
     failure = await failure_of(serve, "https")
     assert refused(failure) == TLS
-    assert words in failure.message
+    assert message in failure.message
     assert "--tls-verify=false" in failure.message
     assert await visit(serve, "https", dialer(verify=False)) == BODY
 
 
 @real_time
-async def test_a_server_without_tls_is_told_from_one_that_is_not_there() -> None:
+async def test_a_server_without_tls_is_distinguished_from_an_unreachable_one() -> None:
     assert refused(await failure_of(speak_first, "https", dialer(verify=False))) == TLS
 
 
@@ -208,7 +209,7 @@ async def test_a_port_without_a_server_is_unreachable() -> None:
 
 
 @virtual_time
-async def test_a_server_that_never_shakes_hands_is_given_up() -> None:
+async def test_a_server_that_never_answers_the_handshake_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with elapsing(20), pytest.raises(Failure) as raised:
@@ -217,21 +218,21 @@ async def test_a_server_that_never_shakes_hands_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "spoken"),
+    ("version", "accepted"),
     [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True), (None, True)],
 )
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @real_time
-async def test_no_tls_before_1_2_is_spoken(
+async def test_tls_before_1_2_is_refused(
     authority: trustme.CA,
     version: ssl.TLSVersion | None,
-    spoken: bool,  # noqa: FBT001  (a parameter)
+    accepted: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
     context = server_context(authority.issue_cert("localhost"))
     if version is not None:
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
         context.minimum_version = context.maximum_version = version
-    if spoken:
+    if accepted:
         assert await visit(over_tls(context), "https") == BODY
         return
     serve = over_tls(context)
@@ -358,14 +359,14 @@ async def test_certificates_are_looked_up_as_references_call_the_registry(
 
 
 def locked(certificate: trustme.LeafCert) -> bytes:
-    """Give the key of a certificate under a password, for which OpenSSL would ask a terminal."""
+    """Return the key of a certificate, encrypted; OpenSSL would ask a terminal for the password."""
     key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
     form = Encoding.PEM, PrivateFormat.PKCS8
     return key.private_bytes(*form, BestAvailableEncryption(b"hunter2"))
 
 
 @pytest.mark.parametrize("case", ["garbage", "empty", "a directory", "no certificate"])
-def test_an_authority_that_is_none_is_told_with_its_path(
+def test_a_broken_authority_is_reported_with_its_path(
     case: str, tmp_path: Path, own: trustme.CA
 ) -> None:
     path = tmp_path / "bad.crt"
@@ -382,7 +383,7 @@ def test_an_authority_that_is_none_is_told_with_its_path(
 
 
 @pytest.mark.parametrize("case", ["missing", "garbage", "another's key", "a locked key"])
-def test_a_client_s_certificate_that_is_unusable_is_told_with_its_path(
+def test_an_unusable_client_certificate_is_reported_with_its_path(
     case: str, tmp_path: Path, own: trustme.CA
 ) -> None:
     certificate, key = tmp_path / "me.cert", tmp_path / "me.key"
@@ -403,7 +404,7 @@ def test_a_client_s_certificate_that_is_unusable_is_told_with_its_path(
 def test_of_a_client_s_pair_the_one_that_may_not_be_read_is_named(
     unreadable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OpenSSL says that one may not, and not which."""
+    """The exception names neither of the two."""
 
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -433,10 +434,10 @@ async def test_a_broken_certificate_leaves_no_connection_open(tmp_path: Path) ->
 )
 @pytest.mark.parametrize("proxy", [None, proxies.parse("http://127.0.0.1:1", "HTTP_PROXY")])
 @real_time
-async def test_nobody_else_may_lead_to_a_link_local_address(
+async def test_foreign_hosts_may_not_have_a_link_local_address(
     host: str, proxy: Proxy | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even a connection is tried."""
+    """No connection is attempted."""
 
     async def never(_: Url) -> socket.socket:
         raise AssertionError
@@ -460,13 +461,13 @@ async def test_nobody_else_may_lead_to_a_link_local_address(
     ],
 )
 @real_time
-async def test_a_name_that_resolves_to_one_is_no_way_around(
+async def test_a_foreign_name_may_not_resolve_to_one(
     home: str,
     address: str,
     is_refused: bool,  # noqa: FBT001  (a parameter)
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The administrator's own host may be anywhere."""
+    """The configured host may have any address."""
     real = dialling._connect
 
     async def connect(url: Url) -> socket.socket:
@@ -483,7 +484,7 @@ async def test_a_name_that_resolves_to_one_is_no_way_around(
 
 
 class Elsewhere(socket.socket):
-    """A socket that says that it leads to another address."""
+    """A socket that reports another address as its peer."""
 
     def __init__(self, address: str, fileno: int) -> None:
         super().__init__(fileno=fileno)
@@ -502,7 +503,7 @@ def through(port: int, scheme: str = "http") -> Proxy:
 
 
 class Tunnel:
-    """A proxy that answers CONNECT like this, and after a 200 is the server behind it itself."""
+    """A proxy that answers CONNECT like this, and after a 200 acts as the server behind it."""
 
     def __init__(self, reply: bytes, behind: Serve | None = None) -> None:
         self.head = b""
@@ -512,7 +513,7 @@ class Tunnel:
     async def serve(self, stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError):
             while not self.head.endswith(b"\r\n\r\n"):
-                # By single bytes, so that nothing of the handshake is taken.
+                # Read single bytes, so that nothing of the handshake is taken.
                 self.head += await stream.receive_some(1)
             await stream.send_all(self._reply)
             if self._behind is not None:
@@ -580,12 +581,12 @@ ANSWERS: dict[str, tuple[bytes, tuple[int, str, bool], str]] = {
 
 @pytest.mark.parametrize("case", ANSWERS)
 @real_time
-async def test_a_proxy_that_makes_no_tunnel_is_told_of_without_its_password(case: str) -> None:
-    reply, wanted, words = ANSWERS[case]
+async def test_a_proxy_that_makes_no_tunnel_is_reported_without_its_password(case: str) -> None:
+    reply, wanted, message = ANSWERS[case]
     with pytest.raises(Failure) as raised:
         await through_tunnel(Tunnel(reply))
     assert refused(raised.value) == wanted
-    assert words in raised.value.message
+    assert message in raised.value.message
     assert "CONNECT registry.test:443: the proxy http://127.0.0.1:" in raised.value.message
     assert "hunter2" not in raised.value.message
     assert raised.value.message.isprintable()
@@ -605,7 +606,7 @@ async def test_a_proxy_that_hangs_up_is_unreachable() -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @real_time
-async def test_a_proxy_that_is_not_there_is_told_apart_from_the_registry(scheme: str) -> None:
+async def test_an_unreachable_proxy_is_distinguished_from_the_registry(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(Failure) as raised:
@@ -616,7 +617,7 @@ async def test_a_proxy_that_is_not_there_is_told_apart_from_the_registry(scheme:
 
 
 @virtual_time
-async def test_a_proxy_that_is_silent_is_given_up() -> None:
+async def test_a_proxy_that_is_silent_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with elapsing(20), pytest.raises(Failure) as raised:
@@ -625,7 +626,7 @@ async def test_a_proxy_that_is_silent_is_given_up() -> None:
 
 
 @real_time
-async def test_tls_inside_of_tls_is_not_spoken() -> None:
+async def test_tls_inside_of_tls_is_not_supported() -> None:
     with pytest.raises(Failure) as raised:
         await fetch(dialer(proxy=through(1, "https")), "https://registry.test/")
     assert refused(raised.value) == CONFIGURATION
@@ -660,7 +661,7 @@ async def test_plain_http_is_forwarded(scheme: str, authority: trustme.CA) -> No
 
 @real_time
 async def test_the_address_that_answers_is_used() -> None:
-    """Happy eyeballs: one that refuses, or is silent, is not what decides."""
+    """Happy eyeballs: an address that refuses or is silent does not decide."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         dead = unused.getsockname()[1]
     async with listening(answer_once) as port:
@@ -683,7 +684,7 @@ async def test_the_address_that_answers_is_used() -> None:
 
 
 @real_time
-async def test_a_name_that_does_not_exist_is_told_by_the_system_s_words() -> None:
+async def test_a_name_that_does_not_exist_is_reported_in_the_system_s_words() -> None:
     class Resolver(trio.abc.HostnameResolver):
         async def getaddrinfo(self, *_: Any, **__: Any) -> list[Any]:  # noqa: ANN401  (as trio has it)
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -705,7 +706,7 @@ async def test_nothing_of_a_connection_is_left_when_the_tunnel_cannot_be_asked_f
     async def broken(*_: object) -> None:
         raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
-    monkeypatch.setattr(dialling, "_ask_for_tunnel", broken)
+    monkeypatch.setattr(dialling, "_request_tunnel", broken)
     async with listening(keep_silent) as port:
         with pytest.raises(Failure) as raised:
             await fetch(dialer(proxy=through(port)), "https://registry.test/")

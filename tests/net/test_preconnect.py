@@ -1,7 +1,7 @@
-"""A connection that is begun while the event loop is imported: where, what for, and what if not.
+"""A connection that is made while the event loop is imported: what it serves, failures, its end.
 
-Whatever happens to it, a parent must not be able to tell: each of the servers here is asked with
-and without it, and the answers are compared.
+The program must answer the same with and without it: each of the servers here is asked both ways,
+and the answers are compared.
 """
 
 from __future__ import annotations
@@ -14,28 +14,24 @@ import socketserver
 import ssl
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import trio
-from support.home import Home, mirror, table
+from support.home import Home
 from support.images import OCI_MANIFEST, digest_of, encode
 from support.opened import open_descriptors
 from support.parent import LIMIT, descriptors, eventually, listener_at
 from support.servers import RESET_ON_CLOSE, Certificates, certificates, in_thread
 from support.streams import Notes, real_time
 
-from imgproxy.__main__ import _begin_early
-from imgproxy.cli import options
 from imgproxy.config.certs import Certificates as Trusted
-from imgproxy.config.policy import ACCEPT_ANYTHING
-from imgproxy.host.configuration import Configuration, Overrides
 from imgproxy.net import preconnect
 from imgproxy.net.client import Client
 from imgproxy.net.dialer import Dialer
+from imgproxy.net.preconnect import Preconnection
 from imgproxy.net.request import USER_AGENT
 from imgproxy.specs.http import url as urls
 from imgproxy.specs.oci import distribution
@@ -46,15 +42,7 @@ if TYPE_CHECKING:
     from conftest import Listen, Serve
     from support.parent import Child
 
-    from imgproxy.net.preconnect import Preconnection
-
-IMAGE = "docker://registry.test/acme/os:1"
-REJECT = b'{"default":[{"type":"reject"}]}'
-SIGNED = b'{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/nowhere"}]}'
-ELSEWHERE = (
-    b'{"default":[{"type":"reject"}],"transports":{"docker":{"other.test":'
-    b'[{"type":"insecureAcceptAnything"}]}}}'
-)
+ACCEPT = {"Accept": distribution.ACCEPT_MANIFESTS}
 MANIFEST = encode(
     {
         "schemaVersion": 2,
@@ -68,94 +56,8 @@ MANIFEST = encode(
     }
 )
 
-# What a parent can never be made to wait for; with the early one, the first is just given up.
+# A stall ends after two seconds, and nothing is tried again.
 SHORT = ("--stall-timeout=2", "--retries=0")
-
-
-# --- where it is begun ----------------------------------------------------------------------------
-
-
-@dataclass
-class Case:
-    """What is said about an image, and where a connection is begun for it, if it is."""
-
-    begun: str | None
-    image: str = IMAGE
-    options: tuple[str, ...] = ()
-    policy: bytes = ACCEPT_ANYTHING
-    registries: str = ""
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-HERE = "registry.test:443"
-PROXY = {"HTTPS_PROXY": "http://proxy.test:3128"}
-CASES = {
-    "an image of a registry": Case(HERE),
-    "with a port": Case("registry.test:5000", "docker://registry.test:5000/os"),
-    "an IPv6 address": Case("[::1]:5000", "docker://[::1]:5000/os"),
-    "by digest": Case(HERE, f"docker://registry.test/os@{digest_of(b'')}"),
-    "without the transport": Case(HERE, "registry.test/acme/os"),
-    "Docker Hub": Case("registry-1.docker.io:443", "docker://busybox"),
-    "a short name": Case(None, "busybox"),
-    "a layout": Case(None, "oci:registry.test/acme/os"),
-    "a directory": Case(None, "dir:registry.test/acme/os"),
-    "an archive": Case(None, "docker-archive:registry.test/acme/os"),
-    "a path": Case(None, "/registry.test/acme/os"),
-    "a relative path": Case(None, "./registry.test/acme/os"),
-    "no name": Case(None, "docker://registry.test/UPPER"),
-    "another transport": Case(None, "containers-storage:registry.test/acme/os"),
-    "offline": Case(None, options=("--offline",)),
-    "sideload": Case(None, options=("--sideload=/srv/<name>/<ref>",)),
-    "no verification": Case(None, options=("--tls-verify=false",)),
-    "verification": Case(HERE, options=("--tls-verify=true",)),
-    "a policy that rejects": Case(None, policy=REJECT),
-    "a policy that accepts others": Case(None, policy=ELSEWHERE),
-    "a policy that wants signatures": Case(HERE, policy=SIGNED),
-    "a broken policy": Case(None, policy=b"{"),
-    "a proxy": Case(None, environment=PROXY),
-    "a proxy for others": Case(HERE, environment={**PROXY, "NO_PROXY": "registry.test"}),
-    "blocked": Case(None, registries=table("", "registry.test", "blocked = true")),
-    "others blocked": Case(HERE, registries=table("", "other.test", "blocked = true")),
-    "insecure": Case(None, registries=table("", "registry.test", "insecure = true")),
-    "elsewhere": Case("other.test:443", registries=table("registry.test", "other.test")),
-    "broken tables": Case(None, registries="[[registry"),
-    "a mirror": Case(
-        "mirror.test:443", registries=table("", "registry.test") + mirror("mirror.test")
-    ),
-    "a mirror that is not wanted": Case(
-        HERE,
-        options=("--no-mirrors",),
-        registries=table("", "registry.test") + mirror("mirror.test"),
-    ),
-    "an insecure mirror": Case(
-        None,
-        registries=table("", "registry.test") + mirror("mirror.test", "insecure = true"),
-    ),
-    "a mirror for digests": Case(
-        HERE,
-        registries=table("", "registry.test")
-        + mirror("mirror.test", 'pull-from-mirror = "digest-only"'),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case, begun = CASES[name], list[str]()
-    for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    for variable, value in case.environment.items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setattr(preconnect, "Preconnection", lambda url, *_: begun.append(url.endpoint))
-    notes = Notes()
-    chosen = Overrides((case.policy, "policy"), (case.registries.encode(), "registries"))
-    _begin_early(
-        options.parse([*case.options, case.image]), Configuration(chosen, notes), lambda: False
-    )
-    assert begun == ([case.begun] if case.begun else [])
-    assert notes.failures == []
 
 
 # --- what it is used for --------------------------------------------------------------------------
@@ -163,17 +65,17 @@ def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
 Behaviour = Literal[
     "good",
     "closes",  # its first connection after the handshake
-    "resets",  # the same, without a goodbye
-    "slow",  # to begin the first handshake, until it is given up
+    "resets",  # the same, without a TLS close_notify
+    "slow",  # to begin the first handshake, until `released`
     "mute",  # never answers a handshake
-    "plain",  # speaks no TLS
+    "plain",  # answers without TLS
     "refuses",  # takes no connection
     "empty",  # has no image
 ]
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """A registry over TLS with one manifest, or one that misbehaves; it counts."""
+    """A registry over TLS with one manifest, or one that misbehaves, with counters."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -202,7 +104,7 @@ class Server(socketserver.ThreadingTCPServer):
         return number
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that go away."""
+        """Report nothing about clients that disconnect."""
 
 
 class _Connection(socketserver.BaseRequestHandler):
@@ -269,7 +171,7 @@ def serving(files: Certificates, behaviour: Behaviour = "good") -> Iterator[Serv
 
 
 class Start:
-    """Start the program on a server's image, at a home where nothing is configured."""
+    """Start the program on a server's image, with a home directory without configuration."""
 
     def __init__(self, serve: Serve, path: Path, files: Certificates) -> None:
         self._serve = serve
@@ -286,11 +188,11 @@ def start(serve: Serve, tmp_path: Path, files: Certificates) -> Start:
     return Start(serve, tmp_path / "home", files)
 
 
-# With a pattern nothing is begun early, and nothing else changes where no such file is.
+# With a pattern no preconnection is begun; otherwise a pattern without a file changes nothing.
 WITHOUT = "--sideload=/nowhere/<name>/<ref>"
 
 
-def test_the_first_request_is_sent_on_it(start: Start, files: Certificates) -> None:
+def test_the_first_request_is_sent_on_the_preconnection(start: Start, files: Certificates) -> None:
     with serving(files) as server:
         child = start(server, "--debug")
         assert eventually(lambda: server.shaken == 1), "begun before anything was asked"
@@ -306,7 +208,7 @@ def test_the_first_request_is_sent_on_it(start: Start, files: Certificates) -> N
 
 
 def test_nothing_is_begun_with_a_pattern(start: Start, files: Certificates) -> None:
-    """Which is what the comparisons below rely on."""
+    """The comparisons below rely on that."""
     with serving(files) as server:
         child = start(server, WITHOUT)
         assert child.client.get("/config").status == 422  # the registry answers with a manifest
@@ -335,7 +237,7 @@ def test_nothing_is_sent_before_a_request(start: Start, files: Certificates) -> 
         assert child.finish() == 0
 
 
-def test_what_a_parent_has_asked_already_is_asked_once(start: Start, files: Certificates) -> None:
+def test_a_request_that_waits_already_is_sent_on_it_once(start: Start, files: Certificates) -> None:
     with serving(files, "slow") as server:
         child = start(server, "--debug")
         child.client.ask("GET", "/manifest")
@@ -373,8 +275,8 @@ def test_a_server_that_closed_it_meanwhile_is_asked_on_another(
     assert child.stderr == ""
 
 
-def told(child: Child) -> tuple[int, bytes, int, str]:
-    """Give all that a parent sees of a child that is asked for a manifest."""
+def observed(child: Child) -> tuple[int, bytes, int, str]:
+    """Return all that a parent can observe of a child that is asked for a manifest."""
     reply = child.client.get("/manifest")
     return reply.status, reply.body, child.finish(), child.stderr
 
@@ -396,42 +298,40 @@ STATUS: dict[Behaviour, int] = {
         *product(("slow", "refuses"), ("--debug", "--quiet")),
     ],
 )
-def test_a_parent_cannot_tell(
+def test_a_parent_observes_no_difference(
     behaviour: Behaviour, option: str, start: Start, files: Certificates
 ) -> None:
     options = [*SHORT, *filter(None, [option])]
     with serving(files, behaviour) as server:
-        status, body, ending, words = told(start(server, *options))
+        status, body, ending, stderr = observed(start(server, *options))
         server.released.set()
-        expected = told(start(server, *options, WITHOUT))
+        expected = observed(start(server, *options, WITHOUT))
     assert status == STATUS[behaviour]
     assert (status, body, ending) == expected[:3]
-    if option == "--debug":  # whose lines say how long things took
-        assert len(words.splitlines()) == len(expected[3].splitlines())
+    if option == "--debug":  # its lines contain durations
+        assert len(stderr.splitlines()) == len(expected[3].splitlines())
     else:
-        assert words == expected[3]
+        assert stderr == expected[3]
 
 
-def test_a_certificate_that_nobody_vouches_for_is_told_as_ever(
-    start: Start, tmp_path: Path
-) -> None:
+def test_an_untrusted_certificate_is_reported_as_without_it(start: Start, tmp_path: Path) -> None:
     stranger = certificates(tmp_path / "stranger")
     with serving(stranger) as server:
-        answers = [told(start(server, *more)) for more in ((), (WITHOUT,))]
+        answers = [observed(start(server, *more)) for more in ((), (WITHOUT,))]
     assert answers[0] == answers[1]
     assert answers[0][0] == 502
     assert b"certificate" in answers[0][1]
     assert server.asked == []
 
 
-def test_a_broken_certificate_is_told_as_ever(
+def test_a_broken_certificate_is_reported_as_without_it(
     start: Start, files: Certificates, tmp_path: Path
 ) -> None:
     (tmp_path / "certs").mkdir()
     (tmp_path / "certs/ca.crt").write_text("nothing of the kind")
     with serving(files) as server:
         option = f"--cert-dir={tmp_path}/certs"
-        answers = [told(start(server, option, *more)) for more in ((), (WITHOUT,))]
+        answers = [observed(start(server, option, *more)) for more in ((), (WITHOUT,))]
     assert answers[0] == answers[1]
     assert answers[0][0] == 500
     assert server.shaken == 0
@@ -440,7 +340,7 @@ def test_a_broken_certificate_is_told_as_ever(
 # --- its end --------------------------------------------------------------------------------------
 
 
-def test_it_is_closed_when_nobody_asks(start: Start, files: Certificates) -> None:
+def test_it_is_closed_when_there_was_no_request(start: Start, files: Certificates) -> None:
     with serving(files) as server:
         child = start(server)
         assert eventually(lambda: server.shaken == 1)
@@ -464,8 +364,8 @@ def test_the_program_ends_while_it_is_being_made(
     assert child.stderr == ""
 
 
-def test_a_parent_that_goes_leaves_it_to_the_next(start: Start, files: Certificates) -> None:
-    """One conversation waits for it and is over; another goes on with it."""
+def test_a_parent_that_disconnects_leaves_it_to_the_next(start: Start, files: Certificates) -> None:
+    """One conversation waits for it and ends; another uses it."""
     with serving(files, "slow") as server:
         child = start(server, sockets=2)
         assert eventually(lambda: server.connections == 1)
@@ -493,7 +393,7 @@ def test_no_descriptor_is_left_behind(
         status = child.connect(path).get("/manifest").status
         assert status == STATUS.get(behaviour, 200)
         server.released.set()
-        kept = 0 if behaviour == "empty" else 1  # an image that is open keeps a connection
+        kept = 0 if behaviour == "empty" else 1  # of the image that is open
         assert eventually(lambda: sockets_to(child.pid, server.address) == kept)
         child.hang_up()
         before = descriptors(child.pid)
@@ -506,14 +406,14 @@ def test_no_descriptor_is_left_behind(
 
 
 def sockets_to(pid: int, address: str) -> int:
-    """Count the open connections of a process to an address of this host."""
+    """Return the number of open connections of a process to an address of this host."""
     host, port = address.split(":")
     remote = f"{socket.inet_aton(host)[::-1].hex().upper()}:{int(port):04X}"
     inodes = set()
     for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if words[2] == remote:
-            inodes.add(f"socket:[{words[9]}]")
+        fields = line.split()
+        if fields[2] == remote:
+            inodes.add(f"socket:[{fields[9]}]")
     links = []
     for name in os.listdir(f"/proc/{pid}/fd"):
         with suppress(OSError):
@@ -530,20 +430,13 @@ def begun(
     timeout: float = LIMIT,
     is_wanted: Callable[[], bool] = lambda: False,
 ) -> Preconnection:
-    directory = files.authority.parent / "certs"
-    directory.mkdir(exist_ok=True)
-    with suppress(FileExistsError):
-        (directory / "ca.crt").symlink_to(files.authority)
-    chosen = Overrides((ACCEPT_ANYTHING, "policy"), (b"", "registries"), None, str(directory))
-    image = f"docker://{server.address}/acme/os:1"
-    configuration = Configuration(chosen, Notes())
-    made = preconnect.begin(image, configuration, is_wanted, mirrors=True, timeout=timeout)
-    assert made is not None
-    return made
+    trusted = Trusted((str(files.authority),))
+    url = urls.parse(f"https://{server.address}/v2/acme/os/manifests/1")
+    return Preconnection(url, ACCEPT, lambda: trusted, is_wanted, timeout)
 
 
 def client_with(made: Preconnection, server: Server, files: Certificates) -> Client:
-    """Give a client that uses what was begun, and dials for itself otherwise."""
+    """Return a client that uses the preconnection and dials if it has none."""
     home = urls.parse(f"https://{server.address}/")
     trusted = Trusted((str(files.authority),))
     dial = Dialer(home, server.address, lambda _: trusted, lambda _: None, verify=True)
@@ -554,18 +447,17 @@ def client_with(made: Preconnection, server: Server, files: Certificates) -> Cli
 
 @real_time
 @pytest.mark.parametrize(("name", "connections"), [("1", 1), ("2", 2)], ids=["the same", "another"])
-async def test_what_was_asked_early_answers_that_and_nothing_else(
+async def test_a_request_that_was_sent_beforehand_serves_the_same_request_alone(
     name: str, connections: int, files: Certificates
 ) -> None:
     with serving(files) as server:
         made = begun(server, files, is_wanted=lambda: True)
         await trio.to_thread.run_sync(made._done.wait)
-        assert made.asked
+        assert made._sent
         client = client_with(made, server, files)
         url = urls.parse(f"https://{server.address}/v2/acme/os/manifests/{name}")
-        accept = {"Accept": distribution.ACCEPT_MANIFESTS}
-        for _ in range(2):  # the second time, as on any connection that is kept
-            response = await client.get(url, accept)
+        for _ in range(2):  # the second time on a kept connection
+            response = await client.get(url, ACCEPT)
             assert await response.read(1 << 20) == MANIFEST
         client.close()
     assert server.connections == connections
@@ -575,20 +467,20 @@ async def test_what_was_asked_early_answers_that_and_nothing_else(
 
 
 @real_time
-async def test_an_answer_that_nobody_wanted_for_long_is_not_given_out(
+async def test_an_answer_that_was_not_taken_in_time_is_discarded(
     files: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By then the tag may lead elsewhere."""
+    """The tag may have been moved since."""
     monkeypatch.setattr(preconnect, "_FRESH", 0.1)
     with serving(files) as server:
         made = begun(server, files, is_wanted=lambda: True)
         await trio.to_thread.run_sync(made._done.wait)
         await trio.sleep(0.2)
-        assert await made.wire() is None
+        assert await made.connection() is None
         assert eventually(lambda: server.ended == 1)
 
 
-def test_one_that_is_given_up_asks_nothing(files: Certificates) -> None:
+def test_one_that_is_closed_while_it_is_made_sends_nothing(files: Certificates) -> None:
     with serving(files, "slow") as server:
         made = begun(server, files, is_wanted=lambda: True)
         assert eventually(lambda: server.connections == 1)
@@ -599,48 +491,49 @@ def test_one_that_is_given_up_asks_nothing(files: Certificates) -> None:
 
 
 @real_time
-async def test_who_cannot_say_whether_it_is_wanted_gets_none(files: Certificates) -> None:
+async def test_there_is_none_if_is_wanted_raises(files: Certificates) -> None:
     def closed() -> bool:
         raise ValueError("a descriptor that is closed by now")
 
     with serving(files) as server:
         before = len(open_descriptors())
         made = begun(server, files, is_wanted=closed)
-        assert await made.wire() is None
+        assert await made.connection() is None
         assert eventually(lambda: server.ended == 1)
         assert eventually(lambda: len(open_descriptors()) <= before)
         assert server.asked == []
 
 
 @real_time
-async def test_it_is_given_out_once(files: Certificates) -> None:
+async def test_it_is_returned_once(files: Certificates) -> None:
     with serving(files) as server:
         made = begun(server, files)
-        wire = await made.wire()
-        assert wire is not None
-        assert wire.is_quiet()
-        assert await made.wire() is None
+        connection = await made.connection()
+        assert connection is not None
+        stream = connection.stream
+        assert stream.is_quiet()
+        assert await made.connection() is None
         made.close()
-        await wire.send(b"GET / HTTP/1.1\r\n\r\n")
-        assert await wire.receive_into(memoryview(bytearray(9)))
-        wire.close()
+        await stream.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert await stream.receive_into(memoryview(bytearray(9)))
+        stream.close()
 
 
 @real_time
-async def test_who_is_cancelled_leaves_it(files: Certificates, monkeypatch: Any) -> None:  # noqa: ANN401
+async def test_a_task_that_is_cancelled_leaves_it(files: Certificates, monkeypatch: Any) -> None:  # noqa: ANN401
     monkeypatch.setattr(preconnect, "_PATIENCE", LIMIT)
     with serving(files, "slow") as server:
         made = begun(server, files)
         with trio.move_on_after(0.05) as scope:
-            await made.wire()
+            await made.connection()
         assert scope.cancelled_caught
         server.released.set()
-        wire = await made.wire()
-        assert wire is not None
-        wire.close()
+        connection = await made.connection()
+        assert connection is not None
+        connection.close()
 
 
-def test_one_that_is_given_up_is_closed_when_it_is_made(files: Certificates) -> None:
+def test_one_that_is_closed_while_it_is_made_is_closed_when_made(files: Certificates) -> None:
     with serving(files, "slow") as server:
         made = begun(server, files)
         assert eventually(lambda: server.connections == 1)
@@ -657,5 +550,5 @@ def test_what_fails_leaves_no_descriptor(behaviour: Behaviour, files: Certificat
         made = begun(server, files, timeout=0.2)
         assert made._done.wait(LIMIT)
         assert made._taken() is None
-        # the server's own end goes as well, when it has noticed
+        # the server's own descriptor is closed once it has noticed the end
         assert eventually(lambda: len(open_descriptors()) <= before)

@@ -1,4 +1,4 @@
-"""The bytes of a request, to the letter: a connection that is begun early relies on them."""
+"""The exact bytes of a request: a preconnection relies on them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ URL = urls.parse(TEXT)
 
 def composed(text: str = TEXT, **options: object) -> bytes:
     connection = h11.Connection(h11.CLIENT)
-    words = compose(connection, urls.parse(text), {"Accept": "text/plain"}, "test/1", **options)  # type: ignore[arg-type]
+    message = compose(connection, urls.parse(text), {"Accept": "text/plain"}, "test/1", **options)  # type: ignore[arg-type]
     assert connection.our_state is h11.DONE
-    return words
+    return message
 
 
 def test_a_get() -> None:
@@ -37,9 +37,9 @@ def test_a_form() -> None:
 def test_through_a_proxy_that_forwards() -> None:
     url = "http://registry.test/v2/"
     chosen = proxy.choose(urls.parse(url), {"http_proxy": "http://user:word@proxy.test:3128"})
-    words = composed(url, proxy=chosen)
-    assert words.startswith(b"GET http://registry.test/v2/ HTTP/1.1\r\nHost: registry.test\r\n")
-    assert b"\r\nProxy-Authorization: Basic " in words
+    message = composed(url, proxy=chosen)
+    assert message.startswith(b"GET http://registry.test/v2/ HTTP/1.1\r\nHost: registry.test\r\n")
+    assert b"\r\nProxy-Authorization: Basic " in message
 
 
 def test_the_program_names_itself_with_its_version() -> None:

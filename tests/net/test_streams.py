@@ -15,7 +15,7 @@ import trustme
 from support.streams import real_time, virtual_time
 from trio.testing import wait_all_tasks_blocked
 
-from imgproxy.net import streams as wire_module
+from imgproxy.net import streams
 from imgproxy.net.streams import (
     _TURN,
     ByteStream,
@@ -35,13 +35,13 @@ T = TypeVar("T")
 MIB = 1 << 20
 
 
-async def received(wire: ByteStream, count: int) -> bytes:
+async def received(stream: ByteStream, count: int) -> bytes:
     buffer = memoryview(bytearray(count))
-    return bytes(buffer[: await wire.receive_into(buffer)])
+    return bytes(buffer[: await stream.receive_into(buffer)])
 
 
 async def begun(nursery: trio.Nursery, operation: Callable[[], Awaitable[T]]) -> list[T]:
-    """Begin an operation that must wait; give the list that its result is put into."""
+    """Begin an operation that must wait; return the list that its result is put into."""
     done: list[T] = []
 
     async def run() -> None:
@@ -53,7 +53,7 @@ async def begun(nursery: trio.Nursery, operation: Callable[[], Awaitable[T]]) ->
     return done
 
 
-def socket_wire() -> tuple[SocketStream, socket.socket]:
+def socket_stream() -> tuple[SocketStream, socket.socket]:
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
     theirs.settimeout(10)
@@ -61,7 +61,7 @@ def socket_wire() -> tuple[SocketStream, socket.socket]:
 
 
 def drain(end: socket.socket, count: int) -> bytes:
-    """Read so many bytes, in a thread's time."""
+    """Return so many bytes, read by a thread."""
     parts = []
     while count:
         parts.append(end.recv(count))
@@ -74,32 +74,32 @@ def drain(end: socket.socket, count: int) -> bytes:
 
 @real_time
 async def test_a_socket_receives_what_is_there_and_then_the_end() -> None:
-    wire, theirs = socket_wire()
-    with closing(wire), theirs:
+    stream, theirs = socket_stream()
+    with closing(stream), theirs:
         theirs.sendall(b"abcdef")
-        assert await received(wire, 4) == b"abcd"
-        assert await received(wire, 4) == b"ef"
+        assert await received(stream, 4) == b"abcd"
+        assert await received(stream, 4) == b"ef"
         theirs.shutdown(socket.SHUT_WR)
-        assert await received(wire, 4) == b""
+        assert await received(stream, 4) == b""
 
 
 @real_time
 async def test_a_socket_waits_for_what_is_not_there_yet() -> None:
-    wire, theirs = socket_wire()
-    with closing(wire), theirs:
+    stream, theirs = socket_stream()
+    with closing(stream), theirs:
         async with trio.open_nursery() as nursery:
-            done = await begun(nursery, lambda: received(wire, 4))
+            done = await begun(nursery, lambda: received(stream, 4))
             theirs.sendall(b"late")
         assert done == [b"late"]
 
 
 @real_time
 async def test_a_socket_sends_more_than_fits_at_once() -> None:
-    wire, theirs = socket_wire()
+    stream, theirs = socket_stream()
     data = os.urandom(4 * MIB)
-    with closing(wire), theirs:
+    with closing(stream), theirs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wire.send, data)
+            nursery.start_soon(stream.send, data)
             await wait_all_tasks_blocked()
             assert await trio.to_thread.run_sync(drain, theirs, len(data)) == data
 
@@ -107,91 +107,91 @@ async def test_a_socket_sends_more_than_fits_at_once() -> None:
 @pytest.mark.parametrize("how", ["send", "receive"])
 @real_time
 async def test_a_socket_that_was_reset_fails_as_the_system_says(how: str) -> None:
-    wire, theirs = socket_wire()
-    with closing(wire), theirs:
-        await wire.send(b"never read")
+    stream, theirs = socket_stream()
+    with closing(stream), theirs:
+        await stream.send(b"never read")
         theirs.close()
         with pytest.raises(ConnectionError):
-            await (wire.send(b"x") if how == "send" else received(wire, 1))
+            await (stream.send(b"x") if how == "send" else received(stream, 1))
 
 
 @real_time
-async def test_what_was_received_or_accepted_is_not_lost_when_nobody_wants_it_any_more() -> None:
-    wire, theirs = socket_wire()
-    with closing(wire), theirs:
+async def test_an_operation_that_is_cancelled_loses_no_bytes() -> None:
+    stream, theirs = socket_stream()
+    with closing(stream), theirs:
         theirs.sendall(b"abc")
         with trio.CancelScope() as scope:
             scope.cancel()
-            await received(wire, 3)
+            await received(stream, 3)
         assert scope.cancelled_caught
-        assert await received(wire, 3) == b"abc"
+        assert await received(stream, 3) == b"abc"
 
 
 @real_time
-async def test_who_need_not_wait_lets_others_go_first_now_and_then(
+async def test_operations_that_need_not_wait_yield_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A turn for each operation costs too much, none at all costs others their patience."""
+    """A turn for each operation costs too much, and without any other tasks would starve."""
     now, turns = [100.0], [0]
 
     async def take_turn() -> None:
         turns[0] += 1
         await trio.lowlevel.cancel_shielded_checkpoint()
 
-    monkeypatch.setattr(wire_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(wire_module, "_last_turn", 0.0)
-    monkeypatch.setattr(wire_module, "cancel_shielded_checkpoint", take_turn)
-    wire, theirs = socket_wire()
-    with closing(wire), theirs:
+    monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(streams, "_last_turn", 0.0)
+    monkeypatch.setattr(streams, "cancel_shielded_checkpoint", take_turn)
+    stream, theirs = socket_stream()
+    with closing(stream), theirs:
         theirs.sendall(b"abcd")
         counts = []
         for passed in (0.0, 0.0, _TURN / 2, _TURN):
             now[0] += passed
-            await received(wire, 1)
-            await wire.send(b"x")
+            await received(stream, 1)
+            await stream.send(b"x")
             counts.append(turns[0])
     assert counts == [1, 1, 1, 2]
 
 
 @real_time
 async def test_finishing_lets_the_other_side_read_the_end_and_not_a_reset() -> None:
-    wire, theirs = socket_wire()
+    stream, theirs = socket_stream()
     with theirs:
-        theirs.sendall(b"x" * 100)  # nobody asked for these
+        theirs.sendall(b"x" * 100)  # surplus, which is discarded
         theirs.shutdown(socket.SHUT_WR)
-        await wire.send(b"reply")
-        await wire.finish(1000, 10)
-        wire.close()
+        await stream.send(b"reply")
+        await stream.finish(1000, 10)
+        stream.close()
         assert theirs.recv(10) == b"reply"
         assert theirs.recv(10) == b""
 
 
 @virtual_time
 async def test_finishing_has_a_limit_in_time() -> None:
-    wire, theirs = socket_wire()
-    with closing(wire), theirs:
+    stream, theirs = socket_stream()
+    with closing(stream), theirs:
         started = trio.current_time()
-        await wire.finish(1000, 1.5)
+        await stream.finish(1000, 1.5)
         assert trio.current_time() - started == 1.5
         assert theirs.recv(10) == b""
 
 
 @real_time
 async def test_finishing_has_a_limit_in_bytes() -> None:
-    wire, theirs = socket_wire()
-    with closing(wire), theirs:
+    stream, theirs = socket_stream()
+    with closing(stream), theirs:
         theirs.sendall(bytes(100))
-        await wire.finish(99, 1000)
-        assert len(await received(wire, 100)) == 1
+        await stream.finish(99, 1000)
+        assert len(await received(stream, 100)) == 1
 
 
 @real_time
 async def test_finishing_a_connection_that_is_gone_is_no_failure() -> None:
-    wire, theirs = socket_wire()
-    with closing(wire):
-        await wire.send(b"never read")
+    stream, theirs = socket_stream()
+    with closing(stream):
+        await stream.send(b"never read")
         theirs.close()
-        await wire.finish(1000, 1000)
+        await stream.finish(1000, 1000)
 
 
 @pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
@@ -200,22 +200,22 @@ async def test_a_socket_is_hung_up_when_both_directions_are_shut(
     family: socket.AddressFamily,
 ) -> None:
     ours, theirs = connected(family)
-    wire = SocketStream(ours)
-    with closing(wire), theirs:
+    stream = SocketStream(ours)
+    with closing(stream), theirs:
         async with trio.open_nursery() as nursery:
-            done = await begun(nursery, wire.hung_up)
+            done = await begun(nursery, stream.wait_hung_up)
             theirs.sendall(b"more")
             theirs.shutdown(socket.SHUT_WR)
             await wait_all_tasks_blocked()
-            assert done == []  # it may well read on
+            assert done == []  # the other side may still read
             if family == socket.AF_INET:
-                ours.send(b"x")  # a reset is how TCP learns of it
+                ours.send(b"x")  # TCP learns of it by a reset
             theirs.close()
         assert done == [None]
 
 
 def connected(family: socket.AddressFamily) -> tuple[socket.socket, socket.socket]:
-    """Give a non-blocking socket and its other end."""
+    """Return a non-blocking socket and its other end."""
     if family == socket.AF_UNIX:
         ours, theirs = socket.socketpair()
     else:
@@ -228,23 +228,23 @@ def connected(family: socket.AddressFamily) -> tuple[socket.socket, socket.socke
 
 @real_time
 async def test_a_socket_is_quiet_while_nothing_waits() -> None:
-    wire, theirs = socket_wire()
-    with closing(wire), theirs:
-        assert wire.is_quiet()
+    stream, theirs = socket_stream()
+    with closing(stream), theirs:
+        assert stream.is_quiet()
         theirs.sendall(b"x")
-        assert not wire.is_quiet()
-        await received(wire, 1)
-        assert wire.is_quiet()
+        assert not stream.is_quiet()
+        await received(stream, 1)
+        assert stream.is_quiet()
         theirs.shutdown(socket.SHUT_WR)
-        assert not wire.is_quiet()
+        assert not stream.is_quiet()
 
 
 @real_time
 async def test_a_socket_may_be_closed_twice() -> None:
-    wire, theirs = socket_wire()
+    stream, theirs = socket_stream()
     with theirs:
-        wire.close()
-        wire.close()
+        stream.close()
+        stream.close()
         assert theirs.recv(1) == b""
 
 
@@ -258,8 +258,8 @@ SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 CERTIFICATE.configure_cert(SERVER)
 
 
-async def tls_wire(host: str = "registry.test") -> tuple[TlsStream, ssl.SSLSocket]:
-    """Shake hands over a socket pair; the server's side is a blocking socket."""
+async def tls_stream(host: str = "registry.test") -> tuple[TlsStream, ssl.SSLSocket]:
+    """Perform a handshake over a socket pair; the server's side is a blocking socket."""
     ours, theirs = socket.socketpair()
     ours.settimeout(0)
     theirs.settimeout(10)
@@ -270,89 +270,89 @@ async def tls_wire(host: str = "registry.test") -> tuple[TlsStream, ssl.SSLSocke
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, serve)
-        wire = await start_tls(ours, CLIENT, host)
-    return wire, servers[0]
+        stream = await start_tls(ours, CLIENT, host)
+    return stream, servers[0]
 
 
 @real_time
 async def test_tls_receives_all_records_that_are_there() -> None:
-    wire, theirs = await tls_wire()
-    with closing(wire), theirs:
+    stream, theirs = await tls_stream()
+    with closing(stream), theirs:
         for record in (b"ab", b"cd", b"ef"):
             theirs.sendall(record)
-        assert await received(wire, 5) == b"abcde"
-        assert await received(wire, 5) == b"f"
+        assert await received(stream, 5) == b"abcde"
+        assert await received(stream, 5) == b"f"
 
 
 @pytest.mark.parametrize("ending", ["notified", "ragged"])
 @real_time
 async def test_tls_gives_what_came_before_the_end(ending: str) -> None:
-    wire, theirs = await tls_wire()
-    with closing(wire), theirs:
+    stream, theirs = await tls_stream()
+    with closing(stream), theirs:
         theirs.sendall(b"last words")
         if ending == "notified":
             theirs.settimeout(0)
-            with pytest.raises(ssl.SSLWantReadError):  # for the other's notification
+            with pytest.raises(ssl.SSLWantReadError):  # it waits for our close_notify
                 theirs.unwrap()
         theirs.close()
-        assert await received(wire, 100) == b"last words"
-        assert await received(wire, 100) == b""
+        assert await received(stream, 100) == b"last words"
+        assert await received(stream, 100) == b""
 
 
 @real_time
 async def test_tls_gives_what_came_before_a_broken_record() -> None:
-    wire, theirs = await tls_wire()
-    with closing(wire), theirs:
+    stream, theirs = await tls_stream()
+    with closing(stream), theirs:
         theirs.sendall(b"whole")
         with socket.socket(fileno=theirs.detach()) as raw:
             raw.sendall(b"no record of TLS")
-            assert await received(wire, 100) == b"whole"
+            assert await received(stream, 100) == b"whole"
             with pytest.raises(ssl.SSLError):
-                await received(wire, 100)
+                await received(stream, 100)
 
 
 @real_time
 async def test_tls_sends_more_than_fits_at_once() -> None:
-    wire, theirs = await tls_wire()
+    stream, theirs = await tls_stream()
     data = os.urandom(MIB)
-    with closing(wire), theirs:
+    with closing(stream), theirs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wire.send, data)
+            nursery.start_soon(stream.send, data)
             await wait_all_tasks_blocked()
             assert await trio.to_thread.run_sync(drain, theirs, len(data)) == data
 
 
 @real_time
 async def test_tls_that_has_decrypted_more_than_was_taken_is_not_quiet() -> None:
-    """The socket below is empty then."""
-    wire, theirs = await tls_wire()
-    with closing(wire), theirs:
-        assert wire.is_quiet()
+    """The socket below it is empty."""
+    stream, theirs = await tls_stream()
+    with closing(stream), theirs:
+        assert stream.is_quiet()
         theirs.sendall(b"body and surplus")
-        assert await received(wire, 4) == b"body"
-        assert not wire.is_quiet()
+        assert await received(stream, 4) == b"body"
+        assert not stream.is_quiet()
 
 
 @real_time
 async def test_session_tickets_are_no_surplus() -> None:
-    """TLS 1.3 servers send them on their own after the handshake."""
-    wire, theirs = await tls_wire()
-    with closing(wire), theirs:
+    """TLS 1.3 servers send them unasked after the handshake."""
+    stream, theirs = await tls_stream()
+    with closing(stream), theirs:
         assert theirs.version() == "TLSv1.3"
-        assert wire.is_quiet()
+        assert stream.is_quiet()
         theirs.sendall(b"x")
-        assert await received(wire, 1) == b"x"
-        assert wire.is_quiet()
+        assert await received(stream, 1) == b"x"
+        assert stream.is_quiet()
 
 
 @real_time
 async def test_tls_that_ended_or_broke_is_not_quiet() -> None:
     for ending in (b"", b"no record of TLS"):
-        wire, theirs = await tls_wire()
-        with closing(wire), socket.socket(fileno=theirs.detach()) as raw:
+        stream, theirs = await tls_stream()
+        with closing(stream), socket.socket(fileno=theirs.detach()) as raw:
             raw.sendall(ending)
             raw.close()
-            assert not wire.is_quiet()
+            assert not stream.is_quiet()
 
 
 @real_time
@@ -368,7 +368,7 @@ async def test_a_handshake_that_fails_closes_the_socket() -> None:
 
 
 def closed_by_its_peer(sock: socket.socket) -> bool:
-    """Read away what came; say whether the end follows."""
+    """Discard what has arrived; return whether the end follows."""
     sock.settimeout(0)
     try:
         while sock.recv(1 << 16):
@@ -376,7 +376,7 @@ def closed_by_its_peer(sock: socket.socket) -> bool:
     except BlockingIOError:
         return False
     except ConnectionResetError:
-        pass  # it had not read everything
+        pass  # the other side closed with bytes unread
     return True
 
 
@@ -395,38 +395,38 @@ async def test_a_handshake_that_is_given_up_closes_the_socket() -> None:
 
 
 class Pipes:
-    """A wire over two pipes, and the ends that a parent holds."""
+    """A stream over two pipes, and the ends that a parent holds."""
 
     def __init__(self) -> None:
-        read_fd, self.to_wire = os.pipe()
-        self.from_wire, write_fd = os.pipe()
+        read_fd, self.to_stream = os.pipe()
+        self.from_stream, write_fd = os.pipe()
         self.fds = (read_fd, write_fd)
-        self.wire = FdStream(*self.fds)
+        self.stream = FdStream(*self.fds)
 
     def close(self) -> None:
-        self.wire.close()
-        for fd in (*self.fds, self.to_wire, self.from_wire):
+        self.stream.close()
+        for fd in (*self.fds, self.to_stream, self.from_stream):
             if fd >= 0:
                 os.close(fd)
 
     def stop_sending(self) -> None:
-        os.close(self.to_wire)
-        self.to_wire = -1
+        os.close(self.to_stream)
+        self.to_stream = -1
 
     def stop_reading(self) -> None:
-        os.close(self.from_wire)
-        self.from_wire = -1
+        os.close(self.from_stream)
+        self.from_stream = -1
 
 
 @real_time
 async def test_pipes_carry_a_conversation() -> None:
     with closing(Pipes()) as pipes:
-        os.write(pipes.to_wire, b"abc")
-        assert await received(pipes.wire, 10) == b"abc"
-        await pipes.wire.send(b"def")
-        assert os.read(pipes.from_wire, 10) == b"def"
+        os.write(pipes.to_stream, b"abc")
+        assert await received(pipes.stream, 10) == b"abc"
+        await pipes.stream.send(b"def")
+        assert os.read(pipes.from_stream, 10) == b"def"
         pipes.stop_sending()
-        assert await received(pipes.wire, 10) == b""
+        assert await received(pipes.stream, 10) == b""
 
 
 @real_time
@@ -434,48 +434,48 @@ async def test_pipes_are_waited_for_in_both_directions() -> None:
     data = os.urandom(MIB)
     with closing(Pipes()) as pipes:
         async with trio.open_nursery() as nursery:
-            done = await begun(nursery, lambda: received(pipes.wire, 4))
-            nursery.start_soon(pipes.wire.send, data)
+            done = await begun(nursery, lambda: received(pipes.stream, 4))
+            nursery.start_soon(pipes.stream.send, data)
             await wait_all_tasks_blocked()
-            os.write(pipes.to_wire, b"late")
+            os.write(pipes.to_stream, b"late")
             read = b""
             while len(read) < len(data):
-                read += await trio.to_thread.run_sync(os.read, pipes.from_wire, MIB)
+                read += await trio.to_thread.run_sync(os.read, pipes.from_stream, MIB)
         assert done == [b"late"]
         assert read == data
 
 
 @real_time
-async def test_pipes_are_hung_up_when_nobody_reads_the_replies() -> None:
+async def test_pipes_are_hung_up_when_the_replies_are_no_longer_read() -> None:
     with closing(Pipes()) as pipes:
         async with trio.open_nursery() as nursery:
-            done = await begun(nursery, pipes.wire.hung_up)
+            done = await begun(nursery, pipes.stream.wait_hung_up)
             pipes.stop_sending()
             await wait_all_tasks_blocked()
-            assert done == []  # it still reads
+            assert done == []  # the other side still reads
             pipes.stop_reading()
         assert done == [None]
         with pytest.raises(BrokenPipeError):
-            await pipes.wire.send(b"x")
+            await pipes.stream.send(b"x")
 
 
 @real_time
 async def test_pipes_have_nothing_to_finish_and_are_never_kept() -> None:
     with closing(Pipes()) as pipes:
-        os.write(pipes.to_wire, b"unread")
-        await pipes.wire.finish(100, 1000)
-        assert not pipes.wire.is_quiet()
+        os.write(pipes.to_stream, b"unread")
+        await pipes.stream.finish(100, 1000)
+        assert not pipes.stream.is_quiet()
 
 
 @real_time
 async def test_files_are_a_request_and_a_reply(tmp_path: Path) -> None:
     (tmp_path / "request").write_bytes(b"GET")
     with (tmp_path / "request").open("rb") as request, (tmp_path / "reply").open("wb") as reply:
-        wire = FdStream(request.fileno(), reply.fileno())
-        assert await received(wire, 10) == b"GET"
-        assert await received(wire, 10) == b""
-        await wire.send(b"200")
-        wire.close()
+        stream = FdStream(request.fileno(), reply.fileno())
+        assert await received(stream, 10) == b"GET"
+        assert await received(stream, 10) == b""
+        await stream.send(b"200")
+        stream.close()
     assert (tmp_path / "reply").read_bytes() == b"200"
 
 
@@ -483,47 +483,47 @@ async def test_files_are_a_request_and_a_reply(tmp_path: Path) -> None:
 @virtual_time
 async def test_files_are_never_hung_up(path: str, tmp_path: Path) -> None:
     with (tmp_path / path).open("w+b") as file:
-        wire = FdStream(file.fileno(), file.fileno())
+        stream = FdStream(file.fileno(), file.fileno())
         with trio.move_on_after(1e5) as scope:
-            await wire.hung_up()
+            await stream.wait_hung_up()
         assert scope.cancelled_caught
-        wire.close()
+        stream.close()
 
 
 @real_time
-async def test_a_device_that_swallows_everything_is_served(tmp_path: Path) -> None:
+async def test_a_device_that_discards_everything_is_served(tmp_path: Path) -> None:
     with (tmp_path / os.devnull).open("r+b", buffering=0) as null:
-        wire = FdStream(null.fileno(), null.fileno())
-        assert await received(wire, 10) == b""
-        await wire.send(bytes(MIB))
-        wire.close()
+        stream = FdStream(null.fileno(), null.fileno())
+        assert await received(stream, 10) == b""
+        await stream.send(bytes(MIB))
+        stream.close()
 
 
 @pytest.mark.parametrize("blocking", [True, False])
 @real_time
-async def test_descriptors_get_their_mode_back_and_stay_open(
+async def test_descriptors_are_set_to_their_former_mode_and_stay_open(
     blocking: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
     fds = (*os.pipe(), *os.pipe())
     given = fds[0], fds[3]
     for fd in given:
         os.set_blocking(fd, blocking)
-    wire = FdStream(*given)
+    stream = FdStream(*given)
     assert [os.get_blocking(fd) for fd in given] == [False, False]
-    wire.close()
-    wire.close()
+    stream.close()
+    stream.close()
     assert [os.get_blocking(fd) for fd in given] == [blocking, blocking]
     for fd in fds:
         os.close(fd)
 
 
 @real_time
-async def test_one_descriptor_in_both_directions_gets_its_mode_back() -> None:
+async def test_one_descriptor_in_both_directions_is_set_to_its_former_mode() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        wire = FdStream(ours.fileno(), ours.fileno())
-        await wire.send(b"x")
-        wire.close()
+        stream = FdStream(ours.fileno(), ours.fileno())
+        await stream.send(b"x")
+        stream.close()
         assert ours.getblocking()
         assert os.get_blocking(ours.fileno())
 
@@ -538,21 +538,21 @@ async def test_a_connection_is_accepted_with_its_address() -> None:
         async with trio.open_nursery() as nursery:
             done = await begun(nursery, lambda: accept(listener))
             theirs = socket.create_connection(listener.getsockname())
-        wire, address = done[0]
+        stream, address = done[0]
         assert address == theirs.getsockname()
-        with closing(wire), theirs:
-            await wire.send(b"x")
+        with closing(stream), theirs:
+            await stream.send(b"x")
             assert theirs.recv(1) == b"x"
 
 
 @real_time
-async def test_a_connection_that_nobody_waits_for_any_more_stays_in_the_queue() -> None:
+async def test_an_accept_that_is_cancelled_leaves_the_connection_in_the_queue() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)
         with socket.create_connection(listener.getsockname()) as theirs:
             with trio.CancelScope() as scope:
                 scope.cancel()
                 await accept(listener)
-            wire, address = await accept(listener)
-            wire.close()
+            stream, address = await accept(listener)
+            stream.close()
             assert address == theirs.getsockname()

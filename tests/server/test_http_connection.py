@@ -26,7 +26,6 @@ from support.sources import LINUX, Place, Store, accept_anything, image_of, neve
 from support.streams import (
     END,
     SILENCE,
-    MemoryWire,
     Notes,
     Step,
     elapsing,
@@ -34,6 +33,7 @@ from support.streams import (
     replies,
     virtual_time,
 )
+from support.streams import MemoryStream as MemoryWire
 from trio.testing import wait_all_tasks_blocked
 
 from imgproxy import errors
@@ -1059,7 +1059,7 @@ async def test_a_parent_that_goes_while_its_reply_is_sent_is_not_waited_for() ->
 @virtual_time
 async def test_who_cannot_be_watched_is_served_all_the_same() -> None:
     class Unwatched(MemoryWire):
-        async def hung_up(self) -> None:
+        async def wait_hung_up(self) -> None:
             raise OSError(24, "Too many open files")
 
     talked = await hold(image_of(sample().place), Unwatched(GET, END))

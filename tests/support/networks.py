@@ -1,6 +1,6 @@
-"""What lies between a program and a server: lines that break, and proxies. All of it on loopback.
+"""Relays between a program and a server that break connections, and proxies; all on loopback.
 
-Each is a context manager, like those of `servers`; what passed by is kept for the test.
+Each is a context manager, like those of `servers`; requests that pass are kept for the test.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
 
     @property
     def range(self) -> str:
-        """What is wanted of the whole, empty for all of it."""
+        """Return the `Range` field, empty if there is none."""
         return self.fields.get("range", "")
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Asked(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """After so many bytes from the server, its connection meets this fate; then it is forgotten."""
+    """What happens, once, to a connection after so many bytes from the server."""
 
     after: int
     fate: Fate
@@ -47,7 +47,7 @@ class Cut(NamedTuple):
 def _take_heads(buffer: bytearray, asked: list[Asked]) -> None:
     """Move the whole heads at the start of the buffer to the list; requests have no bodies.
 
-    What is no HTTP, such as TLS tried on a server without, is nobody's request.
+    Bytes that are not HTTP, such as TLS to a server without it, are no requests.
     """
     while not buffer.startswith(b"\x16") and b"\r\n\r\n" in buffer:
         head, _, rest = bytes(buffer).partition(b"\r\n\r\n")
@@ -62,7 +62,7 @@ def _take_heads(buffer: bytearray, asked: list[Asked]) -> None:
 
 @dataclass
 class Line:
-    """A line to a server: what was asked through it, how many bytes came back, what is to break.
+    """A relay to a server: requests through it, bytes that came back, cuts that are to come.
 
     Once `dead`, it closes every further connection.
     """
@@ -81,11 +81,11 @@ class Line:
         self._since = 0
 
     def room(self) -> int:
-        """How many bytes may pass before the next cut."""
+        """Return how many bytes may pass before the next cut."""
         return min(_CHUNK, self.cuts[0].after - self._since) if self.cuts else _CHUNK
 
     def count(self, passed: int) -> Fate | None:
-        """Take note of bytes that passed; give the fate that they bring about."""
+        """Count bytes that passed; return the fate of their connection, None if it goes on."""
         self.passed += passed
         self._since += passed
         if self.cuts and self._since >= self.cuts[0].after:
@@ -95,7 +95,7 @@ class Line:
         return None
 
     def paths(self, kind: str = "/v2/") -> list[str]:
-        """Give the targets that contain this."""
+        """Return the targets of requests that contain `kind`."""
         return [each.target for each in self.asked if kind in each.target]
 
 
@@ -129,7 +129,7 @@ class _Connection(socketserver.BaseRequestHandler):
 
 
 def _pass_on(client: socket.socket, upstream: socket.socket, line: Line) -> Fate | None:
-    """Move bytes both ways until either ends or a cut is due."""
+    """Relay bytes both ways until either side ends or a cut is due; return the fate of the cut."""
     heads = bytearray()
     while True:
         for source in select.select([client, upstream], [], [], STARTING)[0]:
@@ -142,7 +142,7 @@ def _pass_on(client: socket.socket, upstream: socket.socket, line: Line) -> Fate
                 upstream.sendall(data)
             else:
                 client.sendall(data)
-                # What is said to TLS by a server without is not counted.
+                # The answer to TLS by a server without it is not counted.
                 fate = None if heads else line.count(len(data))
                 if fate is not None:
                     return fate
@@ -150,7 +150,7 @@ def _pass_on(client: socket.socket, upstream: socket.socket, line: Line) -> Fate
 
 @contextmanager
 def line_to(target: str, *cuts: Cut, host: str = "127.0.0.1") -> Iterator[Line]:
-    """Lay a line to a server, with cuts to come in this order; it ends at `host`."""
+    """Run a relay at `host` to a server, with cuts in this order."""
     line = Line(target, list(cuts))
     server = _Server((host, 0), _Connection)
     server.line = line
@@ -164,10 +164,10 @@ def line_to(target: str, *cuts: Cut, host: str = "127.0.0.1") -> Iterator[Line]:
 
 @dataclass
 class Proxy:
-    """A forward proxy: whom it leads where, and what it was asked.
+    """A forward proxy: the servers that it connects to, and the requests that it got.
 
-    `places` are addresses by `host:port`; whatever is not in it is not found. `authorization` is
-    the value of `Proxy-Authorization` that it insists on.
+    `places` are addresses by `host:port`; any other is answered with 502. `authorization` is the
+    value of `Proxy-Authorization` that it requires, empty for none.
     """
 
     places: dict[str, str]
@@ -207,17 +207,17 @@ class _ProxyConnection(socketserver.BaseRequestHandler):
             return
         tunnel = request.method == "CONNECT"
         authority = request.target if tunnel else request.target.split("/")[2]
-        place = proxy.places.get(authority if ":" in authority else f"{authority}:80")
-        if place is None:
+        address = proxy.places.get(authority if ":" in authority else f"{authority}:80")
+        if address is None:
             self._answer("502 Bad Gateway")
             return
-        host, port = place.split(":")
+        host, port = address.split(":")
         with socket.create_connection((host, int(port)), timeout=STARTING) as upstream:
             if tunnel:
                 self.request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                _pass_on(self.request, upstream, Line(place, []))
+                _pass_on(self.request, upstream, Line(address, []))
             else:
-                # One request a connection: what follows would have to be taken apart as well.
+                # One request a connection: further ones would have to be parsed as well.
                 relative = received.replace(f"http://{authority}".encode(), b"", 1)
                 upstream.sendall(relative.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
                 while data := upstream.recv(_CHUNK):

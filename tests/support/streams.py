@@ -1,8 +1,8 @@
 """Byte streams in memory, a virtual clock, and registries that play a script.
 
-Faults in time are tried without waiting for them: a `Step` of a stream may be bytes, a number of
-seconds, or a failure. A script fails on the unexpected: a request that it does not have next, and
-one that it has and nobody sent.
+Faults in time are tested without waiting for them: a `Step` of a stream may be bytes, a number of
+seconds, or a failure. A script fails on a request that is not the next one it expects, and on an
+expected one that was not sent.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-# Received, waited for, raised. Empty bytes are the end; seconds are a float.
+# What is received, waited for or raised. Empty bytes are the end; seconds are a float.
 Step = bytes | float | Exception
 END = b""
 SILENCE = float("inf")
 
-# In virtual seconds: whoever waits for this waits for ever, and is found out at once.
+# In virtual seconds: a test that waits for this long waits for ever, and fails at once.
 _FOREVER = 1e6
-# In real seconds: tells a hang from an answer.
+# In real seconds: a test that takes longer hangs.
 _LIMIT = 30.0
 
 
 def virtual_time(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
-    """Run a test by a clock that jumps when all wait; what uses threads cannot be run by it."""
+    """Run a test by a clock that jumps when all tasks wait; the test must not use threads."""
     return _run(test, lambda: trio.testing.MockClock(autojump_threshold=0), _FOREVER)
 
 
 def real_time(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
-    """Run a test that has to do with the system: sockets, files, threads."""
+    """Run a test that uses the system: sockets, files, threads."""
     return _run(test, lambda: None, _LIMIT)
 
 
@@ -68,14 +68,14 @@ def _run(
 
 @contextmanager
 def elapsing(seconds: float) -> Iterator[None]:
-    """Assert that the block takes so long by the virtual clock."""
+    """Assert that the block takes so many seconds by the virtual clock."""
     started = trio.current_time()
     yield
     assert round(trio.current_time() - started, 6) == seconds
 
 
 class Notes(Diagnostics):
-    """Diagnostics, kept for the test."""
+    """Diagnostics that keep their messages for the test."""
 
     def __init__(self) -> None:
         super().__init__(quiet=True)
@@ -90,7 +90,7 @@ class Notes(Diagnostics):
 
 
 class Inbox:
-    """What there is to receive, as it comes: each piece by itself. Also a `Reader`."""
+    """Steps that are received one at a time. Also a `Reader`."""
 
     def __init__(self, *steps: Step, size: int | None = None, name: str = "the blob") -> None:
         self.size = size
@@ -138,7 +138,7 @@ class Inbox:
         self.closed += 1
 
 
-class MemoryWire:
+class MemoryStream:
     """A `ByteStream` whose other side is the test."""
 
     def __init__(self, *steps: Step) -> None:
@@ -153,14 +153,14 @@ class MemoryWire:
         self._room.set()
 
     def stop_reading(self) -> None:
-        """Let what is sent wait for room."""
+        """Make `send` wait until `read_on`."""
         self._room = trio.Event()
 
     def read_on(self) -> None:
         self._room.set()
 
     def lose_reader(self) -> None:
-        """Do as a pipe does that nobody reads any more, whoever may write into the other one."""
+        """Act as a pair of pipes of which only the one that is sent to has lost its reader."""
         self.broken = BrokenPipeError(32, "Broken pipe")
         self._gone.set()
 
@@ -191,7 +191,7 @@ class MemoryWire:
             while buffer and (count := await self.receive_into(buffer)):
                 buffer = buffer[count:]
 
-    async def hung_up(self) -> None:
+    async def wait_hung_up(self) -> None:
         await self._gone.wait()
 
     def is_quiet(self) -> bool:
@@ -202,9 +202,9 @@ class MemoryWire:
 
 
 def replies(sent: Buffer, *methods: str) -> list[Reply]:
-    """Take what was sent apart: a reply for each request, and nothing besides.
+    """Parse all that was sent into one reply for each request.
 
-    A body that is too short marks its reply by the `ending`.
+    The `ending` of a reply tells whether its body is complete.
     """
     result: list[Reply] = []
     rest, interim = bytes(sent), list[int]()
@@ -229,25 +229,25 @@ def replies(sent: Buffer, *methods: str) -> list[Reply]:
 
 
 def head(status: int, **fields: str | None) -> bytes:
-    """Give the head of a server's reply; underscores in names of fields stand for hyphens."""
+    """Return the head of a server's reply; underscores in names of fields stand for hyphens."""
     given = [(name.replace("_", "-"), value) for name, value in fields.items() if value is not None]
     lines = [f"HTTP/1.1 {status} Something", *(f"{name}: {value}" for name, value in given)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def answer(status: int = 200, body: bytes = b"", **fields: str | None) -> bytes:
-    """Give a server's reply, with its length."""
+    """Return a server's reply, with its length."""
     return head(status, content_length=str(len(body)), **fields) + body
 
 
 def chunked(*pieces: bytes, **fields: str | None) -> bytes:
-    """Give a server's reply in chunks."""
+    """Return a server's reply in chunks."""
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (*pieces, b""))
     return head(200, transfer_encoding="chunked", **fields) + chunks
 
 
 class Exchange(NamedTuple):
-    """A request that is expected and what comes back; a field that is None must be missing.
+    """An expected request and the steps of its reply; a field that is None must be missing.
 
     With a `form` it is a POST of that.
     """
@@ -264,10 +264,10 @@ def asked(url: str, *steps: Step, form: bytes | None = None, **fields: str | Non
 
 
 class Script:
-    """What all servers of a test play, in this order, on any connection; a `Dial`.
+    """The exchanges of all servers of a test, in this order, on any connection; a `Dial`.
 
-    `unreachable` says by prefix of the URL how dialling fails, or how long it takes. `wires` are
-    the connections made.
+    `unreachable` holds, by prefix of the URL, how dialling fails or how many seconds it takes.
+    `streams` are the connections made.
     """
 
     def __init__(
@@ -276,10 +276,10 @@ class Script:
         self.exchanges = deque(exchanges)
         self.unreachable = unreachable or {}
         self.dialled: list[str] = []
-        self.wires: list[ScriptedWire] = []
+        self.streams: list[ScriptedStream] = []
         self._failed = False
 
-    async def __call__(self, url: Url) -> ScriptedWire:
+    async def __call__(self, url: Url) -> ScriptedStream:
         await trio.lowlevel.checkpoint()
         origin = f"{url.scheme}://{url.authority}"
         self.dialled.append(origin)
@@ -288,16 +288,16 @@ class Script:
                 if isinstance(fault, Exception):
                     raise fault
                 await trio.sleep(fault)
-        self.wires.append(ScriptedWire(self, origin))
-        return self.wires[-1]
+        self.streams.append(ScriptedStream(self, origin))
+        return self.streams[-1]
 
     def play(self, origin: str, request: bytes, form: bytes) -> tuple[Step, ...]:
-        """Give what is answered to a request, of which this is the head."""
+        """Return the reply to a request with this head and body."""
         lines = request.decode("latin-1").split("\r\n")
         pairs = [line.split(": ", 1) for line in lines[1:]]
         fields = {name.lower(): value for name, value in pairs}
         method, target, version = lines[0].split(" ")
-        self._failed = True  # until it is known to be what was expected
+        self._failed = True  # until the request has proven to be the expected one
         assert (method, version) == ("POST" if form else "GET", "HTTP/1.1")
         assert len(fields) == len(pairs), request
         assert self.exchanges, f"an unexpected request: {lines[0]}"
@@ -311,13 +311,13 @@ class Script:
         return expected.steps
 
     def check(self) -> None:
-        """Assert that the script was played whole and that no connection is left open."""
+        """Assert that all exchanges took place and that no connection is left open."""
         assert not self._failed
         assert not self.exchanges, f"never asked: {self.exchanges}"
-        assert [wire.origin for wire in self.wires if not wire.closed] == []
+        assert [stream.origin for stream in self.streams if not stream.closed] == []
 
 
-class ScriptedWire(MemoryWire):
+class ScriptedStream(MemoryStream):
     """A connection to a server that plays the script."""
 
     def __init__(self, script: Script, origin: str) -> None:
@@ -330,7 +330,9 @@ class ScriptedWire(MemoryWire):
         request, end, rest = bytes(self.sent).partition(b"\r\n\r\n")
         if end:
             length = re.search(rb"\r\nContent-Length: ([0-9]+)", request)
-            assert len(rest) == (int(length[1]) if length else 0)  # it is sent as one piece
+            assert len(rest) == (
+                int(length[1]) if length else 0
+            )  # head and body are sent as one piece
             self.sent.clear()
             self.inbox.add(*self._script.play(self.origin, request, rest))
 
@@ -339,7 +341,7 @@ class ScriptedWire(MemoryWire):
 async def scripted(
     *exchanges: Exchange, unreachable: dict[str, float | Exception] | None = None
 ) -> AsyncIterator[tuple[Client, Script]]:
-    """Give a client of scripted servers; afterwards all must have been asked and closed."""
+    """Yield a client of scripted servers; then check that all was requested and closed."""
     script = Script(*exchanges, unreachable=unreachable)
     client = Client(script, Notes(), stall_timeout=60, user_agent="test/1")
     yield client, script
@@ -348,5 +350,5 @@ async def scripted(
 
 
 def refused(error: Failure) -> tuple[int, str, bool]:
-    """Give what a parent can tell a failure by."""
+    """Return what identifies a failure to a parent: status, code, whether to retry."""
     return error.status, error.code, error.retryable

@@ -279,7 +279,7 @@ async def test_redirects_are_followed_and_the_token_stays_at_home(status: int) -
     ]
     async with registry(*exchanges) as (source, script):
         assert (await source.root()).raw == MANIFEST
-        assert len(script.wires) == 4
+        assert len(script.streams) == 4
 
 
 @pytest.mark.parametrize("location", ["https://registry.test:444/x", "https://sub.registry.test/x"])
@@ -421,7 +421,7 @@ async def test_encoded_replies_are_not_the_bytes_that_were_asked_for(encoding: s
             await source.root()
         assert refused(raised.value) == BAD_UPSTREAM
         assert f"the reply is encoded ({encoding.lower()})" in raised.value.message
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @virtual_time
@@ -438,7 +438,7 @@ async def test_an_error_body_that_stalls_or_swells_is_given_up() -> None:
             with pytest.raises(Failure) as raised:
                 await source.root()
             assert raised.value.status == 404
-            assert script.wires[0].closed
+            assert script.streams[0].closed
 
 
 # --- https or http ------------------------------------------------------------------------------
@@ -526,7 +526,7 @@ async def test_basic_takes_one_request_more_and_serves_all_that_follow() -> None
     async with registry(*exchanges, ring=ring) as (source, script):
         assert (await source.root()).raw == MANIFEST
         assert await read_blob(source) == LAYER
-        assert len(script.wires) == 1
+        assert len(script.streams) == 1
     assert ring.asked == [("registry.test", "acme/os", True)]
 
 

@@ -231,7 +231,7 @@ async def test_conversations_that_end_while_pausing_leave_nothing_behind() -> No
         with trio.move_on_after(0.5) as scope:
             await source.root()
         assert scope.cancelled_caught
-        assert len(script.wires) == 1
+        assert len(script.streams) == 1
 
 
 # --- what one error says of all -----------------------------------------------------------------

@@ -121,9 +121,9 @@ async def test_a_pull_uses_one_connection() -> None:
     async with registry(asked(WHERE, FOUND), asked(BLOB, FOUND_BLOB)) as (source, script):
         await source.root()
         assert await read_blob(source) == LAYER
-        assert len(script.wires) == 1
+        assert len(script.streams) == 1
         source.close()
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @virtual_time
@@ -143,7 +143,7 @@ async def test_whoever_stops_waiting_leaves_no_connection_behind() -> None:
             with trio.move_on_after(1) as scope:
                 await source.root()
             assert scope.cancelled_caught
-            assert script.wires[0].closed
+            assert script.streams[0].closed
 
 
 async def given(document: Document) -> Document:
@@ -181,7 +181,7 @@ async def test_a_digest_that_is_none_is_unusable(said: str) -> None:
             await source.root()
         assert refused(raised.value) == BAD_UPSTREAM
         assert "Docker-Content-Digest" in raised.value.message
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @pytest.mark.parametrize("said", ["blake3:" + "0" * 64, "md7:abc", None, ""])

@@ -116,7 +116,7 @@ async def test_a_body_that_is_cut_anywhere_is_gone_on_with(framing: str, ending:
             exchanges.append(rest_of(count))
         async with registry(*exchanges, retries=1) as (source, script):
             assert await pull(source) == CONTENT
-            assert script.wires[0].closed
+            assert script.streams[0].closed
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -388,7 +388,7 @@ async def test_the_rest_is_had_where_it_is() -> None:
             f"docker://registry.test/acme/os:1: blob {digest_of(CONTENT)}"
             " from mirror.test/cache/os and registry.test/acme/os"
         )
-        assert script.wires[0].closed
+        assert script.streams[0].closed
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 451])
