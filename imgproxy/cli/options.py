@@ -80,6 +80,15 @@ def _parser() -> argparse.ArgumentParser:
         # With a width that is known, argparse need not find out about the terminal each time.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_WIDTH),
     )
+    # In the order of `--help`.
+    _add_image(parser)
+    _add_credentials(parser)
+    _add_configuration(parser)
+    _add_service(parser)
+    return parser
+
+
+def _add_image(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("image", metavar="IMAGE", help="the image to serve")
     add(
@@ -114,22 +123,23 @@ def _parser() -> argparse.ArgumentParser:
         help="verify certificates, whatever registries.conf says (default: verify, unless it says"
         " insecure); --tls-verify=false, with the =, also allows plain http",
     )
-    credentials = parser.add_mutually_exclusive_group()
-    credentials.add_argument(
-        "--authfile", metavar="FILE", help="the only file to look for credentials in"
-    )
-    credentials.add_argument(
-        "--creds", metavar="USER[:PASSWORD]", type=_creds, help="credentials for the registry"
-    )
-    credentials.add_argument(
-        "--no-creds", action="store_true", help="no credentials, whatever files say"
-    )
-    credentials.add_argument(
+
+
+def _add_credentials(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--authfile", metavar="FILE", help="the only file to look for credentials in")
+    add("--creds", metavar="USER[:PASSWORD]", type=_creds, help="credentials for the registry")
+    add("--no-creds", action="store_true", help="no credentials, whatever files say")
+    add(
         "--registry-token",
         metavar="TOKEN",
         type=_token,
         help="bearer token for the registry",
     )
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--cert-dir", metavar="DIR", help="certificates for every host, in place of certs.d")
     add(
         "--registries-conf",
@@ -148,13 +158,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="fetch layers that lie outside the registry from the URLs in the manifest",
     )
-    policy = parser.add_mutually_exclusive_group()
-    policy.add_argument(
-        "--policy", metavar="FILE", help="the policy.json to use in place of the system's"
-    )
-    policy.add_argument(
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--policy", metavar="FILE", help="the policy.json to use in place of the system's")
+    add(
         "--insecure-policy", action="store_true", help="accept any image, whatever policy.json says"
     )
+
+
+def _add_service(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--retries",
         metavar="N",
@@ -178,7 +190,6 @@ def _parser() -> argparse.ArgumentParser:
     add("-q", "--quiet", action="store_true", help="nothing on standard error")
     add("--debug", action="store_true", help="a line for each request on standard error")
     add("--version", action="version", version=f"imgproxy {__version__}")
-    return parser
 
 
 def _descriptor(text: str) -> int:
