@@ -6,13 +6,11 @@ import os
 import socket
 import subprocess
 import sys
-import warnings
 
 import pytest
 from support.parent import COMMAND, LIMIT, environment
 
 from imgproxy import __version__
-from imgproxy.__main__ import _keep_quiet
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -115,18 +113,6 @@ def test_a_usage_error_is_not_written_where_http_is_expected(shared: str, told: 
         assert process.returncode == 2
         assert ours.recv(4096) == b""
         assert (apart or b"").startswith(told)
-
-
-@pytest.mark.parametrize(("options", "told"), [([], []), (["always"], ["advice"])])
-def test_what_libraries_tell_programmers_is_told_who_asks_for_it(
-    monkeypatch: pytest.MonkeyPatch, options: list[str], told: list[str]
-) -> None:
-    monkeypatch.setattr(sys, "warnoptions", options)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        _keep_quiet()
-        warnings.warn("advice", UserWarning, stacklevel=1)
-    assert [str(each.message) for each in caught] == told
 
 
 @pytest.mark.parametrize(("options", "told"), [([], 1), (["-W", "always"], 2)])
