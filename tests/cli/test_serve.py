@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import warnings
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,9 +19,12 @@ from imgproxy.cli import options, serve
 from imgproxy.cli.serve import _ignore_warnings
 from imgproxy.errors import UsageError
 from imgproxy.images.image import Image
+from imgproxy.server.service import Service
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from imgproxy.server.inherited_sockets import InheritedSockets
 
 
 @pytest.fixture
@@ -49,18 +53,20 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[Image]:
 
 def served(layout: Layout, *requests: bytes) -> tuple[int, list[bytes]]:
     """Serve the image to parents that have asked already; give the status and what each got."""
-    pairs = [socket.socketpair() for _ in requests]
-    for (theirs, _), request in zip(pairs, requests, strict=True):
-        theirs.settimeout(LIMIT)
-        theirs.sendall(request)
-        theirs.shutdown(socket.SHUT_WR)
-    sockets = [f"--sockfd={ours.detach()}" for _, ours in pairs]
-    status = serve.run(options.parse([INSECURE, *sockets, f"oci:{layout.path}"]))
-    received = []
-    for theirs, _ in pairs:
-        with theirs, theirs.makefile("rb") as file:
-            received.append(file.read())
-    return status, received
+    with ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in requests]
+        for (theirs, _), request in zip(pairs, requests, strict=True):
+            stack.enter_context(theirs)
+            theirs.settimeout(LIMIT)
+            theirs.sendall(request)
+            theirs.shutdown(socket.SHUT_WR)
+        sockets = [f"--sockfd={ours.detach()}" for _, ours in pairs]
+        status = serve.run(options.parse([INSECURE, *sockets, f"oci:{layout.path}"]))
+        received = []
+        for theirs, _ in pairs:
+            with theirs.makefile("rb") as file:
+                received.append(file.read())
+        return status, received
 
 
 def test_an_image_is_served_on_each_descriptor_and_closed_at_the_end(
@@ -87,9 +93,10 @@ def test_an_image_is_closed_after_a_quit(layout: Layout, closed: list[Image]) ->
 def test_an_image_is_closed_after_a_defect(
     layout: Layout, closed: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from imgproxy.server.service import Service
-
-    async def run(_: Service, __: object) -> int:
+    async def run(_: Service, inherited: InheritedSockets) -> int:
+        for each in inherited.connected:
+            assert isinstance(each, socket.socket)
+            each.close()
         raise ZeroDivisionError
 
     monkeypatch.setattr(Service, "run", run)
