@@ -1,4 +1,7 @@
-"""The command line: option names follow skopeo, so that fingers and scripts carry over."""
+"""The options of the command line: imgproxy(1), OPTIONS.
+
+Their names follow skopeo, so that habits and scripts carry over.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ _WIDTH = 79
 
 
 class Options(argparse.Namespace):
-    """What the command line says. `sockfds` are numbers of descriptors, times are in seconds."""
+    """The values of all options. `sockfds` are numbers of descriptors, times are in seconds."""
 
     image: str
     sockfds: list[int]
@@ -65,9 +68,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> Options:
-    """Give the options that the arguments spell. Raises `UsageError`."""
-    # As a flag of its own it must not swallow the argument that follows it.
-    arguments = ["--tls-verify=true" if word == "--tls-verify" else word for word in arguments]
+    """Return the options in the arguments of a command line. Raises `UsageError`."""
+    # Without a value, the option must not take the argument that follows it for one.
+    arguments = ["--tls-verify=true" if each == "--tls-verify" else each for each in arguments]
     return _parser().parse_args(arguments, Options())
 
 
@@ -77,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog=EPILOG,
         allow_abbrev=False,
-        # With a width that is known, argparse need not find out about the terminal each time.
+        # With a fixed width, argparse does not ask the terminal for one each time.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_WIDTH),
     )
     # In the order of `--help`.
@@ -120,7 +123,7 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
         "--tls-verify",
         metavar="true|false",
         type=_boolean,
-        help="verify certificates, whatever registries.conf says (default: verify, unless it says"
+        help="verify certificates, whatever registries.conf sets (default: verify, unless it sets"
         " insecure); --tls-verify=false, with the =, also allows plain http",
     )
 
@@ -129,7 +132,7 @@ def _add_credentials(parser: argparse.ArgumentParser) -> None:
     add = parser.add_mutually_exclusive_group().add_argument
     add("--authfile", metavar="FILE", help="the only file to look for credentials in")
     add("--creds", metavar="USER[:PASSWORD]", type=_creds, help="credentials for the registry")
-    add("--no-creds", action="store_true", help="no credentials, whatever files say")
+    add("--no-creds", action="store_true", help="no credentials, even if files have some")
     add(
         "--registry-token",
         metavar="TOKEN",
@@ -150,7 +153,7 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
         "--registries.d",
         metavar="DIR",
         dest="registries_d",
-        help="the directory that says where signatures are, in place of the system's",
+        help="the directory that configures where signatures are, in place of the system's",
     )
     add("--no-mirrors", action="store_true", help="ask the primary location alone")
     add(
@@ -161,7 +164,9 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     add = parser.add_mutually_exclusive_group().add_argument
     add("--policy", metavar="FILE", help="the policy.json to use in place of the system's")
     add(
-        "--insecure-policy", action="store_true", help="accept any image, whatever policy.json says"
+        "--insecure-policy",
+        action="store_true",
+        help="accept any image, without regard to policy.json",
     )
 
 
@@ -226,7 +231,7 @@ def _boolean(text: str) -> bool:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f'"{text}" is not a number of retries')
-    return int(text[:9])  # nobody waits for more
+    return int(text[:9])  # more than anybody could wait for
 
 
 def _creds(text: str) -> Credentials:

@@ -73,7 +73,7 @@ def _path(target: bytes) -> str:
             raise BadRequestError(f"the request target {_shown(target)} is not a path")
         target = target[target.index(b"//") + 2 + len(parts.netloc) :] or b"/"
     if b"?" in target:
-        raise BadRequestError(f"{_shown(target)}: a query is not understood")
+        raise BadRequestError(f"{_shown(target)}: a query is not supported")
     if _BAD_ESCAPE.search(target):
         raise BadRequestError(f"{_shown(target)}: a % must be followed by two hex digits")
     try:

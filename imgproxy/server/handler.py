@@ -20,7 +20,7 @@ class Request(NamedTuple):
 
     @property
     def is_head(self) -> bool:
-        """Whether the head of the reply is asked for alone."""
+        """Return whether only the head of the reply is asked for."""
         return self.method == b"HEAD"
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    """Give an image in a layout, and a host without configuration."""
+    """Return an image in a layout, and a host without configuration."""
     for name, value in Home(tmp_path / "home").environment().items():
         monkeypatch.setenv(name, value)
     saved = Layout(tmp_path / "layout")
@@ -39,7 +39,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> list[Image]:
-    """Give the images that have been closed."""
+    """Return the images that have been closed."""
     images: list[Image] = []
     close = Image.close
 
@@ -116,13 +116,13 @@ def test_a_file_that_cannot_be_read_is_a_usage_error_before_a_descriptor_is_take
         assert ours.getsockname() is not None
 
 
-@pytest.mark.parametrize(("options_", "told"), [([], []), (["always"], ["advice"])])
-def test_what_libraries_tell_programmers_is_told_who_asks_for_it(
-    monkeypatch: pytest.MonkeyPatch, options_: list[str], told: list[str]
+@pytest.mark.parametrize(("options_", "shown"), [([], []), (["always"], ["advice"])])
+def test_warnings_of_libraries_are_shown_only_if_asked_for(
+    monkeypatch: pytest.MonkeyPatch, options_: list[str], shown: list[str]
 ) -> None:
     monkeypatch.setattr(sys, "warnoptions", options_)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         _ignore_warnings()
         warnings.warn("advice", UserWarning, stacklevel=1)
-    assert [str(each.message) for each in caught] == told
+    assert [str(each.message) for each in caught] == shown

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from imgproxy.images.image import Image
 
 
-async def hold(image: Image, wire: MemoryWire, *, shutdown: Shutdown | None = None) -> Talk:
+async def hold(image: Image, stream: MemoryWire, *, shutdown: Shutdown | None = None) -> Talk:
     """Hold a conversation about an image to its end."""
-    return await hold_with(SingleImage(image), wire, shutdown=shutdown)
+    return await hold_with(SingleImage(image), stream, shutdown=shutdown)
 
 
 async def talk(place: Place, *steps: Step) -> Talk:
@@ -125,8 +125,10 @@ async def test_a_manifest_is_converted_once_for_each_image_that_is_opened(
     image = image_of(shown.place)
     front_end = SingleImage(image)
     for opened in (1, 2):
-        wire = MemoryWire(ask(), ask("HEAD"), ask(target="/config"), ask(), END)
-        first, _, _, last = (await hold_with(front_end, wire)).replies("GET", "HEAD", "GET", "GET")
+        stream = MemoryWire(ask(), ask("HEAD"), ask(target="/config"), ask(), END)
+        first, _, _, last = (await hold_with(front_end, stream)).replies(
+            "GET", "HEAD", "GET", "GET"
+        )
         assert first.body == last.body == b"{}"
         assert converted == [shown.store.read(shown.chosen["digest"])] * opened
         (await image.open()).is_replaced = True
@@ -181,7 +183,7 @@ async def test_an_image_has_no_artifact_type() -> None:
 
 
 def contents(image: Sample) -> dict[str, tuple[str, str, bytes]]:
-    """Give what can be had beside the manifest: its digest, its type, its bytes."""
+    """Return what can be had beside the manifest: its digest, its type, its bytes."""
     config, *layers = image.blobs
     octets = "application/octet-stream"
     wanted = [
@@ -210,7 +212,7 @@ async def test_content_comes_byte_for_byte_with_its_digest(method: str) -> None:
             "Content-Type": media_type,
             "Docker-Content-Digest": digest,
         }
-        assert len(talked.wire.sizes) == 1  # head and body leave together
+        assert len(talked.stream.sizes) == 1  # head and body leave together
         assert talked.notes.failures == []
         assert talked.notes.details == [f"{method} {path}: 200, {len(content)} bytes"]
         assert talked.severity == Severity.NOTHING
@@ -258,14 +260,14 @@ async def test_blobs_of_all_sizes_come_whole(size: int) -> None:
 @virtual_time
 async def test_quitting_is_answered_with_nothing() -> None:
     shutdown = Shutdown()
-    wire = MemoryWire(QUIT + GET, SILENCE)
+    stream = MemoryWire(QUIT + GET, SILENCE)
     with elapsing(0):
-        talked = await hold(image_of(sample().place), wire, shutdown=shutdown)
+        talked = await hold(image_of(sample().place), stream, shutdown=shutdown)
     reply = talked.reply("POST")
     assert (reply.status, reply.length) == (200, 0)
     assert "Content-Type" not in fields_of(reply)
     assert shutdown.requested
-    assert wire.finished == (MAX_DRAIN, 0)
+    assert stream.finished == (MAX_DRAIN, 0)
 
 
 # --- requests that are refused ------------------------------------------------------------------
@@ -360,8 +362,8 @@ async def test_a_method_that_a_path_does_not_have_is_refused(
     method: str, target: str, allow: str
 ) -> None:
     shutdown = Shutdown()
-    wire = MemoryWire(ask(method, target), END)
-    talked = await hold(image_of(sample().place), wire, shutdown=shutdown)
+    stream = MemoryWire(ask(method, target), END)
+    talked = await hold(image_of(sample().place), stream, shutdown=shutdown)
     reply = talked.reply(method)
     assert (reply.status, reply.reason) == (405, "Method Not Allowed")
     assert reply.get("Allow") == allow
@@ -404,7 +406,7 @@ async def test_a_body_that_breaks_off_stays_short_and_ends_the_conversation(
     (line,) = talked.notes.failures
     assert line.startswith(f"GET {path}: ")
     assert words in line
-    assert talked.wire.finished is not None
+    assert talked.stream.finished is not None
     assert [reader.closed for reader in image.place.readers] == [1]
 
 
@@ -464,21 +466,21 @@ async def test_a_blob_without_its_algorithm_is_not_implemented() -> None:
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
 @virtual_time
 async def test_a_blob_whose_reply_cannot_be_sent_is_closed(number: int) -> None:
-    image, wire = sample(), MemoryWire(ask(target=f"/blobs/{digest_of(b'one')}"))
-    wire.broken = OSError(number, os.strerror(number))
-    talked = await hold(image_of(image.place), wire)
+    image, stream = sample(), MemoryWire(ask(target=f"/blobs/{digest_of(b'one')}"))
+    stream.broken = OSError(number, os.strerror(number))
+    talked = await hold(image_of(image.place), stream)
     assert talked.severity == Severity.NOTHING
     assert [reader.closed for reader in image.place.readers] == [1]
 
 
-def waits_for_a_document(image: Sample, wire: MemoryWire) -> None:
+def waits_for_a_document(image: Sample, stream: MemoryWire) -> None:
     image.place.gate = trio.Event()
-    wire.inbox.add(GET)
+    stream.inbox.add(GET)
 
 
-def waits_for_a_blob(image: Sample, wire: MemoryWire) -> None:
+def waits_for_a_blob(image: Sample, stream: MemoryWire) -> None:
     image.place.steps[digest_of(b"one")] = (b"o", 50.0, b"ne", END)
-    wire.inbox.add(ask(target=f"/blobs/{digest_of(b'one')}"))
+    stream.inbox.add(ask(target=f"/blobs/{digest_of(b'one')}"))
 
 
 @pytest.mark.parametrize("how", [MemoryWire.hang_up, MemoryWire.lose_reader])
@@ -487,12 +489,12 @@ def waits_for_a_blob(image: Sample, wire: MemoryWire) -> None:
 async def test_what_a_parent_that_is_gone_had_asked_for_is_closed(
     wait: Callable[[Sample, MemoryWire], object], how: Callable[[MemoryWire], None]
 ) -> None:
-    image, wire = sample(), MemoryWire()
-    wait(image, wire)
+    image, stream = sample(), MemoryWire()
+    wait(image, stream)
     async with trio.open_nursery() as nursery:
-        ended = await started(nursery, SingleImage(image_of(image.place)), wire)
+        ended = await started(nursery, SingleImage(image_of(image.place)), stream)
         with elapsing(0):
-            how(wire)
+            how(stream)
             await wait_all_tasks_blocked()
             (talked,) = ended
     assert talked.severity == Severity.NOTHING
@@ -508,15 +510,15 @@ async def test_what_a_parent_that_is_gone_had_asked_for_is_closed(
 async def test_a_parent_that_only_stops_sending_still_gets_its_reply(
     wait: Callable[[Sample, MemoryWire], object],
 ) -> None:
-    image, wire = sample(), MemoryWire()
-    wait(image, wire)
+    image, stream = sample(), MemoryWire()
+    wait(image, stream)
     async with trio.open_nursery() as nursery:
-        ended = await started(nursery, SingleImage(image_of(image.place)), wire)
-        wire.inbox.add(END)
+        ended = await started(nursery, SingleImage(image_of(image.place)), stream)
+        stream.inbox.add(END)
         await wait_all_tasks_blocked()
         image.place.gate.set()
     assert ended[0].reply().status == 200
-    assert wire.finished is not None
+    assert stream.finished is not None
 
 
 @virtual_time
@@ -524,11 +526,11 @@ async def test_several_conversations_share_one_opened_image() -> None:
     image = sample()
     front_end = SingleImage(image_of(image.place))
     image.place.gate = trio.Event()
-    wires = [MemoryWire(GET, END) for _ in range(5)]
+    streams = [MemoryWire(GET, END) for _ in range(5)]
     async with trio.open_nursery() as nursery:
-        for wire in wires:
-            nursery.start_soon(hold_with, front_end, wire)
+        for stream in streams:
+            nursery.start_soon(hold_with, front_end, stream)
         await wait_all_tasks_blocked()
         image.place.gate.set()
-    assert [replies(wire.sent, "GET")[0].status for wire in wires] == [200] * 5
+    assert [replies(stream.sent, "GET")[0].status for stream in streams] == [200] * 5
     assert image.place.asked == [image.index["digest"], image.chosen["digest"]]

@@ -1,4 +1,4 @@
-"""One conversation over a wire in memory: what is answered to which bytes, and how it ends."""
+"""One conversation over a stream in memory: what is answered to which bytes, and how it ends."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ MIB = 1 << 20
 @virtual_time
 async def test_quitting_is_answered_with_nothing() -> None:
     shutdown = Shutdown()
-    wire = MemoryWire(QUIT + GET, SILENCE)
+    stream = MemoryWire(QUIT + GET, SILENCE)
     with elapsing(0):
-        talked = await hold(FrontEnd(), wire, shutdown=shutdown)
+        talked = await hold(FrontEnd(), stream, shutdown=shutdown)
     reply = talked.reply("POST")
     assert (reply.status, reply.length) == (200, 0)
     assert "Content-Type" not in fields_of(reply)
     assert shutdown.requested
-    assert wire.finished == (MAX_DRAIN, 0)
+    assert stream.finished == (MAX_DRAIN, 0)
 
 
 REASONS = {
@@ -80,7 +80,7 @@ REASONS = {
 
 
 def failures() -> list[Failure]:
-    """Give one failure of each class."""
+    """Return one failure of each class."""
     classes = [
         each
         for module in (errors, request_errors)
@@ -98,8 +98,8 @@ def failures() -> list[Failure]:
 @pytest.mark.parametrize("failure", failures(), ids=lambda failure: type(failure).__name__)
 @virtual_time
 async def test_a_failure_is_answered_as_its_class_says(failure: Failure) -> None:
-    wire = MemoryWire(ask(), ask("HEAD"), END)
-    talked = await hold(FrontEnd({"/manifest": failure}), wire)
+    stream = MemoryWire(ask(), ask("HEAD"), END)
+    talked = await hold(FrontEnd({"/manifest": failure}), stream)
     reply, head = talked.replies("GET", "HEAD")
     detail = {"retryable": failure.status in (503, 504)}
     if not isinstance(failure, MethodNotAllowedError):
@@ -123,13 +123,13 @@ async def test_a_failure_is_answered_as_its_class_says(failure: Failure) -> None
 @pytest.mark.parametrize("accepted", [True, False])
 @pytest.mark.parametrize("field", ["Origin: null", "ORIGIN: http://localhost", "Origin:"])
 @virtual_time
-async def test_pages_in_browsers_get_nothing_from_a_listener(
+async def test_a_request_from_a_page_in_a_browser_is_refused_at_a_listener(
     field: str,
     accepted: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
     shutdown = Shutdown()
-    wire = MemoryWire(ask("GET", "/manifest", field), ask("POST", "/quit", field), END)
-    talked = await hold(FrontEnd(), wire, shutdown=shutdown, accepted=accepted)
+    stream = MemoryWire(ask("GET", "/manifest", field), ask("POST", "/quit", field), END)
+    talked = await hold(FrontEnd(), stream, shutdown=shutdown, accepted=accepted)
     got, asked_to_quit = talked.replies("GET", "POST")
     if accepted:
         assert (got.status, got.code) == (403, "DENIED")
@@ -153,7 +153,7 @@ BODIES = {
 
 @pytest.mark.parametrize("case", BODIES)
 @virtual_time
-async def test_a_body_that_nobody_asked_for_is_read_away(case: str) -> None:
+async def test_a_body_that_is_not_needed_is_read_and_discarded(case: str) -> None:
     request = BODIES[case].replace(b"POST /quit", b"GET /manifest")
     first, second = (await talk(FrontEnd(), request + GET)).replies("GET", "GET")
     assert (first.status, second.status) == (200, 200)
@@ -161,11 +161,11 @@ async def test_a_body_that_nobody_asked_for_is_read_away(case: str) -> None:
 
 
 TOO_LARGE = {
-    "says so": ask("GET", "/manifest", f"Content-Length: {MAX_DRAIN + 1}"),
-    "says so and waits": ask(
+    "announced": ask("GET", "/manifest", f"Content-Length: {MAX_DRAIN + 1}"),
+    "announced and waits": ask(
         "GET", "/manifest", f"Content-Length: {MAX_DRAIN + 1}", "Expect: 100-continue"
     ),
-    "says so much": ask("GET", "/manifest", "Content-Length: 99999999999999999999"),
+    "announced much": ask("GET", "/manifest", "Content-Length: 99999999999999999999"),
     "in chunks": ask("GET", "/manifest", CHUNKED, body=chunks(*[9999] * 7)),
     "in a chunk": ask("GET", "/manifest", CHUNKED, body=b"%x\r\n" % MIB + bytes(MAX_DRAIN + 1)),
     "for a path that there is not": ask("GET", "/no", f"Content-Length: {MAX_DRAIN + 1}"),
@@ -186,27 +186,27 @@ async def test_a_body_that_is_too_large_ends_the_conversation(case: str) -> None
 def assert_closing(talked: Talk, reply: Reply) -> None:
     """Assert that the reply is the last, and that a reset is avoided."""
     assert reply.get("Connection") == "close"
-    assert talked.wire.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT)
+    assert talked.stream.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT)
     assert talked.severity == Severity.NOTHING
     assert len(talked.notes.failures) == 1
 
 
 @virtual_time
-async def test_who_waits_for_a_word_before_the_body_gets_it() -> None:
+async def test_a_client_that_waits_for_100_continue_gets_it() -> None:
     expecting = ask("GET", "/manifest", "Content-Length: 5", "Expect: 100-continue")
-    wire = MemoryWire(expecting)
+    stream = MemoryWire(expecting)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold, FrontEnd(), wire)
+        nursery.start_soon(hold, FrontEnd(), stream)
         await wait_all_tasks_blocked()
-        assert wire.sent == b"HTTP/1.1 100 Continue\r\n\r\n"
-        wire.inbox.add(b"hello", expecting, b"hello", END)
-    first, second = replies(wire.sent, "GET", "GET")
+        assert stream.sent == b"HTTP/1.1 100 Continue\r\n\r\n"
+        stream.inbox.add(b"hello", expecting, b"hello", END)
+    first, second = replies(stream.sent, "GET", "GET")
     assert (first.status, first.interim) == (200, [100])
     assert (second.status, second.interim) == (200, [100])
 
 
 @virtual_time
-async def test_who_does_not_wait_for_a_word_needs_none() -> None:
+async def test_a_client_that_does_not_wait_for_100_continue_gets_none() -> None:
     expecting = ask("GET", "/manifest", "Content-Length: 5", "Expect: 100-continue", body=b"hello")
     reply = (await talk(FrontEnd(), expecting)).reply()
     assert (reply.status, reply.interim) == (200, [])
@@ -216,7 +216,7 @@ async def test_who_does_not_wait_for_a_word_needs_none() -> None:
 
 
 @virtual_time
-async def test_pipelined_requests_are_answered_in_order() -> None:
+async def test_pipelined_sentare_answered_in_order() -> None:
     front_end = FrontEnd({**{f"/{n}": b"x" * n for n in range(9)}, "/pulled": (b"a", b"bc")})
     paths = [path for path in front_end.answers for _ in range(2)]
     methods = ["GET", "HEAD"] * len(front_end.answers)
@@ -242,7 +242,7 @@ async def test_a_reply_has_its_fields_and_leaves_in_one_piece(method: str) -> No
         "Accept-Ranges": "none",
         "Content-Type": "text/plain",
     }
-    assert len(talked.wire.sizes) == 1  # head and body leave together
+    assert len(talked.stream.sizes) == 1  # head and body leave together
     assert talked.notes.failures == []
     assert talked.notes.details == [f"{method} /manifest: 200, 12 bytes"]
     assert talked.severity == Severity.NOTHING
@@ -253,7 +253,7 @@ async def test_a_piece_that_is_large_is_not_copied_behind_the_head() -> None:
     small, large = bytes(http_connection._JOINED), bytes(http_connection._JOINED + 1)
     talked = await talk(FrontEnd({"/blob": (small, large)}), ask(target="/blob"))
     assert talked.reply().body == small + large
-    head, *pieces = talked.wire.sizes
+    head, *pieces = talked.stream.sizes
     assert head > len(small)
     assert [size for size in pieces if size] == [len(large)]
 
@@ -295,13 +295,13 @@ LAST_REQUESTS = {
 @pytest.mark.parametrize("case", LAST_REQUESTS)
 @virtual_time
 async def test_a_request_that_is_the_last_is_answered_and_ends_the_conversation(case: str) -> None:
-    wire = MemoryWire(LAST_REQUESTS[case] + GET, SILENCE)
+    stream = MemoryWire(LAST_REQUESTS[case] + GET, SILENCE)
     with elapsing(http_connection.DRAIN_TIMEOUT):
-        talked = await hold(FrontEnd(), wire)
+        talked = await hold(FrontEnd(), stream)
     reply = talked.reply()
     assert reply.status == 200
     assert reply.get("Connection") == "close"
-    assert wire.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT)
+    assert stream.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT)
 
 
 GARBAGE = {
@@ -356,7 +356,7 @@ async def test_a_transfer_coding_that_is_unknown_is_not_implemented() -> None:
 
 
 def request_of(size: int) -> bytes:
-    """Give a request whose head has so many bytes."""
+    """Return a request whose head has so many bytes."""
     return ask("GET", "/manifest", "X: " + "a" * (size - len(ask("GET", "/manifest", "X: "))))
 
 
@@ -387,7 +387,7 @@ async def test_a_head_without_an_end_is_too_large() -> None:
     assert_closing(talked, reply)
 
 
-STREAMS = {
+SEQUENCES = {
     "requests": (
         ask() + ask("HEAD", "/config") + ask("POST", "/no", "Content-Length: 5", body=b"hello"),
         ["GET", "HEAD", "POST"],
@@ -406,17 +406,17 @@ def without_dates(sent: bytes) -> bytes:
     return re.sub(rb"\r\nDate: [^\r]*", b"", sent)
 
 
-@pytest.mark.parametrize("case", STREAMS)
+@pytest.mark.parametrize("case", SEQUENCES)
 @virtual_time
-async def test_replies_are_the_same_however_requests_arrive(case: str) -> None:
-    stream, methods = STREAMS[case]
+async def test_replies_are_the_same_however_sentarrive(case: str) -> None:
+    sent, methods = SEQUENCES[case]
     front_end = FrontEnd()
-    whole = await hold(front_end, MemoryWire(stream, END))
+    whole = await hold(front_end, MemoryWire(sent, END))
     assert len(whole.replies(*methods)) == len(methods)
-    splits = [(stream[:at], stream[at:]) for at in range(1, len(stream))]
-    for pieces in [*splits, [bytes([byte]) for byte in stream]]:
+    splits = [(sent[:at], sent[at:]) for at in range(1, len(sent))]
+    for pieces in [*splits, [bytes([byte]) for byte in sent]]:
         talked = await hold(front_end, MemoryWire(*pieces, END))
-        assert without_dates(bytes(talked.wire.sent)) == without_dates(bytes(whole.wire.sent))
+        assert without_dates(bytes(talked.stream.sent)) == without_dates(bytes(whole.stream.sent))
 
 
 WORDS = [
@@ -430,11 +430,11 @@ WORDS = [
 @settings(deadline=None)
 @virtual_time
 async def test_no_bytes_are_a_defect(words: list[bytes], cuts: list[int]) -> None:
-    stream, pieces = b"".join(words), []
+    sent, pieces = b"".join(words), []
     for cut in cuts:
-        pieces.append(stream[:cut])
-        stream = stream[cut:]
-    steps = [piece for piece in (*pieces, stream) if piece]
+        pieces.append(sent[:cut])
+        sent = sent[cut:]
+    steps = [piece for piece in (*pieces, sent) if piece]
     talked = await hold(FrontEnd(), MemoryWire(*steps, END))
     assert talked.severity == Severity.NOTHING
 
@@ -470,7 +470,7 @@ async def test_a_body_that_breaks_off_stays_short_and_ends_the_conversation(
     assert talked.severity == severity
     (line,) = talked.notes.failures
     assert line.startswith(f"GET /blob: {words}")
-    assert talked.wire.finished is not None
+    assert talked.stream.finished is not None
     assert [body.closed for body in front_end.bodies] == [1]
 
 
@@ -491,7 +491,7 @@ async def test_a_defect_is_answered_without_its_details() -> None:
 
 
 @virtual_time
-async def test_a_defect_in_a_conversation_is_not_one_of_the_others() -> None:
+async def test_a_defect_of_one_conversation_ends_that_one_alone() -> None:
     class Defective(MemoryWire):
         async def finish(self, limit: int, patience: float) -> None:
             raise ZeroDivisionError(limit, patience)
@@ -501,7 +501,7 @@ async def test_a_defect_in_a_conversation_is_not_one_of_the_others() -> None:
     assert talked.severity == Severity.DEFECT
 
 
-def test_the_gravest_of_several_events_counts() -> None:
+def test_the_most_severe_of_several_events_counts() -> None:
     assert sorted(Severity, reverse=True) == [
         Severity.DEFECT,
         Severity.MISMATCH,
@@ -517,7 +517,7 @@ def test_the_gravest_of_several_events_counts() -> None:
 async def test_a_conversation_without_a_request_ends_without_a_reply() -> None:
     for steps in ((), (0.5,)):
         talked = await talk(FrontEnd(), *steps)
-        assert talked.wire.sent == b""
+        assert talked.stream.sent == b""
         assert talked.severity == Severity.NOTHING
         assert talked.notes.failures == []
 
@@ -533,13 +533,13 @@ async def test_half_a_request_is_refused_at_its_end() -> None:
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ECONNRESET, errno.ENOSPC])
 @virtual_time
 async def test_a_reply_that_cannot_be_sent_ends_a_conversation(number: int, path: str) -> None:
-    """Quietly where the parent does not want it; a full disk is told of."""
-    front_end, wire = FrontEnd({"/blob": (b"one",)}), MemoryWire(ask(target=path))
-    wire.broken = OSError(number, os.strerror(number))
-    talked = await hold(front_end, wire)
+    """Quietly if the parent has gone; a full disk is reported."""
+    front_end, stream = FrontEnd({"/blob": (b"one",)}), MemoryWire(ask(target=path))
+    stream.broken = OSError(number, os.strerror(number))
+    talked = await hold(front_end, stream)
     assert talked.severity == Severity.NOTHING
-    told = ["sending a reply: No space left on device"] if number == errno.ENOSPC else []
-    assert talked.notes.failures == told
+    reported = ["sending a reply: No space left on device"] if number == errno.ENOSPC else []
+    assert talked.notes.failures == reported
     assert all(body.closed for body in front_end.bodies)
 
 
@@ -550,30 +550,30 @@ async def test_a_reset_ends_a_conversation_quietly() -> None:
         talked = await hold(FrontEnd(), MemoryWire(*steps))
         assert talked.severity == Severity.NOTHING
         assert talked.notes.failures == []
-        assert talked.wire.finished is None
+        assert talked.stream.finished is None
 
 
-def waits_for_its_answer(front_end: FrontEnd, wire: MemoryWire) -> None:
+def waits_for_its_answer(front_end: FrontEnd, stream: MemoryWire) -> None:
     front_end.gate = trio.Event()
-    wire.inbox.add(GET)
+    stream.inbox.add(GET)
 
 
-def waits_for_a_piece(front_end: FrontEnd, wire: MemoryWire) -> None:
+def waits_for_a_piece(front_end: FrontEnd, stream: MemoryWire) -> None:
     front_end.answers["/blob"] = (b"o", 50.0, b"ne")
-    wire.inbox.add(ask(target="/blob"))
+    stream.inbox.add(ask(target="/blob"))
 
 
-def waits_for_its_parent(_: FrontEnd, wire: MemoryWire) -> None:
-    wire.stop_reading()
-    wire.inbox.add(GET)
+def waits_for_its_parent(_: FrontEnd, stream: MemoryWire) -> None:
+    stream.stop_reading()
+    stream.inbox.add(GET)
 
 
-def waits_for_a_request(_: FrontEnd, wire: MemoryWire) -> None:
-    wire.inbox.add(GET)
+def waits_for_a_request(_: FrontEnd, stream: MemoryWire) -> None:
+    stream.inbox.add(GET)
 
 
-def waits_for_a_body(_: FrontEnd, wire: MemoryWire) -> None:
-    wire.inbox.add(ask("GET", "/manifest", "Content-Length: 5"))
+def waits_for_a_body(_: FrontEnd, stream: MemoryWire) -> None:
+    stream.inbox.add(ask("GET", "/manifest", "Content-Length: 5"))
 
 
 WAITING = [
@@ -591,20 +591,20 @@ WAITING = [
 async def test_a_parent_that_is_gone_ends_whatever_is_under_way(
     wait: Callable[[FrontEnd, MemoryWire], object], how: Callable[[MemoryWire], None]
 ) -> None:
-    """Even if somebody else could still send, through a pipe that was left open."""
-    front_end, wire = FrontEnd(), MemoryWire()
-    wait(front_end, wire)
+    """Even if another process could still send, through a pipe that was left open."""
+    front_end, stream = FrontEnd(), MemoryWire()
+    wait(front_end, stream)
     async with trio.open_nursery() as nursery:
-        ended = await started(nursery, front_end, wire)
+        ended = await started(nursery, front_end, stream)
         with elapsing(0):
-            how(wire)
+            how(stream)
             await wait_all_tasks_blocked()
             (talked,) = ended
     assert talked.severity == Severity.NOTHING
     assert all(body.closed for body in front_end.bodies)
     if wait is not waits_for_a_request:
         assert talked.notes.details[-1].startswith("the parent is gone: ")
-        assert talked.wire.finished is None
+        assert talked.stream.finished is None
 
 
 @pytest.mark.parametrize("wait", [waits_for_its_answer, waits_for_a_piece, waits_for_its_parent])
@@ -612,42 +612,44 @@ async def test_a_parent_that_is_gone_ends_whatever_is_under_way(
 async def test_a_parent_that_only_stops_sending_still_gets_its_reply(
     wait: Callable[[FrontEnd, MemoryWire], object],
 ) -> None:
-    front_end, wire = FrontEnd(), MemoryWire()
-    wait(front_end, wire)
+    front_end, stream = FrontEnd(), MemoryWire()
+    wait(front_end, stream)
     async with trio.open_nursery() as nursery:
-        ended = await started(nursery, front_end, wire)
-        wire.inbox.add(END)
+        ended = await started(nursery, front_end, stream)
+        stream.inbox.add(END)
         await wait_all_tasks_blocked()
         front_end.gate.set()
-        wire.read_on()
+        stream.read_on()
     assert ended[0].reply().status == 200
-    assert wire.finished is not None
+    assert stream.finished is not None
 
 
 @pytest.mark.parametrize("how", [MemoryWire.hang_up, MemoryWire.lose_reader])
 @virtual_time
-async def test_the_last_word_of_a_parent_is_heard(how: Callable[[MemoryWire], None]) -> None:
+async def test_a_quit_that_comes_with_a_hang_up_takes_effect(
+    how: Callable[[MemoryWire], None],
+) -> None:
     shutdown = Shutdown()
-    wire = MemoryWire()
+    stream = MemoryWire()
     async with trio.open_nursery() as nursery:
-        await started(nursery, FrontEnd(), wire, shutdown)
-        wire.inbox.add(QUIT)
-        how(wire)
+        await started(nursery, FrontEnd(), stream, shutdown)
+        stream.inbox.add(QUIT)
+        how(stream)
     assert shutdown.requested
-    assert wire.sent == b""
+    assert stream.sent == b""
 
 
 @virtual_time
-async def test_a_last_word_that_was_there_before_is_heard() -> None:
+async def test_a_quit_that_came_before_the_hang_up_takes_effect() -> None:
     shutdown = Shutdown()
-    wire = MemoryWire(QUIT)
-    wire.hang_up()
-    await hold(FrontEnd(), wire, shutdown=shutdown)
+    stream = MemoryWire(QUIT)
+    stream.hang_up()
+    await hold(FrontEnd(), stream, shutdown=shutdown)
     assert shutdown.requested
 
 
 @virtual_time
-async def test_a_last_word_that_arrives_with_the_hang_up_is_heard() -> None:
+async def test_a_quit_takes_effect_if_the_hang_up_is_noticed_while_it_is_received() -> None:
     class Late(MemoryWire):
         async def receive_into(self, buffer: memoryview) -> int:
             count = await super().receive_into(buffer)
@@ -656,11 +658,11 @@ async def test_a_last_word_that_arrives_with_the_hang_up_is_heard() -> None:
             return count
 
     shutdown = Shutdown()
-    wire = Late(QUIT)
-    wire.hang_up()
-    talked = await hold(FrontEnd(), wire, shutdown=shutdown)
+    stream = Late(QUIT)
+    stream.hang_up()
+    talked = await hold(FrontEnd(), stream, shutdown=shutdown)
     assert shutdown.requested
-    assert talked.wire.sent == b""
+    assert talked.stream.sent == b""
 
 
 @virtual_time
@@ -678,7 +680,7 @@ async def test_a_parent_that_goes_while_its_reply_is_sent_is_not_waited_for() ->
 
 
 @virtual_time
-async def test_who_cannot_be_watched_is_served_all_the_same() -> None:
+async def test_a_client_whose_hang_up_cannot_be_watched_is_served() -> None:
     class Unwatched(MemoryWire):
         async def hung_up(self) -> None:
             raise OSError(24, "Too many open files")
@@ -689,7 +691,7 @@ async def test_who_cannot_be_watched_is_served_all_the_same() -> None:
 
 
 @virtual_time
-async def test_quitting_lets_replies_under_way_be_finished_and_takes_no_new_requests() -> None:
+async def test_a_shutdown_finishes_replies_and_takes_no_new_requests() -> None:
     shared, shutdown = FrontEnd(), Shutdown()
     idle, fresh, asking, sending = MemoryWire(GET), MemoryWire(), MemoryWire(), MemoryWire()
     halfway, owing = MemoryWire(GET[:9]), MemoryWire()
@@ -697,45 +699,45 @@ async def test_quitting_lets_replies_under_way_be_finished_and_takes_no_new_requ
     waits_for_its_parent(shared, sending)
     waits_for_a_body(shared, owing)
     async with trio.open_nursery() as nursery:
-        wires = (idle, fresh, asking, sending, halfway, owing)
-        talks = {wire: await started(nursery, shared, wire, shutdown) for wire in wires}
+        streams = (idle, fresh, asking, sending, halfway, owing)
+        talks = {stream: await started(nursery, shared, stream, shutdown) for stream in streams}
         asking.inbox.add(GET)
         sending.inbox.add(GET, GET)
         quitter = MemoryWire(QUIT)
         await hold(shared, quitter, shutdown=shutdown)
         await trio.sleep(http_connection.DRAIN_TIMEOUT + 0.1)
-        over = {wire for wire, ended in talks.items() if ended}
+        over = {stream for stream, ended in talks.items() if ended}
         assert over == {idle, fresh, halfway, owing}
         sending.read_on()
-    assert [len(replies(wire.sent, "GET")) for wire in (idle, asking, sending)] == [1, 1, 1]
-    assert [bytes(wire.sent) for wire in (fresh, halfway, owing)] == [b""] * 3
-    assert all(wire.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT) for wire in wires)
+    assert [len(replies(stream.sent, "GET")) for stream in (idle, asking, sending)] == [1, 1, 1]
+    assert [bytes(stream.sent) for stream in (fresh, halfway, owing)] == [b""] * 3
+    assert all(stream.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT) for stream in streams)
 
 
 @virtual_time
-async def test_quitting_knows_of_no_conversation_that_is_over() -> None:
+async def test_a_shutdown_keeps_no_scope_of_a_conversation_that_has_ended() -> None:
     shutdown = Shutdown()
     await hold(FrontEnd(), MemoryWire(GET, END), shutdown=shutdown)
     assert shutdown._scopes == set()
 
 
-def test_bodies_are_read_away_up_to_a_limit_that_is_promised() -> None:
+def test_bodies_are_discarded_up_to_the_limit_in_the_manual() -> None:
     assert MAX_DRAIN == 64 * 1024
     assert http_connection.DRAIN_TIMEOUT == 1
 
 
 @virtual_time
-async def test_after_quitting_nothing_is_begun() -> None:
+async def test_after_a_shutdown_nothing_is_begun() -> None:
     shutdown = Shutdown()
     shutdown.request()
     talked = await hold(FrontEnd(), MemoryWire(GET), shutdown=shutdown)
-    assert talked.wire.sent == b""
+    assert talked.stream.sent == b""
 
 
 @virtual_time
-async def test_what_is_sent_after_the_last_reply_is_read_away() -> None:
-    wire = MemoryWire(ask("GET", "/manifest", "Connection: close"), 0.5, bytes(1000), END)
+async def test_what_is_sent_after_the_last_reply_is_read_and_discarded() -> None:
+    stream = MemoryWire(ask("GET", "/manifest", "Connection: close"), 0.5, bytes(1000), END)
     with elapsing(0.5):
-        await hold(FrontEnd(), wire)
-    assert wire.inbox.is_quiet is False  # nothing but the end is left
-    assert await wire.inbox.receive_into(memoryview(bytearray(1))) == 0
+        await hold(FrontEnd(), stream)
+    assert stream.inbox.is_quiet is False  # nothing but the end is left
+    assert await stream.inbox.receive_into(memoryview(bytearray(1))) == 0

@@ -42,7 +42,7 @@ GET, QUIT = ask(), ask("/quit", "POST")
 
 
 def front_end(*steps: Step) -> FrontEnd:
-    """Give a front-end with a large body; `steps` are what comes in place of that."""
+    """Return a front-end with a large body; `steps` are what comes in place of that."""
     return FrontEnd({BLOB: steps or (LARGE,)}, {BLOB: len(LARGE)})
 
 
@@ -55,7 +55,7 @@ def resources() -> Iterator[ExitStack]:
 def pair(
     resources: ExitStack, *requests: bytes, ends: bool = True
 ) -> tuple[socket.socket, socket.socket]:
-    """Give the program's half of a pair, and the parent's, which has sent its requests."""
+    """Return the program's half of a pair, and the parent's, which has sent its requests."""
     ours, theirs = socket.socketpair()
     resources.enter_context(ours)
     resources.enter_context(theirs)
@@ -208,7 +208,7 @@ async def test_an_error_that_was_answered_is_no_event(resources: ExitStack) -> N
 
 
 @real_time
-async def test_a_listener_is_served_until_somebody_quits(resources: ExitStack) -> None:
+async def test_a_listener_is_served_until_a_quit(resources: ExitStack) -> None:
     listener = listening(resources)
     socks = [connect(resources, listener, GET) for _ in range(3)]
     connect(resources, listener, QUIT)
@@ -339,7 +339,7 @@ def test_unix_sockets_have_no_remote(resources: ExitStack) -> None:
 
 
 class Accepting:
-    """`wire.accept`, with faults before and addresses in place of the real ones."""
+    """`streams.accept`, with faults before and addresses in place of the real ones."""
 
     def __init__(self, faults: Sequence[OSError] = (), addresses: Sequence[str] = ()) -> None:
         self._faults = iter(faults)
@@ -349,21 +349,21 @@ class Accepting:
         fault = next(self._faults, None)
         if fault is not None:
             raise fault
-        wire, address = await accept(listener)
-        return wire, (next(self._addresses, address[0]), 1234)
+        stream, address = await accept(listener)
+        return stream, (next(self._addresses, address[0]), 1234)
 
 
 @real_time
-async def test_a_stranger_is_let_go_and_takes_no_place(
+async def test_a_connection_from_another_host_is_closed_and_takes_no_slot(
     resources: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "MAX_ACCEPTED", 1)
     monkeypatch.setattr(services, "accept", Accepting(addresses=("192.0.2.1", "192.0.2.2")))
     listener = listening(resources)
-    strangers = [connect(resources, listener) for _ in range(2)]
+    remotes = [connect(resources, listener) for _ in range(2)]
     local = connect(resources, listener, GET, QUIT)
     _, notes = await serve(front_end(), listening=(listener,))
-    for sock in strangers:
+    for sock in remotes:
         assert read_to_end(sock) == b""
     assert [reply.status for reply in replies(read_to_end(local), "GET", "POST")] == [200, 200]
     assert notes.failures == [
@@ -373,7 +373,7 @@ async def test_a_stranger_is_let_go_and_takes_no_place(
 
 
 @virtual_time
-async def test_a_shortage_is_told_and_waited_out(
+async def test_a_shortage_is_reported_and_waited_out(
     resources: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
@@ -390,7 +390,7 @@ async def test_a_shortage_is_told_and_waited_out(
 
 
 @virtual_time
-async def test_quitting_does_not_wait_for_a_shortage_to_end(
+async def test_a_shutdown_does_not_wait_for_a_shortage_to_end(
     resources: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shortage = OSError(errno.EMFILE, "Too many open files")
@@ -412,4 +412,4 @@ async def test_a_conversation_that_is_over_gives_its_descriptor_back(resources: 
             await trio.to_thread.run_sync(read_to_end, sock)
             connect(resources, listener, QUIT).shutdown(socket.SHUT_WR)
     resources.close()
-    assert len(os.listdir("/proc/self/fd")) == before - 1  # the listener is gone as well
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # the listener is closed as well

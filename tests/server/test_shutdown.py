@@ -47,21 +47,21 @@ async def test_what_takes_no_wait_is_not_interrupted() -> None:
 
 @virtual_time
 async def test_tasks_that_a_hang_up_wakes_go_on_before_they_are_cancelled() -> None:
-    hang_up, wire = HangUp(), MemoryWire()
+    hang_up, stream = HangUp(), MemoryWire()
     received: list[int] = []
 
     async def receive() -> None:
         with hang_up.interrupts():
-            received.append(await wire.receive_into(memoryview(bytearray(9))))
+            received.append(await stream.receive_into(memoryview(bytearray(9))))
             received.append(-1)
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
-        nursery.start_soon(hang_up.watch, wire)
+        nursery.start_soon(hang_up.watch, stream)
         await wait_all_tasks_blocked()
-        wire.inbox.add(b"last")
-        wire.lose_reader()
+        stream.inbox.add(b"last")
+        stream.lose_reader()
     assert received == [4, -1]
     assert hang_up.requested
 

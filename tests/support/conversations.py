@@ -33,13 +33,13 @@ def ask(
     body: bytes = b"",
     version: str = "1.1",
 ) -> bytes:
-    """Give a request; `fields` are whole lines."""
+    """Return a request; `fields` are whole lines."""
     lines = [f"{method} {target} HTTP/{version}", "Host: localhost", *fields]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def chunks(*sizes: int) -> bytes:
-    """Give a body in chunks."""
+    """Return a body in chunks."""
     return b"".join(b"%x\r\n%b\r\n" % (size, bytes(size)) for size in (*sizes, 0))
 
 
@@ -110,12 +110,12 @@ class FrontEnd:
 class Talk:
     """A conversation that has ended."""
 
-    wire: MemoryWire
+    stream: MemoryWire
     notes: Notes
     severity: Severity
 
     def replies(self, *methods: str) -> list[Received]:
-        return replies(self.wire.sent, *methods)
+        return replies(self.stream.sent, *methods)
 
     def reply(self, method: str = "GET") -> Received:
         (reply,) = self.replies(method)
@@ -124,7 +124,7 @@ class Talk:
 
 async def hold(
     handler: Handler,
-    wire: MemoryWire,
+    stream: MemoryWire,
     *,
     shutdown: Shutdown | None = None,
     accepted: bool = False,
@@ -132,9 +132,9 @@ async def hold(
     """Hold a conversation to its end."""
     notes = Notes()
     shutdown = Shutdown() if shutdown is None else shutdown
-    severity = await HttpConnection(wire, handler, shutdown, notes, accepted=accepted).run()
-    assert wire.closed
-    return Talk(wire, notes, severity)
+    severity = await HttpConnection(stream, handler, shutdown, notes, accepted=accepted).run()
+    assert stream.closed
+    return Talk(stream, notes, severity)
 
 
 async def talk(handler: Handler, *steps: Step) -> Talk:
@@ -143,13 +143,13 @@ async def talk(handler: Handler, *steps: Step) -> Talk:
 
 
 async def started(
-    nursery: trio.Nursery, handler: Handler, wire: MemoryWire, shutdown: Shutdown | None = None
+    nursery: trio.Nursery, handler: Handler, stream: MemoryWire, shutdown: Shutdown | None = None
 ) -> list[Talk]:
-    """Hold a conversation in the background until it waits; give what it will have been."""
+    """Hold a conversation in the background until it waits; return what it will have been."""
     ended: list[Talk] = []
 
     async def run() -> None:
-        ended.append(await hold(handler, wire, shutdown=shutdown))
+        ended.append(await hold(handler, stream, shutdown=shutdown))
 
     nursery.start_soon(run)
     await wait_all_tasks_blocked()
@@ -158,7 +158,7 @@ async def started(
 
 
 def fields_of(reply: Received) -> dict[str, str]:
-    """Give the fields of a reply apart from the date, which must be one."""
+    """Return the fields of a reply apart from the date, which must be one."""
     assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", reply.get("Date") or "")
     assert len({name.lower() for name, _ in reply.fields}) == len(reply.fields)
     return {name: value for name, value in reply.fields if name != "Date"}
