@@ -1,9 +1,10 @@
-"""The tree of failures. Each class knows the HTTP status it is answered with.
+"""The tree of failures. Each class has the HTTP status it is answered with.
 
 A failure is raised where the facts are, with a message that says what was attempted, on what, what
-came back and, where there is one, the way out; `server` answers it, and nobody in between rewrites
+came back and, where there is one, the way out; `server` answers it, and nothing in between rewrites
 it. `code` is the distribution specification's where that has one, `detail` holds what a program
-can act on. Text from outside goes through `clean` before it enters a message.
+can act on. Text from outside goes through `clean` before it enters a message. Failures that only
+the HTTP server raises are in `server.request_errors`.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class Failure(Exception):
     status: ClassVar[int]
     default_code: ClassVar[str]
     retryable: ClassVar[bool] = False
+    # Header fields of the reply that answers the failure, besides those that every error has.
+    header_fields: tuple[tuple[str, str], ...] = ()
 
     def __init__(
         self,
@@ -126,29 +129,11 @@ class NotFoundError(Failure):
     default_code = "NOT_FOUND"
 
 
-class MethodNotAllowedError(Failure):
-    """The path is known, the method is not for it; `allow` is the header's value."""
-
-    status = 405
-    default_code = "METHOD_NOT_ALLOWED"
-
-    def __init__(self, message: str, allow: str) -> None:
-        super().__init__(message)
-        self.allow = allow
-
-
 class AmbiguousError(Failure):
     """The reference fits several images; `choices` lists them."""
 
     status = 409
     default_code = "AMBIGUOUS"
-
-
-class BodyTooLargeError(Failure):
-    """A request body that nobody asked for is too long to be read away."""
-
-    status = 413
-    default_code = "BODY_TOO_LARGE"
 
 
 class UnsupportedFormatError(Failure):
@@ -163,13 +148,6 @@ class InvalidError(Failure):
 
     status = 422
     default_code = "MANIFEST_INVALID"
-
-
-class HeadTooLargeError(Failure):
-    """The head of a request exceeds its limit."""
-
-    status = 431
-    default_code = "HEAD_TOO_LARGE"
 
 
 class DefectError(Failure):

@@ -1,4 +1,4 @@
-"""One attempt for all who want the same thing at the same time."""
+"""A single flight: one attempt at something that several tasks need at the same time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class SingleFlight:
-    """Something that several tasks need and one of them gets.
+    """Something that several tasks need and one of them gets, while the others wait.
 
-    A failure is not remembered for ever, but whoever had been waiting for the attempt shares it:
-    a dead registry is not waited for once for each.
+    A failure is raised in all tasks that had been waiting for the attempt, so that a dead registry
+    is not waited for once for each; a task that comes later makes another attempt.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,10 @@ class SingleFlight:
         self._last: Failure | None = None
 
     async def get(self, have: Callable[[], T | None], make: Callable[[], Awaitable[T]]) -> T:
-        """Give what `have` gives, after `make` if that is nothing yet. Raises `Failure`."""
+        """Return the value of `have`, or if that is None, the value of `make`.
+
+        Raises what `make` raises, now or in the attempt that was waited for.
+        """
         failures = self._failures
         async with self._turn:
             value = have()

@@ -20,6 +20,7 @@ from imgproxy import __version__, errors
 from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern
 from imgproxy.errors import Failure
 from imgproxy.host import environment
+from imgproxy.server import request_errors
 from imgproxy.specs.http import proxy, url
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import docker_archive, tar
@@ -128,7 +129,8 @@ def failures_of_the_program() -> set[tuple[int, str]]:
     """
     classes = {
         name: value
-        for name, value in vars(errors).items()
+        for module in (errors, request_errors)
+        for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Failure) and value is not Failure
     }
     found = {(one.status, one.default_code) for one in classes.values()}
@@ -404,10 +406,10 @@ def test_the_man_page_has_the_members_of_a_choice() -> None:
 
 
 def test_the_man_page_has_the_fields_of_a_manifest() -> None:
-    server = ast.parse((ROOT / "imgproxy/server/http_connection.py").read_text())
+    front_end = ast.parse((ROOT / "imgproxy/frontends/single_image.py").read_text())
     (function,) = (
         node
-        for node in ast.walk(server)
+        for node in ast.walk(front_end)
         if isinstance(node, ast.FunctionDef) and node.name == "_manifest_fields"
     )
     pairs = [node.elts[0] for node in ast.walk(function) if isinstance(node, ast.Tuple)]

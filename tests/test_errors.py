@@ -5,19 +5,20 @@ from __future__ import annotations
 import pytest
 
 from imgproxy import errors
-from imgproxy.errors import Failure, MethodNotAllowedError, NotFoundError, UsageError, clean
+from imgproxy.errors import Failure, NotFoundError, UsageError, clean
+from imgproxy.server import request_errors
 
 # class: status, code, whether another try is worth it
 LEAVES = {
     errors.BadRequestError: (400, "BAD_REQUEST", False),
     errors.DeniedError: (403, "DENIED", False),
     errors.NotFoundError: (404, "NOT_FOUND", False),
-    errors.MethodNotAllowedError: (405, "METHOD_NOT_ALLOWED", False),
+    request_errors.MethodNotAllowedError: (405, "METHOD_NOT_ALLOWED", False),
     errors.AmbiguousError: (409, "AMBIGUOUS", False),
-    errors.BodyTooLargeError: (413, "BODY_TOO_LARGE", False),
+    request_errors.BodyTooLargeError: (413, "BODY_TOO_LARGE", False),
     errors.UnsupportedFormatError: (415, "UNSUPPORTED", False),
     errors.InvalidError: (422, "MANIFEST_INVALID", False),
-    errors.HeadTooLargeError: (431, "HEAD_TOO_LARGE", False),
+    request_errors.HeadTooLargeError: (431, "HEAD_TOO_LARGE", False),
     errors.DefectError: (500, "INTERNAL", False),
     errors.ConfigurationError: (500, "CONFIGURATION", False),
     errors.NotImplementedByUsError: (501, "UNSUPPORTED", False),
@@ -31,6 +32,12 @@ def test_the_tree_has_no_other_leaves() -> None:
     assert set(Failure.__subclasses__()) == set(LEAVES)
     below = {each: leaf for leaf in LEAVES for each in leaf.__subclasses__()}
     assert below == {errors.ReplacedError: errors.UnavailableError}
+
+
+def test_failures_of_requests_are_no_part_of_the_tree_of_all() -> None:
+    of_requests = {each for each in LEAVES if each.__module__ == request_errors.__name__}
+    assert {each.status for each in of_requests} == {405, 413, 431}
+    assert not {each.__name__ for each in of_requests} & vars(errors).keys()
 
 
 def test_what_was_replaced_is_unavailable_to_a_parent() -> None:
@@ -48,6 +55,7 @@ def test_a_class_knows_status_code_and_retryable(leaf: type[Failure]) -> None:
 def test_a_failure_has_its_class_s_code_and_no_detail_of_its_own() -> None:
     failure = NotFoundError("no such thing")
     assert (failure.message, failure.code, failure.detail) == ("no such thing", "NOT_FOUND", {})
+    assert failure.header_fields == ()
     assert str(failure) == "no such thing"
 
 
@@ -96,11 +104,6 @@ def test_a_thing_is_closed_when_the_block_fails_and_only_then(kind: type[BaseExc
     with pytest.raises(kind), errors.closing_on_error(thing):
         raise kind("x")
     assert thing.closed
-
-
-def test_a_refused_method_comes_with_the_ones_allowed() -> None:
-    failure = MethodNotAllowedError("PUT /manifest", "GET, HEAD")
-    assert (failure.allow, failure.status, failure.detail) == ("GET, HEAD", 405, {})
 
 
 def test_a_usage_error_is_no_reply() -> None:

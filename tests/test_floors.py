@@ -29,7 +29,12 @@ TOP, BESIDE = "__main__", "parent"
 
 PURE_FOLDERS = {"config", "specs", "parsing", "errors"}
 # Pure modules in folders that are not.
-PURE_MODULES = {"imgproxy.frontends.single_image_routes"}
+PURE_MODULES = {
+    "imgproxy.frontends.single_image_routes",
+    "imgproxy.server.error_body",
+    "imgproxy.server.handler",
+    "imgproxy.server.request_errors",
+}
 
 # The event loop, HTTP, sockets, clocks: what the pure floor is tested without.
 IMPURE = {"asyncio", "h11", "os", "select", "socket", "ssl", "subprocess", "time", "trio"}

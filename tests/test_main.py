@@ -6,13 +6,11 @@ import os
 import socket
 import subprocess
 import sys
-import warnings
 
 import pytest
 from support.parent import COMMAND, LIMIT, environment
 
 from imgproxy import __version__
-from imgproxy.__main__ import _keep_quiet
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +56,7 @@ def test_help_goes_to_standard_output(option: str) -> None:
         ),
         pytest.param(
             ["oci-archive:/dev/stdin:tag"],
-            "the image cannot come through /dev/stdin: requests do",
+            "the image cannot be read from /dev/stdin: requests are",
             id="image-and-requests-through-one-descriptor",
         ),
         pytest.param(
@@ -82,7 +80,7 @@ def test_a_usage_error_is_one_line_and_status_2(arguments: list[str], complaint:
     assert done.stderr[:-1].isprintable()
 
 
-def test_a_usage_error_without_standard_error_is_told_nobody() -> None:
+def test_a_usage_error_without_standard_error_is_dropped() -> None:
     shell = '"$@" 2>&-'
     done = subprocess.run(
         ["sh", "-c", shell, "sh", *COMMAND, "--unheard-of", "os"],
@@ -117,20 +115,8 @@ def test_a_usage_error_is_not_written_where_http_is_expected(shared: str, told: 
         assert (apart or b"").startswith(told)
 
 
-@pytest.mark.parametrize(("options", "told"), [([], []), (["always"], ["advice"])])
-def test_what_libraries_tell_programmers_is_told_who_asks_for_it(
-    monkeypatch: pytest.MonkeyPatch, options: list[str], told: list[str]
-) -> None:
-    monkeypatch.setattr(sys, "warnoptions", options)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        _keep_quiet()
-        warnings.warn("advice", UserWarning, stacklevel=1)
-    assert [str(each.message) for each in caught] == told
-
-
 @pytest.mark.parametrize(("options", "told"), [([], 1), (["-W", "always"], 2)])
-def test_what_libraries_tell_programmers_is_not_written_where_http_is_expected(
+def test_warnings_of_libraries_are_not_written_where_http_is_expected(
     options: list[str], told: int
 ) -> None:
     script = """if True:
@@ -174,8 +160,8 @@ def run_as_service(shift: int, count: str) -> subprocess.CompletedProcess[str]:
             0,
             "1",
             2,
-            "imgproxy: descriptor 3 is closed; whoever starts imgproxy must let it inherit the"
-            " descriptor\n",
+            "imgproxy: descriptor 3 is closed; the program that starts imgproxy must let it inherit"
+            " the descriptor\n",
         ),
         (0, "x", 2, 'imgproxy: LISTEN_FDS="x" is not a number of descriptors\n'),
         (0, "0", 0, ""),

@@ -1,4 +1,4 @@
-"""One attempt for all who want the same thing at the same time."""
+"""One attempt for all tasks that need the same thing at the same time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from imgproxy.errors import Failure, UnavailableError
 from imgproxy.single_flight import SingleFlight
 
 
-class Wanted:
+class Slow:
     """Something that takes ten seconds to get; `failures` are raised by the first attempts."""
 
     def __init__(self, *failures: Exception) -> None:
         self.attempts = 0
         self.value: str | None = None
         self._failures = iter(failures)
-        self._shared = SingleFlight()
+        self._flight = SingleFlight()
 
     async def get(self) -> str:
-        return await self._shared.get(lambda: self.value, self._make)
+        return await self._flight.get(lambda: self.value, self._make)
 
     async def _make(self) -> str:
         self.attempts += 1
@@ -32,59 +32,59 @@ class Wanted:
         return self.value
 
 
-async def gather(wanted: Wanted, count: int) -> list[str | type[Exception]]:
-    """Let so many want it at the same time; give what each got."""
+async def gather(slow: Slow, count: int) -> list[str | type[Exception]]:
+    """Get it in so many tasks at the same time; return what each got."""
     results: list[str | type[Exception]] = []
 
-    async def want() -> None:
+    async def get() -> None:
         try:
-            results.append(await wanted.get())
+            results.append(await slow.get())
         except Exception as error:  # noqa: BLE001  (it is what is looked at)
             results.append(type(error))
 
     async with trio.open_nursery() as nursery:
         for _ in range(count):
-            nursery.start_soon(want)
+            nursery.start_soon(get)
     return results
 
 
 @virtual_time
-async def test_one_attempt_serves_all_who_wait_and_all_who_come_later() -> None:
-    wanted = Wanted()
+async def test_one_attempt_serves_all_tasks_that_wait_and_all_that_come_later() -> None:
+    slow = Slow()
     with elapsing(10):
-        assert await gather(wanted, 5) == ["got"] * 5
-        assert await wanted.get() == "got"
-    assert wanted.attempts == 1
+        assert await gather(slow, 5) == ["got"] * 5
+        assert await slow.get() == "got"
+    assert slow.attempts == 1
 
 
 @virtual_time
-async def test_a_failure_is_shared_by_those_who_wait_and_by_nobody_else() -> None:
-    wanted = Wanted(UnavailableError("first"), UnavailableError("second"))
+async def test_a_failure_is_shared_by_the_tasks_that_wait_and_by_no_other() -> None:
+    slow = Slow(UnavailableError("first"), UnavailableError("second"))
     for attempts in (1, 2):
         with elapsing(10):
-            assert await gather(wanted, 5) == [UnavailableError] * 5
-        assert wanted.attempts == attempts
-    assert await gather(wanted, 5) == ["got"] * 5
+            assert await gather(slow, 5) == [UnavailableError] * 5
+        assert slow.attempts == attempts
+    assert await gather(slow, 5) == ["got"] * 5
 
 
 @virtual_time
 async def test_a_defect_is_not_shared() -> None:
-    wanted = Wanted(ZeroDivisionError())
-    assert sorted(map(str, await gather(wanted, 3))) == [str(ZeroDivisionError), "got", "got"]
+    slow = Slow(ZeroDivisionError())
+    assert sorted(map(str, await gather(slow, 3))) == [str(ZeroDivisionError), "got", "got"]
 
 
 @virtual_time
-async def test_who_gives_up_leaves_the_attempt_to_the_next() -> None:
-    wanted = Wanted()
+async def test_a_task_that_is_cancelled_leaves_the_attempt_to_the_next() -> None:
+    slow = Slow()
     with trio.move_on_after(5):
-        await wanted.get()
-    assert await gather(wanted, 2) == ["got"] * 2
-    assert wanted.attempts == 2
+        await slow.get()
+    assert await gather(slow, 2) == ["got"] * 2
+    assert slow.attempts == 2
 
 
 @virtual_time
 async def test_the_failure_is_the_one_that_happened() -> None:
     failure = UnavailableError("first")
     with pytest.raises(Failure) as raised:
-        await Wanted(failure).get()
+        await Slow(failure).get()
     assert raised.value is failure

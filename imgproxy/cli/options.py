@@ -1,4 +1,7 @@
-"""The command line: option names follow skopeo, so that fingers and scripts carry over."""
+"""The options of the command line: imgproxy(1), OPTIONS.
+
+Their names follow skopeo, so that habits and scripts carry over.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ _WIDTH = 79
 
 
 class Options(argparse.Namespace):
-    """What the command line says. `sockfds` are numbers of descriptors, times are in seconds."""
+    """The values of all options. `sockfds` are numbers of descriptors, times are in seconds."""
 
     image: str
     sockfds: list[int]
@@ -65,9 +68,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> Options:
-    """Give the options that the arguments spell. Raises `UsageError`."""
-    # As a flag of its own it must not swallow the argument that follows it.
-    arguments = ["--tls-verify=true" if word == "--tls-verify" else word for word in arguments]
+    """Return the options in the arguments of a command line. Raises `UsageError`."""
+    # Without a value, the option must not take the argument that follows it for one.
+    arguments = ["--tls-verify=true" if each == "--tls-verify" else each for each in arguments]
     return _parser().parse_args(arguments, Options())
 
 
@@ -77,9 +80,18 @@ def _parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog=EPILOG,
         allow_abbrev=False,
-        # With a width that is known, argparse need not find out about the terminal each time.
+        # With a fixed width, argparse does not ask the terminal for one each time.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_WIDTH),
     )
+    # In the order of `--help`.
+    _add_image(parser)
+    _add_credentials(parser)
+    _add_configuration(parser)
+    _add_service(parser)
+    return parser
+
+
+def _add_image(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("image", metavar="IMAGE", help="the image to serve")
     add(
@@ -111,25 +123,26 @@ def _parser() -> argparse.ArgumentParser:
         "--tls-verify",
         metavar="true|false",
         type=_boolean,
-        help="verify certificates, whatever registries.conf says (default: verify, unless it says"
+        help="verify certificates, whatever registries.conf sets (default: verify, unless it sets"
         " insecure); --tls-verify=false, with the =, also allows plain http",
     )
-    credentials = parser.add_mutually_exclusive_group()
-    credentials.add_argument(
-        "--authfile", metavar="FILE", help="the only file to look for credentials in"
-    )
-    credentials.add_argument(
-        "--creds", metavar="USER[:PASSWORD]", type=_creds, help="credentials for the registry"
-    )
-    credentials.add_argument(
-        "--no-creds", action="store_true", help="no credentials, whatever files say"
-    )
-    credentials.add_argument(
+
+
+def _add_credentials(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--authfile", metavar="FILE", help="the only file to look for credentials in")
+    add("--creds", metavar="USER[:PASSWORD]", type=_creds, help="credentials for the registry")
+    add("--no-creds", action="store_true", help="no credentials, even if files have some")
+    add(
         "--registry-token",
         metavar="TOKEN",
         type=_token,
         help="bearer token for the registry",
     )
+
+
+def _add_configuration(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--cert-dir", metavar="DIR", help="certificates for every host, in place of certs.d")
     add(
         "--registries-conf",
@@ -140,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         "--registries.d",
         metavar="DIR",
         dest="registries_d",
-        help="the directory that says where signatures are, in place of the system's",
+        help="the directory that configures where signatures are, in place of the system's",
     )
     add("--no-mirrors", action="store_true", help="ask the primary location alone")
     add(
@@ -148,13 +161,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="fetch layers that lie outside the registry from the URLs in the manifest",
     )
-    policy = parser.add_mutually_exclusive_group()
-    policy.add_argument(
-        "--policy", metavar="FILE", help="the policy.json to use in place of the system's"
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--policy", metavar="FILE", help="the policy.json to use in place of the system's")
+    add(
+        "--insecure-policy",
+        action="store_true",
+        help="accept any image, without regard to policy.json",
     )
-    policy.add_argument(
-        "--insecure-policy", action="store_true", help="accept any image, whatever policy.json says"
-    )
+
+
+def _add_service(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--retries",
         metavar="N",
@@ -178,7 +195,6 @@ def _parser() -> argparse.ArgumentParser:
     add("-q", "--quiet", action="store_true", help="nothing on standard error")
     add("--debug", action="store_true", help="a line for each request on standard error")
     add("--version", action="version", version=f"imgproxy {__version__}")
-    return parser
 
 
 def _descriptor(text: str) -> int:
@@ -215,7 +231,7 @@ def _boolean(text: str) -> bool:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f'"{text}" is not a number of retries')
-    return int(text[:9])  # nobody waits for more
+    return int(text[:9])  # more than anybody could wait for
 
 
 def _creds(text: str) -> Credentials:

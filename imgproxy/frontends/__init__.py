@@ -1,1 +1,1 @@
-"""What is spoken with clients, one front-end for each protocol."""
+"""The protocols that clients use, one front-end for each."""

@@ -1,26 +1,20 @@
-"""Our own protocol as values: what a parent may ask, and what an error reply looks like.
+"""The requests that a parent may make of one image, as values: imgproxy(1), PROTOCOL.
 
-The requests and the shape of errors are described in imgproxy(1), PROTOCOL and ERRORS. Nothing
-here does I/O; `server` puts these values on the wire.
+A target is percent-decoded once and matched whole. Nothing here does I/O.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from imgproxy.errors import BadRequestError, Failure, MethodNotAllowedError, NotFoundError, clean
+from imgproxy.errors import BadRequestError, NotFoundError, clean
+from imgproxy.server.request_errors import MethodNotAllowedError
 from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
-
-ERROR_TYPE = "application/json"
-
-# What a message lists has bounds of its own; nobody reads more than this.
-_MAX_MESSAGE = 32 * 1024
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -53,7 +47,7 @@ Request = GetManifest | GetConfig | GetBlob | GetDocument | Quit
 
 
 def parse(method: bytes, target: bytes) -> Request:
-    """Give what is asked for; `HEAD` asks for the same as `GET`.
+    """Return what is asked for; `HEAD` asks for the same as `GET`.
 
     Raises `BadRequestError`, `NotFoundError` or `MethodNotAllowedError`.
     """
@@ -63,13 +57,13 @@ def parse(method: bytes, target: bytes) -> Request:
     if method not in allowed:
         allow = b", ".join(allowed).decode()
         raise MethodNotAllowedError(
-            f"{clean(method.decode('latin-1'))} {path}: the method must be {allow}", allow
+            f"{clean(method.decode('latin-1'))} {path}: the method must be {allow}", allow=allow
         )
     return request
 
 
 def _path(target: bytes) -> str:
-    """Give the path of a request target (RFC 9112 section 3.2), decoded once."""
+    """Return the path of a request target (RFC 9112 section 3.2), decoded once."""
     if not target.startswith(b"/"):
         try:
             parts = urlsplit(target)  # the absolute form
@@ -79,7 +73,7 @@ def _path(target: bytes) -> str:
             raise BadRequestError(f"the request target {_shown(target)} is not a path")
         target = target[target.index(b"//") + 2 + len(parts.netloc) :] or b"/"
     if b"?" in target:
-        raise BadRequestError(f"{_shown(target)}: a query is not understood")
+        raise BadRequestError(f"{_shown(target)}: a query is not supported")
     if _BAD_ESCAPE.search(target):
         raise BadRequestError(f"{_shown(target)}: a % must be followed by two hex digits")
     try:
@@ -120,14 +114,3 @@ def _digest(text: str) -> Digest:
 
 def _shown(target: bytes) -> str:
     return clean(target.decode("latin-1"))
-
-
-def error_body(failure: Failure) -> bytes:
-    """Give the body of an error reply: the distribution specification's shape."""
-    detail = {"retryable": failure.retryable, **failure.detail}
-    error = {
-        "code": failure.code,
-        "message": clean(failure.message, _MAX_MESSAGE),
-        "detail": detail,
-    }
-    return json.dumps({"errors": [error]}, separators=(",", ":")).encode()

@@ -22,8 +22,6 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.single_flight import SingleFlight
-from imgproxy.specs.oci import convert
-from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import platform as platforms
@@ -317,10 +315,6 @@ class OpenedImage:
         self._blobs: dict[Digest, Descriptor] = {}
         self._documents[manifest.digest] = manifest
         self._release(manifest)
-        self.oci_manifest, self.oci_digest = manifest.raw, manifest.digest
-        if manifest.media_type == types.DOCKER_MANIFEST:
-            self.oci_manifest = convert.manifest(manifest.raw)
-            self.oci_digest = digests.compute(self.oci_manifest)
 
     def find_config(self) -> Descriptor:
         """Give the descriptor of the chosen manifest's config.

@@ -1,1 +1,1 @@
-"""HTTP/1.1 on inherited sockets and listeners; nothing here knows of images."""
+"""HTTP/1.1 on inherited sockets and listeners; front-ends decide what a request means."""

@@ -1,7 +1,7 @@
-"""Which sockets we were handed.
+"""The descriptors that the process inherits to serve on: imgproxy(1), SOCKETS.
 
-Descriptors are classified before an event loop exists, because that makes descriptors of its own.
-There is no mode switch: a descriptor says itself what it is.
+They are classified before an event loop exists, because that makes descriptors of its own. There
+is no mode switch: what a descriptor is, is read off itself.
 """
 
 from __future__ import annotations
@@ -26,24 +26,28 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 class Pipes(NamedTuple):
-    """Standard input and output as one conversation."""
+    """Standard input and output, which carry one conversation."""
 
     read_fd: int
     write_fd: int
 
 
 class InheritedSockets(NamedTuple):
-    """What there is to serve. `shares_stderr`: standard error is one of these, so be silent."""
+    """The sockets to serve on.
+
+    `shares_stderr`: standard error is the same file as one of them, and must stay silent.
+    """
 
     connected: list[socket.socket | Pipes]
     listening: list[socket.socket]
     shares_stderr: bool
 
     def is_asked(self) -> bool:
-        """Whether somebody has asked for something that has not been read yet.
+        """Return whether a request has arrived that has not been read yet.
 
-        What comes through a pipe or to a listener is not looked into. May be called from any
-        thread, while the conversations go on and end.
+        On a connected socket it must be a GET or a HEAD. What arrives through a pipe or at a
+        listener is not looked into. May be called from any thread, while the conversations go on
+        and end.
         """
         return any(map(_is_asked, (*self.connected, *self.listening)))
 
@@ -57,16 +61,16 @@ def _is_asked(descriptor: socket.socket | Pipes) -> bool:
         fd = descriptor.read_fd if isinstance(descriptor, Pipes) else descriptor
         poll.register(fd, select.POLLIN)
         return any(event & select.POLLIN for _, event in poll.poll(0))
-    except (OSError, ValueError):  # nothing is there, or it is closed by now
+    except (OSError, ValueError):  # nothing has arrived, or it has been closed meanwhile
         return False
 
 
 def classify(fds: list[int]) -> InheritedSockets:
-    """Take sockets over: those of `--sockfd` or systemd.
+    """Return the sockets behind descriptors, those of `--sockfd` or systemd, which they own then.
 
     Raises `UsageError` for a descriptor that is given twice, closed, or no stream socket.
     """
-    handed = InheritedSockets([], [], shares_stderr=any(_same_file(fd, STDERR) for fd in fds))
+    inherited = InheritedSockets([], [], shares_stderr=any(_same_file(fd, STDERR) for fd in fds))
     seen: dict[tuple[int, int], int] = {}
     for fd in fds:
         _check_stream_socket(fd)
@@ -77,14 +81,14 @@ def classify(fds: list[int]) -> InheritedSockets:
             raise UsageError(f"descriptor {fd} is the same socket as descriptor {twin}")
     for fd in fds:
         os.set_inheritable(fd, False)  # noqa: FBT003  (the name says it)
-        (handed.listening if _is_listening(fd) else handed.connected).append(
+        (inherited.listening if _is_listening(fd) else inherited.connected).append(
             socket.socket(fileno=fd)
         )
-    return handed
+    return inherited
 
 
 def classify_standard_streams() -> InheritedSockets:
-    """Take standard input and output over: one socket, or pipes and files.
+    """Return standard input and output: one socket, or pipes and files.
 
     Raises `UsageError` for a terminal and for what cannot carry a conversation.
     """
@@ -92,7 +96,7 @@ def classify_standard_streams() -> InheritedSockets:
         mode = _status(fd).st_mode
         if os.isatty(fd):
             raise UsageError(
-                f"{name} is a terminal, and HTTP is spoken there; run imgproxy from a program"
+                f"{name} is a terminal, which cannot carry HTTP; run imgproxy from a program"
                 " with --sockfd, or between two others: printf … | imgproxy … | cat"
             )
         if not (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
@@ -108,12 +112,12 @@ def classify_standard_streams() -> InheritedSockets:
 
 
 def check_source(image: str, fds: list[int]) -> None:
-    """Raise `UsageError` where the image would be read from one of the descriptors served."""
+    """Raise `UsageError` if the image would be read from one of the descriptors served."""
     path = (
         image.partition(":")[2].partition(":")[0] if image[:1] != "/" else image.partition(":")[0]
     )
     if inherited_descriptor(path) in fds:
-        raise UsageError(f"the image cannot come through {path}: requests do")
+        raise UsageError(f"the image cannot be read from {path}: requests are")
 
 
 def _check_stream_socket(fd: int) -> None:
@@ -123,8 +127,8 @@ def _check_stream_socket(fd: int) -> None:
     sock = socket.socket(fileno=fd)
     try:
         if sock.type != socket.SOCK_STREAM:
-            words = _SOCKET_TYPES.get(sock.type, "a socket of another type")
-            raise UsageError(f"descriptor {fd} is {words}, not a stream socket")
+            kind = _SOCKET_TYPES.get(sock.type, "a socket of another type")
+            raise UsageError(f"descriptor {fd} is {kind}, not a stream socket")
         if not _accepts(sock):
             sock.getpeername()
     except OSError:
@@ -132,7 +136,7 @@ def _check_stream_socket(fd: int) -> None:
             f"descriptor {fd} is a stream socket that is neither connected nor listening"
         ) from None
     finally:
-        sock.detach()  # it was only looked at
+        sock.detach()  # the descriptor stays open: it was only examined
 
 
 def _is_listening(fd: int) -> bool:
@@ -152,7 +156,8 @@ def _status(fd: int) -> os.stat_result:
         return os.fstat(fd)
     except (OSError, OverflowError):
         raise UsageError(
-            f"descriptor {fd} is closed; whoever starts imgproxy must let it inherit the descriptor"
+            f"descriptor {fd} is closed; the program that starts imgproxy must let it inherit the"
+            " descriptor"
         ) from None
 
 

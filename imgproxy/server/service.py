@@ -1,7 +1,8 @@
-"""All conversations of the process: connected descriptors, listeners, and the end.
+"""All connections of the process: connected descriptors, listeners, and the exit status.
 
-The process ends when every connected descriptor has, or after `POST /quit`; what listeners accepted
-finishes the reply it is at. The exit status is that of the gravest thing on a connected descriptor.
+The service ends when every connected descriptor has, or at a shutdown that a front-end asks for;
+what listeners accepted finishes the reply that it has begun. The exit status is that of the most
+severe event on a connected descriptor: imgproxy(1), EXIT STATUS.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgproxy.net.streams import FdStream, SocketStream, accept
-from imgproxy.server.http_connection import Conversation, Severity, Shutdown
+from imgproxy.server.http_connection import HttpConnection, Severity
 from imgproxy.server.inherited_sockets import Pipes
-from imgproxy.verification.verified_blob import CHUNK
+from imgproxy.server.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
-    from imgproxy.images.image import Image
     from imgproxy.net.streams import ByteStream
+    from imgproxy.server.handler import Handler
     from imgproxy.server.inherited_sockets import InheritedSockets
 
-# Conversations that listeners accept at the same time; the others wait in the kernel's queue.
+# Connections that listeners accept at the same time; the others wait in the kernel's queue.
 MAX_ACCEPTED = 64
+
+# As much as the system allows, up to one piece of a large body: each time the buffer is full costs
+# a wait for the parent.
+SEND_BUFFER = 2 * 1024 * 1024
 
 # What accept(2) fails with while the system is short of something; trying again at once is no help.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -36,51 +41,54 @@ EXIT_STATUS = {Severity.NOTHING: 0, Severity.DEFECT: 1, Severity.MISMATCH: 4, Se
 
 
 class Service:
-    """What is handed to the process, served. `allow_remote`: to others than this host as well."""
+    """A front-end, served on all sockets of the process.
+
+    `allow_remote`: connections from other hosts than this one are accepted as well.
+    """
 
     def __init__(
-        self, image: Image, diagnostics: Diagnostics, *, allow_remote: bool = False
+        self, handler: Handler, diagnostics: Diagnostics, *, allow_remote: bool = False
     ) -> None:
-        self._image = image
+        self._handler = handler
         self._diagnostics = diagnostics
         self._allow_remote = allow_remote
         self._shutdown = Shutdown()
-        self._places = trio.Semaphore(MAX_ACCEPTED)
+        self._slots = trio.Semaphore(MAX_ACCEPTED)
         self._severity = Severity.NOTHING
 
-    async def run(self, handed: InheritedSockets) -> int:
-        """Serve until the end; give the exit status."""
+    async def run(self, inherited: InheritedSockets) -> int:
+        """Serve until the end, and return the exit status. Closes the sockets."""
         async with trio.open_nursery() as listeners:
-            for listener in handed.listening:
+            for listener in inherited.listening:
                 listeners.start_soon(self._listen, listener)
-            if handed.connected:
+            if inherited.connected:
                 async with trio.open_nursery() as connected:
-                    for descriptor in handed.connected:
-                        connected.start_soon(self._converse, descriptor)
+                    for descriptor in inherited.connected:
+                        connected.start_soon(self._serve_connected, descriptor)
                 self._shutdown.request()
-        self._image.close()
         return EXIT_STATUS[self._severity]
 
-    async def _converse(self, descriptor: socket.socket | Pipes) -> None:
-        wire = _wire(descriptor)
-        conversation = Conversation(wire, self._image, self._shutdown, self._diagnostics)
-        severity = await conversation.run()
+    async def _serve_connected(self, descriptor: socket.socket | Pipes) -> None:
+        stream = _stream(descriptor)
+        connection = HttpConnection(stream, self._handler, self._shutdown, self._diagnostics)
+        severity = await connection.run()
+        # Compared after the wait: other connections may have ended during it.
         self._severity = max(self._severity, severity)
 
     async def _listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)  # noqa: FBT003  (the name says it)
-        async with trio.open_nursery() as conversations:
+        async with trio.open_nursery() as connections:
             with listener, self._shutdown.interrupts():
                 while True:
-                    await self._places.acquire()
-                    with ExitStack() as place:
-                        place.callback(self._places.release)
-                        wire, address = await self._accept(listener)
-                        if self._may_speak(listener, address):
-                            conversations.start_soon(self._converse_accepted, wire)
-                            place.pop_all()  # the conversation has it now
+                    await self._slots.acquire()
+                    with ExitStack() as slot:
+                        slot.callback(self._slots.release)
+                        stream, address = await self._accept(listener)
+                        if self._is_allowed(listener, address):
+                            connections.start_soon(self._serve_accepted, stream)
+                            slot.pop_all()  # released when the connection has ended
                         else:
-                            wire.close()
+                            stream.close()
 
     async def _accept(self, listener: socket.socket) -> tuple[SocketStream, Any]:
         while True:
@@ -92,16 +100,16 @@ class Service:
                     self._diagnostics.failure(f"accepting a connection: {error.strerror}")
                 await trio.sleep(_SHORTAGE_PAUSE)
 
-    async def _converse_accepted(self, wire: ByteStream) -> None:
+    async def _serve_accepted(self, stream: ByteStream) -> None:
         try:
-            await Conversation(
-                wire, self._image, self._shutdown, self._diagnostics, accepted=True
+            await HttpConnection(
+                stream, self._handler, self._shutdown, self._diagnostics, accepted=True
             ).run()
         finally:
-            self._places.release()
+            self._slots.release()
 
-    def _may_speak(self, listener: socket.socket, address: Any) -> bool:  # noqa: ANN401  (socket's)
-        """Whether a connection comes from this host, or others are allowed as well."""
+    def _is_allowed(self, listener: socket.socket, address: Any) -> bool:  # noqa: ANN401  (socket's)
+        """Return whether a connection comes from this host, or others are allowed as well."""
         if listener.family not in (socket.AF_INET, socket.AF_INET6) or self._allow_remote:
             return True
         host = ipaddress.ip_address(address[0].partition("%")[0])
@@ -113,10 +121,9 @@ class Service:
         return False
 
 
-def _wire(descriptor: socket.socket | Pipes) -> ByteStream:
+def _stream(descriptor: socket.socket | Pipes) -> ByteStream:
     if isinstance(descriptor, Pipes):
         return FdStream(*descriptor)
     descriptor.setblocking(False)  # noqa: FBT003  (the name says it)
-    # As much as the system allows: each time the buffer is full costs a wait for the parent.
-    descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
+    descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     return SocketStream(descriptor)

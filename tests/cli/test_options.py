@@ -226,7 +226,7 @@ def test_help_lists_every_option(option: str, capsys: pytest.CaptureFixture[str]
         assert f" {word} " in text.replace(",", " ").replace("\n", " "), word
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(["--version", "--unheard-of"])
     assert not caught.value.code

@@ -24,8 +24,7 @@ from support.parent import INSECURE, Child, Client, command, environment
 from support.servers import certificates, docker_registry, layout_as_registry, nginx, token_service
 from support.traced import strace
 
-from imgproxy.__main__ import _run
-from imgproxy.cli import options
+from imgproxy.cli import options, serve
 from imgproxy.net import streams
 from imgproxy.server.http_connection import _JOINED, MAX_HEAD
 from imgproxy.specs.oci import digest as digests
@@ -275,7 +274,7 @@ def served_here(path: str, size: int, *arguments: str) -> bytes:
     parent = threading.Thread(target=ask)
     parent.start()
     try:
-        status = _run(options.parse([INSECURE, f"--sockfd={theirs.detach()}", *arguments]))
+        status = serve.run(options.parse([INSECURE, f"--sockfd={theirs.detach()}", *arguments]))
     finally:
         parent.join()
     assert status == 0
@@ -407,13 +406,15 @@ def within(folder: str, *names: str) -> set[str]:
 PARSED = {"errors", *within("cli", "options"), *within("host", "diagnostics")}
 SERVED = {
     *(*PARSED, "single_flight"),
+    *within("cli", "runtime", "serve"),
     *within("config", "policy", "search_paths"),
-    *within("frontends", "single_image_routes"),
+    *within("frontends", "single_image", "single_image_routes"),
     *within("host", "configuration", "environment", "files"),
     *within("images", "image"),
     *within("net", "streams"),
     *within("parsing", "strict_json", "typed_fields"),
-    *within("server", "http_connection", "inherited_sockets", "service"),
+    *within("server", "error_body", "handler", "http_connection", "inherited_sockets"),
+    *within("server", "request_errors", "service", "shutdown"),
     *within("specs.oci", "convert", "digest", "manifest", "media_type", "platform", "reference"),
     *within("transports", "readers", "source"),
     *within("transports.registry", "foreign_layers", "options"),

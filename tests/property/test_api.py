@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.strategies import attempt, digests
 
 from imgproxy.errors import Failure
-from imgproxy.frontends.single_image_routes import GetBlob, GetDocument, Request, error_body, parse
+from imgproxy.frontends.single_image_routes import GetBlob, GetDocument, Request, parse
+from imgproxy.server.error_body import error_body
 
 METHODS = st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT"]) | st.binary(max_size=8)
 PIECES = [

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgproxy.errors import NotFoundError, clean
-from imgproxy.frontends.single_image_routes import error_body
+from imgproxy.server.error_body import error_body
 
 CONTROLS = {"Cc", "Cs", "Zl", "Zp"}
 

@@ -1,4 +1,4 @@
-"""What descriptors say of themselves: imgproxy(1), SOCKETS."""
+"""The descriptors that a process inherits: imgproxy(1), SOCKETS."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # --- descriptors that were named --------------------------------------------------------------
 
-INHERIT = "; whoever starts imgproxy must let it inherit the descriptor"
+INHERIT = "; the program that starts imgproxy must let it inherit the descriptor"
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def connected(stack: ExitStack, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """Give one half of a pair; the other one lives as long as the test."""
+    """Return one half of a pair; the other one lives as long as the test."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     stack.enter_context(ours)
     return stack.enter_context(theirs)
@@ -62,14 +62,14 @@ def listening_tcp(stack: ExitStack) -> socket.socket:
 
 
 def taken(stack: ExitStack, *socks: socket.socket) -> InheritedSockets:
-    """Hand the sockets over; they belong to what is given back."""
+    """Hand the sockets over to what is returned."""
     for sock in socks:
         os.set_inheritable(sock.fileno(), True)  # noqa: FBT003
-    handed = classify([sock.detach() for sock in socks])
-    for each in (*handed.connected, *handed.listening):
+    inherited = classify([sock.detach() for sock in socks])
+    for each in (*inherited.connected, *inherited.listening):
         assert isinstance(each, socket.socket)
         stack.enter_context(each)
-    return handed
+    return inherited
 
 
 @pytest.mark.parametrize("make", [connected, connected_tcp], ids=["unix", "tcp"])
@@ -78,11 +78,11 @@ def test_a_connected_stream_socket_is_a_conversation(
 ) -> None:
     theirs = make(stack)
     name = theirs.getsockname()
-    handed = taken(stack, theirs)
-    (sock,) = handed.connected
+    inherited = taken(stack, theirs)
+    (sock,) = inherited.connected
     assert isinstance(sock, socket.socket)
     assert (sock.getsockname(), sock.get_inheritable()) == (name, False)
-    assert (handed.listening, handed.shares_stderr) == ([], False)
+    assert (inherited.listening, inherited.shares_stderr) == ([], False)
 
 
 @pytest.mark.parametrize("make", [listening, listening_tcp], ids=["unix", "tcp"])
@@ -91,21 +91,21 @@ def test_a_listening_stream_socket_is_a_listener(
 ) -> None:
     listener = make(stack)
     name = listener.getsockname()
-    handed = taken(stack, listener)
-    (sock,) = handed.listening
+    inherited = taken(stack, listener)
+    (sock,) = inherited.listening
     assert (sock.getsockname(), sock.get_inheritable()) == (name, False)
-    assert (handed.connected, handed.shares_stderr) == ([], False)
+    assert (inherited.connected, inherited.shares_stderr) == ([], False)
 
 
 def test_several_descriptors_keep_their_order(stack: ExitStack) -> None:
     socks = [make(stack) for make in (connected, listening, connected_tcp, listening_tcp)]
     fds = [sock.fileno() for sock in socks]
-    handed = taken(stack, *socks)
-    assert [each.fileno() for each in handed.connected if isinstance(each, socket.socket)] == [
+    inherited = taken(stack, *socks)
+    assert [each.fileno() for each in inherited.connected if isinstance(each, socket.socket)] == [
         fds[0],
         fds[2],
     ]
-    assert [each.fileno() for each in handed.listening] == [fds[1], fds[3]]
+    assert [each.fileno() for each in inherited.listening] == [fds[1], fds[3]]
 
 
 @pytest.mark.parametrize(
@@ -124,48 +124,48 @@ def test_what_is_asked_on_a_socket_is_seen_and_not_taken(
     words: bytes, stack: ExitStack, *, is_asked: bool, half_closed: bool
 ) -> None:
     ours, theirs = socket.socketpair()
-    handed = taken(stack, theirs)
+    inherited = taken(stack, theirs)
     with ours:
         ours.send(words)
         if half_closed:
             ours.shutdown(socket.SHUT_WR)
-        assert handed.is_asked() is is_asked
-        assert isinstance(handed.connected[0], socket.socket)
-        assert not words or handed.connected[0].recv(64) == words
-        assert not handed.is_asked()
+        assert inherited.is_asked() is is_asked
+        assert isinstance(inherited.connected[0], socket.socket)
+        assert not words or inherited.connected[0].recv(64) == words
+        assert not inherited.is_asked()
 
 
 def test_a_connection_that_waits_at_a_listener_is_seen(stack: ExitStack) -> None:
     listener = listening_tcp(stack)
     address = listener.getsockname()
-    handed = taken(stack, listener)
-    assert not handed.is_asked()
+    inherited = taken(stack, listener)
+    assert not inherited.is_asked()
     with socket.create_connection(address):
-        assert handed.is_asked()
+        assert inherited.is_asked()
 
 
 def test_one_that_is_closed_by_now_does_not_hide_what_another_asks(stack: ExitStack) -> None:
     ours, theirs = socket.socketpair()
-    handed = taken(stack, connected(stack), theirs, listening(stack))
-    for gone in (handed.connected[0], *handed.listening):
+    inherited = taken(stack, connected(stack), theirs, listening(stack))
+    for gone in (inherited.connected[0], *inherited.listening):
         assert isinstance(gone, socket.socket)
         gone.close()
     with ours:
-        assert not handed.is_asked()
+        assert not inherited.is_asked()
         ours.send(b"GET /manifest HTTP/1.1\r\n")
-        assert handed.is_asked()
+        assert inherited.is_asked()
 
 
 def test_what_waits_in_a_pipe_is_seen(stack: ExitStack) -> None:
     read_fd, write_fd = os.pipe()
     stack.callback(os.close, read_fd)
-    handed = InheritedSockets([Pipes(read_fd, write_fd)], [], shares_stderr=False)
-    assert not handed.is_asked()
+    inherited = InheritedSockets([Pipes(read_fd, write_fd)], [], shares_stderr=False)
+    assert not inherited.is_asked()
     os.write(write_fd, b"GET")
-    assert handed.is_asked()
+    assert inherited.is_asked()
     os.read(read_fd, 16)
     os.close(write_fd)
-    assert not handed.is_asked(), "an end is no request"
+    assert not inherited.is_asked(), "an end is no request"
 
 
 def test_a_peer_that_has_gone_is_still_a_conversation(stack: ExitStack) -> None:
@@ -335,12 +335,12 @@ class Streams:
                 )
 
     def classify(self) -> tuple[list[Any], list[Any], bool]:
-        """Give what was handed over, by the names of the streams."""
-        handed = classify_standard_streams()
+        """Return what was inherited over, by the names of the streams."""
+        inherited = classify_standard_streams()
         return (
-            [self._named(each) for each in handed.connected],
-            [self._named(each) for each in handed.listening],
-            handed.shares_stderr,
+            [self._named(each) for each in inherited.connected],
+            [self._named(each) for each in inherited.listening],
+            inherited.shares_stderr,
         )
 
     def _named(self, taken: socket.socket | Pipes) -> str | list[str]:
@@ -360,7 +360,7 @@ SOCKET, PIPES = ["STDIN"], [["STDIN", "STDOUT"]]
 
 
 @pytest.mark.parametrize(
-    ("stdin", "stdout", "stderr", "handed"),
+    ("stdin", "stdout", "stderr", "inherited"),
     [
         # one socket for both: what inetd and systemd's Accept=yes hand over
         ("socket", "socket", "null", (SOCKET, [], False)),
@@ -389,13 +389,13 @@ def test_standard_streams_say_what_they_are(
     stdin: str,
     stdout: str,
     stderr: str,
-    handed: tuple[list[Any], list[Any], bool],
+    inherited: tuple[list[Any], list[Any], bool],
 ) -> None:
-    assert streams(stdin, stdout, stderr).classify() == handed
+    assert streams(stdin, stdout, stderr).classify() == inherited
 
 
 TERMINAL = (
-    " is a terminal, and HTTP is spoken there; run imgproxy from a program with --sockfd, or"
+    " is a terminal, which cannot carry HTTP; run imgproxy from a program with --sockfd, or"
     " between two others: printf … | imgproxy … | cat"
 )
 
@@ -451,7 +451,7 @@ def test_the_image_cannot_come_through_what_is_served(
 ) -> None:
     with pytest.raises(UsageError) as caught:
         check_source(prefix + form.format(path), fds)
-    assert str(caught.value) == f"the image cannot come through {path}: requests do"
+    assert str(caught.value) == f"the image cannot be read from {path}: requests are"
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from support.images import digest_of
-from support.sources import Place, Store, image_of
-from support.streams import END, Notes, Step, elapsing, real_time, replies, virtual_time
+from support.conversations import FrontEnd
+from support.streams import Notes, Step, elapsing, real_time, replies, virtual_time
 from trio.testing import wait_all_tasks_blocked
 
-from imgproxy.errors import UnavailableError
+from imgproxy.errors import InvalidError, UnavailableError
 from imgproxy.net.streams import accept
 from imgproxy.server import service as services
 from imgproxy.server.http_connection import Severity
 from imgproxy.server.inherited_sockets import InheritedSockets, Pipes
-from imgproxy.server.service import EXIT_STATUS, MAX_ACCEPTED, Service
+from imgproxy.server.service import EXIT_STATUS, MAX_ACCEPTED, SEND_BUFFER, Service
 from imgproxy.verification.verified_blob import CHUNK
 
 if TYPE_CHECKING:
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
 
     from support.parent import Reply
 
-    from imgproxy.images.image import Image
     from imgproxy.net.streams import SocketStream
+    from imgproxy.server.handler import Handler
 
 LARGE = bytes(2 * CHUNK)
-BLOB = f"/blobs/{digest_of(LARGE)}"
+BLOB = "/blob"
 
 
 def ask(path: str = "/manifest", method: str = "GET") -> bytes:
@@ -42,13 +41,9 @@ def ask(path: str = "/manifest", method: str = "GET") -> bytes:
 GET, QUIT = ask(), ask("/quit", "POST")
 
 
-def place(*steps: Step) -> Place:
-    """Give an image with a large layer; `steps` are what its source has in place of it."""
-    store = Store()
-    found = Place(store, store.image(LARGE))
-    if steps:
-        found.steps[digest_of(LARGE)] = steps
-    return found
+def front_end(*steps: Step) -> FrontEnd:
+    """Return a front-end with a large body; `steps` are what comes in place of that."""
+    return FrontEnd({BLOB: steps or (LARGE,)}, {BLOB: len(LARGE)})
 
 
 @pytest.fixture
@@ -60,7 +55,7 @@ def resources() -> Iterator[ExitStack]:
 def pair(
     resources: ExitStack, *requests: bytes, ends: bool = True
 ) -> tuple[socket.socket, socket.socket]:
-    """Give the program's half of a pair, and the parent's, which has sent its requests."""
+    """Return the program's half of a pair, and the parent's, which has sent its requests."""
     ours, theirs = socket.socketpair()
     resources.enter_context(ours)
     resources.enter_context(theirs)
@@ -102,14 +97,14 @@ def read_reply(sock: socket.socket) -> Reply:
 
 
 async def serve(
-    image: Image,
+    handler: Handler,
     *connected: socket.socket | Pipes,
     listening: tuple[socket.socket, ...] = (),
     allow_remote: bool = False,
 ) -> tuple[int, Notes]:
     notes = Notes()
-    handed = InheritedSockets(list(connected), list(listening), shares_stderr=False)
-    return await Service(image, notes, allow_remote=allow_remote).run(handed), notes
+    inherited = InheritedSockets(list(connected), list(listening), shares_stderr=False)
+    return await Service(handler, notes, allow_remote=allow_remote).run(inherited), notes
 
 
 # --- connected descriptors ----------------------------------------------------------------------
@@ -117,12 +112,10 @@ async def serve(
 
 @real_time
 async def test_a_connected_socket_is_served_to_its_end(resources: ExitStack) -> None:
-    found = place()
     ours, theirs = pair(resources, GET, GET)
-    status, notes = await serve(image_of(found), ours)
+    status, notes = await serve(front_end(), ours)
     assert status == 0
     assert [reply.status for reply in replies(read_to_end(theirs), "GET", "GET")] == [200, 200]
-    assert found.closed == 1
     assert ours.fileno() == -1
     assert notes.failures == []
 
@@ -135,7 +128,7 @@ async def test_standard_streams_are_served_and_stay_open(resources: ExitStack) -
         resources.callback(os.close, fd)
     os.write(to_program, GET)
     os.close(to_program)
-    status, _ = await serve(image_of(place()), Pipes(request_fd, reply_fd))
+    status, _ = await serve(front_end(), Pipes(request_fd, reply_fd))
     assert status == 0
     assert os.get_blocking(request_fd)
     assert os.get_blocking(reply_fd)
@@ -144,23 +137,23 @@ async def test_standard_streams_are_served_and_stay_open(resources: ExitStack) -
 
 
 @real_time
-async def test_several_conversations_share_one_image(resources: ExitStack) -> None:
-    found = place()
+async def test_several_conversations_share_one_front_end(resources: ExitStack) -> None:
+    shared = front_end()
     pairs = [pair(resources, GET) for _ in range(5)]
-    status, _ = await serve(image_of(found), *(ours for ours, _ in pairs))
+    status, _ = await serve(shared, *(ours for ours, _ in pairs))
     assert status == 0
     for _, theirs in pairs:
         assert replies(read_to_end(theirs), "GET")[0].status == 200
-    assert len(found.asked) == 1
-    assert found.closed == 1
+    assert [request.target for request in shared.asked] == [b"/manifest"] * 5
 
 
 LOST = UnavailableError("the source is lost")
+MISMATCH = InvalidError("its bytes do not have the digest", code="DIGEST_INVALID")
 
 EVENTS: dict[str, tuple[tuple[Step, ...], int]] = {
     "nothing": ((), 0),
     "a defect": ((LARGE[:-1], ZeroDivisionError()), 1),
-    "a mismatch": ((LARGE[:-1] + b"x", END), 4),
+    "a mismatch": ((LARGE[:-1], MISMATCH), 4),
     "a loss": ((LARGE[:-1], LOST), 5),
 }
 
@@ -174,7 +167,7 @@ async def test_the_exit_status_says_what_happened_after_a_head(
     ours, theirs = pair(resources, ask(BLOB))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, read_to_end, theirs)
-        status, notes = await serve(image_of(place(*steps)), ours)
+        status, notes = await serve(front_end(*steps), ours)
     assert status == wanted
     assert len(notes.failures) == (1 if wanted else 0)
 
@@ -187,8 +180,7 @@ async def test_a_quit_does_not_erase_what_happened(resources: ExitStack) -> None
         statuses: list[int] = []
 
         async def run() -> None:
-            image = image_of(place(LARGE[:-1], LOST))
-            statuses.append((await serve(image, failing, shutdown))[0])
+            statuses.append((await serve(front_end(LARGE[:-1], LOST), failing, shutdown))[0])
 
         nursery.start_soon(run)
         await trio.to_thread.run_sync(read_to_end, theirs)
@@ -196,14 +188,18 @@ async def test_a_quit_does_not_erase_what_happened(resources: ExitStack) -> None
     assert statuses == [5]
 
 
-def test_the_gravest_event_decides() -> None:
+def test_the_send_buffer_takes_a_piece_of_a_body() -> None:
+    assert SEND_BUFFER == CHUNK
+
+
+def test_the_most_severe_event_decides() -> None:
     assert [EXIT_STATUS[severity] for severity in sorted(Severity)] == [0, 5, 4, 1]
 
 
 @real_time
 async def test_an_error_that_was_answered_is_no_event(resources: ExitStack) -> None:
     ours, _ = pair(resources, ask("/nothing"), b"garbage\r\n\r\n")
-    status, notes = await serve(image_of(place()), ours)
+    status, notes = await serve(front_end(), ours)
     assert status == 0
     assert len(notes.failures) == 2
 
@@ -212,18 +208,16 @@ async def test_an_error_that_was_answered_is_no_event(resources: ExitStack) -> N
 
 
 @real_time
-async def test_a_listener_is_served_until_somebody_quits(resources: ExitStack) -> None:
-    found = place()
+async def test_a_listener_is_served_until_a_quit(resources: ExitStack) -> None:
     listener = listening(resources)
     socks = [connect(resources, listener, GET) for _ in range(3)]
     connect(resources, listener, QUIT)
     for sock in socks:
         sock.shutdown(socket.SHUT_WR)
-    status, _ = await serve(image_of(found), listening=(listener,))
+    status, _ = await serve(front_end(), listening=(listener,))
     assert status == 0
     for sock in socks:
         assert replies(read_to_end(sock), "GET")[0].status == 200
-    assert found.closed == 1
     assert listener.fileno() == -1
 
 
@@ -236,8 +230,8 @@ async def test_what_happens_to_accepted_connections_does_not_count(resources: Ex
         statuses: list[int] = []
 
         async def run() -> None:
-            image = image_of(place(LARGE[:-1] + b"x", END))
-            statuses.append((await serve(image, listening=(listener,)))[0])
+            handler = front_end(LARGE[:-1], MISMATCH)
+            statuses.append((await serve(handler, listening=(listener,)))[0])
 
         nursery.start_soon(run)
         (reply,) = replies(await trio.to_thread.run_sync(read_to_end, sock), "GET")
@@ -254,7 +248,7 @@ async def test_listeners_end_with_the_last_connected_descriptor(resources: ExitS
     idle = connect(resources, listeners[1])
     ours, theirs = pair(resources, ends=False)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_serve, image_of(place()), ours, listeners)
+        nursery.start_soon(_serve, front_end(), ours, listeners)
         assert await trio.to_thread.run_sync(under_way.recv, 10) == b"HTTP/1.1 2"
         theirs.close()
         rest = await trio.to_thread.run_sync(read_to_end, under_way)
@@ -265,9 +259,9 @@ async def test_listeners_end_with_the_last_connected_descriptor(resources: ExitS
 
 
 async def _serve(
-    image: Image, connected: socket.socket, listeners: tuple[socket.socket, ...]
+    handler: Handler, connected: socket.socket, listeners: tuple[socket.socket, ...]
 ) -> None:
-    assert (await serve(image, connected, listening=listeners))[0] == 0
+    assert (await serve(handler, connected, listening=listeners))[0] == 0
 
 
 @real_time
@@ -293,7 +287,7 @@ async def test_as_many_as_allowed_are_served_and_the_others_wait(resources: Exit
 
 
 async def _serve_listener(listener: socket.socket) -> None:
-    assert (await serve(image_of(place()), listening=(listener,)))[0] == 0
+    assert (await serve(front_end(), listening=(listener,)))[0] == 0
 
 
 @real_time
@@ -304,7 +298,7 @@ async def test_a_page_in_a_browser_gets_nothing_from_a_listener(resources: ExitS
     ours, theirs = pair(resources, request)
     sock.shutdown(socket.SHUT_WR)
     connect(resources, listener, QUIT)
-    await serve(image_of(place()), ours, listening=(listener,))
+    await serve(front_end(), ours, listening=(listener,))
     assert replies(read_to_end(sock), "GET")[0].status == 403
     assert replies(read_to_end(theirs), "GET")[0].status == 200
 
@@ -331,21 +325,21 @@ def test_only_this_host_is_answered_unless_others_are_allowed(
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = resources.enter_context(socket.socket(family))
     notes = Notes()
-    service = Service(image_of(place()), notes)
-    assert service._may_speak(listener, (address, 1234)) == ADDRESSES[address]
+    service = Service(front_end(), notes)
+    assert service._is_allowed(listener, (address, 1234)) == ADDRESSES[address]
     assert len(notes.failures) == (not ADDRESSES[address])
     assert all("--allow-remote" in line for line in notes.failures)
-    service = Service(image_of(place()), notes, allow_remote=True)
-    assert service._may_speak(listener, (address, 1234))
+    service = Service(front_end(), notes, allow_remote=True)
+    assert service._is_allowed(listener, (address, 1234))
 
 
 def test_unix_sockets_have_no_remote(resources: ExitStack) -> None:
     listener = resources.enter_context(socket.socket(socket.AF_UNIX))
-    assert Service(image_of(place()), Notes())._may_speak(listener, "")
+    assert Service(front_end(), Notes())._is_allowed(listener, "")
 
 
 class Accepting:
-    """`wire.accept`, with faults before and addresses in place of the real ones."""
+    """`streams.accept`, with faults before and addresses in place of the real ones."""
 
     def __init__(self, faults: Sequence[OSError] = (), addresses: Sequence[str] = ()) -> None:
         self._faults = iter(faults)
@@ -355,21 +349,21 @@ class Accepting:
         fault = next(self._faults, None)
         if fault is not None:
             raise fault
-        wire, address = await accept(listener)
-        return wire, (next(self._addresses, address[0]), 1234)
+        stream, address = await accept(listener)
+        return stream, (next(self._addresses, address[0]), 1234)
 
 
 @real_time
-async def test_a_stranger_is_let_go_and_takes_no_place(
+async def test_a_connection_from_another_host_is_closed_and_takes_no_slot(
     resources: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "MAX_ACCEPTED", 1)
     monkeypatch.setattr(services, "accept", Accepting(addresses=("192.0.2.1", "192.0.2.2")))
     listener = listening(resources)
-    strangers = [connect(resources, listener) for _ in range(2)]
+    remotes = [connect(resources, listener) for _ in range(2)]
     local = connect(resources, listener, GET, QUIT)
-    _, notes = await serve(image_of(place()), listening=(listener,))
-    for sock in strangers:
+    _, notes = await serve(front_end(), listening=(listener,))
+    for sock in remotes:
         assert read_to_end(sock) == b""
     assert [reply.status for reply in replies(read_to_end(local), "GET", "POST")] == [200, 200]
     assert notes.failures == [
@@ -379,7 +373,7 @@ async def test_a_stranger_is_let_go_and_takes_no_place(
 
 
 @virtual_time
-async def test_a_shortage_is_told_and_waited_out(
+async def test_a_shortage_is_reported_and_waited_out(
     resources: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
@@ -388,7 +382,7 @@ async def test_a_shortage_is_told_and_waited_out(
     listener = listening(resources)
     connect(resources, listener, QUIT)
     with elapsing(round(0.2 * len(numbers), 6)):
-        status, notes = await serve(image_of(place()), listening=(listener,))
+        status, notes = await serve(front_end(), listening=(listener,))
     assert status == 0
     assert notes.failures == [
         f"accepting a connection: {os.strerror(number)}" for number in numbers[:-1]
@@ -396,7 +390,7 @@ async def test_a_shortage_is_told_and_waited_out(
 
 
 @virtual_time
-async def test_quitting_does_not_wait_for_a_shortage_to_end(
+async def test_a_shutdown_does_not_wait_for_a_shortage_to_end(
     resources: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shortage = OSError(errno.EMFILE, "Too many open files")
@@ -404,7 +398,7 @@ async def test_quitting_does_not_wait_for_a_shortage_to_end(
     ours, _ = pair(resources, QUIT)
     listener = listening(resources)
     with elapsing(0):
-        assert (await serve(image_of(place()), ours, listening=(listener,)))[0] == 0
+        assert (await serve(front_end(), ours, listening=(listener,)))[0] == 0
 
 
 @real_time
@@ -418,4 +412,4 @@ async def test_a_conversation_that_is_over_gives_its_descriptor_back(resources: 
             await trio.to_thread.run_sync(read_to_end, sock)
             connect(resources, listener, QUIT).shutdown(socket.SHUT_WR)
     resources.close()
-    assert len(os.listdir("/proc/self/fd")) == before - 1  # the listener is gone as well
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # the listener is closed as well

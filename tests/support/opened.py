@@ -11,6 +11,7 @@ import pytest
 from support.sources import LINUX, accept_anything, at, never
 
 from imgproxy.errors import Failure
+from imgproxy.frontends.single_image import oci_manifest
 from imgproxy.host.files import OpenFile
 from imgproxy.images.image import Image
 from imgproxy.specs.oci.manifest import Manifest
@@ -94,7 +95,7 @@ async def served_from(source: Source) -> Served:
             content += piece
         blob.close()
         blobs.append(content)
-    return Served(opened.oci_manifest, blobs[0], blobs[1:])
+    return Served(oci_manifest(opened.manifest).raw, blobs[0], blobs[1:])
 
 
 class Watched(OpenFile):

@@ -1,4 +1,4 @@
-"""A parent of `imgproxy` for the tests: it starts the program and hides nothing of what comes back.
+"""A parent of `imgproxy` for the tests: it starts the program and shows all of what comes back.
 
 `Client` is an HTTP/1.1 client of its own, so that a mistake of a library shared with the program
 cannot cancel itself; it insists on well-formed replies and shows how connections end. `Child` is
@@ -65,7 +65,7 @@ class Reply:
         return [value for key, value in self.fields if key.lower() == name.lower()]
 
     def get(self, name: str) -> str | None:
-        """Give the field's value; a field given twice is no well-formed reply of ours."""
+        """Return the field's value; a field given twice is no well-formed reply of ours."""
         values = self.all(name)
         assert len(values) <= 1, f"{name} given {len(values)} times"
         return values[0] if values else None
@@ -88,7 +88,7 @@ class Reply:
 
     @property
     def error(self) -> dict[str, Any]:
-        """Give the one error of the body, which has the contract's shape."""
+        """Return the one error of the body, which has the contract's shape."""
         assert self.status >= 400, self
         assert (self.get("Content-Type") or "").partition(";")[0] == "application/json", self
         document = self.json()
@@ -215,7 +215,7 @@ class Client:
         return ending
 
     def silent_for(self, seconds: float) -> bool:
-        """Say whether nothing comes for so long: neither bytes nor an end."""
+        """Return whether nothing comes for so long: neither bytes nor an end."""
         self.socket.settimeout(seconds)
         try:
             self._receive()
@@ -257,7 +257,7 @@ class Client:
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """Give an environment that finds the program and says nothing else that could matter."""
+    """Return an environment that finds the program and has nothing else that could matter."""
     keep = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
     values = {name: os.environ[name] for name in keep if name in os.environ}
     merged = {**values, "PYTHONPATH": str(ROOT), **changes}
@@ -322,14 +322,14 @@ class Child:
             client.close()
 
     def wait(self, limit: float = LIMIT) -> int:
-        """Give the exit status; a program that goes on fails the test."""
+        """Return the exit status; a program that goes on fails the test."""
         try:
             return self.process.wait(limit)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {limit} s: {self.stderr}") from None
 
     def finish(self) -> int:
-        """Hang up, and give the exit status."""
+        """Hang up, and return the exit status."""
         self.hang_up()
         return self.wait()
 
@@ -355,7 +355,7 @@ def _content(file: IO[bytes]) -> str:
 
 
 def command(image: str, *options: str, fds: Sequence[int] = ()) -> list[str]:
-    """Give the command line that serves the image on these descriptors."""
+    """Return the command line that serves the image on these descriptors."""
     sockets = [word for fd in fds for word in ("--sockfd", str(fd))]
     return [*COMMAND, *sockets, *options, image]
 
@@ -396,7 +396,7 @@ def listen(image: str, *options: str, listener: socket.socket) -> Child:
 
 
 def listener_at(path: Path) -> socket.socket:
-    """Give a listening unix socket."""
+    """Return a listening unix socket."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     listener.listen(128)
@@ -414,7 +414,7 @@ def closing(child: Child) -> Iterator[Child]:
 
 
 def eventually(condition: Callable[[], bool], limit: float = LIMIT) -> bool:
-    """Say whether the condition holds within the limit."""
+    """Return whether the condition holds within the limit."""
     deadline = time.monotonic() + limit
     while not condition():
         if time.monotonic() > deadline:
@@ -429,7 +429,7 @@ def descriptors(pid: int) -> int:
 
 
 def peak_memory(pid: int) -> int:
-    """Give the most memory that a process has had resident, in bytes."""
+    """Return the most memory that a process has had resident, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     match = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert match, status

@@ -1,0 +1,104 @@
+"""What the options of a command line amount to: everything that serves them is built here.
+
+The parts are built one after the other and not at once, since a preconnection is to begin before
+the modules for the rest are imported, and a usage error is to import none of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy.host import environment
+
+if TYPE_CHECKING:
+    from imgproxy.cli.options import Options
+    from imgproxy.host.configuration import Configuration
+    from imgproxy.host.diagnostics import Diagnostics
+    from imgproxy.images.image import Image
+    from imgproxy.net.preconnect import Preconnection
+
+
+class OptionFiles(NamedTuple):
+    """The files that options name: for each its content and what it is called in messages."""
+
+    policy: tuple[bytes, str] | None
+    registries: tuple[bytes, str] | None
+    auth: tuple[bytes, str] | None
+
+
+def read_option_files(options: Options) -> OptionFiles:
+    """Return the files that options name. Raises `UsageError` for one that cannot be read."""
+
+    def read(option: str, path: str | None) -> tuple[bytes, str] | None:
+        return None if path is None else (environment.read_option_file(option, path), path)
+
+    policy = read("--policy", options.policy)
+    registries = read("--registries-conf", options.registries_conf)
+    auth = read("--authfile", options.authfile)
+    if options.cert_dir is not None:
+        environment.check_option_directory("--cert-dir", options.cert_dir)
+    if options.registries_d is not None:
+        environment.check_option_directory("--registries.d", options.registries_d)
+    if options.insecure_policy:
+        from imgproxy.config.policy import ACCEPT_ANYTHING
+
+        policy = ACCEPT_ANYTHING, "--insecure-policy"
+    return OptionFiles(policy=policy, registries=registries, auth=auth)
+
+
+def new_diagnostics(options: Options, *, shares_stderr: bool) -> Diagnostics:
+    """Return the diagnostics; `shares_stderr`: HTTP is served where they would be written."""
+    from imgproxy.host.diagnostics import Diagnostics
+
+    return Diagnostics(quiet=options.quiet or shares_stderr, debug=options.debug)
+
+
+def new_configuration(
+    options: Options, files: OptionFiles, diagnostics: Diagnostics
+) -> Configuration:
+    """Return the configuration of this host, with what the options put in its place."""
+    from imgproxy.host.configuration import Configuration, Overrides
+
+    overrides = Overrides(
+        policy=files.policy,
+        registries=files.registries,
+        auth=files.auth,
+        cert_dir=options.cert_dir,
+        registries_d=options.registries_d,
+    )
+    return Configuration(overrides, diagnostics)
+
+
+def new_image(
+    options: Options,
+    configuration: Configuration,
+    diagnostics: Diagnostics,
+    preconnection: Preconnection | None,
+) -> Image:
+    """Return the image that the options name, which is opened when it is first needed."""
+    from functools import partial
+
+    from imgproxy.images.image import Image
+    from imgproxy.transports import open_sources
+    from imgproxy.transports.registry.foreign_layers import ForeignLayers
+    from imgproxy.transports.registry.options import Access
+
+    access = Access(
+        offline=options.offline,
+        tls_verify=options.tls_verify,
+        mirrors=not options.no_mirrors,
+        retries=options.retries,
+        stall_timeout=options.stall_timeout,
+        credentials=options.creds,
+        anonymous=options.no_creds,
+        registry_token=options.registry_token or "",
+        sideload=options.sideload,
+        foreign_layers=options.foreign_layers,
+        early=preconnection,
+    )
+    return Image(
+        open_sources=partial(open_sources, options.image, access, configuration, diagnostics),
+        load_policy=configuration.policy,
+        wanted=options.platform or environment.host_platform(),
+        open_foreign=ForeignLayers(access, configuration, diagnostics).open,
+    )

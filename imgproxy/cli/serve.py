@@ -1,0 +1,95 @@
+"""The command that serves one image on inherited sockets: imgproxy(1).
+
+What is heavy is imported late: after everything that can be a usage error, and after the
+connection to the registry has begun, so that importing and connecting happen at the same time.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from imgproxy.cli import runtime
+from imgproxy.host import environment
+from imgproxy.server import inherited_sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.cli.options import Options
+    from imgproxy.host.configuration import Configuration
+    from imgproxy.images.image import Image
+    from imgproxy.net.preconnect import Preconnection
+    from imgproxy.server.inherited_sockets import InheritedSockets
+    from imgproxy.server.service import Service
+
+
+def run(options: Options) -> int:
+    """Serve the image that the options name, and return the exit status. Raises `UsageError`."""
+    _ignore_warnings()
+    files = runtime.read_option_files(options)
+    inherited = _inherited_sockets(options)
+    diagnostics = runtime.new_diagnostics(options, shares_stderr=inherited.shares_stderr)
+    configuration = runtime.new_configuration(options, files, diagnostics)
+    preconnection = _preconnect(options, configuration, inherited.is_asked)
+
+    import trio
+
+    from imgproxy.frontends.single_image import SingleImage
+    from imgproxy.server.service import Service
+
+    image = runtime.new_image(options, configuration, diagnostics, preconnection)
+    service = Service(SingleImage(image), diagnostics, allow_remote=options.allow_remote)
+    return trio.run(_serve, service, inherited, image)
+
+
+async def _serve(service: Service, inherited: InheritedSockets, image: Image) -> int:
+    """Serve until the end, close the image, and return the exit status."""
+    try:
+        return await service.run(inherited)
+    finally:
+        image.close()
+
+
+def _ignore_warnings() -> None:
+    """Keep warnings of libraries, meant for programmers, off standard error.
+
+    HTTP may be served there.
+    """
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
+
+
+def _inherited_sockets(options: Options) -> InheritedSockets:
+    """Return the sockets to serve on. Raises `UsageError`.
+
+    To be called before an event loop exists, which makes descriptors of its own.
+    """
+    fds = options.sockfds or environment.take_listen_fds()
+    inherited = (
+        inherited_sockets.classify(fds) if fds else inherited_sockets.classify_standard_streams()
+    )
+    served = fds or [inherited_sockets.STDIN, inherited_sockets.STDOUT]
+    inherited_sockets.check_source(options.image, served)
+    return inherited
+
+
+def _preconnect(
+    options: Options, configuration: Configuration, is_asked: Callable[[], bool]
+) -> Preconnection | None:
+    """Begin the connection that will be needed, unless an option forbids or may avoid it."""
+    local = ("oci:", "oci-archive:", "docker-archive:", "dir:")
+    is_path = options.image[:1] in "./" or options.image.startswith(local)
+    if is_path or options.offline or options.sideload or options.tls_verify is False:
+        return None
+    from imgproxy.transports.registry import preconnect
+
+    return preconnect.begin(
+        options.image,
+        configuration,
+        lambda: options.registry_token is None and is_asked(),  # a token would go with the request
+        mirrors=not options.no_mirrors,
+        timeout=options.stall_timeout,
+    )

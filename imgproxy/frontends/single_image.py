@@ -1,0 +1,99 @@
+"""The front-end of one image: imgproxy(1), PROTOCOL.
+
+What may be asked for is parsed by `single_image_routes`; here it is looked up in the image, and
+replies get their header fields. Docker manifests are converted to OCI.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy.frontends import single_image_routes
+from imgproxy.frontends.single_image_routes import GetConfig, GetDocument, GetManifest, Quit
+from imgproxy.server.handler import Reply
+from imgproxy.specs.oci import convert
+from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.manifest import Manifest
+
+if TYPE_CHECKING:
+    from imgproxy.frontends.single_image_routes import GetBlob
+    from imgproxy.images.image import Image, OpenedImage
+    from imgproxy.server.handler import Request
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.verification.verified_blob import VerifiedDocument
+
+
+class OciManifest(NamedTuple):
+    """A chosen manifest as it is served: the `original` itself, or one of Docker converted."""
+
+    original: VerifiedDocument
+    raw: bytes
+    digest: Digest
+
+
+def oci_manifest(original: VerifiedDocument) -> OciManifest:
+    """Return a manifest as OCI: byte for byte if it is that already."""
+    if original.media_type != types.DOCKER_MANIFEST:
+        return OciManifest(original, original.raw, original.digest)
+    raw = convert.manifest(original.raw)
+    return OciManifest(original, raw, digests.compute(raw))
+
+
+class SingleImage:
+    """A `Handler` that serves one image, which is opened at the first request that needs it."""
+
+    def __init__(self, image: Image) -> None:
+        self._image = image
+        self._manifest: OciManifest | None = None
+
+    async def handle(self, request: Request) -> Reply:
+        """Return the reply to a request. Raises `Failure`."""
+        asked = single_image_routes.parse(request.method, request.target)
+        if isinstance(asked, Quit):
+            return Reply([], 0, b"", ends_service=True)
+        image = await self._image.open()
+        if isinstance(asked, GetManifest):
+            manifest = self._oci_manifest(image.manifest)
+            return Reply(_manifest_fields(image, manifest), len(manifest.raw), manifest.raw)
+        if isinstance(asked, GetDocument):
+            document = await image.document(asked.digest)
+            fields = _content_fields(document.media_type, asked.digest)
+            return Reply(fields, len(document.raw), document.raw)
+        return await _blob(image, asked, head_only=request.is_head)
+
+    def _oci_manifest(self, original: VerifiedDocument) -> OciManifest:
+        """Return a manifest as OCI; it is converted once for each image that is opened."""
+        if self._manifest is None or self._manifest.original is not original:
+            self._manifest = oci_manifest(original)
+        return self._manifest
+
+
+async def _blob(image: OpenedImage, asked: GetConfig | GetBlob, *, head_only: bool) -> Reply:
+    """Return a blob; the head of one comes from its descriptor alone. Raises `Failure`."""
+    if isinstance(asked, GetConfig):
+        descriptor = image.find_config()
+        media_type = convert.media_type(descriptor.media_type) or types.OCTET_STREAM
+    else:
+        descriptor, media_type = image.find_blob(asked.digest), types.OCTET_STREAM
+    fields = _content_fields(media_type, descriptor.digest)
+    body = b"" if head_only else await image.open_blob(descriptor)
+    return Reply(fields, descriptor.size, body)
+
+
+def _content_fields(media_type: str, digest: Digest) -> list[tuple[str, str]]:
+    return [("Content-Type", media_type), ("Docker-Content-Digest", str(digest))]
+
+
+def _manifest_fields(image: OpenedImage, manifest: OciManifest) -> list[tuple[str, str]]:
+    fields = [
+        *_content_fields(types.OCI_MANIFEST, manifest.digest),
+        ("Manifest-Digest", str(image.manifest.digest)),
+        ("Manifest-Media-Type", image.manifest.media_type),
+    ]
+    if image.index is not None:
+        fields.append(("Index-Digest", str(image.index.digest)))
+    parsed = image.manifest.parsed
+    if isinstance(parsed, Manifest) and parsed.artifact_type:
+        fields.append(("Artifact-Type", parsed.artifact_type))
+    return fields

@@ -1,0 +1,33 @@
+"""Failures of requests that HTTP itself has, whatever is asked for: RFC 9110 and RFC 6585."""
+
+from __future__ import annotations
+
+from imgproxy.errors import Failure
+
+
+class MethodNotAllowedError(Failure):
+    """The path is known, and the method is not allowed for it.
+
+    `allow` lists the methods that are, as the header field does.
+    """
+
+    status = 405
+    default_code = "METHOD_NOT_ALLOWED"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.header_fields = (("Allow", allow),)
+
+
+class BodyTooLargeError(Failure):
+    """A request body that is not needed is too long to be read and discarded."""
+
+    status = 413
+    default_code = "BODY_TOO_LARGE"
+
+
+class HeadTooLargeError(Failure):
+    """The head of a request exceeds its limit."""
+
+    status = 431
+    default_code = "HEAD_TOO_LARGE"

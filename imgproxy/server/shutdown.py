@@ -1,0 +1,60 @@
+"""Requests to stop that cancel what waits: of the whole service, or of one connection."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from imgproxy.net.streams import ByteStream
+
+
+class Interruption:
+    """A request to stop, which is made once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._scopes: set[trio.CancelScope] = set()
+
+    def request(self) -> None:
+        """Cancel the blocks that can be interrupted, now and from now on."""
+        self.requested = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    @contextmanager
+    def interrupts(self) -> Iterator[trio.CancelScope]:
+        """Cancel the block when the request is made, or at its first wait if it was made before."""
+        with trio.CancelScope() as scope:
+            if self.requested:
+                scope.cancel()
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.remove(scope)
+
+
+class Shutdown(Interruption):
+    """The end of the service, which a reply of the front-end may ask for.
+
+    No new requests are taken; replies that have been begun are finished.
+    """
+
+
+class HangUp(Interruption):
+    """The end of the work for a client that has hung up; it cannot receive a reply any more."""
+
+    async def watch(self, stream: ByteStream) -> None:
+        """Wait for the client to hang up, and stop the work for it."""
+        with suppress(OSError):  # out of descriptors: sending will fail in its place
+            await stream.wait_hung_up()
+            self.requested = True
+            # The tasks that were woken by the client's last request take it before they are
+            # cancelled: it may ask for a shutdown.
+            await trio.lowlevel.checkpoint()
+            self.request()
