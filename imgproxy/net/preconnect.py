@@ -54,7 +54,7 @@ def begin(
         name = references.parse_image(image)
         if not isinstance(name, references.Reference):
             return None
-        policies.demand(configuration.policy(), "docker", policies.scopes_of(name), image)
+        policies.evaluate(configuration.policy(), "docker", policies.scopes_of(name), image)
         place = endpoints.find(name, configuration.registries.registries, mirrors=mirrors)[0]
         url = distribution.registry_url("https", place.reference, "manifest", name.manifest)
         if place.refusal or place.insecure or proxy.choose(url, environment.environment()):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
-from support.images import Json, Layout, digest_of
+from support.images import Json, Layout, digest_of, on
 from support.streams import END, Inbox, Step
 
 from imgproxy.config import policy
-from imgproxy.errors import NotFoundError
+from imgproxy.errors import Failure, NotFoundError
 from imgproxy.images.image import Image
 from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import platform as platforms
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.specs.oci.platform import Platform
 from imgproxy.transports.source import Document, Identity
@@ -19,6 +22,7 @@ from imgproxy.transports.source import Document, Identity
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from imgproxy.images.image import OpenedImage
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.transports.source import Reader, SignaturePlace, Source
 
@@ -121,3 +125,39 @@ def at(*places: Source) -> Callable[[], Awaitable[list[Source]]]:
 async def never(_: Descriptor, error: NotFoundError) -> Reader:
     """Open no foreign layers."""
     raise error
+
+
+def digest(descriptor: Json) -> Digest:
+    return digests.parse(descriptor["digest"])
+
+
+async def opened(place: Place, wanted: str = "linux/amd64") -> OpenedImage:
+    return await image_of(place, platforms.parse(wanted)).open()
+
+
+async def failure_of(place: Place, wanted: str = "linux/amd64") -> Failure:
+    with pytest.raises(Failure) as raised:
+        await opened(place, wanted)
+    assert place.closed == 1
+    return raised.value
+
+
+async def chosen(place: Place, wanted: str = "linux/amd64") -> str:
+    """Return the digest of the manifest that is chosen."""
+    return str((await opened(place, wanted)).manifest.digest)
+
+
+def embedding(entry: Json, content: bytes) -> Json:
+    """Return a descriptor that embeds this content."""
+    return {**entry, "data": base64.b64encode(content).decode()}
+
+
+def several(store: Store, *names: str) -> dict[str, Json]:
+    """Return an image for each platform, by its name; `-` is one without a platform."""
+    images = {name: store.image(name.encode()) for name in names}
+    return {name: entry if name == "-" else on(entry, name) for name, entry in images.items()}
+
+
+def layer_of(store: Store, manifest: Json) -> Digest:
+    """Return the digest of the first layer of a manifest."""
+    return digest(store.layers(manifest)[0])

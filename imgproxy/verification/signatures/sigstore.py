@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.sigstore import Evidence
     from imgproxy.specs.signing.simple_signing import Claim
-    from imgproxy.verification.verified_blob import VerifiedDocument
+    from imgproxy.verification.documents import VerifiedDocument
 
 
 T = TypeVar("T")

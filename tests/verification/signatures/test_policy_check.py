@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.specs.signing.simple_signing import Claim
-    from imgproxy.verification.verified_blob import VerifiedDocument
+    from imgproxy.verification.documents import VerifiedDocument
 
 SIGNER, OTHER = Signer(), Signer()
 NAME = "quay.io/acme/os:1"
@@ -126,7 +126,7 @@ async def test_what_is_not_signed_is_told_with_where_it_was_looked_for(store: St
     place = place_of(store, root)
     words = f"the policy /policy.json (default) requires sigstoreSigned of {root['digest']}: "
     assert await denied(place) == (
-        f"memory:image is rejected: {words}there is no signature (its transport knows none)"
+        f"memory:image is rejected: {words}there is no signature (its transport has none)"
     )
     place.signed[root["digest"]] = [found(name="here"), found(name="there")]
     assert (await denied(place)).endswith("there is no signature (here and there)")
@@ -279,8 +279,8 @@ async def test_bytes_under_no_name_are_enough_by_digest_or_where_tags_do_not_mat
     place = place_of(store, root)
     place.signed[root["digest"]] = [bundle]
     assert (await denied(place)).endswith(
-        "[a bundle] it is for bytes under no name, which is enough only for an image that is asked"
-        " for by digest, or with matchRepository (signedIdentity: matchRepoDigestOrExact)"
+        "[a bundle] it names no image, which is enough only for an image requested by digest, or"
+        " with matchRepository (signedIdentity: matchRepoDigestOrExact)"
     )
     await opened(place, requirement(signedIdentity={"type": "matchRepository"}))
     place = place_of(store, root, f"quay.io/acme/os@{root['digest']}")

@@ -58,8 +58,8 @@ from imgproxy.specs.signing.signature import (
     SimpleSignature,
 )
 from imgproxy.specs.signing.simple_signing import Claim
+from imgproxy.verification.documents import VerifiedDocument
 from imgproxy.verification.signatures.sigstore import Verifier
-from imgproxy.verification.verified_blob import VerifiedDocument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
