@@ -92,7 +92,7 @@ def _run(options: Options) -> int:
 
     import trio
 
-    from imgproxy.images.image import Image
+    from imgproxy.images.catalog import Catalog
     from imgproxy.server.service import Service
     from imgproxy.transports import open_sources
     from imgproxy.transports.registry.foreign_layers import ForeignLayers
@@ -111,12 +111,12 @@ def _run(options: Options) -> int:
         options.foreign_layers,
         early,
     )
-    image = Image(
-        partial(open_sources, options.image, access, configuration, diagnostics),
+    catalog = Catalog(
+        partial(open_sources, access=access, configuration=configuration, diagnostics=diagnostics),
         configuration.policy,
-        options.platform or environment.host_platform(),
         ForeignLayers(access, configuration, diagnostics).open,
     )
+    image = catalog.image(options.image, options.platform or environment.host_platform())
     service = Service(image, diagnostics, allow_remote=options.allow_remote)
     return trio.run(service.run, handed)
 
