@@ -123,7 +123,7 @@ def test_what_is_not_signed_once_over_a_binary_literal_is_no_signature(gpg: Gnup
 
 
 def test_the_other_kinds_of_signatures_are_not_for_this_requirement(gpg: Gnupg) -> None:
-    with pytest.raises(SignatureError, match="it is no OpenPGP signature"):
+    with pytest.raises(SignatureError, match="it is not an OpenPGP signature"):
         verifier(gpg.export("signer")).verify(BundleSignature("it", b"{}"), None)  # type: ignore[arg-type]
 
 

@@ -152,7 +152,7 @@ async def test_each_signature_has_its_own_reason(store: Store) -> None:
         f"[2] it is for {other}; "
         "[3] it is for the name quay.io/acme/os:2 (signedIdentity: matchRepoDigestOrExact); "
         "[elsewhere] broken; "
-        "[4] it is no sigstore signature"
+        "[4] it is not a sigstore signature"
     )
 
 

@@ -175,7 +175,7 @@ def test_what_is_not_needed_may_be_broken() -> None:
 @pytest.mark.parametrize(
     ("signature", "reason"),
     [
-        (SimpleSignature("it", b""), "it is no sigstore signature"),
+        (SimpleSignature("it", b""), "it is not a sigstore signature"),
         (found(annotated(SIGNED, OTHER)), "it is by none of the keys"),
         (found(annotated(SIGNED + b" ", SIGNER)), "it is by none of the keys"),
         (found({SIGNATURE: b64(b"")}), "it is by none of the keys"),
@@ -362,33 +362,33 @@ def with_chain(signer: Issued, *chain: Issued) -> SigstoreSignature:
     return found(annotated(SIGNED, signer, LOG, **({CHAIN: pems} if chain else {})))
 
 
-NOT_BELIEVED = "its certificate is not believed: "
-ISSUED_FOR = "its certificate was issued upon a token of "
-MALFORMED = "its certificate has an issuer that is malformed"
+NOT_TRUSTED = "its certificate is not trusted: "
+ISSUED_FOR = "its certificate was issued for a token of "
+MALFORMED = "its certificate has a malformed issuer"
 LATER = SEEN + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
     ("signature", "reason"),
     [
-        (with_chain(MIDDLE.issue(start=LATER)), NOT_BELIEVED),
-        (with_chain(MIDDLE.issue(lasting=timedelta(minutes=4))), NOT_BELIEVED),
-        (with_chain(OTHER_ROOT.issue()), NOT_BELIEVED),
-        (with_chain(OTHER_ROOT.issue(), OTHER_ROOT), NOT_BELIEVED),
-        (with_chain(OTHER_ROOT.issue(), OTHER_ROOT, OTHER_ROOT), NOT_BELIEVED),
-        (with_chain(FRIEND.issue(), FRIEND, MIDDLE, ROOT), NOT_BELIEVED),
-        (with_chain(MIDDLE.issue(usages=None)), NOT_BELIEVED),
-        (with_chain(MIDDLE.issue(usages=[ExtendedKeyUsageOID.SERVER_AUTH])), NOT_BELIEVED),
-        (with_chain(MIDDLE.issue(names=())), NOT_BELIEVED),
+        (with_chain(MIDDLE.issue(start=LATER)), NOT_TRUSTED),
+        (with_chain(MIDDLE.issue(lasting=timedelta(minutes=4))), NOT_TRUSTED),
+        (with_chain(OTHER_ROOT.issue()), NOT_TRUSTED),
+        (with_chain(OTHER_ROOT.issue(), OTHER_ROOT), NOT_TRUSTED),
+        (with_chain(OTHER_ROOT.issue(), OTHER_ROOT, OTHER_ROOT), NOT_TRUSTED),
+        (with_chain(FRIEND.issue(), FRIEND, MIDDLE, ROOT), NOT_TRUSTED),
+        (with_chain(MIDDLE.issue(usages=None)), NOT_TRUSTED),
+        (with_chain(MIDDLE.issue(usages=[ExtendedKeyUsageOID.SERVER_AUTH])), NOT_TRUSTED),
+        (with_chain(MIDDLE.issue(names=())), NOT_TRUSTED),
         (
             with_chain(MIDDLE.issue(names=[x509.RFC822Name("SIGNER@example.com")])),
             f"its certificate is for SIGNER@example.com, expected {EMAIL}",
         ),
         (
             with_chain(MIDDLE.issue(names=[x509.DNSName("example.com")])),
-            f"its certificate is for nobody, expected {EMAIL}",
+            f"its certificate is for no name, expected {EMAIL}",
         ),
-        (with_chain(MIDDLE.issue(issuers=())), f"{ISSUED_FOR}nobody, expected {ISSUER}"),
+        (with_chain(MIDDLE.issue(issuers=())), f"{ISSUED_FOR}no issuer, expected {ISSUER}"),
         (
             with_chain(MIDDLE.issue(issuers=[(ISSUER_OID, b"https://else")])),
             f"{ISSUED_FOR}https://else, expected {ISSUER}",
@@ -414,7 +414,7 @@ LATER = SEEN + timedelta(minutes=1)
                     ]
                 )
             ),
-            NOT_BELIEVED,
+            NOT_TRUSTED,
         ),
         (
             with_chain(Issued(Signer().key, FRIEND.certificate)),
@@ -430,9 +430,9 @@ def test_a_certificate_that_says_something_else_is_refused(
 
 
 def test_a_certificate_below_one_that_is_missing_is_refused() -> None:
-    assert refusal(by_fulcio(ROOT), with_chain(FRIEND)).startswith(NOT_BELIEVED)
+    assert refusal(by_fulcio(ROOT), with_chain(FRIEND)).startswith(NOT_TRUSTED)
     # The last one of a chain is the root, and not taken from there.
-    assert refusal(by_fulcio(ROOT), with_chain(FRIEND, MIDDLE)).startswith(NOT_BELIEVED)
+    assert refusal(by_fulcio(ROOT), with_chain(FRIEND, MIDDLE)).startswith(NOT_TRUSTED)
 
 
 def test_an_authority_is_one_for_this() -> None:
@@ -460,10 +460,10 @@ def test_an_authority_is_one_for_this() -> None:
             extensions=[(extension, True)],
         )
         signature = with_chain(middle.issue(), middle, ROOT)
-        assert refusal(by_fulcio(ROOT), signature).startswith(NOT_BELIEVED)
+        assert refusal(by_fulcio(ROOT), signature).startswith(NOT_TRUSTED)
     key_usage = x509.KeyUsage(**{**usages, "digital_signature": False, "key_cert_sign": True})
     leaf = MIDDLE.issue(extensions=[(key_usage, True)])
-    assert refusal(by_fulcio(), with_chain(leaf)).startswith(NOT_BELIEVED)
+    assert refusal(by_fulcio(), with_chain(leaf)).startswith(NOT_TRUSTED)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_an_entry_of_no_time_is_refused() -> None:
         ENTRY: json.dumps(entry),
     }
     reason = refusal(by_fulcio(), found(annotations))
-    assert reason == "its entry in the log is of no time that there is"
+    assert reason == "its entry in the log has an impossible time"
 
 
 @pytest.mark.parametrize(
@@ -534,10 +534,10 @@ def test_a_certificate_is_valid_now() -> None:
         assert verdict(requirement, signature) == CLAIM
     for long_ago in (FRIEND, now(start=datetime.now(UTC) + timedelta(days=1))):
         reason = refusal(by_pki(MIDDLE, email=EMAIL), plain(long_ago))
-        assert reason.startswith(NOT_BELIEVED)
-    assert refusal(by_pki(email=EMAIL), plain(signer)).startswith(NOT_BELIEVED)
+        assert reason.startswith(NOT_TRUSTED)
+    assert refusal(by_pki(email=EMAIL), plain(signer)).startswith(NOT_TRUSTED)
     assert refusal(by_pki(MIDDLE, root=OTHER_ROOT, email=EMAIL), plain(signer)).startswith(
-        NOT_BELIEVED
+        NOT_TRUSTED
     )
     forged = Issued(Signer().key, signer.certificate)
     assert refusal(by_pki(MIDDLE, email=EMAIL), plain(forged)) == (
