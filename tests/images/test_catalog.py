@@ -10,7 +10,7 @@ from support.blobs import noise, pieces_of
 from support.images import on
 from support.sources import (
     LINUX,
-    Place,
+    MemorySource,
     Store,
     accept_anything,
     digest,
@@ -35,13 +35,13 @@ ARM = platforms.parse("linux/arm64")
 
 
 class Names:
-    """What opens the sources of a catalog; `opened` are the places, by the name they were for.
+    """Sources by name, and a catalog of them; `opened` are those that were opened, by name.
 
     `gate` makes all of them wait.
     """
 
     def __init__(self, store: Store, **roots: Json) -> None:
-        self.opened: list[tuple[str, Place]] = []
+        self.opened: list[tuple[str, MemorySource]] = []
         self.gate: trio.Event | None = None
         self._store = store
         self._roots = roots
@@ -51,11 +51,11 @@ class Names:
         await trio.lowlevel.checkpoint()
         if name not in self._roots:
             raise NotFoundError(f"{name} is in no registry", code="NAME_UNKNOWN")
-        place = Place(self._store, self._roots[name])
+        source = MemorySource(self._store, self._roots[name])
         if self.gate is not None:
-            place.gate = self.gate
-        self.opened.append((name, place))
-        return [place]
+            source.gate = self.gate
+        self.opened.append((name, source))
+        return [source]
 
     @property
     def names(self) -> list[str]:
@@ -63,7 +63,7 @@ class Names:
 
     @property
     def closed(self) -> list[int]:
-        return [place.closed for _, place in self.opened]
+        return [source.closed for _, source in self.opened]
 
 
 @pytest.fixture
@@ -262,8 +262,8 @@ async def test_what_is_opened_while_the_catalog_is_closed_is_closed_by_its_user(
 
 
 @real_time
-async def test_the_images_of_a_catalog_share_what_bounds_their_memory(store: Store) -> None:
-    """And two catalogs do not."""
+async def test_the_images_of_one_catalog_share_what_bounds_their_memory(store: Store) -> None:
+    """Two catalogs do not."""
     size = FIRST + CHUNK
     roots = {f"n{n}": store.image(noise(size) + bytes([n])) for n in range(MAX_LARGE + 1)}
     for names in (Names(store, **roots), Names(store, **roots)):

@@ -15,7 +15,7 @@ from support.images import (
 )
 from support.images import encode as encoded
 from support.sources import (
-    Place,
+    MemorySource,
     Store,
     chosen,
     digest,
@@ -39,12 +39,9 @@ if TYPE_CHECKING:
 
 
 UNKNOWN = (404, "MANIFEST_UNKNOWN", False)
-NO_BLOB = (404, "BLOB_UNKNOWN", False)
 INVALID = (422, "MANIFEST_INVALID", False)
 WRONG_SIZE = (422, "SIZE_INVALID", False)
 WRONG_DIGEST = (422, "DIGEST_INVALID", False)
-
-MIB = 1 << 20
 
 
 @pytest.fixture
@@ -64,36 +61,38 @@ async def test_the_platform_decides_in_an_index(
     entries = several(store, "linux/arm/v7", "linux/amd64", "linux/arm64", "windows/amd64")
     root = store.index(*entries.values(), docker=docker)
     for wanted, entry in entries.items():
-        place = Place(store, root)
-        image = await opened(place, wanted)
+        source = MemorySource(store, root)
+        image = await opened(source, wanted)
         assert image.manifest.digest == digest(entry)
         assert image.index is not None
         assert image.index.digest == digest(root)
-        assert place.asked == [root["digest"], entry["digest"]]
+        assert source.asked == [root["digest"], entry["digest"]]
 
 
 @virtual_time
 async def test_of_equal_entries_the_first_is_chosen_across_indexes(store: Store) -> None:
     first, second, third = (on(store.image(bytes([n])), "linux/amd64") for n in range(3))
     inner = store.index(first)
-    assert await chosen(Place(store, store.index(inner, second, third))) == first["digest"]
-    assert await chosen(Place(store, store.index(second, inner))) == second["digest"]
+    assert await chosen(MemorySource(store, store.index(inner, second, third))) == first["digest"]
+    assert await chosen(MemorySource(store, store.index(second, inner))) == second["digest"]
 
 
 @virtual_time
 async def test_the_best_entry_is_chosen_wherever_it_is(store: Store) -> None:
     plain, better = (on(store.image(p.encode()), p) for p in ("linux/amd64", "linux/amd64/v3"))
     root = store.index(plain, store.index(better))
-    assert await chosen(Place(store, root), "linux/amd64/v3") == better["digest"]
-    assert await chosen(Place(store, root), "linux/amd64/v2") == plain["digest"]
+    assert await chosen(MemorySource(store, root), "linux/amd64/v3") == better["digest"]
+    assert await chosen(MemorySource(store, root), "linux/amd64/v2") == plain["digest"]
 
 
 @virtual_time
 async def test_an_entry_without_a_platform_is_for_when_nothing_else_fits(store: Store) -> None:
     entries = several(store, "-", "linux/arm64")
     root = store.index(*entries.values())
-    assert await chosen(Place(store, root), "linux/arm64") == entries["linux/arm64"]["digest"]
-    assert await chosen(Place(store, root), "linux/s390x") == entries["-"]["digest"]
+    assert (
+        await chosen(MemorySource(store, root), "linux/arm64") == entries["linux/arm64"]["digest"]
+    )
+    assert await chosen(MemorySource(store, root), "linux/s390x") == entries["-"]["digest"]
 
 
 @virtual_time
@@ -101,9 +100,9 @@ async def test_an_entry_is_for_the_platform_of_the_index_around_it(store: Store)
     inner = {p: store.image(p.encode()) for p in ("linux/arm64", "linux/amd64")}
     root = store.index(*(on(store.index(entry), p) for p, entry in inner.items()))
     for wanted, entry in inner.items():
-        place = Place(store, root)
-        assert await chosen(place, wanted) == entry["digest"]
-        assert len(place.asked) == 3  # the index for the other platform is left alone
+        source = MemorySource(store, root)
+        assert await chosen(source, wanted) == entry["digest"]
+        assert len(source.asked) == 3  # the index for the other platform is left alone
 
 
 ATTESTATION = {"vnd.docker.reference.type": "attestation-manifest"}
@@ -122,8 +121,8 @@ ATTESTATION = {"vnd.docker.reference.type": "attestation-manifest"}
 async def test_attestations_are_never_chosen(store: Store, mark: Callable[[Json], Json]) -> None:
     attestation, image = mark(store.image(b"attestation")), store.image(b"image")
     root = store.index(attestation, mark(store.index(image)), image)
-    assert await chosen(Place(store, root)) == image["digest"]
-    failure = await failure_of(Place(store, store.index(attestation)))
+    assert await chosen(MemorySource(store, root)) == image["digest"]
+    failure = await failure_of(MemorySource(store, store.index(attestation)))
     assert refused(failure) == UNKNOWN
     assert failure.message.endswith("(there are: none)")
 
@@ -132,16 +131,16 @@ async def test_attestations_are_never_chosen(store: Store, mark: Callable[[Json]
 async def test_entries_of_other_types_are_never_chosen(store: Store) -> None:
     other = on(store.add(b"anything", "application/vnd.example+json"), "linux/amd64")
     untyped = on({**store.image(b"x"), "mediaType": None}, "linux/amd64")
-    assert await chosen(Place(store, store.index(other, untyped))) == untyped["digest"]
+    assert await chosen(MemorySource(store, store.index(other, untyped))) == untyped["digest"]
 
 
 @virtual_time
-async def test_platforms_that_there_are_are_listed_once(store: Store) -> None:
+async def test_the_available_platforms_are_listed_once(store: Store) -> None:
     entries = several(store, "linux/arm/v7", "linux/arm64", "-")
     del entries["-"]
     again = on(store.image(b"again"), "linux/arm64")
     odd = on(store.image(b"odd"), "li\x1bnux/\ns390x")
-    failure = await failure_of(Place(store, store.index(*entries.values(), again, odd)))
+    failure = await failure_of(MemorySource(store, store.index(*entries.values(), again, odd)))
     assert refused(failure) == UNKNOWN
     assert failure.detail == {"platforms": ["linux/arm/v7", "linux/arm64", "li nux/ s390x"]}
     assert failure.message == (
@@ -151,7 +150,7 @@ async def test_platforms_that_there_are_are_listed_once(store: Store) -> None:
 
 
 def nested(store: Store, entry: Json, depth: int) -> Json:
-    """Give an index of an index of … the entry."""
+    """Return an index of an index of … the entry."""
     for level in range(depth):
         entry = store.index(entry, annotations={"level": str(level)})
     return entry
@@ -160,8 +159,8 @@ def nested(store: Store, entry: Json, depth: int) -> Json:
 @virtual_time
 async def test_indexes_nest_to_a_limit(store: Store) -> None:
     image = store.image(b"x")
-    assert await chosen(Place(store, nested(store, image, MAX_DEPTH))) == image["digest"]
-    failure = await failure_of(Place(store, nested(store, image, MAX_DEPTH + 1)))
+    assert await chosen(MemorySource(store, nested(store, image, MAX_DEPTH))) == image["digest"]
+    failure = await failure_of(MemorySource(store, nested(store, image, MAX_DEPTH + 1)))
     assert refused(failure) == INVALID
     assert "more than 4 indexes in one another" in failure.message
 
@@ -170,18 +169,21 @@ async def test_indexes_nest_to_a_limit(store: Store) -> None:
 async def test_indexes_have_a_limit_in_number(store: Store) -> None:
     entries = [store.index(annotations={"n": str(n)}) for n in range(MAX_INDEXES)]
     image = store.image(b"x")
-    place = Place(store, store.index(*entries, image))
-    assert await chosen(place) == image["digest"]
+    source = MemorySource(store, store.index(*entries, image))
+    assert await chosen(source) == image["digest"]
     more = store.index(annotations={"n": "more"})
-    assert refused(await failure_of(Place(store, store.index(*entries, more, image)))) == INVALID
+    assert (
+        refused(await failure_of(MemorySource(store, store.index(*entries, more, image))))
+        == INVALID
+    )
 
 
 @virtual_time
 async def test_missing_indexes_count_as_well(store: Store) -> None:
     entries = [{**store.index(), "digest": digest_of(bytes([n]))} for n in range(MAX_INDEXES + 9)]
-    place = Place(store, store.index(*entries, store.image(b"x")))
-    assert refused(await failure_of(place)) == INVALID
-    assert len(place.asked) <= MAX_INDEXES + 1
+    source = MemorySource(store, store.index(*entries, store.image(b"x")))
+    assert refused(await failure_of(source)) == INVALID
+    assert len(source.asked) <= MAX_INDEXES + 1
 
 
 @virtual_time
@@ -189,17 +191,20 @@ async def test_an_index_that_is_named_often_is_fetched_once(store: Store) -> Non
     image = on(store.image(b"x"), "linux/amd64")
     inner = store.index(image)
     missing = {**store.index(), "digest": digest_of(b"missing")}
-    place = Place(store, store.index(inner, missing, inner, missing, store.index(inner)))
-    assert await chosen(place) == image["digest"]
-    assert len(place.asked) == len(set(place.asked)) == 5
+    source = MemorySource(store, store.index(inner, missing, inner, missing, store.index(inner)))
+    assert await chosen(source) == image["digest"]
+    assert len(source.asked) == len(set(source.asked)) == 5
 
 
 @virtual_time
-async def test_an_index_that_names_itself_is_no_trap(store: Store) -> None:
-    """No digest can be its own; but a source may hand out anything for a name."""
+async def test_an_index_that_names_itself_is_refused(store: Store) -> None:
+    """No document contains its own digest; but a source may return anything."""
     inner = store.index(store.image(b"x"))
     store.contents[inner["digest"]] = encoded({"manifests": [inner]})
-    assert refused(await failure_of(Place(store, store.index(inner)))) in (WRONG_DIGEST, WRONG_SIZE)
+    assert refused(await failure_of(MemorySource(store, store.index(inner)))) in (
+        WRONG_DIGEST,
+        WRONG_SIZE,
+    )
 
 
 @virtual_time
@@ -207,18 +212,18 @@ async def test_an_index_that_is_missing_matters_only_if_nothing_else_fits(store:
     missing = {**store.index(), "digest": digest_of(b"missing")}
     image = on(store.image(b"x"), "linux/amd64")
     root = store.index(missing, image)
-    assert await chosen(Place(store, root)) == image["digest"]
-    failure = await failure_of(Place(store, root), "linux/arm64")
+    assert await chosen(MemorySource(store, root)) == image["digest"]
+    failure = await failure_of(MemorySource(store, root), "linux/arm64")
     assert refused(failure) == UNKNOWN
     assert f"{missing['digest']} is not there" in failure.message
 
 
 @virtual_time
-async def test_an_index_that_fails_is_not_taken_for_missing(store: Store) -> None:
+async def test_an_index_that_fails_does_not_count_as_missing(store: Store) -> None:
     inner = store.index(store.image(b"x"))
-    place = Place(store, store.index(inner, store.image(b"y")))
-    place.failures[inner["digest"]] = UnavailableError("not now")
-    assert refused(await failure_of(place)) == (503, "UNAVAILABLE", True)
+    source = MemorySource(store, store.index(inner, store.image(b"y")))
+    source.failures[inner["digest"]] = UnavailableError("not now")
+    assert refused(await failure_of(source)) == (503, "UNAVAILABLE", True)
 
 
 @virtual_time
@@ -226,12 +231,14 @@ async def test_a_chosen_manifest_that_is_missing_is_unknown(store: Store) -> Non
     entries = several(store, "linux/amd64", "linux/arm64")
     del store.contents[entries["linux/amd64"]["digest"]]
     root = store.index(*entries.values())
-    assert refused(await failure_of(Place(store, root))) == UNKNOWN
-    assert await chosen(Place(store, root), "linux/arm64") == entries["linux/arm64"]["digest"]
+    assert refused(await failure_of(MemorySource(store, root))) == UNKNOWN
+    assert (
+        await chosen(MemorySource(store, root), "linux/arm64") == entries["linux/arm64"]["digest"]
+    )
 
 
 @virtual_time
-async def test_where_the_chosen_manifest_is_missing_those_that_are_there_are_listed(
+async def test_where_the_chosen_manifest_is_missing_the_others_are_listed(
     store: Store,
 ) -> None:
     """Stores save an index whole, and the manifests that they have."""
@@ -241,7 +248,7 @@ async def test_where_the_chosen_manifest_is_missing_those_that_are_there_are_lis
         del store.contents[entries[name]["digest"]]
     broken = on({**store.image(b"broken"), "size": 1}, "linux/386")
     again = on(entries["linux/arm64"], "linux/ppc64le")
-    failure = await failure_of(Place(store, store.index(*entries.values(), broken, again)))
+    failure = await failure_of(MemorySource(store, store.index(*entries.values(), broken, again)))
     assert refused(failure) == UNKNOWN
     there = ["linux/arm64", "linux/arm/v7", "linux/ppc64le"]
     assert failure.detail == {"platforms": there}
@@ -250,35 +257,35 @@ async def test_where_the_chosen_manifest_is_missing_those_that_are_there_are_lis
 
 
 @virtual_time
-async def test_where_all_manifests_are_missing_that_is_told(store: Store) -> None:
+async def test_where_all_manifests_are_missing_the_message_says_so(store: Store) -> None:
     entries = several(store, "linux/amd64", "linux/arm64")
     for entry in entries.values():
         del store.contents[entry["digest"]]
-    failure = await failure_of(Place(store, store.index(*entries.values())))
+    failure = await failure_of(MemorySource(store, store.index(*entries.values())))
     assert refused(failure) == UNKNOWN
     assert failure.detail == {"platforms": []}
     assert failure.message.endswith("(there are manifests for: nothing else)")
 
 
 @virtual_time
-async def test_what_is_said_of_the_missing_one_stays(store: Store) -> None:
+async def test_the_code_and_detail_of_the_missing_one_stay(store: Store) -> None:
     entries = several(store, "linux/amd64", "linux/arm64")
-    place = Place(store, store.index(*entries.values()))
+    source = MemorySource(store, store.index(*entries.values()))
     wanted = entries["linux/amd64"]["digest"]
-    place.failures[wanted] = NotFoundError("gone", code="NAME_UNKNOWN", endpoints=["x"])
-    failure = await failure_of(place)
+    source.failures[wanted] = NotFoundError("gone", code="NAME_UNKNOWN", endpoints=["x"])
+    failure = await failure_of(source)
     assert refused(failure) == (404, "NAME_UNKNOWN", False)
     assert failure.detail == {"endpoints": ["x"], "platforms": ["linux/arm64"]}
 
 
 @virtual_time
-async def test_so_many_manifests_are_looked_for_and_no_more(store: Store) -> None:
+async def test_the_manifests_that_are_looked_for_are_limited(store: Store) -> None:
     entries = [on(store.image(bytes([n])), f"linux/arch{n}") for n in range(40)]
     missing = on({**store.image(b"x"), "digest": digest_of(b"missing")}, "linux/amd64")
-    place = Place(store, store.index(*entries, missing))
-    failure = await failure_of(place)
+    source = MemorySource(store, store.index(*entries, missing))
+    failure = await failure_of(source)
     assert failure.detail == {"platforms": [f"linux/arch{n}" for n in range(16)]}
-    assert len(place.asked) == 1 + 1 + 16
+    assert len(source.asked) == 1 + 1 + 16
 
 
 @pytest.mark.parametrize("error", [UnavailableError("not now"), DeniedError("not for you")])
@@ -287,51 +294,51 @@ async def test_nothing_is_looked_for_where_a_manifest_is_not_missing_but_fails(
     store: Store, error: Failure
 ) -> None:
     entries = several(store, "linux/amd64", "linux/arm64")
-    place = Place(store, store.index(*entries.values()))
-    place.failures[entries["linux/amd64"]["digest"]] = error
-    assert await failure_of(place) is error
-    assert len(place.asked) == 2
+    source = MemorySource(store, store.index(*entries.values()))
+    source.failures[entries["linux/amd64"]["digest"]] = error
+    assert await failure_of(source) is error
+    assert len(source.asked) == 2
 
 
-# --- an entry whose platform nobody says --------------------------------------------------------
+# --- an entry without a platform ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("docker", [False, True])
 @real_time
-async def test_the_only_entry_is_for_the_platform_that_its_config_says(
+async def test_the_only_entry_is_for_the_platform_of_its_config(
     store: Store,
     docker: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
     image = store.image(b"x", platform="linux/arm/v7", docker=docker)
     root = store.index(image, docker=docker)
     for fitting in ("linux/arm/v7", "linux/arm", "linux/arm/v8"):
-        assert await chosen(Place(store, root), fitting) == image["digest"]
-    failure = await failure_of(Place(store, root), "linux/amd64")
+        assert await chosen(MemorySource(store, root), fitting) == image["digest"]
+    failure = await failure_of(MemorySource(store, root), "linux/amd64")
     assert refused(failure) == UNKNOWN
     assert failure.detail == {"platforms": ["linux/arm/v7"]}
     assert failure.message.endswith("no manifest for linux/amd64 (there are: linux/arm/v7)")
 
 
 @real_time
-async def test_an_entry_that_says_its_platform_is_believed(store: Store) -> None:
+async def test_the_platform_of_an_entry_is_not_compared_with_its_config(store: Store) -> None:
     image = on(store.image(b"x", platform="linux/arm64"), "linux/amd64")
-    place = Place(store, store.index(image))
-    assert await chosen(place) == image["digest"]
-    assert len(place.asked) == 2  # nobody looks at the config
+    source = MemorySource(store, store.index(image))
+    assert await chosen(source) == image["digest"]
+    assert len(source.asked) == 2  # the config is not read
 
 
 @real_time
-async def test_one_of_several_entries_is_not_looked_into(store: Store) -> None:
+async def test_the_config_of_one_of_several_entries_is_not_read(store: Store) -> None:
     image = store.image(b"x", platform="linux/arm64")
-    place = Place(store, store.index(image, on(store.image(b"y"), "linux/s390x")))
-    assert await chosen(place) == image["digest"]
-    assert place.asked[1:] == [image["digest"]]
+    source = MemorySource(store, store.index(image, on(store.image(b"y"), "linux/s390x")))
+    assert await chosen(source) == image["digest"]
+    assert source.asked[1:] == [image["digest"]]
 
 
 @real_time
-async def test_the_root_is_served_whatever_it_is_for(store: Store) -> None:
+async def test_a_root_manifest_is_chosen_whatever_its_platform(store: Store) -> None:
     image = store.image(b"x", platform="windows/amd64")
-    assert await chosen(Place(store, image)) == image["digest"]
+    assert await chosen(MemorySource(store, image)) == image["digest"]
 
 
 @pytest.mark.parametrize(
@@ -342,52 +349,54 @@ async def test_the_root_is_served_whatever_it_is_for(store: Store) -> None:
         (b'{"os":"linux"}', OCI_CONFIG),
         (b'{"os":"linux","architecture":"arm64"}', "application/vnd.oci.empty.v1+json"),
     ],
-    ids=["nothing said", "unreadable", "half of it said", "an artifact"],
+    ids=["no platform", "unreadable", "half a platform", "an artifact"],
 )
 @real_time
-async def test_an_entry_whose_config_says_no_platform_is_for_any(
+async def test_an_entry_whose_config_has_no_platform_is_for_any(
     store: Store, content: bytes, media_type: str
 ) -> None:
     document = {"config": store.add(content, media_type), "layers": []}
     entry = store.add(encoded(document), OCI_MANIFEST)
-    assert await chosen(Place(store, store.index(entry))) == entry["digest"]
+    assert await chosen(MemorySource(store, store.index(entry))) == entry["digest"]
 
 
 @real_time
-async def test_a_config_that_is_looked_at_is_verified_and_closed(store: Store) -> None:
+async def test_a_config_that_is_read_is_verified_and_closed(store: Store) -> None:
     image = store.image(b"x")
     config = store.document(image)["config"]
-    place = Place(store, store.index(image))
-    await opened(place)
-    assert [reader.closed for reader in place.readers] == [1]
-    place = Place(store, store.index(image))
-    place.steps[config["digest"]] = (store.read(config["digest"])[::-1], b"")
-    assert refused(await failure_of(place)) == WRONG_DIGEST
-    assert [reader.closed for reader in place.readers] == [1]
+    source = MemorySource(store, store.index(image))
+    await opened(source)
+    assert [reader.closed for reader in source.readers] == [1]
+    source = MemorySource(store, store.index(image))
+    source.steps[config["digest"]] = (store.read(config["digest"])[::-1], b"")
+    assert refused(await failure_of(source)) == WRONG_DIGEST
+    assert [reader.closed for reader in source.readers] == [1]
 
 
 @real_time
-async def test_a_config_beyond_the_limit_is_not_looked_at(store: Store) -> None:
+async def test_a_config_beyond_the_limit_is_not_read(store: Store) -> None:
     config = {**store.add(b"{}", OCI_CONFIG), "size": MAX_DOCUMENT_SIZE + 1}
     entry = store.add(encoded({"config": config, "layers": []}), OCI_MANIFEST)
-    place = Place(store, store.index(entry))
-    assert await chosen(place) == entry["digest"]
-    assert config["digest"] not in place.asked
+    source = MemorySource(store, store.index(entry))
+    assert await chosen(source) == entry["digest"]
+    assert config["digest"] not in source.asked
 
 
 @pytest.mark.parametrize("claimed", ["", OCI_MANIFEST])
 @virtual_time
-async def test_an_entry_that_turns_out_an_index_is_refused(store: Store, claimed: str) -> None:
+async def test_an_entry_for_a_manifest_that_is_an_index_is_refused(
+    store: Store, claimed: str
+) -> None:
     inner = {**store.index(store.image(b"x")), "mediaType": claimed}
-    failure = await failure_of(Place(store, store.index(inner)))
+    failure = await failure_of(MemorySource(store, store.index(inner)))
     assert refused(failure) == INVALID
     assert inner["digest"] in failure.message
 
 
 @virtual_time
-async def test_an_index_that_turns_out_a_manifest_is_refused(store: Store) -> None:
+async def test_an_entry_for_an_index_that_is_a_manifest_is_refused(store: Store) -> None:
     inner = {**store.image(b"x"), "mediaType": DOCKER_LIST}
-    assert refused(await failure_of(Place(store, store.index(inner)))) == INVALID
+    assert refused(await failure_of(MemorySource(store, store.index(inner)))) == INVALID
 
 
 @pytest.mark.parametrize(
@@ -407,4 +416,4 @@ async def test_every_document_is_verified(
     inner = store.index(image)
     root = store.index(inner)
     change(store, {"root": root, "inner": inner, "chosen": image}[which]["digest"])
-    assert refused(await failure_of(Place(store, root))) == wanted
+    assert refused(await failure_of(MemorySource(store, root))) == wanted

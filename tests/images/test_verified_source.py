@@ -1,4 +1,4 @@
-"""The loop over the places of a source: what does not verify is looked for in another one."""
+"""The loop over the places of a source: what does not verify is read from the next one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.blobs import (
 )
 from support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, digest_of, on
 from support.images import encode as encoded
-from support.sources import Place, Store, chosen, digest, embedding, opened
+from support.sources import MemorySource, Store, chosen, digest, embedding, opened
 from support.streams import real_time, refused, virtual_time
 
 from imgproxy.errors import Failure
@@ -41,7 +41,7 @@ def store() -> Store:
     return Store()
 
 
-class Places(Place):
+class Places(MemorySource):
     """A source that finds these, one after the other; asking for more is a mistake."""
 
     def __init__(self, *found: Document | Chunks) -> None:
@@ -69,10 +69,10 @@ async def verified(*documents: Document) -> VerifiedDocument:
     return await VerifiedSource(Places(*documents), LargeBlobs()).root()
 
 
-# --- looking elsewhere --------------------------------------------------------------------------
+# --- places after the first ---------------------------------------------------------------------
 
 SMALL_BLOB, LARGE_BLOB = noise(SMALL), noise(5 * SMALL)
-ELSEWHERE: dict[str, tuple[bytes, Chunks]] = {
+WRONG: dict[str, tuple[bytes, Chunks]] = {
     "wrong bytes": (SMALL_BLOB, Chunks(bytes(SMALL), [7], others=True)),
     "too short": (SMALL_BLOB, Chunks(SMALL_BLOB[:-1], [7], others=True)),
     "too long": (SMALL_BLOB, Chunks(SMALL_BLOB + b"x", [7], others=True)),
@@ -82,22 +82,22 @@ ELSEWHERE: dict[str, tuple[bytes, Chunks]] = {
 }
 
 
-@pytest.mark.parametrize("case", ELSEWHERE)
+@pytest.mark.parametrize("case", WRONG)
 @real_time
-async def test_what_is_wrong_before_the_head_is_looked_for_elsewhere(case: str) -> None:
-    content, liar = ELSEWHERE[case]
+async def test_a_blob_that_is_wrong_before_the_head_is_read_from_another_place(case: str) -> None:
+    content, wrong = WRONG[case]
     good = Chunks(content, [7])
     with small_pieces():
-        blob = await open_blob(described(content), liar, good)
-        assert [failure.status for failure in liar.rejected] == [422]
-        assert (liar.closed, good.closed) == (1, 0)
+        blob = await open_blob(described(content), wrong, good)
+        assert [failure.status for failure in wrong.rejected] == [422]
+        assert (wrong.closed, good.closed) == (1, 0)
         whole = b"".join(await pieces_of(blob, []))
     assert whole == content
     assert good.rejected == []
 
 
 @real_time
-async def test_what_is_wrong_after_the_head_is_told_and_no_more() -> None:
+async def test_a_blob_that_is_wrong_after_the_head_is_not_read_from_another_place() -> None:
     content = noise(5 * SMALL)
     with small_pieces():
         reader = Chunks(bytes(5 * SMALL), [7], others=True)
@@ -121,7 +121,7 @@ async def test_without_its_algorithm_a_blob_is_not_even_fetched(algorithm: str) 
 
 
 @real_time
-async def test_the_last_place_s_complaint_is_the_one_that_is_heard() -> None:
+async def test_the_failure_is_that_of_the_last_place() -> None:
     content = noise(5)
     first, last = Chunks(bytes(5), [7], others=True), Chunks(bytes(4), [7])
     with pytest.raises(Failure) as raised:
@@ -141,7 +141,7 @@ WRONG_DOCUMENTS = [
 
 
 @virtual_time
-async def test_a_document_that_is_wrong_is_looked_for_elsewhere_while_there_is_elsewhere() -> None:
+async def test_a_document_that_is_wrong_is_read_from_the_next_place() -> None:
     rejected: list[str] = []
 
     def reject(failure: Failure) -> bool:
@@ -166,10 +166,10 @@ async def test_a_document_that_is_wrong_is_looked_for_elsewhere_while_there_is_e
     ids=["no-algorithm", "schema-1"],
 )
 @virtual_time
-async def test_a_document_that_cannot_be_judged_is_not_looked_for_elsewhere(
+async def test_a_document_that_cannot_be_verified_is_not_read_from_another_place(
     document: Document, wanted: tuple[int, str, bool]
 ) -> None:
-    """It would be the same: the digest says which it is."""
+    """It would be the same bytes there, those of its digest."""
     with pytest.raises(Failure) as raised:
         await verified(document._replace(reject=lambda _: True))
     assert refused(raised.value) == wanted
@@ -189,10 +189,10 @@ async def test_embedded_documents_are_used_if_they_are_right(
     inner = store.index(embedding(image, content if right else content[::-1]))
     content = store.read(inner["digest"])
     root = store.index(embedding(inner, content if right else content[::-1]))
-    place = Place(store, root)
-    assert await chosen(place) == image["digest"]
+    source = MemorySource(store, root)
+    assert await chosen(source) == image["digest"]
     entries = [root["digest"], inner["digest"], image["digest"]]
-    assert place.asked == (entries[:1] if right else entries)
+    assert source.asked == (entries[:1] if right else entries)
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -205,14 +205,14 @@ async def test_embedded_blobs_are_used_if_they_are_right(
         layer = store.add(content, OCI_LAYER)
         layer = embedding(layer, content if right else b"x" + content[1:])
         config = store.add(b"{}", OCI_CONFIG)
-        place = Place(
+        source = MemorySource(
             store, store.add(encoded({"config": config, "layers": [layer]}), OCI_MANIFEST)
         )
-        image = await opened(place)
+        image = await opened(source)
         blob = await image.open_blob(image.find_blob(digest(layer)))
         got = b""
         while piece := await blob.read():
             got += piece
         blob.close()
         assert got == content
-        assert (layer["digest"] in place.asked) != right
+        assert (layer["digest"] in source.asked) != right

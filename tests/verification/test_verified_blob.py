@@ -1,4 +1,4 @@
-"""No bytes that fail their digest or their size are given out as a whole."""
+"""No blob that fails its digest or its size is passed on as a whole."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def failure_of(descriptor: Descriptor, reader: Chunks | Inbox) -> tuple[Fa
 
 
 def test_blobs_are_verified_before_their_head_up_to_a_mebibyte() -> None:
-    """As the documents promise."""
+    """As imgproxy(1) documents."""
     assert WHOLE == 1 << 20
 
 
@@ -82,7 +82,7 @@ SIZES = [0, 1, WHOLE - 1, WHOLE, WHOLE + 1, WHOLE + CHUNK, 3 * CHUNK + 5]
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("says_size", [True, False])
 @real_time
-async def test_a_blob_of_any_size_is_given_out_whole(
+async def test_a_blob_of_any_size_is_passed_on_whole(
     size: int,
     says_size: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
@@ -122,7 +122,7 @@ async def test_each_algorithm_that_is_available_is_compared(algorithm: str, size
 
 
 @real_time
-async def test_a_piece_stays_as_it_is_until_the_next_is_wanted() -> None:
+async def test_a_piece_stays_as_it_is_until_the_next_call() -> None:
     content = noise(5 * SMALL)
     with small_pieces():
         blob = await open_blob(described(content), Chunks(content, [SMALL]))
@@ -136,7 +136,7 @@ async def test_a_piece_stays_as_it_is_until_the_next_is_wanted() -> None:
 
 @real_time
 async def test_two_blobs_at_once_have_large_pieces_and_more_have_smaller_ones() -> None:
-    """Memory, that is; the bytes are the same."""
+    """The sizes bound the memory; the bytes are the same."""
     size = 2 * CHUNK + 5
     content = noise(size)
     large_blobs = LargeBlobs()
@@ -217,31 +217,31 @@ async def test_of_a_large_blob_that_is_wrong_the_last_piece_is_withheld(
     wrong = bytes([content[0] ^ 1]) + content[1:]
     if place == "last":
         wrong = content[:-1] + bytes([content[-1] ^ 1])
-    failure, given_out = await failure_of(described(content), Chunks(wrong, [WHOLE]))
+    failure, passed_on = await failure_of(described(content), Chunks(wrong, [WHOLE]))
     assert refused(failure) == WRONG_DIGEST
     last = (size - FIRST) % WHOLE or WHOLE
-    assert given_out == wrong[:-last]
+    assert passed_on == wrong[:-last]
 
 
 @given(st.binary(min_size=SMALL + 1, max_size=5 * SMALL), chunkings, st.data())
 @settings(deadline=None)
 @real_time
-async def test_a_large_blob_that_is_wrong_is_never_given_out_whole(
+async def test_a_large_blob_that_is_wrong_is_never_passed_on_whole(
     content: bytes, sizes: list[int], data: st.DataObject
 ) -> None:
     at = data.draw(st.integers(0, len(content) - 1))
     wrong = content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :]
     with small_pieces():
-        failure, given_out = await failure_of(described(content), Chunks(wrong, sizes))
+        failure, passed_on = await failure_of(described(content), Chunks(wrong, sizes))
     assert refused(failure) == WRONG_DIGEST
-    assert len(given_out) < len(content)
-    assert wrong.startswith(given_out)
+    assert len(passed_on) < len(content)
+    assert wrong.startswith(passed_on)
 
 
 @given(st.binary(max_size=4 * SMALL), chunkings, st.integers(-4 * SMALL, 2 * SMALL), st.booleans())
 @settings(deadline=None)
 @real_time
-async def test_a_blob_of_another_size_is_never_given_out_whole(
+async def test_a_blob_of_another_size_is_never_passed_on_whole(
     content: bytes,
     sizes: list[int],
     difference: int,
@@ -253,9 +253,9 @@ async def test_a_blob_of_another_size_is_never_given_out_whole(
         size += 1
     reader = Chunks(content, sizes, len(content) if says_size else None)
     with small_pieces():
-        failure, given_out = await failure_of(described(content, size=size), reader)
+        failure, passed_on = await failure_of(described(content, size=size), reader)
     assert refused(failure) == WRONG_SIZE
-    assert len(given_out) < max(size, 1)
+    assert len(passed_on) < max(size, 1)
     assert f"the descriptor says {size} bytes" in failure.message
 
 
@@ -280,9 +280,9 @@ async def test_a_source_that_has_less_than_it_says_is_refused(size: int) -> None
     content = noise(size)
     with small_pieces():
         reader = Chunks(content[:-1], [7], size)
-        failure, given_out = await failure_of(described(content), reader)
+        failure, passed_on = await failure_of(described(content), reader)
     assert refused(failure) == WRONG_SIZE
-    assert len(given_out) < size
+    assert len(passed_on) < size
     assert f"there are only {size - 1}" in failure.message
 
 
@@ -292,9 +292,9 @@ async def test_a_source_that_goes_on_after_the_last_byte_is_refused() -> None:
         content = noise(size)
         with small_pieces():
             reader = Chunks(content + b"x", [7])
-            failure, given_out = await failure_of(described(content), reader)
+            failure, passed_on = await failure_of(described(content), reader)
         assert refused(failure) == WRONG_SIZE
-        assert len(given_out) < size
+        assert len(passed_on) < size
         assert failure.message.endswith("there are more")
 
 
@@ -311,14 +311,14 @@ async def test_of_a_source_that_fails_at_once_nothing_is_begun(size: int) -> Non
 
 @pytest.mark.parametrize("at", [0, SMALL, 2 * SMALL, 5 * SMALL])
 @real_time
-async def test_a_source_that_fails_is_what_is_told(at: int) -> None:
+async def test_the_failure_of_a_source_is_what_is_raised(at: int) -> None:
     content = noise(5 * SMALL)
     broken = UnavailableError("the source is broken")
     with small_pieces():
         reader = Inbox(*([content[:at]] if at else []), broken)
-        failure, given_out = await failure_of(described(content), reader)
+        failure, passed_on = await failure_of(described(content), reader)
     assert failure is broken
-    assert len(given_out) < len(content)
+    assert len(passed_on) < len(content)
 
 
 @pytest.mark.parametrize("digest", ["blake3:" + "0" * 64, "md5:abc"])
@@ -338,7 +338,7 @@ async def test_without_its_algorithm_a_blob_is_refused(digest: str) -> None:
 
 @pytest.mark.parametrize("arrived", [0, 5, SMALL, 3 * SMALL])
 @real_time
-async def test_whoever_stops_waiting_leaves_nothing_behind(arrived: int) -> None:
+async def test_a_client_that_stops_waiting_leaves_nothing_open(arrived: int) -> None:
     content = noise(5 * SMALL)
     steps: tuple[Step, ...] = ((content[:arrived],) if arrived else ()) + (SILENCE,)
     reader = Inbox(*steps)

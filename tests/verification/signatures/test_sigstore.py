@@ -81,7 +81,7 @@ SIGNED = payload(DIGEST, NAME)
 CLAIM = Claim(digests.parse(DIGEST), references.parse_named(NAME))
 UNNAMED = Claim(digests.parse(DIGEST), None)
 
-# Making keys takes a while, and nobody changes them.
+# Making keys takes a while, and they do not change.
 SIGNER, OTHER, LOG, OTHER_LOG = Signer(), Signer(), Log(), Log()
 ROOT = authority()
 MIDDLE = between(ROOT)
@@ -117,7 +117,7 @@ def by_pki(
     return SigstoreSigned("sigstoreSigned", signers, None, DEFAULT)
 
 
-def verdict(requirement: SigstoreSigned, signature: object) -> Claim:
+def claim_of(requirement: SigstoreSigned, signature: object) -> Claim:
     return Verifier(requirement).verify(signature, DOCUMENT)  # type: ignore[arg-type]
 
 
@@ -131,7 +131,7 @@ def bundled(document: Json) -> BundleSignature:
 
 def refusal(requirement: SigstoreSigned, signature: object) -> str:
     with pytest.raises(SignatureError) as raised:
-        verdict(requirement, signature)
+        claim_of(requirement, signature)
     return str(raised.value)
 
 
@@ -154,22 +154,22 @@ def test_keys_of_every_kind_sign_claims_and_bundles(make: Callable[[], Signer]) 
     signer = make()
     requirement = by_keys(OTHER, signer)
     logged = by_keys(signer, OTHER, log=LOG)
-    assert verdict(requirement, found(annotated(SIGNED, signer))) == CLAIM
-    assert verdict(logged, found(annotated(SIGNED, signer, LOG))) == CLAIM
+    assert claim_of(requirement, found(annotated(SIGNED, signer))) == CLAIM
+    assert claim_of(logged, found(annotated(SIGNED, signer, LOG))) == CLAIM
     for log in (None, LOG):
         wanted = requirement if log is None else logged
         named = enveloped(statement(DIGEST, NAME), signer, log)
-        assert verdict(wanted, bundled(named)) == CLAIM
-        assert verdict(wanted, bundled(enveloped(statement(DIGEST), signer, log))) == UNNAMED
-        assert verdict(wanted, bundled(messaged(MANIFEST, signer, log))) == UNNAMED
+        assert claim_of(wanted, bundled(named)) == CLAIM
+        assert claim_of(wanted, bundled(enveloped(statement(DIGEST), signer, log))) == UNNAMED
+        assert claim_of(wanted, bundled(messaged(MANIFEST, signer, log))) == UNNAMED
 
 
 def test_what_is_not_needed_may_be_broken() -> None:
     broken = annotated(SIGNED, SIGNER, None, **{ENTRY: "{", CERTIFICATE: "x", CHAIN: "y"})
-    assert verdict(by_keys(SIGNER), found(broken)) == CLAIM
+    assert claim_of(by_keys(SIGNER), found(broken)) == CLAIM
     document = messaged(MANIFEST, SIGNER)
     document["verificationMaterial"] |= {"tlogEntries": [{}], "certificate": {}}
-    assert verdict(by_keys(SIGNER), bundled(document)) == UNNAMED
+    assert claim_of(by_keys(SIGNER), bundled(document)) == UNNAMED
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def body(**changes: Any) -> Json:  # noqa: ANN401  (JSON is any)
 def test_an_entry_is_canonical_however_it_is_written() -> None:
     entry = LOG.entry(body())
     entry["Payload"] = dict(reversed(entry["Payload"].items()))
-    assert verdict(by_keys(SIGNER, log=LOG), entered(json.dumps(entry, indent=3))) == CLAIM
+    assert claim_of(by_keys(SIGNER, log=LOG), entered(json.dumps(entry, indent=3))) == CLAIM
 
 
 @pytest.mark.parametrize(
@@ -328,10 +328,10 @@ def test_without_an_entry_a_log_that_is_demanded_has_not_seen_it() -> None:
 def test_a_certificate_was_valid_when_the_log_saw_the_signature() -> None:
     chain = (MIDDLE.certificate_pem + ROOT.certificate_pem).decode()
     alone, whole = annotated(SIGNED, FRIEND, LOG), annotated(SIGNED, FRIEND, LOG, **{CHAIN: chain})
-    assert verdict(by_fulcio(), found(alone)) == CLAIM
-    assert verdict(by_fulcio(ROOT), found(whole)) == CLAIM
-    assert verdict(by_fulcio(), bundled(enveloped(statement(DIGEST, NAME), FRIEND, LOG))) == CLAIM
-    assert verdict(by_fulcio(), bundled(messaged(MANIFEST, FRIEND, LOG))) == UNNAMED
+    assert claim_of(by_fulcio(), found(alone)) == CLAIM
+    assert claim_of(by_fulcio(ROOT), found(whole)) == CLAIM
+    assert claim_of(by_fulcio(), bundled(enveloped(statement(DIGEST, NAME), FRIEND, LOG))) == CLAIM
+    assert claim_of(by_fulcio(), bundled(messaged(MANIFEST, FRIEND, LOG))) == UNNAMED
 
 
 DER_ISSUER = b"\x0c" + bytes([len(ISSUER)]) + ISSUER.encode()
@@ -354,7 +354,7 @@ def test_the_issuer_stands_in_either_extension(
     issuers: list[tuple[x509.ObjectIdentifier, bytes]], wanted: str
 ) -> None:
     signature = found(annotated(SIGNED, MIDDLE.issue(issuers=issuers), LOG))
-    assert verdict(by_fulcio(issuer=wanted), signature) == CLAIM
+    assert claim_of(by_fulcio(issuer=wanted), signature) == CLAIM
 
 
 def with_chain(signer: Issued, *chain: Issued) -> SigstoreSignature:
@@ -531,7 +531,7 @@ def test_a_certificate_is_valid_now() -> None:
         (by_pki(email=EMAIL), plain(signer, MIDDLE, ROOT)),
         (by_pki(MIDDLE, email=EMAIL), bundled(enveloped(statement(DIGEST, NAME), signer))),
     ):
-        assert verdict(requirement, signature) == CLAIM
+        assert claim_of(requirement, signature) == CLAIM
     for long_ago in (FRIEND, now(start=datetime.now(UTC) + timedelta(days=1))):
         reason = refusal(by_pki(MIDDLE, email=EMAIL), plain(long_ago))
         assert reason.startswith(NOT_TRUSTED)
@@ -564,7 +564,7 @@ def test_a_certificate_is_for_a_host(name: x509.GeneralName, hostname: str, *, f
     requirement = by_pki(MIDDLE, hostname=hostname)
     signature = plain(now(names=[name]))
     if fits:
-        assert verdict(requirement, signature) == CLAIM
+        assert claim_of(requirement, signature) == CLAIM
     else:
         assert refusal(requirement, signature).startswith("its certificate is for ")
 
@@ -572,13 +572,13 @@ def test_a_certificate_is_for_a_host(name: x509.GeneralName, hostname: str, *, f
 def test_both_names_must_be_there() -> None:
     names = [x509.RFC822Name(EMAIL), x509.DNSName("example.com")]
     requirement = by_pki(MIDDLE, email=EMAIL, hostname="example.com")
-    assert verdict(requirement, plain(now(names=names))) == CLAIM
+    assert claim_of(requirement, plain(now(names=names))) == CLAIM
     for name in names:
         assert refusal(requirement, plain(now(names=[name]))).startswith("its certificate is for ")
 
 
 def of_version_4(signer: Issued) -> bytes:
-    """Give a certificate in DER of a version that there is not."""
+    """Return a certificate in DER of a version that does not exist."""
     version = bytes.fromhex("a003020102")
     assert signer.der.count(version) == 1
     return signer.der.replace(version, bytes.fromhex("a003020103"))
@@ -590,14 +590,14 @@ def in_pem(der: bytes) -> bytes:
 
 
 def test_a_certificate_of_an_unknown_version_is_a_bad_signature() -> None:
-    """The library raises what is no `ValueError`."""
+    """The library raises something other than a `ValueError`."""
     signer = ROOT.issue(**NOW)
     strange = in_pem(of_version_4(signer)).decode()
     chain = strange + ROOT.certificate_pem.decode()
     bundle = enveloped(statement(DIGEST, NAME), signer)
     bundle["verificationMaterial"]["certificate"]["rawBytes"] = b64(of_version_4(signer))
     requirement = by_pki(email=EMAIL)
-    assert verdict(requirement, found(annotated(SIGNED, signer))) == CLAIM
+    assert claim_of(requirement, found(annotated(SIGNED, signer))) == CLAIM
     for signature in (
         found(annotated(SIGNED, signer, **{CERTIFICATE: strange})),
         found(annotated(SIGNED, signer, **{CHAIN: chain})),
@@ -617,7 +617,7 @@ def test_a_certificate_of_an_unknown_version_in_the_policy_is_unusable() -> None
 
 
 def changed(document: Json, *path: object, to: object = None) -> Json:
-    """Give a bundle with something in it replaced, or without it."""
+    """Return a bundle in which something is replaced or missing."""
     copy = json.loads(json.dumps(document))
     inner = copy
     for key in path[:-1]:
