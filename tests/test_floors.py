@@ -258,13 +258,14 @@ PRIVILEGES = [
         # The last hashes to give a name to what has none; it is verified like anything else.
         {
             "imgproxy.specs.oci.digest",
+            "imgproxy.verification.documents",
             "imgproxy.verification.verified_blob",
             "imgproxy.transports.local.docker_archive",
         },
         id="comparing-digests",
     ),
     pytest.param(
-        r"\bpolicies\.demand\(",
+        r"\bpolicies\.evaluate\(",
         {"imgproxy.images.image", "imgproxy.transports.registry.preconnect"},
         id="asking-for-the-verdict",
     ),

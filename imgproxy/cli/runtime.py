@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from imgproxy.cli.options import Options
     from imgproxy.host.configuration import Configuration
     from imgproxy.host.diagnostics import Diagnostics
-    from imgproxy.images.image import Image
+    from imgproxy.images.catalog import Catalog
     from imgproxy.net.preconnect import Preconnection
 
 
@@ -69,16 +69,16 @@ def new_configuration(
     return Configuration(overrides, diagnostics)
 
 
-def new_image(
+def new_catalog(
     options: Options,
     configuration: Configuration,
     diagnostics: Diagnostics,
     preconnection: Preconnection | None,
-) -> Image:
-    """Return the image that the options name, which is opened when it is first needed."""
+) -> Catalog:
+    """Return the catalog that opens images as the options say."""
     from functools import partial
 
-    from imgproxy.images.image import Image
+    from imgproxy.images.catalog import Catalog
     from imgproxy.transports import open_sources
     from imgproxy.transports.registry.foreign_layers import ForeignLayers
     from imgproxy.transports.registry.options import Access
@@ -96,9 +96,10 @@ def new_image(
         foreign_layers=options.foreign_layers,
         early=preconnection,
     )
-    return Image(
-        open_sources=partial(open_sources, options.image, access, configuration, diagnostics),
+    return Catalog(
+        open_sources=partial(
+            open_sources, access=access, configuration=configuration, diagnostics=diagnostics
+        ),
         load_policy=configuration.policy,
-        wanted=options.platform or environment.host_platform(),
         open_foreign=ForeignLayers(access, configuration, diagnostics).open,
     )

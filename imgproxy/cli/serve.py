@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from imgproxy.cli.options import Options
     from imgproxy.host.configuration import Configuration
-    from imgproxy.images.image import Image
+    from imgproxy.images.catalog import Catalog
     from imgproxy.net.preconnect import Preconnection
     from imgproxy.server.inherited_sockets import InheritedSockets
     from imgproxy.server.service import Service
@@ -38,17 +38,18 @@ def run(options: Options) -> int:
     from imgproxy.frontends.single_image import SingleImage
     from imgproxy.server.service import Service
 
-    image = runtime.new_image(options, configuration, diagnostics, preconnection)
+    catalog = runtime.new_catalog(options, configuration, diagnostics, preconnection)
+    image = catalog.image(options.image, options.platform or environment.host_platform())
     service = Service(SingleImage(image), diagnostics, allow_remote=options.allow_remote)
-    return trio.run(_serve, service, inherited, image)
+    return trio.run(_serve, service, inherited, catalog)
 
 
-async def _serve(service: Service, inherited: InheritedSockets, image: Image) -> int:
-    """Serve until the end, close the image, and return the exit status."""
+async def _serve(service: Service, inherited: InheritedSockets, catalog: Catalog) -> int:
+    """Serve until the end, close what was opened, and return the exit status."""
     try:
         return await service.run(inherited)
     finally:
-        image.close()
+        catalog.close()
 
 
 def _ignore_warnings() -> None:

@@ -44,8 +44,8 @@ class Policy(NamedTuple):
     transports: dict[str, dict[str, Scope]]
 
 
-class Demand(NamedTuple):
-    """What must be verified about an image; `where` names file and scope in messages."""
+class Conditions(NamedTuple):
+    """What signatures must meet for an image; `where` names file and scope in messages."""
 
     where: str
     requirements: tuple[SignedBy | SigstoreSigned, ...]
@@ -142,10 +142,10 @@ def path_scopes(path: str) -> list[str]:
     return scopes
 
 
-def demand(policy: Policy, transport: str, scopes: list[str], image: str) -> Demand:
-    """Give what must still be verified for the policy to accept an image, often nothing.
+def evaluate(policy: Policy, transport: str, scopes: list[str], image: str) -> Conditions:
+    """Return the conditions on which a policy accepts an image, often none.
 
-    Raises `DeniedError`, naming file, place and requirement, where nothing could change its mind.
+    Raises `DeniedError`, naming file, place and requirement, where no signature could meet them.
     """
     known = policy.transports.get(transport, {})
     scope = next((known[name] for name in [*scopes, ""] if name in known), policy.default)
@@ -153,7 +153,7 @@ def demand(policy: Policy, transport: str, scopes: list[str], image: str) -> Dem
     if "reject" in scope.requirements:
         raise DeniedError(f"{image} is rejected by {where}")
     others = [each for each in scope.requirements if not isinstance(each, str)]
-    return Demand(where, _signed(others, f"{image} is rejected: {where}") if others else ())
+    return Conditions(where, _signed(others, f"{image} is rejected: {where}") if others else ())
 
 
 def _signed(every: list[Requirement], words: str) -> tuple[SignedBy | SigstoreSigned, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from imgproxy.images.image import Image, OpenedImage
     from imgproxy.server.handler import Request
     from imgproxy.specs.oci.digest import Digest
-    from imgproxy.verification.verified_blob import VerifiedDocument
+    from imgproxy.verification.documents import VerifiedDocument
 
 
 class OciManifest(NamedTuple):

@@ -1,1 +1,1 @@
-"""Images: which manifest is chosen, what the policy says, what may be had."""
+"""Images: which manifest is chosen, whether the policy accepts it, and what may be read."""

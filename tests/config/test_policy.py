@@ -9,11 +9,11 @@ import pytest
 
 from imgproxy.config.policy import (
     ACCEPT_ANYTHING,
-    Demand,
+    Conditions,
     Policy,
     Scope,
-    demand,
     docker_scopes,
+    evaluate,
     parse,
     path_scopes,
     scopes_of,
@@ -169,7 +169,7 @@ def test_a_docker_archive_has_no_scope_but_the_empty_one() -> None:
 def test_a_scope_is_what_its_transport_understands(transport: str, scope: str) -> None:
     policy = read({"default": ACCEPT, "transports": {transport: {scope: REJECT}}})
     with pytest.raises(DeniedError):
-        demand(policy, transport, [scope], "it")
+        evaluate(policy, transport, [scope], "it")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ SCOPES = docker_scopes("quay.io", "acme/os", ":v1")
 def test_only_the_most_specific_list_applies(transports: Json, place: str) -> None:
     policy = read({"default": REJECT, "transports": transports})
     with pytest.raises(DeniedError) as caught:
-        demand(policy, "docker", SCOPES, "it")
+        evaluate(policy, "docker", SCOPES, "it")
     assert caught.value.message == f"it is rejected by the policy /p.json ({place})"
 
 
@@ -310,7 +310,7 @@ def test_only_the_most_specific_list_applies(transports: Json, place: str) -> No
     ids=["default", "default-twice", "registry", "namespace", "another-transport"],
 )
 def test_an_image_is_accepted_where_the_list_that_applies_accepts(document: Json) -> None:
-    assert demand(read(document), "docker", SCOPES, "it").requirements == ()
+    assert evaluate(read(document), "docker", SCOPES, "it").requirements == ()
 
 
 def test_what_signatures_decide_is_left_to_them() -> None:
@@ -318,7 +318,7 @@ def test_what_signatures_decide_is_left_to_them() -> None:
     sigstore = SigstoreSigned(
         "sigstoreSigned", Material("default[2].keyPath", ("/key.pub",)), None, DEFAULT
     )
-    assert demand(read(document), "docker", SCOPES, "it") == Demand(
+    assert evaluate(read(document), "docker", SCOPES, "it") == Conditions(
         "the policy /p.json (default)", (signed_by("default[0]"), sigstore, signed_by("default[3]"))
     )
 
@@ -351,12 +351,12 @@ X509 = [{"type": "signedBy", "keyType": "X509Certificates", "keyPath": "/k"}]
 )
 def test_every_requirement_must_accept(requirements: list[Json], reason: str) -> None:
     with pytest.raises(DeniedError) as caught:
-        demand(read({"default": requirements}), "docker", SCOPES, "it")
+        evaluate(read({"default": requirements}), "docker", SCOPES, "it")
     assert (caught.value.status, caught.value.message) == (403, reason)
 
 
 def test_a_verdict_has_no_controls_from_the_file() -> None:
     policy = read({"default": ACCEPT, "transports": {"unheard-of": {"a\x1b[31m": REJECT}}})
     with pytest.raises(DeniedError) as caught:
-        demand(policy, "unheard-of", ["a\x1b[31m"], "it")
+        evaluate(policy, "unheard-of", ["a\x1b[31m"], "it")
     assert caught.value.message.isprintable()

@@ -25,10 +25,12 @@ from support.registries import Ring, described, endpoint, place
 from support.streams import END, SILENCE, MemoryStream, Notes, answer, head
 
 from imgproxy.errors import Failure
+from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.registry.repository import Registry
 from imgproxy.verification import verified_blob
+from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from imgproxy.net.streams import Buffer
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.verification.verified_blob import VerifiedDocument
+    from imgproxy.verification.documents import VerifiedDocument
 
 PULLS = int(os.environ.get("IMGPROXY_FUZZ_PULLS", "600"))
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
@@ -225,7 +227,7 @@ class ServedWire(MemoryStream):
 
 async def pull(source: Registry, descriptor: Descriptor) -> bytes:
     """Give a blob as a parent gets it."""
-    blob = await verified_blob.open_blob(descriptor, partial(source.blob, descriptor))
+    blob = await VerifiedSource(source, LargeBlobs()).blob(descriptor)
     content = bytearray()
     try:
         while piece := await blob.read():
@@ -263,7 +265,7 @@ class Campaign:
         )
         with trio.fail_after(LONGEST):
             with patch.object(random, "random", chance.random):
-                await self.note(partial(verified_blob.document, source.root), manifest)
+                await self.note(VerifiedSource(source, LargeBlobs()).root, manifest)
                 async with trio.open_nursery() as nursery:
                     for _ in range(chance.choice([1, 1, 3])):
                         nursery.start_soon(self.note, partial(pull, source, blob), layer)

@@ -410,7 +410,7 @@ SERVED = {
     *within("config", "policy", "search_paths"),
     *within("frontends", "single_image", "single_image_routes"),
     *within("host", "configuration", "environment", "files"),
-    *within("images", "image"),
+    *within("images", "catalog", "image", "selection", "verified_source"),
     *within("net", "streams"),
     *within("parsing", "strict_json", "typed_fields"),
     *within("server", "error_body", "handler", "http_connection", "inherited_sockets"),
@@ -418,7 +418,7 @@ SERVED = {
     *within("specs.oci", "convert", "digest", "manifest", "media_type", "platform", "reference"),
     *within("transports", "readers", "source"),
     *within("transports.registry", "foreign_layers", "options"),
-    *within("verification", "verified_blob"),
+    *within("verification", "documents", "hashing", "verified_blob"),
 }
 LAYOUT = {
     *(*SERVED, "transports.file_tree"),

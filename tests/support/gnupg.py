@@ -41,7 +41,7 @@ class Gnupg:
         home.mkdir(mode=0o700, parents=True)
 
     def run(self, *arguments: str, at: str | None = None, given: bytes = b"") -> bytes:
-        """Run gpg as of a time; give what it prints."""
+        """Run gpg as of a time; return what it prints."""
         time = ["--faked-system-time", at] if at else []
         command = [require("gpg"), "--homedir", str(self.home), "--batch", "--yes", "--quiet"]
         result = subprocess.run(
@@ -64,17 +64,17 @@ class Gnupg:
         at: str = "20250101T000000",
         algorithm: str = "ed25519",
     ) -> str:
-        """Make a key for `name`; give its fingerprint."""
+        """Make a key for `name`; return its fingerprint."""
         self.run("--quick-generate-key", name, algorithm, use, expire, at=at)
         return self.fingerprints(name)[0]
 
     def subkey(self, primary: str, *, expire: str = "never", at: str = "20250102T000000") -> str:
-        """Add a subkey that signs; give its fingerprint."""
+        """Add a subkey that signs; return its fingerprint."""
         self.run("--quick-add-key", primary, "ed25519", "sign", expire, at=at)
         return self.fingerprints(primary)[-1]
 
     def fingerprints(self, name: str) -> list[str]:
-        """Give the fingerprints of a key and its subkeys."""
+        """Return the fingerprints of a key and its subkeys."""
         listed = self.run("--list-keys", "--with-colons", name).decode().splitlines()
         return [line.split(":")[9] for line in listed if line.startswith("fpr:")]
 
@@ -85,17 +85,17 @@ class Gnupg:
         self.run("--import", given=file.read_bytes().replace(b":-----BEGIN", b"-----BEGIN"))
 
     def edit(self, fingerprint: str, *lines: str) -> None:
-        """Say what one types at `gpg --edit-key`."""
+        """Enter these lines at `gpg --edit-key`."""
         self.run(
             "--command-fd", "0", "--edit-key", fingerprint, given="\n".join([*lines, ""]).encode()
         )
 
     def export(self, *names: str, armor: bool = False) -> bytes:
-        """Give the public keys."""
+        """Return the public keys."""
         return self.run(*(["--armor"] if armor else []), "--export", *names)
 
     def sign(
         self, content: bytes, by: str, *options: str, mode: str = "--sign", at: str | None = None
     ) -> bytes:
-        """Sign as a key, a subkey of which is written with a `!`; give the message."""
+        """Sign as a key, a subkey of which is written with a `!`; return the message."""
         return self.run("--local-user", by, *options, mode, given=content, at=at)

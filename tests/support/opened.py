@@ -83,7 +83,7 @@ class Served(NamedTuple):
 
 
 async def served_from(source: Source) -> Served:
-    """Give an image as the program serves it from its place."""
+    """Return an image as the program serves it from its source."""
     opened = await Image(at(source), accept_anything, LINUX, never).open()
     manifest = opened.manifest.parsed
     assert isinstance(manifest, Manifest)

@@ -1,6 +1,6 @@
 """What cosign, Fulcio and Rekor make, built with `cryptography`: signatures, certificates, logs.
 
-Nothing here is shared with the program. Every part can be given, so that each can be wrong.
+Nothing here is shared with the program. Every part can be set, so that each can be wrong.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def compact(document: object) -> bytes:
 
 
 def payload(digest: str, reference: str, **changes: object) -> bytes:
-    """Give what cosign signs."""
+    """Return what cosign signs."""
     critical = {
         "identity": {"docker-reference": reference},
         "image": {"docker-manifest-digest": digest},
@@ -60,7 +60,7 @@ def payload(digest: str, reference: str, **changes: object) -> bytes:
 
 @dataclass
 class Signer:
-    """Somebody with a key."""
+    """A signer with a key."""
 
     key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
 
@@ -91,7 +91,7 @@ def ed25519_signer() -> Signer:
 
 
 def hashedrekord(signature: bytes, verifier: bytes, content: bytes, **changes: object) -> Json:
-    """Give the body of an entry for a signature by a key or certificate, in PEM."""
+    """Return the body of an entry for a signature by a key or certificate, in PEM."""
     spec = {
         "data": {"hash": {"algorithm": "sha256", "value": hashlib.sha256(content).hexdigest()}},
         "signature": {"content": b64(signature), "publicKey": {"content": b64(verifier)}},
@@ -112,7 +112,7 @@ class Log(Signer):
     """Rekor."""
 
     def entry(self, body: Json, /, at: datetime = SEEN, **changes: object) -> Json:
-        """Give an entry, signed by the log as it is."""
+        """Return an entry, signed by the log as it is."""
         entry = {
             "body": b64(compact(body)),
             "integratedTime": int(at.timestamp()),
@@ -125,21 +125,21 @@ class Log(Signer):
 
 
 def for_bundle(entry: Json, kind: str = "hashedrekord") -> Json:
-    """Give an entry as bundles have it."""
-    said = entry["Payload"]
+    """Return an entry in the form of bundles."""
+    logged = entry["Payload"]
     return {
-        "logIndex": str(said["logIndex"]),
-        "logId": {"keyId": b64(bytes.fromhex(said["logID"]))},
+        "logIndex": str(logged["logIndex"]),
+        "logId": {"keyId": b64(bytes.fromhex(logged["logID"]))},
         "kindVersion": {"kind": kind, "version": "0.0.1"},
-        "integratedTime": str(said["integratedTime"]),
+        "integratedTime": str(logged["integratedTime"]),
         "inclusionPromise": {"signedEntryTimestamp": entry["SignedEntryTimestamp"]},
-        "canonicalizedBody": said["body"],
+        "canonicalizedBody": logged["body"],
     }
 
 
 @dataclass
 class Issued(Signer):
-    """Somebody with a key and a certificate for it."""
+    """A signer with a key and a certificate for it."""
 
     certificate: Any = None
 
@@ -166,7 +166,7 @@ class Issued(Signer):
         extensions: Sequence[tuple[Any, bool]] = (),
         signer: Signer | None = None,
     ) -> Issued:
-        """Give somebody else a certificate; for authorities, names and issuers don't matter."""
+        """Return another signer with a certificate; authorities have no `names` and `issuers`."""
         if authority:
             extra: list[tuple[Any, bool]] = [
                 (x509.BasicConstraints(ca=True, path_length=None), True)
@@ -181,7 +181,7 @@ class Issued(Signer):
 
 
 def authority(name: str = "root", signer: Signer | None = None) -> Issued:
-    """Give an authority that nobody knows."""
+    """Return an authority of its own."""
     constraints = [(x509.BasicConstraints(ca=True, path_length=None), True)]
     return _issued(None, name, signer or Signer(), SEEN - timedelta(days=900), LONG, constraints)
 
@@ -190,7 +190,7 @@ LONG = timedelta(days=9000)
 
 
 def between(root: Issued, name: str = "intermediate") -> Issued:
-    """Give an authority below another one."""
+    """Return an authority below another one."""
     return root.issue(name, authority=True, start=SEEN - timedelta(days=900), lasting=LONG)
 
 
@@ -224,7 +224,7 @@ def _name(text: str) -> x509.Name:
 
 
 def annotated(content: bytes, signer: Signer, log: Log | None = None, **changes: str) -> Json:
-    """Give the annotations of a signature over a payload; those of `changes` replace others."""
+    """Return the annotations of a signature over a payload; those of `changes` replace others."""
     signature = signer.sign(content)
     annotations = {SIGNATURE: b64(signature)}
     verifier = signer.pem
@@ -238,7 +238,7 @@ def annotated(content: bytes, signer: Signer, log: Log | None = None, **changes:
 
 
 def statement(digest: str, name: str | None = None, **changes: object) -> bytes:
-    """Give cosign 3's in-toto statement that an image is signed."""
+    """Return cosign 3's in-toto statement that an image is signed."""
     algorithm, encoded = digest.split(":")
     subject: Json = {"digest": {algorithm: encoded}, **({"name": name} if name else {})}
     document = {
@@ -252,7 +252,7 @@ def statement(digest: str, name: str | None = None, **changes: object) -> bytes:
 
 
 def envelope(content: bytes, signer: Signer) -> tuple[Json, bytes]:
-    """Give a DSSE envelope, and the signature in it."""
+    """Return a DSSE envelope, and the signature in it."""
     kind = "application/vnd.in-toto+json"
     signed = f"DSSEv1 {len(kind)} {kind} {len(content)} ".encode() + content
     signature = signer.sign(signed)
@@ -264,17 +264,17 @@ def envelope(content: bytes, signer: Signer) -> tuple[Json, bytes]:
 
 
 def bundle(content: Json, signer: Signer, *entries: Json, **changes: object) -> Json:
-    """Give a bundle with `dsseEnvelope` or `messageSignature`, by a signer, with these entries."""
+    """Return a bundle with `dsseEnvelope` or `messageSignature`, by a signer, and its entries."""
     material: Json = {"tlogEntries": list(entries)}
     if isinstance(signer, Issued):
         material["certificate"] = {"rawBytes": b64(signer.der)}
     else:
-        material["publicKey"] = {"hint": "nobody reads it"}
+        material["publicKey"] = {"hint": "not used"}
     return {"mediaType": BUNDLE, "verificationMaterial": material, **content, **changes}
 
 
 def enveloped(content: bytes, signer: Signer, log: Log | None = None) -> Json:
-    """Give a bundle with a statement."""
+    """Return a bundle with a statement."""
     inner, signature = envelope(content, signer)
     entries = []
     if log is not None:
@@ -283,7 +283,7 @@ def enveloped(content: bytes, signer: Signer, log: Log | None = None) -> Json:
 
 
 def messaged(manifest: bytes, signer: Signer, log: Log | None = None) -> Json:
-    """Give a bundle with a signature of the manifest itself."""
+    """Return a bundle with a signature of the manifest itself."""
     signature = signer.sign(manifest)
     entries = []
     if log is not None:

@@ -1,17 +1,20 @@
-"""A place for images in memory: a `Source` that says what it was asked for, and fails to order."""
+"""A `Source` of images in memory, which records what it is asked for and fails where it is told."""
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
-from support.images import Json, Layout, digest_of
+from support.images import Json, Layout, digest_of, on
 from support.streams import END, Inbox, Step
 
 from imgproxy.config import policy
-from imgproxy.errors import NotFoundError
+from imgproxy.errors import Failure, NotFoundError
 from imgproxy.images.image import Image
 from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import platform as platforms
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.specs.oci.platform import Platform
 from imgproxy.transports.source import Document, Identity
@@ -19,6 +22,7 @@ from imgproxy.transports.source import Document, Identity
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from imgproxy.images.image import OpenedImage
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.transports.source import Reader, SignaturePlace, Source
 
@@ -42,10 +46,10 @@ class Store(Layout):
         return self.contents[digest]
 
 
-class Place:
-    """What a store holds, as a source; `root` is the descriptor of what it is named for.
+class MemorySource:
+    """The contents of a store, as a source; `root` is the descriptor of its root document.
 
-    `asked` are the digests that were wanted, in order, `signed` the places of signatures by
+    `asked` are the digests that were asked for, in order, `signed` the places of signatures by
     digest. `steps` replaces the content of a blob, `failures` either by a failure. `gate` makes
     all of it wait.
     """
@@ -95,8 +99,12 @@ class Place:
         self.closed += 1
 
 
+# The name under which the tests of `server` import it.
+Place = MemorySource
+
+
 def describe(descriptor: Json) -> Descriptor:
-    """Give the value of a descriptor that has been written."""
+    """Return the descriptor that is written so in JSON."""
     digest = digests.parse(descriptor["digest"])
     return Descriptor(descriptor["mediaType"], digest, descriptor["size"])
 
@@ -105,15 +113,15 @@ def accept_anything() -> policy.Policy:
     return policy.parse(policy.ACCEPT_ANYTHING, "the test's policy")
 
 
-def image_of(place: Place, wanted: Platform = LINUX) -> Image:
-    return Image(at(place), accept_anything, wanted, never)
+def image_of(source: MemorySource, wanted: Platform = LINUX) -> Image:
+    return Image(at(source), accept_anything, wanted, never)
 
 
-def at(*places: Source) -> Callable[[], Awaitable[list[Source]]]:
-    """Give what opens these places."""
+def at(*sources: Source) -> Callable[[], Awaitable[list[Source]]]:
+    """Return a function that opens these sources."""
 
     async def open_sources() -> list[Source]:
-        return list(places)
+        return list(sources)
 
     return open_sources
 
@@ -121,3 +129,39 @@ def at(*places: Source) -> Callable[[], Awaitable[list[Source]]]:
 async def never(_: Descriptor, error: NotFoundError) -> Reader:
     """Open no foreign layers."""
     raise error
+
+
+def digest(descriptor: Json) -> Digest:
+    return digests.parse(descriptor["digest"])
+
+
+async def opened(source: MemorySource, wanted: str = "linux/amd64") -> OpenedImage:
+    return await image_of(source, platforms.parse(wanted)).open()
+
+
+async def failure_of(source: MemorySource, wanted: str = "linux/amd64") -> Failure:
+    with pytest.raises(Failure) as raised:
+        await opened(source, wanted)
+    assert source.closed == 1
+    return raised.value
+
+
+async def chosen(source: MemorySource, wanted: str = "linux/amd64") -> str:
+    """Return the digest of the manifest that is chosen."""
+    return str((await opened(source, wanted)).manifest.digest)
+
+
+def embedding(entry: Json, content: bytes) -> Json:
+    """Return a descriptor that embeds this content."""
+    return {**entry, "data": base64.b64encode(content).decode()}
+
+
+def several(store: Store, *names: str) -> dict[str, Json]:
+    """Return an image for each platform, by its name; `-` is one without a platform."""
+    images = {name: store.image(name.encode()) for name in names}
+    return {name: entry if name == "-" else on(entry, name) for name, entry in images.items()}
+
+
+def layer_of(store: Store, manifest: Json) -> Digest:
+    """Return the digest of the first layer of a manifest."""
+    return digest(store.layers(manifest)[0])

@@ -41,7 +41,7 @@ def begin(
         name = references.parse_image(image)
         if not isinstance(name, references.Reference):
             return None
-        policies.demand(configuration.policy(), "docker", policies.scopes_of(name), image)
+        policies.evaluate(configuration.policy(), "docker", policies.scopes_of(name), image)
         endpoint = endpoints.find(name, configuration.registries.registries, mirrors=mirrors)[0]
         url = distribution.registry_url("https", endpoint.reference, "manifest", name.manifest)
         if endpoint.refusal or endpoint.insecure or proxy.choose(url, environment.environment()):

@@ -1,1 +1,1 @@
-"""What signatures prove: OpenPGP and sigstore, imported when a policy requires them."""
+"""Verification of signatures: OpenPGP and sigstore, imported when a policy requires them."""

@@ -1,6 +1,6 @@
-"""Who a certificate says that somebody is: RFC 5280, and Fulcio's extensions.
+"""Checks of the certificates of signers: RFC 5280, and Fulcio's extensions.
 
-Chains are built by `cryptography`, with rules for signers of code in place of those for the web.
+Chains are built by `cryptography`, with the rules for code signing in place of those for the web.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _UTF8_STRING = 0x0C
 
 
 def load(der: bytes) -> Certificate:
-    """Give a certificate that came with a signature. Raises `SignatureError`."""
+    """Return a certificate that came with a signature. Raises `SignatureError`."""
     from cryptography import x509
 
     try:
@@ -37,9 +37,9 @@ def load(der: bytes) -> Certificate:
 def check_chain(
     leaf: Certificate, above: list[Certificate], roots: list[Certificate], time: datetime
 ) -> None:
-    """Raise `SignatureError` where no chain for the signing of code was valid at a time.
+    """Raise `SignatureError` where no chain for code signing was valid at a time.
 
-    Those `above` may be part of it, the `roots` are its end.
+    The chain goes from the leaf over any of those `above` to one of the `roots`.
     """
     from cryptography import x509
     from cryptography.x509.verification import (
@@ -68,11 +68,11 @@ def check_chain(
             ca_policy=authority, ee_policy=signer
         ).build_client_verifier().verify(leaf, above)
     except (VerificationError, ValueError) as error:
-        words = clean(str(error).partition(" (encountered")[0])
-        raise SignatureError(f"its certificate is not believed: {words}") from None
+        reason = clean(str(error).partition(" (encountered")[0])
+        raise SignatureError(f"its certificate is not trusted: {reason}") from None
 
 
-# What follows raises `ValueError`, which makes the verifier pass a certificate over.
+# These raise `ValueError`, upon which the verifier does not use a certificate.
 
 
 def _signs_certificates(_: Policy, __: Certificate, usage: ExtensionType | None) -> None:
@@ -94,12 +94,14 @@ def _for_code(_: Policy, __: Certificate, usages: ExtensionType | None) -> None:
 
 
 def check_email(leaf: Certificate, wanted: str) -> None:
-    """Raise `SignatureError` where a certificate is not for an e-mail address, as it is written."""
+    """Raise `SignatureError` where a certificate is not for exactly this e-mail address."""
     from cryptography.x509 import RFC822Name
 
     found = _names(leaf, RFC822Name)
     if wanted not in found:
-        raise SignatureError(f"its certificate is for {_listed(found)}, expected {clean(wanted)}")
+        raise SignatureError(
+            f"its certificate is for {_listed(found) or 'no name'}, expected {clean(wanted)}"
+        )
 
 
 def check_hostname(leaf: Certificate, wanted: str) -> None:
@@ -112,7 +114,9 @@ def check_hostname(leaf: Certificate, wanted: str) -> None:
         wanted not in addresses
     ):
         found = [*names, *addresses]
-        raise SignatureError(f"its certificate is for {_listed(found)}, expected {clean(wanted)}")
+        raise SignatureError(
+            f"its certificate is for {_listed(found) or 'no name'}, expected {clean(wanted)}"
+        )
 
 
 def _is_host(wanted: str, name: str) -> bool:
@@ -122,28 +126,29 @@ def _is_host(wanted: str, name: str) -> bool:
 
 
 def check_issuer(leaf: Certificate, wanted: str) -> None:
-    """Raise `SignatureError` where Fulcio was shown a token of another issuer."""
+    """Raise `SignatureError` where Fulcio issued a certificate for a token of another issuer."""
     found = {
         _text_of(extension.value.value) if oid == _ISSUER_2 else extension.value.value
         for extension in leaf.extensions
         if (oid := extension.oid.dotted_string) in (_ISSUER, _ISSUER_2)
     }
     if found != {wanted.encode()}:
-        said = [issuer.decode("utf-8", "replace") for issuer in found]
+        issuers = [issuer.decode("utf-8", "replace") for issuer in found]
         raise SignatureError(
-            f"its certificate was issued upon a token of {_listed(said)}, expected {clean(wanted)}"
+            f"its certificate was issued for a token of {_listed(issuers) or 'no issuer'},"
+            f" expected {clean(wanted)}"
         )
 
 
 def _text_of(der: bytes) -> bytes:
-    """Give the content of an UTF8String: X.690 section 8.1."""
+    """Return the content of a UTF8String: X.690 section 8.1."""
     if len(der) < 2 or der[0] != _UTF8_STRING:  # noqa: PLR2004
-        raise SignatureError("its certificate has an issuer that is malformed")
+        raise SignatureError("its certificate has a malformed issuer")
     size, start = der[1], 2
     if size == 0x81 and len(der) > 2:  # noqa: PLR2004  (a length in one more byte)
         size, start = der[2], 3
     if size != len(der) - start or (start == 3 and size < 0x80):  # noqa: PLR2004
-        raise SignatureError("its certificate has an issuer that is malformed")
+        raise SignatureError("its certificate has a malformed issuer")
     return der[start:]
 
 
@@ -158,4 +163,4 @@ def _names(leaf: Certificate, kind: type) -> list[str]:
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(clean(name) for name in names) or "nobody"
+    return ", ".join(clean(name) for name in names)

@@ -1,6 +1,6 @@
-"""Keys and certificates that a policy names, and signatures by keys of the kinds that sigstore has.
+"""Keys and certificates that a policy names, and signatures by the kinds of keys of sigstore.
 
-`cryptography` is imported by who calls this, when a requirement needs it.
+`cryptography` is imported inside the functions, when a requirement needs it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from imgproxy.config.signature_requirements import Material
 
-# Keys that can be factored have signed for who had not been asked; 2048 is what sigstore demands.
+# A shorter key may have been factored, and used by others; 2048 is what sigstore requires.
 _MIN_RSA = 2048
 
 
 def read(material: Material) -> list[tuple[str, bytes]]:
-    """Give the content of each file or value that a requirement names, with what to call it.
+    """Return the content of each file or value that a requirement names, with a name for messages.
 
     Raises `ConfigurationError` for a file that cannot be read.
     """
@@ -41,12 +41,12 @@ def read(material: Material) -> list[tuple[str, bytes]]:
 
 
 def unusable(name: str, reason: object) -> ConfigurationError:
-    """Give the failure for a key or a certificate that a policy names and that is none."""
+    """Return the failure for a key or a certificate that a policy names and that is unusable."""
     return ConfigurationError(f"{name} is unusable: {clean(str(reason))}", file=name)
 
 
 def public_keys(material: Material) -> list[PublicKey]:
-    """Give the keys that a policy names, one in each file. Raises `ConfigurationError`."""
+    """Return the keys that a policy names, one in each file. Raises `ConfigurationError`."""
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
     keys = []
@@ -60,7 +60,7 @@ def public_keys(material: Material) -> list[PublicKey]:
 
 
 def log_keys(material: Material) -> list[PublicKey]:
-    """Give the keys of logs, which are elliptic ones. Raises `ConfigurationError`."""
+    """Return the keys of logs, which must be elliptic. Raises `ConfigurationError`."""
     keys = public_keys(material)
     if not all(key.is_elliptic for key in keys):
         raise unusable(f"{material.place} of the policy", "the key of a log must be an ECDSA one")
@@ -68,7 +68,7 @@ def log_keys(material: Material) -> list[PublicKey]:
 
 
 def certificates(material: Material) -> list[Certificate]:
-    """Give the certificates that a policy names. Raises `ConfigurationError`."""
+    """Return the certificates that a policy names. Raises `ConfigurationError`."""
     from cryptography import x509
 
     found: list[Certificate] = []
@@ -84,9 +84,9 @@ def certificates(material: Material) -> list[Certificate]:
 
 
 class PublicKey:
-    """A key that may have signed.
+    """A public key that verifies signatures.
 
-    Raises `ValueError` for what is none, or of a kind that sigstore does not sign with.
+    Raises `ValueError` for what is not a key, or of a kind that sigstore does not sign with.
     """
 
     def __init__(self, load: Callable[[], Any]) -> None:
@@ -116,14 +116,14 @@ class PublicKey:
 
     @property
     def der(self) -> bytes:
-        """The key as logs write it: SubjectPublicKeyInfo."""
+        """The key as it stands in logs: SubjectPublicKeyInfo."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
         content: bytes = self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return content
 
     def verify(self, signature: bytes, message: bytes) -> bool:
-        """Whether it has signed the message."""
+        """Return whether a signature of the message is by this key."""
         from cryptography.exceptions import InvalidSignature
 
         try:

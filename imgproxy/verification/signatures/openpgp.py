@@ -1,8 +1,8 @@
-"""`signedBy`: OpenPGP signatures, by Sequoia.
+"""`signedBy`: OpenPGP signatures, verified by Sequoia.
 
-Sequoia says whether a signature was right when it was made. Whether its key still is, as GnuPG
-asks before skopeo accepts it, is found out here: a key that has expired or been revoked since, for
-whatever reason, signs nothing any more, because whoever has it now can date signatures back.
+Sequoia verifies that a signature was valid when it was made. Whether its key is still valid, as
+GnuPG requires before skopeo accepts it, is checked here: a key that has since expired or been
+revoked, for whatever reason, is not accepted, because signatures made with it now can be backdated.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from imgproxy.specs.signing.openpgp import Message
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.simple_signing import Claim
-    from imgproxy.verification.verified_blob import VerifiedDocument
+    from imgproxy.verification.documents import VerifiedDocument
 
 
 class Verifier:
-    """What a requirement demands of a signature, with its keyrings read.
+    """A requirement of OpenPGP signatures, with its keyrings read.
 
-    Raises `ConfigurationError` for those that are unusable, `ImportError` without `pysequoia`.
+    Raises `ConfigurationError` for keyrings that are unusable, `ImportError` without `pysequoia`.
     """
 
     def __init__(self, requirement: SignedBy) -> None:
@@ -42,7 +42,7 @@ class Verifier:
             try:
                 found = Cert.split_bytes(content)
             except Exception as error:  # noqa: BLE001  (whatever the library raises)
-                raise keys.unusable(name, _words(error)) from None
+                raise keys.unusable(name, _first_line(error)) from None
             if not found:
                 raise keys.unusable(name, "there is no key in it")
             for cert in found:
@@ -50,12 +50,12 @@ class Verifier:
                 self._certs[cert.fingerprint] = cert if known is None else known.merge(cert)
 
     def verify(self, signature: Signature, _: VerifiedDocument) -> Claim:
-        """Give what a signature claims, where it is by one of the keys.
+        """Return what a signature claims, if it is by one of the keys.
 
         Raises `SignatureError`.
         """
         if not isinstance(signature, SimpleSignature):
-            raise SignatureError("it is no OpenPGP signature")
+            raise SignatureError("it is not an OpenPGP signature")
         message = openpgp.parse(signature.content)
         sig = _sig(message)
         primary, signer = _signer(message, sig, self._certs.values())
@@ -66,8 +66,8 @@ class Verifier:
         return simple_signing.parse(message.content, simple_signing.ATOMIC)
 
 
-def _words(error: BaseException) -> str:
-    """Give the first line of what the library says; a stack of its own may follow."""
+def _first_line(error: BaseException) -> str:
+    """Return the first line of the library's message; a backtrace of its own may follow."""
     return clean(str(error).partition("\n")[0])
 
 
@@ -77,13 +77,13 @@ def _sig(message: Message) -> Sig:
     try:
         return Sig.from_bytes(message.signature)
     except Exception as error:  # noqa: BLE001  (whatever the library raises)
-        raise SignatureError(f"its signature does not parse: {_words(error)}") from None
+        raise SignatureError(f"its signature does not parse: {_first_line(error)}") from None
 
 
 def _signer(message: Message, sig: Sig, certs: Iterable[Cert]) -> tuple[str, str]:
-    """Give the fingerprints of the key that signed, the primary one's first.
+    """Return the fingerprints of the primary key and of the key that signed.
 
-    Raises `SignatureError` where none of the keys did.
+    Raises `SignatureError` where it was none of the keys.
     """
     from pysequoia import verify
 
@@ -94,7 +94,7 @@ def _signer(message: Message, sig: Sig, certs: Iterable[Cert]) -> tuple[str, str
         by = clean(sig.issuer_fingerprint or sig.issuer_key_id or "a key that it does not name")
         raise SignatureError(
             f"it is by none of the keys, or was not valid when it was made (by {by}):"
-            f" {_words(error)}"
+            f" {_first_line(error)}"
         ) from None
     ((primary, signer),) = {(each.certificate, each.signing_key) for each in found}
     return primary, signer
@@ -110,7 +110,7 @@ def _check_primary(cert: Cert) -> None:
 def _check_subkey(cert: Cert, signer: str, message: Message, sig: Sig) -> None:
     """Raise `SignatureError` where a signing subkey is revoked, or has expired since it signed.
 
-    What counts is how the subkey was bound when it signed: only that binding has been verified.
+    What counts is the binding that was valid when the subkey signed: only that one was verified.
     """
     packets = list(_packets(cert))
     start = next(n for n, packet in enumerate(packets) if packet.fingerprint == signer)
@@ -120,7 +120,7 @@ def _check_subkey(cert: Cert, signer: str, message: Message, sig: Sig) -> None:
     binding = _binding(packets, own, message, sig)
     created, period = packets[start].key_created, binding.key_validity_period
     if created is None:
-        raise SignatureError(f"its key {signer} is of no time")
+        raise SignatureError(f"its key {signer} has no creation time")
     _check_expiry(signer, created + period if period else None)
 
 
@@ -130,7 +130,7 @@ def _check_expiry(fingerprint: str, expiration: datetime | None) -> None:
 
 
 def _binding(packets: list[Packet], own: list[Packet], message: Message, sig: Sig) -> Packet:
-    """Give the newest binding of a subkey that is by its primary key, as of its signature."""
+    """Return the newest binding by the primary key that was valid when the subkey signed."""
     from pysequoia import Cert
 
     bindings = [packet for packet in own if _is(packet, "SubkeyBinding")]
@@ -143,7 +143,7 @@ def _binding(packets: list[Packet], own: list[Packet], message: Message, sig: Si
         except SignatureError:
             continue
         return candidate
-    raise SignatureError("its key was not bound to another one when it signed")
+    raise SignatureError("its key was not bound to a primary key when it signed")
 
 
 def _packets(cert: Cert) -> Iterable[Packet]:
@@ -154,7 +154,7 @@ def _packets(cert: Cert) -> Iterable[Packet]:
 
 
 def _signatures_after(packets: list[Packet], start: int) -> list[Packet]:
-    """Give the signatures that belong to the key at a position."""
+    """Return the signatures that belong to the key at a position."""
     from pysequoia.packet import Tag
 
     own = []

@@ -1,7 +1,8 @@
-"""The verdict of a policy that demands signatures.
+"""The check of documents against a policy that requires signatures: containers-policy.json(5).
 
-Every requirement must be met, each by any one signature, wherever that was found: a signature
-speaks for itself. Places are asked one after the other, and no more of them than it takes.
+Every requirement must be met, each by any one signature, wherever that was found: what a signature
+proves does not depend on its place. Places are read one after the other, and no more of them than
+it takes.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ from imgproxy.config.signature_requirements import SignedBy
 from imgproxy.errors import ConfigurationError, DeniedError, Failure
 from imgproxy.specs.oci.manifest import Index
 from imgproxy.specs.signing.signature import SignatureError
-from imgproxy.verification import verified_blob
+from imgproxy.verification.documents import has_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from imgproxy.config.policy import Demand
+    from imgproxy.config.policy import Conditions
     from imgproxy.config.signature_requirements import SigstoreSigned
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.simple_signing import Claim
     from imgproxy.transports.source import SignaturePlace, Source
-    from imgproxy.verification.verified_blob import VerifiedDocument
+    from imgproxy.verification.documents import VerifiedDocument
 
-# A message that gives the reasons of a hundred signatures is not read.
+# A message with the reasons of a hundred signatures is too long to be read.
 _MAX_REASONS = 8
 
 
 class _Verifier(Protocol):
     def verify(self, signature: Signature, document: VerifiedDocument) -> Claim:
-        """Give what a signature claims. Raises `SignatureError`."""
+        """Return what a signature claims. Raises `SignatureError`."""
 
 
 class _Condition(NamedTuple):
@@ -45,48 +46,51 @@ class _Condition(NamedTuple):
     verifier: _Verifier
 
 
-class Judge:
-    """What a policy demands of the documents of one source; `documents` are those known so far.
+class PolicyCheck:
+    """The check of the documents of one source; `documents` are those known so far.
 
     Raises `ConfigurationError` for a key that the policy names and that is unusable, and
     `DeniedError` where a library is missing.
     """
 
     def __init__(
-        self, demand: Demand, source: Source, documents: Mapping[Digest, VerifiedDocument]
+        self,
+        conditions: Conditions,
+        source: Source,
+        documents: Mapping[Digest, VerifiedDocument],
     ) -> None:
         self._documents = documents
-        self._where = demand.where
+        self._where = conditions.where
         self._source = source
         self._accepted: set[Digest] = set()
         try:
-            self._conditions = [_condition(each) for each in demand.requirements]
+            self._conditions = [_condition(each) for each in conditions.requirements]
         except ImportError as error:
             raise DeniedError(
-                f"{source.name} is rejected: {self._where} demands signatures, and to verify them"
+                f"{source.name} is rejected: {self._where} requires signatures, and to verify them"
                 f" {error.name} is needed: pip install 'oci-imgproxy[signatures]'"
             ) from None
 
-    async def demand(self, *documents: VerifiedDocument) -> None:
+    async def check(self, *documents: VerifiedDocument) -> None:
         """Return if one of these documents is acceptable: on its own, or named by one that is.
 
         Raises `DeniedError`, with the reason of each signature, or the failure of a place of
-        signatures that may do better later.
+        signatures that may succeed later.
         """
         reasons: list[str] = []
-        passing: list[Failure] = []
+        transient: list[Failure] = []
         for document in documents:
             if document.digest in self._accepted or await self._is_signed(
-                document, reasons, passing
+                document, reasons, transient
             ):
                 self._accept(document)
                 return
-        if passing:  # later, the answer may be another one
-            raise passing[0]
+        if transient:  # the verdict may be another one later
+            raise transient[0]
         raise DeniedError(f"{self._source.name} is rejected: {'; '.join(reasons)}")
 
     def _accept(self, document: VerifiedDocument) -> None:
-        """Take note of a document; what an index names is signed with it, by its digest."""
+        """Note an accepted document; what an index names is signed with it, by its digest."""
         self._accepted.add(document.digest)
         if not isinstance(document.parsed, Index):
             return
@@ -97,9 +101,9 @@ class Judge:
             self._accepted.add(entry.digest)
 
     async def _is_signed(
-        self, document: VerifiedDocument, reasons: list[str], passing: list[Failure]
+        self, document: VerifiedDocument, reasons: list[str], transient: list[Failure]
     ) -> bool:
-        """Whether every requirement is met; otherwise add why not, and failures that may pass."""
+        """Return whether every requirement is met; otherwise add why not to the lists."""
         left = list(self._conditions)
         why: list[str] = []
         places = self._source.signatures(document.digest)
@@ -110,7 +114,7 @@ class Judge:
                 raise
             except Failure as failure:
                 if failure.retryable:
-                    passing.append(failure)
+                    transient.append(failure)
                 why.append(f"[{place.name}] {failure.message}")
                 continue
             # A signature takes milliseconds, and there may be many of them.
@@ -132,7 +136,7 @@ class Judge:
         document: VerifiedDocument,
         why: list[str],
     ) -> list[_Condition]:
-        """Give the conditions that none of the signatures meets."""
+        """Return the conditions that none of the signatures meets."""
         return [
             condition
             for condition in conditions
@@ -149,25 +153,25 @@ class Judge:
         try:
             claim = condition.verifier.verify(signature, document)
             self._check_claim(condition, claim, document)
-        except Exception as error:  # noqa: BLE001  (what somebody attaches must not stop what is right)
+        except Exception as error:  # noqa: BLE001  (one bad signature must not hide a good one)
             known = isinstance(error, SignatureError)
-            words = str(error) if known else f"it cannot be examined ({type(error).__name__})"
-            reason = f"[{signature.name}] {words}"
+            message = str(error) if known else f"it cannot be examined ({type(error).__name__})"
+            reason = f"[{signature.name}] {message}"
             if reason not in why:
                 why.append(reason)
             return False
         return True
 
     def _check_claim(self, condition: _Condition, claim: Claim, document: VerifiedDocument) -> None:
-        """Raise `SignatureError` where a good signature is for something else."""
-        if not verified_blob.has_digest(document, claim.digest):
+        """Raise `SignatureError` where a valid signature is for another image."""
+        if not has_digest(document, claim.digest):
             raise SignatureError(f"it is for {claim.digest}")
         wanted, image = condition.requirement.identity, self._source.identity.reference
         if claim.reference is None:
             if not signed_identity.accepts_unnamed(wanted, image):
                 raise SignatureError(
-                    "it is for bytes under no name, which is enough only for an image that is asked"
-                    f" for by digest, or with matchRepository (signedIdentity: {wanted.kind})"
+                    "it names no image, which is enough only for an image requested by digest, or"
+                    f" with matchRepository (signedIdentity: {wanted.kind})"
                 )
         elif not signed_identity.accepts(wanted, image, claim.reference):
             raise SignatureError(
@@ -176,10 +180,10 @@ class Judge:
 
 
 def _listed(why: list[str], places: list[SignaturePlace]) -> str:
-    """Give why no signature was good enough, in the words of a message."""
+    """Return the part of a message that says why no signature was accepted."""
     if not why:
         searched = " and ".join(place.name for place in places)
-        return f"there is no signature ({searched or 'its transport knows none'})"
+        return f"there is no signature ({searched or 'its transport has none'})"
     more = len(why) - _MAX_REASONS
     return "; ".join(why[:_MAX_REASONS]) + (f"; and {more} more" if more > 0 else "")
 

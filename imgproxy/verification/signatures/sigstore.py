@@ -1,6 +1,6 @@
-"""`sigstoreSigned`: who must have signed, and which log must have seen it.
+"""`sigstoreSigned`: signatures by keys or certificates, and their entries in Rekor's log.
 
-Everything that is needed came with the signature or stands in the policy: nobody is asked.
+Everything that is needed came with the signature or stands in the policy: there are no requests.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.sigstore import Evidence
     from imgproxy.specs.signing.simple_signing import Claim
-    from imgproxy.verification.verified_blob import VerifiedDocument
+    from imgproxy.verification.documents import VerifiedDocument
 
 
 T = TypeVar("T")
 
 
 class Verifier:
-    """What a requirement demands of a signature, with its keys and authorities read.
+    """A requirement of sigstore signatures, with its keys and certificates read.
 
     Raises `ConfigurationError` for those that are unusable, `ImportError` without `cryptography`.
     """
@@ -51,7 +51,7 @@ class Verifier:
             self._check = _by_pki(signers)
 
     def verify(self, signature: Signature, document: VerifiedDocument) -> Claim:
-        """Give what a signature claims, where it is one of whom the requirement wants.
+        """Return what a signature claims, if its signer meets the requirement.
 
         Raises `SignatureError`.
         """
@@ -60,7 +60,7 @@ class Verifier:
         elif isinstance(signature, BundleSignature):
             evidence = sigstore.of_bundle(signature, document.raw, document.digest)
         else:
-            raise SignatureError("it is no sigstore signature")
+            raise SignatureError("it is not a sigstore signature")
         self._check(evidence)
         return evidence.claim
 
@@ -75,11 +75,11 @@ class Verifier:
 
 
 def _by_fulcio(signers: Fulcio, log_keys: list[PublicKey]) -> Callable[..., None]:
-    """Give the check for a certificate that was valid for some minutes, as the log has seen."""
+    """Return the check for a short-lived certificate, valid at the time of its entry in the log."""
     roots = keys.certificates(signers.authorities)
 
     def check(evidence: Evidence) -> None:
-        found = _needed(evidence.certificates)
+        found = _required(evidence.certificates)
         entry = _check_entry(evidence, log_keys, found.leaf)
         leaf = certificates.load(found.leaf)
         above = [certificates.load(der) for der in found.above]
@@ -92,12 +92,12 @@ def _by_fulcio(signers: Fulcio, log_keys: list[PublicKey]) -> Callable[..., None
 
 
 def _by_pki(signers: Pki) -> Callable[[Evidence], None]:
-    """Give the check for a certificate that is valid now."""
+    """Return the check for a certificate that must be valid now."""
     roots = keys.certificates(signers.authorities)
     between = [] if signers.intermediates is None else keys.certificates(signers.intermediates)
 
     def check(evidence: Evidence) -> None:
-        found = _needed(evidence.certificates)
+        found = _required(evidence.certificates)
         leaf = certificates.load(found.leaf)
         above = [*between, *(certificates.load(der) for der in found.above)]
         certificates.check_chain(leaf, above, roots, datetime.now(UTC))
@@ -110,7 +110,7 @@ def _by_pki(signers: Pki) -> Callable[[Evidence], None]:
     return check
 
 
-def _needed(found: T | SignatureError) -> T:
+def _required(found: T | SignatureError) -> T:
     if isinstance(found, SignatureError):
         raise found
     return found
@@ -120,24 +120,26 @@ def _moment(time: int) -> datetime:
     try:
         return datetime.fromtimestamp(time, UTC)
     except (ValueError, OverflowError, OSError):
-        raise SignatureError("its entry in the log is of no time that there is") from None
+        raise SignatureError("its entry in the log has an impossible time") from None
 
 
 def _check_entry(evidence: Evidence, log_keys: list[PublicKey], verifier: bytes) -> Entry:
-    """Give the entry that a log has of this signature by this key or certificate.
+    """Return the entry of a log for this signature by this key or certificate.
 
-    Raises `SignatureError` where there is none that can be believed.
+    Raises `SignatureError` where there is none that the log has signed.
     """
-    entry = _needed(evidence.entry)
+    entry = _required(evidence.entry)
     if not any(key.verify(entry.timestamp, entry.signed) for key in log_keys):
         raise SignatureError("its entry in the log is not signed by the log")
-    said = rekor.logged(entry.body)
-    if said.kind != evidence.log_kind:
-        raise SignatureError(f"its entry in the log is a {said.kind}, expected {evidence.log_kind}")
+    logged = rekor.logged(entry.body)
+    if logged.kind != evidence.log_kind:
+        raise SignatureError(
+            f"its entry in the log is a {logged.kind}, expected {evidence.log_kind}"
+        )
     for what, found, wanted in (
-        ("signature", said.signature, evidence.signature),
-        ("key or certificate", said.verifier, verifier),
-        ("content", said.sha256, digests.compute(evidence.logged).encoded),
+        ("signature", logged.signature, evidence.signature),
+        ("key or certificate", logged.verifier, verifier),
+        ("content", logged.sha256, digests.compute(evidence.logged).encoded),
     ):
         if found != wanted:
             raise SignatureError(f"its entry in the log is about another {what}")

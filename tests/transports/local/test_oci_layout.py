@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,7 +29,7 @@ from imgproxy.specs.oci.reference import LayoutName, parse_reference
 from imgproxy.transports.file_tree import Directory
 from imgproxy.transports.local.oci_layout import OciLayout
 from imgproxy.transports.source import Identity
-from imgproxy.verification import verified_blob
+from imgproxy.verification import documents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -377,7 +376,7 @@ async def test_the_only_entry_has_the_digest_or_does_not_verify(layout: Layout) 
     assert document.raw == layout.read(entry["digest"])
     assert [str(each) for each in document.digests] == [entry["digest"], other]
     with pytest.raises(Failure) as raised:
-        await verified_blob.document(partial(sought_in, layout, other))
+        documents.verify(await sought_in(layout, other))
     assert refused(raised.value) == (422, "DIGEST_INVALID", False)
     assert entry["digest"] in raised.value.message
     assert other in raised.value.message
@@ -387,7 +386,7 @@ async def test_the_only_entry_has_the_digest_or_does_not_verify(layout: Layout) 
 async def test_among_several_a_digest_that_none_has_does_not_verify(layout: Layout) -> None:
     three(layout)
     with pytest.raises(Failure) as raised:
-        await verified_blob.document(partial(sought_in, layout, digest_of(b"something else")))
+        documents.verify(await sought_in(layout, digest_of(b"something else")))
     assert refused(raised.value) == (422, "DIGEST_INVALID", False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,9 +33,10 @@ from support.registries import (
 from support.streams import END, SILENCE, Step, answer, asked, elapsing, head, refused, virtual_time
 
 from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.verification import verified_blob
+from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
@@ -330,9 +330,13 @@ async def test_what_is_wrong_on_this_host_is_no_reason_for_plain_http(scheme: st
 WRONG = MANIFEST.replace(b"2", b"3")
 
 
+def verified(source: Registry) -> VerifiedSource:
+    return VerifiedSource(source, LargeBlobs())
+
+
 async def opened(source: Registry, descriptor: Descriptor) -> bytes:
     """Give a blob as verified."""
-    found = await verified_blob.open_blob(descriptor, partial(source.blob, descriptor))
+    found = await verified(source).blob(descriptor)
     content = b""
     while piece := await found.read():
         content += piece
@@ -382,7 +386,7 @@ async def test_a_manifest_by_digest_with_wrong_bytes_is_had_elsewhere(lie: bytes
     reference = f"registry.test/acme/os@{digest_of(raw)}"
     async with registry(*exchanges, places=PLACES, reference=reference) as (source, _):
         kind = "application/vnd.oci.image.index.v1+json"
-        document = await verified_blob.document(partial(source.document, described(raw, kind)))
+        document = await verified(source).document(described(raw, kind))
         assert document.raw == raw
 
 
@@ -395,4 +399,4 @@ async def test_a_page_in_place_of_a_manifest_is_passed_over() -> None:
     kind = "application/vnd.oci.image.index.v1+json"
     exchanges = [manifest(MIRROR, PORTAL), manifest(OTHER, answer(body=raw, content_type=kind))]
     async with registry(*exchanges, places=PLACES) as (source, _):
-        assert (await verified_blob.document(source.root)).raw == raw
+        assert (await verified(source).root()).raw == raw

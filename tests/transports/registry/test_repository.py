@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
-
 import pytest
 import trio
 from support.images import OCI_MANIFEST, digest_of
@@ -35,10 +32,7 @@ from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.verification import verified_blob
-
-if TYPE_CHECKING:
-    from imgproxy.transports.source import Document
+from imgproxy.verification import documents
 
 BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
 UNAVAILABLE = (503, "UNAVAILABLE", True)
@@ -146,11 +140,6 @@ async def test_whoever_stops_waiting_leaves_no_connection_behind() -> None:
             assert script.streams[0].closed
 
 
-async def given(document: Document) -> Document:
-    await trio.lowlevel.checkpoint()
-    return document
-
-
 # --- what comes back ----------------------------------------------------------------------------
 
 
@@ -166,7 +155,7 @@ async def test_the_digest_that_the_registry_says_is_one_that_must_agree() -> Non
     assert by_digest.digests == (digests.parse(DIGEST), digests.parse(wrong))
     for document in (by_tag, by_digest):
         with pytest.raises(Failure) as raised:
-            await verified_blob.document(partial(given, document))
+            documents.verify(document)
         assert refused(raised.value) == (422, "DIGEST_INVALID", False)
 
 

@@ -1,4 +1,4 @@
-"""OpenPGP signatures by the real program, and all that looks like one."""
+"""OpenPGP signatures by the real program, and what resembles them."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def verifier(*keyrings: bytes) -> Verifier:
     return Verifier(SignedBy("signedBy", Material("place", contents=keyrings), DEFAULT))
 
 
-def verdict(keyring: bytes | Verifier, message: bytes) -> Claim:
-    judge = keyring if isinstance(keyring, Verifier) else verifier(keyring)
-    return judge.verify(SimpleSignature("it", message), None)  # type: ignore[arg-type]
+def claim_of(keyring: bytes | Verifier, message: bytes) -> Claim:
+    checking = keyring if isinstance(keyring, Verifier) else verifier(keyring)
+    return checking.verify(SimpleSignature("it", message), None)  # type: ignore[arg-type]
 
 
 def refusal(keyring: bytes | Verifier, message: bytes) -> str:
     with pytest.raises(SignatureError) as raised:
-        verdict(keyring, message)
+        claim_of(keyring, message)
     return str(raised.value)
 
 
@@ -69,7 +69,7 @@ BY_NONE = "it is by none of the keys, or was not valid when it was made "
 @pytest.mark.parametrize("algorithm", ["none", "zip", "zlib", "bzip2"])
 def test_a_message_may_be_compressed(gpg: Gnupg, algorithm: str) -> None:
     message = gpg.sign(SIGNED, "signer", "--compress-algo", algorithm)
-    assert verdict(gpg.export("signer"), message) == CLAIM
+    assert claim_of(gpg.export("signer"), message) == CLAIM
 
 
 def test_a_keyring_has_one_key_or_several_in_binary_or_in_armor(gpg: Gnupg) -> None:
@@ -82,7 +82,7 @@ def test_a_keyring_has_one_key_or_several_in_binary_or_in_armor(gpg: Gnupg) -> N
         [other, signer],
         [signer, signer],
     ):
-        assert verdict(verifier(*keyrings), message) == CLAIM
+        assert claim_of(verifier(*keyrings), message) == CLAIM
     reason = refusal(other, message)
     assert reason.startswith(f"{BY_NONE}(by {gpg.fingerprints('signer')[0].lower()}): ")
     assert "\n" not in reason
@@ -123,7 +123,7 @@ def test_what_is_not_signed_once_over_a_binary_literal_is_no_signature(gpg: Gnup
 
 
 def test_the_other_kinds_of_signatures_are_not_for_this_requirement(gpg: Gnupg) -> None:
-    with pytest.raises(SignatureError, match="it is no OpenPGP signature"):
+    with pytest.raises(SignatureError, match="it is not an OpenPGP signature"):
         verifier(gpg.export("signer")).verify(BundleSignature("it", b"{}"), None)  # type: ignore[arg-type]
 
 
@@ -145,23 +145,23 @@ def test_a_signature_has_its_time(gpg: Gnupg) -> None:
 
 
 def test_a_key_that_has_expired_signs_nothing_any_more(gpg: Gnupg) -> None:
-    """However the signature is dated: who has the key now can say what he likes."""
+    """However the signature is dated: with the key it can be backdated."""
     fingerprint = gpg.key("expired", expire=EXPIRING)
     before = gpg.export("expired")
     message = gpg.sign(SIGNED, "expired", at=BETWEEN)
     assert refusal(before, message) == (f"its key {fingerprint.lower()} has expired (2025-06-01)")
     gpg.run("--quick-set-expire", fingerprint, "20y")
     after = gpg.export("expired")
-    assert verdict(after, gpg.sign(SIGNED, "expired")) == CLAIM
-    # gpg forgets how the key was bound to its name before; who keeps the old keyring does not.
+    assert claim_of(after, gpg.sign(SIGNED, "expired")) == CLAIM
+    # gpg drops the earlier binding of the key to its name; the old keyring still has it.
     assert refusal(after, message).startswith(BY_NONE)
-    assert verdict(verifier(before, after), message) == CLAIM
+    assert claim_of(verifier(before, after), message) == CLAIM
 
 
 def test_a_key_that_is_revoked_signs_nothing_any_more(gpg: Gnupg) -> None:
     fingerprint = gpg.key("revoked")
     message = gpg.sign(SIGNED, "revoked", at=BETWEEN)
-    assert verdict(gpg.export("revoked"), message) == CLAIM
+    assert claim_of(gpg.export("revoked"), message) == CLAIM
     gpg.revoke(fingerprint)
     assert refusal(gpg.export("revoked"), message)
 
@@ -179,7 +179,7 @@ def test_a_subkey_signs_for_its_key(gpg: Gnupg) -> None:
     primary = gpg.key("with subkey", use="cert")
     subkey = gpg.subkey(primary)
     message = gpg.sign(SIGNED, f"{subkey}!", at=BETWEEN)
-    assert verdict(gpg.export(primary), message) == CLAIM
+    assert claim_of(gpg.export(primary), message) == CLAIM
     gpg.edit(primary, "key 1", "revkey", "y", "2", "", "y", "save")
     assert refusal(gpg.export(primary), message) == f"its key {subkey.lower()} is revoked"
 
@@ -194,7 +194,7 @@ def test_a_subkey_that_has_expired_signs_nothing_any_more(gpg: Gnupg) -> None:
     gpg.run("--quick-set-expire", primary, "20y", subkey)
     after = gpg.export(primary)
     assert refusal(verifier(before, after), message).endswith("has expired (2025-06-01)")
-    assert verdict(verifier(before, after), gpg.sign(SIGNED, f"{subkey}!")) == CLAIM
+    assert claim_of(verifier(before, after), gpg.sign(SIGNED, f"{subkey}!")) == CLAIM
 
 
 def test_a_binding_that_is_not_by_the_key_says_nothing(gpg: Gnupg) -> None:
@@ -211,8 +211,8 @@ def test_a_binding_that_is_not_by_the_key_says_nothing(gpg: Gnupg) -> None:
     forged[-1] ^= 1
     pile = list(PacketPile.from_bytes(bytes(forged)))
     both = before + bytes(pile[-1])
-    assert verdict(real, message) == CLAIM
-    assert verdict(before + bytes(list(PacketPile.from_bytes(real))[-1]), message) == CLAIM
+    assert claim_of(real, message) == CLAIM
+    assert claim_of(before + bytes(list(PacketPile.from_bytes(real))[-1]), message) == CLAIM
     assert refusal(both, message).endswith("has expired (2025-06-01)")
 
 
@@ -243,5 +243,5 @@ def test_no_mutation_is_accepted_as_something_else(gpg: Gnupg, algorithm: str) -
         if source.random() < 0.2:
             del message[source.randrange(len(message)) :]
         with suppress(SignatureError):
-            claims.add(verdict(judge, bytes(message)))
+            claims.add(claim_of(judge, bytes(message)))
     assert claims <= {CLAIM}

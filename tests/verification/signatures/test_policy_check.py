@@ -1,4 +1,4 @@
-"""The verdict: which document must be signed, by whom, and what is told where it is not."""
+"""The policy check: which document must be signed, by whom, and the message where it is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.sigstores import (
     payload,
     statement,
 )
-from support.sources import LINUX, Place, Store, at, never
+from support.sources import LINUX, MemorySource, Store, at, never
 from support.streams import real_time, refused
 
 from imgproxy.config import policy
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.specs.signing.simple_signing import Claim
-    from imgproxy.verification.verified_blob import VerifiedDocument
+    from imgproxy.verification.documents import VerifiedDocument
 
 SIGNER, OTHER = Signer(), Signer()
 NAME = "quay.io/acme/os:1"
@@ -68,10 +68,10 @@ def store() -> Store:
     return Store()
 
 
-def place_of(store: Store, root: Json, name: str | None = NAME) -> Place:
-    place = Place(store, root)
-    place.identity = Identity("docker", ["x"], None if name is None else parse_reference(name))
-    return place
+def source_of(store: Store, root: Json, name: str | None = NAME) -> MemorySource:
+    source = MemorySource(store, root)
+    source.identity = Identity("docker", ["x"], None if name is None else parse_reference(name))
+    return source
 
 
 def signed(
@@ -94,17 +94,17 @@ def failing(failure: Failure) -> SignaturePlace:
         await trio.lowlevel.checkpoint()
         raise failure
 
-    return SignaturePlace("elsewhere", read)
+    return SignaturePlace("broken place", read)
 
 
-async def opened(place: Place, *requirements: Json) -> OpenedImage:
+async def opened(source: MemorySource, *requirements: Json) -> OpenedImage:
     load = policy_of(*(requirements or (requirement(),)))
-    return await Image(at(place), load, LINUX, never).open()
+    return await Image(at(source), load, LINUX, never).open()
 
 
-async def denied(place: Place, *requirements: Json) -> str:
+async def denied(source: MemorySource, *requirements: Json) -> str:
     with pytest.raises(DeniedError) as raised:
-        await opened(place, *requirements)
+        await opened(source, *requirements)
     assert refused(raised.value) == (403, "DENIED", False)
     return raised.value.message
 
@@ -115,29 +115,29 @@ async def denied(place: Place, *requirements: Json) -> str:
 @real_time
 async def test_a_manifest_that_is_signed_is_served(store: Store) -> None:
     root = store.image(b"x")
-    place = place_of(store, root)
-    place.signed[root["digest"]] = [found(signed(root))]
-    assert str((await opened(place)).manifest.digest) == root["digest"]
+    source = source_of(store, root)
+    source.signed[root["digest"]] = [found(signed(root))]
+    assert str((await opened(source)).manifest.digest) == root["digest"]
 
 
 @real_time
-async def test_what_is_not_signed_is_told_with_where_it_was_looked_for(store: Store) -> None:
+async def test_without_signatures_the_message_names_the_places_that_were_read(store: Store) -> None:
     root = store.image(b"x")
-    place = place_of(store, root)
+    source = source_of(store, root)
     words = f"the policy /policy.json (default) requires sigstoreSigned of {root['digest']}: "
-    assert await denied(place) == (
-        f"memory:image is rejected: {words}there is no signature (its transport knows none)"
+    assert await denied(source) == (
+        f"memory:image is rejected: {words}there is no signature (its transport has none)"
     )
-    place.signed[root["digest"]] = [found(name="here"), found(name="there")]
-    assert (await denied(place)).endswith("there is no signature (here and there)")
+    source.signed[root["digest"]] = [found(name="here"), found(name="there")]
+    assert (await denied(source)).endswith("there is no signature (here and there)")
 
 
 @real_time
 async def test_each_signature_has_its_own_reason(store: Store) -> None:
     root = store.image(b"x")
-    place = place_of(store, root)
+    source = source_of(store, root)
     other = "sha256:" + "0" * 64
-    place.signed[root["digest"]] = [
+    source.signed[root["digest"]] = [
         found(
             signed(root, OTHER)._replace(name="1"),
             signed(root, digest=other)._replace(name="2"),
@@ -146,23 +146,23 @@ async def test_each_signature_has_its_own_reason(store: Store) -> None:
         failing(InvalidError("broken")),
         found(SimpleSignature("4", b"")),
     ]
-    message = await denied(place)
+    message = await denied(source)
     assert message.endswith(
         "[1] it is by none of the keys; "
         f"[2] it is for {other}; "
         "[3] it is for the name quay.io/acme/os:2 (signedIdentity: matchRepoDigestOrExact); "
-        "[elsewhere] broken; "
-        "[4] it is no sigstore signature"
+        "[broken place] broken; "
+        "[4] it is not a sigstore signature"
     )
 
 
 @real_time
-async def test_of_many_reasons_some_are_told(store: Store) -> None:
+async def test_of_many_reasons_the_message_has_some(store: Store) -> None:
     root = store.image(b"x")
-    place = place_of(store, root)
+    source = source_of(store, root)
     bad = [signed(root, OTHER)._replace(name=str(n)) for n in range(20)]
-    place.signed[root["digest"]] = [found(*bad)]
-    message = await denied(place)
+    source.signed[root["digest"]] = [found(*bad)]
+    message = await denied(source)
     assert "[7] it is by none of the keys; and 12 more" in message
     assert "[8]" not in message
 
@@ -170,7 +170,7 @@ async def test_of_many_reasons_some_are_told(store: Store) -> None:
 @real_time
 async def test_one_good_signature_is_enough_wherever_it_is(store: Store) -> None:
     root = store.image(b"x")
-    place = place_of(store, root)
+    source = source_of(store, root)
     bad, good = signed(root, OTHER), signed(root)
     for places in (
         [found(bad, good)],
@@ -180,15 +180,15 @@ async def test_one_good_signature_is_enough_wherever_it_is(store: Store) -> None
         [failing(UnavailableError("later")), found(good)],
         [found(good), failing(ConfigurationError("never asked"))],
     ):
-        place.signed[root["digest"]] = places
-        await opened(place)
+        source.signed[root["digest"]] = places
+        await opened(source)
 
 
-class Unheard(Exception):
-    """What a library raises that nobody has thought of."""
+class UnexpectedError(Exception):
+    """An exception that a library raises and that is not expected."""
 
 
-@pytest.mark.parametrize("raised", [Unheard("\x1b[31m"), KeyError("x"), RecursionError()])
+@pytest.mark.parametrize("raised", [UnexpectedError("\x1b[31m"), KeyError("x"), RecursionError()])
 @real_time
 async def test_a_signature_that_cannot_be_examined_is_a_bad_one(
     store: Store, raised: Exception, monkeypatch: pytest.MonkeyPatch
@@ -202,51 +202,51 @@ async def test_a_signature_that_cannot_be_examined_is_a_bad_one(
 
     monkeypatch.setattr(sigstore.Verifier, "verify", examine)
     root = store.image(b"x")
-    place = place_of(store, root)
+    source = source_of(store, root)
     strange, good = signed(root)._replace(name="strange"), signed(root)
-    place.signed[root["digest"]] = [found(strange)]
+    source.signed[root["digest"]] = [found(strange)]
     words = f"[strange] it cannot be examined ({type(raised).__name__})"
-    assert (await denied(place)).endswith(words)
+    assert (await denied(source)).endswith(words)
     for places in ([found(strange, good)], [found(strange), found(good)]):
-        place.signed[root["digest"]] = places
-        await opened(place)
+        source.signed[root["digest"]] = places
+        await opened(source)
 
 
 @real_time
 async def test_every_requirement_must_be_met_each_by_any_signature(store: Store) -> None:
     root = store.image(b"x")
-    place = place_of(store, root)
+    source = source_of(store, root)
     both = requirement(SIGNER), requirement(OTHER), {"type": "insecureAcceptAnything"}
-    place.signed[root["digest"]] = [found(signed(root))]
-    assert "sigstoreSigned and" not in await denied(place, *both)
-    place.signed[root["digest"]].append(found(signed(root, OTHER)))
-    await opened(place, *both)
+    source.signed[root["digest"]] = [found(signed(root))]
+    assert "sigstoreSigned and" not in await denied(source, *both)
+    source.signed[root["digest"]].append(found(signed(root, OTHER)))
+    await opened(source, *both)
     assert "requires sigstoreSigned and sigstoreSigned of" in await denied(
-        place, requirement(Signer()), requirement(Signer())
+        source, requirement(Signer()), requirement(Signer())
     )
 
 
 @real_time
-async def test_a_place_that_may_do_better_later_is_tried_again(store: Store) -> None:
+async def test_a_place_that_may_succeed_later_makes_the_failure_retryable(store: Store) -> None:
     root = store.image(b"x")
-    place = place_of(store, root)
-    place.signed[root["digest"]] = [failing(UnavailableError("busy")), found(signed(root, OTHER))]
+    source = source_of(store, root)
+    source.signed[root["digest"]] = [failing(UnavailableError("busy")), found(signed(root, OTHER))]
     with pytest.raises(Failure) as raised:
-        await opened(place)
+        await opened(source)
     assert refused(raised.value) == (503, "UNAVAILABLE", True)
     assert raised.value.message == "busy"
 
 
 @real_time
-async def test_what_is_broken_here_is_told_as_such(store: Store) -> None:
+async def test_a_broken_configuration_is_a_failure_of_its_own(store: Store) -> None:
     root = store.image(b"x")
-    place = place_of(store, root)
-    place.signed[root["digest"]] = [failing(ConfigurationError("a file")), found(signed(root))]
+    source = source_of(store, root)
+    source.signed[root["digest"]] = [failing(ConfigurationError("a file")), found(signed(root))]
     with pytest.raises(ConfigurationError, match="a file"):
-        await opened(place)
+        await opened(source)
     with pytest.raises(ConfigurationError, match="keyDatas of the policy is unusable"):
-        await opened(place, {"type": "sigstoreSigned", "keyDatas": [b64(b"no key")]})
-    assert place.asked == [root["digest"]]
+        await opened(source, {"type": "sigstoreSigned", "keyDatas": [b64(b"no key")]})
+    assert source.asked == [root["digest"]]
 
 
 @real_time
@@ -261,55 +261,55 @@ async def test_the_name_is_that_of_the_reference(store: Store) -> None:
         (None, {}, False),
         (None, {"signedIdentity": exact}, True),
     ):
-        place = place_of(store, root, name)
-        place.signed[root["digest"]] = [found(signed(root))]
+        source = source_of(store, root, name)
+        source.signed[root["digest"]] = [found(signed(root))]
         if accepted:
-            await opened(place, requirement(**fields))
+            await opened(source, requirement(**fields))
         else:
-            assert "it is for the name" in await denied(place, requirement(**fields))
+            assert "it is for the name" in await denied(source, requirement(**fields))
 
 
 @real_time
-async def test_bytes_under_no_name_are_enough_by_digest_or_where_tags_do_not_matter(
+async def test_a_signature_without_a_name_is_enough_by_digest_or_where_tags_do_not_matter(
     store: Store,
 ) -> None:
     root = store.image(b"x")
     document = compact(enveloped(statement(root["digest"]), SIGNER))
     bundle = found(BundleSignature("a bundle", document))
-    place = place_of(store, root)
-    place.signed[root["digest"]] = [bundle]
-    assert (await denied(place)).endswith(
-        "[a bundle] it is for bytes under no name, which is enough only for an image that is asked"
-        " for by digest, or with matchRepository (signedIdentity: matchRepoDigestOrExact)"
+    source = source_of(store, root)
+    source.signed[root["digest"]] = [bundle]
+    assert (await denied(source)).endswith(
+        "[a bundle] it names no image, which is enough only for an image requested by digest, or"
+        " with matchRepository (signedIdentity: matchRepoDigestOrExact)"
     )
-    await opened(place, requirement(signedIdentity={"type": "matchRepository"}))
-    place = place_of(store, root, f"quay.io/acme/os@{root['digest']}")
-    place.signed[root["digest"]] = [bundle]
-    await opened(place)
+    await opened(source, requirement(signedIdentity={"type": "matchRepository"}))
+    source = source_of(store, root, f"quay.io/acme/os@{root['digest']}")
+    source.signed[root["digest"]] = [bundle]
+    await opened(source)
 
 
 @real_time
 async def test_a_digest_may_be_by_another_algorithm(store: Store) -> None:
     root = store.image(b"x")
     raw = store.read(root["digest"])
-    place = place_of(store, root)
+    source = source_of(store, root)
     for digest, accepted in (
         (str(digests.compute(raw, "sha512")), True),
         (str(digests.compute(b"else", "sha512")), False),
         ("blake3:" + "0" * 64, False),
     ):
-        place.signed[root["digest"]] = [found(signed(root, digest=digest))]
+        source.signed[root["digest"]] = [found(signed(root, digest=digest))]
         if accepted:
-            await opened(place)
+            await opened(source)
         else:
-            assert f"it is for {digest}" in await denied(place)
+            assert f"it is for {digest}" in await denied(source)
 
 
 @real_time
-async def test_what_rejects_comes_before_anything_is_asked(store: Store) -> None:
-    place = place_of(store, store.image(b"x"))
-    assert "is rejected by the policy" in await denied(place, requirement(), {"type": "reject"})
-    assert place.asked == []
+async def test_a_rejecting_requirement_comes_before_anything_is_asked(store: Store) -> None:
+    source = source_of(store, store.image(b"x"))
+    assert "is rejected by the policy" in await denied(source, requirement(), {"type": "reject"})
+    assert source.asked == []
 
 
 # --- indexes --------------------------------------------------------------------------------------
@@ -328,9 +328,9 @@ async def test_an_index_that_is_signed_covers_what_it_names(store: Store) -> Non
     amd64 = on(store.image(b"amd64"), "linux/amd64")
     arm64 = on(store.image(b"arm64"), "linux/arm64")
     root = store.index(amd64, arm64)
-    place = place_of(store, root)
-    place.signed[root["digest"]] = [found(signed(root))]
-    image = await opened(place)
+    source = source_of(store, root)
+    source.signed[root["digest"]] = [found(signed(root))]
+    image = await opened(source)
     assert [await status_of(image, each) for each in (root, amd64, arm64)] == [200, 200, 200]
 
 
@@ -341,10 +341,10 @@ async def test_a_manifest_that_is_signed_covers_itself(store: Store) -> None:
     arm64 = on(store.image(b"arm64"), "linux/arm64")
     signed_too = on(store.image(b"s390x"), "linux/s390x")
     root = store.index(amd64, arm64, signed_too)
-    place = place_of(store, root)
+    source = source_of(store, root)
     for each in (amd64, signed_too):
-        place.signed[each["digest"]] = [found(signed(each))]
-    image = await opened(place)
+        source.signed[each["digest"]] = [found(signed(each))]
+    image = await opened(source)
     assert str(image.manifest.digest) == amd64["digest"]
     everything = (amd64, signed_too, root, arm64, subject)
     assert [await status_of(image, each) for each in everything] == [200, 200, 403, 403, 403]
@@ -354,15 +354,15 @@ async def test_a_manifest_that_is_signed_covers_itself(store: Store) -> None:
 
 
 @real_time
-async def test_where_neither_is_signed_both_are_told(store: Store) -> None:
+async def test_where_neither_is_signed_the_message_names_both(store: Store) -> None:
     amd64 = on(store.image(b"amd64"), "linux/amd64")
     arm64 = on(store.image(b"arm64"), "linux/arm64")
     root = store.index(amd64, arm64)
-    place = place_of(store, root)
-    place.signed[arm64["digest"]] = [found(signed(arm64))]
-    place.signed[root["digest"]] = [found(signed(amd64))]
-    place.signed[amd64["digest"]] = [found(signed(root))]
-    message = await denied(place)
+    source = source_of(store, root)
+    source.signed[arm64["digest"]] = [found(signed(arm64))]
+    source.signed[root["digest"]] = [found(signed(amd64))]
+    source.signed[amd64["digest"]] = [found(signed(root))]
+    message = await denied(source)
     assert f"of {root['digest']}: [a signature] it is for {amd64['digest']}; " in message
     assert f"of {amd64['digest']}: [a signature] it is for {root['digest']}" in message
 
@@ -377,18 +377,18 @@ async def test_an_index_in_an_index_is_covered_by_it(store: Store) -> None:
         (inner, [403, 200, 200]),
         (amd64, [403, 403, 403]),
     ):
-        place = place_of(store, root)
-        place.signed[document["digest"]] = [found(signed(document))]
-        image = await opened(place)
+        source = source_of(store, root)
+        source.signed[document["digest"]] = [found(signed(document))]
+        image = await opened(source)
         assert [await status_of(image, each) for each in (root, inner, arm64)] == statuses
         assert await status_of(image, amd64) == 200
-    place = place_of(store, root)
-    place.signed[arm64["digest"]] = [found(signed(arm64))]
-    assert amd64["digest"] in await denied(place)
+    source = source_of(store, root)
+    source.signed[arm64["digest"]] = [found(signed(arm64))]
+    assert amd64["digest"] in await denied(source)
 
 
 def nested(store: Store) -> dict[str, Json]:
-    """Give an image of two indexes, one of which has another one in it, by what its parts are."""
+    """Return the parts of an image of two indexes, one of which contains another one."""
     parts = {each: on(store.image(each.encode()), f"linux/{each}") for each in ("amd64", "arm64")}
     parts["inner"] = store.index(*parts.values())
     parts["middle"] = store.index(parts["inner"])
@@ -404,9 +404,9 @@ async def test_what_is_covered_does_not_depend_on_what_was_asked_for_before(
     store: Store, first: str
 ) -> None:
     parts = nested(store)
-    place = place_of(store, parts["root"])
-    place.signed[parts["root"]["digest"]] = [found(signed(parts["root"]))]
-    image = await opened(place)
+    source = source_of(store, parts["root"])
+    source.signed[parts["root"]["digest"]] = [found(signed(parts["root"]))]
+    image = await opened(source)
     assert await status_of(image, parts[first]) == 200
     for part in parts.values():
         assert await status_of(image, part) == 200
@@ -418,9 +418,9 @@ async def test_an_index_in_the_middle_covers_what_is_below_it(
     store: Store, asked: tuple[str, ...]
 ) -> None:
     parts = nested(store)
-    place = place_of(store, parts["root"])
-    place.signed[parts["middle"]["digest"]] = [found(signed(parts["middle"]))]
-    image = await opened(place)
+    source = source_of(store, parts["root"])
+    source.signed[parts["middle"]["digest"]] = [found(signed(parts["middle"]))]
+    image = await opened(source)
     assert str(image.manifest.digest) == parts["amd64"]["digest"]
     covered = dict.fromkeys(("middle", "inner", "amd64", "arm64"), 200)
     expected = {**covered, **dict.fromkeys(("root", "beside", "s390x"), 403)}
@@ -431,19 +431,19 @@ async def test_an_index_in_the_middle_covers_what_is_below_it(
 @real_time
 async def test_an_index_beside_the_chosen_manifest_is_no_reason_to_accept_it(store: Store) -> None:
     parts = nested(store)
-    place = place_of(store, parts["root"])
-    place.signed[parts["beside"]["digest"]] = [found(signed(parts["beside"]))]
-    assert parts["beside"]["digest"] not in await denied(place)
+    source = source_of(store, parts["root"])
+    source.signed[parts["beside"]["digest"]] = [found(signed(parts["beside"]))]
+    assert parts["beside"]["digest"] not in await denied(source)
 
 
 @real_time
-async def test_an_image_is_judged_again_when_it_is_asked_for_again(store: Store) -> None:
+async def test_an_image_is_checked_again_after_a_denial(store: Store) -> None:
     root = store.image(b"x")
-    place = place_of(store, root)
-    image = Image(at(place), policy_of(requirement()), LINUX, never)
+    source = source_of(store, root)
+    image = Image(at(source), policy_of(requirement()), LINUX, never)
     with pytest.raises(DeniedError):
         await image.open()
-    place.signed[root["digest"]] = [found(signed(root))]
+    source.signed[root["digest"]] = [found(signed(root))]
     await image.open()
 
 
@@ -460,8 +460,8 @@ def test_a_library_that_is_missing_rejects_and_is_named(
 ) -> None:
     for name in [library, *(each for each in sys.modules if each.startswith(f"{library}."))]:
         monkeypatch.setitem(sys.modules, name, None)
-    place = place_of(store, store.image(b"x"))
-    message = trio.run(partial(denied, place, wanted))
+    source = source_of(store, store.image(b"x"))
+    message = trio.run(partial(denied, source, wanted))
     assert f"{library}" in message
     assert message.endswith("is needed: pip install 'oci-imgproxy[signatures]'")
-    assert place.asked == []
+    assert source.asked == []

@@ -58,8 +58,8 @@ from imgproxy.specs.signing.signature import (
     SimpleSignature,
 )
 from imgproxy.specs.signing.simple_signing import Claim
+from imgproxy.verification.documents import VerifiedDocument
 from imgproxy.verification.signatures.sigstore import Verifier
-from imgproxy.verification.verified_blob import VerifiedDocument
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,7 @@ SIGNED = payload(DIGEST, NAME)
 CLAIM = Claim(digests.parse(DIGEST), references.parse_named(NAME))
 UNNAMED = Claim(digests.parse(DIGEST), None)
 
-# Making keys takes a while, and nobody changes them.
+# Making keys takes a while, and they do not change.
 SIGNER, OTHER, LOG, OTHER_LOG = Signer(), Signer(), Log(), Log()
 ROOT = authority()
 MIDDLE = between(ROOT)
@@ -117,7 +117,7 @@ def by_pki(
     return SigstoreSigned("sigstoreSigned", signers, None, DEFAULT)
 
 
-def verdict(requirement: SigstoreSigned, signature: object) -> Claim:
+def claim_of(requirement: SigstoreSigned, signature: object) -> Claim:
     return Verifier(requirement).verify(signature, DOCUMENT)  # type: ignore[arg-type]
 
 
@@ -131,7 +131,7 @@ def bundled(document: Json) -> BundleSignature:
 
 def refusal(requirement: SigstoreSigned, signature: object) -> str:
     with pytest.raises(SignatureError) as raised:
-        verdict(requirement, signature)
+        claim_of(requirement, signature)
     return str(raised.value)
 
 
@@ -154,28 +154,28 @@ def test_keys_of_every_kind_sign_claims_and_bundles(make: Callable[[], Signer]) 
     signer = make()
     requirement = by_keys(OTHER, signer)
     logged = by_keys(signer, OTHER, log=LOG)
-    assert verdict(requirement, found(annotated(SIGNED, signer))) == CLAIM
-    assert verdict(logged, found(annotated(SIGNED, signer, LOG))) == CLAIM
+    assert claim_of(requirement, found(annotated(SIGNED, signer))) == CLAIM
+    assert claim_of(logged, found(annotated(SIGNED, signer, LOG))) == CLAIM
     for log in (None, LOG):
         wanted = requirement if log is None else logged
         named = enveloped(statement(DIGEST, NAME), signer, log)
-        assert verdict(wanted, bundled(named)) == CLAIM
-        assert verdict(wanted, bundled(enveloped(statement(DIGEST), signer, log))) == UNNAMED
-        assert verdict(wanted, bundled(messaged(MANIFEST, signer, log))) == UNNAMED
+        assert claim_of(wanted, bundled(named)) == CLAIM
+        assert claim_of(wanted, bundled(enveloped(statement(DIGEST), signer, log))) == UNNAMED
+        assert claim_of(wanted, bundled(messaged(MANIFEST, signer, log))) == UNNAMED
 
 
 def test_what_is_not_needed_may_be_broken() -> None:
     broken = annotated(SIGNED, SIGNER, None, **{ENTRY: "{", CERTIFICATE: "x", CHAIN: "y"})
-    assert verdict(by_keys(SIGNER), found(broken)) == CLAIM
+    assert claim_of(by_keys(SIGNER), found(broken)) == CLAIM
     document = messaged(MANIFEST, SIGNER)
     document["verificationMaterial"] |= {"tlogEntries": [{}], "certificate": {}}
-    assert verdict(by_keys(SIGNER), bundled(document)) == UNNAMED
+    assert claim_of(by_keys(SIGNER), bundled(document)) == UNNAMED
 
 
 @pytest.mark.parametrize(
     ("signature", "reason"),
     [
-        (SimpleSignature("it", b""), "it is no sigstore signature"),
+        (SimpleSignature("it", b""), "it is not a sigstore signature"),
         (found(annotated(SIGNED, OTHER)), "it is by none of the keys"),
         (found(annotated(SIGNED + b" ", SIGNER)), "it is by none of the keys"),
         (found({SIGNATURE: b64(b"")}), "it is by none of the keys"),
@@ -241,7 +241,7 @@ def body(**changes: Any) -> Json:  # noqa: ANN401  (JSON is any)
 def test_an_entry_is_canonical_however_it_is_written() -> None:
     entry = LOG.entry(body())
     entry["Payload"] = dict(reversed(entry["Payload"].items()))
-    assert verdict(by_keys(SIGNER, log=LOG), entered(json.dumps(entry, indent=3))) == CLAIM
+    assert claim_of(by_keys(SIGNER, log=LOG), entered(json.dumps(entry, indent=3))) == CLAIM
 
 
 @pytest.mark.parametrize(
@@ -328,10 +328,10 @@ def test_without_an_entry_a_log_that_is_demanded_has_not_seen_it() -> None:
 def test_a_certificate_was_valid_when_the_log_saw_the_signature() -> None:
     chain = (MIDDLE.certificate_pem + ROOT.certificate_pem).decode()
     alone, whole = annotated(SIGNED, FRIEND, LOG), annotated(SIGNED, FRIEND, LOG, **{CHAIN: chain})
-    assert verdict(by_fulcio(), found(alone)) == CLAIM
-    assert verdict(by_fulcio(ROOT), found(whole)) == CLAIM
-    assert verdict(by_fulcio(), bundled(enveloped(statement(DIGEST, NAME), FRIEND, LOG))) == CLAIM
-    assert verdict(by_fulcio(), bundled(messaged(MANIFEST, FRIEND, LOG))) == UNNAMED
+    assert claim_of(by_fulcio(), found(alone)) == CLAIM
+    assert claim_of(by_fulcio(ROOT), found(whole)) == CLAIM
+    assert claim_of(by_fulcio(), bundled(enveloped(statement(DIGEST, NAME), FRIEND, LOG))) == CLAIM
+    assert claim_of(by_fulcio(), bundled(messaged(MANIFEST, FRIEND, LOG))) == UNNAMED
 
 
 DER_ISSUER = b"\x0c" + bytes([len(ISSUER)]) + ISSUER.encode()
@@ -354,7 +354,7 @@ def test_the_issuer_stands_in_either_extension(
     issuers: list[tuple[x509.ObjectIdentifier, bytes]], wanted: str
 ) -> None:
     signature = found(annotated(SIGNED, MIDDLE.issue(issuers=issuers), LOG))
-    assert verdict(by_fulcio(issuer=wanted), signature) == CLAIM
+    assert claim_of(by_fulcio(issuer=wanted), signature) == CLAIM
 
 
 def with_chain(signer: Issued, *chain: Issued) -> SigstoreSignature:
@@ -362,33 +362,33 @@ def with_chain(signer: Issued, *chain: Issued) -> SigstoreSignature:
     return found(annotated(SIGNED, signer, LOG, **({CHAIN: pems} if chain else {})))
 
 
-NOT_BELIEVED = "its certificate is not believed: "
-ISSUED_FOR = "its certificate was issued upon a token of "
-MALFORMED = "its certificate has an issuer that is malformed"
+NOT_TRUSTED = "its certificate is not trusted: "
+ISSUED_FOR = "its certificate was issued for a token of "
+MALFORMED = "its certificate has a malformed issuer"
 LATER = SEEN + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
     ("signature", "reason"),
     [
-        (with_chain(MIDDLE.issue(start=LATER)), NOT_BELIEVED),
-        (with_chain(MIDDLE.issue(lasting=timedelta(minutes=4))), NOT_BELIEVED),
-        (with_chain(OTHER_ROOT.issue()), NOT_BELIEVED),
-        (with_chain(OTHER_ROOT.issue(), OTHER_ROOT), NOT_BELIEVED),
-        (with_chain(OTHER_ROOT.issue(), OTHER_ROOT, OTHER_ROOT), NOT_BELIEVED),
-        (with_chain(FRIEND.issue(), FRIEND, MIDDLE, ROOT), NOT_BELIEVED),
-        (with_chain(MIDDLE.issue(usages=None)), NOT_BELIEVED),
-        (with_chain(MIDDLE.issue(usages=[ExtendedKeyUsageOID.SERVER_AUTH])), NOT_BELIEVED),
-        (with_chain(MIDDLE.issue(names=())), NOT_BELIEVED),
+        (with_chain(MIDDLE.issue(start=LATER)), NOT_TRUSTED),
+        (with_chain(MIDDLE.issue(lasting=timedelta(minutes=4))), NOT_TRUSTED),
+        (with_chain(OTHER_ROOT.issue()), NOT_TRUSTED),
+        (with_chain(OTHER_ROOT.issue(), OTHER_ROOT), NOT_TRUSTED),
+        (with_chain(OTHER_ROOT.issue(), OTHER_ROOT, OTHER_ROOT), NOT_TRUSTED),
+        (with_chain(FRIEND.issue(), FRIEND, MIDDLE, ROOT), NOT_TRUSTED),
+        (with_chain(MIDDLE.issue(usages=None)), NOT_TRUSTED),
+        (with_chain(MIDDLE.issue(usages=[ExtendedKeyUsageOID.SERVER_AUTH])), NOT_TRUSTED),
+        (with_chain(MIDDLE.issue(names=())), NOT_TRUSTED),
         (
             with_chain(MIDDLE.issue(names=[x509.RFC822Name("SIGNER@example.com")])),
             f"its certificate is for SIGNER@example.com, expected {EMAIL}",
         ),
         (
             with_chain(MIDDLE.issue(names=[x509.DNSName("example.com")])),
-            f"its certificate is for nobody, expected {EMAIL}",
+            f"its certificate is for no name, expected {EMAIL}",
         ),
-        (with_chain(MIDDLE.issue(issuers=())), f"{ISSUED_FOR}nobody, expected {ISSUER}"),
+        (with_chain(MIDDLE.issue(issuers=())), f"{ISSUED_FOR}no issuer, expected {ISSUER}"),
         (
             with_chain(MIDDLE.issue(issuers=[(ISSUER_OID, b"https://else")])),
             f"{ISSUED_FOR}https://else, expected {ISSUER}",
@@ -414,7 +414,7 @@ LATER = SEEN + timedelta(minutes=1)
                     ]
                 )
             ),
-            NOT_BELIEVED,
+            NOT_TRUSTED,
         ),
         (
             with_chain(Issued(Signer().key, FRIEND.certificate)),
@@ -430,9 +430,9 @@ def test_a_certificate_that_says_something_else_is_refused(
 
 
 def test_a_certificate_below_one_that_is_missing_is_refused() -> None:
-    assert refusal(by_fulcio(ROOT), with_chain(FRIEND)).startswith(NOT_BELIEVED)
+    assert refusal(by_fulcio(ROOT), with_chain(FRIEND)).startswith(NOT_TRUSTED)
     # The last one of a chain is the root, and not taken from there.
-    assert refusal(by_fulcio(ROOT), with_chain(FRIEND, MIDDLE)).startswith(NOT_BELIEVED)
+    assert refusal(by_fulcio(ROOT), with_chain(FRIEND, MIDDLE)).startswith(NOT_TRUSTED)
 
 
 def test_an_authority_is_one_for_this() -> None:
@@ -460,10 +460,10 @@ def test_an_authority_is_one_for_this() -> None:
             extensions=[(extension, True)],
         )
         signature = with_chain(middle.issue(), middle, ROOT)
-        assert refusal(by_fulcio(ROOT), signature).startswith(NOT_BELIEVED)
+        assert refusal(by_fulcio(ROOT), signature).startswith(NOT_TRUSTED)
     key_usage = x509.KeyUsage(**{**usages, "digital_signature": False, "key_cert_sign": True})
     leaf = MIDDLE.issue(extensions=[(key_usage, True)])
-    assert refusal(by_fulcio(), with_chain(leaf)).startswith(NOT_BELIEVED)
+    assert refusal(by_fulcio(), with_chain(leaf)).startswith(NOT_TRUSTED)
 
 
 @pytest.mark.parametrize(
@@ -499,7 +499,7 @@ def test_an_entry_of_no_time_is_refused() -> None:
         ENTRY: json.dumps(entry),
     }
     reason = refusal(by_fulcio(), found(annotations))
-    assert reason == "its entry in the log is of no time that there is"
+    assert reason == "its entry in the log has an impossible time"
 
 
 @pytest.mark.parametrize(
@@ -531,13 +531,13 @@ def test_a_certificate_is_valid_now() -> None:
         (by_pki(email=EMAIL), plain(signer, MIDDLE, ROOT)),
         (by_pki(MIDDLE, email=EMAIL), bundled(enveloped(statement(DIGEST, NAME), signer))),
     ):
-        assert verdict(requirement, signature) == CLAIM
+        assert claim_of(requirement, signature) == CLAIM
     for long_ago in (FRIEND, now(start=datetime.now(UTC) + timedelta(days=1))):
         reason = refusal(by_pki(MIDDLE, email=EMAIL), plain(long_ago))
-        assert reason.startswith(NOT_BELIEVED)
-    assert refusal(by_pki(email=EMAIL), plain(signer)).startswith(NOT_BELIEVED)
+        assert reason.startswith(NOT_TRUSTED)
+    assert refusal(by_pki(email=EMAIL), plain(signer)).startswith(NOT_TRUSTED)
     assert refusal(by_pki(MIDDLE, root=OTHER_ROOT, email=EMAIL), plain(signer)).startswith(
-        NOT_BELIEVED
+        NOT_TRUSTED
     )
     forged = Issued(Signer().key, signer.certificate)
     assert refusal(by_pki(MIDDLE, email=EMAIL), plain(forged)) == (
@@ -564,7 +564,7 @@ def test_a_certificate_is_for_a_host(name: x509.GeneralName, hostname: str, *, f
     requirement = by_pki(MIDDLE, hostname=hostname)
     signature = plain(now(names=[name]))
     if fits:
-        assert verdict(requirement, signature) == CLAIM
+        assert claim_of(requirement, signature) == CLAIM
     else:
         assert refusal(requirement, signature).startswith("its certificate is for ")
 
@@ -572,13 +572,13 @@ def test_a_certificate_is_for_a_host(name: x509.GeneralName, hostname: str, *, f
 def test_both_names_must_be_there() -> None:
     names = [x509.RFC822Name(EMAIL), x509.DNSName("example.com")]
     requirement = by_pki(MIDDLE, email=EMAIL, hostname="example.com")
-    assert verdict(requirement, plain(now(names=names))) == CLAIM
+    assert claim_of(requirement, plain(now(names=names))) == CLAIM
     for name in names:
         assert refusal(requirement, plain(now(names=[name]))).startswith("its certificate is for ")
 
 
 def of_version_4(signer: Issued) -> bytes:
-    """Give a certificate in DER of a version that there is not."""
+    """Return a certificate in DER of a version that does not exist."""
     version = bytes.fromhex("a003020102")
     assert signer.der.count(version) == 1
     return signer.der.replace(version, bytes.fromhex("a003020103"))
@@ -590,14 +590,14 @@ def in_pem(der: bytes) -> bytes:
 
 
 def test_a_certificate_of_an_unknown_version_is_a_bad_signature() -> None:
-    """The library raises what is no `ValueError`."""
+    """The library raises something other than a `ValueError`."""
     signer = ROOT.issue(**NOW)
     strange = in_pem(of_version_4(signer)).decode()
     chain = strange + ROOT.certificate_pem.decode()
     bundle = enveloped(statement(DIGEST, NAME), signer)
     bundle["verificationMaterial"]["certificate"]["rawBytes"] = b64(of_version_4(signer))
     requirement = by_pki(email=EMAIL)
-    assert verdict(requirement, found(annotated(SIGNED, signer))) == CLAIM
+    assert claim_of(requirement, found(annotated(SIGNED, signer))) == CLAIM
     for signature in (
         found(annotated(SIGNED, signer, **{CERTIFICATE: strange})),
         found(annotated(SIGNED, signer, **{CHAIN: chain})),
@@ -617,7 +617,7 @@ def test_a_certificate_of_an_unknown_version_in_the_policy_is_unusable() -> None
 
 
 def changed(document: Json, *path: object, to: object = None) -> Json:
-    """Give a bundle with something in it replaced, or without it."""
+    """Return a bundle in which something is replaced or missing."""
     copy = json.loads(json.dumps(document))
     inner = copy
     for key in path[:-1]:

@@ -1,0 +1,97 @@
+"""Images by name and platform, each opened once for all that use it at the same time.
+
+An image is shared while it is in use and counted: every user closes it once, and its sources are
+closed with the last. A front-end that serves a single image is the simplest user.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from imgproxy.images.image import Image
+from imgproxy.verification.verified_blob import LargeBlobs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgproxy.config.policy import Policy
+    from imgproxy.images.image import OpenForeign
+    from imgproxy.specs.oci.platform import Platform
+    from imgproxy.transports.source import Source
+
+
+class Catalog:
+    """The images of a process, by name and platform.
+
+    `open_sources` returns the sources that a name may stand for, in the order to try them,
+    `load_policy` the policy that applies; `open_foreign` opens layers from their `urls`. The memory
+    of the blobs of all images together is bounded.
+    """
+
+    def __init__(
+        self,
+        open_sources: Callable[[str], Awaitable[list[Source]]],
+        load_policy: Callable[[], Policy],
+        open_foreign: OpenForeign,
+    ) -> None:
+        self._open_sources = open_sources
+        self._load_policy = load_policy
+        self._open_foreign = open_foreign
+        self._large_blobs = LargeBlobs()
+        self._images: dict[tuple[str, Platform], _SharedImage] = {}
+
+    def image(self, name: str, platform: Platform) -> Image:
+        """Return an image, which is opened when it is first needed; close it once in any case."""
+        key = name, platform
+        image = self._images.get(key)
+        if image is None:
+            image = self._images[key] = _SharedImage(
+                partial(self._open_sources, name),
+                self._load_policy,
+                platform,
+                self._open_foreign,
+                self._large_blobs,
+                partial(self._forget, key),
+            )
+        image.users += 1
+        return image
+
+    def _forget(self, key: tuple[str, Platform]) -> None:
+        image = self._images.get(key)
+        if image is not None and image.users == 0:  # it may be a later one than was closed
+            del self._images[key]
+
+    def close(self) -> None:
+        """Close the sources of all images in use, and forget those images."""
+        images, self._images = self._images, {}
+        for image in images.values():
+            image.close_sources()
+
+
+class _SharedImage(Image):
+    """An image that is closed with the last of its `users`."""
+
+    def __init__(
+        self,
+        open_sources: Callable[[], Awaitable[list[Source]]],
+        load_policy: Callable[[], Policy],
+        wanted: Platform,
+        open_foreign: OpenForeign,
+        large_blobs: LargeBlobs,
+        forget: Callable[[], None],
+    ) -> None:
+        super().__init__(open_sources, load_policy, wanted, open_foreign, large_blobs)
+        self.users = 0
+        self._forget = forget
+
+    def close(self) -> None:
+        """Close the image for one of its users."""
+        self.users -= 1
+        if self.users == 0:
+            self._forget()
+            self.close_sources()
+
+    def close_sources(self) -> None:
+        """Close the sources for all users; one who opens the image again closes it as well."""
+        super().close()

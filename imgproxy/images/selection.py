@@ -1,0 +1,184 @@
+"""The choice of a manifest for a platform: OCI image specification, image-index.md.
+
+An index may contain indexes; the walk goes through those that may fit, in document order, and
+`specs.oci.platform` chooses among the manifests that they name.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from imgproxy.errors import Failure, InvalidError, NotFoundError, clean
+from imgproxy.specs.oci import manifest as manifests
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci import platform as platforms
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
+
+if TYPE_CHECKING:
+    from imgproxy.images.verified_source import VerifiedSource
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor, Index
+    from imgproxy.specs.oci.platform import Platform
+    from imgproxy.verification.documents import VerifiedDocument
+
+# Indexes in one another. Images are not built with more, and a walk must end.
+MAX_DEPTH = 4
+
+# Indexes in one image; each costs a request.
+MAX_INDEXES = 64
+
+# Manifests that are looked for to list what is there, where the chosen one is missing.
+_MAX_LOOKED_FOR = 16
+
+
+class _Candidate(NamedTuple):
+    """An entry that could be chosen; `platform` is its own, or that of the index around it."""
+
+    descriptor: Descriptor
+    platform: Platform | None
+
+
+class IndexWalk:
+    """The walk through an index and the indexes in it, in document order.
+
+    `documents` are the indexes that were entered, `known` the descriptors that they contain.
+    """
+
+    def __init__(self, source: VerifiedSource) -> None:
+        self.source = source
+        self.documents: dict[Digest, VerifiedDocument] = {}
+        self.known: dict[Digest, Descriptor] = {}
+        self._candidates: list[_Candidate] = []
+        self._entered: set[Digest] = set()
+        self._missing: list[NotFoundError] = []
+
+    async def choose(self, root: VerifiedDocument, wanted: Platform) -> VerifiedDocument:
+        """Return the manifest for a platform from an index and the indexes in it.
+
+        Raises `NotFoundError` with the platforms that there are, where none fits.
+        """
+        await self._enter(root, wanted, None, 1)
+        at = platforms.choose(wanted, [candidate.platform for candidate in self._candidates])
+        if at is None:
+            raise self._missing[0] if self._missing else self._nothing_for(wanted)
+        descriptor = self._candidates[at].descriptor
+        try:
+            chosen = await self.source.document(descriptor)
+        except NotFoundError as error:
+            raise await self._with_what_is_there(error, descriptor) from None
+        if not isinstance(chosen.parsed, Manifest):
+            raise InvalidError(
+                f"{self.source.name}: {descriptor.digest} is an index, and the index that names"
+                " it does not say so"
+            )
+        if len(self._candidates) == 1 and self._candidates[at].platform is None:
+            await self._check_platform(chosen.parsed.config, descriptor, wanted)
+        return chosen
+
+    async def _check_platform(
+        self, config: Descriptor, descriptor: Descriptor, wanted: Platform
+    ) -> None:
+        """Raise `NotFoundError` if the config of the only entry is for another platform.
+
+        An entry without a platform may be for any; what is not an image has none.
+        """
+        if config.media_type not in types.CONFIGS or config.size > MAX_DOCUMENT_SIZE:
+            return
+        blob = await self.source.blob(config)
+        try:
+            raw = bytearray()
+            while piece := await blob.read():
+                raw += piece
+        finally:
+            blob.close()
+        found = manifests.parse_platform(bytes(raw))
+        if found is not None and platforms.choose(wanted, [found]) is None:
+            self._candidates = [_Candidate(descriptor, found)]
+            raise self._nothing_for(wanted)
+
+    async def _with_what_is_there(self, error: NotFoundError, missing: Descriptor) -> NotFoundError:
+        """Return the failure with the platforms of the manifests that are not missing added."""
+        there = []
+        for each in self._candidates[:_MAX_LOOKED_FOR]:
+            with suppress(Failure):
+                if each.platform and each.descriptor.digest != missing.digest:
+                    await self.source.document(each.descriptor)
+                    there.append(clean(str(each.platform)))
+        return NotFoundError(
+            f"{error.message} (there are manifests for: {', '.join(there) or 'nothing else'})",
+            code=error.code,
+            **{**error.detail, "platforms": there},
+        )
+
+    def between(self, root: VerifiedDocument, chosen: VerifiedDocument) -> list[VerifiedDocument]:
+        """Return the indexes other than the root that lead to the chosen manifest."""
+        leading = {chosen.digest}
+        for _ in range(MAX_DEPTH):
+            leading |= {
+                index.digest
+                for index in self.documents.values()
+                if any(entry.digest in leading for entry in _entries(index))
+            }
+        return [
+            index
+            for index in self.documents.values()
+            if index.digest in leading and index is not root
+        ]
+
+    def _nothing_for(self, wanted: Platform) -> NotFoundError:
+        there = [clean(str(each.platform)) for each in self._candidates if each.platform]
+        there = list(dict.fromkeys(there))
+        return NotFoundError(
+            f"{self.source.name} has no manifest for {wanted}"
+            f" (there are: {', '.join(there) or 'none'})",
+            code="MANIFEST_UNKNOWN",
+            platforms=there,
+        )
+
+    async def _enter(
+        self, index: VerifiedDocument, wanted: Platform, around: Platform | None, depth: int
+    ) -> None:
+        """Collect the candidates of an index; `around` is the platform of the index itself."""
+        self.documents[index.digest] = index
+        for named in descriptors_in(index):
+            self.known.setdefault(named.digest, named)
+        for entry in _entries(index):
+            platform = entry.platform or around
+            if entry.is_attestation:
+                continue
+            if entry.media_type in types.INDEXES:
+                if platform is None or platforms.choose(wanted, [platform]) is not None:
+                    await self._descend(entry, wanted, platform, depth + 1)
+            elif not entry.media_type or entry.media_type in types.KNOWN_DOCUMENTS:
+                self._candidates.append(_Candidate(entry, platform))
+
+    async def _descend(
+        self, entry: Descriptor, wanted: Platform, platform: Platform | None, depth: int
+    ) -> None:
+        if entry.digest in self._entered:
+            return  # named twice; its entries are candidates already
+        self._entered.add(entry.digest)
+        if depth > MAX_DEPTH or len(self._entered) > MAX_INDEXES:
+            raise InvalidError(
+                f"{self.source.name}: more than {MAX_DEPTH} indexes in one another,"
+                f" or more than {MAX_INDEXES} in all"
+            )
+        try:
+            inner = await self.source.document(entry)
+        except NotFoundError as error:
+            # Stores save an index whole and only some of what it names.
+            self._missing.append(error)
+            return
+        await self._enter(inner, wanted, platform, depth)
+
+
+def descriptors_in(document: VerifiedDocument) -> list[Descriptor]:
+    """Return the descriptors of the manifests and indexes that a document names."""
+    subject = document.parsed.subject
+    return [*_entries(document), *([] if subject is None else [subject])]
+
+
+def _entries(document: VerifiedDocument) -> tuple[Descriptor, ...]:
+    parsed: Manifest | Index = document.parsed
+    return () if isinstance(parsed, Manifest) else parsed.manifests

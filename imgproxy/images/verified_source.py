@@ -1,0 +1,111 @@
+"""The documents and blobs of one source, verified.
+
+Which place to try next is decided in one loop here, above verification: bytes that do not verify
+are one more failure of the place they came from. What was found is rejected, and the source is
+asked again as long as it has another place to look.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from imgproxy.errors import InvalidError
+from imgproxy.transports.readers import Bytes
+from imgproxy.transports.source import Document
+from imgproxy.verification import documents, verified_blob
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgproxy.errors import Failure
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.transports.source import Reader, Source
+    from imgproxy.verification.documents import VerifiedDocument
+    from imgproxy.verification.verified_blob import Blob, LargeBlobs
+
+
+class _Found(Protocol):
+    """What a source has found: a `Document` or a `Reader`."""
+
+    @property
+    def reject(self) -> Callable[[Failure], bool]:
+        """Take note of what is wrong; return whether the source has another place to look."""
+
+
+F = TypeVar("F", bound=_Found)
+V = TypeVar("V")
+
+
+async def find_valid(find: Callable[[], Awaitable[F]], verify: Callable[[F], Awaitable[V]]) -> V:
+    """Return what `verify` makes of the first that `find` finds and that verifies.
+
+    Raises `InvalidError` for the last that was found where none verifies, and what else `find` and
+    `verify` raise.
+    """
+    while True:
+        found = await find()
+        try:
+            return await verify(found)
+        except InvalidError as error:
+            if not found.reject(error):
+                raise
+
+
+class VerifiedSource:
+    """A source, of which only what verifies is returned.
+
+    What a descriptor embeds is not asked for. `large_blobs` bounds the memory of its blobs.
+    """
+
+    def __init__(self, source: Source, large_blobs: LargeBlobs) -> None:
+        self.source = source
+        self._large_blobs = large_blobs
+
+    @property
+    def name(self) -> str:
+        """The source in messages."""
+        return self.source.name
+
+    async def root(self) -> VerifiedDocument:
+        """Return the document that the image's name refers to. Raises `Failure`."""
+        return await find_valid(self.source.root, _verify)
+
+    async def document(self, descriptor: Descriptor) -> VerifiedDocument:
+        """Return a document that another one names. Raises `Failure`."""
+        return await find_valid(partial(self._find_document, descriptor), _verify)
+
+    async def _find_document(self, descriptor: Descriptor) -> Document:
+        content = documents.embedded(descriptor)
+        if content is None:
+            return await self.source.document(descriptor)
+        name = f"{self.name}: manifest {descriptor.digest}"
+        named = (descriptor.digest,)
+        return Document(content, descriptor.media_type, named, descriptor.size, name)
+
+    async def blob(
+        self, descriptor: Descriptor, open_reader: Callable[[], Awaitable[Reader]] | None = None
+    ) -> Blob:
+        """Return a blob that a document names, whose reply can be begun.
+
+        `open_reader` finds its bytes, in place of `reader`. Raises `NotImplementedByUsError` where
+        the algorithm of the digest is not available, before anything is fetched, and `Failure`.
+        """
+        verified_blob.check_algorithm(descriptor)
+        return await find_valid(
+            open_reader or partial(self.reader, descriptor), partial(self._open_blob, descriptor)
+        )
+
+    async def _open_blob(self, descriptor: Descriptor, reader: Reader) -> Blob:
+        return await verified_blob.open_blob(descriptor, reader, self._large_blobs)
+
+    async def reader(self, descriptor: Descriptor) -> Reader:
+        """Return a reader of a blob, not verified. Raises `Failure`."""
+        content = documents.embedded(descriptor)
+        if content is None:
+            return await self.source.blob(descriptor)
+        return Bytes(f"{self.name}: blob {descriptor.digest}", content)
+
+
+async def _verify(found: Document) -> VerifiedDocument:
+    return documents.verify(found)
