@@ -42,7 +42,7 @@ async def open_sources(
     ]
     for each, path in paths:
         if _exists(path):
-            from imgproxy.transports.local.detect import open_sideloaded
+            from imgproxy.transports.sideload import open_sideloaded
 
             registry = partial(_open_registry, each, access, configuration, diagnostics)
             return [await open_sideloaded(path, each, registry)]

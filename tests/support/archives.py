@@ -46,6 +46,14 @@ IMAGE_NAME = "io.containerd.image.name"
 REFERENCE_TYPE = "vnd.docker.reference.type"
 BLOCK = 512
 
+
+def write_file(path: Path, content: bytes) -> str:
+    """Write a file, in a directory that need not exist yet; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
 # --- tar ----------------------------------------------------------------------------------------
 
 
@@ -101,6 +109,11 @@ def replaced(members: Iterable[Member], name: str, *by: Member) -> list[Member]:
     for member in members:
         replaced += by if member.name == name else [member]
     return replaced
+
+
+def packed(layout: Layout) -> bytes:
+    """Return the tar of a layout's directory."""
+    return pack(of_directory(layout.path))
 
 
 def of_directory(path: Path, prefix: str = "") -> list[Member]:

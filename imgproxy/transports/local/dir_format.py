@@ -9,7 +9,7 @@ from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports import file_tree
-from imgproxy.transports.source import Document, sought
+from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
@@ -49,9 +49,11 @@ class ImageDirectory:
         self._root = digests.compute(raw)
         return Document(raw, "", (), None, f"{self.name}: manifest.json")
 
-    async def seek(self, digest: Digest) -> Document:
-        """See `source.Place`."""
-        return await sought(self, await self.root(), digest)
+    async def find(self, digest: Digest) -> Document:
+        """See `SearchableSource`."""
+        from imgproxy.transports.local.digest_search import find_by_digest
+
+        return await find_by_digest(self, await self.root(), digest)
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""

@@ -92,8 +92,8 @@ class DockerArchive:
             choices=listing.detail(offered),
         )
 
-    async def seek(self, digest: Digest) -> Document:
-        """See `source.Place`."""
+    async def find(self, digest: Digest) -> Document:
+        """See `SearchableSource`."""
         items = await self._items()
         if len(items) == 1:
             return (await self._document(0, items[0]))._replace(digests=(digest,))

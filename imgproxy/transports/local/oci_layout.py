@@ -15,7 +15,7 @@ from imgproxy.specs.oci import reference as references
 from imgproxy.transports import file_tree
 from imgproxy.transports.local import listing
 from imgproxy.transports.local.listing import Choice
-from imgproxy.transports.source import Document, sought
+from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -67,12 +67,14 @@ class OciLayout:
             choices=listing.detail(offered),
         )
 
-    async def seek(self, digest: Digest) -> Document:
-        """See `source.Place`."""
+    async def find(self, digest: Digest) -> Document:
+        """See `SearchableSource`."""
+        from imgproxy.transports.local.digest_search import find_by_digest
+
         index, entries = await self._index()
         if len({entry.digest for entry in entries}) == 1:
             index = await self.document(entries[0])
-        return await sought(self, index, digest)
+        return await find_by_digest(self, index, digest)
 
     async def _index(self) -> tuple[Document, tuple[Descriptor, ...]]:
         raw = await file_tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)

@@ -14,7 +14,7 @@ from imgproxy.errors import NotFoundError, clean
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.readers import LocalFile
-from imgproxy.transports.source import Document, sought
+from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
@@ -43,9 +43,11 @@ class RegistryTree:
             return ()
         return (named,) if digests.is_available(named) else ()
 
-    async def seek(self, digest: Digest) -> Document:
-        """See `source.Place`."""
-        return await sought(self, await self.root(), digest)
+    async def find(self, digest: Digest) -> Document:
+        """See `SearchableSource`."""
+        from imgproxy.transports.local.digest_search import find_by_digest
+
+        return await find_by_digest(self, await self.root(), digest)
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""

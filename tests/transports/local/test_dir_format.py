@@ -217,7 +217,7 @@ async def test_a_digest_is_sought_through_nested_indexes(layout: Layout, path: P
     top, below = many(layout)
     write_dir(path, layout, top)
     for each in [top, *below]:
-        document = await source_at(path).seek(digests.parse(each["digest"]))
+        document = await source_at(path).find(digests.parse(each["digest"]))
         assert document.raw == layout.read(each["digest"])
         assert digests.parse(each["digest"]) in document.digests
 
@@ -227,7 +227,7 @@ async def test_a_digest_is_not_sought_any_deeper(layout: Layout, path: Path) -> 
     top, below = many(layout)
     deeper = layout.index(top)
     write_dir(path, layout, deeper)
-    document = await source_at(path).seek(digests.parse(below[-1]["digest"]))
+    document = await source_at(path).find(digests.parse(below[-1]["digest"]))
     assert document.raw == layout.read(deeper["digest"])
 
 
@@ -240,7 +240,7 @@ async def test_what_an_index_names_and_does_not_have_is_no_obstacle(
     top = layout.index(missing, layout.index(wanted))
     write_dir(path, layout, top)
     os.unlink(path / f"{missing['digest'].partition(':')[2]}.manifest.json")
-    document = await source_at(path).seek(digests.parse(wanted["digest"]))
+    document = await source_at(path).find(digests.parse(wanted["digest"]))
     assert document.raw == layout.read(wanted["digest"])
 
 
@@ -249,7 +249,7 @@ async def test_a_digest_that_nothing_has_is_that_of_the_top(layout: Layout, path
     entry = layout.image(*LAYERS)
     write_dir(path, layout, entry)
     wanted = digests.compute(b"another")
-    document = await source_at(path).seek(wanted)
+    document = await source_at(path).find(wanted)
     assert document.raw == layout.read(entry["digest"])
     assert document.digests == (wanted,)
 

@@ -534,7 +534,7 @@ async def test_an_image_is_found_by_the_digest_that_is_made(path: Path) -> None:
         wanted = await (await opened(path, dialect(IMAGE, OTHER), "@1")).root()
         source = await opened(path, dialect(IMAGE, OTHER))
         for algorithm in ("sha256", "sha512"):
-            found = await source.seek(digests.compute(wanted.raw, algorithm))
+            found = await source.find(digests.compute(wanted.raw, algorithm))
             assert found.raw == wanted.raw
 
 
@@ -542,7 +542,7 @@ async def test_an_image_is_found_by_the_digest_that_is_made(path: Path) -> None:
 async def test_the_only_image_is_given_as_what_was_wanted(path: Path) -> None:
     source = await opened(path, skopeo(IMAGE))
     wanted = digests.compute(b"another")
-    found = await source.seek(wanted)
+    found = await source.find(wanted)
     assert found.digests == (wanted,)  # so that it does not verify
 
 
@@ -557,7 +557,7 @@ async def test_none_of_several_has_the_digest(path: Path) -> None:
     wanted = digests.compute(b"another")
     words = f"none of its images has the digest {wanted}"
     with refusing((422, "DIGEST_INVALID"), words, *made) as raised:
-        await source.seek(wanted)
+        await source.find(wanted)
     assert [each["digest"] for each in raised.value.detail["choices"]] == made
 
 
@@ -565,7 +565,7 @@ async def test_none_of_several_has_the_digest(path: Path) -> None:
 async def test_a_broken_image_does_not_hide_the_others(path: Path) -> None:
     wanted = await (await opened(path, skopeo(IMAGE, OTHER), "@1")).root()
     members = replaced(skopeo(IMAGE, OTHER), f"{hex_of(IMAGE.layers[0])}.tar")
-    found = await (await opened(path, members)).seek(digests.compute(wanted.raw))
+    found = await (await opened(path, members)).find(digests.compute(wanted.raw))
     assert found.raw == wanted.raw
 
 

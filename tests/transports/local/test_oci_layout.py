@@ -349,7 +349,7 @@ async def test_a_digest_names_no_entry_that_has_no_tag(layout: Layout) -> None:
 
 
 async def sought_in(layout: Layout, wanted: str) -> Document:
-    return await source_of(layout.path).seek(digests.parse(wanted))
+    return await source_of(layout.path).find(digests.parse(wanted))
 
 
 @pytest.mark.parametrize("depth", range(5))
