@@ -473,6 +473,13 @@ def _below(layout: Layout, descriptor: Json) -> list[Json]:
     return found
 
 
+def write_archive(
+    path: Path, *members: Member, compress: Callable[[bytes], bytes] = lambda content: content
+) -> str:
+    """Write an archive of these members, compressed if wanted; return its path."""
+    return write_file(path, compress(pack(members, tarfile.PAX_FORMAT)))
+
+
 def write_oci_archive(path: Path, layout: Layout, compress: Callable[[bytes], bytes]) -> None:
     path.write_bytes(compress(pack(of_directory(layout.path))))
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+import trio
+
 from imgproxy.errors import (
     AmbiguousError,
     BadRequestError,
@@ -27,7 +29,6 @@ from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor
 from imgproxy.transports import file_tree
 from imgproxy.transports.local import listing
 from imgproxy.transports.local.listing import Choice
-from imgproxy.transports.local.tar_archive import in_thread
 from imgproxy.transports.readers import Bytes
 from imgproxy.transports.source import Document, Identity
 
@@ -199,7 +200,8 @@ class DockerArchive:
             buffer = memoryview(bytearray(_PIECE))
             try:
                 while count := await content.receive_into(buffer):
-                    await in_thread(hasher.update, buffer[:count])
+                    piece = buffer[:count]
+                    await trio.to_thread.run_sync(hasher.update, piece, abandon_on_cancel=True)
             finally:
                 content.close()
             self._hashed[member.offset] = Digest("sha256", hasher.hexdigest())
