@@ -1,4 +1,4 @@
-"""Images of a registry whose content lies on this host: `--sideload`, imgproxy(1).
+"""Images of a registry whose content is on this host: `--sideload`, imgproxy(1).
 
 A local source of any format supplies the bytes. The reference decides what the image is called,
 which digest it must have, and which requirements of the policy apply.
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Sideloaded:
     """An image of a registry, read from a local source. See `Source`.
 
-    Its signatures may lie beside it, and where those of the registry's image are: `open_registry`
-    opens that, and is called when signatures are first needed.
+    Its signatures may be beside it, and where those of the registry's image are: `open_registry`
+    opens that image, and is called when signatures are first needed.
     """
 
     def __init__(

@@ -295,7 +295,7 @@ def test_a_directory_that_can_be_read_is_none(tmp_path: Path) -> None:
         (stat.S_IFCHR, "a character device"),
         (stat.S_IFBLK, "a block device"),
         (stat.S_IFREG | 0o4755, "a regular file"),
-        (0o600, "no file known to us"),
+        (0o600, "a file of unknown kind"),
     ],
 )
 def test_a_file_s_mode_has_words(mode: int, words: str) -> None:

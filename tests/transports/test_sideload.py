@@ -235,7 +235,7 @@ async def test_a_manifest_is_one_by_its_directory_and_its_content(
     assert source.name.endswith(f"from docker-archive:{archive}:docker.io/library/os:1")
     source.close()
     other = write_file(tmp_path / "elsewhere" / "1", raw)
-    with refusing(UNSUPPORTED, "is no tar archive"):
+    with refusing(UNSUPPORTED, "is not a tar archive"):
         await sideloaded(other, "os:1")
 
 

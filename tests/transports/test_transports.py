@@ -200,7 +200,7 @@ async def test_a_path_with_nothing_at_it_is_not_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [(os.mkdir, "a directory"), (os.mknod, "no tar archive"), (os.mkfifo, "a FIFO")],
+    [(os.mkdir, "a directory"), (os.mknod, "not a tar archive"), (os.mkfifo, "a FIFO")],
 )
 @real_time
 async def test_a_path_with_something_else_at_it_is_not_read(
@@ -359,7 +359,7 @@ async def test_where_nothing_lies_offline_the_paths_are_told(tmp_path: Path) -> 
         await sideloaded(f"quay.io/os:1@{digest}", text, text)
     assert refused(raised.value) == (404, "MANIFEST_UNKNOWN", False)
     assert raised.value.message == (
-        f"quay.io/os:1@{digest}: nothing lies at {tmp_path}/ os-{digest}, {tmp_path}/ os-1,"
+        f"quay.io/os:1@{digest}: there is nothing at {tmp_path}/ os-{digest}, {tmp_path}/ os-1,"
         " and --offline forbids asking a registry"
     )
 

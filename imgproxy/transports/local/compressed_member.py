@@ -28,9 +28,9 @@ _AHEAD = 2 * 1024 * 1024
 class CompressedMember(Content):
     """A member of a compressed archive: `size` bytes from `position` of what it decompresses to.
 
-    While one buffer is read from, a thread fills the other. The thread needs a cursor, of which
-    there are only so many: a reader takes a slot for one, and gives it up once nothing is left to
-    decompress, when others wait, or when it is closed.
+    While one buffer is read from, a thread fills the other. The thread needs a cursor, and their
+    number is limited: a reader acquires a slot for one, and releases it once nothing is left to
+    decompress, when other readers wait, or when it is closed.
     """
 
     def __init__(self, name: str, archive: CompressedFile, position: int, size: int) -> None:
@@ -93,7 +93,7 @@ class CompressedMember(Content):
         self._job = _Job(self._decompress, self._pause)
 
     def _pause(self) -> None:
-        """Give up the slot if it is not needed or another reader waits; keep what is ready."""
+        """Release the slot if it is not needed or another reader waits; keep what is ready."""
         if self._is_closed or self._archive.is_crowded():
             self.park()
 

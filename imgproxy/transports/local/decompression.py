@@ -121,8 +121,8 @@ def _zstd() -> Decompressor:
             from backports import zstd
         except ImportError:  # the program as one file has no extension modules
             raise UnsupportedFormatError(
-                "zstd is read with the module backports.zstd, or by Python 3.14 and newer: install"
-                " that for this Python"
+                "zstd needs the module backports.zstd, or Python 3.14 and newer: install that"
+                " module for this Python"
             ) from None
 
     limit = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
@@ -154,8 +154,8 @@ def codec(path: str, head: bytes) -> Codec | None:
     for magic, name in _UNSUPPORTED.items():
         if head.startswith(magic):
             raise UnsupportedFormatError(
-                f"{clean(path)} is compressed with {name}, which is not read; gzip, zstd, bzip2"
-                " and xz are"
+                f"{clean(path)} is compressed with {name}, which is not supported; gzip, zstd,"
+                " bzip2 and xz are"
             )
     return next((each for magic, each in _CODECS.items() if head.startswith(magic)), None)
 

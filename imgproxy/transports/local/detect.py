@@ -87,7 +87,7 @@ def _in_directory(name: LocalName, reference: Reference | None = None) -> Search
     path = os.path.realpath(name.path)
     if os.path.isfile(path):
         raise UnsupportedFormatError(
-            f"{clean(name.path)} is a file, and no directory; read it with oci-archive: or"
+            f"{clean(name.path)} is a file, not a directory; read it with oci-archive: or"
             " docker-archive:"
         )
     if isinstance(name, LayoutName):
@@ -147,8 +147,8 @@ def _directory_transport(path: str) -> str:
             raise failure(f"{path}/{name}", error) from None
         return kind
     raise UnsupportedFormatError(
-        f"{clean(path)} is a directory and no OCI layout (it has no index.json),"
-        " nor does it have the manifest.json of a dir:"
+        f"{clean(path)} is a directory, but neither an OCI layout (it has no index.json)"
+        " nor a dir: (it has no manifest.json)"
     )
 
 
@@ -174,17 +174,18 @@ def _readable_name(name: LocalName, archive: Archive) -> LocalName:
             return LayoutName("docker-archive", name.path, ref_name, name.position)
         if "repositories" in archive:
             raise UnsupportedFormatError(
-                f"{where} was saved by Docker before version 1.10, in a format that is not read;"
-                " load it into a current one and save it again"
+                f"{where} was saved by Docker before version 1.10, in a format that is not"
+                " supported; load it into a current one and save it again"
             )
         raise UnsupportedFormatError(
-            f"{where} has neither manifest.json nor index.json, so it is no image"
+            f"{where} has neither manifest.json nor index.json, so it is not an image"
             f" (it has: {archive.names})"
         )
     if isinstance(name, LayoutName) and "index.json" not in archive:
         way_out = "; read it with docker-archive:" if "manifest.json" in archive else ""
         raise UnsupportedFormatError(
-            f"{where} has no index.json, so it is no OCI layout (it has: {archive.names}){way_out}"
+            f"{where} has no index.json, so it is not an OCI layout"
+            f" (it has: {archive.names}){way_out}"
         )
     return name
 

@@ -1,4 +1,4 @@
-"""A tar archive, plain or compressed: its members by name, read where they lie.
+"""A tar archive, plain or compressed: its members by name, read in place.
 
 The headers are read once, when it is opened; of a plain archive nothing else is read, a compressed
 one has to be decompressed for it. Nothing is unpacked, and nothing is written but what comes
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _HEAD = 16
 
 # Small members of a compressed archive are kept whole while it is indexed: they are asked for
-# first, and lie at the end.
+# first, and are at the end.
 _SMALL = 256 * 1024
 _MAX_KEPT = 8 * 1024 * 1024
 
@@ -49,7 +49,7 @@ _MAX_SHOWN = 10
 
 
 class Member(NamedTuple):
-    """A member: where its content lies, in bytes of the decompressed archive, and how long it is.
+    """A member: the offset of its content in the decompressed archive, and its size, in bytes.
 
     `target` is that of a link. `head` are the first bytes of the content; `content` is all of it
     where it was kept. `copies` is the number of members with this name, of which this is the last.
@@ -106,7 +106,7 @@ class Archive:
                     raise _invalid(f"{where} is a link to {clean(name)}, which is not there")
                 raise NotFoundError(f"{where} is not there")
             if sole and member.copies > 1:
-                raise _invalid(f"{where} stands {member.copies} times in the archive")
+                raise _invalid(f"{where} is in the archive {member.copies} times")
             if member.kind == "symlink":
                 is_inside = not member.target.startswith("/")
                 beside = f"{name.rpartition('/')[0]}/{member.target}"
@@ -116,7 +116,7 @@ class Archive:
             elif member.kind == "file":
                 return member
             else:
-                raise _invalid(f"{where} is no file but of the kind: {member.kind}")
+                raise _invalid(f"{where} is not a file but of the kind: {member.kind}")
         raise _invalid(f"{where} is a link that leads to itself")
 
     async def open(self, path: str, name: str, *, sole: bool = False) -> Content:
@@ -164,7 +164,7 @@ class _PlainMember(Content):
 async def open_archive(path: str) -> Archive:
     """Open and index the archive at a path, which may stand for an inherited descriptor.
 
-    Raises `Failure`: what `OpenFile` raises, `UnsupportedFormatError` for what is no tar,
+    Raises `Failure`: what `OpenFile` raises, `UnsupportedFormatError` for what is not a tar,
     `InvalidError` for one that is broken, and `UnavailableError` for one that is being written.
     """
     file = await _open(path)
@@ -197,7 +197,7 @@ def _index(file: OpenFile) -> Archive:
             begin = compressed.cursor(0).read(tar.BLOCK)
         if not tar.is_header(begin):
             raise UnsupportedFormatError(
-                f"{clean(file.path)} is no tar archive, plain or compressed"
+                f"{clean(file.path)} is not a tar archive, plain or compressed"
             )
         if compressed is None:
             members = _members(_PlainStream(file), kept=0)
@@ -213,8 +213,8 @@ def _index(file: OpenFile) -> Archive:
     for name in _CONTROL:
         if name in members and members[name].copies > 1:
             raise _invalid(
-                f"{clean(file.path)}: {name} stands {members[name].copies} times in the archive,"
-                " and readers differ in which they take"
+                f"{clean(file.path)}: {name} is in the archive {members[name].copies} times,"
+                " and readers differ in which of them they use"
             )
     return Archive(file, compressed, members)
 

@@ -150,26 +150,30 @@ PLACES: dict[str, tuple[Callable[[Path], object], tuple[int, str], str]] = {
     "E45-directory": (
         os.mkdir,
         UNSUPPORTED,
-        "is a directory and no OCI layout (it has no index.json), nor does it have the manifest",
+        "is a directory, but neither an OCI layout (it has no index.json) nor a dir: (it has no",
     ),
     "a loop": (lambda path: path.symlink_to(path), (422, "PATH_INVALID"), "Too many levels"),
-    "text": (lambda path: write_file(path, b"#!/bin/sh\n"), UNSUPPORTED, "is no tar archive"),
-    "empty": (lambda path: write_file(path, b""), UNSUPPORTED, "is no tar archive"),
-    "compressed text": (lambda path: write_file(path, gzipped(b"x" * 999)), UNSUPPORTED, "no tar"),
+    "text": (lambda path: write_file(path, b"#!/bin/sh\n"), UNSUPPORTED, "is not a tar archive"),
+    "empty": (lambda path: write_file(path, b""), UNSUPPORTED, "is not a tar archive"),
+    "compressed text": (
+        lambda path: write_file(path, gzipped(b"x" * 999)),
+        UNSUPPORTED,
+        "not a tar",
+    ),
     "E15-nothing": (
         lambda path: write_file(path, pack([Member("etc/passwd"), Member("x")])),
         UNSUPPORTED,
-        "has neither manifest.json nor index.json, so it is no image (it has: etc/passwd, x)",
+        "has neither manifest.json nor index.json, so it is not an image (it has: etc/passwd, x)",
     ),
     "E15-nothing-at-all": (
         lambda path: write_file(path, pack([])),
         UNSUPPORTED,
-        "so it is no image (it has: nothing)",
+        "so it is not an image (it has: nothing)",
     ),
     "E15-repositories": (
         lambda path: write_file(path, pack(replaced(docker_legacy(IMAGE), "manifest.json"))),
         UNSUPPORTED,
-        "was saved by Docker before version 1.10, in a format that is not read; load it",
+        "was saved by Docker before version 1.10, in a format that is not supported; load it",
     ),
 }
 
@@ -201,7 +205,7 @@ async def test_a_file_is_no_directory_and_the_way_out_is_told(
         path = str(tmp_path / "link")
     with refusing(
         UNSUPPORTED,
-        f"{path} is a file, and no directory; read it with oci-archive: or docker-archive:",
+        f"{path} is a file, not a directory; read it with oci-archive: or docker-archive:",
     ):
         await place_of(form.format(path))
 

@@ -671,7 +671,7 @@ REFUSED: dict[str, tuple[list[Member], tuple[int, str], str]] = {
     "a layer that is a directory": (
         [*item(Layers=["etc", "etc"]), Member("etc", kind=b"5")],
         BROKEN,
-        "etc is no file",
+        "etc is not a file",
     ),
     "E9-config-outside": (item(Config="../../etc/passwd"), BROKEN, "leads out of the archive"),
     "E9-layer-outside": (item(Layers=["../x", "y"]), BROKEN, "leads out of the archive"),
@@ -683,7 +683,7 @@ REFUSED: dict[str, tuple[list[Member], tuple[int, str], str]] = {
     "E13-config-twice": (
         [*skopeo(IMAGE), Member(f"{hex_of(IMAGE.config)}.json", b"{}")],
         BROKEN,
-        "stands 2 times in the archive",
+        "is in the archive 2 times",
     ),
     "E14-sparse-layer": (
         [*item(Layers=["l", "l"]), Member("l", b"x", kind=b"S")],

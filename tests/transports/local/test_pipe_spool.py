@@ -141,7 +141,7 @@ async def test_what_has_come_through_a_pipe_is_not_lost_to_who_is_interrupted_e4
 async def test_what_comes_through_a_pipe_and_is_no_archive_is_refused_each_time_e44() -> None:
     fd = piped(b"hello" * 1000)
     for _ in range(2):
-        with refusing(UNSUPPORTED, f"/dev/fd/{fd} is no tar archive"):
+        with refusing(UNSUPPORTED, f"/dev/fd/{fd} is not a tar archive"):
             await open_archive(f"/dev/fd/{fd}")
     os.close(fd)
 
