@@ -87,7 +87,7 @@ async def test_its_signatures_lie_beside_it_or_where_those_of_the_registry_s_are
 
 
 def written(layout: Layout, entry: Json, at: Path) -> dict[str, str]:
-    """Write an image (or an index) of a layout in every way that it may lie here."""
+    """Write an image (or an index) of a layout in every form that can be sideloaded."""
     write_dir(at / "dir", layout, entry)
     return {
         "layout": str(layout.path),
@@ -190,7 +190,7 @@ async def test_an_archive_that_does_not_have_the_digest_is_refused_with_both(
 
 @real_time
 async def test_the_image_of_the_right_name_is_taken(layout: Layout, tmp_path: Path) -> None:
-    """By the whole name, by containerd's, by the tag; or there is only one."""
+    """By the full name, by that of containerd, by the tag, or as the only one."""
     images = [layout.image(b"%d" % n) for n in range(4)]
     layout.save(
         named(images[0], "2"),
@@ -213,7 +213,7 @@ async def test_the_image_of_the_right_name_is_taken(layout: Layout, tmp_path: Pa
 @pytest.mark.parametrize("tags", [(), ("other:5",), ("example:0gqxjn7v2dprwmsk",)])
 @real_time
 async def test_the_only_image_need_not_be_called_so(tmp_path: Path, tags: tuple[str, ...]) -> None:
-    """Nix calls the tag by a hash that is not the one in the name of the file."""
+    """Nix uses a hash as the tag, and a different one in the name of the file."""
     image: Saved = IMAGE._replace(tags=tags)
     path = write_file(tmp_path / "hash-example.tar.gz", gzipped(pack(nix_layered(image))))
     served = await served_from(await sideloaded(path, "ghcr.io/acme/example:hash"))

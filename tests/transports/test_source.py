@@ -1,4 +1,4 @@
-"""The duties that every source has, held against each: see `transports.source`."""
+"""Every source fulfils the contract of `transports.source`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NOTHING = b"what nothing holds"
 
 
 class Written(NamedTuple):
-    """An image in a layout, which the openers below write in other formats in `path`."""
+    """An image in a layout; the functions below write it to `path` in other formats."""
 
     layout: Layout
     image: Json
@@ -60,8 +60,8 @@ def written(layout: Layout, tmp_path: Path) -> Written:
     return Written(layout, image, index, tmp_path / "written")
 
 
-class Registries(Script):
-    """Servers of what a layout holds, in any order; everything else is a 404."""
+class LayoutRegistry(Script):
+    """A registry that serves the content of a layout, and 404 for everything else."""
 
     def __init__(self, written: Written) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ async def open_sideloaded_tree(written: Written) -> Source:
 
 
 def open_registry(written: Written) -> Source:
-    endpoints = [endpoint(Registries(written), place(REFERENCE))]
+    endpoints = [endpoint(LayoutRegistry(written), place(REFERENCE))]
     return Registry(parse_reference(REFERENCE), endpoints, retries=0)
 
 
@@ -197,7 +197,7 @@ async def test_a_document_is_named_by_its_descriptor(kind: str, written: Written
 
 @pytest.mark.parametrize("kind", SOURCES)
 @real_time
-async def test_a_blob_is_read_to_its_end_and_closed_by_who_opened_it(
+async def test_a_blob_is_read_to_its_end_and_closed_by_the_caller(
     kind: str, written: Written
 ) -> None:
     source = await SOURCES[kind](written)
@@ -227,7 +227,7 @@ async def test_a_reader_may_be_closed_before_its_end(kind: str, written: Written
 
 @pytest.mark.parametrize("kind", SOURCES)
 @real_time
-async def test_what_is_missing_is_not_found_and_nothing_stays_open(
+async def test_missing_content_is_not_found_and_nothing_stays_open(
     kind: str, written: Written
 ) -> None:
     source = await SOURCES[kind](written)
@@ -244,7 +244,7 @@ async def test_what_is_missing_is_not_found_and_nothing_stays_open(
 
 @pytest.mark.parametrize("kind", SOURCES)
 @real_time
-async def test_places_of_signatures_have_names_and_are_not_read_yet(
+async def test_locations_of_signatures_have_names_and_are_not_read_yet(
     kind: str, written: Written
 ) -> None:
     source = await SOURCES[kind](written)

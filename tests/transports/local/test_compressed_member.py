@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from imgproxy.transports.readers import Content
 
-# Larger than what is kept while an archive is gone through, and of a size that fits no block.
+# Larger than what is kept while an archive is indexed, and not a multiple of a block.
 LARGE = bytes(range(256)) * 1200 + b"the end"
 SMALL = b"small"
 
@@ -50,7 +50,7 @@ async def content_of(archive: Archive, name: str, step: int = 1 << 16) -> bytes:
 
 
 class Gate:
-    """Holds the thread that reads a file at a place, until it is opened."""
+    """Makes the thread that reads a file wait, until the gate is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_shut = False
@@ -74,7 +74,7 @@ class Gate:
 
 
 async def read_until(gate: Gate, reader: Content, got: bytearray) -> None:
-    """Read until a thread stands at the gate, and be interrupted there."""
+    """Read until a thread waits at the gate, and be cancelled then."""
     buffer = memoryview(bytearray(30_000))
 
     async def read() -> None:
@@ -92,7 +92,7 @@ async def read_until(gate: Gate, reader: Content, got: bytearray) -> None:
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("compress", [gzipped, gzip_members, zstd_compressed])
 @real_time
-async def test_who_is_interrupted_spoils_it_for_nobody(
+async def test_a_cancelled_reader_does_not_affect_others(
     path: Path, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = os.urandom(1 << 20)
@@ -110,7 +110,7 @@ async def test_who_is_interrupted_spoils_it_for_nobody(
 
 @pytest.mark.usefixtures("small_steps")
 @real_time
-async def test_who_is_interrupted_can_go_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_reader_can_continue(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = os.urandom(1 << 20)
     tree = await open_archive(write_archive(path, Member("a", content), compress=gzipped))
     gate, got = Gate(monkeypatch), bytearray()
@@ -123,7 +123,7 @@ async def test_who_is_interrupted_can_go_on(path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("small_steps")
 @real_time
-async def test_who_closes_in_the_middle_spoils_it_for_nobody(path: Path) -> None:
+async def test_a_reader_closed_in_the_middle_does_not_affect_others(path: Path) -> None:
     content = os.urandom(1 << 20)
     tree = await open_archive(write_archive(path, Member("a", content), compress=gzipped))
     for size in range(0, 400_000, 40_000):
@@ -155,7 +155,7 @@ async def test_members_in_order_cost_one_pass(
     monkeypatch.setattr(OpenFile, "read", count)
     for member in members:
         assert await content_of(tree, member.name) == member.content
-    # What is fed and not used is read again.
+    # Input that a decompressor did not use is read again.
     assert sum(counts) < 1.2 * os.stat(path).st_size
     tree.close()
 
@@ -166,8 +166,8 @@ def slots_of(tree: Archive) -> trio.CapacityLimiter:
 
 
 async def until_free(tree: Archive) -> None:
-    """Wait until nobody has a place; the test's own limit ends it."""
-    while slots_of(tree).borrowed_tokens:  # noqa: ASYNC110  (nothing tells of it)
+    """Wait until no slot is in use, at most as long as a test may take."""
+    while slots_of(tree).borrowed_tokens:  # noqa: ASYNC110  (there is no event for it)
         await trio.sleep(0.001)
 
 
@@ -178,7 +178,7 @@ def two_slots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_steps")
 @real_time
-async def test_who_closes_in_the_middle_gives_the_place_back(path: Path) -> None:
+async def test_a_reader_closed_in_the_middle_releases_its_slot(path: Path) -> None:
     tree = await open_archive(
         write_archive(path, Member("a", os.urandom(1 << 20)), compress=gzipped)
     )
@@ -194,17 +194,17 @@ async def test_who_closes_in_the_middle_gives_the_place_back(path: Path) -> None
 
 @pytest.mark.parametrize("compress", [gzipped, zstd_compressed])
 @real_time
-async def test_the_thread_of_who_is_gone_ends_and_gives_the_place_back(
+async def test_the_thread_of_a_closed_reader_ends_and_releases_its_slot(
     path: Path, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = os.urandom(2 << 20)  # one go of a thread
+    content = os.urandom(2 << 20)  # what a thread decompresses in one go
     tree = await open_archive(write_archive(path, Member("a", content), compress=compress))
     gate, got = Gate(monkeypatch), bytearray()
     reader = await tree.open("a", "a")
     gate.is_shut = True
     await read_until(gate, reader, got)
     reader.close()
-    assert slots_of(tree).borrowed_tokens == 1  # the thread is still at it
+    assert slots_of(tree).borrowed_tokens == 1  # the thread still runs
     passed = gate.count
     gate.open()
     await until_free(tree)
@@ -214,7 +214,7 @@ async def test_the_thread_of_who_is_gone_ends_and_gives_the_place_back(
 
 @pytest.mark.parametrize("compress", [gzipped, zstd_compressed])
 @real_time
-async def test_the_way_to_a_member_ends_for_who_is_gone(
+async def test_the_way_to_a_member_ends_for_a_closed_reader(
     path: Path, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     members = [Member("a", os.urandom(2 << 20)), Member("b", LARGE)]
@@ -234,8 +234,8 @@ async def test_the_way_to_a_member_ends_for_who_is_gone(
 
 @pytest.mark.usefixtures("small_steps", "two_slots")
 @real_time
-async def test_more_readers_than_places_are_all_served(path: Path) -> None:
-    """Whoever is read from goes on; the others have begun, and nobody reads from them."""
+async def test_more_readers_than_slots_are_all_served(path: Path) -> None:
+    """The reader that is read from continues; the others have begun and are idle."""
     content = os.urandom(1 << 20)
     tree = await open_archive(write_archive(path, Member("a", content), compress=gzipped))
     readers = [await tree.open("a", "a") for _ in range(5)]
@@ -250,7 +250,7 @@ async def test_more_readers_than_places_are_all_served(path: Path) -> None:
 
 @pytest.mark.usefixtures("small_steps", "two_slots")
 @real_time
-async def test_readers_at_the_same_time_take_turns_at_the_places(path: Path) -> None:
+async def test_readers_at_the_same_time_take_turns_with_the_slots(path: Path) -> None:
     content = os.urandom(1 << 20)
     tree = await open_archive(write_archive(path, Member("a", content), compress=gzipped))
     contents: list[bytes] = []
@@ -272,7 +272,7 @@ async def test_readers_at_the_same_time_take_turns_at_the_places(path: Path) -> 
 
 @pytest.mark.usefixtures("small_steps", "two_slots")
 @real_time
-async def test_who_is_finished_gives_the_place_back_before_closing(path: Path) -> None:
+async def test_a_finished_reader_releases_its_slot_before_closing(path: Path) -> None:
     tree = await open_archive(write_archive(path, Member("a", LARGE), compress=gzipped))
     readers = [await tree.open("a", "a") for _ in range(5)]
     for reader in readers:
@@ -289,7 +289,7 @@ async def test_who_is_finished_gives_the_place_back_before_closing(path: Path) -
 
 @pytest.mark.usefixtures("small_steps")
 @real_time
-async def test_who_fails_gives_the_place_back(path: Path) -> None:
+async def test_a_failed_reader_releases_its_slot(path: Path) -> None:
     tree = await open_archive(
         write_archive(path, Member("a", os.urandom(1 << 20)), compress=gzipped)
     )
@@ -302,7 +302,7 @@ async def test_who_fails_gives_the_place_back(path: Path) -> None:
 
 
 @real_time
-async def test_opening_can_be_interrupted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_opening_can_be_cancelled(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_archive(path, Member("a", LARGE), compress=gzipped)
     before = open_descriptors()
     gate = Gate(monkeypatch)

@@ -1,4 +1,4 @@
-"""What compressed files inflate to, from any place on; what is no whole file; what is a bomb."""
+"""Decompressed content from any position; broken and incomplete files; decompression bombs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from imgproxy.transports.local.decompression import Cursor
 
-# Half of it compresses and half does not, so that places in it differ.
+# Half of it compresses and half does not, so that positions in it differ.
 CONTENT = b"".join(
     random.Random(n).randbytes(1000) + b"what comes again and again " * 40 for n in range(80)
 )
@@ -50,14 +50,14 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let little content have many places to go on from."""
+    """Make little content have many resume points."""
     monkeypatch.setattr(decompression, "_MIN_FEED", 256)
     monkeypatch.setattr(decompression, "_MAX_FEED", 1024)
     monkeypatch.setattr(decompression, "_SPACING", 4096)
 
 
 def opened(path: Path, content: bytes | None = None) -> tuple[CompressedFile, Watched]:
-    """Write a file, if it is to be written; give it with nothing read."""
+    """Write a file if there is content for it; return it before anything is read."""
     if content is not None:
         path.write_bytes(content)
     file = Watched(str(path))
@@ -72,7 +72,7 @@ def rest_of(cursor: Cursor, step: int = 10_000) -> bytes:
 
 
 def gone_through(path: Path, content: bytes | None = None) -> tuple[CompressedFile, Watched]:
-    """Give the file after the first pass."""
+    """Return the file after the first pass."""
     compressed, file = opened(path, content)
     rest_of(compressed.first_pass())
     file.reads.clear()
@@ -236,7 +236,7 @@ def test_a_window_of_128_mib_is_within_the_limit_e22(path: Path) -> None:
 def test_xz_that_wants_too_much_memory_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decompression, "_MAX_MEMORY", 1 << 20)  # and it wants eight times as much
+    monkeypatch.setattr(decompression, "_MAX_MEMORY", 1 << 20)  # and it needs eight times as much
     compressed, _ = opened(path, lzma.compress(CONTENT))
     with refusing(BROKEN, "Memory usage limit exceeded"):
         rest_of(compressed.first_pass())
@@ -280,12 +280,12 @@ def test_a_real_bomb_is_refused_and_never_held_e24(path: Path) -> None:
     assert 1 << 30 <= cursor.position < (1 << 30) + (2 << 20)
 
 
-# --- places to go on from -----------------------------------------------------------------------
+# --- resume points ------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("compression", ["gzip", "gzip with flushes", *STREAMS])
-def test_inflating_is_taken_up_near_the_wanted_place(path: Path, compression: str) -> None:
+def test_decompression_is_resumed_near_the_wanted_position(path: Path, compression: str) -> None:
     content = COMPRESSIONS[compression](CONTENT)
     compressed, file = gone_through(path, content)
     position = len(CONTENT) * 9 // 10
@@ -297,7 +297,7 @@ def test_inflating_is_taken_up_near_the_wanted_place(path: Path, compression: st
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_places_become_rarer_as_there_are_more_of_them(
+def test_resume_points_become_rarer_as_there_are_more_of_them(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decompression, "_MAX_POINTS", 8)
@@ -315,7 +315,9 @@ def test_places_become_rarer_as_there_are_more_of_them(
         assert compressed.cursor(position).read(10) == CONTENT[position : position + 10]
 
 
-def test_the_memory_of_places_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_for_resume_points_is_bounded(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(decompression, "_SPACING", 1)
     monkeypatch.setattr(decompression, "_MAX_POINTS", 16)
     compressed, _ = opened(path, b"".join(map(archives.gzipped, [b"x" * 500] * 5000)))
@@ -324,7 +326,7 @@ def test_the_memory_of_places_is_bounded(path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_only_the_first_pass_notes_places(path: Path) -> None:
+def test_only_the_first_pass_records_resume_points(path: Path) -> None:
     compressed, _ = gone_through(path, archives.gzipped(CONTENT))
     before = list(compressed._points)
     assert len(before) > 20
@@ -398,7 +400,7 @@ def test_few_cursors_are_kept(path: Path) -> None:
 
 @contextmanager
 def often_interrupted() -> Iterator[None]:
-    """Let threads take turns as often as they can."""
+    """Make threads switch as often as they can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -462,7 +464,7 @@ def test_a_file_that_is_overwritten_meanwhile_is_worth_another_try_e46(
 def test_without_a_library_for_zstd_it_is_said_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As in the program as one file, which has no extension modules."""
+    """The program as one file has no extension modules."""
     for module in ("compression", "backports", "backports.zstd"):
         monkeypatch.setitem(sys.modules, module, None)
     with refusing(UNSUPPORTED, "install", "backports.zstd", "3.14"):

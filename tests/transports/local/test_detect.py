@@ -65,7 +65,7 @@ IMAGE = saved(*LAYERS, tags=["example.com/os:1"])
 OTHER = saved(layer("other"), tags=["nginx:latest"])
 WRONG = (422, "DIGEST_INVALID")
 
-# No name says what a file is.
+# The name of a file does not matter.
 NAMES = ["image", "image.tar", "image.tar.gz", "image.zst", "image.json", "manifest.json"]
 
 
@@ -219,7 +219,7 @@ def index_of(*entries: Json) -> Member:
 
 
 def without_layers() -> list[Member]:
-    """Give what Docker 25.0.0 wrote: an OCI manifest without layers beside a manifest.json."""
+    """Return what Docker 25.0.0 wrote: an OCI manifest without layers beside a manifest.json."""
     config = {"mediaType": OCI_CONFIG, "digest": digest_of(IMAGE.config)}
     manifest = encode(
         {
@@ -273,7 +273,7 @@ async def test_manifest_json_is_read_where_index_json_leads_nowhere(
 
 @real_time
 async def test_an_archive_whose_indexes_lead_to_an_image_is_a_layout_e36(tmp_path: Path) -> None:
-    """What else they name is not there, and nobody asks for it."""
+    """Other content that they name is missing, and is not requested."""
     path = write_file(tmp_path / "image", pack(docker_containerd(IMAGE)))
     source = await place_of(path)
     assert source.name == f"oci-archive:{path}"
@@ -416,7 +416,7 @@ async def test_indexes_are_not_in_indexes_without_end_e5(layout: Layout, tmp_pat
 
 @real_time
 async def test_an_index_that_leads_to_itself_ends_e5(tmp_path: Path) -> None:
-    """No digest can be that of a document that names it; what says so does not verify."""
+    """No document can contain its own digest, so that one that does is not verified."""
     digest = digest_of(b"a digest of anything")
     entry = {"mediaType": OCI_INDEX, "digest": digest, "size": 0}
     inner = index_of(entry).content

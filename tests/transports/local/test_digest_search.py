@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def written(layout: Layout, top: Json, path: Path) -> Source:
-    """Write what a document leads to as a source."""
+    """Write a document, with everything it leads to, and open it as a source."""
     write_dir(path, layout, top)
     return ImageDirectory(DirectoryName(str(path)), Directory(str(path)), Identity("dir", []))
 
@@ -41,7 +41,7 @@ async def search(layout: Layout, top: Json, path: Path, digest: Digest) -> Docum
 
 
 def many(layout: Layout) -> tuple[Json, list[Json]]:
-    """Give an index with indexes in it, four deep, and what it leads to from the top down."""
+    """Return an index with indexes in it, four deep, and what it leads to from the top down."""
     found: list[Json] = []
     entry = on(layout.image(b"at the bottom"), "linux/amd64")
     for _ in range(4):

@@ -223,7 +223,7 @@ async def test_a_document_comes_as_it_was_described(
 
 @real_time
 async def test_signatures_lie_beside_it_by_number(layout: Layout, path: Path) -> None:
-    """Those of what is behind the root have its digest in their names."""
+    """The names of signatures of documents below the root begin with the digest."""
     chosen, wide = layout.image(b"x"), layout.image(b"y", algorithm="sha512")
     root = layout.index(chosen, wide)
     write_dir(path, layout, root)

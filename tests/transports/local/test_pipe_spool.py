@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-# Larger than what is kept while an archive is gone through, and of a size that fits no block.
+# Larger than what is kept while an archive is indexed, and not a multiple of a block.
 LARGE = bytes(range(256)) * 1200 + b"the end"
 SMALL = b"small"
 
@@ -53,7 +53,7 @@ async def content_of(archive: Archive, name: str, step: int = 1 << 16) -> bytes:
 
 
 def piped(content: bytes) -> int:
-    """Give the end of a pipe that another thread fills."""
+    """Return the end of a pipe that another thread fills."""
     ours, theirs = os.pipe()
 
     def fill() -> None:
@@ -66,7 +66,7 @@ def piped(content: bytes) -> int:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give the directory for temporary files, with nothing in it."""
+    """Return the directory for temporary files, with nothing in it."""
     path = tmp_path / "temporary"
     path.mkdir()
     monkeypatch.setenv("TMPDIR", str(path))
@@ -112,7 +112,7 @@ async def test_what_comes_through_a_pipe_is_read_once_and_opened_often_e44(tempo
 @pytest.mark.usefixtures("temporary")
 @pytest.mark.parametrize("pieces", [1, 2, 5])
 @real_time
-async def test_what_has_come_through_a_pipe_is_not_lost_to_who_is_interrupted_e44(
+async def test_what_has_come_through_a_pipe_is_not_lost_on_cancellation_e44(
     pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fd = piped(pack([Member("a", LARGE)]))
@@ -175,7 +175,7 @@ async def test_a_pipe_that_cannot_be_kept_is_a_failure_of_the_host_e44(temporary
 
 
 class Troubled(io.FileIO):
-    """A file on a disk that is full at the second write, and takes little at once after that."""
+    """A file on a disk that is full at the second write, and accepts little at once after that."""
 
     writes = 0
 

@@ -1,4 +1,4 @@
-"""A registry as files: manifests by tag and digest, blobs however they lie."""
+"""A registry as files: manifests by tag and digest, blobs in every arrangement."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# Larger than what is kept while an archive is gone through, and of a size that fits no block.
+# Larger than what is kept while an archive is indexed, and not a multiple of a block.
 LARGE = bytes(range(256)) * 1200 + b"the end"
 SMALL = b"small"
 
@@ -268,7 +268,7 @@ async def test_a_path_to_nothing_is_not_there(path: Path, name: str) -> None:
         tree.find(name)
 
 
-# --- names that stand twice ---------------------------------------------------------------------
+# --- names that are there twice -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compress", [plain, zstd_compressed])
@@ -306,7 +306,7 @@ async def test_what_decides_must_not_stand_twice_behind_a_link_either_e13(path: 
     assert await content_of(tree, "config") == b"2"
 
 
-# --- what is no archive -------------------------------------------------------------------------
+# --- files that are not archives ----------------------------------------------------------------
 
 NO_ARCHIVES: dict[str, tuple[bytes, tuple[int, str], str]] = {
     "empty": (b"", UNSUPPORTED, "is not a tar archive"),
@@ -426,7 +426,7 @@ async def test_of_a_plain_archive_headers_alone_are_read(
     opened.close()
 
 
-# --- what changes underneath --------------------------------------------------------------------
+# --- archives that change -----------------------------------------------------------------------
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "E46-grown": lambda path: path.write_bytes(path.read_bytes() + bytes(512)),
@@ -493,7 +493,7 @@ async def test_a_member_that_is_cut_off_while_it_is_read_is_no_whole_one_e46(
 
 @pytest.mark.usefixtures("small_steps")
 @real_time
-async def test_who_asks_again_after_a_failure_has_the_same_one_e46(path: Path) -> None:
+async def test_a_reader_raises_the_same_failure_again_e46(path: Path) -> None:
     tree = await open_archive(
         write_archive(path, Member("a", os.urandom(1 << 20)), compress=gzipped)
     )
