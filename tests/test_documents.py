@@ -360,7 +360,7 @@ def test_the_compressions_are_those_of_the_program() -> None:
     for text in (GUIDE, section("ARCHIVES"), CHANGELOG):
         assert re.search(r"with\sgzip,\szstd,\sbzip2\sor\sxz\b", text)
     (unread,) = re.findall(r"other compressions \(([a-z0-9, ]+)\)", section("ARCHIVES"))
-    assert unread.split(", ") == list(decompression._UNREAD.values())
+    assert unread.split(", ") == list(decompression._UNSUPPORTED.values())
 
 
 def test_the_limits_are_those_of_the_program() -> None:

@@ -1,1 +1,1 @@
-"""What this host says: environment, files, configuration, credentials, diagnostics."""
+"""The host: environment, files, configuration, credentials, diagnostics."""

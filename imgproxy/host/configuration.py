@@ -1,8 +1,8 @@
-"""What administrators and users have configured: the files that `config` understands, read.
+"""The configuration of this host: the files that `config` parses, read from where they are.
 
-Where the files are is decided by `config.search` from the host that `system` describes; a file is
-read when it is first needed. Everything here raises `ConfigurationError` for a file that is there
-but cannot be used, with its path and the place in it.
+`config.search_paths` decides where the files are, from what `environment.host` returns; a file is
+read when it is first needed. Every method raises `ConfigurationError` for a file that exists but
+cannot be used, with its path and the position in it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class Overrides(NamedTuple):
-    """What options put in place of the system's files: the content of one, with its path.
+    """What options replace the files of the system with: the content of each, with its path.
 
-    `cert_dir` is a directory, used for every host, `registries_d` one with files.
+    `cert_dir` is a directory that is used for every registry, `registries_d` one with its files.
     """
 
     policy: tuple[bytes, str] | None = None
@@ -40,7 +40,10 @@ class Overrides(NamedTuple):
 
 
 class Configuration:
-    """The configuration of this host, with what options put in its place."""
+    """The configuration of this host, where options do not replace it.
+
+    `diagnostics` is for warnings.
+    """
 
     def __init__(self, chosen: Overrides, diagnostics: Diagnostics) -> None:
         self._chosen = chosen
@@ -48,9 +51,9 @@ class Configuration:
         self._host = environment.host()
 
     def policy(self) -> Policy:
-        """Give the policy: containers-policy.json(5).
+        """Return the policy: containers-policy.json(5).
 
-        Raises `DeniedError` where there is none: no policy means no image.
+        Raises `DeniedError` where there is none, because without a policy no image is accepted.
         """
         from imgproxy.config import policy
 
@@ -67,9 +70,9 @@ class Configuration:
 
     @cached_property
     def registries(self) -> Registries:
-        """Where registries really are: containers-registries.conf(5).
+        """The locations and mirrors of registries: containers-registries.conf(5).
 
-        Whatever the files say that has no effect is reported once.
+        Settings that have no effect are reported once.
         """
         from imgproxy.config import registries_conf
 
@@ -89,19 +92,19 @@ class Configuration:
 
     @cached_property
     def short_names(self) -> ShortNames:
-        """What names without a registry stand for; the host's tools keep aliases of their own."""
+        """What names without a registry stand for, with the aliases that other tools recorded."""
         from imgproxy.config import registries_conf, short_names
 
         path = search_paths.aliases(self._host)
         if path is None:
             return self.registries.short_names
-        own = registries_conf.parse(_read("aliases", path), path)
-        return short_names.with_aliases(self.registries.short_names, own.short_names)
+        recorded = registries_conf.parse(_read("aliases", path), path)
+        return short_names.with_aliases(self.registries.short_names, recorded.short_names)
 
     def signatures(self, scopes: Iterable[str]) -> Section:
-        """Give where the signatures of an image are, by its scopes: containers-registries.d(5).
+        """Return where the signatures of an image are, by its scopes: containers-registries.d(5).
 
-        Raises `DeniedError` where there are such files, and PyYAML is not there to read them.
+        Raises `DeniedError` where there are such files, but not PyYAML to read them.
         """
         from imgproxy.config import registries_d
 
@@ -128,7 +131,7 @@ class Configuration:
         return registries_d.merge(files)
 
     def auth_files(self) -> list[AuthFile]:
-        """Give the files that may have credentials, in order: containers-auth.json(5)."""
+        """Return the files that may have credentials, in order: containers-auth.json(5)."""
         from imgproxy.config import auth_file
 
         if self._chosen.auth is not None:
@@ -147,7 +150,7 @@ class Configuration:
         return found
 
     def certificates(self, registry: str) -> Certificates:
-        """Give the certificates for `host[:port]`: containers-certs.d(5)."""
+        """Return the certificates for `host[:port]`: containers-certs.d(5)."""
         from imgproxy.config import certs
 
         directory = self._chosen.cert_dir or search_paths.certificates(self._host, registry)

@@ -1,7 +1,7 @@
 """Credentials for a repository: from options, from files, from helpers.
 
-containers-auth.json(5) and containers-registries.conf(5) (`credential-helpers`) say where to look,
-the protocol of docker-credential-helpers how to ask a helper.
+containers-auth.json(5) and containers-registries.conf(5) (`credential-helpers`) define where they
+are looked up, the protocol of docker-credential-helpers how a helper is run.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from imgproxy.host.configuration import Configuration
     from imgproxy.specs.http.credentials import Credentials
 
-# A helper may ask a server of its own; a person is not expected to be there.
+# Seconds. A helper may contact a server of its own; it cannot wait for a person.
 HELPER_TIMEOUT = 30.0
 
-# What it has said is in the pipe when it has ended.
-_LAST_WORDS = 0.5
+# Seconds. The output of a helper is in the pipe when it has ended.
+_REMAINING_OUTPUT = 0.5
 
 
 class CredentialLookup:
-    """All credentials of this process. `explicit` ones, from an option, are the only ones then.
+    """The lookup of credentials. `explicit` ones, from an option, replace all others.
 
-    `anonymous`: there are none at all, and nothing is looked at. Nothing is kept: what a helper
-    gives may be good for some hours only.
+    `anonymous`: there are none, and nothing is looked up. Nothing is cached, because credentials of
+    a helper may be valid for some hours only.
     """
 
     def __init__(
@@ -49,17 +49,18 @@ class CredentialLookup:
         self._anonymous = anonymous
 
     async def find(self, registry: str, repository: str, *, is_own: bool) -> Credentials | None:
-        """Give the credentials for a repository, None where nobody has any.
+        """Return the credentials for a repository, None where there are none.
 
-        `is_own`: it is at the registry that the image's name leads to; explicit credentials are
-        for nobody else. Raises `ConfigurationError` for files and helpers that are broken.
+        `is_own`: the repository is at the registry that the image's name leads to; explicit
+        credentials are used for that alone. Raises `ConfigurationError` for files and helpers that
+        are broken.
         """
         if self._anonymous or self._explicit is not None:
             return self._explicit if is_own else None
         return await self._look(registry, repository)
 
     async def _look(self, registry: str, repository: str) -> Credentials | None:
-        """Ask one after the other; a failure counts only if nobody has what was looked for."""
+        """Try one after the other; a failure is raised only if none of them has credentials."""
         failures: list[ConfigurationError] = []
         for name in self._configuration.registries.credential_helpers:
             try:
@@ -88,7 +89,7 @@ class CredentialLookup:
 
 
 async def _ask(helper: Helper) -> Credentials | None:
-    """Ask a helper under each name that it may know the registry by."""
+    """Run a helper for each name under which it may have credentials for the registry."""
     for server in helper.servers:
         argv, question = helpers.question(helper, server)
         try:
@@ -97,7 +98,7 @@ async def _ask(helper: Helper) -> Credentials | None:
         except FileNotFoundError:
             if helper.promised:
                 raise helpers.unusable(helper, "is not in $PATH") from None
-            return None  # a store that was configured for other registries' sake
+            return None  # a store that is configured for all registries, not for this one
         except OSError as error:
             raise helpers.unusable(helper, f"cannot be run: {error.strerror}") from None
         except trio.TooSlowError:
@@ -111,33 +112,33 @@ async def _ask(helper: Helper) -> Credentials | None:
 
 
 async def _run(argv: list[str], question: bytes) -> tuple[int, bytes]:
-    """Run a program without a shell; give its exit status and what it said, within a limit."""
+    """Run a program without a shell; return its exit status and its output, within a limit."""
     process = await trio.lowlevel.open_process(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     output = bytearray()
-    heard = trio.Event()
+    finished = trio.Event()
 
-    async def listen(stdout: ReceiveStream) -> None:
+    async def receive(stdout: ReceiveStream) -> None:
         async for chunk in stdout:
             output.extend(chunk)
             if len(output) > helpers.MAX_HELPER_OUTPUT:
                 process.kill()
                 break
-        heard.set()
+        finished.set()
 
-    assert process.stdin is not None  # noqa: S101  (both were asked for)
+    assert process.stdin is not None  # noqa: S101  (both are pipes)
     assert process.stdout is not None  # noqa: S101
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(listen, process.stdout)
-            with suppress(trio.BrokenResourceError):  # it may answer without having read
+            nursery.start_soon(receive, process.stdout)
+            with suppress(trio.BrokenResourceError):  # it may answer without reading its input
                 await process.stdin.send_all(question)
             await process.stdin.aclose()
             status = await process.wait()
-            # A child that it leaves behind, an agent perhaps, may hold its output open.
-            with trio.move_on_after(_LAST_WORDS):
-                await heard.wait()
+            # A child process that it leaves behind, such as an agent, may keep its output open.
+            with trio.move_on_after(_REMAINING_OUTPUT):
+                await finished.wait()
             nursery.cancel_scope.cancel()
         return status, bytes(output)
     finally:

@@ -1,4 +1,4 @@
-"""Diagnostics on standard error, one line each."""
+"""Diagnostics on standard error, written so that they can never block."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _STDERR = 2
 class Diagnostics:
     """Diagnostics on standard error, one line each.
 
-    A line is dropped rather than waited for: a parent that does not read its child's standard
-    error must not stop the child.
+    `quiet` drops all of them, `debug` adds those of `--debug`. A line that would block is dropped,
+    so that a parent that does not read its child's standard error does not stop the child.
     """
 
     def __init__(self, *, quiet: bool = False, debug: bool = False) -> None:
@@ -31,13 +31,13 @@ class Diagnostics:
             _write(message)
 
     def debug(self, message: str) -> None:
-        """Report what only `--debug` wants to know."""
+        """Report a detail, with `--debug` only."""
         if self._debug:
             _write(message)
 
 
 def super_server() -> bool:
-    """Whether one socket is both standard error and another standard stream, as inetd makes it."""
+    """Return whether one socket is standard error and another standard stream, as under inetd."""
     try:
         socket = stat.S_ISSOCK(os.fstat(_STDERR).st_mode)
         return socket and any(os.path.sameopenfile(fd, _STDERR) for fd in (0, 1))
@@ -46,7 +46,7 @@ def super_server() -> bool:
 
 
 def _is_open(fd: int) -> bool:
-    """Whether it is ours to write to; a closed descriptor's number goes to whatever comes next."""
+    """Return whether a descriptor is open. The number of a closed one is used for the next file."""
     try:
         os.fstat(fd)
     except OSError:
@@ -62,4 +62,4 @@ def _write(message: str) -> None:
         if poll.poll(0) == [(_STDERR, select.POLLOUT)]:
             os.write(_STDERR, line.decode(errors="ignore").encode() + b"\n")
     except OSError:
-        pass  # nobody is there to be told
+        pass  # there is no other way to report it

@@ -1,6 +1,6 @@
-"""The host: environment, configuration paths, what it runs on, where diagnostics go.
+"""The environment of the process: variables, platform, inherited descriptors, files it names.
 
-The only reader of environment variables and of configuration paths. Everything else is handed
+No other module reads environment variables or opens configuration files; all others are passed
 values.
 """
 
@@ -27,16 +27,15 @@ _COUNT = re.compile(r"[0-9]{1,9}")
 # Go's names of operating systems, where Python's differ.
 _OPERATING_SYSTEMS = {"win32": "windows", "cygwin": "windows"}
 
-# One processor's part of /proc/cpuinfo; the kernel takes a while to write down hundreds of them.
+# The part of /proc/cpuinfo for one processor; the kernel is slow to produce that of hundreds.
 _ONE_CPU = 8192
-
 
 # Policies are written by hand; the largest that distributions ship have a few kilobytes.
 _MAX_CONFIGURATION = 4 * 1024 * 1024
 
 
 def host_platform() -> Platform:
-    """Give the platform of this host, with the level of its processor."""
+    """Return the platform of this host, with the microarchitecture level of its processor."""
     from imgproxy.specs.oci import platform as platforms
 
     machine = os.uname().machine
@@ -55,9 +54,9 @@ def _cpu_flags() -> Collection[str]:
 
 
 def take_listen_fds() -> list[int]:
-    """Give the descriptors that systemd passed, sd_listen_fds(3), and forget the variables.
+    """Return the descriptors that systemd passed, sd_listen_fds(3), and unset the variables.
 
-    Raises `UsageError` where the variables are ours but malformed.
+    Raises `UsageError` where the variables are for this process but malformed.
     """
     pid = os.environ.pop("LISTEN_PID", None)
     count = os.environ.pop("LISTEN_FDS", None)
@@ -70,12 +69,12 @@ def take_listen_fds() -> list[int]:
 
 
 def read_option_file(option: str, path: str) -> bytes:
-    """Give the content of a file that an option names; opened once, and never resolved.
+    """Return the content of a file that an option names; its path is opened once and as it is.
 
     Raises `UsageError` where it cannot be read.
     """
     try:
-        with open(path, "rb", buffering=0) as file:  # what a shell connects may be a pipe
+        with open(path, "rb", buffering=0) as file:  # a pipe too, for the shell's <(…)
             return _content(file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -83,7 +82,7 @@ def read_option_file(option: str, path: str) -> bytes:
 
 
 def check_option_directory(option: str, path: str) -> None:
-    """Raise `UsageError` for a directory that an option names and that cannot be read."""
+    """Raise `UsageError` where a directory that an option names cannot be read."""
     try:
         os.listdir(path)
     except (OSError, ValueError) as error:
@@ -92,17 +91,17 @@ def check_option_directory(option: str, path: str) -> None:
 
 
 def read_file(path: str) -> bytes:
-    """Give the content of a configuration file.
+    """Return the content of a configuration file.
 
-    Raises `OSError`, and `ValueError` for one that is too large, or would have to be waited for.
+    Raises `OSError`, and `ValueError` for one that is too large, or that reading could block on.
     """
-    with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+    with open(path, "rb", buffering=0, opener=_open_nonblocking) as file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             raise ValueError("a FIFO, and not a file")
         return _content(file)
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -116,7 +115,7 @@ def _content(file: FileIO) -> bytes:
 
 
 def host() -> Host:
-    """Give what decides where configuration files lie."""
+    """Return what decides where configuration files are: variables, user, and what exists."""
     from imgproxy.config.search_paths import Host
 
     return Host(os.environ, os.getuid(), os.environ.get("HOME") or "", os.path.lexists, _names)
@@ -135,20 +134,20 @@ def _names(directory: str) -> list[str]:
 
 
 def is_pipe(fd: int) -> bool:
-    """Whether an inherited descriptor can be read only once. Raises `OSError`."""
+    """Return whether a descriptor is a pipe or socket, readable only once. Raises `OSError`."""
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def temporary_file() -> IO[bytes]:
-    """Give a file without a name, where large files may be: file-hierarchy(7). Raises `OSError`."""
+    """Open a file without a name, where large files belong: file-hierarchy(7). Raises `OSError`."""
     import tempfile
 
     return tempfile.TemporaryFile(buffering=0, dir=os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
 
 
 def environment() -> Mapping[str, str]:
-    """Give the variables that name proxies, among all others."""
+    """Return the environment variables, of which `net` uses those that name proxies."""
     return os.environ
 
 
@@ -163,5 +162,5 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 def kind_of(mode: int) -> str:
-    """Give what a file is, from `st_mode`, in the words of a message."""
-    return next((words for test, words in _KINDS if test(mode)), "no file known to us")
+    """Return the type of a file, from `st_mode`, as a message names it."""
+    return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a file of unknown kind")

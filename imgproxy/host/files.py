@@ -1,8 +1,8 @@
-"""Local files, opened once and only when they are regular.
+"""Local files, opened once and only if they are regular.
 
-What lies at a path is found out with O_PATH before it is opened for reading, because opening a
-FIFO waits for a writer and opening a device may do anything. The descriptor is then opened again
-through /proc, so that what was looked at is what is read.
+A path is opened with O_PATH first and its type checked, because opening a FIFO for reading waits
+for a writer and opening a device may have any effect. That descriptor is then opened for reading
+through /proc, so that the file that is read is the one that was checked.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from imgproxy.host.environment import kind_of
 
 
 def failure(path: str, error: OSError) -> Failure:
-    """Give what a failure of the operating system on `path` means to a parent."""
+    """Return the failure that stands for an error of the operating system on `path`."""
     message = f"{clean(path)}: {error.strerror or error}"
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return NotFoundError(message)
@@ -40,11 +40,11 @@ def failure(path: str, error: OSError) -> Failure:
 
 
 class OpenFile:
-    """A regular file, open for reading at any offset. `size` is in bytes, taken at the opening.
+    """A regular file, open for reading at any offset. `size` is in bytes, from when it was opened.
 
-    `name` is given for one that has no path of its own, and stands for it in messages. Raises what
-    `failure` makes of the system's complaints, and `UnsupportedFormatError` for what is no regular
-    file.
+    `name` is given for a file that has no path of its own, and stands for it in messages. Raises
+    what `failure` returns for errors of the system, and `UnsupportedFormatError` for anything but a
+    regular file.
     """
 
     def __init__(self, path: str, name: str = "") -> None:
@@ -57,10 +57,10 @@ class OpenFile:
         self.size = self._status.st_size
 
     async def receive_into(self, buffer: memoryview, offset: int) -> int:
-        """Put the bytes from `offset` on at the start of `buffer`; give how many, 0 at the end.
+        """Write the bytes from `offset` to the start of `buffer`; return how many, 0 at the end.
 
-        Reads what the system has in memory at once, anything else in a thread: a slow disk
-        delays this file and nobody else.
+        What the system has in memory is read at once, anything else in a thread: a slow disk delays
+        the readers of this file only.
         """
         await trio.lowlevel.checkpoint()
         try:
@@ -76,13 +76,13 @@ class OpenFile:
             raise failure(self.path, error) from None
 
     async def _read_in_thread(self, buffer: memoryview, offset: int) -> int:
-        # A disk that hangs must not keep the conversation; nobody looks at the buffer afterwards.
+        # A disk that hangs must not delay a cancellation, after which the buffer is not used again.
         return await trio.to_thread.run_sync(
             os.preadv, self._fd, [buffer], offset, abandon_on_cancel=True
         )
 
     def read(self, size: int, offset: int) -> bytes:
-        """Give bytes from `offset` on, fewer than `size` at the end; waits for the disk."""
+        """Return bytes from `offset`, fewer than `size` only at the end. Blocks on the disk."""
         try:
             return os.pread(self._fd, size, offset)
         except OSError as error:
@@ -90,30 +90,29 @@ class OpenFile:
 
     @property
     def true_path(self) -> str | None:
-        """Where the file lies that is open, whatever links led there; None for one without a path.
+        """The path of the open file with all links resolved, None for a file without a path.
 
-        A link may lead elsewhere by now, so only the descriptor knows.
+        It is read from the descriptor, because a link may lead elsewhere by now.
         """
         return os.readlink(f"/proc/self/fd/{self._fd}") if self._has_path else None
 
     def check(self) -> None:
-        """Raise `ReplacedError` if the file is not the one any more that was opened.
+        """Raise `ReplacedError` if the file has changed, or another one is at its path.
 
-        One that is gone from its path is still what it was; another in its place means that the
-        image is another one.
+        A file that was only deleted is still what it was.
         """
-        there = [os.fstat(self._fd)]
+        current = [os.fstat(self._fd)]
         with suppress(OSError):
             if self._has_path:
-                there.append(os.stat(self.path))
-        if any(_stamp(each) != _stamp(self._status) for each in there):
+                current.append(os.stat(self.path))
+        if any(_stamp(each) != _stamp(self._status) for each in current):
             raise ReplacedError(
                 f"{clean(self.path)} has been changed or replaced since it was opened;"
                 " ask for the manifest again to have what is there now"
             )
 
     def close(self) -> None:
-        """Give the descriptor back. May be called again."""
+        """Close the descriptor. May be called again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

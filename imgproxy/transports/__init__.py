@@ -1,4 +1,7 @@
-"""Where images are. One module a transport; this one finds the module for a name."""
+"""Transports: raw access to images where they are.
+
+This module chooses the transport for an IMAGE argument; `source` is the contract of each.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ if TYPE_CHECKING:
 async def open_sources(
     image: str, access: Access, configuration: Configuration, diagnostics: Diagnostics
 ) -> list[Source]:
-    """Give the places that the IMAGE argument may mean, in the order in which to try them.
+    """Open the sources that the IMAGE argument may refer to, in the order in which to try them.
 
-    Registries are asked when they are first needed. Raises `BadRequestError` for a malformed name,
-    and `Failure` for a path with nothing usable at it or a configuration that does not lead
-    anywhere.
+    A registry is not contacted before the first call of a method. Raises `BadRequestError` for a
+    malformed name, and `Failure` for a path without a usable image or for a configuration that is
+    broken or leads nowhere.
     """
     name = references.parse_image(image)
     if not isinstance(name, Reference | ShortName):
@@ -41,7 +44,7 @@ async def open_sources(
     ]
     for each, path in paths:
         if _exists(path):
-            from imgproxy.transports.local.detect import open_sideloaded
+            from imgproxy.transports.sideload import open_sideloaded
 
             registry = partial(_open_registry, each, access, configuration, diagnostics)
             return [await open_sideloaded(path, each, registry)]
@@ -65,7 +68,7 @@ def _resolved(name: ShortName, configuration: Configuration) -> list[Reference]:
 
 
 def _exists(path: str) -> bool:
-    """Whether something is there. Raises `Failure` where the system does not tell."""
+    """Return whether a path exists. Raises `Failure` where the system cannot tell."""
     from imgproxy.host import files  # imports trio, which `registry.preconnect` must not wait for
 
     try:
@@ -81,5 +84,5 @@ def _exists(path: str) -> bool:
 def _missing(name: Reference | ShortName, paths: list[str]) -> str:
     if not paths:
         return f"{name}: the image is in a registry, and --offline forbids asking there"
-    sought = ", ".join(map(clean, dict.fromkeys(paths)))
-    return f"{name}: nothing lies at {sought}, and --offline forbids asking a registry"
+    searched = ", ".join(map(clean, dict.fromkeys(paths)))
+    return f"{name}: there is nothing at {searched}, and --offline forbids asking a registry"

@@ -1,4 +1,4 @@
-"""Files by their paths: what an image's directory and an archive of it have in common."""
+"""Files by their paths: what a directory with an image and an archive of one have in common."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ if TYPE_CHECKING:
 
 
 class Tree(Protocol):
-    """Files below one place. `path` is where that is."""
+    """Files below one directory or in one archive; `path` is its own path."""
 
     path: str
 
     async def open(self, path: str, name: str, *, sole: bool = False) -> Content:
         """Open the file at a path in the tree; `name` stands for it in messages.
 
-        `sole`: it decides what is trusted, so there must not be two of it. Raises `Failure`.
+        `sole`: the file decides what is trusted, so its path must not be in the tree twice. Raises
+        `Failure`, `NotFoundError` where there is no such file.
         """
 
     def close(self) -> None:
-        """Let go of what is held."""
+        """Close what is open. May be called again."""
 
 
 class Directory:
-    """A directory. See `Tree`."""
+    """A directory. Fulfils `Tree`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     async def open(self, path: str, name: str, *, sole: bool = False) -> Content:  # noqa: ARG002
-        """See `Tree`; names in a directory stand there once."""
+        """See `Tree`. A directory has each name once."""
         return LocalFile(f"{self.path}/{path}", name)
 
     def close(self) -> None:
-        """See `Tree`. Nothing is kept open."""
+        """See `Tree`. Nothing is open."""
 
 
 async def read(tree: Tree, path: str, limit: int) -> bytes:
-    """Give a control file of at most `limit` bytes. Raises `Failure`."""
+    """Return the content of a control file of at most `limit` bytes. Raises `Failure`."""
     content = await tree.open(path, f"{clean(tree.path)}: {path}", sole=True)
     return await content.read(limit)

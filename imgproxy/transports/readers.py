@@ -1,4 +1,7 @@
-"""Bytes at hand as readers: regular files, and what is in memory already."""
+"""Readers for local content: regular files, and bytes that are in memory.
+
+They fulfil `source.Reader`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from imgproxy.host.files import OpenFile
 
 
 class Content:
-    """Bytes of a known size that are pulled from their beginning: a `transports.source.Reader`.
+    """The base of local readers: content of a known size, in bytes, read from its beginning.
 
-    `name` stands for them in messages.
+    `name` stands for it in messages.
     """
 
     def __init__(self, name: str, size: int) -> None:
@@ -19,11 +22,11 @@ class Content:
         self.size: int | None = size
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
+        """See `Reader`."""
         raise NotImplementedError
 
     async def read(self, limit: int) -> bytes:
-        """Give the whole, and close it. Raises `InvalidError` for more than `limit` bytes."""
+        """Return all of it, and close. Raises `InvalidError` for more than `limit` bytes."""
         try:
             size = self.size or 0
             if size > limit:
@@ -43,18 +46,15 @@ class Content:
             self.close()
 
     def reject(self, _: Failure) -> bool:
-        """Whatever is wrong with local bytes, there are no others in their place."""
+        """See `Reader`. Reading local content again would return the same bytes."""
         return False
 
     def close(self) -> None:
-        """Let go of what is held. May be called again."""
+        """See `Reader`."""
 
 
 class LocalFile(Content):
-    """A regular file being read from its beginning; `name` is its path if not given.
-
-    Raises as `OpenFile` does.
-    """
+    """A regular file; `name` is its path if not given. Raises what `OpenFile` raises."""
 
     def __init__(self, path: str, name: str = "") -> None:
         self._file = OpenFile(path)
@@ -62,25 +62,25 @@ class LocalFile(Content):
         super().__init__(name or clean(path), self._file.size)
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
+        """See `Reader`."""
         count = await self._file.receive_into(buffer, self._position)
         self._position += count
         return count
 
     def close(self) -> None:
-        """Give the descriptor back. May be called again."""
+        """See `Reader`."""
         self._file.close()
 
 
 class Bytes(Content):
-    """Bytes that are at hand."""
+    """Bytes that are in memory."""
 
     def __init__(self, name: str, content: bytes) -> None:
         super().__init__(name, len(content))
         self._rest = memoryview(content)
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
+        """See `Reader`."""
         await trio.lowlevel.checkpoint()
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]

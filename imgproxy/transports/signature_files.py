@@ -1,7 +1,7 @@
-"""Signatures in files with numbers: those of a `dir:` image, and of a lookaside.
+"""Signatures in numbered files: those of a `dir:` image, and of a lookaside.
 
-They are named `signature-1` and so on, up to the first that is not there; `spec.signature` knows
-what is in them.
+The files are `signature-1` and so on, up to the first that does not exist: containers-signature(5)
+and containers-registries.d(5). `specs.signing.signature` decodes them.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ T = TypeVar("T")
 
 
 class Total:
-    """How much has been read at one place; it has a limit."""
+    """The total size of the signatures read from one location, which is limited."""
 
     def __init__(self) -> None:
         self._left = MAX_TOTAL_SIZE
 
     def add(self, size: int, where: str) -> None:
-        """Take note of a signature's size. Raises `InvalidError` where it is too much."""
+        """Add the size of a signature in bytes. Raises `InvalidError` beyond a limit."""
         self._left -= size
         if size > MAX_SIGNATURE_SIZE or self._left < 0:
             raise InvalidError(
-                f"{where}: more than {MAX_SIGNATURE_SIZE} bytes of a signature,"
-                f" or {MAX_TOTAL_SIZE} of all",
+                f"{where}: a signature of more than {MAX_SIGNATURE_SIZE} bytes,"
+                f" or more than {MAX_TOTAL_SIZE} bytes of signatures",
                 code="SIZE_INVALID",
             )
 
 
 @contextmanager
 def readable(where: str) -> Iterator[None]:
-    """Raise `InvalidError` for what does not parse."""
+    """Raise `InvalidError` in place of `SignatureError` in the block."""
     try:
         yield
     except SignatureError as error:
@@ -56,16 +56,16 @@ def readable(where: str) -> Iterator[None]:
 
 
 def limited(found: list[T], where: str) -> list[T]:
-    """Give what was found. Raises `InvalidError` for too many of them."""
+    """Return the signatures that were found. Raises `InvalidError` for too many."""
     if len(found) > MAX_SIGNATURES:
         raise InvalidError(f"{where}: more than {MAX_SIGNATURES} signatures")
     return found
 
 
 async def numbered(read: Callable[[str], Awaitable[bytes]], where: str) -> list[Signature]:
-    """Give the signatures that `read` gives by name, until it raises `NotFoundError`.
+    """Return the signatures that `read` returns by name, until it raises `NotFoundError`.
 
-    Raises `InvalidError` for what is no signature, or for too many of them.
+    Raises `InvalidError` for content that is not a signature, and for too much or too many.
     """
     found: list[Signature] = []
     total = Total()
@@ -82,7 +82,7 @@ async def numbered(read: Callable[[str], Awaitable[bytes]], where: str) -> list[
 
 
 def place(files: Tree, prefix: str = "") -> SignaturePlace:
-    """Give the signatures in a directory, whose names have a prefix, as a place of them."""
+    """Return the location of the signatures in `files`; `prefix` is that of their file names."""
     where = f"{clean(files.path)}/{prefix}"
 
     async def read(name: str) -> bytes:

@@ -1,18 +1,27 @@
-"""The contract of a place where images are: raw access, nothing verified.
+"""The contract that every transport fulfils: raw access to one image, nothing verified.
 
-Only `image` compares bytes with digests; a source says which digests it was told, and hands out
-what it found.
+A transport is a class that fulfils `Source`, and a function that opens it, which
+`transports.open_sources` calls for the names that it is responsible for. `SearchableSource` is an
+optional capability: a source that fulfils it can be sideloaded. `tests/transports/test_source.py`
+holds every source to the duties below; a new one is added to its table.
+
+What all methods have in common:
+
+- Nothing is verified here. A source reports in `Document.digests` which digests named what it
+  found, and hands out the bytes as they are; `verification` alone compares them.
+- Failures are those of `errors`: whatever the system or a server reports is translated, and each
+  message begins with `name` or the path or URL in question. `NotFoundError` carries the
+  distribution specification's code: `MANIFEST_UNKNOWN` for a document, `BLOB_UNKNOWN` for a blob.
+- A failed or cancelled call leaves nothing open. What a call returns belongs to the caller: a
+  `Reader` is closed by the caller, and before its source is.
+- Methods may be called by several tasks at the same time.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from imgproxy.config.policy import scopes_of
-from imgproxy.errors import NotFoundError
-from imgproxy.specs.oci import manifest as manifests
-from imgproxy.specs.oci import media_type as types
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,10 +36,11 @@ if TYPE_CHECKING:
 class Document(NamedTuple):
     """A manifest or an index as it was found.
 
-    `media_type` is what it came under, empty where nobody said; `digests` are all that named it,
-    by reference, by descriptor, by a header; `size` is in bytes where one was promised; `name`
-    stands for it in messages. `reject` is told what is wrong with it: then the source does not
-    look there again, and gives whether it has another place to look at.
+    `raw` is at most `manifest.MAX_DOCUMENT_SIZE` bytes. `media_type` is the type it was stored or
+    sent under, empty where there was none. `digests` are all digests that named it: by reference,
+    by descriptor, by a header. `size` is in bytes where a descriptor promised one. `name` stands
+    for it in messages. `reject` is `Reader.reject` for documents; by default there is no other
+    location to try.
     """
 
     raw: bytes
@@ -53,21 +63,25 @@ class Identity(NamedTuple):
 
 
 class SignaturePlace(NamedTuple):
-    """Where signatures may be, by name, and how to read them; that raises `Failure`."""
+    """A location that may hold signatures: its name in messages, and a function that reads them.
+
+    `read` returns every signature there, or none; it raises `Failure`.
+    """
 
     name: str
     read: Callable[[], Awaitable[list[Signature]]]
 
 
 def docker_identity(reference: Reference) -> Identity:
-    """Give the identity of an image of a registry, wherever it is found."""
+    """Return the identity of an image of a registry, wherever its content is read from."""
     return Identity("docker", scopes_of(reference), reference)
 
 
 class Reader(Protocol):
-    """The content of a blob, pulled. `size` is in bytes, None where it is not known yet.
+    """The content of a blob, read once from its beginning to its end.
 
-    `name` stands for it in messages.
+    `size` is the number of bytes, None where it is not known yet. `name` stands for the content in
+    messages: what it is, and from where.
     """
 
     size: int | None
@@ -77,68 +91,70 @@ class Reader(Protocol):
         """What it is, and from where."""
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Put the next bytes at the start of `buffer`; give how many, 0 at the end."""
+        """Write the next bytes to the start of `buffer`; return how many, 0 at the end.
+
+        Raises `Failure`. A call that was cancelled may be repeated, and continues where it was.
+        """
 
     def reject(self, failure: Failure) -> bool:
-        """Take note that it does not verify; give whether the source has another place for it."""
+        """Record that the content did not verify; return whether to ask the source again.
+
+        True means that there are other locations: the caller opens the same blob again, and the
+        source leaves out the locations that were rejected for it; where none is left, that raises
+        the failure of each. False means that the same bytes would come again.
+        """
 
     def close(self) -> None:
-        """Let go of what is left. May be called again."""
+        """Release what is held, before the end too. May be called again."""
 
 
 class Source(Protocol):
-    """One place, for one image. Its methods raise `errors.Failure`."""
+    """One image in one location; all methods but `close` raise `errors.Failure`.
+
+    `name` is the name of the image for messages, in printable characters. `identity` decides which
+    requirements of the policy apply.
+    """
 
     name: str
     identity: Identity
 
     async def root(self) -> Document:
-        """Give what the image's name refers to: a manifest, or an index to choose from."""
+        """Return what the image's name refers to: a manifest, or an index to choose from.
+
+        Raises `NotFoundError` where there is no such image, and `AmbiguousError`, with the choices
+        in its detail, where the name fits several.
+        """
 
     async def document(self, descriptor: Descriptor) -> Document:
-        """Give a manifest or an index that another one names."""
+        """Return a manifest or an index that another one names.
+
+        Its digests begin with that of the descriptor. Raises `NotFoundError`.
+        """
 
     async def blob(self, descriptor: Descriptor) -> Reader:
-        """Open a blob that a manifest names."""
+        """Open a blob that a manifest names. Raises `NotFoundError`."""
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
-        """Give the places of signatures for a manifest or an index, in the order to look there."""
+        """Return where signatures of a manifest or an index may be, in the order to read them.
+
+        It reads nothing itself. A transport that cannot hold signatures returns an empty list.
+        """
 
     def close(self) -> None:
-        """Let go of connections and descriptors."""
+        """Close connections and descriptors. May be called again."""
 
 
-class Place(Source, Protocol):
-    """A place that may hold an image of a registry."""
+class SearchableSource(Source, Protocol):
+    """A source that can look up a document by its digest alone.
 
-    async def seek(self, digest: Digest) -> Document:
-        """Give the document with this digest, or the one that should have it and is named so."""
-
-
-# Indexes that are looked through for a digest, and how deep they are.
-_MAX_SOUGHT = 64
-_MAX_DEPTH = 4
-
-
-async def sought(source: Source, top: Document, digest: Digest) -> Document:
-    """Give the document that has a digest, `top` itself or one that it leads to.
-
-    Where none does, `top` is given as if it had, and does not verify.
+    That makes it fit to stand in for an image of a registry (`transports.sideload`), whose
+    reference may have a digest that the local name does not contain.
     """
-    level = [top]
-    for _ in range(_MAX_DEPTH):
-        entries = [entry for document in level for entry in _entries(document)]
-        for entry in entries:
-            if entry.digest == digest:
-                return await source.document(entry)
-        indexes = [entry for entry in entries if entry.media_type in types.INDEXES]
-        level = []
-        for entry in indexes[:_MAX_SOUGHT]:
-            with suppress(NotFoundError):  # stores save an index whole, and some of what it names
-                level.append(await source.document(entry))
-    return top._replace(digests=(*top.digests, digest))
 
+    async def find(self, digest: Digest) -> Document:
+        """Return the document with this digest.
 
-def _entries(document: Document) -> tuple[Descriptor, ...]:
-    parsed = manifests.parse(document.raw, document.media_type, document.name)
-    return parsed.manifests if isinstance(parsed, manifests.Index) else ()
+        Where there is none, either raises `Failure`, or returns the document that should have the
+        digest with the digest among those that name it, so that verification rejects it and can
+        name both.
+        """

@@ -1,4 +1,4 @@
-"""What is configured: which files are read, in which order, and what a broken one says."""
+"""The configuration: which files are read, in which order, and how broken ones are reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ XDG = {"HOME": "/home/u", "XDG_CONFIG_HOME": "/xdg"}
 
 
 class Files:
-    """A host with nothing but these files, of which it is noted which were read.
+    """A host with these files only, which records those that were read.
 
     What stands in place of content may be an exception.
     """
@@ -63,7 +63,7 @@ class Files:
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Configuration]:
-    """Give the settings of a host."""
+    """Return the configuration of a host."""
 
     def configuration(files: Files, **chosen: Any) -> Configuration:  # noqa: ANN401  (of each option its own)
         monkeypatch.setattr(environment, "host", files.host)
@@ -189,7 +189,7 @@ READERS: dict[str, tuple[str, Callable[[Configuration], object]]] = {
 def test_a_file_that_is_there_and_cannot_be_read_is_not_passed_over(
     configure: Callable[..., Configuration], what: str, why: str
 ) -> None:
-    """Files of credentials are looked for by opening them; there a dangling link is no file."""
+    """Files of credentials are searched for by opening them, so that a dangling link is none."""
     path, read = READERS[what]
     error, reason = UNREADABLE[why]
     with pytest.raises(ConfigurationError) as caught:

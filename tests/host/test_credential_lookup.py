@@ -33,7 +33,7 @@ class Install(Protocol):
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Give the means to put a helper into $PATH; what it was asked goes into `asked`."""
+    """Return a function that installs a helper in $PATH, which writes its input to `asked`."""
     programs = tmp_path / "bin"
     programs.mkdir()
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
@@ -72,7 +72,7 @@ def credential_lookup(
 async def find(
     ring: CredentialLookup, registry: str = "a.test", *, is_own: bool = True
 ) -> str | None:
-    """Give user, password and identity token with their source, in one line."""
+    """Return user, password and identity token with their source, in one line."""
     found = await ring.find(registry, "acme/os", is_own=is_own)
     if found is None:
         return None
@@ -196,7 +196,7 @@ async def test_a_helper_that_answers_without_reading_is_heard(install: Install) 
 
 @real_time
 async def test_what_a_helper_has_is_asked_for_each_time(install: Install, tmp_path: Path) -> None:
-    """It may be good for some hours only, as ECR's is."""
+    """It may be valid for some hours only, as that of ECR is."""
     count = tmp_path / "count"
     install("test", f"echo x >> {count}", say())
     ring = credential_lookup(OWN)
@@ -292,7 +292,7 @@ async def test_a_helper_that_does_not_end_is_ended(
 async def test_a_helper_that_leaves_a_child_with_its_output_open_is_heard(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent in the background is what some start on their first use."""
+    """Some helpers start an agent in the background on their first use."""
     monkeypatch.setattr(keyrings, "HELPER_TIMEOUT", 2.0)
     install("test", f"sleep 100 & echo $! > {tmp_path}/pid", say())
     try:
@@ -374,7 +374,7 @@ async def test_a_name_that_is_no_helper_s_is_refused_before_anything_runs(name: 
 
 @real_time
 async def test_places_are_asked_for_side_by_side(install: Install) -> None:
-    """A failure of one is none of another's."""
+    """A failure for one registry does not affect another."""
     install("slow", "sleep 0.2; exit 9")
     install("test", say())
     ring = credential_lookup({"credHelpers": {"slow.test": "slow", "a.test": "test"}})

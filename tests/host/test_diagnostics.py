@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# Longer than anything here waits when it works.
+# Seconds; nothing here waits that long when it works.
 LIMIT = 10.0
 
 
 class Stderr:
-    """A pipe in the place of standard error."""
+    """A pipe in place of standard error."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.read_fd, self.write_fd = os.pipe()
         monkeypatch.setattr(module, "_STDERR", self.write_fd)
 
     def fill(self) -> int:
-        """Leave no room in the pipe; give how many bytes that took."""
+        """Fill the pipe; return how many bytes that took."""
         os.set_blocking(self.write_fd, False)
         written = 0
         for size in (4096, 1):
@@ -42,7 +42,7 @@ class Stderr:
         return written
 
     def content(self) -> bytes:
-        """Give what is in the pipe; nothing can be written after that."""
+        """Return what is in the pipe; nothing can be written after that."""
         self.close_writing()
         with open(self.read_fd, "rb", closefd=False) as file:
             return file.read()

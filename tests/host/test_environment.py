@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 VARIABLES = ("HOME", "XDG_CONFIG_HOME")
 
-# Longer than anything here waits when it works.
+# Seconds; nothing here waits that long when it works.
 LIMIT = 10.0
 
 
 @pytest.fixture
 def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Give the means to set variables, with none set that could matter."""
+    """Return the fixture to set variables, with those unset that matter here."""
     for name in (*VARIABLES, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
@@ -41,7 +41,7 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def on_machine(
     monkeypatch: pytest.MonkeyPatch, machine: str, cpuinfo: bytes | OSError, name: str = "linux"
 ) -> Platform:
-    """Give the platform of a host whose uname(2) and /proc/cpuinfo say this."""
+    """Return the platform of a host with this uname(2) and /proc/cpuinfo."""
 
     def open_cpuinfo(path: str, mode: str, buffering: int) -> io.BytesIO:
         assert (path, mode, buffering) == ("/proc/cpuinfo", "rb", 0)
@@ -210,7 +210,7 @@ def test_a_file_of_the_configuration_that_has_to_be_waited_for_is_refused(tmp_pa
             environment.read_file(str(fifo))
         refusals.append(str(caught.value))
 
-    for flags in (None, os.O_RDWR):  # without a writer, and with one that has nothing to say
+    for flags in (None, os.O_RDWR):  # without a writer, and with one that writes nothing
         with ExitStack() as stack:
             if flags is not None:
                 stack.callback(os.close, os.open(fifo, flags))
@@ -240,7 +240,7 @@ def test_the_host_is_described_by_its_environment(
 
 
 def test_what_exists_is_what_has_a_name(tmp_path: Path) -> None:
-    """A dangling link is broken configuration, and not none."""
+    """A dangling link is a broken configuration, not a missing one."""
     (tmp_path / "link").symlink_to("nowhere")
     assert environment.host().exists(str(tmp_path / "link"))
     assert not environment.host().exists(str(tmp_path / "missing"))
@@ -295,7 +295,7 @@ def test_a_directory_that_can_be_read_is_none(tmp_path: Path) -> None:
         (stat.S_IFCHR, "a character device"),
         (stat.S_IFBLK, "a block device"),
         (stat.S_IFREG | 0o4755, "a regular file"),
-        (0o600, "no file known to us"),
+        (0o600, "a file of unknown kind"),
     ],
 )
 def test_a_file_s_mode_has_words(mode: int, words: str) -> None:

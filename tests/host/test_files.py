@@ -1,4 +1,4 @@
-"""Local files: what lies at a path is found out before it is opened."""
+"""Local files: their type is checked before they are opened for reading."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_failure_without_words_is_told_all_the_same() -> None:
 
 
 def failing_open(error: int, *, times: int) -> Callable[..., int]:
-    """Give an `os.open` that fails from the so-many-th call on."""
+    """Return an `os.open` that fails from a given call on."""
     calls = iter(range(times))
     real = os.open
 
@@ -141,7 +141,7 @@ def failing_open(error: int, *, times: int) -> Callable[..., int]:
 def test_a_file_that_may_not_be_read_is_denied(
     times: int, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who runs the tests may read everything, so the system's refusal is played."""
+    """The user who runs the tests may have every right, so the refusal is simulated."""
     before = open_descriptors()
     monkeypatch.setattr(os, "open", failing_open(errno.EACCES, times=times))
     with pytest.raises(Failure) as raised:
@@ -155,7 +155,7 @@ def test_a_file_that_may_not_be_read_is_denied(
 
 
 def changed_in_place(path: Path) -> None:
-    """Write other bytes of the same number; the system notes when."""
+    """Write as many other bytes; the time of modification changes."""
     with path.open("r+b") as file:
         file.write(b"other")
     moment = path.stat().st_mtime_ns + 1
@@ -163,7 +163,7 @@ def changed_in_place(path: Path) -> None:
 
 
 def replaced_by_a_copy(path: Path) -> None:
-    """Put the same bytes there, of the same age."""
+    """Replace it by the same bytes with the same time of modification."""
     status = path.stat()
     copy = path.with_name("copy")
     write(copy, CONTENT)
@@ -247,7 +247,7 @@ def test_a_path_that_may_not_be_looked_at_any_more_is_no_change(
 
 
 def test_a_file_without_a_path_is_called_by_its_name(path: Path, tmp_path: Path) -> None:
-    """What lies at the path from which it was opened may be anything by then."""
+    """Anything may be at the path from which it was opened by then."""
     with closing(OpenFile(str(path), "/dev/stdin")) as file:
         assert file.path == "/dev/stdin"
         replaced_by_a_copy(path)
@@ -347,7 +347,7 @@ async def test_a_link_is_followed(path: Path) -> None:
 
 
 def refusing(error: OSError) -> Callable[..., int]:
-    """Give an `os.preadv` that cannot say at once what is in memory."""
+    """Return an `os.preadv` that cannot read without blocking."""
     real = os.preadv
 
     def fake(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:

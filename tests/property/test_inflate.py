@@ -16,7 +16,7 @@ from support import archives
 from support.archives import Member, pack
 
 from imgproxy.host.files import OpenFile
-from imgproxy.transports.local import decompression, tar_archive
+from imgproxy.transports.local import compressed_member, decompression, tar_archive
 from imgproxy.transports.local.tar_archive import open_archive
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def steps(draw: st.DataObject) -> Iterator[None]:
             (decompression, "_MAX_POINTS", (2, 3, 16)),
             (decompression, "_MAX_IDLE", (1, 2)),
             (decompression, "PIECE", (1, 100, 1 << 20)),
-            (tar_archive, "_AHEAD", (1, 100, 5000)),
+            (compressed_member, "_AHEAD", (1, 100, 5000)),
             (tar_archive, "_SMALL", (0, 100)),
             (tar_archive, "_MAX_KEPT", (0, 300)),
         ):
@@ -91,25 +91,25 @@ def test_whatever_is_read_is_what_was_compressed(data: st.DataObject) -> None:
         file = OpenFile(path)
         codec = decompression.codec(path, file.read(16, 0))
         assert codec is not None
-        inflated = decompression.Inflated(file, codec)
-        first = inflated.first_pass()
+        compressed_file = decompression.CompressedFile(file, codec)
+        first = compressed_file.first_pass()
         whole = b"".join(iter(lambda: first.read(data.draw(st.integers(1, 3000))), b""))
         assert whole == content
-        cursors = [inflated.cursor(0)]
+        cursors = [compressed_file.cursor(0)]
         for _ in range(data.draw(st.integers(1, 12))):
             at = data.draw(st.integers(0, len(cursors) - 1))
             match data.draw(st.sampled_from(["read", "read", "begin", "keep", "skip"])):
                 case "begin":
-                    cursors.append(inflated.cursor(data.draw(st.integers(0, len(content)))))
+                    cursors.append(compressed_file.cursor(data.draw(st.integers(0, len(content)))))
                 case "keep" if len(cursors) > 1:
-                    inflated.keep(cursors.pop(at))
+                    compressed_file.keep(cursors.pop(at))
                 case "skip":
                     cursors[at].skip(data.draw(st.integers(0, 2000)))
                 case _:
                     size = data.draw(st.integers(1, 3000))
                     start = cursors[at].position
                     assert cursors[at].read(size) == content[start : start + size]
-        assert len(inflated._points) <= decompression._MAX_POINTS
+        assert len(compressed_file._points) <= decompression._MAX_POINTS
         file.close()
 
 

@@ -257,7 +257,7 @@ def an_event(stack: ExitStack, _: Path) -> int:
         (unconnected_unix, "a stream socket that is neither connected nor listening"),
         (closed, f"closed{INHERIT}"),
         (beyond_integers, f"closed{INHERIT}"),
-        (an_event, "no file known to us, not a stream socket"),
+        (an_event, "a file of unknown kind, not a stream socket"),
     ],
 )
 def test_anything_else_is_named_with_what_it_is(

@@ -46,6 +46,14 @@ IMAGE_NAME = "io.containerd.image.name"
 REFERENCE_TYPE = "vnd.docker.reference.type"
 BLOCK = 512
 
+
+def write_file(path: Path, content: bytes) -> str:
+    """Write a file, in a directory that need not exist yet; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
 # --- tar ----------------------------------------------------------------------------------------
 
 
@@ -72,12 +80,12 @@ def hard_link(name: str, target: str) -> Member:
 
 
 def control(name: str, document: object) -> Member:
-    """Give a member that holds JSON as Go writes it: in one line."""
+    """Return a member that holds JSON as Go writes it: in one line."""
     return Member(name, json.dumps(document, separators=(",", ":")).encode())
 
 
 def pack(members: Iterable[Member], dialect: int = tarfile.USTAR_FORMAT) -> bytes:
-    """Give the tar; long names want one of tarfile's other dialects."""
+    """Return the tar; long names need another dialect of tarfile."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=dialect) as tar:
         for member in members:
@@ -91,20 +99,25 @@ def pack(members: Iterable[Member], dialect: int = tarfile.USTAR_FORMAT) -> byte
 
 
 def layer(text: str, size: int = 0) -> bytes:
-    """Give a layer with one file, `size` bytes of which are text that comes again and again."""
+    """Return a layer with one file, `size` bytes of which are repeated text."""
     return pack([Member("etc/text", (text or "\0").encode() * max(1, size // max(1, len(text))))])
 
 
 def replaced(members: Iterable[Member], name: str, *by: Member) -> list[Member]:
-    """Give the members with others (or none) in the place of those of this name."""
+    """Return the members with others (or none) in the place of those of this name."""
     replaced: list[Member] = []
     for member in members:
         replaced += by if member.name == name else [member]
     return replaced
 
 
+def packed(layout: Layout) -> bytes:
+    """Return the tar of a layout's directory."""
+    return pack(of_directory(layout.path))
+
+
 def of_directory(path: Path, prefix: str = "") -> list[Member]:
-    """Give what lies below a directory as skopeo packs a layout: sorted, with the directories."""
+    """Return a directory as skopeo packs a layout: sorted, with the directories."""
     members = []
     for each in sorted(path.iterdir()):
         if each.is_dir():
@@ -143,7 +156,7 @@ def saved(*layers: bytes, tags: Sequence[str] = (), platform: str = "linux/amd64
 
 
 def saved_from(layout: Layout, descriptor: Json, *tags: str) -> Saved:
-    """Give an image of a layout whose layers are plain, config byte for byte."""
+    """Return an image of a layout whose layers are plain, config byte for byte."""
     manifest = layout.document(descriptor)
     layers = tuple(layout.read(each["digest"]) for each in manifest["layers"])
     return Saved(layout.read(manifest["config"]["digest"]), layers, tags)
@@ -154,7 +167,7 @@ def hex_of(content: bytes) -> str:
 
 
 def once(members: Iterable[Member]) -> list[Member]:
-    """Give the members, the first of each name alone: images share what they can."""
+    """Return the first member of each name, because images share what they can."""
     return list({member.name: member for member in reversed(list(members))}.values())[::-1]
 
 
@@ -316,7 +329,7 @@ def ggcr(*images: Saved) -> list[Member]:
     return [*once(members), control("manifest.json", items)]
 
 
-# Each takes images and gives the members of their archive. `GZIPPED` are those whose layers are
+# Each takes images and returns the members of their archive. `GZIPPED` are those whose layers are
 # stored as gzip, `WITH_INDEX` those that are OCI layouts as well.
 DIALECTS: dict[str, Callable[..., list[Member]]] = {
     "docker 24": docker_legacy,
@@ -332,7 +345,7 @@ WITH_INDEX = ("docker 25", "docker with containerd")
 
 
 def stored(dialect: str, content: bytes) -> bytes:
-    """Give the bytes that a dialect stores for a layer, and that are served for it."""
+    """Return the bytes that a dialect stores for a layer, and that are served for it."""
     return gzip.compress(content, mtime=0) if dialect in GZIPPED else content
 
 
@@ -373,7 +386,7 @@ def _index(entries: list[Json]) -> Json:
 
 
 def _entries(descriptor: Json, tags: Sequence[str]) -> list[Json]:
-    """Give what index.json has of an image: the whole name is containerd's, OCI's is the tag."""
+    """Return what index.json has of an image: the whole name is containerd's, OCI's is the tag."""
     if not tags:
         return [descriptor]
     return [
@@ -422,9 +435,9 @@ def write_registry_tree(
     *,
     blobs: str = "by digest",
 ) -> Path:
-    """Write `<repository>/manifests` as K3s' air-gap tooling does; give the tag's path.
+    """Write `<repository>/manifests` as K3s' air-gap tooling does; return the tag's path.
 
-    The tag is a link to the file by digest; blobs lie in `<root>/blobs`, and every directory on the
+    The tag is a link to the file by digest; blobs are in `<root>/blobs`, and every directory on the
     way has a link to it. `blobs` is a key of `BLOB_PATHS`.
     """
     shared = root / "blobs"
@@ -438,18 +451,18 @@ def write_registry_tree(
             (at / "blobs").symlink_to("../blobs")
     for each in [descriptor, *_below(layout, descriptor)]:
         algorithm, encoded = each["digest"].split(":")
-        place = manifests / each["digest"]
+        path = manifests / each["digest"]
         if each["mediaType"] not in _DOCUMENTS:
-            place = shared / BLOB_PATHS[blobs].format(algorithm, encoded, encoded[:2])
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(layout.read(each["digest"]))
+            path = shared / BLOB_PATHS[blobs].format(algorithm, encoded, encoded[:2])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(layout.read(each["digest"]))
     (manifests / tag).unlink(missing_ok=True)
     (manifests / tag).symlink_to(descriptor["digest"])
     return manifests / tag
 
 
 def _below(layout: Layout, descriptor: Json) -> list[Json]:
-    """Give the descriptors of all that a manifest or an index leads to and that is there."""
+    """Return the descriptors of everything a manifest or an index leads to, if it exists."""
     document = layout.document(descriptor)
     if "manifests" not in document:
         return [document["config"], *document["layers"]]
@@ -458,6 +471,13 @@ def _below(layout: Layout, descriptor: Json) -> list[Json]:
         if layout.file(each["digest"]).exists():
             found += [each, *_below(layout, each)]
     return found
+
+
+def write_archive(
+    path: Path, *members: Member, compress: Callable[[bytes], bytes] = lambda content: content
+) -> str:
+    """Write an archive of these members, compressed if wanted; return its path."""
+    return write_file(path, compress(pack(members, tarfile.PAX_FORMAT)))
 
 
 def write_oci_archive(path: Path, layout: Layout, compress: Callable[[bytes], bytes]) -> None:
@@ -473,7 +493,7 @@ def copy_layout(layout: Layout, path: Path) -> Layout:
 
 
 def in_parts(content: bytes, count: int = 3) -> list[bytes]:
-    """Give the content in so many pieces, none of them at a round place."""
+    """Return the content in so many pieces, none of which ends at a round offset."""
     size = len(content) // count + 1
     return [content[at : at + size] for at in range(0, len(content), size)] or [b""]
 
@@ -495,7 +515,7 @@ def gzip_padded(content: bytes) -> bytes:
 
 
 def gzip_with_fields(content: bytes) -> bytes:
-    """Give gzip whose header has all that it can have: extra field, name, comment, checksum."""
+    """Return gzip whose header has every optional field: extra field, name, comment, checksum."""
     flags = 0b11110  # FHCRC, FEXTRA, FNAME, FCOMMENT
     extra = b"AB" + struct.pack("<H", 4) + b"1f8b"
     header = struct.pack("<2sBBIBB", b"\x1f\x8b", 8, flags, 0, 0, 255)
@@ -507,7 +527,7 @@ def gzip_with_fields(content: bytes) -> bytes:
 
 
 def gzip_flushed(content: bytes) -> bytes:
-    """Give gzip as pigz makes it: one member, with places in it where it starts afresh."""
+    """Return gzip as pigz makes it: one member, with points where the compression starts afresh."""
     deflate = zlib.compressobj(wbits=31)
     pieces = [
         deflate.compress(part) + deflate.flush(zlib.Z_FULL_FLUSH) for part in in_parts(content, 7)
@@ -524,7 +544,7 @@ def zstd_frames(content: bytes) -> bytes:
 
 
 def zstd_skippable(content: bytes) -> bytes:
-    """Give zstd with frames to be skipped: before, between and behind, one of them empty."""
+    """Return zstd with skippable frames: before, between and after, one of them empty."""
     frames = [zstd.compress(part) for part in in_parts(content)]
     return b"".join(
         skippable_frame(b"\x28\xb5\x2f\xfd" * n, n) + frame for n, frame in enumerate(frames)
@@ -536,7 +556,7 @@ def skippable_frame(content: bytes, number: int = 0) -> bytes:
 
 
 def zstd_streamed(content: bytes) -> bytes:
-    """Give zstd that does not say how large it is, with a checksum."""
+    """Return zstd without the size of its content, with a checksum."""
     options = {zstd.CompressionParameter.checksum_flag: 1}
     compressor = zstd.ZstdCompressor(options=options)
     pieces = [compressor.compress(part) for part in in_parts(content)]
@@ -551,7 +571,7 @@ def xz_streams(content: bytes) -> bytes:
     return b"".join(lzma.compress(part) + bytes(8) for part in in_parts(content))
 
 
-# All that is read; each takes a tar and gives the file. Of the same tar, all inflate to the same.
+# All supported compressions; each takes a tar and returns the file.
 COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "plain": plain,
     "gzip": gzipped,
@@ -577,7 +597,7 @@ SUFFIXES = {
 }
 
 
-# What is not read, or not whole.
+# Unsupported, broken or incomplete files.
 
 
 def truncated(compressed: bytes, by: int = 20) -> bytes:
@@ -601,7 +621,7 @@ def gzip_then_garbage(content: bytes) -> bytes:
 
 
 def zstd_with_window(content: bytes, window_log: int) -> bytes:
-    """Give zstd that says of itself that it wants so large a window, in blocks that are stored."""
+    """Return zstd that declares so large a window, in stored blocks."""
     frame = struct.pack("<IBB", 0xFD2FB528, 0, (window_log - 10) << 3)
     parts = in_parts(content, len(content) // 100_000 + 1)
     for n, part in enumerate(parts):
@@ -617,7 +637,7 @@ def zstd_with_dictionary(content: bytes) -> bytes:
 
 
 def lz4_stored(content: bytes) -> bytes:
-    """Give an lz4 frame in blocks that are stored; LZ4 Frame Format, 1.6."""
+    """Return an lz4 frame in stored blocks; LZ4 Frame Format, 1.6."""
     frame = b"\x04\x22\x4d\x18\x60\x70\x73"
     for part in in_parts(content, len(content) // 1_000_000 + 1):
         frame += struct.pack("<I", 1 << 31 | len(part)) + part

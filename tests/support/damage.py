@@ -1,4 +1,4 @@
-"""What happens to files on disks."""
+"""Damage to files."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PLATFORMS = ("linux/amd64", "linux/arm64", "linux/arm/v7")
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry at `address` over `directory`; what it was filled with, by tag.
+    """A registry at `address` with its storage in `directory`; its content by tag.
 
     Everything lies in the repository `images/all`, and in `layout` as files.
     """
@@ -32,7 +32,7 @@ class Registry:
     images: dict[str, Json]
 
     def name(self, reference: str = "", address: str | None = None) -> str:
-        """Give IMAGE for a reference that begins with `:` or `@`."""
+        """Return IMAGE for a reference that begins with `:` or `@`."""
         return f"docker://{address or self.address}/images/all{reference}"
 
     def layers(self, tag: str) -> list[Json]:
@@ -40,9 +40,9 @@ class Registry:
 
 
 def noise(size: int) -> bytes:
-    """Give bytes that do not compress, the same in every run."""
+    """Return bytes that do not compress, the same in every run."""
     source = random.Random(size)
-    whole, rest = divmod(size, 64 * MIB)  # as much as it makes at once has a limit
+    whole, rest = divmod(size, 64 * MIB)  # the size of one call is limited
     return b"".join(source.randbytes(each) for each in [64 * MIB] * whole + [rest])
 
 
@@ -66,7 +66,7 @@ def several(layout: Layout, *, docker: bool) -> list[Json]:
 
 @contextmanager
 def filled_registry(directory: Path) -> Iterator[Registry]:
-    """Run a registry with images and lists as they are, conversions by skopeo, nested indexes."""
+    """Run a registry with images and lists as built, converted by skopeo, and nested."""
     require("skopeo")
     layout = Layout(directory / "layout")
     oci, docker = several(layout, docker=False), several(layout, docker=True)
@@ -82,7 +82,7 @@ def filled_registry(directory: Path) -> Iterator[Registry]:
         for tag, descriptor in images.items():
             source = as_directory(layout, descriptor, directory / tag)
             skopeo_copy(source, filled.name(f":{tag}"), "--all", "--preserve-digests")
-        # of layers the registry does not have, because skopeo would use those it has
+        # of layers that the registry does not have, because skopeo would reuse those it has
         layout.save(named(layout.image(b"to compress" * 99, b"and to relabel" * 99), "source"))
         for form in ("v2s2", "oci"):
             source = f"oci:{layout.path}:source"

@@ -1,4 +1,4 @@
-"""A home directory with configuration, and an environment in which there is no other."""
+"""A home directory with configuration, and an environment without any other."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Home:
         return file
 
     def program(self, name: str, script: str) -> None:
-        """Put a program into $PATH."""
+        """Install a program in $PATH."""
         self.write(f"bin/{name}", f"#!/bin/sh\n{script}\n").chmod(0o755)
 
     def environment(self, **changes: str | None) -> dict[str, str]:
-        """Give an environment in which no configuration but this home's is found."""
+        """Return an environment in which no configuration but this home's is found."""
         return parent.environment(
             **{
                 "HOME": str(self.path),
@@ -47,11 +47,11 @@ class Home:
 
 
 def table(prefix: str, location: str, *configuration: str) -> str:
-    """Give a [[registry]] of registries.conf; what is empty is left out."""
+    """Return a [[registry]] of registries.conf; empty ones are left out."""
     lines = [f'prefix = "{prefix}"' * bool(prefix), f'location = "{location}"' * bool(location)]
     return "\n".join(["[[registry]]", *lines, *configuration, ""])
 
 
 def mirror(location: str, *configuration: str) -> str:
-    """Give a mirror for the [[registry]] before it."""
+    """Return a mirror for the [[registry]] before it."""
     return "\n".join(["[[registry.mirror]]", f'location = "{location}"', *configuration, ""])

@@ -35,12 +35,12 @@ def encode(document: Any) -> bytes:  # noqa: ANN401  (JSON is any)
 
 
 def named(descriptor: Json, name: str) -> Json:
-    """Give the descriptor with the annotation by which `oci:DIR:REF` finds it."""
+    """Return the descriptor with the annotation by which `oci:DIR:REF` finds it."""
     return {**descriptor, "annotations": {REF_NAME: name}}
 
 
 def on(descriptor: Json, platform: str) -> Json:
-    """Give the descriptor with `OS/ARCH[/VARIANT]` as its platform."""
+    """Return the descriptor with `OS/ARCH[/VARIANT]` as its platform."""
     os, architecture, *variant = platform.split("/")
     fields = {"architecture": architecture, "os": os}
     if variant:
@@ -49,7 +49,7 @@ def on(descriptor: Json, platform: str) -> Json:
 
 
 class Layout:
-    """An OCI image layout at `path`, made if it is not there."""
+    """An OCI image layout at `path`, created if it does not exist."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class Layout:
         (path / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
 
     def file(self, digest: str) -> Path:
-        """Where the blob of this digest lies."""
+        """Return the path of the blob with this digest."""
         return self.path.joinpath("blobs", *digest.split(":"))
 
     def read(self, digest: str) -> bytes:
@@ -66,7 +66,7 @@ class Layout:
     def add(
         self, content: bytes, media_type: str, *, algorithm: str = "sha256", **fields: object
     ) -> Json:
-        """Write a blob; give its descriptor, with `fields` added."""
+        """Write a blob; return its descriptor, with `fields` added."""
         digest = digest_of(content, algorithm)
         self.file(digest).parent.mkdir(parents=True, exist_ok=True)
         self.file(digest).write_bytes(content)
@@ -80,7 +80,7 @@ class Layout:
         algorithm: str = "sha256",
         **fields: object,
     ) -> Json:
-        """Write config, layers and manifest of an image; give the manifest's descriptor."""
+        """Write config, layers and manifest of an image; return the manifest's descriptor."""
         os, architecture, *variant = platform.split("/")
         config: Json = {
             "architecture": architecture,
@@ -105,18 +105,18 @@ class Layout:
         return self.add(encode(manifest), manifest_type, algorithm=algorithm)
 
     def index(self, *descriptors: Json, docker: bool = False, **fields: object) -> Json:
-        """Write an index (or manifest list) of these; give its descriptor."""
+        """Write an index (or manifest list) of these; return its descriptor."""
         media_type = DOCKER_LIST if docker else OCI_INDEX
         document = {"schemaVersion": 2, "mediaType": media_type, "manifests": list(descriptors)}
         return self.add(encode({**document, **fields}), media_type)
 
     def save(self, *descriptors: Json) -> None:
-        """Write `index.json`: what the layout offers."""
+        """Write `index.json` with these entries."""
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(descriptors)}
         (self.path / "index.json").write_bytes(encode(document))
 
     def save_image(self, *layers: bytes, **fields: object) -> Json:
-        """Write an image and offer it alone; give the manifest's descriptor."""
+        """Write an image as the only entry; return the manifest's descriptor."""
         descriptor = self.image(*layers, **fields)
         self.save(descriptor)
         return descriptor
@@ -127,6 +127,6 @@ class Layout:
         return document
 
     def layers(self, descriptor: Json) -> list[Json]:
-        """Give the descriptors of an image's layers."""
+        """Return the descriptors of an image's layers."""
         layers: list[Json] = self.document(descriptor)["layers"]
         return layers

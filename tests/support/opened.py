@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from support.images import Json
 
-    from imgproxy.transports.source import Place, Reader, Source
+    from imgproxy.transports.source import Reader, SearchableSource, Source
 
 INVALID = (422, "MANIFEST_INVALID")
 BROKEN = (422, "ARCHIVE_INVALID")
@@ -61,7 +61,7 @@ async def drained(reader: Reader, step: int = 1 << 16) -> bytes:
         reader.close()
 
 
-async def place_of(name: str) -> Place:
+async def place_of(name: str) -> SearchableSource:
     """Open what an IMAGE argument with a path means."""
     parsed = parse_image(name)
     assert not isinstance(parsed, Reference | ShortName)

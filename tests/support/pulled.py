@@ -1,4 +1,4 @@
-"""All of an image as a parent has it from `imgproxy`, checked on the way."""
+"""A whole image as a parent receives it from `imgproxy`, verified."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Pulled(NamedTuple):
 
     @property
     def content(self) -> tuple[bytes, list[bytes]]:
-        """What does not depend on how the image came here."""
+        """What does not depend on the format that the image was read from."""
         return self.config, self.layers
 
 
 def pull(client: Client) -> Pulled:
-    """Ask for the manifest and for all that it names; every digest, size and type must agree."""
+    """Request the manifest and all it names; every digest, size and type must agree."""
     reply = client.get("/manifest")
     assert reply.status == 200, reply.message
     assert reply.get("Content-Type") == OCI_MANIFEST
@@ -57,7 +57,7 @@ def _assert_is(content: bytes, descriptor: Json) -> None:
 
 
 def pull_from(child: Child) -> Pulled:
-    """Pull, and see the program end without a word."""
+    """Pull, and assert that the program ends without a message."""
     pulled = pull(child.client)
     assert child.finish() == 0
     assert child.stderr == ""
@@ -65,7 +65,7 @@ def pull_from(child: Child) -> Pulled:
 
 
 def refused(child: Child, status: int, *words: str) -> Json:
-    """See the image refused with these words; give the error."""
+    """Assert that the image is refused with these words; return the error."""
     reply = child.client.get("/manifest")
     assert reply.status == status, reply.body
     for word in words:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# Nobody listens there: every request that is not to this host ends at once, unresolved.
+# Nothing listens there: every request to another host fails at once, unresolved.
 _NOWHERE = "http://127.0.0.1:9"
 
 _MESSAGE = re.compile(r' msg="((?:[^"\\]|\\.)*)"')
@@ -31,13 +31,13 @@ class Asked(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """What skopeo said, line by line, in trying to get at an image that nobody has."""
+    """The output of skopeo, line by line, when it looks for an image that does not exist."""
 
     lines: list[str]
 
     @property
     def failure(self) -> str:
-        """What it said last."""
+        """Its last message."""
         return self.lines[-1]
 
     @property
@@ -53,7 +53,7 @@ class Attempt(NamedTuple):
         return found
 
     def matching(self, pattern: re.Pattern[str]) -> list[str]:
-        """Give what follows certain words, in order."""
+        """Return what follows these words, in order."""
         return [match[1] for match in map(pattern.fullmatch, self.lines) if match]
 
     @property
@@ -73,7 +73,7 @@ class Attempt(NamedTuple):
 
 
 def _asked(reference: str, lines: list[str]) -> Asked:
-    """Plain http is tried after TLS where, and only where, the endpoint is insecure."""
+    """Return an endpoint; it is insecure where plain HTTP was tried after TLS."""
     host = reference.partition("/")[0].replace("docker.io", "registry-1.docker.io")
     return Asked(
         reference,
@@ -89,7 +89,7 @@ def _asked(reference: str, lines: list[str]) -> Asked:
 def inspect(
     image: str, home: Path, *options: str, environment: Mapping[str, str] | None = None
 ) -> Attempt:
-    """Have skopeo try to read an image's manifest."""
+    """Run skopeo to read the manifest of an image."""
     result = subprocess.run(
         [require("skopeo"), *options, "--debug", "inspect", "--raw", f"docker://{image}"],
         env={
@@ -111,7 +111,7 @@ def inspect(
 
 
 def run(*arguments: str, env: Mapping[str, str]) -> None:
-    """Run skopeo; what it says is shown if it fails."""
+    """Run skopeo; its output is shown if it fails."""
     result = subprocess.run(
         [require("skopeo"), *arguments], env=env, capture_output=True, timeout=60, check=False
     )
@@ -119,7 +119,7 @@ def run(*arguments: str, env: Mapping[str, str]) -> None:
 
 
 def verdict(source: str, destination: Path, *options: str, env: Mapping[str, str]) -> str:
-    """Have skopeo copy an image; give what it says last against that, nothing where it did."""
+    """Run skopeo to copy an image; return its last message, empty where it succeeded."""
     platform = ("--override-os=linux", "--override-arch=amd64")
     copy = ("copy", "--quiet", "--src-tls-verify=false", "--remove-signatures")
     result = subprocess.run(
@@ -134,7 +134,7 @@ def verdict(source: str, destination: Path, *options: str, env: Mapping[str, str
 
 
 def version() -> tuple[int, ...]:
-    """Give the version of skopeo."""
+    """Return the version of skopeo."""
     said = subprocess.run(
         [require("skopeo"), "--version"], capture_output=True, text=True, timeout=60, check=True
     ).stdout

@@ -42,7 +42,7 @@ def read(archive: bytes) -> list[Entry]:
 
 
 def contents(archive: bytes) -> Iterator[tuple[Entry, bytes]]:
-    """Give the members with what lies where they say."""
+    """Return each member with the bytes at its offset."""
     for entry in read(archive):
         yield entry, archive[entry.offset : entry.offset + entry.size]
 
@@ -52,7 +52,7 @@ def octal(number: int, digits: int) -> bytes:
 
 
 def base_256(number: int, width: int = 12) -> bytes:
-    """Give a number as GNU writes those that octal digits have no room for."""
+    """Return a number as GNU writes those that are too large for octal digits."""
     return b"\x80" + number.to_bytes(width - 1, "big")
 
 
@@ -70,7 +70,7 @@ def header(  # noqa: PLR0913  (a header has that many fields)
     magic: bytes = USTAR,
     more: dict[int, bytes] | None = None,
 ) -> bytes:
-    """Give the header of a member; `more` are bytes by where they stand."""
+    """Return the header of a member; `more` are bytes by their offset."""
     raw = bytearray(BLOCK)
     field(raw, 0, name)
     field(raw, 100, octal(0o644, 7))
@@ -85,7 +85,7 @@ def header(  # noqa: PLR0913  (a header has that many fields)
 
 
 def summed(raw: bytes | bytearray, *, by: int = 0) -> bytes:
-    """Give a header with its checksum, or one that is wrong by so much."""
+    """Return a header with its checksum, or with one that is wrong by so much."""
     summed = bytearray(raw)
     field(summed, 148, b" " * 8)
     field(summed, 148, octal(sum(summed) + by, 6) + b" ")
@@ -97,12 +97,12 @@ def padded(content: bytes) -> bytes:
 
 
 def member(content: bytes = b"", **fields: object) -> bytes:
-    """Give a member with contents; `fields` are those of `header`."""
+    """Return a member with contents; `fields` are those of `header`."""
     return header(**{"size": len(content), **fields}) + padded(content)  # type: ignore[arg-type]
 
 
 def record(key: bytes, value: bytes) -> bytes:
-    """Give a record of an extended header, which begins with its own length."""
+    """Return a record of an extended header, which begins with its own length."""
     rest = b" " + key + b"=" + value + b"\n"
     length = len(rest)
     while len(b"%d" % length) + len(rest) != length:
@@ -111,7 +111,7 @@ def record(key: bytes, value: bytes) -> bytes:
 
 
 def extended(*records: bytes, kind: bytes = b"x") -> bytes:
-    """Give an extended header for the next member, or for all that follow."""
+    """Return an extended header for the next member, or for all that follow."""
     return member(b"".join(records), name=b"PaxHeader", kind=kind)
 
 
@@ -121,5 +121,5 @@ def pax(**values: bytes | str) -> bytes:
 
 
 def long_name(name: bytes, kind: bytes = b"L") -> bytes:
-    """Give GNU's header with the name of the next member, or with what it links to."""
+    """Return GNU's header with the name of the next member, or with what it links to."""
     return member(name + b"\0", name=b"././@LongLink", kind=kind, magic=GNU)

@@ -1,4 +1,4 @@
-"""The program under strace: what it opens, and that it leaves the file system as it was."""
+"""The program under strace: what it opens, and that it does not change the file system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CALL = re.compile(r'(\w+)\([^"]*"((?:[^"\\]|\\.)*)"(.*)')
 _OPENED = frozenset({"open", "openat", "openat2", "creat"})
 
-# These look, and change nothing.
+# These change nothing.
 _HARMLESS = frozenset(
     {
         *("stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2", "readlink"),
@@ -29,7 +29,7 @@ _HARMLESS = frozenset(
 )
 _WRITING = re.compile("O_WRONLY|O_RDWR|O_CREAT|O_TRUNC|O_APPEND|O_TMPFILE")
 
-# The interpreter's own, and what the C library reads.
+# Files of the interpreter and of the C library.
 _INTERPRETER = (
     *(sys.prefix, sys.base_prefix, str(ROOT)),
     *("/lib/", "/lib64/", "/usr/lib", "/usr/local/lib", "/usr/share/locale", "/usr/share/zoneinfo"),
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
     @property
     def reads(self) -> bool:
-        """Whether the path has been opened so that something could be read from it."""
+        """Whether the path was opened for reading."""
         return self.opens and "O_PATH" not in self.rest
 
     @property
@@ -64,7 +64,7 @@ class Call(NamedTuple):
 
 @functools.cache
 def strace() -> str:
-    """Give the program's path; skip where it is not allowed to look at others."""
+    """Return the program's path; skip the test where tracing is not permitted."""
     program = require("strace")
     result = subprocess.run([program, "-f", "true"], capture_output=True, check=False, timeout=10)
     if result.returncode:
@@ -73,7 +73,7 @@ def strace() -> str:
 
 
 class Trace:
-    """A program whose calls are written down, to be read when it has ended."""
+    """A program whose system calls are recorded, and read when it has ended."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Trace:
 
     @property
     def calls(self) -> list[Call]:
-        """Give the calls whose paths are not the interpreter's own business."""
+        """Return the calls with paths, but for files of the interpreter."""
         lines = self._file.read_text().splitlines()
         found = [Call(*match.groups()) for match in map(_CALL.search, lines) if match]
         assert any(call.path.endswith("imgproxy/__main__.py") for call in found), "nothing traced"
@@ -113,12 +113,12 @@ class Trace:
 
     @property
     def read(self) -> set[str]:
-        """Give the paths that have been opened for reading."""
+        """Return the paths that have been opened for reading."""
         return {call.path for call in self.calls if call.reads and "ENOENT" not in call.rest}
 
     @property
     def touched(self) -> set[str]:
-        """Give the paths of all calls that succeeded."""
+        """Return the paths of all calls that succeeded."""
         return {call.path for call in self.calls if "= -1 " not in call.rest}
 
     @property

@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let pauses be as long as they can: 1, 2, 4, 8, … seconds."""
+    """Make pauses as long as they can be: 1, 2, 4, 8, … seconds."""
     monkeypatch.setattr(random, "random", lambda: 1.0)

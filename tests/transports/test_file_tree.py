@@ -1,4 +1,4 @@
-"""Files below one place: a directory's, and control files out of any tree."""
+"""Files by their paths, in directories and archives; control files."""
 
 from __future__ import annotations
 

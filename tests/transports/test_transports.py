@@ -1,4 +1,4 @@
-"""Which module reads what the IMAGE argument names."""
+"""Which transport is chosen for an IMAGE argument."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BAD_NAME = (400, "NAME_INVALID", False)
 
 @pytest.fixture(autouse=True)
 def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this host have no configuration; options may bring some along."""
+    """Give this host no configuration; options may add some."""
     for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -123,7 +123,7 @@ KINDS: dict[str, type[Source]] = {
 
 
 def write(kind: str, layout: Layout, path: Path) -> bytes:
-    """Write an image to a path in one of the formats; give its manifest, if it keeps that."""
+    """Write an image to a path in one of the formats; return its manifest if that keeps it."""
     descriptor = layout.save_image(pack([Member("a", b"content")]))
     if kind == "dir":
         write_dir(path, layout, descriptor)
@@ -200,7 +200,7 @@ async def test_a_path_with_nothing_at_it_is_not_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [(os.mkdir, "a directory"), (os.mknod, "no tar archive"), (os.mkfifo, "a FIFO")],
+    [(os.mkdir, "a directory"), (os.mknod, "not a tar archive"), (os.mkfifo, "a FIFO")],
 )
 @real_time
 async def test_a_path_with_something_else_at_it_is_not_read(
@@ -214,7 +214,7 @@ async def test_a_path_with_something_else_at_it_is_not_read(
 
 
 def failing_at(place: str, number: int) -> Callable[..., os.stat_result]:
-    """Give an `os.stat` that the system refuses at one place; who runs the tests may see all."""
+    """Return an `os.stat` that fails at one path; who runs the tests may have every right."""
     real = os.stat
 
     def fake(path: Any, **named: Any) -> os.stat_result:  # noqa: ANN401  (what os.stat takes)
@@ -236,7 +236,7 @@ async def test_a_path_that_may_not_be_looked_at_is_denied(
 
 @real_time
 async def test_an_index_that_is_a_dangling_link_makes_a_broken_layout(layout: Layout) -> None:
-    """It is no other kind of place either; the message names the file."""
+    """It is not of another kind either; the message names the file."""
     (layout.path / "index.json").symlink_to("nowhere")
     assert isinstance(await opened(str(layout.path)), OciLayout)
 
@@ -281,7 +281,7 @@ def sideloading(*texts: str, offline: bool = True) -> Access:
 
 
 async def sideloaded(image: str, *texts: str, registries: str = "") -> str:
-    """Give the name of the only place that an image may be at."""
+    """Return the name of the only source for an image."""
     (source,) = await all_opened(image, sideloading(*texts), registries)
     source.close()
     return source.name
@@ -359,7 +359,7 @@ async def test_where_nothing_lies_offline_the_paths_are_told(tmp_path: Path) -> 
         await sideloaded(f"quay.io/os:1@{digest}", text, text)
     assert refused(raised.value) == (404, "MANIFEST_UNKNOWN", False)
     assert raised.value.message == (
-        f"quay.io/os:1@{digest}: nothing lies at {tmp_path}/ os-{digest}, {tmp_path}/ os-1,"
+        f"quay.io/os:1@{digest}: there is nothing at {tmp_path}/ os-{digest}, {tmp_path}/ os-1,"
         " and --offline forbids asking a registry"
     )
 

@@ -1,4 +1,7 @@
-"""What lies at a path: recognised by its content, never by its name."""
+"""Open local images: by the transport in a name, or detected by their content, never by file name.
+
+containers-transports(5) has the names; what a path without a transport holds is decided here.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from imgproxy.config.policy import path_scopes
-from imgproxy.errors import InvalidError, UnsupportedFormatError, clean
+from imgproxy.errors import InvalidError, UnsupportedFormatError, clean, closing_on_error
 from imgproxy.host.files import OpenFile, failure
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
@@ -23,16 +26,16 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import LocalName, Reference
     from imgproxy.transports.local.tar_archive import Archive
-    from imgproxy.transports.source import Document, Place, Reader, SignaturePlace, Source
+    from imgproxy.transports.source import SearchableSource
 
-# Manifests that are looked at to find out whether an archive has what its indexes name.
-_MAX_LOOKED_AT = 64
+# Manifests that are read to find out whether an archive has what its indexes name.
+_MAX_INSPECTED = 64
 
 
-async def open_named(name: LocalName | PathName) -> Place:
-    """Give the place that a name with a path means. Raises `Failure`."""
+async def open_named(name: LocalName | PathName) -> SearchableSource:
+    """Open what a name with a path refers to. Raises `Failure`."""
     if isinstance(name, PathName):
-        return await _recognised(name.path, name.of)
+        return await _open_detected(name.path, name.of)
     if isinstance(name, DirectoryName) or (
         isinstance(name, LayoutName) and name.transport == "oci"
     ):
@@ -40,65 +43,16 @@ async def open_named(name: LocalName | PathName) -> Place:
     from imgproxy.transports.local.tar_archive import open_archive
 
     archive = await open_archive(name.path)
-    try:
-        return _in_archive(_as_asked(name, archive), archive)
-    except BaseException:
-        archive.close()
-        raise
+    with closing_on_error(archive):
+        return _in_archive(_readable_name(name, archive), archive)
 
 
-class Sideloaded:
-    """An image of a registry that lies here. See `Source`.
+async def open_path(path: str, reference: Reference) -> SearchableSource:
+    """Open the image at `path` that stands in for the image of a registry with this reference.
 
-    The reference decides what it is called, and what its digest must be. Its signatures may lie
-    beside it, and where those of the registry's image are: what `open_registry` gives.
+    A file of a registry's tree counts as well, and so does the only image of an archive or a
+    layout, whatever its name there. Raises `Failure`.
     """
-
-    def __init__(
-        self,
-        place: Place,
-        reference: Reference,
-        open_registry: Callable[[], Source] | None = None,
-    ) -> None:
-        self.name = f"docker://{reference} from {place.name}"
-        self._open_registry = open_registry
-        self._registry: Source | None = None
-        self.identity = docker_identity(reference)
-        self._place = place
-        self._digest = reference.digest
-
-    async def root(self) -> Document:
-        """See `Source`."""
-        if self._digest is None:
-            return await self._place.root()
-        return await self._place.seek(self._digest)
-
-    async def document(self, descriptor: Descriptor) -> Document:
-        """See `Source`."""
-        return await self._place.document(descriptor)
-
-    async def blob(self, descriptor: Descriptor) -> Reader:
-        """See `Source`."""
-        return await self._place.blob(descriptor)
-
-    def signatures(self, digest: Digest) -> list[SignaturePlace]:
-        """See `Source`."""
-        found = self._place.signatures(digest)
-        if self._registry is None and self._open_registry is not None:
-            self._registry = self._open_registry()
-        return found if self._registry is None else found + self._registry.signatures(digest)
-
-    def close(self) -> None:
-        """See `Source`."""
-        self._place.close()
-        if self._registry is not None:
-            self._registry.close()
-
-
-async def open_sideloaded(
-    path: str, reference: Reference, open_registry: Callable[[], Source] | None = None
-) -> Sideloaded:
-    """Give the image of a registry that lies at a path; see `Sideloaded`. Raises `Failure`."""
 
     def name_of(transport: str) -> LocalName:
         if transport == "docker-archive":
@@ -108,37 +62,32 @@ async def open_sideloaded(
     if _is_manifest(path):
         from imgproxy.transports.local.registry_tree import RegistryTree
 
-        place: Place = RegistryTree(path, docker_identity(reference))
-    else:
-        place = await _recognised(path, name_of, reference)
-    return Sideloaded(place, reference, open_registry)
+        return RegistryTree(path, docker_identity(reference))
+    return await _open_detected(path, name_of, reference)
 
 
-async def _recognised(
+async def _open_detected(
     path: str, name_of: Callable[[str], LocalName], reference: Reference | None = None
-) -> Place:
-    """Give the place at a path, by the name that its kind gives it.
+) -> SearchableSource:
+    """Open what is at `path`; `name_of` returns its name, given the transport that reads it.
 
-    `reference`: it stands in for a registry, where it is called so.
+    `reference`: see `open_path`.
     """
     if _is_directory(path):
-        return _in_directory(name_of(_directory_kind(path)), reference)
+        return _in_directory(name_of(_directory_transport(path)), reference)
     from imgproxy.transports.local.tar_archive import open_archive
 
     archive = await open_archive(path)
-    try:
-        name = _as_asked(name_of(await _archive_kind(archive)), archive)
+    with closing_on_error(archive):
+        name = _readable_name(name_of(await _archive_transport(archive)), archive)
         return _in_archive(name, archive, reference)
-    except BaseException:
-        archive.close()
-        raise
 
 
-def _in_directory(name: LocalName, reference: Reference | None = None) -> Place:
+def _in_directory(name: LocalName, reference: Reference | None = None) -> SearchableSource:
     path = os.path.realpath(name.path)
     if os.path.isfile(path):
         raise UnsupportedFormatError(
-            f"{clean(name.path)} is a file, and no directory; read it with oci-archive: or"
+            f"{clean(name.path)} is a file, not a directory; read it with oci-archive: or"
             " docker-archive:"
         )
     if isinstance(name, LayoutName):
@@ -151,7 +100,9 @@ def _in_directory(name: LocalName, reference: Reference | None = None) -> Place:
     return ImageDirectory(name, Directory(path), Identity("dir", path_scopes(path)))
 
 
-def _in_archive(name: LocalName, archive: Archive, reference: Reference | None = None) -> Place:
+def _in_archive(
+    name: LocalName, archive: Archive, reference: Reference | None = None
+) -> SearchableSource:
     if isinstance(name, DockerArchiveName):
         from imgproxy.transports.local.docker_archive import DockerArchive
 
@@ -159,7 +110,7 @@ def _in_archive(name: LocalName, archive: Archive, reference: Reference | None =
     from imgproxy.transports.local.oci_layout import OciLayout
 
     assert isinstance(name, LayoutName)  # noqa: S101  (a `dir:` is no file)
-    # What the policy says of a path is said of the file that is open, and of no pipe.
+    # A scope of the policy that is a path applies to the file that was opened, and to no pipe.
     true_path = archive.true_path if name.transport == "oci-archive" else None
     scopes = [] if true_path is None else path_scopes(true_path)
     return OciLayout(name, archive, Identity(name.transport, scopes), reference)
@@ -173,7 +124,10 @@ def _is_directory(path: str) -> bool:
 
 
 def _is_manifest(path: str) -> bool:
-    """Whether it is a file of a registry's tree, which says itself only that it is JSON."""
+    """Return whether a path is a manifest in a registry's tree.
+
+    Its content shows no more than that it is JSON, so the name of its directory decides as well.
+    """
     if os.path.basename(os.path.dirname(path)) != "manifests" or _is_directory(path):
         return False
     file = OpenFile(path)
@@ -183,23 +137,23 @@ def _is_manifest(path: str) -> bool:
         file.close()
 
 
-def _directory_kind(path: str) -> str:
+def _directory_transport(path: str) -> str:
     for name, kind in (("index.json", "oci"), ("manifest.json", "dir")):
         try:
             os.lstat(f"{path}/{name}")
         except FileNotFoundError:
             continue
-        except OSError as error:  # a directory that may not be entered says nothing of its content
+        except OSError as error:  # such as a directory that may not be entered
             raise failure(f"{path}/{name}", error) from None
         return kind
     raise UnsupportedFormatError(
-        f"{clean(path)} is a directory and no OCI layout (it has no index.json),"
-        " nor does it have the manifest.json of a dir:"
+        f"{clean(path)} is a directory, but neither an OCI layout (it has no index.json)"
+        " nor a dir: (it has no manifest.json)"
     )
 
 
-async def _archive_kind(archive: Archive) -> str:
-    """Tell how an archive is read that may be readable in two ways."""
+async def _archive_transport(archive: Archive) -> str:
+    """Return the transport that reads an archive which may be readable in two ways."""
     if "index.json" not in archive:
         return "docker-archive"
     if "manifest.json" not in archive:
@@ -207,10 +161,11 @@ async def _archive_kind(archive: Archive) -> str:
     return "oci-archive" if await _has_an_image(archive) else "docker-archive"
 
 
-def _as_asked(name: LocalName, archive: Archive) -> LocalName:
-    """Give the name that the archive can be read by; versions of Docker differ in what they write.
+def _readable_name(name: LocalName, archive: Archive) -> LocalName:
+    """Return the name under which the archive can be read, which may be of another transport.
 
-    Raises `UnsupportedFormatError` where there is none.
+    `docker save` writes a layout without a manifest.json in some versions of Docker. Raises
+    `UnsupportedFormatError` where the archive has neither.
     """
     where = clean(archive.path)
     if isinstance(name, DockerArchiveName) and "manifest.json" not in archive:
@@ -219,30 +174,32 @@ def _as_asked(name: LocalName, archive: Archive) -> LocalName:
             return LayoutName("docker-archive", name.path, ref_name, name.position)
         if "repositories" in archive:
             raise UnsupportedFormatError(
-                f"{where} was saved by Docker before version 1.10, in a format that is not read;"
-                " load it into a current one and save it again"
+                f"{where} was saved by Docker before version 1.10, in a format that is not"
+                " supported; load it into a current one and save it again"
             )
         raise UnsupportedFormatError(
-            f"{where} has neither manifest.json nor index.json, so it is no image"
+            f"{where} has neither manifest.json nor index.json, so it is not an image"
             f" (it has: {archive.names})"
         )
     if isinstance(name, LayoutName) and "index.json" not in archive:
         way_out = "; read it with docker-archive:" if "manifest.json" in archive else ""
         raise UnsupportedFormatError(
-            f"{where} has no index.json, so it is no OCI layout (it has: {archive.names}){way_out}"
+            f"{where} has no index.json, so it is not an OCI layout"
+            f" (it has: {archive.names}){way_out}"
         )
     return name
 
 
 async def _has_an_image(archive: Archive) -> bool:
-    """Whether an archive has a whole image by its index.json; some versions of Docker forget one.
+    """Return whether an archive has a complete image according to its index.json.
 
-    An image without layers is none: that was what was written for one.
+    Some versions of Docker write an index.json that lacks parts of the image. An image without
+    layers does not count, because they wrote such a one in its place.
     """
     try:
         raw = await file_tree.read(archive, "index.json", MAX_DOCUMENT_SIZE)
         level: Sequence[Descriptor] = manifests.parse_index(raw, "index.json").manifests
-        left = _MAX_LOOKED_AT
+        left = _MAX_INSPECTED
         while level and left > 0:
             documents = [
                 manifests.parse(

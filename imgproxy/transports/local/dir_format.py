@@ -1,4 +1,8 @@
-"""`dir:DIR`: the directory format of skopeo, containers-transports(5)."""
+"""`dir:DIR`: the directory format of skopeo, containers-transports(5).
+
+A directory has the manifest in `manifest.json`, those that an index names in
+`<hex>.manifest.json`, blobs in files named by the hex of their digest, and signatures beside them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports import file_tree
-from imgproxy.transports.source import Document, sought
+from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
@@ -19,13 +23,13 @@ if TYPE_CHECKING:
     from imgproxy.transports.readers import Content
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
 
-# 1.2 brought digests by other algorithms than sha256.
+# Version 1.2 added digests of other algorithms than sha256.
 _VERSION = re.compile(rb"Directory Transport Version: 1\.[0-2]\n?")
 _MAX_VERSION = 4096
 
 
 class ImageDirectory:
-    """A directory with `manifest.json`, and blobs by the hex of their digest. See `Source`."""
+    """An image in the directory format. Fulfils `SearchableSource`."""
 
     def __init__(self, name: DirectoryName, tree: Tree, identity: Identity) -> None:
         self.name = clean(str(name))
@@ -34,7 +38,7 @@ class ImageDirectory:
         self._root: Digest | None = None
 
     async def root(self) -> Document:
-        """See `Source`. Raises `UnsupportedFormatError` for a version that is not known."""
+        """See `Source`. Raises `UnsupportedFormatError` for an unknown version of the format."""
         try:
             version = await file_tree.read(self._tree, "version", _MAX_VERSION)
         except NotFoundError:
@@ -42,16 +46,17 @@ class ImageDirectory:
         else:
             if _VERSION.fullmatch(version) is None:
                 raise UnsupportedFormatError(
-                    f"{self.name}: its version is not read:"
-                    f' "{clean(version.decode(errors="replace"))}"'
+                    f'{self.name}: unsupported version: "{clean(version.decode(errors="replace"))}"'
                 )
         raw = await file_tree.read(self._tree, "manifest.json", MAX_DOCUMENT_SIZE)
         self._root = digests.compute(raw)
         return Document(raw, "", (), None, f"{self.name}: manifest.json")
 
-    async def seek(self, digest: Digest) -> Document:
-        """See `source.Place`."""
-        return await sought(self, await self.root(), digest)
+    async def find(self, digest: Digest) -> Document:
+        """See `SearchableSource`."""
+        from imgproxy.transports.local.digest_search import find_by_digest
+
+        return await find_by_digest(self, await self.root(), digest)
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""
@@ -72,7 +77,7 @@ class ImageDirectory:
             raise NotFoundError(f"{name} is not there: {error.message}", code=code) from None
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
-        """See `Source`. Those of what is behind the root have its digest in their names."""
+        """See `Source`. Names of files begin with the digest, but for the root's signatures."""
         from imgproxy.transports import signature_files
 
         prefix = "" if digest == self._root else f"{_stem(digest)}."
@@ -84,6 +89,6 @@ class ImageDirectory:
 
 
 def _stem(digest: Digest) -> str:
-    """Give what names of files begin with that are about the content with a digest."""
+    """Return what the names of all files for content with this digest begin with."""
     algorithm, encoded = digest
     return encoded if algorithm == "sha256" else f"{algorithm}-{encoded}"

@@ -1,14 +1,17 @@
 """`docker-archive:FILE[:NAME[:TAG]|:@N]`: what `docker save` and many others write.
 
-`manifest.json` lists images by the names of members. The OCI manifest of each is made here; a layer
-that lies there as plain tar is named by the diff_id in the config, so nothing has to be hashed for
-it. What is stored compressed stays so, and is named by the bytes that are stored.
+`manifest.json` lists images by the names of members; `specs.oci.docker_archive` has the format. The
+OCI manifest of each image is made here. The digest of a layer stored as plain tar is the diff_id in
+the config, so that nothing has to be hashed for it; a layer stored compressed is served as it is,
+and its digest is that of the stored bytes.
 """
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, NamedTuple
+
+import trio
 
 from imgproxy.errors import (
     AmbiguousError,
@@ -27,7 +30,6 @@ from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor
 from imgproxy.transports import file_tree
 from imgproxy.transports.local import listing
 from imgproxy.transports.local.listing import Choice
-from imgproxy.transports.local.tar_archive import in_thread
 from imgproxy.transports.readers import Bytes
 from imgproxy.transports.source import Document, Identity
 
@@ -45,17 +47,17 @@ _PIECE = 1024 * 1024
 
 
 class _Image(NamedTuple):
-    """An image's manifest as it is made, and where its blobs are: in memory, or by path."""
+    """A manifest that was made for an image, and its blobs: in memory, or by their paths."""
 
     manifest: bytes
     blobs: dict[Digest, bytes | str]
 
 
 class DockerArchive:
-    """An archive with a manifest.json. See `Source`.
+    """An image in an archive with a manifest.json. Fulfils `SearchableSource`.
 
-    `is_lenient`: the archive stands in for a registry, and the only image in it need not have the
-    name that is wanted.
+    `is_lenient`: the archive stands in for a registry, so that the only image in it need not have
+    the requested name.
     """
 
     def __init__(
@@ -72,28 +74,30 @@ class DockerArchive:
         self._archive = archive
         self._is_lenient = is_lenient
         self._images: dict[int, _Image] = {}
-        self._hashed: dict[int, Digest] = {}  # by where it lies: layers have many names
+        self._hashed: dict[int, Digest] = {}  # by offset, because a layer may have many names
 
     async def root(self) -> Document:
         """See `Source`. Raises `AmbiguousError` where the name fits several images."""
         items = await self._items()
-        fitting = self._fitting(items) or (items if self._is_lenient else {})
+        fitting = self._matching(items) or (items if self._is_lenient else {})
         if len({(item.config, item.layers) for item in fitting.values()}) == 1:
             position, item = next(iter(fitting.items()))
             return await self._document(position, item)
         offered = await self._choices(fitting or items)
-        words = f"choose one: {listing.listed(offered)}"
+        way_out = f"choose one: {listing.listed(offered)}"
         if fitting:
-            words = f"{self.name} fits {len(fitting)} images; {words}"
-            raise AmbiguousError(words, choices=listing.detail(offered))
+            raise AmbiguousError(
+                f"{self.name} fits {len(fitting)} images; {way_out}",
+                choices=listing.detail(offered),
+            )
         raise NotFoundError(
-            f"{self.name}: no such image in the archive; {words}",
+            f"{self.name}: no such image in the archive; {way_out}",
             code="MANIFEST_UNKNOWN",
             choices=listing.detail(offered),
         )
 
-    async def seek(self, digest: Digest) -> Document:
-        """See `source.Place`."""
+    async def find(self, digest: Digest) -> Document:
+        """See `SearchableSource`."""
         items = await self._items()
         if len(items) == 1:
             return (await self._document(0, items[0]))._replace(digests=(digest,))
@@ -115,7 +119,7 @@ class DockerArchive:
         raw = await file_tree.read(self._archive, "manifest.json", MAX_DOCUMENT_SIZE)
         return dict(enumerate(formats.parse(raw, f"{clean(self._archive.path)}: manifest.json")))
 
-    def _fitting(self, items: dict[int, Item]) -> dict[int, Item]:
+    def _matching(self, items: dict[int, Item]) -> dict[int, Item]:
         position, reference = self._wanted.position, self._wanted.reference
         if position is not None:
             return {n: item for n, item in items.items() if n == position}
@@ -124,7 +128,7 @@ class DockerArchive:
         return {
             n: item
             for n, item in items.items()
-            if any(_is_called(tag, reference) for tag in item.repo_tags)
+            if any(_has_name(tag, reference) for tag in item.repo_tags)
         }
 
     async def _choices(self, items: dict[int, Item]) -> list[Choice]:
@@ -133,7 +137,7 @@ class DockerArchive:
             try:
                 digest = digests.compute((await self._image(position, item)).manifest)
             except Failure:
-                digest = None  # this one is broken, which is no matter to the others
+                digest = None  # this image is broken, the others need not be
             offered.append(Choice(position, item.repo_tags, digest))
         return offered
 
@@ -143,10 +147,10 @@ class DockerArchive:
 
     async def _image(self, position: int, item: Item) -> _Image:
         if position not in self._images:
-            self._images[position] = await self._made(item)
+            self._images[position] = await self._make(item)
         return self._images[position]
 
-    async def _made(self, item: Item) -> _Image:
+    async def _make(self, item: Item) -> _Image:
         try:
             raw = await file_tree.read(self._archive, item.config, MAX_DOCUMENT_SIZE)
         except NotFoundError as error:
@@ -172,7 +176,7 @@ class DockerArchive:
         return _Image(formats.make_manifest(config, layers), {**blobs, config.digest: raw})
 
     async def _layer(self, path: str, diff_id: Digest | None, item: Item) -> Descriptor:
-        """Describe a layer by the bytes that are served for it."""
+        """Return the descriptor of a layer, of the bytes that are served for it."""
         try:
             member = self._archive.find(path)
         except NotFoundError as error:
@@ -186,11 +190,11 @@ class DockerArchive:
         return Descriptor(media_type, await self._digest(path, member), member.size)
 
     async def _digest(self, path: str, member: Member) -> Digest:
-        """Give the digest of a layer that no config names, hashed once."""
+        """Return the digest of a layer that is not the diff_id in the config, hashed only once."""
         match = _NAMED_BY_DIGEST.fullmatch(path)
         if match is not None:
             try:
-                return digests.parse(f"{match[1]}:{match[2]}")  # which is verified when it is read
+                return digests.parse(f"{match[1]}:{match[2]}")  # verified when the layer is read
             except ValueError:
                 pass
         if member.offset not in self._hashed:
@@ -199,14 +203,15 @@ class DockerArchive:
             buffer = memoryview(bytearray(_PIECE))
             try:
                 while count := await content.receive_into(buffer):
-                    await in_thread(hasher.update, buffer[:count])
+                    piece = buffer[:count]
+                    await trio.to_thread.run_sync(hasher.update, piece, abandon_on_cancel=True)
             finally:
                 content.close()
             self._hashed[member.offset] = Digest("sha256", hasher.hexdigest())
         return self._hashed[member.offset]
 
     async def document(self, descriptor: Descriptor) -> Document:
-        """See `Source`; there are no manifests but those that are made."""
+        """See `Source`. The only manifests are those that are made, and those are roots."""
         raise NotFoundError(
             f"{self.name}: manifest {descriptor.digest} is not there", code="MANIFEST_UNKNOWN"
         )
@@ -223,7 +228,7 @@ class DockerArchive:
         raise NotFoundError(f"{name} is not there", code="BLOB_UNKNOWN")
 
     def signatures(self, _: Digest) -> list[SignaturePlace]:
-        """See `Source`. What is signed is the manifest, and this one has just been made."""
+        """See `Source`. A manifest that was made here has no signatures."""
         return []
 
     def close(self) -> None:
@@ -231,7 +236,7 @@ class DockerArchive:
         self._archive.close()
 
 
-def _is_called(tag: str, reference: Reference) -> bool:
+def _has_name(tag: str, reference: Reference) -> bool:
     try:
         return references.parse_reference(tag) == reference
     except BadRequestError:

@@ -1,4 +1,4 @@
-"""What there is to choose from, where a name fits several images or none."""
+"""The images to choose from where a name fits several or none: in messages, and for programs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.platform import Platform
 
-# There may be thousands of images in one place; a message that lists them all helps nobody.
+# A layout may have thousands of images; a message that lists all of them is of no use.
 _MAX_SHOWN = 20
 
 
 class Choice(NamedTuple):
-    """An image that can be named by its position or one of its names.
+    """An image that can be named by its position or by one of its names.
 
-    `digest` is that of its manifest or index, None where none can be given.
+    `digest` is that of its manifest or index, None where it could not be computed.
     """
 
     position: int
@@ -29,7 +29,7 @@ class Choice(NamedTuple):
 
 
 def detail(choices: Sequence[Choice]) -> list[dict[str, object]]:
-    """Give the choices as a program reads them."""
+    """Return the choices as the detail of a failure."""
     return [
         {
             "position": f"@{each.position}",
@@ -43,12 +43,12 @@ def detail(choices: Sequence[Choice]) -> list[dict[str, object]]:
 
 
 def listed(choices: Sequence[Choice]) -> str:
-    """Give the choices as a message lists them."""
-    words = [
+    """Return the choices as a message lists them."""
+    shown = [
         f":@{each.position}"
         + "".join(f" (:{clean(name)})" for name in each.names[:_MAX_SHOWN])
         + (f" {each.digest}" if each.digest else "")
         for each in choices[:_MAX_SHOWN]
     ]
-    more = len(choices) - len(words)
-    return (", ".join(words) or "none") + (f" and {more} more" if more else "")
+    more = len(choices) - len(shown)
+    return (", ".join(shown) or "none") + (f" and {more} more" if more else "")

@@ -1,6 +1,6 @@
 """`oci:DIR[:REF|:@N]` and `oci-archive:FILE…`: OCI image specification, image-layout.md.
 
-`oci-layout` itself is not demanded, as no other reader demands it; `index.json` is what is read.
+The file `oci-layout` is not required, as no other reader requires it; `index.json` is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from imgproxy.specs.oci import reference as references
 from imgproxy.transports import file_tree
 from imgproxy.transports.local import listing
 from imgproxy.transports.local.listing import Choice
-from imgproxy.transports.source import Document, sought
+from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from imgproxy.transports.readers import Content
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
 
-# What refers to an image, under the tag that registries without a referrers API have for it
-# (distribution specification, "Referrers Tag Schema"), and what cosign puts beside one.
+# Not images, but artifacts that refer to one: under the tag for registries without a referrers API
+# (distribution specification, "Referrers Tag Schema"), and under the tags that cosign uses.
 _FALLBACK_TAG = re.compile(r"[a-z0-9]+-[0-9a-f]{64,}(?:\.[a-z]+)?")
 
 
 class OciLayout:
-    """A tree with `index.json` and `blobs/<algorithm>/<encoded>`. See `Source`.
+    """An image in a tree with `index.json` and `blobs/<algorithm>/<encoded>`.
 
-    `reference` is what the image is called in a registry, where it stands in for that: an entry of
-    that name is preferred, but the only one need not have it.
+    Fulfils `SearchableSource`. `reference` is the name of the image in a registry that this one
+    stands in for: an entry with that name is preferred, but the only one need not have it.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class OciLayout:
     async def root(self) -> Document:
         """See `Source`. Raises `AmbiguousError` where the name fits several images."""
         index, entries = await self._index()
-        fitting = self._fitting(entries)
+        fitting = self._matching(entries)
         images = {entry.digest for entry in fitting.values()}
         if len(images) == 1:
             return await self.document(next(iter(fitting.values())))
-        if self._wanted.ref_name is None and _told_apart_by_platform(fitting.values()):
+        if self._wanted.ref_name is None and _differ_by_platform(fitting.values()):
             return index
         offered = _choices(fitting)
         raise AmbiguousError(
@@ -67,12 +67,14 @@ class OciLayout:
             choices=listing.detail(offered),
         )
 
-    async def seek(self, digest: Digest) -> Document:
-        """See `source.Place`."""
+    async def find(self, digest: Digest) -> Document:
+        """See `SearchableSource`."""
+        from imgproxy.transports.local.digest_search import find_by_digest
+
         index, entries = await self._index()
         if len({entry.digest for entry in entries}) == 1:
             index = await self.document(entries[0])
-        return await sought(self, index, digest)
+        return await find_by_digest(self, index, digest)
 
     async def _index(self) -> tuple[Document, tuple[Descriptor, ...]]:
         raw = await file_tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
@@ -80,11 +82,11 @@ class OciLayout:
         entries = manifests.parse_index(raw, name).manifests
         return Document(raw, types.OCI_INDEX, (), None, name), entries
 
-    def _fitting(self, entries: tuple[Descriptor, ...]) -> dict[int, Descriptor]:
-        """Give the entries that the name fits, at least one, by their position."""
+    def _matching(self, entries: tuple[Descriptor, ...]) -> dict[int, Descriptor]:
+        """Return the entries that the name fits, by position. Raises `NotFoundError` for none."""
         everything = dict(enumerate(entries))
-        for fits in self._ways():
-            fitting = {n: entry for n, entry in everything.items() if fits(n, entry)}
+        for matches in self._matchers():
+            fitting = {n: entry for n, entry in everything.items() if matches(n, entry)}
             if fitting:
                 return fitting
         offered = _choices(everything)
@@ -94,8 +96,8 @@ class OciLayout:
             choices=listing.detail(offered),
         )
 
-    def _ways(self) -> list[Callable[[int, Descriptor], bool]]:
-        """Give the ways in which an entry may be meant, the first that leads to any counts."""
+    def _matchers(self) -> list[Callable[[int, Descriptor], bool]]:
+        """Return predicates for position and entry; the first that any entry fulfils decides."""
         position, ref_name, reference = self._wanted.position, self._wanted.ref_name, None
         if position is not None:
             return [lambda n, _: n == position]
@@ -140,7 +142,7 @@ class OciLayout:
             raise NotFoundError(f"{name} is not there: {error.message}", code=code) from None
 
     def signatures(self, _: Digest) -> list[SignaturePlace]:
-        """See `Source`. The specification of layouts has no place for signatures."""
+        """See `Source`. The specification of layouts does not provide for signatures."""
         return []
 
     def close(self) -> None:
@@ -149,15 +151,15 @@ class OciLayout:
 
 
 def _reference(text: str | None) -> Reference | None:
-    """Give the reference that an annotation is, if it is one."""
+    """Return an annotation as a reference, None where it is missing or not a reference."""
     try:
         return None if text is None else references.parse_reference(text)
     except BadRequestError:
         return None
 
 
-def _told_apart_by_platform(entries: Collection[Descriptor]) -> bool:
-    """Whether these are one image for several platforms, rather than several images."""
+def _differ_by_platform(entries: Collection[Descriptor]) -> bool:
+    """Return whether entries are one image for several platforms, not several images."""
     platforms = {entry.platform for entry in entries}
     names = {entry.ref_name for entry in entries}
     return None not in platforms and len(platforms) == len(entries) and len(names) == 1

@@ -1,8 +1,8 @@
 """A registry as files: `<repository>/manifests/<ref>` beside `<repository>/blobs/`.
 
-That is what tools for hosts without a network write, and what any web server can serve as a
-registry. Blobs lie in `blobs/` under their digest, or as a layout or the distribution project's
-registry lays them out; `blobs` is often a link to a directory that repositories share.
+Tools for hosts without a network write such trees, and any web server can serve them as a registry.
+Blobs are in `blobs/` by their digest, or arranged as in an OCI layout or as in the storage of the
+distribution project's registry; `blobs` is often a link to a directory that repositories share.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from imgproxy.errors import NotFoundError, clean
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.readers import LocalFile
-from imgproxy.transports.source import Document, sought
+from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RegistryTree:
-    """The image whose manifest is the file at `path`. See `Source`."""
+    """The image whose manifest is the file at `path`. Fulfils `SearchableSource`."""
 
     def __init__(self, path: str, identity: Identity) -> None:
         self.name = clean(path)
@@ -32,7 +32,7 @@ class RegistryTree:
         self._repository = os.path.dirname(os.path.dirname(path))
 
     async def root(self) -> Document:
-        """See `Source`. A tag is often a link to a file named by digest, which then counts."""
+        """See `Source`. Where the tag is a link to a file named by digest, that names it too."""
         raw = await LocalFile(self._path).read(MAX_DOCUMENT_SIZE)
         return Document(raw, "", self._digests(), None, self.name)
 
@@ -43,9 +43,11 @@ class RegistryTree:
             return ()
         return (named,) if digests.is_available(named) else ()
 
-    async def seek(self, digest: Digest) -> Document:
-        """See `source.Place`."""
-        return await sought(self, await self.root(), digest)
+    async def find(self, digest: Digest) -> Document:
+        """See `SearchableSource`."""
+        from imgproxy.transports.local.digest_search import find_by_digest
+
+        return await find_by_digest(self, await self.root(), digest)
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""
@@ -65,15 +67,15 @@ class RegistryTree:
                 return LocalFile(f"{self._repository}/{path}", name)
             except NotFoundError:
                 pass
-        places = ", ".join(f"{clean(self._repository)}/{path}" for path in paths)
-        raise NotFoundError(f"{name} is not there (sought at {places})", code=code)
+        searched = ", ".join(f"{clean(self._repository)}/{path}" for path in paths)
+        raise NotFoundError(f"{name} is not there (searched: {searched})", code=code)
 
     def signatures(self, _: Digest) -> list[SignaturePlace]:
-        """See `Source`. They are where those of the registry's image are."""
+        """See `Source`. A tree has none; `Sideloaded` adds those of the registry's image."""
         return []
 
     def close(self) -> None:
-        """See `Source`. Nothing is kept open."""
+        """See `Source`. Nothing is open."""
 
 
 def _blob_paths(digest: Digest) -> list[str]:

@@ -1,4 +1,4 @@
-"""What compressed files inflate to, from any place on; what is no whole file; what is a bomb."""
+"""Decompressed content from any position; broken and incomplete files; decompression bombs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.archives import COMPRESSIONS
 from support.opened import BROKEN, CHANGED, TOO_LARGE, UNSUPPORTED, Watched, refusing
 
 from imgproxy.transports.local import decompression
-from imgproxy.transports.local.decompression import Inflated, codec
+from imgproxy.transports.local.decompression import CompressedFile, codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from imgproxy.transports.local.decompression import Cursor
 
-# Half of it compresses and half does not, so that places in it differ.
+# Half of it compresses and half does not, so that positions in it differ.
 CONTENT = b"".join(
     random.Random(n).randbytes(1000) + b"what comes again and again " * 40 for n in range(80)
 )
@@ -50,33 +50,33 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let little content have many places to go on from."""
+    """Make little content have many resume points."""
     monkeypatch.setattr(decompression, "_MIN_FEED", 256)
     monkeypatch.setattr(decompression, "_MAX_FEED", 1024)
     monkeypatch.setattr(decompression, "_SPACING", 4096)
 
 
-def opened(path: Path, content: bytes | None = None) -> tuple[Inflated, Watched]:
-    """Write a file, if it is to be written; give it with nothing read."""
+def opened(path: Path, content: bytes | None = None) -> tuple[CompressedFile, Watched]:
+    """Write a file if there is content for it; return it before anything is read."""
     if content is not None:
         path.write_bytes(content)
     file = Watched(str(path))
     found = codec(str(path), file.read(16, 0))
     assert found is not None
     file.reads.clear()
-    return Inflated(file, found), file
+    return CompressedFile(file, found), file
 
 
 def rest_of(cursor: Cursor, step: int = 10_000) -> bytes:
     return b"".join(iter(lambda: cursor.read(step), b""))
 
 
-def gone_through(path: Path, content: bytes | None = None) -> tuple[Inflated, Watched]:
-    """Give the file after the first pass."""
-    inflated, file = opened(path, content)
-    rest_of(inflated.first_pass())
+def gone_through(path: Path, content: bytes | None = None) -> tuple[CompressedFile, Watched]:
+    """Return the file after the first pass."""
+    compressed, file = opened(path, content)
+    rest_of(compressed.first_pass())
     file.reads.clear()
-    return inflated, file
+    return compressed, file
 
 
 # --- what comes out -----------------------------------------------------------------------------
@@ -85,8 +85,8 @@ def gone_through(path: Path, content: bytes | None = None) -> tuple[Inflated, Wa
 @pytest.mark.parametrize("step", [777, 1 << 20])
 @pytest.mark.parametrize("compression", COMPRESSED)
 def test_a_file_inflates_to_what_was_compressed(path: Path, compression: str, step: int) -> None:
-    inflated, _ = opened(path, COMPRESSIONS[compression](CONTENT))
-    cursor = inflated.first_pass()
+    compressed, _ = opened(path, COMPRESSIONS[compression](CONTENT))
+    cursor = compressed.first_pass()
     assert rest_of(cursor, step) == CONTENT
     assert cursor.position == len(CONTENT)
     assert cursor.read(1) == b""
@@ -95,9 +95,9 @@ def test_a_file_inflates_to_what_was_compressed(path: Path, compression: str, st
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("compression", COMPRESSED)
 def test_a_file_can_be_gone_into_anywhere(path: Path, compression: str) -> None:
-    inflated, _ = gone_through(path, COMPRESSIONS[compression](CONTENT))
+    compressed, _ = gone_through(path, COMPRESSIONS[compression](CONTENT))
     for position in (0, 1, 60_000, 59_999, 130_000, len(CONTENT) - 1, len(CONTENT), 4096, 5):
-        cursor = inflated.cursor(position)
+        cursor = compressed.cursor(position)
         assert cursor.position == position
         assert cursor.read(500) == CONTENT[position : position + 500]
         assert cursor.position == min(position + 500, len(CONTENT))
@@ -105,8 +105,8 @@ def test_a_file_can_be_gone_into_anywhere(path: Path, compression: str) -> None:
 
 @pytest.mark.parametrize("compression", COMPRESSED)
 def test_an_empty_content_is_empty(path: Path, compression: str) -> None:
-    inflated, _ = opened(path, COMPRESSIONS[compression](b""))
-    assert inflated.first_pass().read(1) == b""
+    compressed, _ = opened(path, COMPRESSIONS[compression](b""))
+    assert compressed.first_pass().read(1) == b""
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -114,14 +114,14 @@ def test_many_tiny_streams_are_one_content(path: Path, library: str) -> None:
     compress = LIBRARIES[library]
     pieces = [b"%d," % n for n in range(1000)]
     content = b"".join(map(compress, pieces)) + compress(b"") * 3
-    inflated, _ = opened(path, content)
-    assert rest_of(inflated.first_pass()) == b"".join(pieces)
+    compressed, _ = opened(path, content)
+    assert rest_of(compressed.first_pass()) == b"".join(pieces)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_what_is_left_out_has_been_read(path: Path, library: str) -> None:
-    inflated, _ = opened(path, LIBRARIES[library](CONTENT))
-    cursor = inflated.first_pass()
+    compressed, _ = opened(path, LIBRARIES[library](CONTENT))
+    cursor = compressed.first_pass()
     cursor.skip(0)
     assert cursor.position == 0
     cursor.skip(73_456)
@@ -134,9 +134,9 @@ def test_what_is_left_out_has_been_read(path: Path, library: str) -> None:
 @pytest.mark.parametrize("limit", [1, 100, 65_536])
 def test_no_more_is_given_at_once_than_was_asked_for(path: Path, library: str, limit: int) -> None:
     content = bytes(60_000 if limit > 1 else 500)
-    inflated, _ = opened(path, LIBRARIES[library](content))
-    cursor = inflated.first_pass()
-    pieces = list(iter(lambda: cursor.some(limit), b""))
+    compressed, _ = opened(path, LIBRARIES[library](content))
+    cursor = compressed.first_pass()
+    pieces = list(iter(lambda: cursor.read_some(limit), b""))
     assert max(map(len, pieces)) <= limit
     assert b"".join(pieces) == content
 
@@ -210,9 +210,9 @@ def test_what_does_not_inflate_is_refused_with_its_place(path: Path, case: str) 
     make, words = BROKEN_FILES[case]
     name = {b"\x1f": "gzip", b"\x28": "zstd", b"B": "bzip2", b"\xfd": "xz"}
     content = make(CONTENT)
-    inflated, _ = opened(path, content)
+    compressed, _ = opened(path, content)
     with refusing(BROKEN, f"{path}: inflating {name[content[:1]]} at byte ", words) as raised:
-        rest_of(inflated.first_pass())
+        rest_of(compressed.first_pass())
     at = int(raised.value.message.partition(" at byte ")[2].partition(":")[0])
     assert 0 <= at <= len(content)
 
@@ -223,23 +223,23 @@ def test_damage_is_never_taken_for_content(path: Path, library: str) -> None:
     for at in range(20, len(whole) - 40, len(whole) // 40):
         content = bytearray(whole)
         content[at] ^= 0x10
-        inflated, _ = opened(path, bytes(content))
+        compressed, _ = opened(path, bytes(content))
         with refusing(BROKEN, f"inflating {library} at byte"):
-            rest_of(inflated.first_pass())
+            rest_of(compressed.first_pass())
 
 
 def test_a_window_of_128_mib_is_within_the_limit_e22(path: Path) -> None:
-    inflated, _ = opened(path, archives.zstd_with_window(CONTENT, 27))
-    assert rest_of(inflated.first_pass()) == CONTENT
+    compressed, _ = opened(path, archives.zstd_with_window(CONTENT, 27))
+    assert rest_of(compressed.first_pass()) == CONTENT
 
 
 def test_xz_that_wants_too_much_memory_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decompression, "_MAX_MEMORY", 1 << 20)  # and it wants eight times as much
-    inflated, _ = opened(path, lzma.compress(CONTENT))
+    monkeypatch.setattr(decompression, "_MAX_MEMORY", 1 << 20)  # and it needs eight times as much
+    compressed, _ = opened(path, lzma.compress(CONTENT))
     with refusing(BROKEN, "Memory usage limit exceeded"):
-        rest_of(inflated.first_pass())
+        rest_of(compressed.first_pass())
 
 
 # --- bombs --------------------------------------------------------------------------------------
@@ -248,8 +248,8 @@ def test_xz_that_wants_too_much_memory_is_refused(
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_bomb_is_refused_e24(path: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decompression, "_SUSPECT_SIZE", 3 << 20)
-    inflated, _ = opened(path, LIBRARIES[library](bytes(8 << 20)))
-    cursor = inflated.first_pass()
+    compressed, _ = opened(path, LIBRARIES[library](bytes(8 << 20)))
+    cursor = compressed.first_pass()
     with refusing(TOO_LARGE, str(path), "inflate to more than 250 times as many"):
         rest_of(cursor)
     assert 3 << 20 < cursor.position <= 4 << 20
@@ -259,17 +259,17 @@ def test_a_bomb_is_refused_e24(path: Path, library: str, monkeypatch: pytest.Mon
 def test_what_compresses_well_is_no_bomb(
     path: Path, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inflated, _ = opened(path, LIBRARIES[library](bytes(2 << 20)))
-    assert rest_of(inflated.first_pass()) == bytes(2 << 20)
+    compressed, _ = opened(path, LIBRARIES[library](bytes(2 << 20)))
+    assert rest_of(compressed.first_pass()) == bytes(2 << 20)
     monkeypatch.setattr(decompression, "_SUSPECT_SIZE", 0)
-    inflated, _ = opened(path, LIBRARIES[library](CONTENT))
-    assert rest_of(inflated.first_pass()) == CONTENT
+    compressed, _ = opened(path, LIBRARIES[library](CONTENT))
+    assert rest_of(compressed.first_pass()) == CONTENT
 
 
 def test_a_real_bomb_is_refused_and_never_held_e24(path: Path) -> None:
     piece = archives.zstd_compressed(bytes(64 << 20))
-    inflated, _ = opened(path, piece * 20)  # 1.3 GB of zeros in 40 KB
-    cursor = inflated.first_pass()
+    compressed, _ = opened(path, piece * 20)  # 1.3 GB of zeros in 40 KB
+    cursor = compressed.first_pass()
     tracemalloc.start()
     try:
         with refusing(TOO_LARGE, "which no image does"):
@@ -280,16 +280,16 @@ def test_a_real_bomb_is_refused_and_never_held_e24(path: Path) -> None:
     assert 1 << 30 <= cursor.position < (1 << 30) + (2 << 20)
 
 
-# --- places to go on from -----------------------------------------------------------------------
+# --- resume points ------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("compression", ["gzip", "gzip with flushes", *STREAMS])
-def test_inflating_is_taken_up_near_the_wanted_place(path: Path, compression: str) -> None:
+def test_decompression_is_resumed_near_the_wanted_position(path: Path, compression: str) -> None:
     content = COMPRESSIONS[compression](CONTENT)
-    inflated, file = gone_through(path, content)
+    compressed, file = gone_through(path, content)
     position = len(CONTENT) * 9 // 10
-    cursor = inflated.cursor(position)
+    cursor = compressed.cursor(position)
     assert cursor.read(100) == CONTENT[position : position + 100]
     is_gzip = compression.startswith("gzip")
     assert file.reads[0][0] >= len(content) * (0.85 if is_gzip else 0.6)
@@ -297,108 +297,110 @@ def test_inflating_is_taken_up_near_the_wanted_place(path: Path, compression: st
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_places_become_rarer_as_there_are_more_of_them(
+def test_resume_points_become_rarer_as_there_are_more_of_them(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decompression, "_MAX_POINTS", 8)
-    inflated, _ = opened(path, archives.gzipped(CONTENT))
-    cursor, most = inflated.first_pass(), 0
-    while cursor.some(1000):
-        most = max(most, len(inflated._points))
+    compressed, _ = opened(path, archives.gzipped(CONTENT))
+    cursor, most = compressed.first_pass(), 0
+    while cursor.read_some(1000):
+        most = max(most, len(compressed._points))
     assert 4 <= most <= 8
-    positions = [point.position for point in inflated._points]
+    positions = [point.position for point in compressed._points]
     assert positions[0] == 0
     assert positions == sorted(set(positions))
     gaps = [later - earlier for earlier, later in itertools.pairwise(positions)]
     assert min(gaps) >= len(CONTENT) / 8 / 4  # they are spread, not crowded at one end
     for position in (*positions, len(CONTENT) // 2):
-        assert inflated.cursor(position).read(10) == CONTENT[position : position + 10]
+        assert compressed.cursor(position).read(10) == CONTENT[position : position + 10]
 
 
-def test_the_memory_of_places_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_for_resume_points_is_bounded(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(decompression, "_SPACING", 1)
     monkeypatch.setattr(decompression, "_MAX_POINTS", 16)
-    inflated, _ = opened(path, b"".join(map(archives.gzipped, [b"x" * 500] * 5000)))
-    rest_of(inflated.first_pass(), 100)
-    assert 8 <= len(inflated._points) <= 16
+    compressed, _ = opened(path, b"".join(map(archives.gzipped, [b"x" * 500] * 5000)))
+    rest_of(compressed.first_pass(), 100)
+    assert 8 <= len(compressed._points) <= 16
 
 
 @pytest.mark.usefixtures("small_steps")
-def test_only_the_first_pass_notes_places(path: Path) -> None:
-    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
-    before = list(inflated._points)
+def test_only_the_first_pass_records_resume_points(path: Path) -> None:
+    compressed, _ = gone_through(path, archives.gzipped(CONTENT))
+    before = list(compressed._points)
     assert len(before) > 20
-    rest_of(inflated.cursor(0))
-    rest_of(inflated.cursor(60_000))
-    assert inflated._points == before
+    rest_of(compressed.cursor(0))
+    rest_of(compressed.cursor(60_000))
+    assert compressed._points == before
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("pieces", [0, 1, 2])
 def test_a_cursor_that_is_unwanted_stops_on_the_way(path: Path, library: str, pieces: int) -> None:
-    inflated, _ = gone_through(path, LIBRARIES[library](CONTENT))
+    compressed, _ = gone_through(path, LIBRARIES[library](CONTENT))
     asked = iter([False] * pieces + [True])
-    cursor = inflated.cursor(len(CONTENT), lambda: next(asked))
+    cursor = compressed.cursor(len(CONTENT), lambda: next(asked))
     assert cursor.position == pieces * decompression.PIECE
-    assert inflated.cursor(len(CONTENT), lambda: False).position == len(CONTENT)
+    assert compressed.cursor(len(CONTENT), lambda: False).position == len(CONTENT)
 
 
 def test_a_cursor_cannot_be_behind_the_end(path: Path) -> None:
-    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
-    assert inflated.cursor(len(CONTENT) + 1).position == len(CONTENT)
+    compressed, _ = gone_through(path, archives.gzipped(CONTENT))
+    assert compressed.cursor(len(CONTENT) + 1).position == len(CONTENT)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_who_reads_in_order_goes_on_where_the_last_one_was(path: Path, library: str) -> None:
-    inflated, file = gone_through(path, LIBRARIES[library](CONTENT))
-    first = inflated.cursor(0)
+    compressed, file = gone_through(path, LIBRARIES[library](CONTENT))
+    first = compressed.cursor(0)
     first.read(60_000)
-    inflated.keep(first)
+    compressed.keep(first)
     file.reads.clear()
-    second = inflated.cursor(60_000)
+    second = compressed.cursor(60_000)
     assert file.reads == []
     assert rest_of(second) == CONTENT[60_000:]
 
 
 def test_a_cursor_is_not_taken_back_in_the_file(path: Path) -> None:
-    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
-    ahead = inflated.cursor(120_000)
-    inflated.keep(ahead)
-    behind = inflated.cursor(60_000)
+    compressed, _ = gone_through(path, archives.gzipped(CONTENT))
+    ahead = compressed.cursor(120_000)
+    compressed.keep(ahead)
+    behind = compressed.cursor(60_000)
     assert behind is not ahead
     assert behind.read(10) == CONTENT[60_000:60_010]
-    assert inflated.cursor(120_005).read(10) == CONTENT[120_005:120_015]
+    assert compressed.cursor(120_005).read(10) == CONTENT[120_005:120_015]
 
 
 @pytest.mark.usefixtures("small_steps")
 def test_a_place_beats_a_cursor_that_is_farther_away(path: Path) -> None:
-    inflated, file = gone_through(path, archives.gzipped(CONTENT))
-    inflated.keep(inflated.cursor(10))
+    compressed, file = gone_through(path, archives.gzipped(CONTENT))
+    compressed.keep(compressed.cursor(10))
     file.reads.clear()
-    assert inflated.cursor(120_000).read(10) == CONTENT[120_000:120_010]
+    assert compressed.cursor(120_000).read(10) == CONTENT[120_000:120_010]
     assert file.reads[0][0] > 50_000
 
 
 def test_a_cursor_that_is_in_use_is_nobody_elses(path: Path) -> None:
-    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
-    inflated.keep(inflated.cursor(1000))
-    one, other = inflated.cursor(1000), inflated.cursor(1000)
+    compressed, _ = gone_through(path, archives.gzipped(CONTENT))
+    compressed.keep(compressed.cursor(1000))
+    one, other = compressed.cursor(1000), compressed.cursor(1000)
     for at in range(1000, 120_000, 10_000):
         for cursor in (one, other):
             assert cursor.read(10_000) == CONTENT[at : at + 10_000]
 
 
 def test_few_cursors_are_kept(path: Path) -> None:
-    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
-    cursors = [inflated.cursor(position) for position in range(0, 60_000, 10_000)]
+    compressed, _ = gone_through(path, archives.gzipped(CONTENT))
+    cursors = [compressed.cursor(position) for position in range(0, 60_000, 10_000)]
     for cursor in cursors:
-        inflated.keep(cursor)
-    assert len(inflated._idle) <= 2
+        compressed.keep(cursor)
+    assert len(compressed._idle) <= 2
 
 
 @contextmanager
 def often_interrupted() -> Iterator[None]:
-    """Let threads take turns as often as they can."""
+    """Make threads switch as often as they can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -408,7 +410,7 @@ def often_interrupted() -> Iterator[None]:
 
 
 def test_readers_in_several_threads_do_not_disturb_each_other(path: Path) -> None:
-    inflated, _ = gone_through(path, archives.gzipped(CONTENT))
+    compressed, _ = gone_through(path, archives.gzipped(CONTENT))
     troubles: list[str] = []
 
     def read(seed: int) -> None:
@@ -416,10 +418,10 @@ def test_readers_in_several_threads_do_not_disturb_each_other(path: Path) -> Non
         try:
             for _ in range(500):
                 position = chance.randrange(3000)
-                cursor = inflated.cursor(position)
+                cursor = compressed.cursor(position)
                 if cursor.read(100) != CONTENT[position : position + 100]:
                     troubles.append(f"other bytes at {position}")
-                inflated.keep(cursor)
+                compressed.keep(cursor)
         except Exception as error:  # noqa: BLE001  (whatever it is, it is to be shown)
             troubles.append(repr(error))
 
@@ -439,8 +441,8 @@ def test_readers_in_several_threads_do_not_disturb_each_other(path: Path) -> Non
 def test_a_file_that_is_truncated_meanwhile_is_worth_another_try_e46(
     path: Path, library: str
 ) -> None:
-    inflated, _ = gone_through(path, LIBRARIES[library](CONTENT))
-    cursor = inflated.cursor(0)
+    compressed, _ = gone_through(path, LIBRARIES[library](CONTENT))
+    cursor = compressed.cursor(0)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 10)
     with refusing(CHANGED, f"{path} has been changed"):
@@ -451,9 +453,9 @@ def test_a_file_that_is_truncated_meanwhile_is_worth_another_try_e46(
 def test_a_file_that_is_overwritten_meanwhile_is_worth_another_try_e46(
     path: Path, library: str
 ) -> None:
-    inflated, _ = gone_through(path, LIBRARIES[library](CONTENT))
+    compressed, _ = gone_through(path, LIBRARIES[library](CONTENT))
     size = path.stat().st_size
-    cursor = inflated.cursor(0)
+    cursor = compressed.cursor(0)
     path.write_bytes(random.Random(0).randbytes(size + 1))
     with refusing(CHANGED, f"{path} has been changed or replaced since it was opened"):
         rest_of(cursor)
@@ -462,7 +464,7 @@ def test_a_file_that_is_overwritten_meanwhile_is_worth_another_try_e46(
 def test_without_a_library_for_zstd_it_is_said_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As in the program as one file, which has no extension modules."""
+    """The program as one file has no extension modules."""
     for module in ("compression", "backports", "backports.zstd"):
         monkeypatch.setitem(sys.modules, module, None)
     with refusing(UNSUPPORTED, "install", "backports.zstd", "3.14"):

@@ -1,8 +1,7 @@
-"""What lies at a path, told by its content; and images of a registry that lie here."""
+"""What a path holds, detected by its content."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from typing import TYPE_CHECKING
@@ -11,34 +10,28 @@ import pytest
 from support.archives import (
     COMPRESSIONS,
     DIALECTS,
-    IMAGE_NAME,
     WITH_INDEX,
     Member,
-    Saved,
     control,
     docker_containerd,
     docker_graphdriver,
     docker_legacy,
     gzipped,
     layer,
-    nix_layered,
-    of_directory,
     pack,
+    packed,
     replaced,
     saved,
-    saved_from,
     skopeo,
     stored,
     write_dir,
-    write_registry_tree,
+    write_file,
     zstd_compressed,
 )
 from support.images import (
     OCI_CONFIG,
     OCI_INDEX,
-    OCI_LAYER,
     OCI_MANIFEST,
-    REF_NAME,
     Json,
     Layout,
     digest_of,
@@ -58,35 +51,22 @@ from support.opened import (
     refusing,
     served_from,
 )
-from support.sources import describe
 from support.streams import real_time
 
 from imgproxy.specs.oci.reference import parse_reference
-from imgproxy.transports.local.detect import open_sideloaded
+from imgproxy.transports.local.detect import open_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from imgproxy.transports.local.detect import Sideloaded
 
 LAYERS = (layer("first"), layer("second", 300_000))
 IMAGE = saved(*LAYERS, tags=["example.com/os:1"])
 OTHER = saved(layer("other"), tags=["nginx:latest"])
 WRONG = (422, "DIGEST_INVALID")
 
-# No name says what a file is.
+# The name of a file does not matter.
 NAMES = ["image", "image.tar", "image.tar.gz", "image.zst", "image.json", "manifest.json"]
-
-
-def write(path: Path, content: bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return str(path)
-
-
-def packed(layout: Layout) -> bytes:
-    return pack(of_directory(layout.path))
 
 
 # --- what a path is -----------------------------------------------------------------------------
@@ -101,7 +81,7 @@ async def test_an_archive_is_recognised_in_every_compression(
     layout.save(named(layout.image(*LAYERS), "os"))
     content = packed(layout) if kind == "oci" else pack(skopeo(IMAGE))
     name = random.Random(compression).choice(NAMES)
-    path = write(tmp_path / name, COMPRESSIONS[compression](content))
+    path = write_file(tmp_path / name, COMPRESSIONS[compression](content))
     source = await place_of(path)
     assert source.name == f"{kind}-archive:{path}"
     assert (await served_from(source)).layers == list(LAYERS)
@@ -112,7 +92,7 @@ async def test_an_archive_is_recognised_in_every_compression(
 @pytest.mark.parametrize("tail", ["", ":example.com/os:1", ":@0"])
 @real_time
 async def test_an_archive_of_docker_is_recognised(tmp_path: Path, dialect: str, tail: str) -> None:
-    path = write(tmp_path / "image", pack(DIALECTS[dialect](IMAGE)))
+    path = write_file(tmp_path / "image", pack(DIALECTS[dialect](IMAGE)))
     source = await place_of(path + tail)
     transport = "oci-archive" if dialect in WITH_INDEX else "docker-archive"
     assert source.name == f"{transport}:{path}{tail}"
@@ -137,7 +117,7 @@ async def test_directories_are_recognised(layout: Layout, tmp_path: Path) -> Non
 @real_time
 async def test_links_to_images_are_followed(layout: Layout, tmp_path: Path) -> None:
     layout.save_image(*LAYERS)
-    archive = write(tmp_path / "store" / "archive", gzipped(packed(layout)))
+    archive = write_file(tmp_path / "store" / "archive", gzipped(packed(layout)))
     for target in (str(layout.path), archive):
         link = tmp_path / "link"
         os.symlink(target, link)
@@ -151,11 +131,11 @@ async def test_links_to_images_are_followed(layout: Layout, tmp_path: Path) -> N
 @real_time
 async def test_what_policies_call_an_archive(layout: Layout, tmp_path: Path) -> None:
     layout.save_image(*LAYERS)
-    path = write(tmp_path / "x" / "oci", packed(layout))
+    path = write_file(tmp_path / "x" / "oci", packed(layout))
     source = await place_of(f"oci-archive:{path}")
     assert source.identity.transport == "oci-archive"
     assert source.identity.scopes[:2] == [path, str(tmp_path / "x")]
-    path = write(tmp_path / "docker", pack(skopeo(IMAGE)))
+    path = write_file(tmp_path / "docker", pack(skopeo(IMAGE)))
     assert (await place_of(f"docker-archive:{path}")).identity == ("docker-archive", [], None)
 
 
@@ -170,26 +150,30 @@ PLACES: dict[str, tuple[Callable[[Path], object], tuple[int, str], str]] = {
     "E45-directory": (
         os.mkdir,
         UNSUPPORTED,
-        "is a directory and no OCI layout (it has no index.json), nor does it have the manifest",
+        "is a directory, but neither an OCI layout (it has no index.json) nor a dir: (it has no",
     ),
     "a loop": (lambda path: path.symlink_to(path), (422, "PATH_INVALID"), "Too many levels"),
-    "text": (lambda path: write(path, b"#!/bin/sh\n"), UNSUPPORTED, "is no tar archive"),
-    "empty": (lambda path: write(path, b""), UNSUPPORTED, "is no tar archive"),
-    "compressed text": (lambda path: write(path, gzipped(b"x" * 999)), UNSUPPORTED, "no tar"),
-    "E15-nothing": (
-        lambda path: write(path, pack([Member("etc/passwd"), Member("x")])),
+    "text": (lambda path: write_file(path, b"#!/bin/sh\n"), UNSUPPORTED, "is not a tar archive"),
+    "empty": (lambda path: write_file(path, b""), UNSUPPORTED, "is not a tar archive"),
+    "compressed text": (
+        lambda path: write_file(path, gzipped(b"x" * 999)),
         UNSUPPORTED,
-        "has neither manifest.json nor index.json, so it is no image (it has: etc/passwd, x)",
+        "not a tar",
+    ),
+    "E15-nothing": (
+        lambda path: write_file(path, pack([Member("etc/passwd"), Member("x")])),
+        UNSUPPORTED,
+        "has neither manifest.json nor index.json, so it is not an image (it has: etc/passwd, x)",
     ),
     "E15-nothing-at-all": (
-        lambda path: write(path, pack([])),
+        lambda path: write_file(path, pack([])),
         UNSUPPORTED,
-        "so it is no image (it has: nothing)",
+        "so it is not an image (it has: nothing)",
     ),
     "E15-repositories": (
-        lambda path: write(path, pack(replaced(docker_legacy(IMAGE), "manifest.json"))),
+        lambda path: write_file(path, pack(replaced(docker_legacy(IMAGE), "manifest.json"))),
         UNSUPPORTED,
-        "was saved by Docker before version 1.10, in a format that is not read; load it",
+        "was saved by Docker before version 1.10, in a format that is not supported; load it",
     ),
 }
 
@@ -205,7 +189,7 @@ async def test_what_is_no_image_is_refused(tmp_path: Path, case: str) -> None:
         await place_of(str(path))
     reference = parse_reference("example.com/os:1")
     with refusing(wanted, str(path), words):
-        await open_sideloaded(str(path), reference)
+        await open_path(str(path), reference)
     assert open_descriptors() == before
 
 
@@ -215,13 +199,13 @@ async def test_what_is_no_image_is_refused(tmp_path: Path, case: str) -> None:
 async def test_a_file_is_no_directory_and_the_way_out_is_told(
     tmp_path: Path, form: str, *, is_link: bool
 ) -> None:
-    path = write(tmp_path / "file", pack(skopeo(IMAGE)))
+    path = write_file(tmp_path / "file", pack(skopeo(IMAGE)))
     if is_link:
         os.symlink(path, tmp_path / "link")
         path = str(tmp_path / "link")
     with refusing(
         UNSUPPORTED,
-        f"{path} is a file, and no directory; read it with oci-archive: or docker-archive:",
+        f"{path} is a file, not a directory; read it with oci-archive: or docker-archive:",
     ):
         await place_of(form.format(path))
 
@@ -235,7 +219,7 @@ def index_of(*entries: Json) -> Member:
 
 
 def without_layers() -> list[Member]:
-    """Give what Docker 25.0.0 wrote: an OCI manifest without layers beside a manifest.json."""
+    """Return what Docker 25.0.0 wrote: an OCI manifest without layers beside a manifest.json."""
     config = {"mediaType": OCI_CONFIG, "digest": digest_of(IMAGE.config)}
     manifest = encode(
         {
@@ -280,7 +264,7 @@ FALLING_BACK: dict[str, list[Member]] = {
 async def test_manifest_json_is_read_where_index_json_leads_nowhere(
     tmp_path: Path, case: str
 ) -> None:
-    path = write(tmp_path / "image", pack(FALLING_BACK[case]))
+    path = write_file(tmp_path / "image", pack(FALLING_BACK[case]))
     source = await place_of(path)
     assert source.name == f"docker-archive:{path}"
     assert (await served_from(source)).layers == list(LAYERS)
@@ -289,8 +273,8 @@ async def test_manifest_json_is_read_where_index_json_leads_nowhere(
 
 @real_time
 async def test_an_archive_whose_indexes_lead_to_an_image_is_a_layout_e36(tmp_path: Path) -> None:
-    """What else they name is not there, and nobody asks for it."""
-    path = write(tmp_path / "image", pack(docker_containerd(IMAGE)))
+    """Other content that they name is missing, and is not requested."""
+    path = write_file(tmp_path / "image", pack(docker_containerd(IMAGE)))
     source = await place_of(path)
     assert source.name == f"oci-archive:{path}"
     assert (await served_from(source)).config == IMAGE.config
@@ -299,7 +283,7 @@ async def test_an_archive_whose_indexes_lead_to_an_image_is_a_layout_e36(tmp_pat
 
 @real_time
 async def test_either_reading_of_an_archive_can_be_asked_for(tmp_path: Path) -> None:
-    path = write(tmp_path / "image", pack(docker_containerd(IMAGE)))
+    path = write_file(tmp_path / "image", pack(docker_containerd(IMAGE)))
     contents = []
     for transport in ("oci-archive", "docker-archive"):
         source = await place_of(f"{transport}:{path}")
@@ -315,7 +299,7 @@ async def test_a_docker_archive_without_manifest_json_is_read_by_its_index_e15(
     tmp_path: Path,
 ) -> None:
     members = replaced(docker_graphdriver(IMAGE, OTHER), "manifest.json")
-    path = write(tmp_path / "image", pack(members))
+    path = write_file(tmp_path / "image", pack(members))
     for tail, image in ((":nginx", OTHER), (":example.com/os:1", IMAGE), (":@1", OTHER)):
         source = await place_of(f"docker-archive:{path}{tail}")
         assert source.identity == ("docker-archive", [], None)
@@ -327,11 +311,11 @@ async def test_a_docker_archive_without_manifest_json_is_read_by_its_index_e15(
 
 @real_time
 async def test_an_oci_archive_without_index_json_names_the_way_out(tmp_path: Path) -> None:
-    path = write(tmp_path / "image", pack(skopeo(IMAGE)))
+    path = write_file(tmp_path / "image", pack(skopeo(IMAGE)))
     before = open_descriptors()
     with refusing(UNSUPPORTED, f"{path} has no index.json", "read it with docker-archive:"):
         await place_of(f"oci-archive:{path}")
-    path = write(tmp_path / "image", pack([Member("x")]))
+    path = write_file(tmp_path / "image", pack([Member("x")]))
     with refusing(UNSUPPORTED, "(it has: x)") as raised:
         await place_of(f"oci-archive:{path}")
     assert "docker-archive" not in raised.value.message
@@ -340,7 +324,7 @@ async def test_an_oci_archive_without_index_json_names_the_way_out(tmp_path: Pat
 
 @real_time
 async def test_a_layout_with_a_broken_index_and_nothing_else_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "image", pack([Member("index.json", b'{"a":1,"a":2}')]))
+    path = write_file(tmp_path / "image", pack([Member("index.json", b'{"a":1,"a":2}')]))
     with refusing(INVALID, "index.json"):
         await (await place_of(path)).root()
 
@@ -348,7 +332,7 @@ async def test_a_layout_with_a_broken_index_and_nothing_else_is_refused(tmp_path
 @real_time
 async def test_an_index_that_is_a_link_out_is_refused(tmp_path: Path) -> None:
     members = [Member("index.json", kind=b"2", target="/etc/passwd"), *skopeo(IMAGE)]
-    path = write(tmp_path / "image", pack(members))
+    path = write_file(tmp_path / "image", pack(members))
     with refusing(BROKEN, "leads out of the archive"):
         await (await place_of(f"oci-archive:{path}")).root()
 
@@ -363,7 +347,7 @@ async def test_what_an_archive_lacks_is_answered_with_what_it_has_e36(
     wanted, other = layout.image(b"amd"), layout.image(b"arm", platform="linux/arm64")
     layout.save(layout.index(on(wanted, "linux/amd64"), on(other, "linux/arm64")))
     os.unlink(layout.file(wanted["digest"]))
-    source = await place_of(write(tmp_path / "image", packed(layout)))
+    source = await place_of(write_file(tmp_path / "image", packed(layout)))
     words = f"manifest {wanted['digest']} is not there"
     with refusing(UNKNOWN, words, "(there are manifests for: linux/arm64)"):
         await served_from(source)
@@ -377,7 +361,7 @@ async def test_a_name_that_stands_twice_e34(
     first = layout.image(*LAYERS)
     second = first if is_same else layout.image(b"another")
     layout.save(named(first, "os"), named(second, "os"))
-    source = await place_of(f"oci-archive:{write(tmp_path / 'image', packed(layout))}:os")
+    source = await place_of(f"oci-archive:{write_file(tmp_path / 'image', packed(layout))}:os")
     if is_same:
         assert (await served_from(source)).layers == list(LAYERS)
     else:
@@ -393,7 +377,7 @@ async def test_images_for_several_platforms_are_told_apart_e33(
         on(layout.image(b"arm", platform="linux/arm64"), "linux/arm64"),
         on(layout.image(b"amd"), "linux/amd64"),
     )
-    source = await place_of(write(tmp_path / "image", zstd_compressed(packed(layout))))
+    source = await place_of(write_file(tmp_path / "image", zstd_compressed(packed(layout))))
     assert (await served_from(source)).layers == [b"amd"]
 
 
@@ -401,7 +385,7 @@ async def test_images_for_several_platforms_are_told_apart_e33(
 async def test_several_images_and_no_name_are_ambiguous_e1(layout: Layout, tmp_path: Path) -> None:
     entries = [layout.image(bytes([n])) for n in range(3)]
     layout.save(named(entries[0], "a"), named(entries[1], "b"), entries[2])
-    path = write(tmp_path / "image", packed(layout))
+    path = write_file(tmp_path / "image", packed(layout))
     with refusing(AMBIGUOUS, *(each["digest"] for each in entries), ":@0 (:a)", ":@2"):
         await (await place_of(path)).root()
     served = await served_from(await place_of(f"{path}:@1"))
@@ -415,7 +399,7 @@ async def test_indexes_are_in_indexes_e5(layout: Layout, tmp_path: Path, depth: 
     for _ in range(depth):
         entry = layout.index(entry)
     layout.save(entry)
-    source = await place_of(write(tmp_path / "image", packed(layout)))
+    source = await place_of(write_file(tmp_path / "image", packed(layout)))
     assert (await served_from(source)).layers == list(LAYERS)
 
 
@@ -425,23 +409,23 @@ async def test_indexes_are_not_in_indexes_without_end_e5(layout: Layout, tmp_pat
     for _ in range(5):
         entry = layout.index(entry)
     layout.save(entry)
-    source = await place_of(write(tmp_path / "image", packed(layout)))
+    source = await place_of(write_file(tmp_path / "image", packed(layout)))
     with refusing(INVALID, "more than 4 indexes in one another"):
         await served_from(source)
 
 
 @real_time
 async def test_an_index_that_leads_to_itself_ends_e5(tmp_path: Path) -> None:
-    """No digest can be that of a document that names it; what says so does not verify."""
+    """No document can contain its own digest, so that one that does is not verified."""
     digest = digest_of(b"a digest of anything")
     entry = {"mediaType": OCI_INDEX, "digest": digest, "size": 0}
     inner = index_of(entry).content
     members = [index_of({**entry, "size": len(inner)}), Member(f"blobs/sha256/{digest[7:]}", inner)]
-    path = write(tmp_path / "image", pack(members))
+    path = write_file(tmp_path / "image", pack(members))
     with refusing(WRONG, digest):
         await served_from(await place_of(path))
     # and with a manifest.json beside it, the other reading is found without an end
-    path = write(tmp_path / "image", pack([*members, *skopeo(IMAGE)]))
+    path = write_file(tmp_path / "image", pack([*members, *skopeo(IMAGE)]))
     assert (await served_from(await place_of(path))).layers == list(LAYERS)
 
 
@@ -462,7 +446,7 @@ async def test_attestations_are_left_out(
     layout.save(layout.index({**beside, **attestation}, on(layout.image(*LAYERS), "linux/amd64")))
     if not is_there:
         os.unlink(layout.file(beside["digest"]))
-    source = await place_of(write(tmp_path / "image", packed(layout)))
+    source = await place_of(write_file(tmp_path / "image", packed(layout)))
     assert (await served_from(source)).layers == list(LAYERS)
 
 
@@ -478,230 +462,6 @@ async def test_an_artifact_is_served_as_it_is_e30(layout: Layout, tmp_path: Path
     }
     entry = layout.add(encode(manifest), OCI_MANIFEST)
     layout.save(entry)
-    served = await served_from(await place_of(write(tmp_path / "image", packed(layout))))
+    served = await served_from(await place_of(write_file(tmp_path / "image", packed(layout))))
     assert served.manifest == layout.read(entry["digest"])
     assert served.layers == [b"anything"]
-
-
-# --- images of a registry -----------------------------------------------------------------------
-
-
-async def sideloaded(path: str | Path, name: str) -> Sideloaded:
-    return await open_sideloaded(str(path), parse_reference(name))
-
-
-@real_time
-async def test_its_signatures_lie_beside_it_or_where_those_of_the_registry_s_are(
-    layout: Layout, tmp_path: Path
-) -> None:
-    class Elsewhere:
-        closed = 0
-
-        def signatures(self, digest: object) -> list[object]:
-            return [f"the registry's for {digest}"]
-
-        def close(self) -> None:
-            self.closed += 1
-
-    entry = layout.save_image(b"x")
-    for where, path in written(layout, entry, tmp_path).items():
-        elsewhere = Elsewhere()
-        source = await open_sideloaded(path, parse_reference("r.io/team/os:1"), lambda: elsewhere)  # type: ignore[arg-type, return-value]  # noqa: B023
-        await source.root()
-        digest = describe(entry).digest
-        *beside, last = source.signatures(digest)
-        assert last == f"the registry's for {digest}"
-        assert [each.name for each in beside] == ([f"{path}/"] if where == "dir" else [])
-        source.close()
-        assert elsewhere.closed == 1
-
-
-def written(layout: Layout, entry: Json, at: Path) -> dict[str, str]:
-    """Write an image (or an index) of a layout in every way that it may lie here."""
-    write_dir(at / "dir", layout, entry)
-    return {
-        "layout": str(layout.path),
-        "oci-archive": write(at / "archive", packed(layout)),
-        "compressed": write(at / "compressed", gzipped(packed(layout))),
-        "dir": str(at / "dir"),
-        "tree": str(write_registry_tree(at / "tree", "team/os", "1", layout, entry)),
-        "tree by digest": str(at / "tree/team/os/manifests" / entry["digest"]),
-    }
-
-
-@real_time
-async def test_an_image_of_a_registry_lies_here_in_any_form(layout: Layout, tmp_path: Path) -> None:
-    entry = layout.save_image(*LAYERS)
-    paths = written(layout, entry, tmp_path / "at")
-    paths["docker-archive"] = write(tmp_path / "docker", pack(skopeo(saved_from(layout, entry))))
-    for path in paths.values():
-        source = await sideloaded(path, "example.com/team/os:1")
-        assert source.name.startswith("docker://example.com/team/os:1 from ")
-        assert path in source.name
-        served = await served_from(source)
-        assert served.layers == list(LAYERS)
-        source.close()
-
-
-@real_time
-async def test_what_policies_call_it_is_what_the_registry_calls_it(
-    layout: Layout, tmp_path: Path
-) -> None:
-    entry = layout.save_image(*LAYERS)
-    for path in written(layout, entry, tmp_path / "at").values():
-        source = await sideloaded(path, "example.com/team/os:1")
-        assert source.identity.transport == "docker"
-        assert source.identity.scopes[:3] == [
-            "example.com/team/os:1",
-            "example.com/team/os",
-            "example.com/team",
-        ]
-        source.close()
-
-
-@pytest.mark.parametrize("depth", range(4))
-@real_time
-async def test_a_digest_is_sought_through_nested_indexes(
-    layout: Layout, tmp_path: Path, depth: int
-) -> None:
-    wanted = on(layout.image(*LAYERS), "linux/amd64")
-    entry = wanted
-    for n in range(depth):
-        entry = layout.index(layout.image(b"beside %d" % n), entry)
-    layout.save(entry)
-    for path in written(layout, entry, tmp_path / "at").values():
-        source = await sideloaded(path, f"example.com/os@{wanted['digest']}")
-        served = await served_from(source)
-        assert served.layers == list(LAYERS)
-        assert digest_of(served.manifest) == wanted["digest"]
-        source.close()
-
-
-@real_time
-async def test_the_digest_of_an_index_leads_to_its_image(layout: Layout, tmp_path: Path) -> None:
-    index = layout.index(on(layout.image(*LAYERS), "linux/amd64"))
-    layout.save(index)
-    for path in written(layout, index, tmp_path / "at").values():
-        source = await sideloaded(path, f"example.com/os:1@{index['digest']}")
-        assert (await served_from(source)).layers == list(LAYERS)
-        source.close()
-
-
-@real_time
-async def test_an_image_that_does_not_have_the_digest_is_refused_with_both(
-    layout: Layout, tmp_path: Path
-) -> None:
-    entry = layout.save_image(*LAYERS)
-    wanted = digest_of(b"another manifest")
-    for path in written(layout, entry, tmp_path / "at").values():
-        source = await sideloaded(path, f"example.com/os:1@{wanted}")
-        with refusing(WRONG, wanted, entry["digest"]):
-            await served_from(source)
-        source.close()
-
-
-@real_time
-async def test_an_archive_that_does_not_have_the_digest_is_refused_with_both(
-    tmp_path: Path,
-) -> None:
-    path = write(tmp_path / "image", pack(nix_layered(IMAGE)))
-    made = digest_of((await (await place_of(path)).root()).raw)
-    wanted = digest_of(b"another manifest")
-    with refusing(WRONG, wanted, made):
-        await served_from(await sideloaded(path, f"example.com/os@{wanted}"))
-    served = await served_from(await sideloaded(path, f"example.com/os@{made}"))
-    assert served.layers == list(LAYERS)
-    path = write(tmp_path / "image", pack(skopeo(IMAGE, OTHER)))
-    with refusing(WRONG, wanted, made):
-        await served_from(await sideloaded(path, f"example.com/os@{wanted}"))
-
-
-@real_time
-async def test_the_image_of_the_right_name_is_taken(layout: Layout, tmp_path: Path) -> None:
-    """By the whole name, by containerd's, by the tag; or there is only one."""
-    images = [layout.image(b"%d" % n) for n in range(4)]
-    layout.save(
-        named(images[0], "2"),
-        named(images[1], "example.com/os:1"),
-        {**images[2], "annotations": {IMAGE_NAME: "example.com/os:3", REF_NAME: "2"}},
-        named(images[3], "4"),
-    )
-    for content in (packed(layout), gzipped(packed(layout))):
-        path = write(tmp_path / "image", content)
-        for tag, wanted in (("1", b"1"), ("3", b"2"), ("4", b"3")):
-            source = await sideloaded(path, f"example.com/os:{tag}")
-            assert (await served_from(source)).layers == [wanted]
-            source.close()
-        with refusing(AMBIGUOUS, "fits 2 images"):
-            await (await sideloaded(path, "example.com/os:2")).root()
-        with refusing(AMBIGUOUS, "fits 4 images"):
-            await (await sideloaded(path, "example.com/os:5")).root()
-
-
-@pytest.mark.parametrize("tags", [(), ("other:5",), ("example:0gqxjn7v2dprwmsk",)])
-@real_time
-async def test_the_only_image_need_not_be_called_so(tmp_path: Path, tags: tuple[str, ...]) -> None:
-    """Nix calls the tag by a hash that is not the one in the name of the file."""
-    image: Saved = IMAGE._replace(tags=tags)
-    path = write(tmp_path / "hash-example.tar.gz", gzipped(pack(nix_layered(image))))
-    served = await served_from(await sideloaded(path, "ghcr.io/acme/example:hash"))
-    assert served.layers == list(LAYERS)
-
-
-@real_time
-async def test_a_manifest_is_one_by_its_directory_and_its_content(
-    layout: Layout, tmp_path: Path
-) -> None:
-    entry = layout.save_image(*LAYERS)
-    path = write_registry_tree(tmp_path / "tree", "os", "1", layout, entry)
-    raw = layout.read(entry["digest"])
-    os.unlink(path)
-    write(path, b" \t\r\n" * 10 + raw)
-    assert (await served_from(await sideloaded(path, "os:1"))).layers == list(LAYERS)
-    archive = write(path.parent / "archive", pack(skopeo(IMAGE)))
-    source = await sideloaded(archive, "os:1")
-    assert source.name.endswith(f"from docker-archive:{archive}:docker.io/library/os:1")
-    source.close()
-    other = write(tmp_path / "elsewhere" / "1", raw)
-    with refusing(UNSUPPORTED, "is no tar archive"):
-        await sideloaded(other, "os:1")
-
-
-@real_time
-async def test_a_layout_may_lie_where_manifests_do(layout: Layout, tmp_path: Path) -> None:
-    layout.save_image(*LAYERS)
-    os.mkdir(tmp_path / "manifests")
-    os.rename(layout.path, tmp_path / "manifests" / "1")
-    source = await sideloaded(tmp_path / "manifests" / "1", "os:1")
-    assert (await served_from(source)).layers == list(LAYERS)
-
-
-@real_time
-async def test_a_manifest_is_verified_like_the_registrys(layout: Layout, tmp_path: Path) -> None:
-    entry = layout.save_image(*LAYERS)
-    path = write_registry_tree(tmp_path / "tree", "os", "1", layout, entry)
-    document = json.loads(layout.read(entry["digest"]))
-    document["layers"].pop()
-    write(path.parent / entry["digest"], encode(document))
-    with refusing(WRONG, entry["digest"]):
-        await served_from(await sideloaded(path, "os:1"))
-    with refusing(WRONG, entry["digest"]):
-        await served_from(await sideloaded(path, f"os@{entry['digest']}"))
-
-
-@real_time
-async def test_a_layer_that_lies_nowhere_is_unknown(layout: Layout, tmp_path: Path) -> None:
-    entry = layout.save_image(*LAYERS)
-    missing = layout.layers(entry)[1]["digest"]
-    os.unlink(layout.file(missing))
-    path = write(tmp_path / "image", packed(layout))
-    with refusing((404, "BLOB_UNKNOWN"), f"blob {missing} is not there"):
-        await served_from(await sideloaded(path, "os:1"))
-
-
-@real_time
-async def test_a_layer_is_described_by_its_own_type(layout: Layout, tmp_path: Path) -> None:
-    entry = layout.save_image(*LAYERS)
-    path = write(tmp_path / "image", pack(skopeo(saved_from(layout, entry))))
-    served = await served_from(await sideloaded(path, "os:1"))
-    assert {each["mediaType"] for each in served.described} == {OCI_LAYER}

@@ -69,7 +69,7 @@ async def opened(
     compress: Callable[[bytes], bytes] = plain,
     is_lenient: bool = False,
 ) -> DockerArchive:
-    """Write an archive, and give it as the source for `:NAME` or `:@N`."""
+    """Write an archive, and return it as the source for `:NAME` or `:@N`."""
     write(path, compress(pack(members, tarfile.PAX_FORMAT)))
     position = int(name[1:]) if name.startswith("@") else None
     reference = parse_reference(name) if name and position is None else None
@@ -87,7 +87,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def manifest_of(config: bytes, *layers: Json) -> bytes:
-    """Give the manifest that is made of an image, in its one form."""
+    """Return the manifest that is made of an image, in its one form."""
     described = {"mediaType": OCI_CONFIG, "digest": digest_of(config), "size": len(config)}
     document = {
         "schemaVersion": 2,
@@ -107,7 +107,7 @@ def described(content: bytes, suffix: str = "") -> Json:
 
 
 def with_item(members: Iterable[Member], change: Callable[[Json], object]) -> list[Member]:
-    """Give the members with a change to the first image of manifest.json."""
+    """Return the members with a change to the first image of manifest.json."""
     members = list(members)
     items = json.loads(next(each.content for each in members if each.name == "manifest.json"))
     change(items[0])
@@ -139,7 +139,7 @@ async def test_an_image_is_the_same_from_every_writer(
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @real_time
 async def test_the_digest_is_for_ever(path: Path, compression: str) -> None:
-    """Parents keep it: one that changes here makes every one of them pull again."""
+    """Parents keep the digest: if it changes, all of them pull the image again."""
     image = Saved(b'{"rootfs":{"diff_ids":["%s"]}}' % digest_of(b"layer").encode(), (b"layer",))
     source = await opened(path, nix_layered(image), compress=COMPRESSIONS[compression])
     document = await source.root()
@@ -268,7 +268,7 @@ async def test_an_image_without_layers_is_one(path: Path) -> None:
 
 @pytest.fixture
 def opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give the paths of the members that are going to be opened."""
+    """Return the paths of the members that are going to be opened."""
     opens: list[str] = []
     open_member = Archive.open
 
@@ -339,7 +339,7 @@ async def test_a_digest_in_a_name_is_not_believed(path: Path) -> None:
 
 
 def named_by(algorithm: str, encoded: str, content: bytes) -> list[Member]:
-    """Give an archive whose only layer lies under such a digest."""
+    """Return an archive whose only layer is named by such a digest."""
     path = f"blobs/{algorithm}/{encoded}"
     members = with_item(skopeo(saved(LAYERS[0])), lambda item: item.update(Layers=[path]))
     return [*members, Member(path, content)]
@@ -515,7 +515,7 @@ async def test_names_that_are_none_are_no_error(path: Path) -> None:
 
 @real_time
 async def test_what_stands_in_for_a_registry_need_not_be_called_so(path: Path) -> None:
-    """Nix calls the tag by a hash of its own, and the file by another."""
+    """Nix uses a hash as the tag, and a different one in the name of the file."""
     source = await opened(path, skopeo(IMAGE), "example.org/any", is_lenient=True)
     assert (await served_from(source)).config == IMAGE.config
     source = await opened(path, skopeo(IMAGE, OTHER), "nginx", is_lenient=True)
@@ -534,7 +534,7 @@ async def test_an_image_is_found_by_the_digest_that_is_made(path: Path) -> None:
         wanted = await (await opened(path, dialect(IMAGE, OTHER), "@1")).root()
         source = await opened(path, dialect(IMAGE, OTHER))
         for algorithm in ("sha256", "sha512"):
-            found = await source.seek(digests.compute(wanted.raw, algorithm))
+            found = await source.find(digests.compute(wanted.raw, algorithm))
             assert found.raw == wanted.raw
 
 
@@ -542,7 +542,7 @@ async def test_an_image_is_found_by_the_digest_that_is_made(path: Path) -> None:
 async def test_the_only_image_is_given_as_what_was_wanted(path: Path) -> None:
     source = await opened(path, skopeo(IMAGE))
     wanted = digests.compute(b"another")
-    found = await source.seek(wanted)
+    found = await source.find(wanted)
     assert found.digests == (wanted,)  # so that it does not verify
 
 
@@ -557,7 +557,7 @@ async def test_none_of_several_has_the_digest(path: Path) -> None:
     wanted = digests.compute(b"another")
     words = f"none of its images has the digest {wanted}"
     with refusing((422, "DIGEST_INVALID"), words, *made) as raised:
-        await source.seek(wanted)
+        await source.find(wanted)
     assert [each["digest"] for each in raised.value.detail["choices"]] == made
 
 
@@ -565,7 +565,7 @@ async def test_none_of_several_has_the_digest(path: Path) -> None:
 async def test_a_broken_image_does_not_hide_the_others(path: Path) -> None:
     wanted = await (await opened(path, skopeo(IMAGE, OTHER), "@1")).root()
     members = replaced(skopeo(IMAGE, OTHER), f"{hex_of(IMAGE.layers[0])}.tar")
-    found = await (await opened(path, members)).seek(digests.compute(wanted.raw))
+    found = await (await opened(path, members)).find(digests.compute(wanted.raw))
     assert found.raw == wanted.raw
 
 
@@ -581,7 +581,7 @@ NONDISTRIBUTABLE = "application/vnd.oci.image.layer.nondistributable.v1.tar"
 
 
 def foreign(media_type: str, **fields: object) -> list[Member]:
-    """Give an archive whose first layer is described and not there."""
+    """Return an archive that describes its first layer but does not contain it."""
     source = {"mediaType": media_type, "digest": digest_of(b"gzip"), "size": 4, **fields}
     members = with_item(
         skopeo(IMAGE),
@@ -671,7 +671,7 @@ REFUSED: dict[str, tuple[list[Member], tuple[int, str], str]] = {
     "a layer that is a directory": (
         [*item(Layers=["etc", "etc"]), Member("etc", kind=b"5")],
         BROKEN,
-        "etc is no file",
+        "etc is not a file",
     ),
     "E9-config-outside": (item(Config="../../etc/passwd"), BROKEN, "leads out of the archive"),
     "E9-layer-outside": (item(Layers=["../x", "y"]), BROKEN, "leads out of the archive"),
@@ -683,7 +683,7 @@ REFUSED: dict[str, tuple[list[Member], tuple[int, str], str]] = {
     "E13-config-twice": (
         [*skopeo(IMAGE), Member(f"{hex_of(IMAGE.config)}.json", b"{}")],
         BROKEN,
-        "stands 2 times in the archive",
+        "is in the archive 2 times",
     ),
     "E14-sparse-layer": (
         [*item(Layers=["l", "l"]), Member("l", b"x", kind=b"S")],

@@ -1,4 +1,4 @@
-"""What there is to choose from, for a person and for a program."""
+"""The images to choose from, in messages and for programs."""
 
 from __future__ import annotations
 

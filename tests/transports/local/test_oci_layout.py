@@ -51,7 +51,7 @@ def source_of(
     position: int | None = None,
     reference: str | None = None,
 ) -> OciLayout:
-    """Give the layout at a path; `reference` is what it stands in for in a registry."""
+    """Return the layout at a path; `reference` is the registry's image that it stands in for."""
     name = LayoutName("oci", str(path), ref_name, position)
     stands_for = parse_reference(reference) if reference else None
     return OciLayout(name, Directory(str(path)), IDENTITY, stands_for)
@@ -239,7 +239,7 @@ async def test_entries_of_other_kinds_are_no_error(layout: Layout) -> None:
 
 
 def called(descriptor: Json, image_name: str, ref_name: str) -> Json:
-    """Give the entry as containerd writes it: the whole name, and OCI's annotation with the tag."""
+    """Return the entry as containerd writes it: with the whole name, and the tag for OCI."""
     annotations = {"io.containerd.image.name": image_name, REF_NAME: ref_name}
     return {**descriptor, "annotations": annotations}
 
@@ -337,7 +337,7 @@ async def test_several_images_that_are_called_otherwise_are_ambiguous(layout: La
 
 @real_time
 async def test_a_digest_names_no_entry_that_has_no_tag(layout: Layout) -> None:
-    """It is sought, and not chosen by an annotation that is missing too."""
+    """It is searched for, and not matched by an annotation that is missing too."""
     entries = three(layout)
     failure = await failure_of(layout, reference=f"quay.io/os@{digest_of(b'x')}")
     assert refused(failure) == AMBIGUOUS
@@ -347,36 +347,36 @@ async def test_a_digest_names_no_entry_that_has_no_tag(layout: Layout) -> None:
 # --- by digest ----------------------------------------------------------------------------------
 
 
-async def sought_in(layout: Layout, wanted: str) -> Document:
-    return await source_of(layout.path).seek(digests.parse(wanted))
+async def found_in(layout: Layout, wanted: str) -> Document:
+    return await source_of(layout.path).find(digests.parse(wanted))
 
 
 @pytest.mark.parametrize("depth", range(5))
 @real_time
-async def test_a_digest_is_sought_in_the_indexes(layout: Layout, depth: int) -> None:
+async def test_a_digest_is_found_in_the_indexes(layout: Layout, depth: int) -> None:
     wanted = entry = layout.image(b"wanted")
     for level in range(depth):
         entry = layout.index(layout.image(bytes([level])), entry)
     layout.save(entry, layout.image(b"other"))
-    document = await sought_in(layout, wanted["digest"])
+    document = await found_in(layout, wanted["digest"])
     if depth < 4:
         assert document.raw == layout.read(wanted["digest"])
         assert [str(each) for each in document.digests] == [wanted["digest"]]
-    else:  # nobody builds more, and a search must end
+    else:  # deeper nesting is not in use, and a search must end
         assert document.raw == (layout.path / "index.json").read_bytes()
 
 
 @real_time
 async def test_the_only_entry_has_the_digest_or_does_not_verify(layout: Layout) -> None:
     entry = layout.save_image(b"x")
-    document = await sought_in(layout, entry["digest"])
+    document = await found_in(layout, entry["digest"])
     assert document.raw == layout.read(entry["digest"])
     other = digest_of(b"something else")
-    document = await sought_in(layout, other)
+    document = await found_in(layout, other)
     assert document.raw == layout.read(entry["digest"])
     assert [str(each) for each in document.digests] == [entry["digest"], other]
     with pytest.raises(Failure) as raised:
-        documents.verify(await sought_in(layout, other))
+        documents.verify(await found_in(layout, other))
     assert refused(raised.value) == (422, "DIGEST_INVALID", False)
     assert entry["digest"] in raised.value.message
     assert other in raised.value.message
@@ -386,7 +386,7 @@ async def test_the_only_entry_has_the_digest_or_does_not_verify(layout: Layout) 
 async def test_among_several_a_digest_that_none_has_does_not_verify(layout: Layout) -> None:
     three(layout)
     with pytest.raises(Failure) as raised:
-        documents.verify(await sought_in(layout, digest_of(b"something else")))
+        documents.verify(await found_in(layout, digest_of(b"something else")))
     assert refused(raised.value) == (422, "DIGEST_INVALID", False)
 
 
@@ -395,7 +395,7 @@ async def test_an_index_that_is_missing_is_no_obstacle_to_a_search(layout: Layou
     missing, wanted = layout.index(layout.image(b"0")), layout.image(b"1")
     layout.file(missing["digest"]).unlink()
     layout.save(missing, layout.index(wanted))
-    assert (await sought_in(layout, wanted["digest"])).raw == layout.read(wanted["digest"])
+    assert (await found_in(layout, wanted["digest"])).raw == layout.read(wanted["digest"])
 
 
 @real_time
@@ -403,9 +403,9 @@ async def test_a_search_looks_into_so_many_indexes_and_no_more(layout: Layout) -
     wanted = layout.image(b"wanted")
     others = [layout.index(annotations={"n": str(n)}) for n in range(64)]
     layout.save(*others[1:], layout.index(wanted))
-    assert (await sought_in(layout, wanted["digest"])).raw == layout.read(wanted["digest"])
+    assert (await found_in(layout, wanted["digest"])).raw == layout.read(wanted["digest"])
     layout.save(*others, layout.index(wanted))
-    assert (await sought_in(layout, wanted["digest"])).media_type == OCI_INDEX
+    assert (await found_in(layout, wanted["digest"])).media_type == OCI_INDEX
 
 
 # --- index.json ---------------------------------------------------------------------------------

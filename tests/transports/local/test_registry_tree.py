@@ -1,4 +1,4 @@
-"""A registry as files: manifests by tag and digest, blobs however they lie."""
+"""A registry as files: manifests by tag and digest, blobs in every arrangement."""
 
 from __future__ import annotations
 
@@ -218,9 +218,9 @@ async def test_a_digest_is_sought(layout: Layout, root: Path) -> None:
     wanted = layout.image(b"wanted")
     index = layout.index(layout.index(wanted), layout.image(b"other"))
     path = write_registry_tree(root, "os", "1", layout, index)
-    document = await source_at(path).seek(digests.parse(wanted["digest"]))
+    document = await source_at(path).find(digests.parse(wanted["digest"]))
     assert document.raw == layout.read(wanted["digest"])
     other = digests.compute(b"another")
-    document = await source_at(path).seek(other)
+    document = await source_at(path).find(other)
     assert document.raw == layout.read(index["digest"])
     assert document.digests == (digests.parse(index["digest"]), other)

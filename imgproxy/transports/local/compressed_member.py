@@ -1,0 +1,154 @@
+"""Members of a compressed archive, decompressed ahead in threads while they are read."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import trio
+
+from imgproxy.errors import UnavailableError
+from imgproxy.transports.local import decompression
+from imgproxy.transports.readers import Content
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from outcome import Outcome
+
+    from imgproxy.transports.local.decompression import CompressedFile, Cursor
+
+T = TypeVar("T")
+
+# What is decompressed in one go.
+_AHEAD = 2 * 1024 * 1024
+
+
+class CompressedMember(Content):
+    """A member of a compressed archive: `size` bytes from `position` of what it decompresses to.
+
+    While one buffer is read from, a thread fills the other. The thread needs a cursor, and their
+    number is limited: a reader acquires a slot for one, and releases it once nothing is left to
+    decompress, when other readers wait, or when it is closed.
+    """
+
+    def __init__(self, name: str, archive: CompressedFile, position: int, size: int) -> None:
+        super().__init__(name, size)
+        self._archive = archive
+        self._cursor: Cursor | None = None
+        self._position = position
+        self._end = position + size
+        self._left = size  # to be decompressed
+        # One is filled while the other is used.
+        length = min(_AHEAD, size)
+        self._buffers = deque(memoryview(bytearray(length)) for _ in range(2))
+        self._ready = memoryview(b"")
+        self._job: _Job[memoryview] | None = None
+        self._is_closed = False
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """See `Reader`."""
+        wanted = buffer[: self._end - self._position]
+        if not wanted:
+            await trio.lowlevel.checkpoint()
+            return 0
+        if not self._ready:
+            if self._job is None:
+                await self._archive.acquire_slot(self)
+                self._begin()
+            assert self._job is not None  # noqa: S101  (it has begun)
+            self._ready = await self._job.result()
+            self._job = None
+            if self._left and self._archive.has_slot(self):
+                self._begin()
+            else:
+                self.park()
+        count = min(len(wanted), len(self._ready))
+        wanted[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        self._position += count
+        return count
+
+    def _decompress(self) -> memoryview:
+        """Return the next bytes, a buffer of them. One thread at a time does this."""
+        if self._cursor is None:
+            position = self._end - self._left
+            self._cursor = self._archive.cursor(position, lambda: self._is_closed)
+        self._buffers.rotate()
+        buffer = self._buffers[0][: self._left]
+        filled = 0
+        while filled < len(buffer) and not self._is_closed:
+            piece = self._cursor.read_some(min(len(buffer) - filled, decompression.PIECE))
+            if not piece:
+                raise UnavailableError(
+                    f"{self.name}: the archive has become shorter while it was read"
+                )
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        self._left -= filled
+        return buffer
+
+    def _begin(self) -> None:
+        self._job = _Job(self._decompress, self._pause)
+
+    def _pause(self) -> None:
+        """Release the slot if it is not needed or another reader waits; keep what is ready."""
+        if self._is_closed or self._archive.is_crowded():
+            self.park()
+
+    @property
+    def is_idle(self) -> bool:
+        """See `decompression.SlotHolder`."""
+        return self._job is None or self._job.is_done
+
+    def park(self) -> None:
+        """See `decompression.SlotHolder`."""
+        if self._cursor is not None and not self._is_closed:
+            self._archive.keep(self._cursor)
+        self._cursor = None
+        self._archive.release_slot(self)
+
+    def close(self) -> None:
+        """Stop the thread, and release the slot as soon as it has stopped. May be called again."""
+        self._is_closed = True
+        if self.is_idle:
+            self.park()
+
+
+class _Job(Generic[T]):
+    """A function that runs in a thread, and another that is called here after it."""
+
+    def __init__(self, function: Callable[[], T], then: Callable[[], None]) -> None:
+        self._function = function
+        self._then = then
+        self._failure: Exception | None = None
+        self._token = trio.lowlevel.current_trio_token()
+        self._done = trio.Event()
+        trio.lowlevel.start_thread_soon(self._run, self._report)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result."""
+        return self._done.is_set()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function()
+        except Exception as error:  # noqa: BLE001  (raised where it is waited for)
+            self._failure = error
+
+    def _report(self, _: Outcome[None]) -> None:
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._finish)
+
+    def _finish(self) -> None:
+        self._done.set()
+        self._then()
+
+    async def result(self) -> T:
+        """Return what the function returned, or raise what it raised; may be called again."""
+        await self._done.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._value

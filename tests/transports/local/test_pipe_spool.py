@@ -1,0 +1,202 @@
+"""Archives that come through a pipe."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trio.testing
+from support.archives import (
+    Member,
+    gzipped,
+    pack,
+    plain,
+    write_archive,
+)
+from support.opened import (
+    CHANGED,
+    NOT_FOUND,
+    UNSUPPORTED,
+    drained,
+    open_descriptors,
+    refusing,
+)
+from support.streams import real_time
+
+from imgproxy.transports.local import pipe_spool
+from imgproxy.transports.local.tar_archive import Archive, open_archive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from _typeshed import ReadableBuffer
+
+
+# Larger than what is kept while an archive is indexed, and not a multiple of a block.
+LARGE = bytes(range(256)) * 1200 + b"the end"
+SMALL = b"small"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "archive"
+
+
+async def content_of(archive: Archive, name: str, step: int = 1 << 16) -> bytes:
+    return await drained(await archive.open(name, f"member {name}"), step)
+
+
+def piped(content: bytes) -> int:
+    """Return the end of a pipe that another thread fills."""
+    ours, theirs = os.pipe()
+
+    def fill() -> None:
+        with open(theirs, "wb") as file:
+            file.write(content)
+
+    threading.Thread(target=fill, daemon=True).start()
+    return ours
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the directory for temporary files, with nothing in it."""
+    path = tmp_path / "temporary"
+    path.mkdir()
+    monkeypatch.setenv("TMPDIR", str(path))
+    spools: dict[int, pipe_spool._Spool] = {}
+    monkeypatch.setattr(pipe_spool, "_spools", spools)
+    yield path
+    for spool in spools.values():
+        spool._file.close()
+
+
+@pytest.mark.parametrize("form", ["/dev/fd/{}", "/proc/self/fd/{}"])
+@pytest.mark.parametrize("compress", [plain, gzipped])
+@real_time
+async def test_what_comes_through_a_pipe_is_kept_without_a_name_e44(
+    temporary: Path, compress: Callable[[bytes], bytes], form: str
+) -> None:
+    members = [Member("a", LARGE), Member("b", SMALL)]
+    fd = piped(compress(pack(members)))
+    tree = await open_archive(form.format(fd))
+    assert tree.path == form.format(fd)
+    assert os.listdir(temporary) == []
+    for member in (*members, *reversed(members)):
+        assert await content_of(tree, member.name) == member.content
+    tree.close()
+    os.close(fd)
+
+
+@real_time
+async def test_what_comes_through_a_pipe_is_read_once_and_opened_often_e44(temporary: Path) -> None:
+    fd = piped(pack([Member("a", LARGE)]))
+    first = await open_archive(f"/dev/fd/{fd}")
+    first.close()
+    before = open_descriptors()
+    os.rmdir(temporary)
+    for _ in range(3):
+        tree = await open_archive(f"/dev/fd/{fd}")
+        assert await content_of(tree, "a") == LARGE
+        tree.close()
+    assert open_descriptors() == before
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("temporary")
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+@real_time
+async def test_what_has_come_through_a_pipe_is_not_lost_on_cancellation_e44(
+    pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = piped(pack([Member("a", LARGE)]))
+    read, left = os.read, pieces
+    scope = trio.CancelScope()
+
+    def interrupt(fd: int, size: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            scope.cancel()
+        return read(fd, min(size, 10_000))
+
+    monkeypatch.setattr(os, "read", interrupt)
+    with scope:
+        await open_archive(f"/dev/fd/{fd}")
+    assert scope.cancelled_caught
+    tree = await open_archive(f"/dev/fd/{fd}")
+    assert await content_of(tree, "a") == LARGE
+    tree.close()
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("temporary")
+@real_time
+async def test_what_comes_through_a_pipe_and_is_no_archive_is_refused_each_time_e44() -> None:
+    fd = piped(b"hello" * 1000)
+    for _ in range(2):
+        with refusing(UNSUPPORTED, f"/dev/fd/{fd} is not a tar archive"):
+            await open_archive(f"/dev/fd/{fd}")
+    os.close(fd)
+
+
+@real_time
+async def test_a_file_that_is_inherited_is_read_where_it_lies_e44(
+    path: Path, temporary: Path
+) -> None:
+    write_archive(path, Member("a", LARGE), compress=gzipped)
+    fd = os.open(path, os.O_RDONLY)
+    os.rmdir(temporary)  # a file there could not be made
+    tree = await open_archive(f"/dev/fd/{fd}")
+    assert await content_of(tree, "a") == LARGE
+    tree.close()
+    os.close(fd)
+
+
+@real_time
+async def test_a_descriptor_that_is_not_there_is_not_found_e44() -> None:
+    with refusing(NOT_FOUND, "/dev/fd/987: no such descriptor was inherited"):
+        await open_archive("/dev/fd/987")
+
+
+@real_time
+async def test_a_pipe_that_cannot_be_kept_is_a_failure_of_the_host_e44(temporary: Path) -> None:
+    fd = piped(pack([]))
+    os.rmdir(temporary)
+    with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No such file"):
+        await open_archive(f"/dev/fd/{fd}")
+    os.close(fd)
+
+
+class Troubled(io.FileIO):
+    """A file on a disk that is full at the second write, and accepts little at once after that."""
+
+    writes = 0
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        self.writes += 1
+        if self.writes == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(memoryview(data)[:30_000])
+
+
+@real_time
+async def test_what_could_not_be_written_is_not_lost_e44(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Troubled(str(temporary / "spool"), "w+")
+    monkeypatch.setattr("imgproxy.host.environment.temporary_file", lambda: file)
+    monkeypatch.setattr(pipe_spool, "_PIECE", 50_000)
+    fd = piped(pack([Member("a", LARGE)]))
+    with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No space left"):
+        await open_archive(f"/dev/fd/{fd}")
+    tree = await open_archive(f"/dev/fd/{fd}")
+    assert await content_of(tree, "a") == LARGE
+    tree.close()
+    os.close(fd)
