@@ -6,16 +6,20 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+import yaml
 from support import parent
 from support.parent import COMMAND, LIMIT, ROOT, Client, start
 from support.servers import require
 
+import imgproxy
 from imgproxy import __version__, errors
 from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern
 from imgproxy.errors import Failure
@@ -39,6 +43,8 @@ README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "GUIDE.md").read_text()
 PROTOCOL = (ROOT / "man/imgproxy-protocol.7").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MAN = (ROOT / "man/imgproxy.1").read_text()
 
 # The text below is read without roff's notation: a hyphen that is to be a minus, font changes.
@@ -99,7 +105,15 @@ def test_every_file_that_readme_and_guide_name_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "GUIDE.md", "CHANGELOG.md", "man/imgproxy.1", "demo/environment"]
+    "path",
+    [
+        "README.md",
+        "GUIDE.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "man/imgproxy.1",
+        "demo/environment",
+    ],
 )
 def test_nobody_is_told_to_install_the_other_imgproxy(path: str) -> None:
     """The plain name on PyPI belongs to another program."""
@@ -423,7 +437,7 @@ def test_readme_and_guide_name_options_of_the_program_alone() -> None:
     ours, _, _ = ours.partition("## How fast")
     named = {
         option
-        for quoted in re.findall(r"`(-[^`]*)`", ours + GUIDE)
+        for quoted in re.findall(r"`(-[^`]*)`", ours + GUIDE + ARCHITECTURE + CONTRIBUTING)
         for option in _OPTION.findall(quoted)
     }
     assert "--authfile" in named
@@ -583,3 +597,135 @@ def test_the_protocol_page_is_of_this_version_and_names_units_that_exist() -> No
     named = re.findall(r"^\.BI? (imgproxy[\w-]*)(@ NAME )?\.socket$", plain, re.MULTILINE)
     files = {f"{name}{'@' * bool(at)}.socket" for name, at in named}
     assert files == {path.name for path in (ROOT / "systemd").glob("*.socket")}
+
+
+# --- ARCHITECTURE.md and CONTRIBUTING.md ---------------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+_PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]*|[\w.-]+\.(?:md|py|toml|yaml)|\.editorconfig")
+
+
+def shell_blocks(text: str) -> list[str]:
+    """Return the shell scripts of a document."""
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(script: str) -> list[list[str]]:
+    """Return the words of each command, without the variables that are set for it."""
+    parts = script.replace("|\n", "\n").splitlines()
+    split = [shlex.split(part, comments=True) for part in parts for part in part.split(" | ")]
+    return [words[1:] if "=" in words[0] else words for words in split]
+
+
+def paths_in(text: str) -> list[str]:
+    """Return the paths in a document's code that are relative to the project or the package."""
+    code = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    code += re.findall(
+        r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    )
+    words = [word.rstrip(",;:") for each in code for word in each.split()]
+    return [word for word in words if _PATH.fullmatch(word) and not word.startswith(".venv/")]
+
+
+def test_every_path_in_the_pages_for_contributors_exists() -> None:
+    named = {*paths_in(ARCHITECTURE), *paths_in(CONTRIBUTING)}
+    bases = (ROOT, ROOT / "imgproxy")
+    assert not [name for name in sorted(named) if not any((base / name).exists() for base in bases)]
+
+
+def test_paths_are_found_in_the_pages_for_contributors() -> None:
+    assert {"net/client.py", "cli/runtime.py", "specs/oci/"} <= {*paths_in(ARCHITECTURE)}
+    assert {"tests/run", "imgproxy/transports/source.py"} <= {*paths_in(CONTRIBUTING)}
+
+
+def test_the_table_of_floors_is_that_of_the_package() -> None:
+    floors = re.findall(r"^    (\w+)  +\w", imgproxy.__doc__ or "", re.MULTILINE)
+    _, _, rows = ARCHITECTURE.partition(
+        "| folder | what it does | why it is there |\n|---|---|---|\n"
+    )
+    assert re.findall(r"^\| `(\w+)` \|", rows.partition("\n\n")[0], re.MULTILINE) == floors != []
+
+
+def test_every_command_for_contributors_exists() -> None:
+    programs = {words[0] for text in shell_blocks(CONTRIBUTING) for words in commands(text)}
+    ours = {f".venv/bin/{name}" for name in ("imgproxy", "python", *development_tools())}
+    installed = {name for name in programs if name.startswith(".venv/bin/")}
+    assert installed < ours
+    in_checkout = {name for name in programs - installed if "/" in name}
+    assert in_checkout == {"demo/environment", "tests/run"}
+    assert all(os.access(ROOT / name, os.X_OK) for name in in_checkout)
+    assert programs - installed - in_checkout == {"cat", "printf", "python3"}
+
+
+def development_tools() -> set[str]:
+    """Return the names of the packages that the dependency group `lint` installs directly."""
+    group = PROJECT["dependency-groups"]["lint"]
+    return {re.split(r"[^\w-]", each, maxsplit=1)[0] for each in group if isinstance(each, str)}
+
+
+TEST_RUNS = [
+    words[words.index("pytest") + 1 :] if "pytest" in words else words[1:]
+    for text in shell_blocks(CONTRIBUTING)
+    for words in commands(text)
+    if "pytest" in words or words[0] == "tests/run"
+]
+
+
+def test_the_example_of_choosing_tests_by_name_chooses_some() -> None:
+    (arguments,) = (each for each in TEST_RUNS if "-k" in each)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=2 * LIMIT, check=False
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_markers_for_contributors_are_declared() -> None:
+    used = {
+        argument
+        for arguments in TEST_RUNS
+        for option, argument in pairwise(arguments)
+        if option == "-m" and argument
+    }
+    markers = PROJECT["tool"]["pytest"]["ini_options"].get("markers", [])
+    assert {"slow"} == used <= {each.partition(":")[0] for each in markers}
+
+
+def test_the_variables_for_contributors_are_those_of_the_tests() -> None:
+    pattern = re.compile(r"\bIMGPROXY_TEST_\w+")
+    read = {
+        name
+        for file in (ROOT / "tests").rglob("*.py")
+        for name in pattern.findall(file.read_text())
+    }
+    assert {*pattern.findall(CONTRIBUTING)} == read != set()
+
+
+def test_the_conversation_by_hand_runs(tmp_path: Path) -> None:
+    (script,) = (each for each in shell_blocks(CONTRIBUTING) if "printf" in each)
+    for name, ours in {
+        "/tmp/sample": str(tmp_path / "sample"),  # noqa: S108  (the page's, which is replaced)
+        ".venv/bin/imgproxy": " ".join(COMMAND),
+        "python3": sys.executable,
+    }.items():
+        assert name in script
+        script = script.replace(name, ours)
+    result = subprocess.run(
+        ["sh", "-euc", script],
+        env=parent.environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT,
+        check=True,
+    )
+    assert "HTTP/1.1 200 OK" in result.stdout
+    assert "GET /manifest" in result.stderr
+
+
+def test_the_hooks_run_the_linters_of_the_environment() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    entries = [hook["entry"].partition(" --")[0] for hook in repository["hooks"]]
+    in_page = [" ".join(words) for text in shell_blocks(CONTRIBUTING) for words in commands(text)]
+    assert entries == [each for each in in_page if "ruff" in each or "mypy" in each]
