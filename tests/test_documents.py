@@ -322,7 +322,7 @@ def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
     (example,) = re.findall(r"^```toml\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
     file = registries_conf.parse(example.encode(), "registries.conf")
     assert file.warnings == ()
-    _, _, rows = GUIDE.partition("| image | asked for at |\n|---|---|\n")
+    _, _, rows = GUIDE.partition("| image | requested from, in order |\n|---|---|\n")
     digest = str(digests.compute(b""))
     claims = [
         [name.replace("DIGEST", digest) for name in re.findall(r"`([^`]+)`", row)]
@@ -704,9 +704,9 @@ def test_the_variables_for_contributors_are_those_of_the_tests() -> None:
 def test_the_conversation_by_hand_runs(tmp_path: Path) -> None:
     (script,) = (each for each in shell_blocks(CONTRIBUTING) if "printf" in each)
     for name, ours in {
-        "/tmp/sample": str(tmp_path / "sample"),  # noqa: S108  (the page's, which is replaced)
-        ".venv/bin/imgproxy": " ".join(COMMAND),
         "python3": sys.executable,
+        ".venv/bin/imgproxy": " ".join(COMMAND),
+        "/tmp/sample": str(tmp_path / "sample"),  # noqa: S108  (the page's, which is replaced)
     }.items():
         assert name in script
         script = script.replace(name, ours)
