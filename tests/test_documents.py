@@ -1,4 +1,4 @@
-"""What README, man page and changelog say, held to the program."""
+"""The documents: what they claim is compared with the program, and their examples are run."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MAN = (ROOT / "man/imgproxy.1").read_text()
 
-# The text below is read without roff's notation: a hyphen that is to be a minus, font changes.
+# The manual page without roff's notation for hyphens and fonts.
 PLAIN = re.sub(r"\\f.", "", MAN.replace(r"\-", "-"))
 
 _CODE = re.compile(r"[A-Z]+_[A-Z_]+")
 _OPTION = re.compile(r"(?<![\w-])--?[a-z](?:[a-z-]|\.(?=[a-z]))*")
 _VARIABLE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+\b|\bHOME\b|\bPATH\b|\bTMPDIR\b")
 
-# The tags of FILES spell paths of the host that `recorded` looks at like this.
+# What the tags of FILES have for the host and the user that `recorded` asks for.
 _REGISTRY = "HOST[:PORT]"
 _USER = 1000
 
 
 def section(name: str) -> str:
-    """Give a section of the man page."""
+    """Return a section of the man page."""
     _, _, text = PLAIN.partition(f"\n.SH {name}\n")
     assert text, name
     return text.partition("\n.SH ")[0]
 
 
 def tagged(name: str) -> dict[str, str]:
-    """Give a section's tagged paragraphs: the line after `.TP`, and what follows."""
+    """Return a section's tagged paragraphs: the line after `.TP`, and the text that follows it."""
     introduction, *paragraphs = f"\n{section(name)}".split("\n.TP\n")
     assert paragraphs, introduction
     return {tag: text for tag, _, text in (part.partition("\n") for part in paragraphs)}
@@ -115,8 +115,8 @@ def test_every_file_that_readme_and_guide_name_exists() -> None:
         "demo/environment",
     ],
 )
-def test_nobody_is_told_to_install_the_other_imgproxy(path: str) -> None:
-    """The plain name on PyPI belongs to another program."""
+def test_no_document_installs_the_unrelated_package_imgproxy(path: str) -> None:
+    """The package `imgproxy` on PyPI is another program."""
     assert not re.search(r"pip3? install\s+(-\S+\s+)*imgproxy", (ROOT / path).read_text())
 
 
@@ -129,16 +129,16 @@ def test_the_man_page_has_the_options_of_the_program_and_no_others() -> None:
 
 
 def _options_first_in(line: str) -> list[str]:
-    """Give the options that a line of the summary introduces; its words may name others."""
+    """Return the options that a line of the summary introduces; its description may name others."""
     introduced, _, _ = line.strip().partition("  ")
     return _OPTION.findall(introduced) if introduced.startswith("-") else []
 
 
 def failures_of_the_program() -> set[tuple[int, str]]:
-    """Give each status with its codes: those of the classes, and those given at a raise.
+    """Return each status with its codes: the defaults of the classes, and those given at a raise.
 
-    Where a code is given by a variable, any code that its module spells may be in that. One that is
-    passed on (`error.code`) is found where it comes from.
+    A variable may have any code that its module contains. A code that is passed on (`error.code`)
+    is found where that error is raised.
     """
     classes = {
         name: value
@@ -151,7 +151,7 @@ def failures_of_the_program() -> set[tuple[int, str]]:
         for node in ast.walk(module):
             if not isinstance(node, ast.Call):
                 continue
-            # The class may be chosen where it is called: `(One if … else Other)(message)`.
+            # The class may be an expression: `(One if … else Other)(message)`.
             raised = {each.id for each in ast.walk(node.func) if isinstance(each, ast.Name)}
             for keyword in node.keywords:
                 if keyword.arg == "code":
@@ -188,14 +188,14 @@ def test_the_readme_has_the_statuses_of_the_program_and_no_others() -> None:
 
 
 class Recorded(NamedTuple):
-    """What was asked of a host on which nothing is set, nothing exists."""
+    """What was read of a host without any variable or file."""
 
     variables: set[str]
     paths: set[str]
 
 
 class _Variables(dict[str, str]):
-    """An environment that remembers what it was asked for; it has only what it was given."""
+    """An environment that records the names that are read."""
 
     def __init__(self, **values: str) -> None:
         super().__init__(values)
@@ -207,7 +207,7 @@ class _Variables(dict[str, str]):
 
 
 def recorded(variables: _Variables, uid: int) -> Recorded:
-    """Look for every kind of file that is read, and for proxies."""
+    """Return what the search for every kind of file, and for proxies, reads."""
     paths: set[str] = set()
 
     def exists(path: str) -> bool:
@@ -228,13 +228,13 @@ def recorded(variables: _Variables, uid: int) -> Recorded:
         proxy.choose(url.parse(f"{scheme}://registry.example/"), variables)
     search_paths.registries_d(host)
     paths.add(search_paths.lookaside(host).removeprefix("file://"))
-    # Whether there is a directory of drop-in files is asked without its files.
+    # The existence of a directory with drop-in files is checked by its own path.
     paths = {_in_directory(path) for path in paths}
     return Recorded(variables.asked, {path.replace(f"/{uid}", "/$UID") for path in paths})
 
 
 def _in_directory(path: str) -> str:
-    """Give the files in a directory that has drop-in files, and any other path as it is."""
+    """Return a pattern for the files of a directory for drop-in files; any other path unchanged."""
     if "/registries." not in path or path.endswith((".conf", ".yaml")):
         return path
     return f"{path}/*.conf" if ".conf.d" in path else f"{path}/*.yaml"
@@ -246,7 +246,7 @@ def with_user_directories() -> _Variables:
 
 
 def _every_path() -> set[str]:
-    """Give the paths for root and for others, with and without the variables that move them."""
+    """Return the paths for root and other users, with and without the variables for directories."""
     root, *users = (
         recorded(_Variables(), 0),
         recorded(_Variables(), _USER),
@@ -257,14 +257,14 @@ def _every_path() -> set[str]:
 
 
 def _files() -> list[list[str]]:
-    """Give the paths in the man page's FILES, those of one paragraph together."""
+    """Return the paths in the man page's FILES, by paragraph."""
     _, *paragraphs = section("FILES").split("\n.TP\n")
     tags = [re.match(r"(?:\.I .*\n(?:\.TQ\n)?)+", paragraph) for paragraph in paragraphs]
     return [re.findall(r"^\.I (.*)", tag[0], re.MULTILINE) for tag in tags if tag]
 
 
 def test_the_man_page_has_the_variables_of_the_program() -> None:
-    """The system looks for helpers in one more, and the TLS library reads two."""
+    """The system reads `PATH` to find helpers, and the TLS library two more variables."""
     system = ast.parse((ROOT / "imgproxy/host/environment.py").read_text())
     read = {
         str(node.args[0].value)
@@ -287,7 +287,7 @@ def test_the_man_page_has_the_files_of_the_program_and_no_others(
 
 
 def _spools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give the directories for what comes through a pipe."""
+    """Return the directories for archives that come through a pipe."""
     asked: list[str] = []
     monkeypatch.setattr("tempfile.TemporaryFile", lambda *, buffering, dir: asked.append(dir))  # noqa: A006, ARG005
     for value in ("$TMPDIR", ""):
@@ -298,8 +298,8 @@ def _spools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("uid", [0, _USER])
 @pytest.mark.parametrize("kind", ["policy.json", "registries.conf", "certs.d"])
-def test_files_stand_in_the_order_of_their_precedence(kind: str, uid: int) -> None:
-    """Of two that follow each other, the first one is read where both exist."""
+def test_files_are_listed_in_the_order_of_their_precedence(kind: str, uid: int) -> None:
+    """Of two consecutive files, the first is read if both exist."""
     not_ours = "rootless" if uid == 0 else "rootful"
     paths = next(
         [path for path in paragraph if not_ours not in path]
@@ -318,7 +318,7 @@ def test_files_stand_in_the_order_of_their_precedence(kind: str, uid: int) -> No
         assert found[kind] == first.replace("$UID", str(uid))
 
 
-def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
+def test_the_mirrors_of_the_guide_are_tried_in_the_order_of_its_table() -> None:
     (example,) = re.findall(r"^```toml\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
     file = registries_conf.parse(example.encode(), "registries.conf")
     assert file.warnings == ()
@@ -335,7 +335,7 @@ def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
         assert not any(each.refusal for each in found)
 
 
-def test_sideloaded_images_are_looked_for_as_the_readme_says() -> None:
+def test_sideloaded_images_are_looked_for_at_the_paths_in_the_guide() -> None:
     _, _, rows = GUIDE.partition("| pattern | image | looked for at |\n|---|---|---|\n")
     digest = str(digests.compute(b""))
     claims = [
@@ -348,7 +348,7 @@ def test_sideloaded_images_are_looked_for_as_the_readme_says() -> None:
 
 
 @pytest.mark.parametrize("text", [GUIDE, PLAIN])
-def test_patterns_in_examples_are_patterns(text: str) -> None:
+def test_patterns_in_examples_are_valid(text: str) -> None:
     found = re.findall(r"--sideload '([^']+)'", text)
     assert len(found) >= 2
     for each in found:
@@ -378,7 +378,7 @@ def test_the_compressions_are_those_of_the_program() -> None:
 def test_the_limits_are_those_of_the_program() -> None:
     mib = 1024 * 1024
     in_man = " ".join(section("ARCHIVES").split())
-    for words in (
+    for limit in (
         f"more than {tar.MAX_MEMBERS:,} members",
         f"a name of more than {tar.MAX_PATH} bytes",
         f"names of more than {tar.MAX_NAMES // mib} MiB together",
@@ -391,7 +391,7 @@ def test_the_limits_are_those_of_the_program() -> None:
         f"for gzip {decompression._SPACING // mib} MiB apart (or more,"
         f" {decompression._MAX_POINTS} at most)",
     ):
-        assert words in in_man
+        assert limit in in_man
     for name in tar_archive._CONTROL:
         assert f"{name}" in in_man
     assert foreign_layers._MAX_URLS == 8
@@ -459,7 +459,7 @@ def test_the_documents_are_those_of_this_version() -> None:
 
 @pytest.mark.parametrize("page", ["imgproxy.1", "imgproxy-protocol.7"])
 def test_a_man_page_is_well_formed(page: str) -> None:
-    """Whatever `man` would render wrongly, `mandoc` names."""
+    """`mandoc` reports whatever `man` would render wrongly."""
     arguments = [require("mandoc"), "-T", "lint", "-W", "warning", str(ROOT / "man" / page)]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (result.returncode, result.stdout) == (0, "")
@@ -467,7 +467,7 @@ def test_a_man_page_is_well_formed(page: str) -> None:
 
 # --- imgproxy-protocol(7) ------------------------------------------------------------------------
 
-# Text of the page as it is read: roff's escapes resolved.
+# The examples with roff's escapes resolved, as a reader sees them.
 EXAMPLES = [
     example.replace(r"\-", "-").replace(r"\e", "\\")
     for example in re.findall(r"^\.EX\n(.*?)^\.EE$", PROTOCOL, re.DOTALL | re.MULTILINE)
@@ -479,22 +479,22 @@ SHELL = [example for example in EXAMPLES if example not in BYTES + PYTHON]
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """Make the image of the examples, which is the demo's."""
+    """Return the image of the examples, made by the demo."""
     path = tmp_path / "image"
     subprocess.run([sys.executable, ROOT / "demo/sample.py", path], check=True, timeout=LIMIT)
     return path
 
 
 def run_example(arguments: list[str], example: str, image: Path) -> str:
-    """Run an example on a host that has a policy, in a directory of its own."""
-    home, place = image.parent / "home", image.parent / "place"
+    """Return what an example prints, run in its own directory on a host with a policy."""
+    home, directory = image.parent / "home", image.parent / "directory"
     policy = home / ".config/containers/policy.json"
     policy.parent.mkdir(parents=True)
     policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
-    place.mkdir()
+    directory.mkdir()
     program = image.parent / "bin/imgproxy"
     program.parent.mkdir()
-    # Whoever is started by a service manager has no environment but what that gives.
+    # A program that is started by a service manager gets no environment from the test.
     program.write_text(
         f"#!/bin/sh\nexport PYTHONPATH={ROOT} HOME={home}\n"
         f'exec {" ".join(COMMAND)} --platform=linux/amd64 "$@"\n'
@@ -504,7 +504,7 @@ def run_example(arguments: list[str], example: str, image: Path) -> str:
     result = subprocess.run(
         [*arguments, example.replace("/srv/image", str(image))],
         env=parent.environment(PATH=path, HOME=str(home)),
-        cwd=place,
+        cwd=directory,
         capture_output=True,
         text=True,
         timeout=2 * LIMIT,
@@ -526,23 +526,23 @@ def test_the_bytes_of_the_protocol_page_are_those_of_the_program(example: str, i
         turns = re.findall(r"((?:^>.*\n)+)((?:^<.*\n)+)", example, re.MULTILINE)
         assert "".join(f"{sent}{got}" for sent, got in turns) == example
         for sent, expected in turns:
-            child.client.send(on_the_wire(sent))
+            child.client.send(bytes_of(sent))
             reply = received(child.client, method=sent.split()[1])
-            assert without_date(reply) == without_date(on_the_wire(expected))
+            assert without_date(reply) == without_date(bytes_of(expected))
         assert child.client.ending() == "end"
     finally:
         child.close()
 
 
-def on_the_wire(lines: str) -> bytes:
-    """Give the bytes of a side's lines: the head's end with CR and LF, the body's with nothing."""
+def bytes_of(lines: str) -> bytes:
+    """Return the bytes of lines: CR and LF end those of the head, those of the body are joined."""
     texts = [line[2:] for line in lines.splitlines()]
     head, body = texts[: texts.index("")], texts[texts.index("") + 1 :]
     return "\r\n".join([*head, "", ""]).encode() + "".join(body).encode()
 
 
 def received(client: Client, method: str) -> bytes:
-    """Read one reply, and give it back as bytes."""
+    """Read one reply, and return it as bytes."""
     reply = client.reply(method)
     lines = [f"HTTP/1.1 {reply.status} {reply.reason}", *(f"{k}: {v}" for k, v in reply.fields)]
     return "\r\n".join([*lines, "", ""]).encode() + reply.body
@@ -574,8 +574,8 @@ def test_the_protocol_page_has_the_codes_of_the_program_and_no_others() -> None:
     _, *parts = re.split(r"^\.TP\n\.B (\d+)\n", text, flags=re.MULTILINE)
     listed = {
         (int(status), code)
-        for status, words in zip(parts[::2], parts[1::2], strict=True)
-        for code in re.findall(r"^\.BR ([A-Z_]+) [,:]$", words, re.MULTILINE)
+        for status, text in zip(parts[::2], parts[1::2], strict=True)
+        for code in re.findall(r"^\.BR ([A-Z_]+) [,:]$", text, re.MULTILINE)
     }
     assert listed == failures_of_the_program()
 
@@ -587,7 +587,7 @@ def test_the_protocol_page_has_the_exit_statuses_and_requests_of_the_man_page() 
     assert {f".B {status}" for status in statuses} == set(tagged("EXIT STATUS"))
     _, _, requests = plain.partition("\n.SH REQUESTS\n")
     tags = re.findall(r"^\.TP\n(.*)$", requests.partition("\n.SH ")[0], re.MULTILINE)
-    # those without the fields of a manifest, which the page has under REPLIES
+    # Tags of header fields are left out: the page has these under REPLIES.
     assert tags == [tag for tag in tagged("PROTOCOL") if re.search(r"\b(GET|POST) /", tag)]
 
 
