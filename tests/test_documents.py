@@ -1,4 +1,4 @@
-"""What README, man page and changelog say, held to the program."""
+"""The documents: what they claim is compared with the program, and their examples are run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+import yaml
 from support import parent
 from support.parent import COMMAND, LIMIT, ROOT, Client, start
 from support.servers import require
 
+import imgproxy
 from imgproxy import __version__, errors
 from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern
 from imgproxy.errors import Failure
@@ -40,29 +44,31 @@ README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "GUIDE.md").read_text()
 PROTOCOL = (ROOT / "man/imgproxy-protocol.7").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MAN = (ROOT / "man/imgproxy.1").read_text()
 
-# The text below is read without roff's notation: a hyphen that is to be a minus, font changes.
+# The manual page without roff's notation for hyphens and fonts.
 PLAIN = re.sub(r"\\f.", "", MAN.replace(r"\-", "-"))
 
 _CODE = re.compile(r"[A-Z]+_[A-Z_]+")
 _OPTION = re.compile(r"(?<![\w-])--?[a-z](?:[a-z-]|\.(?=[a-z]))*")
 _VARIABLE = re.compile(r"\b[A-Za-z]+(?:_[A-Za-z]+)+\b|\bHOME\b|\bPATH\b|\bTMPDIR\b")
 
-# The tags of FILES spell paths of the host that `recorded` looks at like this.
+# What the tags of FILES have for the host and the user that `recorded` asks for.
 _REGISTRY = "HOST[:PORT]"
 _USER = 1000
 
 
 def section(name: str) -> str:
-    """Give a section of the man page."""
+    """Return a section of the man page."""
     _, _, text = PLAIN.partition(f"\n.SH {name}\n")
     assert text, name
     return text.partition("\n.SH ")[0]
 
 
 def tagged(name: str) -> dict[str, str]:
-    """Give a section's tagged paragraphs: the line after `.TP`, and what follows."""
+    """Return a section's tagged paragraphs: the line after `.TP`, and the text that follows it."""
     introduction, *paragraphs = f"\n{section(name)}".split("\n.TP\n")
     assert paragraphs, introduction
     return {tag: text for tag, _, text in (part.partition("\n") for part in paragraphs)}
@@ -100,10 +106,18 @@ def test_every_file_that_readme_and_guide_name_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "GUIDE.md", "CHANGELOG.md", "man/imgproxy.1", "demo/environment"]
+    "path",
+    [
+        "README.md",
+        "GUIDE.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "man/imgproxy.1",
+        "demo/environment",
+    ],
 )
-def test_nobody_is_told_to_install_the_other_imgproxy(path: str) -> None:
-    """The plain name on PyPI belongs to another program."""
+def test_no_document_installs_the_unrelated_package_imgproxy(path: str) -> None:
+    """The package `imgproxy` on PyPI is another program."""
     assert not re.search(r"pip3? install\s+(-\S+\s+)*imgproxy", (ROOT / path).read_text())
 
 
@@ -116,16 +130,16 @@ def test_the_man_page_has_the_options_of_the_program_and_no_others() -> None:
 
 
 def _options_first_in(line: str) -> list[str]:
-    """Give the options that a line of the summary introduces; its words may name others."""
+    """Return the options that a line of the summary introduces; its description may name others."""
     introduced, _, _ = line.strip().partition("  ")
     return _OPTION.findall(introduced) if introduced.startswith("-") else []
 
 
 def failures_of_the_program() -> set[tuple[int, str]]:
-    """Give each status with its codes: those of the classes, and those given at a raise.
+    """Return each status with its codes: the defaults of the classes, and those given at a raise.
 
-    Where a code is given by a variable, any code that its module spells may be in that. One that is
-    passed on (`error.code`) is found where it comes from.
+    A variable may have any code that its module contains. A code that is passed on (`error.code`)
+    is found where that error is raised.
     """
     classes = {
         name: value
@@ -139,7 +153,7 @@ def failures_of_the_program() -> set[tuple[int, str]]:
         for node in ast.walk(module):
             if not isinstance(node, ast.Call):
                 continue
-            # The class may be chosen where it is called: `(One if … else Other)(message)`.
+            # The class may be an expression: `(One if … else Other)(message)`.
             raised = {each.id for each in ast.walk(node.func) if isinstance(each, ast.Name)}
             for keyword in node.keywords:
                 if keyword.arg == "code":
@@ -176,14 +190,14 @@ def test_the_readme_has_the_statuses_of_the_program_and_no_others() -> None:
 
 
 class Recorded(NamedTuple):
-    """What was asked of a host on which nothing is set, nothing exists."""
+    """What was read of a host without any variable or file."""
 
     variables: set[str]
     paths: set[str]
 
 
 class _Variables(dict[str, str]):
-    """An environment that remembers what it was asked for; it has only what it was given."""
+    """An environment that records the names that are read."""
 
     def __init__(self, **values: str) -> None:
         super().__init__(values)
@@ -195,7 +209,7 @@ class _Variables(dict[str, str]):
 
 
 def recorded(variables: _Variables, uid: int) -> Recorded:
-    """Look for every kind of file that is read, and for proxies."""
+    """Return what the search for every kind of file, and for proxies, reads."""
     paths: set[str] = set()
 
     def exists(path: str) -> bool:
@@ -216,13 +230,13 @@ def recorded(variables: _Variables, uid: int) -> Recorded:
         proxy.choose(url.parse(f"{scheme}://registry.example/"), variables)
     search_paths.registries_d(host)
     paths.add(search_paths.lookaside(host).removeprefix("file://"))
-    # Whether there is a directory of drop-in files is asked without its files.
+    # The existence of a directory with drop-in files is checked by its own path.
     paths = {_in_directory(path) for path in paths}
     return Recorded(variables.asked, {path.replace(f"/{uid}", "/$UID") for path in paths})
 
 
 def _in_directory(path: str) -> str:
-    """Give the files in a directory that has drop-in files, and any other path as it is."""
+    """Return a pattern for the files of a directory for drop-in files; any other path unchanged."""
     if "/registries." not in path or path.endswith((".conf", ".yaml")):
         return path
     return f"{path}/*.conf" if ".conf.d" in path else f"{path}/*.yaml"
@@ -234,7 +248,7 @@ def with_user_directories() -> _Variables:
 
 
 def _every_path() -> set[str]:
-    """Give the paths for root and for others, with and without the variables that move them."""
+    """Return the paths for root and other users, with and without the variables for directories."""
     root, *users = (
         recorded(_Variables(), 0),
         recorded(_Variables(), _USER),
@@ -245,14 +259,14 @@ def _every_path() -> set[str]:
 
 
 def _files() -> list[list[str]]:
-    """Give the paths in the man page's FILES, those of one paragraph together."""
+    """Return the paths in the man page's FILES, by paragraph."""
     _, *paragraphs = section("FILES").split("\n.TP\n")
     tags = [re.match(r"(?:\.I .*\n(?:\.TQ\n)?)+", paragraph) for paragraph in paragraphs]
     return [re.findall(r"^\.I (.*)", tag[0], re.MULTILINE) for tag in tags if tag]
 
 
 def test_the_man_page_has_the_variables_of_the_program() -> None:
-    """The system looks for helpers in one more, and the TLS library reads two."""
+    """The system reads `PATH` to find helpers, and the TLS library two more variables."""
     system = ast.parse((ROOT / "imgproxy/host/environment.py").read_text())
     read = {
         str(node.args[0].value)
@@ -275,7 +289,7 @@ def test_the_man_page_has_the_files_of_the_program_and_no_others(
 
 
 def _spools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give the directories for what comes through a pipe."""
+    """Return the directories for archives that come through a pipe."""
     asked: list[str] = []
     monkeypatch.setattr("tempfile.TemporaryFile", lambda *, buffering, dir: asked.append(dir))  # noqa: A006, ARG005
     for value in ("$TMPDIR", ""):
@@ -286,8 +300,8 @@ def _spools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("uid", [0, _USER])
 @pytest.mark.parametrize("kind", ["policy.json", "registries.conf", "certs.d"])
-def test_files_stand_in_the_order_of_their_precedence(kind: str, uid: int) -> None:
-    """Of two that follow each other, the first one is read where both exist."""
+def test_files_are_listed_in_the_order_of_their_precedence(kind: str, uid: int) -> None:
+    """Of two consecutive files, the first is read if both exist."""
     not_ours = "rootless" if uid == 0 else "rootful"
     paths = next(
         [path for path in paragraph if not_ours not in path]
@@ -306,11 +320,11 @@ def test_files_stand_in_the_order_of_their_precedence(kind: str, uid: int) -> No
         assert found[kind] == first.replace("$UID", str(uid))
 
 
-def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
+def test_the_mirrors_of_the_guide_are_tried_in_the_order_of_its_table() -> None:
     (example,) = re.findall(r"^```toml\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
     file = registries_conf.parse(example.encode(), "registries.conf")
     assert file.warnings == ()
-    _, _, rows = GUIDE.partition("| image | asked for at |\n|---|---|\n")
+    _, _, rows = GUIDE.partition("| image | requested from, in order |\n|---|---|\n")
     digest = str(digests.compute(b""))
     claims = [
         [name.replace("DIGEST", digest) for name in re.findall(r"`([^`]+)`", row)]
@@ -323,7 +337,7 @@ def test_the_mirrors_in_the_readme_are_asked_as_its_table_says() -> None:
         assert not any(each.refusal for each in found)
 
 
-def test_sideloaded_images_are_looked_for_as_the_readme_says() -> None:
+def test_sideloaded_images_are_looked_for_at_the_paths_in_the_guide() -> None:
     _, _, rows = GUIDE.partition("| pattern | image | looked for at |\n|---|---|---|\n")
     digest = str(digests.compute(b""))
     claims = [
@@ -336,7 +350,7 @@ def test_sideloaded_images_are_looked_for_as_the_readme_says() -> None:
 
 
 @pytest.mark.parametrize("text", [GUIDE, PLAIN])
-def test_patterns_in_examples_are_patterns(text: str) -> None:
+def test_patterns_in_examples_are_valid(text: str) -> None:
     found = re.findall(r"--sideload '([^']+)'", text)
     assert len(found) >= 2
     for each in found:
@@ -366,7 +380,7 @@ def test_the_compressions_are_those_of_the_program() -> None:
 def test_the_limits_are_those_of_the_program() -> None:
     mib = 1024 * 1024
     in_man = " ".join(section("ARCHIVES").split())
-    for words in (
+    for limit in (
         f"more than {tar.MAX_MEMBERS:,} members",
         f"a name of more than {tar.MAX_PATH} bytes",
         f"names of more than {tar.MAX_NAMES // mib} MiB together",
@@ -379,7 +393,7 @@ def test_the_limits_are_those_of_the_program() -> None:
         f"for gzip {decompression._SPACING // mib} MiB apart (or more,"
         f" {decompression._MAX_POINTS} at most)",
     ):
-        assert words in in_man
+        assert limit in in_man
     for name in tar_archive._CONTROL:
         assert f"{name}" in in_man
     assert foreign_layers._MAX_URLS == 8
@@ -425,7 +439,7 @@ def test_readme_and_guide_name_options_of_the_program_alone() -> None:
     ours, _, _ = ours.partition("## How fast")
     named = {
         option
-        for quoted in re.findall(r"`(-[^`]*)`", ours + GUIDE)
+        for quoted in re.findall(r"`(-[^`]*)`", ours + GUIDE + ARCHITECTURE + CONTRIBUTING)
         for option in _OPTION.findall(quoted)
     }
     assert "--authfile" in named
@@ -447,7 +461,7 @@ def test_the_documents_are_those_of_this_version() -> None:
 
 @pytest.mark.parametrize("page", ["imgproxy.1", "imgproxy-protocol.7"])
 def test_a_man_page_is_well_formed(page: str) -> None:
-    """Whatever `man` would render wrongly, `mandoc` names."""
+    """`mandoc` reports whatever `man` would render wrongly."""
     arguments = [require("mandoc"), "-T", "lint", "-W", "warning", str(ROOT / "man" / page)]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (result.returncode, result.stdout) == (0, "")
@@ -455,7 +469,7 @@ def test_a_man_page_is_well_formed(page: str) -> None:
 
 # --- imgproxy-protocol(7) ------------------------------------------------------------------------
 
-# Text of the page as it is read: roff's escapes resolved.
+# The examples with roff's escapes resolved, as a reader sees them.
 EXAMPLES = [
     example.replace(r"\-", "-").replace(r"\e", "\\")
     for example in re.findall(r"^\.EX\n(.*?)^\.EE$", PROTOCOL, re.DOTALL | re.MULTILINE)
@@ -467,22 +481,22 @@ SHELL = [example for example in EXAMPLES if example not in BYTES + PYTHON]
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """Make the image of the examples, which is the demo's."""
+    """Return the image of the examples, made by the demo."""
     path = tmp_path / "image"
     subprocess.run([sys.executable, ROOT / "demo/sample.py", path], check=True, timeout=LIMIT)
     return path
 
 
 def run_example(arguments: list[str], example: str, image: Path) -> str:
-    """Run an example on a host that has a policy, in a directory of its own."""
-    home, place = image.parent / "home", image.parent / "place"
+    """Return what an example prints, run in its own directory on a host with a policy."""
+    home, directory = image.parent / "home", image.parent / "directory"
     policy = home / ".config/containers/policy.json"
     policy.parent.mkdir(parents=True)
     policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
-    place.mkdir()
+    directory.mkdir()
     program = image.parent / "bin/imgproxy"
     program.parent.mkdir()
-    # Whoever is started by a service manager has no environment but what that gives.
+    # A program that is started by a service manager gets no environment from the test.
     program.write_text(
         f"#!/bin/sh\nexport PYTHONPATH={ROOT} HOME={home}\n"
         f'exec {" ".join(COMMAND)} --platform=linux/amd64 "$@"\n'
@@ -492,7 +506,7 @@ def run_example(arguments: list[str], example: str, image: Path) -> str:
     result = subprocess.run(
         [*arguments, example.replace("/srv/image", str(image))],
         env=parent.environment(PATH=path, HOME=str(home)),
-        cwd=place,
+        cwd=directory,
         capture_output=True,
         text=True,
         timeout=2 * LIMIT,
@@ -514,23 +528,23 @@ def test_the_bytes_of_the_protocol_page_are_those_of_the_program(example: str, i
         turns = re.findall(r"((?:^>.*\n)+)((?:^<.*\n)+)", example, re.MULTILINE)
         assert "".join(f"{sent}{got}" for sent, got in turns) == example
         for sent, expected in turns:
-            child.client.send(on_the_wire(sent))
+            child.client.send(bytes_of(sent))
             reply = received(child.client, method=sent.split()[1])
-            assert without_date(reply) == without_date(on_the_wire(expected))
+            assert without_date(reply) == without_date(bytes_of(expected))
         assert child.client.ending() == "end"
     finally:
         child.close()
 
 
-def on_the_wire(lines: str) -> bytes:
-    """Give the bytes of a side's lines: the head's end with CR and LF, the body's with nothing."""
+def bytes_of(lines: str) -> bytes:
+    """Return the bytes of lines: CR and LF end those of the head, those of the body are joined."""
     texts = [line[2:] for line in lines.splitlines()]
     head, body = texts[: texts.index("")], texts[texts.index("") + 1 :]
     return "\r\n".join([*head, "", ""]).encode() + "".join(body).encode()
 
 
 def received(client: Client, method: str) -> bytes:
-    """Read one reply, and give it back as bytes."""
+    """Read one reply, and return it as bytes."""
     reply = client.reply(method)
     lines = [f"HTTP/1.1 {reply.status} {reply.reason}", *(f"{k}: {v}" for k, v in reply.fields)]
     return "\r\n".join([*lines, "", ""]).encode() + reply.body
@@ -562,8 +576,8 @@ def test_the_protocol_page_has_the_codes_of_the_program_and_no_others() -> None:
     _, *parts = re.split(r"^\.TP\n\.B (\d+)\n", text, flags=re.MULTILINE)
     listed = {
         (int(status), code)
-        for status, words in zip(parts[::2], parts[1::2], strict=True)
-        for code in re.findall(r"^\.BR ([A-Z_]+) [,:]$", words, re.MULTILINE)
+        for status, text in zip(parts[::2], parts[1::2], strict=True)
+        for code in re.findall(r"^\.BR ([A-Z_]+) [,:]$", text, re.MULTILINE)
     }
     assert listed == failures_of_the_program()
 
@@ -575,7 +589,7 @@ def test_the_protocol_page_has_the_exit_statuses_and_requests_of_the_man_page() 
     assert {f".B {status}" for status in statuses} == set(tagged("EXIT STATUS"))
     _, _, requests = plain.partition("\n.SH REQUESTS\n")
     tags = re.findall(r"^\.TP\n(.*)$", requests.partition("\n.SH ")[0], re.MULTILINE)
-    # those without the fields of a manifest, which the page has under REPLIES
+    # Tags of header fields are left out: the page has these under REPLIES.
     assert tags == [tag for tag in tagged("PROTOCOL") if re.search(r"\b(GET|POST) /", tag)]
 
 
@@ -585,3 +599,135 @@ def test_the_protocol_page_is_of_this_version_and_names_units_that_exist() -> No
     named = re.findall(r"^\.BI? (imgproxy[\w-]*)(@ NAME )?\.socket$", plain, re.MULTILINE)
     files = {f"{name}{'@' * bool(at)}.socket" for name, at in named}
     assert files == {path.name for path in (ROOT / "systemd").glob("*.socket")}
+
+
+# --- ARCHITECTURE.md and CONTRIBUTING.md ---------------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+_PATH = re.compile(r"(?:[\w.-]+/)+[\w.-]*|[\w.-]+\.(?:md|py|toml|yaml)|\.editorconfig")
+
+
+def shell_blocks(text: str) -> list[str]:
+    """Return the shell scripts of a document."""
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(script: str) -> list[list[str]]:
+    """Return the words of each command, without the variables that are set for it."""
+    parts = script.replace("|\n", "\n").splitlines()
+    split = [shlex.split(part, comments=True) for part in parts for part in part.split(" | ")]
+    return [words[1:] if "=" in words[0] else words for words in split]
+
+
+def paths_in(text: str) -> list[str]:
+    """Return the paths in a document's code that are relative to the project or the package."""
+    code = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    code += re.findall(
+        r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    )
+    words = [word.rstrip(",;:") for each in code for word in each.split()]
+    return [word for word in words if _PATH.fullmatch(word) and not word.startswith(".venv/")]
+
+
+def test_every_path_in_the_pages_for_contributors_exists() -> None:
+    named = {*paths_in(ARCHITECTURE), *paths_in(CONTRIBUTING)}
+    bases = (ROOT, ROOT / "imgproxy")
+    assert not [name for name in sorted(named) if not any((base / name).exists() for base in bases)]
+
+
+def test_paths_are_found_in_the_pages_for_contributors() -> None:
+    assert {"net/client.py", "cli/runtime.py", "specs/oci/"} <= {*paths_in(ARCHITECTURE)}
+    assert {"tests/run", "imgproxy/transports/source.py"} <= {*paths_in(CONTRIBUTING)}
+
+
+def test_the_table_of_floors_is_that_of_the_package() -> None:
+    floors = re.findall(r"^    (\w+)  +\w", imgproxy.__doc__ or "", re.MULTILINE)
+    _, _, rows = ARCHITECTURE.partition(
+        "| folder | what it does | why it is there |\n|---|---|---|\n"
+    )
+    assert re.findall(r"^\| `(\w+)` \|", rows.partition("\n\n")[0], re.MULTILINE) == floors != []
+
+
+def test_every_command_for_contributors_exists() -> None:
+    programs = {words[0] for text in shell_blocks(CONTRIBUTING) for words in commands(text)}
+    ours = {f".venv/bin/{name}" for name in ("imgproxy", "python", *development_tools())}
+    installed = {name for name in programs if name.startswith(".venv/bin/")}
+    assert installed < ours
+    in_checkout = {name for name in programs - installed if "/" in name}
+    assert in_checkout == {"demo/environment", "tests/run"}
+    assert all(os.access(ROOT / name, os.X_OK) for name in in_checkout)
+    assert programs - installed - in_checkout == {"cat", "printf", "python3"}
+
+
+def development_tools() -> set[str]:
+    """Return the names of the packages that the dependency group `lint` installs directly."""
+    group = PROJECT["dependency-groups"]["lint"]
+    return {re.split(r"[^\w-]", each, maxsplit=1)[0] for each in group if isinstance(each, str)}
+
+
+TEST_RUNS = [
+    words[words.index("pytest") + 1 :] if "pytest" in words else words[1:]
+    for text in shell_blocks(CONTRIBUTING)
+    for words in commands(text)
+    if "pytest" in words or words[0] == "tests/run"
+]
+
+
+def test_the_example_of_choosing_tests_by_name_chooses_some() -> None:
+    (arguments,) = (each for each in TEST_RUNS if "-k" in each)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=2 * LIMIT, check=False
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_markers_for_contributors_are_declared() -> None:
+    used = {
+        argument
+        for arguments in TEST_RUNS
+        for option, argument in pairwise(arguments)
+        if option == "-m" and argument
+    }
+    markers = PROJECT["tool"]["pytest"]["ini_options"].get("markers", [])
+    assert {"slow"} == used <= {each.partition(":")[0] for each in markers}
+
+
+def test_the_variables_for_contributors_are_those_of_the_tests() -> None:
+    pattern = re.compile(r"\bIMGPROXY_TEST_\w+")
+    read = {
+        name
+        for file in (ROOT / "tests").rglob("*.py")
+        for name in pattern.findall(file.read_text())
+    }
+    assert {*pattern.findall(CONTRIBUTING)} == read != set()
+
+
+def test_the_conversation_by_hand_runs(tmp_path: Path) -> None:
+    (script,) = (each for each in shell_blocks(CONTRIBUTING) if "printf" in each)
+    for name, ours in {
+        "python3": sys.executable,
+        ".venv/bin/imgproxy": " ".join(COMMAND),
+        "/tmp/sample": str(tmp_path / "sample"),  # noqa: S108  (the page's, which is replaced)
+    }.items():
+        assert name in script
+        script = script.replace(name, ours)
+    result = subprocess.run(
+        ["sh", "-euc", script],
+        env=parent.environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT,
+        check=True,
+    )
+    assert "HTTP/1.1 200 OK" in result.stdout
+    assert "GET /manifest" in result.stderr
+
+
+def test_the_hooks_run_the_linters_of_the_environment() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    entries = [hook["entry"].partition(" --")[0] for hook in repository["hooks"]]
+    in_page = [" ".join(words) for text in shell_blocks(CONTRIBUTING) for words in commands(text)]
+    assert entries == [each for each in in_page if "ruff" in each or "mypy" in each]

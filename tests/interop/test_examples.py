@@ -1,7 +1,7 @@
-"""Every command in the EXAMPLES of imgproxy(1), and the guide's for hosts without a network, run.
+"""Runs every command in the EXAMPLES of imgproxy(1), and the guide's for hosts without a network.
 
-They stand in the documents for places that a test has no business in, and for registries that it
-does not reach: those are led elsewhere, by registries.conf and by other directories.
+Their registries and directories are not available to a test: registries.conf maps the registries to
+one of the test's, and paths are replaced by some in its own directory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ IMAGE = saved(LAYER)
 
 
 def examples() -> list[str]:
-    """Give what stands in the manual page's section, as a reader sees it."""
+    """Return the examples of the manual page, as a reader sees them."""
     page = (ROOT / "man/imgproxy.1").read_text()
     section = page.partition("\n.SH EXAMPLES\n")[2].partition("\n.SH ")[0]
     found = re.findall(r"^\.nf\n(.*?)^\.fi$", section, re.DOTALL | re.MULTILINE)
@@ -41,29 +41,29 @@ def examples() -> list[str]:
 
 
 def sideloading() -> list[str]:
-    """Give the commands of the guide's section on hosts without a network."""
+    """Return the commands of the guide's section on hosts without a network."""
     text = (ROOT / "GUIDE.md").read_text().partition("\n## In place of a registry\n")[2]
     block = re.findall(r"^```\n(.*?)^```$", text.partition("\n## ")[0], re.DOTALL | re.MULTILINE)
     lines: list[str] = block[0].splitlines()
     return lines
 
 
-def example(word: str) -> str:
-    """Give the only example that has this in it."""
-    (found,) = (text for text in examples() if word in text)
+def example(part: str) -> str:
+    """Return the only example that contains `part`."""
+    (found,) = (text for text in examples() if part in text)
     return found
 
 
 @pytest.fixture
 def home(home: Home) -> Home:
-    """Give a home with a policy, and the program as an administrator has it."""
+    """Return a home with a policy, and with the program on `PATH`."""
     home.write(".config/containers/policy.json", ANY)
     home.program("imgproxy", f'exec {" ".join(COMMAND)} --platform=linux/amd64 "$@"')
     return home
 
 
 def run(home: Home, script: str, **environment: str) -> str:
-    """Run an example in bash, with a request at its standard input; give what it printed."""
+    """Run an example in bash with a request as standard input, and return what it prints."""
     result = subprocess.run(
         [require("bash"), "-euc", script],
         input=REQUEST,
@@ -83,7 +83,7 @@ def manifest_digest(printed: str) -> str:
     return str(digest)
 
 
-def test_there_is_a_test_for_each() -> None:
+def test_every_example_has_a_test() -> None:
     assert len(examples()) == 7
     assert len(sideloading()) == 2
 
@@ -99,7 +99,7 @@ def test_a_socket_in_the_file_system(home: Home, sample: Sample) -> None:
     for program in ("systemd-socket-activate", "curl"):
         require(program)
     script = example("systemd-socket-activate").replace("/run/", f"{home.path}/")
-    # curl comes when the socket is there, and the example leaves the listener for good.
+    # curl waits for the socket, and the listener, which the example does not stop, is stopped.
     script = script.replace(
         "curl ", f"until [ -e {home.path}/image.sock ]; do sleep 0.05; done\ncurl "
     )
@@ -118,12 +118,12 @@ def test_a_parent_in_python(home: Home, sample: Sample) -> None:
 
 
 def archived(home: Home, name: str) -> None:
-    """Put the image somewhere at home, as a gzipped Docker archive such as Nix makes."""
+    """Write the image to a file at home, as a gzipped Docker archive such as Nix makes."""
     home.write(name, gzipped(pack(nix_layered(IMAGE))))
 
 
 def layers(home: Home, script: str) -> list[str]:
-    """Run an example; give the digests of the layers in the manifest that it printed."""
+    """Run an example, and return the digests of the layers in the manifest that it prints."""
     head, _, body = run(home, script).partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 200 ")
     return [layer["digest"] for layer in json.loads(body)["layers"]]
@@ -131,7 +131,7 @@ def layers(home: Home, script: str) -> list[str]:
 
 @pytest.mark.parametrize("script", [*sideloading(), example("nix/store"), example("rancher")])
 def test_a_host_without_a_network(script: str, home: Home, layout: Layout) -> None:
-    """Both commands of the guide, and both of the manual page."""
+    """Runs both commands of the guide, and both of the manual page."""
     script = script.replace("docker://IMAGE", "docker://docker.io/rancher/mirrored-pause:3.6")
     (name,) = re.findall(r"docker://(\S+)", script)
     repository, _, tag = name.partition("/")[2].partition(":")
@@ -143,14 +143,14 @@ def test_a_host_without_a_network(script: str, home: Home, layout: Layout) -> No
     assert layers(home, script) == [digest_of(LAYER)]
 
 
-def test_an_image_that_a_program_writes(home: Home) -> None:
-    """What stands in for podman writes what it is given, as `podman save` does."""
+def test_an_image_that_another_program_writes(home: Home) -> None:
+    """A script in place of podman writes an archive as `podman save` does."""
     archived(home, "acme.tar.gz")
     home.program("podman", f'[ "$*" = "save localhost/acme" ] && exec zcat {home.path}/acme.tar.gz')
     assert layers(home, example("podman save")) == [digest_of(LAYER)]
 
 
-def test_credentials_that_lie_in_no_file(home: Home, registry: Registry) -> None:
+def test_credentials_that_are_in_no_file(home: Home, registry: Registry) -> None:
     with docker_registry(registry.directory, auth="htpasswd") as guarded:
         location = registry.name(address=guarded)[len("docker://") :]
         home.write(REGISTRIES_CONF, table("quay.io/acme/os", location, INSECURE))

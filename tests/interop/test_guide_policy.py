@@ -1,4 +1,4 @@
-"""The guide's way from a key to an enforced policy, walked as it stands there."""
+"""Runs the commands of the guide's section "From a key to an enforced policy"."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def blocks() -> list[str]:
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    """Give a home whose path is short, because gpg's sockets lie in it."""
+    """Return a home with a short path: gpg's sockets are in it, whose paths are limited."""
     with tempfile.TemporaryDirectory(prefix="h", ignore_cleanup_errors=True) as path:
         home = Home(Path(path))
         Gnupg(home.path / ".gnupg")
@@ -69,7 +69,7 @@ def test_the_guide_leads_from_a_key_to_an_enforced_policy(registry: Registry, ho
     assert run(enforcing).startswith("HTTP/1.1 200 ")
     asking = next(line for line in enforcing.splitlines() if line.startswith("printf"))
     image = f"{registry.address}/acme/os"
-    for other in ("acme/os:2", "acme/else:1"):  # signed, but not as that
+    for other in ("acme/os:2", "acme/else:1"):  # signed, but under another name
         skopeo_copy(
             f"docker://{image}:1", f"docker://{registry.address}/{other}", "--src-tls-verify=false"
         )
