@@ -86,7 +86,7 @@ def _run(options: Options) -> int:
 
     chosen = Overrides(policy, registries, auth, options.cert_dir, options.registries_d)
     configuration = Configuration(chosen, diagnostics)
-    early = _begin_early(options, configuration, handed.is_asked)
+    preconnection = _begin_early(options, configuration, handed.is_asked)
 
     from functools import partial
 
@@ -96,29 +96,40 @@ def _run(options: Options) -> int:
     from imgproxy.server.service import Service
     from imgproxy.transports import open_sources
     from imgproxy.transports.registry.foreign_layers import ForeignLayers
-    from imgproxy.transports.registry.options import Access
+    from imgproxy.transports.registry.network import Network
+    from imgproxy.transports.registry.options import NetworkOptions
 
-    access = Access(
-        options.offline,
-        options.tls_verify,
-        not options.no_mirrors,
-        options.retries,
-        options.stall_timeout,
-        options.creds,
-        options.no_creds,
-        options.registry_token or "",
-        options.sideload,
-        options.foreign_layers,
-        early,
+    network = Network(
+        NetworkOptions(
+            offline=options.offline,
+            tls_verify=options.tls_verify,
+            mirrors=not options.no_mirrors,
+            retries=options.retries,
+            stall_timeout=options.stall_timeout,
+            credentials=options.creds,
+            anonymous=options.no_creds,
+            registry_token=options.registry_token or "",
+            foreign_layers=options.foreign_layers,
+        ),
+        configuration,
+        diagnostics,
+        preconnection,
     )
     image = Image(
-        partial(open_sources, options.image, access, configuration, diagnostics),
+        partial(open_sources, options.image, network, options.sideload),
         configuration.policy,
         options.platform or environment.host_platform(),
-        ForeignLayers(access, configuration, diagnostics).open,
+        ForeignLayers(network).open,
     )
     service = Service(image, diagnostics, allow_remote=options.allow_remote)
-    return trio.run(service.run, handed)
+
+    async def serve() -> int:
+        try:
+            return await service.run(handed)
+        finally:
+            network.close()
+
+    return trio.run(serve)
 
 
 def _begin_early(

@@ -56,7 +56,12 @@ def begin(
             return None
         policies.demand(configuration.policy(), "docker", policies.scopes_of(name), image)
         place = endpoints.find(name, configuration.registries.registries, mirrors=mirrors)[0]
-        url = distribution.registry_url("https", place.reference, "manifest", name.manifest)
+        url = distribution.registry_url(
+            "https",
+            place.reference.registry,
+            place.reference.repository,
+            distribution.ManifestPath(name.manifest),
+        )
         if place.refusal or place.insecure or proxy.choose(url, environment.environment()):
             return None
     except Failure:

@@ -1,4 +1,4 @@
-"""Registries that play a script: endpoints, and several of them for one image."""
+"""Registries that play a script: repositories, and several of them for one image."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import trio
 from support.images import OCI_MANIFEST, digest_of
 from support.streams import Exchange, Notes, Script, Step, answer, asked
 
-from imgproxy.config.endpoints import Endpoint as Place
+from imgproxy.config.endpoints import Endpoint
 from imgproxy.net.client import Client
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.specs.oci.reference import parse_reference
-from imgproxy.transports.registry.endpoint import Endpoint
-from imgproxy.transports.registry.repository import Registry
+from imgproxy.transports.registry.failover import Failover, Refused
+from imgproxy.transports.registry.registry_host import RegistryHost
+from imgproxy.transports.registry.registry_image import FindSignatures, RegistryImage
+from imgproxy.transports.registry.repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from imgproxy.net.client import Dial
     from imgproxy.specs.http.credentials import Credentials
@@ -75,24 +77,58 @@ def place(
     insecure: bool = False,
     is_mirror: bool = False,
     refusal: str = "",
-) -> Place:
-    return Place(
+) -> Endpoint:
+    return Endpoint(
         parse_reference(reference), insecure=insecure, is_mirror=is_mirror, refusal=refusal
     )
 
 
-def endpoint(
+class ImageWithClients(RegistryImage):
+    """An image with connections of its own, which are closed with it."""
+
+    clients: list[Client]
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
+
+def location(
+    client: Client, at: Endpoint, *, ring: Ring | None = None, registry_token: str = ""
+) -> Repository | Refused:
+    if at.refusal:
+        return Refused(at.reference.name, at.refusal)
+    return Repository(
+        RegistryHost(at.reference.registry, client, insecure=at.insecure),
+        at.reference.repository,
+        ring or Ring(),  # type: ignore[arg-type]
+        is_own=not at.is_mirror,
+        is_mirror=at.is_mirror,
+        registry_token=registry_token,
+    )
+
+
+def image_at(
     dial: Dial,
-    at: Place,
-    ring: Ring | None = None,
+    places: list[Endpoint],
+    reference: str = REFERENCE,
     *,
+    retries: int = 0,
     notes: Notes | None = None,
-    is_own: bool = True,
-    registry_token: str = "",
-) -> Endpoint:
-    client = Client(dial, notes or Notes(), stall_timeout=STALL, user_agent="test/1")
-    credential_lookup = ring or Ring()
-    return Endpoint(at, client, credential_lookup, is_own=is_own, registry_token=registry_token)  # type: ignore[arg-type]
+    signatures: Sequence[FindSignatures] = (),
+    **of_locations: Any,  # noqa: ANN401  (see location)
+) -> ImageWithClients:
+    """Return an image at these places, the last of which is at the registry of its name."""
+    clients = [
+        Client(dial, notes or Notes(), stall_timeout=STALL, user_agent="test/1") for _ in places
+    ]
+    pairs = zip(clients, places, strict=True)
+    locations = [location(client, at, **of_locations) for client, at in pairs]
+    parsed = parse_reference(reference)
+    failover = Failover(f"docker://{parsed}", locations, retries=retries)
+    image = ImageWithClients(parsed, failover, signatures)
+    image.clients = clients
+    return image
 
 
 MIRROR = "https://mirror.test/v2/cache/os"
@@ -118,16 +154,13 @@ def blob(base: str, *steps: Step, **fields: Any) -> Exchange:  # noqa: ANN401  (
 async def registry(
     *exchanges: Exchange,
     reference: str = REFERENCE,
-    places: list[Place] | None = None,
-    retries: int = 0,
+    places: list[Endpoint] | None = None,
     unreachable: dict[str, float | Exception] | None = None,
-    **of_endpoints: Any,  # noqa: ANN401  (see endpoint)
-) -> AsyncIterator[tuple[Registry, Script]]:
-    """Give an image at these places, the last of which is its own; all must be asked as written."""
+    **of_image: Any,  # noqa: ANN401  (see image_at)
+) -> AsyncIterator[tuple[ImageWithClients, Script]]:
+    """Give an image at these places; all must be asked as written."""
     script = Script(*exchanges, unreachable=unreachable)
-    places = places or [place(reference)]
-    endpoints = [endpoint(script, at, is_own=not at.is_mirror, **of_endpoints) for at in places]
-    source = Registry(parse_reference(reference), endpoints, retries=retries)
+    source = image_at(script, places or [place(reference)], reference, **of_image)
     try:
         yield source, script
     finally:
@@ -146,5 +179,5 @@ async def read(reader: Reader, piece: int = 1 << 16) -> bytes:
     return bytes(content)
 
 
-async def read_blob(source: Registry, content: bytes = LAYER) -> bytes:
+async def read_blob(source: RegistryImage, content: bytes = LAYER) -> bytes:
     return await read(await source.blob(described(content)))

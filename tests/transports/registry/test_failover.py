@@ -40,7 +40,7 @@ from imgproxy.verification import verified_blob
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.transports.registry.repository import Registry
+    from imgproxy.transports.registry.registry_image import RegistryImage
 
 BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
 UNAVAILABLE = (503, "UNAVAILABLE", True)
@@ -330,7 +330,7 @@ async def test_what_is_wrong_on_this_host_is_no_reason_for_plain_http(scheme: st
 WRONG = MANIFEST.replace(b"2", b"3")
 
 
-async def opened(source: Registry, descriptor: Descriptor) -> bytes:
+async def opened(source: RegistryImage, descriptor: Descriptor) -> bytes:
     """Give a blob as verified."""
     found = await verified_blob.open_blob(descriptor, partial(source.blob, descriptor))
     content = b""

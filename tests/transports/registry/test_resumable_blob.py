@@ -26,7 +26,7 @@ from support.streams import (
 from imgproxy.errors import BadUpstreamError, Failure, InvalidError
 
 if TYPE_CHECKING:
-    from imgproxy.transports.registry.repository import Registry
+    from imgproxy.transports.registry.registry_image import RegistryImage
 
 MIB = 1 << 20
 CONTENT = bytes(range(40))
@@ -66,7 +66,7 @@ def rest_of(start: int, *steps: Step, base: str = BASE, content: bytes = CONTENT
     )
 
 
-async def pull(source: Registry, content: bytes = CONTENT, piece: int = 1 << 16) -> bytes:
+async def pull(source: RegistryImage, content: bytes = CONTENT, piece: int = 1 << 16) -> bytes:
     """Receive as many bytes as there are, as verification does it."""
     reader = await source.blob(described(content))
     received, buffer = bytearray(), memoryview(bytearray(piece))
