@@ -416,7 +416,7 @@ SERVED = {
     *within("server", "http_connection", "inherited_sockets", "service"),
     *within("specs.oci", "convert", "digest", "manifest", "media_type", "platform", "reference"),
     *within("transports", "readers", "source"),
-    *within("transports.registry", "foreign_layers", "options"),
+    *within("transports.registry", "foreign_layers", "network", "options"),
     *within("verification", "verified_blob"),
 }
 LAYOUT = {
@@ -432,8 +432,9 @@ REGISTRY = {
     *within("specs.http", "basic", "challenge", "content_range", "credentials", "proxy"),
     *within("specs.http", "retry", "url"),
     *within("specs.oci", "distribution", "token"),
-    *within("transports.registry", "endpoint", "failover", "network", "repository"),
-    *within("transports.registry", "resumable_blob"),
+    *within("transports.registry", "authorization", "blob_failover", "blob_part", "failover"),
+    *within("transports.registry", "redirects", "registry_host", "registry_image"),
+    *within("transports.registry", "repository", "resumable_blob"),
 }
 
 

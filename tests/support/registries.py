@@ -6,16 +6,21 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 from support.images import OCI_MANIFEST, digest_of
 from support.streams import Exchange, Notes, Script, Step, answer, asked
 
 from imgproxy.config.endpoints import Endpoint
+from imgproxy.errors import Failure
+from imgproxy.host.configuration import Configuration, Overrides
 from imgproxy.net.client import Client
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.registry.failover import Failover, Refused
+from imgproxy.transports.registry.network import Network
+from imgproxy.transports.registry.options import NetworkOptions
 from imgproxy.transports.registry.registry_host import RegistryHost
 from imgproxy.transports.registry.registry_image import FindSignatures, RegistryImage
 from imgproxy.transports.registry.repository import Repository
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 
     from imgproxy.net.client import Dial
     from imgproxy.specs.http.credentials import Credentials
+    from imgproxy.specs.http.url import Url
     from imgproxy.transports.source import Reader
 
 REFERENCE = "registry.test/acme/os:1"
@@ -37,6 +43,11 @@ BLOB = f"{BASE}/blobs/{digest_of(LAYER)}"
 
 FOUND = answer(body=MANIFEST, content_type=OCI_MANIFEST)
 FOUND_BLOB = answer(body=LAYER, content_type="application/octet-stream")
+
+REALM = "https://tokens.test/get"
+SCOPE = "scope=repository%3Aacme%2Fos%3Apull"
+TOKENS = f"{REALM}?service=registry.test&{SCOPE}"
+CHALLENGE = f'Bearer realm="{REALM}",service="registry.test",scope="repository:other:pull"'
 
 # Virtual seconds; what a request may take at most is not what is tried here.
 STALL = 60.0
@@ -166,6 +177,49 @@ async def registry(
     finally:
         source.close()
     script.check()
+
+
+class ScriptedNetwork(Network):
+    """A network whose servers play a script, by a registries.conf and options.
+
+    `servers` are those that clients were made for, as `Network` calls them.
+    """
+
+    def __init__(self, script: Script, registries: str = "", **options: Any) -> None:  # noqa: ANN401  (see NetworkOptions)
+        chosen = Overrides(registries=(registries.encode(), "registries.conf"))
+        configuration = Configuration(chosen, Notes())
+        super().__init__(NetworkOptions(**options), configuration, Notes())
+        self.servers: list[tuple[str, str, bool]] = []
+        self._script = script
+
+    def _new_client(self, home: Url | None, registry: str, *, insecure: bool) -> Client:
+        self.servers.append((home.host if home else "", registry, insecure))
+        return Client(self._script, Notes(), stall_timeout=STALL, user_agent="test/1")
+
+
+@asynccontextmanager
+async def network(
+    *exchanges: Exchange,
+    registries: str = "",
+    unreachable: dict[str, float | Exception] | None = None,
+    **options: Any,  # noqa: ANN401  (see NetworkOptions)
+) -> AsyncIterator[tuple[ScriptedNetwork, Script]]:
+    """Give a network without retries; all must be asked as written, and is closed with it."""
+    script = Script(*exchanges, unreachable=unreachable)
+    opened = ScriptedNetwork(script, registries, **{"retries": 0, **options})
+    try:
+        yield opened, script
+    finally:
+        opened.close()
+    script.check()
+
+
+async def failure_of(*exchanges: Exchange, **options: Any) -> Failure:  # noqa: ANN401  (see registry)
+    """Give how asking for the manifest fails."""
+    async with registry(*exchanges, **options) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+    return raised.value
 
 
 async def read(reader: Reader, piece: int = 1 << 16) -> bytes:

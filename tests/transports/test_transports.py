@@ -12,21 +12,15 @@ from support.images import Layout, digest_of, named
 from support.streams import Notes, real_time, refused
 
 from imgproxy.config import sideload_pattern
-from imgproxy.config.search_paths import Host
 from imgproxy.errors import (
     Failure,
     NotFoundError,
-    UnreachableError,
 )
-from imgproxy.host import environment
 from imgproxy.host.configuration import Configuration, Overrides
-from imgproxy.specs.oci import digest as digests
-from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import open_sources
 from imgproxy.transports.local.dir_format import ImageDirectory
 from imgproxy.transports.local.docker_archive import DockerArchive
 from imgproxy.transports.local.oci_layout import OciLayout
-from imgproxy.transports.registry.foreign_layers import ForeignLayers
 from imgproxy.transports.registry.network import Network
 from imgproxy.transports.registry.options import NetworkOptions
 from imgproxy.transports.registry.registry_image import RegistryImage
@@ -41,14 +35,7 @@ if TYPE_CHECKING:
 BAD_NAME = (400, "NAME_INVALID", False)
 
 
-@pytest.fixture(autouse=True)
-def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this host have no configuration; options may bring some along."""
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    host = Host({}, 1000, "", lambda _: False, lambda _: [])
-    monkeypatch.setattr(environment, "host", lambda: host)
+pytestmark = pytest.mark.usefixtures("nothing_configured")
 
 
 async def all_opened(
@@ -413,18 +400,3 @@ async def test_what_is_named_by_its_path_is_not_sought_elsewhere(
     layout_at(tmp_path / "os-1")
     name = await sideloaded(image.format(tmp_path), f"{tmp_path}/<name>-<ref>")
     assert name == f"oci:{tmp_path}/os-1"
-
-
-# --- foreign layers -----------------------------------------------------------------------------
-
-
-@real_time
-async def test_layers_that_lie_elsewhere_are_fetched_if_an_option_says_so() -> None:
-    layer = Descriptor("", digests.parse(digest_of(b"x")), 1, urls=("http://127.0.0.1:1/x",))
-    missing = NotFoundError("it is not there", code="BLOB_UNKNOWN")
-    with pytest.raises(NotFoundError) as raised:
-        await ForeignLayers(network(NetworkOptions())).open(layer, missing)
-    assert raised.value.detail["urls"] == ["http://127.0.0.1:1/x"]
-    allowed = network(NetworkOptions(foreign_layers=True, retries=0))
-    with pytest.raises(UnreachableError):
-        await ForeignLayers(allowed).open(layer, missing)

@@ -33,9 +33,17 @@ from support.registries import (
 )
 from support.streams import END, SILENCE, Step, answer, asked, elapsing, head, refused, virtual_time
 
-from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.errors import (
+    ConfigurationError,
+    DeniedError,
+    Failure,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.transports.registry.failover import Failover, Refused
 from imgproxy.verification import verified_blob
 
 if TYPE_CHECKING:
@@ -50,7 +58,134 @@ WRONG_DIGEST = (422, "DIGEST_INVALID", False)
 RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
 
-# --- rounds -------------------------------------------------------------------------------------
+# --- alone ---------------------------------------------------------------------------------------
+
+
+class Place:
+    """A location that answers with its name, or fails in this order; `asked` counts."""
+
+    def __init__(self, name: str, *failures: Failure) -> None:
+        self.name = name
+        self.demerits = 0
+        self.asked = 0
+        self._failures = list(failures)
+
+    async def answer(self) -> str:
+        await trio.lowlevel.checkpoint()
+        self.asked += 1
+        if self._failures:
+            raise self._failures.pop(0)
+        return self.name
+
+
+def over(*locations: Place | Refused, retries: int = 0) -> Failover[Place]:
+    return Failover("the image", locations, retries=retries)
+
+
+@virtual_time
+async def test_the_first_that_answers_is_asked_alone() -> None:
+    one, two = Place("one"), Place("two")
+    assert await over(one, two).ask("x", Place.answer) == "one"
+    assert (one.asked, two.asked) == (1, 0)
+
+
+@virtual_time
+async def test_what_was_rejected_is_rejected_for_the_same_thing_alone() -> None:
+    one, two = Place("one"), Place("two")
+    failover = over(one, two)
+    assert failover.reject("x", [one], InvalidError("wrong"))
+    assert await failover.ask("x", Place.answer) == "two"
+    assert await failover.ask("y", Place.answer) == "one"
+    assert (one.demerits, two.demerits) == (0, 0)
+
+
+@virtual_time
+async def test_things_of_different_kinds_are_different_though_their_digest_is_one() -> None:
+    one, two = Place("one"), Place("two")
+    failover = over(one, two)
+    digest = described(MANIFEST).digest
+    failover.reject(distribution.BlobPath(digest), [one], InvalidError("wrong"))
+    assert await failover.ask(distribution.BlobPath(digest), Place.answer) == "two"
+    assert await failover.ask(distribution.SignaturesPath(digest), Place.answer) == "one"
+    assert await failover.ask(distribution.ManifestPath(str(digest)), Place.answer) == "one"
+
+
+@virtual_time
+async def test_when_all_are_rejected_none_is_asked_and_each_is_named() -> None:
+    one, two = Place("one"), Place("two")
+    failover = over(one, two, retries=5)
+    for place_ in (one, two):
+        assert failover.reject("x", [place_], InvalidError(f"{place_.name} is wrong"))
+    with elapsing(0), pytest.raises(InvalidError) as raised:
+        await failover.ask("x", Place.answer)
+    assert raised.value.message == (
+        "the image: none of 2 endpoints could serve it: [one] one is wrong; [two] two is wrong"
+    )
+    assert (one.asked, two.asked) == (0, 0)
+
+
+@virtual_time
+async def test_the_only_one_that_is_rejected_is_not_worth_asking_again() -> None:
+    only = Place("only")
+    failover = over(only)
+    wrong = InvalidError("wrong")
+    assert not failover.reject("x", [only], wrong)
+    with pytest.raises(InvalidError) as raised:
+        await failover.ask("x", Place.answer)
+    assert raised.value is wrong
+    assert only.asked == 0
+
+
+@virtual_time
+async def test_one_failure_for_all_keeps_what_each_says_of_another_try() -> None:
+    one = Place("one", UnavailableError("busy", retry_after=7))
+    two = Place("two", UnavailableError("busy", retry_after=3))
+    three = Place("three", NotFoundError("gone", code="BLOB_UNKNOWN", kept=True))
+    with pytest.raises(NotFoundError) as raised:
+        await over(one, two, three).ask("x", Place.answer)
+    failure = raised.value
+    assert refused(failure) == (404, "BLOB_UNKNOWN", False)
+    assert (failure.retry_after, failure.is_transient, failure.detail["kept"]) == (3, True, True)
+    assert [each["endpoint"] for each in failure.detail["endpoints"]] == ["one", "two", "three"]
+
+
+@virtual_time
+async def test_a_location_that_must_not_be_asked_is_named_with_its_reason() -> None:
+    refused_, two = Refused("one", "blocked"), Place("two", NotFoundError("gone"))
+    with pytest.raises(NotFoundError) as raised:
+        await over(refused_, two, retries=3).ask("x", Place.answer)
+    assert raised.value.message.endswith(": [one] blocked; [two] gone")
+    assert await over(refused_, two).ask("x", Place.answer) == "two"
+    with pytest.raises(DeniedError, match=r"^blocked$"):
+        await over(refused_).ask("x", Place.answer)
+
+
+@virtual_time
+async def test_retries_that_are_handed_in_are_used_up() -> None:
+    busy = [UnavailableError("busy") for _ in range(3)]
+    failover = over(Place("one", *busy), retries=2)
+    retries = failover.new_retries()
+    with elapsing(1):
+        assert await retries.pause(busy[:1])
+    with elapsing(2), pytest.raises(UnavailableError):
+        await failover.ask("x", Place.answer, retries)
+    with elapsing(0):
+        assert not await retries.pause(busy)
+    with elapsing(1):  # a mebibyte of progress
+        assert await retries.pause(busy, 1 << 20)
+
+
+@virtual_time
+async def test_one_of_the_locations_may_be_asked_alone() -> None:
+    one, two = Place("one"), Place("two", NotFoundError("gone"))
+    alone = over(one, two).alone(two)
+    assert (alone.name, alone.locations) == ("the image", [two])
+    with pytest.raises(NotFoundError, match=r"^gone$"):
+        await alone.ask("x", Place.answer)
+    assert one.asked == 0
+
+
+# --- what is asked, and in which order --------------------------------------------------------
 
 
 PASSED_OVER: dict[str, tuple[Step, ...]] = {

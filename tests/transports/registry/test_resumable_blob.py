@@ -23,7 +23,9 @@ from support.streams import (
     virtual_time,
 )
 
-from imgproxy.errors import BadUpstreamError, Failure, InvalidError
+from imgproxy.errors import BadUpstreamError, Failure, UnavailableError
+from imgproxy.transports.registry.blob_part import Part
+from imgproxy.transports.registry.resumable_blob import MIN_PART, ResumableBlob
 
 if TYPE_CHECKING:
     from imgproxy.transports.registry.registry_image import RegistryImage
@@ -375,49 +377,6 @@ async def test_when_to_come_back_is_heeded_in_mid_blob(said: str) -> None:
             assert await pull(source) == CONTENT
 
 
-# --- at another endpoint ------------------------------------------------------------------------
-
-
-@virtual_time
-async def test_the_rest_is_had_where_it_is() -> None:
-    exchanges = [blob(whole()[:-30], END, base=MIRROR), rest_of(10)]
-    async with registry(*exchanges, places=PLACES, retries=1) as (source, script):
-        reader = await source.blob(described(CONTENT))
-        assert await read(reader) == CONTENT
-        assert reader.name == (
-            f"docker://registry.test/acme/os:1: blob {digest_of(CONTENT)}"
-            " from mirror.test/cache/os and registry.test/acme/os"
-        )
-        assert script.wires[0].closed
-
-
-@pytest.mark.parametrize("status", [401, 403, 404, 451])
-@virtual_time
-async def test_a_mirror_is_waited_for_whatever_the_origin_says(status: int) -> None:
-    """It is gone, or denies: the cache has what it has."""
-    exchanges = [
-        blob(whole()[:-30], END, base=MIRROR),
-        rest_of(10, answer(status)),
-        rest_of(10, answer(503), base=MIRROR),
-        rest_of(10, answer(503), base=MIRROR),
-        rest_of(10, base=MIRROR),
-    ]
-    async with registry(*exchanges, places=PLACES, retries=3) as (source, _):
-        assert await pull(source) == CONTENT
-
-
-@virtual_time
-async def test_all_who_gave_a_part_of_what_is_wrong_are_condemned() -> None:
-    exchanges = [blob(whole()[:-30], END, base=MIRROR), rest_of(10)]
-    async with registry(*exchanges, places=PLACES, retries=1) as (source, _):
-        reader = await source.blob(described(CONTENT))
-        await read(reader)
-        assert reader.reject(InvalidError("its bytes are wrong"))
-        with elapsing(0), pytest.raises(InvalidError) as raised:
-            await source.blob(described(CONTENT))
-        assert raised.value.message.count("its bytes are wrong") == 2
-
-
 # --- ends ---------------------------------------------------------------------------------------
 
 
@@ -474,3 +433,71 @@ async def test_who_stops_waiting_leaves_no_connection_behind(when: str) -> None:
         with trio.move_on_after(0.5 if when == "pause" else 10) as scope:
             await pull(source)
         assert scope.cancelled_caught
+
+
+# --- whatever supplies it -----------------------------------------------------------------------
+
+
+class Answer:
+    """Stands for a response with a status, which ends by a failure if there is one."""
+
+    def __init__(self, body: bytes, status: int = 200, failure: Failure | None = None) -> None:
+        self.size: int | None = len(body)
+        self.status = status
+        self.ends_by_close = False
+        self.closed = False
+        self._body = body
+        self._failure = failure
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        await trio.lowlevel.checkpoint()
+        if not self._body and self._failure is not None:
+            raise self._failure
+        count = min(len(buffer), len(self._body))
+        buffer[:count], self._body = self._body[:count], self._body[count:]
+        return count
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Supplied:
+    """A `Supply` of these parts, in this order; `asked` are the offsets and failures."""
+
+    name = "the blob"
+
+    def __init__(self, *parts: Part) -> None:
+        self.parts = list(parts)
+        self.asked: list[tuple[int, Failure | None]] = []
+        self.rejected: list[Failure] = []
+
+    async def rest(self, offset: int, failure: Failure | None) -> Part:
+        await trio.lowlevel.checkpoint()
+        self.asked.append((offset, failure))
+        return self.parts.pop(0)
+
+    def reject(self, failure: Failure) -> bool:
+        self.rejected.append(failure)
+        return True
+
+
+@virtual_time
+async def test_two_methods_are_all_that_it_takes() -> None:
+    cut = UnavailableError("cut")
+    first, second = Answer(CONTENT[:10], failure=cut), Answer(CONTENT[10:20], 206)
+    third = Answer(LARGE[:MIN_PART], 206)
+    fourth = Answer(CONTENT[20:], 206)
+    length = SIZE + MIN_PART
+    content = CONTENT[:20] + LARGE[:MIN_PART] + CONTENT[20:]
+    supply = Supplied(Part(second, 10), Part(third, MIN_PART), Part(fourth, 20))  # type: ignore[arg-type]
+    reader = ResumableBlob(supply, length, Part(first))  # type: ignore[arg-type]
+    assert await read(reader) == content
+    (one, two, three) = supply.asked
+    assert one == (10, cut)
+    # A morsel is a failure, a part of a fair size is none.
+    assert two[0] == 20
+    assert str(two[1]) == "the blob: ended after 20 bytes"
+    assert three == (20 + MIN_PART, None)
+    assert [each.closed for each in (first, second, third, fourth)] == [True] * 4
+    assert reader.reject(cut)
+    assert supply.rejected == [cut]
