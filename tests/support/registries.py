@@ -54,7 +54,7 @@ STALL = 60.0
 
 
 class Ring:
-    """A keyring with these credentials by registry; `asked` says who was asked for, in order."""
+    """A lookup with these credentials by registry; `asked` has what was looked up, in order."""
 
     def __init__(self, **credentials: Credentials) -> None:
         self.credentials = {name.replace("_", "."): value for name, value in credentials.items()}
@@ -169,7 +169,7 @@ async def registry(
     unreachable: dict[str, float | Exception] | None = None,
     **of_image: Any,  # noqa: ANN401  (see image_at)
 ) -> AsyncIterator[tuple[ImageWithClients, Script]]:
-    """Give an image at these places; all must be asked as written."""
+    """Yield an image at these places; all must be asked as written."""
     script = Script(*exchanges, unreachable=unreachable)
     source = image_at(script, places or [place(reference)], reference, **of_image)
     try:
@@ -204,7 +204,7 @@ async def network(
     unreachable: dict[str, float | Exception] | None = None,
     **options: Any,  # noqa: ANN401  (see NetworkOptions)
 ) -> AsyncIterator[tuple[ScriptedNetwork, Script]]:
-    """Give a network without retries; all must be asked as written, and is closed with it."""
+    """Yield a network without retries; all must be asked as written, and all is closed with it."""
     script = Script(*exchanges, unreachable=unreachable)
     opened = ScriptedNetwork(script, registries, **{"retries": 0, **options})
     try:
@@ -215,7 +215,7 @@ async def network(
 
 
 async def failure_of(*exchanges: Exchange, **options: Any) -> Failure:  # noqa: ANN401  (see registry)
-    """Give how asking for the manifest fails."""
+    """Return the failure of asking for the manifest."""
     async with registry(*exchanges, **options) as (source, _):
         with pytest.raises(Failure) as raised:
             await source.root()

@@ -1,9 +1,9 @@
-"""Where the signatures of an image at a registry are: containers-registries.d(5) and its kin.
+"""Where signatures of an image at a registry are: containers-registries.d(5), cosign, OpenShift.
 
 A lookaside, or in its place the signature extension of OpenShift's registry; where
 `use-sigstore-attachments` is set, what cosign attaches to images: signatures under a tag, and
-bundles that refer to them. A place that fails does so as a whole, because a signature that cannot
-be read may be the one that matters.
+bundles that refer to them. If one signature in a place cannot be read, the whole place fails,
+because that signature may be the one that matters.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class _Attached:
         found: list[Signature] = []
         total = Total()
         named = {each.descriptor.digest: each for each in await self._referrers()}
-        # Each costs a request, and everybody who may push can add to them.
+        # Each costs a request, and any user who may push can add to them.
         where = f"referrers of {self._digest} at {self._name}"
         for part in limited(_of_kind([*named.values()]), where):
             document = await self._image.document(part.descriptor)
@@ -173,7 +173,7 @@ class _Attached:
             return artifact.manifests(document.raw)
 
     async def _content(self, descriptor: Descriptor, total: Total) -> bytes:
-        """Return a blob. Whether it is the right one, the signature in it tells."""
+        """Return a blob, not verified: a signature proves its content itself."""
         total.add(descriptor.size, f"blob {descriptor.digest}")
         reader = await self._image.blob(descriptor)
         content = memoryview(bytearray(descriptor.size))

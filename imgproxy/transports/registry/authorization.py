@@ -1,9 +1,9 @@
 """Authorization of requests to one repository: Basic, and bearer tokens with their renewal.
 
-Nothing is sent in advance: the first response with a challenge (RFC 9110 section 11.6.1) tells what
-is needed. A token is then kept and sent with every request until shortly before it expires; one
-that is refused is replaced once. What to ask a token server for, and what its response means, is
-decided in `specs.oci.token`.
+Nothing is sent in advance: what is needed is in the challenge of the first response with status 401
+(RFC 9110 section 11.6.1). A token is then kept and sent with every request until shortly before it
+expires; one that is refused is replaced once. What to ask a token server for, and what its response
+means, is decided in `specs.oci.token`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Send(Protocol):
 
 
 class Authorization:
-    """What authorizes requests to one repository, shared by all that ask for it.
+    """The value of `Authorization` for requests to one repository, shared by all of them.
 
-    `find_credentials` returns what there is for it, or None. `registry_token` is a token that was
-    given, empty for none; no other is asked for then. `allow_http`: a token may be fetched over
+    `find_credentials` returns those for it, or None. `registry_token` is a token that an option
+    gives, empty for none; no other one is requested then. `allow_http`: a token may be fetched over
     plain http. `source` is where the credentials in use come from, empty for none.
     """
 
@@ -109,14 +109,14 @@ class Authorization:
         return None
 
     async def _renew(self, url: Url, challenge: Challenge, generation: int) -> str:
-        """Return what comes after a generation of it, the same for all requests that need one."""
+        """Return the value after that of a generation, the same to all requests that need it."""
         return await self._renewing.get(
             lambda: None if self._generation == generation else self._value,
             partial(self._meet, url, challenge),
         )
 
     async def _meet(self, url: Url, challenge: Challenge) -> str:
-        """Return what meets a challenge of `url`, and keep it for later requests."""
+        """Return the value that meets a challenge of `url`, and keep it for later requests."""
         credentials = await self._find_credentials()
         self.source = "" if credentials is None else credentials.source
         if challenge.scheme == "basic":

@@ -1,4 +1,4 @@
-"""Failover over several locations that should have the same.
+"""Failover over several locations that should have the same content.
 
 They are asked in their order: one that fails is passed over for the next. When all have failed and
 one of the failures may be temporary, there is a pause, and they are asked once more. A location
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Location(Protocol):
-    """A location to ask. `name` stands for it in messages; its `demerits` put it behind others."""
+    """A location to ask. `name` stands for it in messages; those with more `demerits` come last."""
 
     name: str
     demerits: int
@@ -63,7 +63,7 @@ class Retries:
 
 
 class Failover(Generic[L]):
-    """Locations that should have the same. `name` stands for them in messages.
+    """Locations that should have the same content. `name` stands for them in messages.
 
     `retries` are the tries of all locations after the first.
     """
@@ -96,10 +96,10 @@ class Failover(Generic[L]):
     ) -> T:
         """Return what `attempt` returns for the first location where it does not fail.
 
-        `what` is what is asked for, by its text. `retries` are those that are left for it, by
-        default new ones. `primary_decides`: if the primary location, the last one, does not have
-        it, no mirror is waited for. Raises `Failure`, which lists that of each location if there
-        are several.
+        `what` is what is asked for, told from other things by its text. `retries` are those that
+        are left for it, by default new ones. `primary_decides`: if the primary location, which is
+        the last, does not have it, there is no pause for the sake of a mirror. Raises `Failure`,
+        which lists that of each location if there are several.
         """
         retries = retries or self.new_retries()
         failures = {**self._refusals, **self._rejected.get(str(what), {})}

@@ -57,7 +57,7 @@ class ForeignLayers:
         if urls:
             offline = self._network.options.offline
             option = "--offline forbids asking there" if offline else "--foreign-layers fetches it"
-            where = f"it lies at {', '.join(urls)}, and {option}"
+            where = f"it is at {', '.join(urls)}, and {option}"
         return NotFoundError(
             f"{error.message}; {where}", code=error.code, **{**error.detail, "urls": urls}
         )

@@ -76,7 +76,7 @@ class Lookaside:
             return None
         base = unquote(path)
         if "\0" in base:
-            raise self._unusable("a path has no NUL")
+            raise self._unusable("its path contains NUL")
         return signature_files.place(Directory(f"{base.rstrip('/')}/{self._tail}"))
 
     def _unusable(self, reason: str) -> ConfigurationError:

@@ -1,12 +1,13 @@
 """The network: all that reaches registries and web servers, by options and configuration.
 
-Expensive things are kept for what they belong to, and shared by all that is opened: connections by
-server, tokens by repository. Most of the modules are imported late, since an image in a local
-location needs none of them.
+What is expensive is kept by what it belongs to, and shared by all that is opened: connections by
+server, until the last image that uses the server is closed, and tokens by repository. Most modules
+are imported late, because a local image needs none.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """Images, layers and signatures by the network, and all connections that this takes.
+    """What images, foreign layers and lookasides are reached by, and all of its connections.
 
-    `preconnection` is a connection that was begun at the start; the client for its origin takes it.
+    `preconnection` is a connection that was begun at the start; the client for its origin uses it.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class Network:
         self._preconnection = preconnection
         self._clients: dict[tuple[str, str, bool], Client] = {}
         self._hosts: dict[tuple[str, bool], RegistryHost] = {}
-        self._repositories: dict[tuple[str, str, bool, bool, bool], Repository] = {}
+        self._repositories: dict[tuple[RegistryHost, str, bool, bool], Repository] = {}
+        self._users: defaultdict[RegistryHost | Client, set[object]] = defaultdict(set)
 
     def repository(self, reference: Reference) -> RegistryImage:
         """Return an image in the locations that registries.conf names, which are not asked yet.
@@ -67,18 +69,20 @@ class Network:
             insecure = not self.options.tls_verify
             found = [each._replace(insecure=insecure) for each in found]
         own = found[-1].reference.registry
+        user = object()
         return RegistryImage(
             reference,
             Failover(
                 f"docker://{reference}",
-                [self._location(each, own) for each in found],
+                [self._location(each, own, user) for each in found],
                 retries=self.options.retries,
             ),
-            [partial(self._signatures, each) for each in found if not each.refusal],
+            [partial(self._signatures, each, user) for each in found if not each.refusal],
+            partial(self._release, user),
         )
 
     def urls(self, name: str, urls: Sequence[Url]) -> Failover[PlainUrl]:
-        """Return the failover over URLs that should have the same, which is called `name`."""
+        """Return the failover over URLs of the same content, which messages call `name`."""
         from imgproxy.transports.registry.failover import Failover
         from imgproxy.transports.registry.plain_url import PlainUrl
 
@@ -87,17 +91,21 @@ class Network:
         locations = [PlainUrl(url, client, allow_http=insecure) for url in urls]
         return Failover(name, locations, retries=self.options.retries)
 
-    def lookaside(self, base: Url, *, insecure: bool) -> Failover[PlainUrl]:
-        """Return a failover over a single web server, with the files whose URLs begin so."""
+    def lookaside(self, base: Url, *, insecure: bool, user: object) -> Failover[PlainUrl]:
+        """Return the failover over the one web server that has files below the URL `base`.
+
+        `user` is the image that uses it.
+        """
         from imgproxy.transports.registry.failover import Failover
         from imgproxy.transports.registry.plain_url import PlainUrl
 
         client = self._client(base, base.authority, insecure=insecure)
+        self._users[client].add(user)
         location = PlainUrl(base, client, allow_http=False)
         return Failover(location.name, [location], retries=self.options.retries)
 
     def _signatures(
-        self, endpoint: Endpoint, image: RegistryImage, digest: Digest
+        self, endpoint: Endpoint, user: object, image: RegistryImage, digest: Digest
     ) -> list[SignaturePlace]:
         """Return where the signatures of a document at an endpoint are; `image` has it alone."""
         from imgproxy.transports.registry import attached_signatures
@@ -105,24 +113,26 @@ class Network:
         sections = self.configuration.signatures
         if self.options.offline:
             return attached_signatures.places_offline(endpoint.reference, digest, sections)
-        lookaside = partial(self.lookaside, insecure=endpoint.insecure)
+        lookaside = partial(self.lookaside, insecure=endpoint.insecure, user=user)
         return attached_signatures.places(image, endpoint.reference, digest, sections, lookaside)
 
-    def _location(self, endpoint: Endpoint, own: str) -> Repository | Refused:
+    def _location(self, endpoint: Endpoint, own: str, user: object) -> Repository | Refused:
+        """Return the location of an image; `own` is the registry that its name leads to."""
         from imgproxy.transports.registry.failover import Refused
 
         if endpoint.refusal:
             return Refused(endpoint.reference.name, endpoint.refusal)
-        registry, repository = endpoint.reference.registry, endpoint.reference.repository
-        is_own = registry == own
-        key = registry, repository, endpoint.insecure, is_own, endpoint.is_mirror
+        host = self._host(endpoint.reference.registry, insecure=endpoint.insecure)
+        self._users[host].add(user)
+        is_own = endpoint.reference.registry == own
+        key = host, endpoint.reference.repository, is_own, endpoint.is_mirror
         if key not in self._repositories:
             from imgproxy.host.credential_lookup import CredentialLookup
             from imgproxy.transports.registry.repository import Repository
 
             self._repositories[key] = Repository(
-                self._host(registry, insecure=endpoint.insecure),
-                repository,
+                host,
+                endpoint.reference.repository,
                 CredentialLookup(
                     self.configuration,
                     explicit=self.options.credentials,
@@ -133,6 +143,14 @@ class Network:
                 registry_token=self.options.registry_token,
             )
         return self._repositories[key]
+
+    def _release(self, user: object) -> None:
+        """Close the connections to servers that no other image uses than this one."""
+        for server, users in self._users.items():
+            if user in users:
+                users.remove(user)
+                if not users:
+                    server.close()
 
     def _host(self, registry: str, *, insecure: bool) -> RegistryHost:
         key = registry, insecure

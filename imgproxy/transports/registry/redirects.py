@@ -1,4 +1,4 @@
-"""What is done with the responses of any server: redirects, encodings, refusals.
+"""Responses of any server: redirects, encodings, refusals.
 
 RFC 9110 sections 15.4 (redirects), 8.4 (`Content-Encoding`) and 10.2.3 (`Retry-After`).
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
 
-# The only status that is a success, unless a request says otherwise.
+# The statuses of success, unless a request accepts others.
 OK = frozenset({200})
 
 
@@ -48,8 +48,7 @@ def check_encoding(response: Response) -> None:
     if encoding not in ("", "identity"):
         response.close()
         raise BadUpstreamError(
-            f"GET {response.url}: the reply is encoded ({clean(encoding)}), though nobody asked for"
-            " that"
+            f"GET {response.url}: the reply is encoded ({clean(encoding)}), which was not requested"
         )
 
 

@@ -1,6 +1,6 @@
 """A registry as a server: the connections to it, and the scheme that it is reached by.
 
-There is no ping: the response to the first request tells as much.
+No request to `/v2/` comes first: the response to the first request contains the same facts.
 """
 
 from __future__ import annotations
@@ -91,3 +91,8 @@ class RegistryHost:
     async def _connect(self, scheme: str) -> None:
         base = distribution.registry_url(scheme, self.registry, "", distribution.BasePath())
         await self._client.connect(base)
+
+    def close(self) -> None:
+        """Close the connections that no request uses, and forget the scheme that was probed."""
+        self._client.close()
+        self._scheme = "" if self.insecure else "https"

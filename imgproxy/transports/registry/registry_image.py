@@ -29,8 +29,8 @@ FindSignatures = Callable[["RegistryImage", "Digest"], "list[SignaturePlace]"]
 class RegistryImage:
     """An image by its reference, in the repositories that may have it. See `Source`.
 
-    `signatures` has a function for each of the locations of `failover`. Connections are those of
-    the network that opened the image, and are closed with it.
+    `signatures` has a function for each of the locations of `failover`; `close` releases what the
+    image shares with others.
     """
 
     def __init__(
@@ -38,12 +38,14 @@ class RegistryImage:
         reference: Reference,
         failover: Failover[Repository],
         signatures: Sequence[FindSignatures] = (),
+        close: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = failover.name
         self.identity = docker_identity(reference)
         self.failover = failover
         self._reference = reference
         self._signatures = signatures
+        self._close = close
 
     async def root(self) -> Document:
         """See `Source`."""
@@ -90,4 +92,5 @@ class RegistryImage:
         ]
 
     def close(self) -> None:
-        """See `Source`. Nothing belongs to the image alone."""
+        """See `Source`."""
+        self._close()

@@ -1,4 +1,4 @@
-"""A blob that is received over whatever breaks.
+"""A blob that is received in spite of broken connections.
 
 A body that is cut off or stalls is continued at the byte reached, at the same location or at
 another. Nothing is verified here; what was received stays valid, so that whatever hashes it
@@ -14,7 +14,8 @@ from imgproxy.errors import Failure, UnavailableError
 if TYPE_CHECKING:
     from imgproxy.transports.registry.blob_part import Part
 
-# A server may send less than it was asked for, and be asked for the next part; but not by morsels.
+# A server may send less than it was asked for, and the next part is then asked for without a pause;
+# tiny parts count as failures, since each costs a request.
 MIN_PART = 64 * 1024
 
 
@@ -26,7 +27,7 @@ class Supply(Protocol):
         """What stands for the blob in messages, with all locations that sent a part of it."""
 
     async def rest(self, offset: int, failure: Failure | None) -> Part:
-        """Return the rest from a byte on; `failure` is why there is need of it, if there is one.
+        """Return the rest from a byte on; `failure` is why it is needed, None after a part.
 
         Raises `Failure` when all retries are used up.
         """
@@ -60,7 +61,7 @@ class ResumableBlob:
                 count = await self._response.receive_into(buffer)
             except Failure as failure:
                 if self._position >= self._length:
-                    return 0  # all bytes are there; verification tells whether they are right
+                    return 0  # all bytes are there; verification compares them
                 await self._continue(failure)
                 continue
             if count == 0 and self._is_early_end():

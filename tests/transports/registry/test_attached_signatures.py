@@ -63,7 +63,7 @@ async def places(
     retries: int = 0,
     unreachable: dict[str, float | Exception] | None = None,
 ) -> AsyncIterator[list[SignaturePlace]]:
-    """Give the places at a registry that plays a script, together with lookasides."""
+    """Return the places at a registry that plays a script, together with lookasides."""
     script = Script(*exchanges, unreachable=unreachable)
     client = Client(script, Notes(), stall_timeout=STALL, user_agent="test/1")
 
@@ -110,7 +110,7 @@ async def failure_of(section: Section, *exchanges: Exchange, **named: Any) -> Fa
 
 
 def filled(directory: Path, *contents: bytes) -> Section:
-    """Give a lookaside with these signatures."""
+    """Return a lookaside with these signatures."""
     at = directory / TAIL
     at.mkdir(parents=True)
     for n, content in enumerate(contents, 1):

@@ -30,7 +30,7 @@ CUT = FOUND_BLOB[: 10 - SIZE]
 
 
 def rest(base: str, *steps: bytes) -> Any:  # noqa: ANN401  (an exchange)
-    """Give the request for what is left after ten bytes; by default it is answered."""
+    """Return the request for what is left after ten bytes; by default it is answered."""
     part = answer(206, LAYER[10:], content_range=f"bytes 10-{SIZE - 1}/{SIZE}")
     return blob(base, *(steps or (part,)), range=f"bytes=10-{SIZE - 1}")
 
@@ -51,7 +51,7 @@ async def test_the_rest_is_had_where_it_is() -> None:
 @pytest.mark.parametrize("status", [401, 403, 404, 451])
 @virtual_time
 async def test_a_mirror_is_waited_for_whatever_the_origin_says(status: int) -> None:
-    """It is gone, or denies: the cache has what it has."""
+    """It may be gone or deny access, and the mirror have the blob all the same."""
     exchanges = [
         blob(MIRROR, CUT, END),
         rest(BASE, answer(status)),

@@ -1,4 +1,4 @@
-"""Several endpoints for one thing: rounds, pauses, retries, and what one error says of all."""
+"""Several locations for one thing: their order, pauses, retries, and the one failure for all."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ async def test_an_endpoint_that_cannot_be_dialled_is_passed_over(fault: float | 
 
 
 @virtual_time
-async def test_who_was_busy_is_asked_last_the_next_time() -> None:
+async def test_a_busy_location_is_asked_last_the_next_time() -> None:
     exchanges = [
         manifest(MIRROR, BUSY),
         manifest(OTHER, GONE),
@@ -247,8 +247,8 @@ async def test_who_was_busy_is_asked_last_the_next_time() -> None:
 
 
 @virtual_time
-async def test_rounds_have_pauses_that_double_and_end_with_the_retries() -> None:
-    """And who cannot do better is asked but once."""
+async def test_pauses_double_and_end_with_the_retries() -> None:
+    """A location whose failure is permanent is asked only once."""
     exchanges = [manifest(MIRROR, BUSY), manifest(OTHER, answer(403)), asked(WHERE, BUSY)]
     for _ in range(3):
         exchanges += [manifest(MIRROR, BUSY), asked(WHERE, BUSY)]
@@ -259,7 +259,7 @@ async def test_rounds_have_pauses_that_double_and_end_with_the_retries() -> None
 
 
 @virtual_time
-async def test_a_round_that_goes_well_is_the_last() -> None:
+async def test_a_success_is_the_last_try() -> None:
     exchanges = [asked(WHERE, BUSY), asked(WHERE, BUSY), asked(WHERE, FOUND)]
     async with registry(*exchanges, retries=5) as (source, _):
         with elapsing(1 + 2):
@@ -317,7 +317,7 @@ async def test_what_may_pass_is_tried_again(what: str) -> None:
     ("said", "seconds"), [("0", 1), ("7", 8), ("59", 60), ("86400", 60), ("soon", 1)]
 )
 @virtual_time
-async def test_a_registry_says_how_long_the_pause_is(said: str, seconds: float) -> None:
+async def test_a_registry_decides_how_long_the_pause_is(said: str, seconds: float) -> None:
     late = answer(429, retry_after=said)
     async with registry(asked(WHERE, late), asked(WHERE, FOUND), retries=1) as (source, _):
         with elapsing(seconds):
@@ -369,7 +369,7 @@ async def test_conversations_that_end_while_pausing_leave_nothing_behind() -> No
         assert len(script.wires) == 1
 
 
-# --- what one error says of all -----------------------------------------------------------------
+# --- one failure for all ------------------------------------------------------------------------
 
 
 @virtual_time
@@ -415,7 +415,7 @@ async def test_a_blocked_endpoint_is_listed_and_never_asked() -> None:
         with pytest.raises(Failure) as raised:
             await source.root()
         assert script.dialled == ["https://mirror.test", "https://other.test"]
-    # What can be said is what those said that were asked.
+    # The failure is that of the last location that was asked.
     assert refused(raised.value) == UNAVAILABLE
     assert f"[registry.test/acme/os] {BLOCKED}" in raised.value.message
 
@@ -466,7 +466,7 @@ WRONG = MANIFEST.replace(b"2", b"3")
 
 
 async def opened(source: RegistryImage, descriptor: Descriptor) -> bytes:
-    """Give a blob as verified."""
+    """Return a blob as verified."""
     found = await verified_blob.open_blob(descriptor, partial(source.blob, descriptor))
     content = b""
     while piece := await found.read():
@@ -491,7 +491,7 @@ async def test_an_endpoint_with_wrong_bytes_is_not_asked_again_for_the_same() ->
 
 
 @virtual_time
-async def test_where_all_lie_each_is_named() -> None:
+async def test_where_all_send_wrong_bytes_each_is_named() -> None:
     lies = [blob(base, answer(body=LAYER[::-1])) for base in (MIRROR, OTHER, BASE)]
     async with registry(*lies, places=PLACES, retries=5) as (source, _):
         for _ in range(2):
@@ -505,7 +505,9 @@ async def test_where_all_lie_each_is_named() -> None:
 
 @pytest.mark.parametrize("lie", [b"<html>", WRONG, MANIFEST[:-1], MANIFEST + b" "])
 @virtual_time
-async def test_a_manifest_by_digest_with_wrong_bytes_is_had_elsewhere(lie: bytes) -> None:
+async def test_a_manifest_by_digest_with_wrong_bytes_is_fetched_from_another_location(
+    lie: bytes,
+) -> None:
     raw = (
         b'{"schemaVersion":2,"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json"}'
     )

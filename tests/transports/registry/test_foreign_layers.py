@@ -27,11 +27,11 @@ def layer(*urls: str, content: bytes = CONTENT) -> Descriptor:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "it lies at https://one.test/x, and --foreign-layers fetches it"),
-        ({"offline": True}, "it lies at https://one.test/x, and --offline forbids asking there"),
+        ({}, "it is at https://one.test/x, and --foreign-layers fetches it"),
+        ({"offline": True}, "it is at https://one.test/x, and --offline forbids asking there"),
         (
             {"offline": True, "foreign_layers": True},
-            "it lies at https://one.test/x, and --offline forbids asking there",
+            "it is at https://one.test/x, and --offline forbids asking there",
         ),
     ],
 )

@@ -165,9 +165,7 @@ async def test_images_of_one_repository_share_a_connection_and_a_token() -> None
     ]
     async with network(*exchanges) as (opened, script):
         for tag in ("1", "2", "1"):
-            image = opened.repository(OWN._replace(tag=tag))
-            await image.root()
-            image.close()
+            await opened.repository(OWN._replace(tag=tag)).root()
         assert script.dialled == ["https://registry.test", "https://tokens.test"]
 
 
@@ -190,8 +188,8 @@ async def test_repositories_of_one_registry_share_a_connection_and_no_token() ->
 
 
 @virtual_time
-async def test_what_a_mirror_owes_to_its_name_is_not_shared_with_the_image_of_that_name() -> None:
-    """A mirror of another image is not shown the token that is for the registry of the name."""
+async def test_a_mirror_shares_no_given_token_with_the_image_of_its_own_name() -> None:
+    """The token is for the registry that the name of an image leads to."""
     registries = (
         '[[registry]]\nlocation = "other.test"\n'
         '[[registry.mirror]]\nlocation = "registry.test/acme"\n'
@@ -220,7 +218,7 @@ def test_a_registry_has_a_client_for_each_way_to_verify_it() -> None:
 
 
 @virtual_time
-async def test_who_was_busy_is_asked_last_for_the_next_image_too() -> None:
+async def test_a_busy_location_is_asked_last_for_the_next_image_too() -> None:
     registries = (
         '[[registry]]\nlocation = "registry.test"\n[[registry.mirror]]\nlocation = "mirror.test"\n'
     )
@@ -237,14 +235,55 @@ async def test_who_was_busy_is_asked_last_for_the_next_image_too() -> None:
 @virtual_time
 async def test_connections_are_closed_with_the_network() -> None:
     async with network(asked(WHERE, FOUND)) as (opened, script):
-        image = opened.repository(OWN)
-        await image.root()
-        image.close()
+        await opened.repository(OWN).root()
         (connection,) = script.wires
         assert not connection.closed
         opened.close()
         assert connection.closed
         opened.close()
+
+
+@virtual_time
+async def test_connections_are_closed_with_the_last_image_that_uses_the_registry() -> None:
+    exchanges = [
+        asked(WHERE, unauthorized(CHALLENGE)),
+        asked(TOKENS, token("t1")),
+        asked(WHERE, FOUND, authorization="Bearer t1"),
+        asked(WHERE, FOUND, authorization="Bearer t1"),
+    ]
+    async with network(*exchanges) as (opened, script):
+        one, two = opened.repository(OWN), opened.repository(OWN._replace(tag="2"))
+        await one.root()
+        one.close()
+        one.close()
+        assert not [each for each in script.wires if each.closed]
+        two.close()
+        assert [each.closed for each in script.wires] == [True, True]
+        await opened.repository(OWN).root()  # by the token, which is kept
+        assert script.dialled.count("https://registry.test") == 2
+
+
+@virtual_time
+async def test_a_registry_that_may_have_changed_is_probed_again() -> None:
+    registries = '[[registry]]\nlocation = "registry.test"\ninsecure = true\n'
+    plain = WHERE.replace("https:", "http:")
+    exchanges = [asked(plain, FOUND), asked(plain, FOUND), asked(WHERE, FOUND)]
+    unreachable: dict[str, float | Exception] = {"https:": ConnectionResetError(104, "reset")}
+    async with network(*exchanges, registries=registries, unreachable=unreachable) as (
+        opened,
+        script,
+    ):
+        image = opened.repository(OWN)
+        for _ in range(2):
+            await image.root()
+        image.close()
+        script.unreachable.clear()
+        await opened.repository(OWN).root()
+        assert script.dialled == [
+            "https://registry.test",
+            "http://registry.test",
+            "https://registry.test",
+        ]
 
 
 # --- URLs ---------------------------------------------------------------------------------------
@@ -308,11 +347,16 @@ async def test_images_share_the_connection_to_their_lookaside(
         asked(TAIL % "acme/os", GONE),
     ] * 2
     async with network(*exchanges) as (opened, script):
-        for _ in range(2):
-            (place,) = image_with_lookaside(opened, monkeypatch).signatures(DIGEST)
+        images = [image_with_lookaside(opened, monkeypatch) for _ in range(2)]
+        for image in images:
+            (place,) = image.signatures(DIGEST)
             assert await place.read() == []
         assert script.dialled == ["https://registry.test", "https://lookaside.test"]
         assert opened.servers[1] == ("lookaside.test", "lookaside.test", False)
+        for image in images:
+            assert not [each for each in script.wires if each.closed]
+            image.close()
+        assert [each.closed for each in script.wires] == [True, True]
 
 
 @virtual_time

@@ -1,4 +1,4 @@
-"""An image at a registry: what is asked for, what comes back, and who is shown what."""
+"""An image at a registry: what is asked for and comes back, and which credentials are used."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_a_manifest_beyond_the_limit_is_not_read() -> None:
 
 
 @virtual_time
-async def test_whoever_stops_waiting_leaves_no_connection_behind() -> None:
+async def test_a_cancelled_request_leaves_no_connection_behind() -> None:
     cut = FOUND[:-1]
     for steps in ((SILENCE,), (cut, SILENCE), (unauthorized(None, b"xx")[:-1], SILENCE)):
         async with registry(asked(WHERE, *steps)) as (source, script):
@@ -192,7 +192,7 @@ async def test_a_digest_that_cannot_be_computed_is_no_obstacle(said: str | None)
         assert (await source.root()).digests == ()
 
 
-# --- who is shown what --------------------------------------------------------------------------
+# --- which location gets which credentials ------------------------------------------------------
 
 
 @virtual_time

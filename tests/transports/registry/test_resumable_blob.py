@@ -1,4 +1,4 @@
-"""A blob over whatever breaks: cut at every byte, stalled, resumed, skipped, lied about."""
+"""A blob over broken connections: cut at every byte, stalled, resumed, skipped, lied about."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def whole(content: bytes = CONTENT) -> bytes:
 
 
 def part(start: int, stop: int | None = None, content: bytes = CONTENT) -> bytes:
-    """Give a 206 with a part of the content."""
+    """Return a 206 with a part of the content."""
     stop = len(content) if stop is None else stop
     said = f"bytes {start}-{stop - 1}/{len(content)}"
     return answer(206, content[start:stop], content_range=said)
 
 
 def rest_of(start: int, *steps: Step, base: str = BASE, content: bytes = CONTENT) -> Any:  # noqa: ANN401  (an exchange)
-    """Give the request for what is left after `start` bytes."""
+    """Return the request for what is left after `start` bytes."""
     wanted = f"bytes={start}-{len(content) - 1}"
     return blob(
         *(steps or (part(start, content=content),)), base=base, content=content, range=wanted
@@ -96,7 +96,7 @@ ENDINGS: dict[str, Step] = {"end": END, "reset": RESET, "stall": SILENCE}
 
 
 def had(reply: bytes, framing: str) -> int:
-    """Give how many bytes of the content a beginning of a reply holds."""
+    """Return how many bytes of the content a beginning of a reply holds."""
     body = reply.partition(b"\r\n\r\n")[2]
     if framing != "chunked":
         return len(body)
@@ -208,7 +208,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 @virtual_time
-async def test_another_answer_is_refused_and_asked_for_elsewhere(lie: str) -> None:
+async def test_another_answer_is_refused_and_another_location_asked(lie: str) -> None:
     exchanges = [
         blob(whole()[:-30], END, base=MIRROR),
         rest_of(10, LIES[lie]),
@@ -236,7 +236,7 @@ async def test_a_server_without_ranges_is_skipped_through(said: str | None) -> N
 
 @virtual_time
 async def test_a_whole_that_ends_before_the_byte_reached_is_no_whole() -> None:
-    """Nobody says its size, so that it is only seen when it has ended."""
+    """It has no length, so that this is only known when it has ended."""
     exchanges = [
         blob(whole()[:-30], END),
         rest_of(10, chunked(CONTENT[:5])),
@@ -366,7 +366,7 @@ async def test_less_than_a_mebibyte_does_not() -> None:
 
 @pytest.mark.parametrize("said", ["30", "0"])
 @virtual_time
-async def test_when_to_come_back_is_heeded_in_mid_blob(said: str) -> None:
+async def test_a_retry_after_is_heeded_in_mid_blob(said: str) -> None:
     exchanges = [
         blob(whole()[:-30], END),
         rest_of(10, answer(429, retry_after=said)),
@@ -382,7 +382,7 @@ async def test_when_to_come_back_is_heeded_in_mid_blob(said: str) -> None:
 
 @virtual_time
 async def test_an_early_end_that_was_meant_is_a_lie_and_no_loss() -> None:
-    """Verification tells it, and looks elsewhere; asking here once more would give the same."""
+    """Verification rejects it; the same location would send the same once more."""
     async with registry(blob(chunked(CONTENT[:10])), retries=5) as (source, _):
         with elapsing(0):
             assert await pull(source) == CONTENT[:10]
@@ -391,7 +391,7 @@ async def test_an_early_end_that_was_meant_is_a_lie_and_no_loss() -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 @virtual_time
 async def test_an_end_that_does_not_come_is_no_loss(ending: str) -> None:
-    """All bytes are there; the digest tells whether they are right."""
+    """All bytes are there; verification compares them."""
     reply = chunked(CONTENT).removesuffix(b"0\r\n\r\n")
     async with registry(blob(reply, ENDINGS[ending])) as (source, _):
         assert await pull(source) == CONTENT
@@ -419,7 +419,7 @@ async def test_a_connection_that_breaks_http_is_gone_on_with() -> None:
 
 @pytest.mark.parametrize("when", ["pause", "head", "skip", "body"])
 @virtual_time
-async def test_who_stops_waiting_leaves_no_connection_behind(when: str) -> None:
+async def test_a_cancelled_pull_leaves_no_connection_behind(when: str) -> None:
     steps: dict[str, tuple[Step, ...]] = {
         "pause": (),
         "head": (SILENCE,),
