@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.catalog import Catalog
     from imgproxy.net.preconnect import Preconnection
+    from imgproxy.transports.registry.network import Network
 
 
 class OptionFiles(NamedTuple):
@@ -69,21 +70,17 @@ def new_configuration(
     return Configuration(overrides, diagnostics)
 
 
-def new_catalog(
+def new_network(
     options: Options,
     configuration: Configuration,
     diagnostics: Diagnostics,
     preconnection: Preconnection | None,
-) -> Catalog:
-    """Return the catalog that opens images as the options say."""
-    from functools import partial
+) -> Network:
+    """Return the network as options and configuration permit it; close it in the end."""
+    from imgproxy.transports.registry.network import Network
+    from imgproxy.transports.registry.options import NetworkOptions
 
-    from imgproxy.images.catalog import Catalog
-    from imgproxy.transports import open_sources
-    from imgproxy.transports.registry.foreign_layers import ForeignLayers
-    from imgproxy.transports.registry.options import Access
-
-    access = Access(
+    network_options = NetworkOptions(
         offline=options.offline,
         tls_verify=options.tls_verify,
         mirrors=not options.no_mirrors,
@@ -92,14 +89,21 @@ def new_catalog(
         credentials=options.creds,
         anonymous=options.no_creds,
         registry_token=options.registry_token or "",
-        sideload=options.sideload,
         foreign_layers=options.foreign_layers,
-        early=preconnection,
     )
+    return Network(network_options, configuration, diagnostics, preconnection)
+
+
+def new_catalog(options: Options, configuration: Configuration, network: Network) -> Catalog:
+    """Return the catalog that opens images as the options say; close it in the end."""
+    from functools import partial
+
+    from imgproxy.images.catalog import Catalog
+    from imgproxy.transports import open_sources
+    from imgproxy.transports.registry.foreign_layers import ForeignLayers
+
     return Catalog(
-        open_sources=partial(
-            open_sources, access=access, configuration=configuration, diagnostics=diagnostics
-        ),
+        open_sources=partial(open_sources, network=network, sideload=options.sideload),
         load_policy=configuration.policy,
-        open_foreign=ForeignLayers(access, configuration, diagnostics).open,
+        open_foreign=ForeignLayers(network).open,
     )

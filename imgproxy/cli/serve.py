@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imgproxy.net.preconnect import Preconnection
     from imgproxy.server.inherited_sockets import InheritedSockets
     from imgproxy.server.service import Service
+    from imgproxy.transports.registry.network import Network
 
 
 def run(options: Options) -> int:
@@ -38,18 +39,22 @@ def run(options: Options) -> int:
     from imgproxy.frontends.single_image import SingleImage
     from imgproxy.server.service import Service
 
-    catalog = runtime.new_catalog(options, configuration, diagnostics, preconnection)
+    network = runtime.new_network(options, configuration, diagnostics, preconnection)
+    catalog = runtime.new_catalog(options, configuration, network)
     image = catalog.image(options.image, options.platform or environment.host_platform())
     service = Service(SingleImage(image), diagnostics, allow_remote=options.allow_remote)
-    return trio.run(_serve, service, inherited, catalog)
+    return trio.run(_serve, service, inherited, catalog, network)
 
 
-async def _serve(service: Service, inherited: InheritedSockets, catalog: Catalog) -> int:
+async def _serve(
+    service: Service, inherited: InheritedSockets, catalog: Catalog, network: Network
+) -> int:
     """Serve until the end, close what was opened, and return the exit status."""
     try:
         return await service.run(inherited)
     finally:
         catalog.close()
+        network.close()
 
 
 def _ignore_warnings() -> None:

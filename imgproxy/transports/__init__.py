@@ -15,50 +15,42 @@ from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import Reference, ShortName
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imgproxy.config.sideload_pattern import Pattern
     from imgproxy.host.configuration import Configuration
-    from imgproxy.host.diagnostics import Diagnostics
-    from imgproxy.transports.registry.options import Access
+    from imgproxy.transports.registry.network import Network
     from imgproxy.transports.source import Source
 
 
 async def open_sources(
-    image: str, access: Access, configuration: Configuration, diagnostics: Diagnostics
+    image: str, network: Network, sideload: Sequence[Pattern] = ()
 ) -> list[Source]:
     """Open the sources that the IMAGE argument may refer to, in the order in which to try them.
 
-    A registry is not contacted before the first call of a method. Raises `BadRequestError` for a
-    malformed name, and `Failure` for a path without a usable image or for a configuration that is
-    broken or leads nowhere.
+    `sideload` are the patterns of local paths that are tried before registries. A registry is not
+    contacted before the first call of a method. Raises `BadRequestError` for a malformed name, and
+    `Failure` for a path without a usable image or for a configuration that is broken or leads
+    nowhere.
     """
     name = references.parse_image(image)
     if not isinstance(name, Reference | ShortName):
         from imgproxy.transports.local.detect import open_named
 
         return [await open_named(name)]
-    candidates = _resolved(name, configuration) if isinstance(name, ShortName) else [name]
+    candidates = _resolved(name, network.configuration) if isinstance(name, ShortName) else [name]
     paths = [
-        (each, path)
-        for each in candidates
-        for pattern in access.sideload
-        for path in pattern.paths(each)
+        (each, path) for each in candidates for pattern in sideload for path in pattern.paths(each)
     ]
     for each, path in paths:
         if _exists(path):
             from imgproxy.transports.sideload import open_sideloaded
 
-            registry = partial(_open_registry, each, access, configuration, diagnostics)
+            registry = partial(network.repository, each)
             return [await open_sideloaded(path, each, registry)]
-    if access.offline:
+    if network.options.offline:
         raise NotFoundError(_missing(name, [path for _, path in paths]), code="MANIFEST_UNKNOWN")
-    return [_open_registry(each, access, configuration, diagnostics) for each in candidates]
-
-
-def _open_registry(
-    reference: Reference, access: Access, configuration: Configuration, diagnostics: Diagnostics
-) -> Source:
-    from imgproxy.transports.registry.network import open_registry
-
-    return open_registry(reference, access, configuration, diagnostics)
+    return [network.repository(each) for each in candidates]
 
 
 def _resolved(name: ShortName, configuration: Configuration) -> list[Reference]:

@@ -13,12 +13,9 @@ from imgproxy.cli import options, runtime
 from imgproxy.cli.runtime import OptionFiles
 from imgproxy.config.policy import ACCEPT_ANYTHING
 from imgproxy.errors import UsageError
-from imgproxy.transports.registry import foreign_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from imgproxy.transports.registry.options import Access
 
 
 @pytest.fixture
@@ -85,14 +82,17 @@ async def test_an_image_is_built_of_its_options(tmp_path: Path) -> None:
     parsed = options.parse(["--insecure-policy", "--platform=linux/s390x", f"oci:{layout.path}"])
     files, notes = runtime.read_option_files(parsed), Notes()
     configuration = runtime.new_configuration(parsed, files, notes)
-    image = runtime.new_image(parsed, configuration, notes, None)
-    opened = await image.open()
+    network = runtime.new_network(parsed, configuration, notes, None)
+    catalog = runtime.new_catalog(parsed, configuration, network)
+    assert parsed.platform is not None
+    opened = await catalog.image(parsed.image, parsed.platform).open()
     assert str(opened.manifest.digest) == here["digest"]
-    image.close()
+    catalog.close()
+    network.close()
 
 
-# An option, the field of `Access` that it sets, and the value.
-ACCESS = [
+# An option, the field of `NetworkOptions` that it sets, and the value.
+NETWORK = [
     ("--offline", "offline", True),
     ("--tls-verify=false", "tls_verify", False),
     ("--no-mirrors", "mirrors", False),
@@ -104,24 +104,18 @@ ACCESS = [
 ]
 
 
-@pytest.mark.parametrize(("option", "field", "value"), ACCESS)
+@pytest.mark.parametrize(("option", "field", "value"), NETWORK)
 def test_options_decide_how_registries_are_reached(
     option: str, field: str, value: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name, setting in Home(tmp_path / "home").environment().items():
         monkeypatch.setenv(name, setting)
-    seen: list[Access] = []
-
-    class Noted(foreign_layers.ForeignLayers):
-        def __init__(self, access: Access, *rest: object) -> None:
-            seen.append(access)
-            super().__init__(access, *rest)  # type: ignore[arg-type]  # passed through
-
-    monkeypatch.setattr(foreign_layers, "ForeignLayers", Noted)
+    seen = []
     for arguments in (["os"], [option, "os"]):
         parsed, notes = options.parse(arguments), Notes()
         files = runtime.read_option_files(parsed)
-        runtime.new_image(parsed, runtime.new_configuration(parsed, files, notes), notes, None)
+        configuration = runtime.new_configuration(parsed, files, notes)
+        seen.append(runtime.new_network(parsed, configuration, notes, None).options)
     defaults, changed = seen
     assert changed == defaults._replace(**{field: value})
     assert getattr(defaults, field) != value

@@ -21,14 +21,12 @@ import trio
 import trio.testing
 from outcome import capture
 from support.images import OCI_LAYER, OCI_MANIFEST, encode
-from support.registries import Ring, described, endpoint, place
+from support.registries import Ring, described, image_at, place
 from support.streams import END, SILENCE, MemoryStream, Notes, answer, head
 
 from imgproxy.errors import Failure
 from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.specs.http.credentials import Credentials
-from imgproxy.specs.oci.reference import parse_reference
-from imgproxy.transports.registry.repository import Registry
 from imgproxy.verification import verified_blob
 from imgproxy.verification.verified_blob import LargeBlobs
 
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from imgproxy.net.streams import Buffer
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.transports.registry.registry_image import RegistryImage
     from imgproxy.verification.documents import VerifiedDocument
 
 PULLS = int(os.environ.get("IMGPROXY_FUZZ_PULLS", "600"))
@@ -225,14 +224,14 @@ class ServedWire(MemoryStream):
         self.inbox.add(*self._world.answer(self._origin, lines[0].split(" ")[1], fields))
 
 
-async def pull(source: Registry, descriptor: Descriptor) -> bytes:
-    """Give a blob as a parent gets it."""
+async def pull(source: RegistryImage, descriptor: Descriptor, *, pauses: bool) -> bytes:
+    """Return a blob as a parent gets it, which may have something else to do."""
     blob = await VerifiedSource(source, LargeBlobs()).blob(descriptor)
     content = bytearray()
     try:
         while piece := await blob.read():
-            if not content and source.retries == 0:
-                await trio.sleep(1000)  # a parent with something else to do
+            if not content and pauses:
+                await trio.sleep(1000)
             content += piece
     finally:
         blob.close()
@@ -257,18 +256,17 @@ class Campaign:
         notes = Notes()
         at = [place(f"mirror{n}.test/a:1", is_mirror=True) for n in range(chance.randrange(3))]
         at.append(place("registry.test/a:1", insecure=chance.random() < 0.1))
-        source = Registry(
-            # By digest: nobody can tell what a tag stands for.
-            parse_reference(f"registry.test/a@{document.digest}"),
-            [endpoint(world, each, ring, notes=notes) for each in at],
-            retries=chance.choice([0, RETRIES]),
-        )
+        retries = chance.choice([0, RETRIES])
+        # By digest: nobody can tell what a tag stands for.
+        reference = f"registry.test/a@{document.digest}"
+        source = image_at(world, at, reference, retries=retries, ring=ring, notes=notes)
+        read_blob = partial(pull, source, blob, pauses=retries == 0)
         with trio.fail_after(LONGEST):
             with patch.object(random, "random", chance.random):
                 await self.note(VerifiedSource(source, LargeBlobs()).root, manifest)
                 async with trio.open_nursery() as nursery:
                     for _ in range(chance.choice([1, 1, 3])):
-                        nursery.start_soon(self.note, partial(pull, source, blob), layer)
+                        nursery.start_soon(self.note, read_blob, layer)
                     if chance.random() < 0.1:
                         await trio.sleep(chance.uniform(0, 30))
                         nursery.cancel_scope.cancel()

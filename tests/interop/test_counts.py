@@ -417,7 +417,7 @@ SERVED = {
     *within("server", "request_errors", "service", "shutdown"),
     *within("specs.oci", "convert", "digest", "manifest", "media_type", "platform", "reference"),
     *within("transports", "readers", "source"),
-    *within("transports.registry", "foreign_layers", "options"),
+    *within("transports.registry", "foreign_layers", "network", "options"),
     *within("verification", "documents", "hashing", "verified_blob"),
 }
 LAYOUT = {
@@ -434,7 +434,8 @@ REGISTRY = {
     *within("specs.http", "basic", "challenge", "content_range", "credentials", "proxy"),
     *within("specs.http", "retry", "url"),
     *within("specs.oci", "distribution", "token"),
-    *within("transports.registry", "endpoint", "failover", "network", "preconnect"),
+    *within("transports.registry", "authorization", "blob_failover", "blob_part", "failover"),
+    *within("transports.registry", "preconnect", "redirects", "registry_host", "registry_image"),
     *within("transports.registry", "repository", "resumable_blob"),
 }
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.strategies import attempt
 
 from imgproxy.errors import BadRequestError
-from imgproxy.specs.oci.distribution import registry_url
+from imgproxy.specs.oci.distribution import ManifestPath, registry_url
 from imgproxy.specs.oci.reference import (
     DirectoryName,
     DockerArchiveName,
@@ -74,7 +74,8 @@ def test_normalising_is_a_fixpoint(text: str) -> None:
 @given(WELL_FORMED | ON_DOCKER_HUB, st.sampled_from(["http", "https"]))
 def test_every_reference_has_a_url(text: str, scheme: str) -> None:
     reference = parse_reference(text)
-    url = registry_url(scheme, reference, "manifest", reference.manifest)
+    path = ManifestPath(reference.manifest)
+    url = registry_url(scheme, reference.registry, reference.repository, path)
     assert url.target == f"/v2/{reference.repository}/manifests/{reference.manifest}"
 
 

@@ -1,4 +1,4 @@
-"""Registries that play a script: endpoints, and several of them for one image."""
+"""Registries that play a script: repositories, and several of them for one image."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import json
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trio
 from support.images import OCI_MANIFEST, digest_of
 from support.streams import Exchange, Notes, Script, Step, answer, asked
 
-from imgproxy.config.endpoints import Endpoint as Place
+from imgproxy.config.endpoints import Endpoint
+from imgproxy.errors import Failure
+from imgproxy.host.configuration import Configuration, Overrides
 from imgproxy.net.client import Client
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.specs.oci.reference import parse_reference
-from imgproxy.transports.registry.endpoint import Endpoint
-from imgproxy.transports.registry.repository import Registry
+from imgproxy.transports.registry.failover import Failover, Refused
+from imgproxy.transports.registry.network import Network
+from imgproxy.transports.registry.options import NetworkOptions
+from imgproxy.transports.registry.registry_host import RegistryHost
+from imgproxy.transports.registry.registry_image import FindSignatures, RegistryImage
+from imgproxy.transports.registry.repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from imgproxy.net.client import Dial
     from imgproxy.specs.http.credentials import Credentials
+    from imgproxy.specs.http.url import Url
     from imgproxy.transports.source import Reader
 
 REFERENCE = "registry.test/acme/os:1"
@@ -36,12 +44,17 @@ BLOB = f"{BASE}/blobs/{digest_of(LAYER)}"
 FOUND = answer(body=MANIFEST, content_type=OCI_MANIFEST)
 FOUND_BLOB = answer(body=LAYER, content_type="application/octet-stream")
 
+REALM = "https://tokens.test/get"
+SCOPE = "scope=repository%3Aacme%2Fos%3Apull"
+TOKENS = f"{REALM}?service=registry.test&{SCOPE}"
+CHALLENGE = f'Bearer realm="{REALM}",service="registry.test",scope="repository:other:pull"'
+
 # Virtual seconds; what a request may take at most is not what is tried here.
 STALL = 60.0
 
 
 class Ring:
-    """A keyring with these credentials by registry; `asked` says who was asked for, in order."""
+    """A lookup with these credentials by registry; `asked` has what was looked up, in order."""
 
     def __init__(self, **credentials: Credentials) -> None:
         self.credentials = {name.replace("_", "."): value for name, value in credentials.items()}
@@ -75,24 +88,58 @@ def place(
     insecure: bool = False,
     is_mirror: bool = False,
     refusal: str = "",
-) -> Place:
-    return Place(
+) -> Endpoint:
+    return Endpoint(
         parse_reference(reference), insecure=insecure, is_mirror=is_mirror, refusal=refusal
     )
 
 
-def endpoint(
+class ImageWithClients(RegistryImage):
+    """An image with connections of its own, which are closed with it."""
+
+    clients: list[Client]
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
+
+def location(
+    client: Client, at: Endpoint, *, ring: Ring | None = None, registry_token: str = ""
+) -> Repository | Refused:
+    if at.refusal:
+        return Refused(at.reference.name, at.refusal)
+    return Repository(
+        RegistryHost(at.reference.registry, client, insecure=at.insecure),
+        at.reference.repository,
+        ring or Ring(),  # type: ignore[arg-type]
+        is_own=not at.is_mirror,
+        is_mirror=at.is_mirror,
+        registry_token=registry_token,
+    )
+
+
+def image_at(
     dial: Dial,
-    at: Place,
-    ring: Ring | None = None,
+    places: list[Endpoint],
+    reference: str = REFERENCE,
     *,
+    retries: int = 0,
     notes: Notes | None = None,
-    is_own: bool = True,
-    registry_token: str = "",
-) -> Endpoint:
-    client = Client(dial, notes or Notes(), stall_timeout=STALL, user_agent="test/1")
-    credential_lookup = ring or Ring()
-    return Endpoint(at, client, credential_lookup, is_own=is_own, registry_token=registry_token)  # type: ignore[arg-type]
+    signatures: Sequence[FindSignatures] = (),
+    **of_locations: Any,  # noqa: ANN401  (see location)
+) -> ImageWithClients:
+    """Return an image at these places, the last of which is at the registry of its name."""
+    clients = [
+        Client(dial, notes or Notes(), stall_timeout=STALL, user_agent="test/1") for _ in places
+    ]
+    pairs = zip(clients, places, strict=True)
+    locations = [location(client, at, **of_locations) for client, at in pairs]
+    parsed = parse_reference(reference)
+    failover = Failover(f"docker://{parsed}", locations, retries=retries)
+    image = ImageWithClients(parsed, failover, signatures)
+    image.clients = clients
+    return image
 
 
 MIRROR = "https://mirror.test/v2/cache/os"
@@ -118,21 +165,61 @@ def blob(base: str, *steps: Step, **fields: Any) -> Exchange:  # noqa: ANN401  (
 async def registry(
     *exchanges: Exchange,
     reference: str = REFERENCE,
-    places: list[Place] | None = None,
-    retries: int = 0,
+    places: list[Endpoint] | None = None,
     unreachable: dict[str, float | Exception] | None = None,
-    **of_endpoints: Any,  # noqa: ANN401  (see endpoint)
-) -> AsyncIterator[tuple[Registry, Script]]:
-    """Give an image at these places, the last of which is its own; all must be asked as written."""
+    **of_image: Any,  # noqa: ANN401  (see image_at)
+) -> AsyncIterator[tuple[ImageWithClients, Script]]:
+    """Yield an image at these places; all must be asked as written."""
     script = Script(*exchanges, unreachable=unreachable)
-    places = places or [place(reference)]
-    endpoints = [endpoint(script, at, is_own=not at.is_mirror, **of_endpoints) for at in places]
-    source = Registry(parse_reference(reference), endpoints, retries=retries)
+    source = image_at(script, places or [place(reference)], reference, **of_image)
     try:
         yield source, script
     finally:
         source.close()
     script.check()
+
+
+class ScriptedNetwork(Network):
+    """A network whose servers play a script, by a registries.conf and options.
+
+    `servers` are those that clients were made for, as `Network` calls them.
+    """
+
+    def __init__(self, script: Script, registries: str = "", **options: Any) -> None:  # noqa: ANN401  (see NetworkOptions)
+        chosen = Overrides(registries=(registries.encode(), "registries.conf"))
+        configuration = Configuration(chosen, Notes())
+        super().__init__(NetworkOptions(**options), configuration, Notes())
+        self.servers: list[tuple[str, str, bool]] = []
+        self._script = script
+
+    def _new_client(self, home: Url | None, registry: str, *, insecure: bool) -> Client:
+        self.servers.append((home.host if home else "", registry, insecure))
+        return Client(self._script, Notes(), stall_timeout=STALL, user_agent="test/1")
+
+
+@asynccontextmanager
+async def network(
+    *exchanges: Exchange,
+    registries: str = "",
+    unreachable: dict[str, float | Exception] | None = None,
+    **options: Any,  # noqa: ANN401  (see NetworkOptions)
+) -> AsyncIterator[tuple[ScriptedNetwork, Script]]:
+    """Yield a network without retries; all must be asked as written, and all is closed with it."""
+    script = Script(*exchanges, unreachable=unreachable)
+    opened = ScriptedNetwork(script, registries, **{"retries": 0, **options})
+    try:
+        yield opened, script
+    finally:
+        opened.close()
+    script.check()
+
+
+async def failure_of(*exchanges: Exchange, **options: Any) -> Failure:  # noqa: ANN401  (see registry)
+    """Return the failure of asking for the manifest."""
+    async with registry(*exchanges, **options) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+    return raised.value
 
 
 async def read(reader: Reader, piece: int = 1 << 16) -> bytes:
@@ -146,5 +233,5 @@ async def read(reader: Reader, piece: int = 1 << 16) -> bytes:
     return bytes(content)
 
 
-async def read_blob(source: Registry, content: bytes = LAYER) -> bytes:
+async def read_blob(source: RegistryImage, content: bytes = LAYER) -> bytes:
     return await read(await source.blob(described(content)))

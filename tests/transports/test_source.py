@@ -18,7 +18,7 @@ from support.archives import (
 )
 from support.images import OCI_LAYER, OCI_MANIFEST, Json, Layout, digest_of, named, on
 from support.opened import BLOB_UNKNOWN, UNKNOWN, drained, open_descriptors, place_of, refusing
-from support.registries import endpoint, place
+from support.registries import image_at, place
 from support.sources import describe
 from support.streams import Script, Step, answer, real_time
 
@@ -27,7 +27,6 @@ from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.specs.oci.reference import parse_reference
-from imgproxy.transports.registry.repository import Registry
 from imgproxy.transports.sideload import open_sideloaded
 from imgproxy.verification import documents
 
@@ -115,8 +114,7 @@ async def open_sideloaded_tree(written: Written) -> Source:
 
 
 def open_registry(written: Written) -> Source:
-    endpoints = [endpoint(LayoutRegistry(written), place(REFERENCE))]
-    return Registry(parse_reference(REFERENCE), endpoints, retries=0)
+    return image_at(LayoutRegistry(written), [place(REFERENCE)], REFERENCE)
 
 
 async def open_docker(written: Written) -> Source:

@@ -12,57 +12,48 @@ from support.images import Layout, digest_of, named
 from support.streams import Notes, real_time, refused
 
 from imgproxy.config import sideload_pattern
-from imgproxy.config.search_paths import Host
 from imgproxy.errors import (
-    ConfigurationError,
-    DeniedError,
     Failure,
     NotFoundError,
-    UnreachableError,
 )
-from imgproxy.host import environment
 from imgproxy.host.configuration import Configuration, Overrides
-from imgproxy.specs.http.credentials import Credentials
-from imgproxy.specs.oci import digest as digests
-from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import open_sources
 from imgproxy.transports.local.dir_format import ImageDirectory
 from imgproxy.transports.local.docker_archive import DockerArchive
 from imgproxy.transports.local.oci_layout import OciLayout
-from imgproxy.transports.registry.foreign_layers import ForeignLayers
-from imgproxy.transports.registry.options import Access
-from imgproxy.transports.registry.repository import Registry
+from imgproxy.transports.registry.network import Network
+from imgproxy.transports.registry.options import NetworkOptions
+from imgproxy.transports.registry.registry_image import RegistryImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from imgproxy.config.sideload_pattern import Pattern
     from imgproxy.transports.source import Source
 
 BAD_NAME = (400, "NAME_INVALID", False)
 
 
-@pytest.fixture(autouse=True)
-def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give this host no configuration; options may add some."""
-    for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    host = Host({}, 1000, "", lambda _: False, lambda _: [])
-    monkeypatch.setattr(environment, "host", lambda: host)
+pytestmark = pytest.mark.usefixtures("nothing_configured")
 
 
 async def all_opened(
     image: str,
-    access: Access = Access(),  # noqa: B008  (a value)
+    options: NetworkOptions = NetworkOptions(),  # noqa: B008  (a value)
     registries: str = "",
+    sideload: Sequence[Pattern] = (),
 ) -> list[Source]:
+    return await open_sources(image, network(options, registries), sideload)
+
+
+def network(options: NetworkOptions, registries: str = "") -> Network:
     chosen = Overrides(registries=(registries.encode(), "registries.conf"))
-    return await open_sources(image, access, Configuration(chosen, Notes()), Notes())
+    return Network(options, Configuration(chosen, Notes()), Notes())
 
 
 async def opened(image: str, *, offline: bool = False) -> Source:
-    (source,) = await all_opened(image, Access(offline=offline))
+    (source,) = await all_opened(image, NetworkOptions(offline=offline))
     return source
 
 
@@ -84,7 +75,7 @@ async def failure_of(image: str, *, offline: bool = False) -> Failure:
 @real_time
 async def test_names_lead_to_registries(image: str, name: str) -> None:
     source = await opened(image)
-    assert isinstance(source, Registry)
+    assert isinstance(source, RegistryImage)
     assert source.name == name
     source.close()
 
@@ -93,7 +84,7 @@ async def test_names_lead_to_registries(image: str, name: str) -> None:
 @real_time
 async def test_registries_are_not_asked_offline(image: str) -> None:
     with pytest.raises(Failure) as raised:
-        await all_opened(image, Access(offline=True), SHORT)
+        await all_opened(image, NetworkOptions(offline=True), SHORT)
     assert refused(raised.value) == (404, "MANIFEST_UNKNOWN", False)
     assert raised.value.message.endswith("in a registry, and --offline forbids asking there")
 
@@ -276,13 +267,16 @@ async def test_a_short_name_that_means_nothing_is_told(offline: bool) -> None:  
 # --- sideloading --------------------------------------------------------------------------------
 
 
-def sideloading(*texts: str, offline: bool = True) -> Access:
-    return Access(offline=offline, sideload=list(map(sideload_pattern.parse, texts)))
+async def sideloaded_or_not(
+    image: str, *texts: str, registries: str = "", offline: bool = True
+) -> list[Source]:
+    patterns = list(map(sideload_pattern.parse, texts))
+    return await all_opened(image, NetworkOptions(offline=offline), registries, patterns)
 
 
 async def sideloaded(image: str, *texts: str, registries: str = "") -> str:
     """Return the name of the only source for an image."""
-    (source,) = await all_opened(image, sideloading(*texts), registries)
+    (source,) = await sideloaded_or_not(image, *texts, registries=registries)
     source.close()
     return source.name
 
@@ -345,10 +339,8 @@ async def test_each_name_that_a_short_one_may_mean_is_sought_before_any_registry
 
 @real_time
 async def test_where_nothing_lies_a_registry_is_next(tmp_path: Path) -> None:
-    sources = await all_opened(
-        "quay.io/os:1", sideloading(f"{tmp_path}/<name>/<ref>", offline=False)
-    )
-    assert [type(each) for each in sources] == [Registry]
+    sources = await sideloaded_or_not("quay.io/os:1", f"{tmp_path}/<name>/<ref>", offline=False)
+    assert [type(each) for each in sources] == [RegistryImage]
 
 
 @real_time
@@ -408,105 +400,3 @@ async def test_what_is_named_by_its_path_is_not_sought_elsewhere(
     layout_at(tmp_path / "os-1")
     name = await sideloaded(image.format(tmp_path), f"{tmp_path}/<name>-<ref>")
     assert name == f"oci:{tmp_path}/os-1"
-
-
-# --- foreign layers -----------------------------------------------------------------------------
-
-
-@real_time
-async def test_layers_that_lie_elsewhere_are_fetched_if_an_option_says_so() -> None:
-    layer = Descriptor("", digests.parse(digest_of(b"x")), 1, urls=("http://127.0.0.1:1/x",))
-    missing = NotFoundError("it is not there", code="BLOB_UNKNOWN")
-    configuration = Configuration(Overrides(), Notes())
-    with pytest.raises(NotFoundError) as raised:
-        await ForeignLayers(Access(), configuration, Notes()).open(layer, missing)
-    assert raised.value.detail["urls"] == ["http://127.0.0.1:1/x"]
-    access = Access(foreign_layers=True, retries=0)
-    with pytest.raises(UnreachableError):
-        await ForeignLayers(access, configuration, Notes()).open(layer, missing)
-
-
-# --- registries, put together -------------------------------------------------------------------
-
-MIRRORED = """
-[[registry]]
-prefix = "registry.test"
-location = "real.test/up"
-insecure = true
-[[registry.mirror]]
-location = "mirror.test/down"
-[[registry.mirror]]
-location = "real.test/cache"
-"""
-
-
-async def registry(
-    access: Access = Access(),  # noqa: B008  (a value)
-    registries: str = MIRRORED,
-) -> Registry:
-    (source,) = await all_opened("registry.test/os:1", access, registries)
-    assert isinstance(source, Registry)
-    assert source.name == "docker://registry.test/os:1"
-    return source
-
-
-async def endpoints(access: Access = Access()) -> list[Any]:  # noqa: B008  (a value)
-    return [*(await registry(access))._endpoints]
-
-
-@real_time
-async def test_the_configuration_says_where_an_image_is() -> None:
-    places = [(each.name, each.place.insecure) for each in await endpoints()]
-    assert places == [
-        ("mirror.test/down/os", False),
-        ("real.test/cache/os", False),
-        ("real.test/up/os", True),
-    ]
-
-
-@pytest.mark.parametrize("verify", [True, False])
-@real_time
-async def test_an_option_about_tls_is_for_every_endpoint(verify: bool) -> None:  # noqa: FBT001  (a parameter)
-    found = await endpoints(Access(tls_verify=verify))
-    assert [each.place.insecure for each in found] == [not verify] * 3
-
-
-@real_time
-async def test_without_mirrors_the_primary_location_is_all() -> None:
-    assert [each.name for each in await endpoints(Access(mirrors=False))] == ["real.test/up/os"]
-
-
-@real_time
-async def test_what_options_give_is_for_the_registry_that_the_name_leads_to() -> None:
-    given = Credentials("u", "p", "", "--creds")
-    for access in (Access(credentials=given), Access(registry_token="t")):
-        assert [each._is_own for each in await endpoints(access)] == [False, True, True]
-    tokens = [each._authorization for each in await endpoints(Access(registry_token="t"))]
-    assert tokens == ["", "Bearer t", "Bearer t"]
-
-
-@real_time
-async def test_the_retries_are_those_of_the_option() -> None:
-    assert (await registry(Access(retries=7))).retries == 7
-
-
-@real_time
-async def test_what_is_blocked_is_denied_before_anything_is_asked() -> None:
-    with pytest.raises(DeniedError, match=r"blocked by .* of registries\.conf"):
-        await registry(registries='[[registry]]\nlocation = "registry.test"\nblocked = true\n')
-
-
-@real_time
-async def test_a_broken_configuration_is_told() -> None:
-    with pytest.raises(ConfigurationError, match=r"registries\.conf"):
-        await registry(registries="= 1")
-
-
-@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "all_proxy"])
-@real_time
-async def test_proxies_are_those_of_the_environment(
-    variable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(variable, "socks5://proxy.test")
-    with pytest.raises(ConfigurationError, match=f"{variable} names a SOCKS proxy"):
-        await (await registry()).root()

@@ -6,7 +6,7 @@ acts on them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin
 
 from imgproxy.errors import (
@@ -25,7 +25,7 @@ from imgproxy.specs.oci import media_type as types
 
 if TYPE_CHECKING:
     from imgproxy.specs.http.url import Url
-    from imgproxy.specs.oci.reference import Reference
+    from imgproxy.specs.oci.digest import Digest
 
 # What a manifest request accepts. Schema 1 is not read and so not asked for: a registry that has
 # nothing else says so, or sends it all the same and gets its own message.
@@ -43,23 +43,82 @@ MAX_REDIRECTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-# Where there is something of a kind, by its name. Signatures are an extension of OpenShift's
-# registry, which the `base` tells of; referrers came with version 1.1 of the specification.
-_PATHS = {
-    "base": "v2/",
-    "manifest": "v2/{repository}/manifests/{name}",
-    "blob": "v2/{repository}/blobs/{name}",
-    "referrer": "v2/{repository}/referrers/{name}",
-    "signature": "extensions/v2/{repository}/signatures/{name}",
-}
+class BasePath(NamedTuple):
+    """The root of the API; its response tells which extensions the registry supports."""
+
+    def below(self, _: str) -> str:
+        """Return the path, which is that of all repositories."""
+        return "v2/"
+
+    def __str__(self) -> str:
+        return "base"
 
 
-def registry_url(scheme: str, reference: Reference, kind: str, name: str) -> Url:
-    """Give the URL of something of a kind at a registry."""
+class ManifestPath(NamedTuple):
+    """A manifest or an index in a repository, by a tag or a digest."""
+
+    name: str
+
+    def below(self, repository: str) -> str:
+        """Return the path for a repository."""
+        return f"v2/{repository}/manifests/{self.name}"
+
+    def __str__(self) -> str:
+        return f"manifest {self.name}"
+
+
+class BlobPath(NamedTuple):
+    """A blob in a repository."""
+
+    digest: Digest
+
+    def below(self, repository: str) -> str:
+        """Return the path for a repository."""
+        return f"v2/{repository}/blobs/{self.digest}"
+
+    def __str__(self) -> str:
+        return f"blob {self.digest}"
+
+
+class ReferrersPath(NamedTuple):
+    """The list of the manifests that refer to a digest, new in version 1.1.
+
+    `query` filters the list, or selects one page of it.
+    """
+
+    digest: Digest
+    query: str
+
+    def below(self, repository: str) -> str:
+        """Return the path for a repository."""
+        return f"v2/{repository}/referrers/{self.digest}?{self.query}"
+
+    def __str__(self) -> str:
+        return f"referrers {self.digest}?{self.query}"
+
+
+class SignaturesPath(NamedTuple):
+    """The signatures of a manifest in the extension of OpenShift's registry."""
+
+    digest: Digest
+
+    def below(self, repository: str) -> str:
+        """Return the path for a repository."""
+        return f"extensions/v2/{repository}/signatures/{self.digest}"
+
+    def __str__(self) -> str:
+        return f"signatures {self.digest}"
+
+
+# What a registry is asked for. The text of a path describes it in messages.
+ApiPath = BasePath | ManifestPath | BlobPath | ReferrersPath | SignaturesPath
+
+
+def registry_url(scheme: str, registry: str, repository: str, path: ApiPath) -> Url:
+    """Return the URL of something in a repository of a registry."""
     # Docker Hub's name is not the host that serves it.
-    host = "registry-1.docker.io" if reference.registry == "docker.io" else reference.registry
-    path = _PATHS[kind].format(repository=reference.repository, name=name)
-    return urls.parse(f"{scheme}://{host}/{path}")
+    host = "registry-1.docker.io" if registry == "docker.io" else registry
+    return urls.parse(f"{scheme}://{host}/{path.below(repository)}")
 
 
 def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
@@ -92,31 +151,33 @@ def _joined(url: Url, location: str) -> str:
         raise ValueError("its host or port is malformed") from None
 
 
-def failure(url: Url, status: int, body: bytes, kind: str, name: str) -> Failure:
-    """Give what a reply other than the wanted 200 means.
+def failure(
+    url: Url, status: int, body: bytes, asked: ApiPath | str, *, retry_after: float | None = None
+) -> Failure:
+    """Return the failure that a response other than the wanted 200 stands for.
 
-    `kind` and `name` say what was asked for, such as a `blob`, and which. The registry's own
-    words are quoted when it sent the specification's error body.
+    `asked` is what was asked for; the message begins with it. The registry's own message is quoted
+    if it sent the specification's error body. `retry_after` is in seconds, None if unspecified.
     """
     codes, words = said(body)
-    message = f"{kind} {name}: GET {url}: {status}" + (f" ({words})" if words else "")
+    message = f"{asked}: GET {url}: {status}" + (f" ({words})" if words else "")
     if status == 404:
-        default = "BLOB_UNKNOWN" if kind == "blob" else "MANIFEST_UNKNOWN"
+        default = "BLOB_UNKNOWN" if isinstance(asked, BlobPath) else "MANIFEST_UNKNOWN"
         code = "NAME_UNKNOWN" if "NAME_UNKNOWN" in codes else default
-        return NotFoundError(message, code=code)
-    return refusal(message, status)
+        return NotFoundError(message, code=code, retry_after=retry_after)
+    return refusal(message, status, retry_after=retry_after)
 
 
-def refusal(message: str, status: int) -> Failure:
-    """Give what a status that is no success means, whatever was asked."""
+def refusal(message: str, status: int, *, retry_after: float | None = None) -> Failure:
+    """Return the failure that a status other than success stands for, whatever was asked for."""
     if status == 401:
-        return DeniedError(message, code="UNAUTHORIZED")
+        return DeniedError(message, code="UNAUTHORIZED", retry_after=retry_after)
     if status == 403:
-        return DeniedError(message)
+        return DeniedError(message, retry_after=retry_after)
     if status == 429:
-        return UnavailableError(message, code="TOOMANYREQUESTS")
-    passing = retry.is_transient_status(status)
-    return UnavailableError(message) if passing else BadUpstreamError(message)
+        return UnavailableError(message, code="TOOMANYREQUESTS", retry_after=retry_after)
+    kind = UnavailableError if retry.is_transient_status(status) else BadUpstreamError
+    return kind(message, retry_after=retry_after)
 
 
 def said(body: bytes) -> tuple[list[str], str]:

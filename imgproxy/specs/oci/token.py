@@ -129,12 +129,15 @@ def parse(body: bytes, url: Url) -> Token:
     return Token(value, max(float(min(lifetime, 2**31)), MIN_LIFETIME))
 
 
-def failure(url: Url, status: int, body: bytes, source: str) -> Failure:
+def failure(
+    url: Url, status: int, body: bytes, source: str, *, retry_after: float | None = None
+) -> Failure:
     """Give what a token server's reply other than 200 means.
 
-    `source` says where the credentials came from that were shown to it, empty for none.
+    `source` says where the credentials came from that were shown to it, empty for none;
+    `retry_after` is in seconds, None if unspecified.
     """
     _, words = distribution.said(body)
     shown = f" to the credentials from {source}" if source else ""
     message = f"asking for a token: {url}: {status}{shown}" + (f" ({words})" if words else "")
-    return distribution.refusal(message, status)
+    return distribution.refusal(message, status, retry_after=retry_after)

@@ -43,18 +43,18 @@ def referrers_tag(digest: Digest) -> str:
     return f"{digest.algorithm}-{digest.encoded}"
 
 
-def referrers_name(digest: Digest, kind: str) -> str:
-    """Give what to ask for under `/referrers/` for those of a kind."""
-    return f"{digest}?artifactType={quote(kind, safe='')}"
+def referrers_query(kind: str) -> str:
+    """Return the query that limits a list of referrers to artifacts of a media type."""
+    return f"artifactType={quote(kind, safe='')}"
 
 
-def following(digest: Digest, link: str) -> str | None:
-    """Give what to ask for after a part of a list, None after the last: `Link`, RFC 8288.
+def next_query(link: str) -> str | None:
+    """Return the query for the next page of a list, None after the last: `Link`, RFC 8288.
 
-    Only its query is believed, which is all that differs.
+    Only the query of the link is used, because nothing else of it may differ.
     """
     match = _NEXT.search(link)
-    return None if match is None else f"{digest}?{match[1]}"
+    return None if match is None else match[1]
 
 
 def layers(raw: bytes) -> list[Part]:

@@ -1,146 +1,151 @@
-"""Several places that may have the same thing, asked in rounds.
+"""Failover over several locations that should have the same content.
 
-They are asked in their order: one that fails is passed over for the next, and when all have failed
-and one of them may do better, there is a pause and another round. One that gave wrong bytes is not
-asked for the same thing again.
+They are asked in their order: one that fails is passed over for the next. When all have failed and
+one of the failures may be temporary, there is a pause, and they are asked once more. A location
+that sent wrong bytes is not asked for the same thing again.
 """
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import trio
 
-from imgproxy.errors import ConfigurationError, Failure, NotFoundError
+from imgproxy.errors import ConfigurationError, DeniedError, Failure, NotFoundError
 from imgproxy.specs.http import retry
-from imgproxy.transports.registry.resumable_blob import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
-    from imgproxy.net.response import Response
-    from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.transports.source import Reader
-
 T = TypeVar("T")
 
 
-class Endpoint(Protocol):
-    """A place to ask. `name` stands for it in messages; its `demerits` put it behind others.
-
-    One with a `refusal` is not asked, for that reason.
-    """
+class Location(Protocol):
+    """A location to ask. `name` stands for it in messages; those with more `demerits` come last."""
 
     name: str
     demerits: int
-    refusal: str
-
-    async def get(
-        self, kind: str, name: str, fields: dict[str, str], *, wanted: Collection[int] = ...
-    ) -> Response:
-        """Give the reply with a `manifest` or a `blob`; other statuses than `wanted` are failures.
-
-        Raises `Failure`.
-        """
-
-    def close(self) -> None:
-        """Let go of connections."""
 
 
-class Rounds:
-    """Endpoints that may have the same. `name` stands for them in messages.
+class Refused(NamedTuple):
+    """A location that must not be asked, listed in errors with the reason."""
 
-    `retries` are the rounds after the first; for a blob they count from the last progress.
+    name: str
+    reason: str
+
+
+L = TypeVar("L", bound=Location)
+
+
+class Retries:
+    """The tries that are left for one thing, and the pauses before them.
+
+    `count` of them are left, again after each mebibyte of progress: `specs.http.retry` decides.
     """
 
-    def __init__(self, name: str, endpoints: Sequence[Endpoint], *, retries: int) -> None:
+    def __init__(self, count: int) -> None:
+        self._budget = retry.Budget(count)
+
+    async def pause(self, failures: Iterable[Failure], offset: int = 0) -> bool:
+        """Wait before the next try; return whether there is one, without a wait if there is none.
+
+        `failures` happened at a byte `offset` of a blob. The shortest wait that a server asks for
+        in them is the one that counts.
+        """
+        left = self._budget.after_failure(offset)
+        if left is None:
+            return False
+        self._budget = left
+        waits = [each.retry_after for each in failures if each.retry_after is not None]
+        await trio.sleep(retry.delay(left.spent, random.random(), min(waits, default=None)))  # noqa: S311
+        return True
+
+
+class Failover(Generic[L]):
+    """Locations that should have the same content. `name` stands for them in messages.
+
+    `retries` are the tries of all locations after the first.
+    """
+
+    def __init__(self, name: str, locations: Sequence[L | Refused], *, retries: int) -> None:
         self.name = name
-        self.retries = retries
-        self._endpoints = endpoints
-        self._rejected: dict[str, dict[Endpoint, Failure]] = {}
+        self._retries = retries
+        self._all = locations
+        self.locations = [each for each in locations if not isinstance(each, Refused)]
+        self._refusals: dict[L | Refused, Failure] = {
+            each: DeniedError(each.reason) for each in locations if isinstance(each, Refused)
+        }
+        self._rejected: dict[str, dict[L | Refused, Failure]] = {}
 
-    async def blob(self, descriptor: Descriptor) -> Reader:
-        """Open a blob that one of them has; see `source.Source`."""
-        digest = str(descriptor.digest)
+    def alone(self, location: L) -> Failover[L]:
+        """Return a failover that has a single one of the locations."""
+        return Failover(self.name, [location], retries=self._retries)
 
-        async def ask(endpoint: Endpoint) -> Response:
-            return await endpoint.get("blob", digest, {})
-
-        endpoint, response, _ = await self.ask(digest, ask, retry.Budget(self.retries))
-        return Transfer(self, descriptor, endpoint, response)
+    def new_retries(self) -> Retries:
+        """Return the retries for one thing, none of them used."""
+        return Retries(self._retries)
 
     async def ask(
         self,
-        what: str,
-        attempt: Callable[[Endpoint], Awaitable[T]],
-        budget: retry.Budget,
+        what: object,
+        attempt: Callable[[L], Awaitable[T]],
+        retries: Retries | None = None,
         *,
         primary_decides: bool = False,
-    ) -> tuple[Endpoint, T, retry.Budget]:
-        """Give what the first endpoint gives that gives anything, which it was, and what is left.
+    ) -> T:
+        """Return what `attempt` returns for the first location where it does not fail.
 
-        `what` is the tag or digest that is asked for. `primary_decides`: where the primary
-        location does not have it, a mirror that fails is not waited for. Raises `Failure`, with
-        every endpoint's own where there are several.
+        `what` is what is asked for, told from other things by its text. `retries` are those that
+        are left for it, by default new ones. `primary_decides`: if the primary location, which is
+        the last, does not have it, there is no pause for the sake of a mirror. Raises `Failure`,
+        which lists that of each location if there are several.
         """
-        failures = dict(self._rejected.get(what, {}))
+        retries = retries or self.new_retries()
+        failures = {**self._refusals, **self._rejected.get(str(what), {})}
         while True:
-            for endpoint in sorted(self._endpoints, key=lambda each: each.demerits):
-                if endpoint in failures and not failures[endpoint].is_transient:
+            for location in sorted(self.locations, key=lambda each: each.demerits):
+                if location in failures and not failures[location].is_transient:
                     continue
                 try:
-                    return endpoint, await attempt(endpoint), budget
+                    return await attempt(location)
                 except ConfigurationError:
-                    raise  # this host's, and not the endpoint's
+                    raise  # a mistake on this host, and not the location's
                 except Failure as failure:
-                    failures[endpoint] = failure
-                    endpoint.demerits += failure.retryable
-            passing = [failure for failure in failures.values() if failure.is_transient]
-            if primary_decides and isinstance(failures[self._endpoints[-1]], NotFoundError):
-                passing = []
-            left = budget.after_failure(0) if passing else None
-            if left is None:
-                raise self._together(failures)
-            budget = left
-            await self.pause(budget.spent, passing)
+                    failures[location] = failure
+                    location.demerits += failure.retryable
+            transient = [failure for failure in failures.values() if failure.is_transient]
+            if primary_decides and isinstance(failures[self._all[-1]], NotFoundError):
+                transient = []
+            if not transient or not await retries.pause(transient):
+                raise self._merged(failures)
 
-    async def pause(self, spent: int, failures: Iterable[Failure]) -> None:
-        """Wait before a retry, as long as the registry that wants it shortest has asked for."""
-        said = [each.retry_after for each in failures if each.retry_after is not None]
-        await trio.sleep(retry.delay(spent, random.random(), min(said, default=None)))  # noqa: S311
+    def reject(self, what: object, locations: Collection[L], failure: Failure) -> bool:
+        """Exclude locations for `what`, and return whether to ask for it again.
 
-    def reject(self, what: str, endpoints: Iterable[Endpoint], failure: Failure) -> bool:
-        """Ask these endpoints no more for `what`; give whether there are others to ask."""
-        rejected = self._rejected.setdefault(what, {})
-        rejected.update(dict.fromkeys(endpoints, failure))
-        return len(self._endpoints) > 1
+        That is so unless this is the only location: the others are asked then, and if none is left,
+        the failure lists that of each.
+        """
+        self._rejected.setdefault(str(what), {}).update(dict.fromkeys(locations, failure))
+        return len(self._all) > 1
 
-    def _together(self, failures: dict[Endpoint, Failure]) -> Failure:
-        """Give one failure for all; the primary's says what it is, unless it was not asked."""
-        ordered = [(each, failures[each]) for each in self._endpoints]
-        asked = [failure for each, failure in ordered if not each.refusal]
+    def _merged(self, failures: dict[L | Refused, Failure]) -> Failure:
+        """Return one failure for all; the primary location's decides its kind, if it was asked."""
+        ordered = [(each, failures[each]) for each in self._all]
+        asked = [failures[each] for each in self.locations]
         last = asked[-1] if asked else ordered[-1][1]
         if len(ordered) == 1:
             return last
-        failure = type(last)(
-            f"{self.name}: none of {len(ordered)} endpoints could serve it: "
-            + "; ".join(f"[{each.name}] {failure.message}" for each, failure in ordered),
-            code=last.code,
-            endpoints=[
-                {
-                    "endpoint": each.name,
-                    "code": failure.code,
-                    "message": failure.message,
-                    "retryable": failure.retryable,
-                }
-                for each, failure in ordered
-            ],
+        message = f"{self.name}: none of {len(ordered)} endpoints could serve it: " + "; ".join(
+            f"[{each.name}] {failure.message}" for each, failure in ordered
         )
-        failure.retry_after = last.retry_after
-        return failure
-
-    def close(self) -> None:
-        """Let go of connections."""
-        for endpoint in self._endpoints:
-            endpoint.close()
+        details = [
+            {
+                "endpoint": each.name,
+                "code": failure.code,
+                "message": failure.message,
+                "retryable": failure.retryable,
+            }
+            for each, failure in ordered
+        ]
+        return last.merged(failures.values(), message, endpoints=details)

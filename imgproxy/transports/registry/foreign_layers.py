@@ -1,8 +1,8 @@
 """Layers outside of their registry: the `urls` of a descriptor, OCI image specification.
 
-They lead anywhere, and whoever wrote the manifest chose where. So they are fetched only when that
-is asked for, over http or https, without credentials, and not from link-local addresses, where
-clouds keep the credentials of their machines.
+The author of a manifest chooses where they lead, which may be anywhere. So they are fetched only if
+an option allows it, over http or https, without credentials, and not from link-local addresses,
+where clouds keep the credentials of their machines.
 """
 
 from __future__ import annotations
@@ -12,63 +12,54 @@ from typing import TYPE_CHECKING
 from imgproxy.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from imgproxy.host.configuration import Configuration
-    from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.transports.registry.failover import Rounds
-    from imgproxy.transports.registry.options import Access
+    from imgproxy.transports.registry.failover import Failover
+    from imgproxy.transports.registry.network import Network
+    from imgproxy.transports.registry.plain_url import PlainUrl
     from imgproxy.transports.source import Reader
 
-# More places for one layer help nobody.
+# More URLs for one layer are of no use.
 _MAX_URLS = 8
 
 
 class ForeignLayers:
-    """Layers from wherever their descriptors say, if options allow it.
+    """Layers from the URLs in their descriptors, if options allow it.
 
-    Which URL has given wrong bytes is remembered.
+    The URLs that sent wrong bytes are remembered.
     """
 
-    def __init__(
-        self, access: Access, configuration: Configuration, diagnostics: Diagnostics
-    ) -> None:
-        self._access = access
-        self._configuration = configuration
-        self._diagnostics = diagnostics
-        self._rounds: dict[tuple[Digest, tuple[str, ...]], Rounds] = {}
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._failovers: dict[tuple[Digest, tuple[str, ...]], Failover[PlainUrl]] = {}
 
     async def open(self, descriptor: Descriptor, error: NotFoundError) -> Reader:
-        """Give a layer from one of its URLs; `error` says why its source does not have it.
+        """Open a layer from one of its URLs; `error` is why its source does not have it.
 
         Raises `NotFoundError` with the URLs where they may not be asked, and `Failure`.
         """
-        places = _parsed(descriptor.urls[:_MAX_URLS])
-        if self._access.offline or not self._access.foreign_layers or not places:
-            raise self._refusal(error, [str(url) for url in places])
-        from imgproxy.transports.registry.plain_url import open_rounds
+        urls = _parsed(descriptor.urls[:_MAX_URLS])
+        options = self._network.options
+        if options.offline or not options.foreign_layers or not urls:
+            raise self._refusal(error, [str(url) for url in urls])
+        from imgproxy.transports.registry.blob_failover import open_blob
 
         key = descriptor.digest, descriptor.urls
-        if key not in self._rounds:
-            self._rounds[key] = open_rounds(
-                f"foreign layer {descriptor.digest}",
-                places,
-                self._access,
-                self._configuration,
-                self._diagnostics,
-            )
-        return await self._rounds[key].blob(descriptor)
+        if key not in self._failovers:
+            name = f"foreign layer {descriptor.digest}"
+            self._failovers[key] = self._network.urls(name, urls)
+        return await open_blob(self._failovers[key], descriptor)
 
-    def _refusal(self, error: NotFoundError, places: list[str]) -> NotFoundError:
-        """Give the failure with where the layer lies, and what would fetch it from there."""
+    def _refusal(self, error: NotFoundError, urls: list[str]) -> NotFoundError:
+        """Return the failure with where the layer is, and the option that would fetch it."""
         where = "its URLs are unusable"
-        if places:
-            offline = self._access.offline
+        if urls:
+            offline = self._network.options.offline
             option = "--offline forbids asking there" if offline else "--foreign-layers fetches it"
-            where = f"it lies at {', '.join(places)}, and {option}"
+            where = f"it is at {', '.join(urls)}, and {option}"
         return NotFoundError(
-            f"{error.message}; {where}", code=error.code, **{**error.detail, "urls": places}
+            f"{error.message}; {where}", code=error.code, **{**error.detail, "urls": urls}
         )
 
 
@@ -80,5 +71,5 @@ def _parsed(texts: tuple[str, ...]) -> list[Url]:
         try:
             found.append(urls.parse(text))
         except ValueError:
-            continue  # another one may do
+            continue  # another one may be usable
     return found

@@ -1,118 +1,200 @@
-"""What it takes to reach registries, put together from options and configuration."""
+"""The network: all that reaches registries and web servers, by options and configuration.
+
+What is expensive is kept by what it belongs to, and shared by all that is opened: connections by
+server, until the last image that uses the server is closed, and tokens by repository. Most modules
+are imported late, because a local image needs none.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy.config import endpoints
-from imgproxy.host import environment
-from imgproxy.host.credential_lookup import CredentialLookup
-from imgproxy.net.client import Client
-from imgproxy.net.dialer import Dialer
-from imgproxy.net.request import USER_AGENT
-from imgproxy.specs.http import proxy
-from imgproxy.specs.oci import distribution
-from imgproxy.transports.registry.endpoint import Endpoint
-from imgproxy.transports.registry.repository import Registry
-
 if TYPE_CHECKING:
-    from imgproxy.config.endpoints import Endpoint as Place
+    from collections.abc import Sequence
+
+    from imgproxy.config.endpoints import Endpoint
     from imgproxy.host.configuration import Configuration
     from imgproxy.host.diagnostics import Diagnostics
+    from imgproxy.net.client import Client
+    from imgproxy.net.preconnect import Preconnection
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.reference import Reference
-    from imgproxy.transports.registry.options import Access
+    from imgproxy.transports.registry.failover import Failover, Refused
+    from imgproxy.transports.registry.options import NetworkOptions
+    from imgproxy.transports.registry.plain_url import PlainUrl
+    from imgproxy.transports.registry.registry_host import RegistryHost
+    from imgproxy.transports.registry.registry_image import RegistryImage
+    from imgproxy.transports.registry.repository import Repository
     from imgproxy.transports.source import SignaturePlace
 
 
-def open_registry(
-    reference: Reference, access: Access, configuration: Configuration, diagnostics: Diagnostics
-) -> Registry:
-    """Give the registry that has an image, behind a real network. Raises `Failure`."""
-    tables = configuration.registries.registries
-    places = endpoints.find(reference, tables, mirrors=access.mirrors)
-    if access.tls_verify is not None:
-        places = [place._replace(insecure=not access.tls_verify) for place in places]
-    credential_lookup = CredentialLookup(
-        configuration, explicit=access.credentials, anonymous=access.anonymous
-    )
-    own = places[-1].reference.registry
-    build = partial(
-        _endpoint,
-        access=access,
-        configuration=configuration,
-        diagnostics=diagnostics,
-        credential_lookup=credential_lookup,
-    )
-    return Registry(
-        reference,
-        [build(place, is_own=place.reference.registry == own) for place in places],
-        retries=access.retries,
-        signatures=[
-            partial(_signatures, place, access, configuration, diagnostics) for place in places
-        ],
-    )
+class Network:
+    """What images, foreign layers and lookasides are reached by, and all of its connections.
 
+    `preconnection` is a connection that was begun at the start; the client for its origin uses it.
+    """
 
-def _signatures(
-    place: Place,
-    access: Access,
-    configuration: Configuration,
-    diagnostics: Diagnostics,
-    registry: Registry,
-    digest: Digest,
-) -> list[SignaturePlace]:
-    """Give where the signatures of a document at an endpoint are; `registry` has it alone."""
-    from imgproxy.transports.registry import attached_signatures
+    def __init__(
+        self,
+        options: NetworkOptions,
+        configuration: Configuration,
+        diagnostics: Diagnostics,
+        preconnection: Preconnection | None = None,
+    ) -> None:
+        self.options = options
+        self.configuration = configuration
+        self._diagnostics = diagnostics
+        self._preconnection = preconnection
+        self._clients: dict[tuple[str, str, bool], Client] = {}
+        self._hosts: dict[tuple[str, bool], RegistryHost] = {}
+        self._repositories: dict[tuple[RegistryHost, str, bool, bool], Repository] = {}
+        self._users: defaultdict[RegistryHost | Client, set[object]] = defaultdict(set)
 
-    if access.offline:
-        return attached_signatures.places_offline(place.reference, digest, configuration.signatures)
+    def repository(self, reference: Reference) -> RegistryImage:
+        """Return an image in the locations that registries.conf names, which are not asked yet.
 
-    def client(base: Url) -> Client:
-        return _client(base, base.authority, place, access, configuration, diagnostics)
+        Raises `DeniedError` where all of them are blocked, and `ConfigurationError`.
+        """
+        from imgproxy.config import endpoints
+        from imgproxy.transports.registry.failover import Failover
+        from imgproxy.transports.registry.registry_image import RegistryImage
 
-    return attached_signatures.places(
-        registry, place.reference, digest, configuration.signatures, client
-    )
+        found = endpoints.find(
+            reference, self.configuration.registries.registries, mirrors=self.options.mirrors
+        )
+        if self.options.tls_verify is not None:
+            insecure = not self.options.tls_verify
+            found = [each._replace(insecure=insecure) for each in found]
+        own = found[-1].reference.registry
+        user = object()
+        return RegistryImage(
+            reference,
+            Failover(
+                f"docker://{reference}",
+                [self._location(each, own, user) for each in found],
+                retries=self.options.retries,
+            ),
+            [partial(self._signatures, each, user) for each in found if not each.refusal],
+            partial(self._release, user),
+        )
 
+    def urls(self, name: str, urls: Sequence[Url]) -> Failover[PlainUrl]:
+        """Return the failover over URLs of the same content, which messages call `name`."""
+        from imgproxy.transports.registry.failover import Failover
+        from imgproxy.transports.registry.plain_url import PlainUrl
 
-def _endpoint(
-    place: Place,
-    *,
-    is_own: bool,
-    access: Access,
-    configuration: Configuration,
-    diagnostics: Diagnostics,
-    credential_lookup: CredentialLookup,
-) -> Endpoint:
-    home = distribution.registry_url("https", place.reference, "base", "")
-    client = _client(home, place.reference.registry, place, access, configuration, diagnostics)
-    if access.early is not None and access.early.url.origin == home.origin:
-        client.adopt(access.early)
-    return Endpoint(
-        place, client, credential_lookup, is_own=is_own, registry_token=access.registry_token
-    )
+        insecure = self.options.tls_verify is False
+        client = self._client(None, "", insecure=insecure)
+        locations = [PlainUrl(url, client, allow_http=insecure) for url in urls]
+        return Failover(name, locations, retries=self.options.retries)
 
+    def lookaside(self, base: Url, *, insecure: bool, user: object) -> Failover[PlainUrl]:
+        """Return the failover over the one web server that has files below the URL `base`.
 
-def _client(
-    home: Url,
-    registry: str,
-    place: Place,
-    access: Access,
-    configuration: Configuration,
-    diagnostics: Diagnostics,
-) -> Client:
-    """Give a client for what an endpoint needs at a host, which certs.d calls `registry`."""
-    proxy_for = partial(proxy.choose, environment=environment.environment())
-    dialer = Dialer(
-        home, registry, configuration.certificates, proxy_for, verify=not place.insecure
-    )
-    return Client(
-        dialer,
-        diagnostics,
-        stall_timeout=access.stall_timeout,
-        user_agent=USER_AGENT,
-        proxy_for=proxy_for,
-    )
+        `user` is the image that uses it.
+        """
+        from imgproxy.transports.registry.failover import Failover
+        from imgproxy.transports.registry.plain_url import PlainUrl
+
+        client = self._client(base, base.authority, insecure=insecure)
+        self._users[client].add(user)
+        location = PlainUrl(base, client, allow_http=False)
+        return Failover(location.name, [location], retries=self.options.retries)
+
+    def _signatures(
+        self, endpoint: Endpoint, user: object, image: RegistryImage, digest: Digest
+    ) -> list[SignaturePlace]:
+        """Return where the signatures of a document at an endpoint are; `image` has it alone."""
+        from imgproxy.transports.registry import attached_signatures
+
+        sections = self.configuration.signatures
+        if self.options.offline:
+            return attached_signatures.places_offline(endpoint.reference, digest, sections)
+        lookaside = partial(self.lookaside, insecure=endpoint.insecure, user=user)
+        return attached_signatures.places(image, endpoint.reference, digest, sections, lookaside)
+
+    def _location(self, endpoint: Endpoint, own: str, user: object) -> Repository | Refused:
+        """Return the location of an image; `own` is the registry that its name leads to."""
+        from imgproxy.transports.registry.failover import Refused
+
+        if endpoint.refusal:
+            return Refused(endpoint.reference.name, endpoint.refusal)
+        host = self._host(endpoint.reference.registry, insecure=endpoint.insecure)
+        self._users[host].add(user)
+        is_own = endpoint.reference.registry == own
+        key = host, endpoint.reference.repository, is_own, endpoint.is_mirror
+        if key not in self._repositories:
+            from imgproxy.host.credential_lookup import CredentialLookup
+            from imgproxy.transports.registry.repository import Repository
+
+            self._repositories[key] = Repository(
+                host,
+                endpoint.reference.repository,
+                CredentialLookup(
+                    self.configuration,
+                    explicit=self.options.credentials,
+                    anonymous=self.options.anonymous,
+                ),
+                is_own=is_own,
+                is_mirror=endpoint.is_mirror,
+                registry_token=self.options.registry_token,
+            )
+        return self._repositories[key]
+
+    def _release(self, user: object) -> None:
+        """Close the connections to servers that no other image uses than this one."""
+        for server, users in self._users.items():
+            if user in users:
+                users.remove(user)
+                if not users:
+                    server.close()
+
+    def _host(self, registry: str, *, insecure: bool) -> RegistryHost:
+        key = registry, insecure
+        if key not in self._hosts:
+            from imgproxy.specs.oci import distribution
+            from imgproxy.transports.registry.registry_host import RegistryHost
+
+            home = distribution.registry_url("https", registry, "", distribution.BasePath())
+            client = self._client(home, registry, insecure=insecure)
+            self._hosts[key] = RegistryHost(registry, client, insecure=insecure)
+        return self._hosts[key]
+
+    def _client(self, home: Url | None, registry: str, *, insecure: bool) -> Client:
+        """Return the client for a server, which certs.d calls `registry`, and its redirects.
+
+        `home` is None where no configuration names a server; see `Dialer`.
+        """
+        key = home.host if home else "", registry, insecure
+        if key not in self._clients:
+            client = self._clients[key] = self._new_client(home, registry, insecure=insecure)
+            if home and self._preconnection and self._preconnection.url.origin == home.origin:
+                client.adopt(self._preconnection)
+                self._preconnection = None
+        return self._clients[key]
+
+    def _new_client(self, home: Url | None, registry: str, *, insecure: bool) -> Client:
+        from imgproxy.host import environment
+        from imgproxy.net.client import Client
+        from imgproxy.net.dialer import Dialer
+        from imgproxy.net.request import USER_AGENT
+        from imgproxy.specs.http import proxy
+
+        proxy_for = partial(proxy.choose, environment=environment.environment())
+        return Client(
+            Dialer(home, registry, self.configuration.certificates, proxy_for, verify=not insecure),
+            self._diagnostics,
+            stall_timeout=self.options.stall_timeout,
+            user_agent=USER_AGENT,
+            proxy_for=proxy_for,
+        )
+
+    def close(self) -> None:
+        """Close the connections that no request uses. May be called again."""
+        if self._preconnection is not None:
+            self._preconnection.close()
+        for client in self._clients.values():
+            client.close()

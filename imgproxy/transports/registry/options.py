@@ -1,23 +1,20 @@
-"""How the world may be reached, as options say it."""
+"""What options say about the network."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from imgproxy.config.sideload_pattern import Pattern
-    from imgproxy.net.preconnect import Preconnection
     from imgproxy.specs.http.credentials import Credentials
 
 
-class Access(NamedTuple):
-    """How registries are reached, as options say it.
+class NetworkOptions(NamedTuple):
+    """What options say about the network; built by keyword only.
 
-    `tls_verify` is None where they say nothing and registries.conf decides; `retries` are per
-    megabyte of progress; `stall_timeout` is in seconds. `sideload` are the patterns of local paths
-    that stand before them. `early` is a connection that was begun at the start.
+    `tls_verify` is None where registries.conf decides. `mirrors` is false where only the primary
+    location is asked. `retries` are per mebibyte of progress; `stall_timeout` is in seconds.
+    `anonymous`: no credentials are used. `registry_token` is a bearer token, empty for none.
+    `foreign_layers`: layers may be fetched from the `urls` of their descriptors.
     """
 
     offline: bool = False
@@ -28,6 +25,4 @@ class Access(NamedTuple):
     credentials: Credentials | None = None
     anonymous: bool = False
     registry_token: str = ""
-    sideload: Sequence[Pattern] = ()
     foreign_layers: bool = False
-    early: Preconnection | None = None

@@ -1,54 +1,31 @@
-"""URLs that are asked for one thing, as a registry's endpoints are for many."""
+"""Plain URLs: files of web servers, fetched without a registry's API and without credentials."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy.host import environment
-from imgproxy.net.client import Client
-from imgproxy.net.dialer import Dialer
-from imgproxy.net.request import USER_AGENT
-from imgproxy.specs.http import proxy
 from imgproxy.specs.oci import distribution
-from imgproxy.transports.registry.endpoint import OK, check_encoding, discard, follow
-from imgproxy.transports.registry.failover import Rounds
+from imgproxy.specs.oci.distribution import BlobPath
+from imgproxy.transports.registry.blob_part import open_part
+from imgproxy.transports.registry.redirects import OK, check_encoding, discard, follow
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
-    from imgproxy.host.configuration import Configuration
-    from imgproxy.host.diagnostics import Diagnostics
+    from imgproxy.net.client import Client
     from imgproxy.net.response import Response
+    from imgproxy.specs.http.content_range import Range
     from imgproxy.specs.http.url import Url
-    from imgproxy.transports.registry.options import Access
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.distribution import ApiPath
+    from imgproxy.transports.registry.blob_part import Part
 
 
-def open_rounds(
-    name: str,
-    urls: Sequence[Url],
-    access: Access,
-    configuration: Configuration,
-    diagnostics: Diagnostics,
-) -> Rounds:
-    """Give the rounds over URLs that should all have the same, which is called `name`."""
-    proxy_for = partial(proxy.choose, environment=environment.environment())
-    verify = access.tls_verify is not False
-    client = Client(
-        Dialer(None, "", configuration.certificates, proxy_for, verify=verify),
-        diagnostics,
-        stall_timeout=access.stall_timeout,
-        user_agent=USER_AGENT,
-        proxy_for=proxy_for,
-    )
-    endpoints = [_Elsewhere(url, client, allow_http=not verify) for url in urls]
-    return Rounds(name, endpoints, retries=access.retries)
+class PlainUrl:
+    """A URL as a location of `failover`: that of a blob, or a directory of files.
 
-
-class _Elsewhere:
-    """A URL as an `Endpoint`, which has one thing only."""
-
-    refusal = ""
+    `allow_http` allows redirects from https to http.
+    """
 
     def __init__(self, url: Url, client: Client, *, allow_http: bool) -> None:
         self.name = str(url)
@@ -57,17 +34,32 @@ class _Elsewhere:
         self._client = client
         self._allow_http = allow_http
 
-    async def get(
-        self, kind: str, name: str, fields: dict[str, str], *, wanted: Collection[int] = OK
+    async def blob(self, digest: Digest, wanted: Range | None = None) -> Part:
+        """See `BlobLocation`; the URL is that of the blob."""
+        path = BlobPath(digest)
+
+        async def get(fields: dict[str, str], *, wanted: Collection[int] = OK) -> Response:
+            return await self._get(self._url, path, fields, wanted)
+
+        return await open_part(get, wanted)
+
+    async def read(self, name: str, kind: str, limit: int) -> bytes:
+        """Return a file by its name, which is appended to the URL. Raises `Failure`.
+
+        `kind` describes the file in messages; `limit` is the greatest number of bytes.
+        """
+        url = self._url._replace(target=self._url.target + name)
+        response = await self._get(url, kind, {}, OK)
+        return await response.read(limit)
+
+    async def _get(
+        self, url: Url, asked: ApiPath | str, fields: dict[str, str], wanted: Collection[int]
     ) -> Response:
         response = await follow(
-            self._client.get, self._url, lambda _: fields, allow_http=self._allow_http
+            self._client.get, url, lambda _: fields, allow_http=self._allow_http
         )
         if response.status not in wanted:
             body = await discard(response)
-            raise distribution.failure(response.url, response.status, body, kind, name)
+            raise distribution.failure(response.url, response.status, body, asked)
         check_encoding(response)
         return response
-
-    def close(self) -> None:
-        self._client.close()

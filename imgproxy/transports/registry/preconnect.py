@@ -43,7 +43,12 @@ def begin(
             return None
         policies.evaluate(configuration.policy(), "docker", policies.scopes_of(name), image)
         endpoint = endpoints.find(name, configuration.registries.registries, mirrors=mirrors)[0]
-        url = distribution.registry_url("https", endpoint.reference, "manifest", name.manifest)
+        url = distribution.registry_url(
+            "https",
+            endpoint.reference.registry,
+            endpoint.reference.repository,
+            distribution.ManifestPath(name.manifest),
+        )
         if endpoint.refusal or endpoint.insecure or proxy.choose(url, environment.environment()):
             return None
     except Failure:

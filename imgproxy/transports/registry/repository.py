@@ -1,103 +1,158 @@
-"""`docker://`: an image at a registry, or wherever the configuration says that it is.
+"""A repository at a registry: requests for what it has, and what the responses hold.
 
-containers-registries.conf(5) gives the endpoints: mirrors in their order, then the primary
-location.
+What to ask for and what an answer means is decided by `specs.oci.distribution`. A request is sent
+once: trying again, and at another location, is up to `failover`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy.errors import BadUpstreamError
-from imgproxy.specs.http import retry
+from imgproxy.errors import BadUpstreamError, DeniedError, closing_on_error
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import distribution
+from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.distribution import (
+    BasePath,
+    BlobPath,
+    ManifestPath,
+    ReferrersPath,
+    SignaturesPath,
+)
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.transports.registry.failover import Rounds
-from imgproxy.transports.source import Document, docker_identity
+from imgproxy.transports.registry.authorization import Authorization
+from imgproxy.transports.registry.blob_part import open_part
+from imgproxy.transports.registry.redirects import OK, check_encoding, discard, retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
+    from imgproxy.errors import Failure
+    from imgproxy.host.credential_lookup import CredentialLookup
     from imgproxy.net.response import Response
+    from imgproxy.specs.http.content_range import Range
+    from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
-    from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.specs.oci.reference import Reference
-    from imgproxy.transports.registry.failover import Endpoint
-    from imgproxy.transports.source import SignaturePlace
+    from imgproxy.specs.oci.distribution import ApiPath
+    from imgproxy.transports.registry.blob_part import Part
+    from imgproxy.transports.registry.registry_host import RegistryHost
 
-# Gives the places of the signatures for a document, at the only endpoint of a registry.
-Signatures = Callable[["Registry", "Digest"], "list[SignaturePlace]"]
+# The header field that announces the extension counts in a refusal as well.
+_ANY_STATUS = range(100, 600)
 
 
-class Registry(Rounds):
-    """An image by its logical reference, at these endpoints. See `Source` and `Rounds`.
+class FoundManifest(NamedTuple):
+    """A manifest or an index as a registry sent it.
 
-    `signatures` say for each endpoint where those of the image at it are, where anybody knows.
+    `digest` is that of `Docker-Content-Digest`, None where there is no usable algorithm in it.
+    """
+
+    raw: bytes
+    media_type: str
+    digest: Digest | None
+
+
+class Repository:
+    """A repository at a registry, with its authorization; a location of `failover`.
+
+    `is_own`: it is at the registry that the image's name leads to, which is the only one to receive
+    credentials that options give; `registry_token` is such a one, empty for none. `is_mirror` is
+    for debug messages. All methods raise `Failure`.
     """
 
     def __init__(
         self,
-        reference: Reference,
-        endpoints: Sequence[Endpoint],
+        host: RegistryHost,
+        repository: str,
+        credential_lookup: CredentialLookup,
         *,
-        retries: int,
-        signatures: Sequence[Signatures] = (),
+        is_own: bool,
+        is_mirror: bool = False,
+        registry_token: str = "",
     ) -> None:
-        super().__init__(f"docker://{reference}", endpoints, retries=retries)
-        self.identity = docker_identity(reference)
-        self._signatures = signatures
-        self._reference = reference
-
-    async def root(self) -> Document:
-        """See `Source`."""
-        return await self._document(self._reference.manifest, self._reference.digest, None)
-
-    async def tagged(self, tag: str) -> Document:
-        """Give a document by a tag of its own in the image's repository."""
-        return await self._document(tag, None, None)
-
-    async def document(self, descriptor: Descriptor) -> Document:
-        """See `Source`."""
-        document = await self._document(str(descriptor.digest), descriptor.digest, descriptor.size)
-        # The index is trusted, the header of the reply is not.
-        return document._replace(media_type=descriptor.media_type or document.media_type)
-
-    async def _document(self, name: str, digest: Digest | None, size: int | None) -> Document:
-        async def ask(endpoint: Endpoint) -> tuple[bytes, str, Digest | None]:
-            accept = {"Accept": distribution.ACCEPT_MANIFESTS}
-            response = await endpoint.get("manifest", name, accept)
-            said = _content_digest(response)
-            raw = await response.read(MAX_DOCUMENT_SIZE)
-            return raw, response.header("content-type"), said
-
-        budget = retry.Budget(self.retries)
-        endpoint, found, _ = await self.ask(name, ask, budget, primary_decides=True)
-        raw, media_type, said = found
-        named = tuple(each for each in (digest, said) if each is not None)
-        where = f"{self.name}: manifest {name} from {endpoint.name}"
-        return Document(
-            raw,
-            media_type,
-            named,
-            size,
-            where,
-            lambda failure: self.reject(name, [endpoint], failure),
+        self.name = f"{host.registry}/{repository}"
+        self.demerits = 0
+        self._host = host
+        self._repository = repository
+        self._kind = "mirror" if is_mirror else "registry"
+        self._authorization = Authorization(
+            repository,
+            partial(credential_lookup.find, host.registry, repository, is_own=is_own),
+            self._send,
+            allow_http=host.insecure,
+            registry_token=registry_token if is_own else "",
         )
 
-    def signatures(self, digest: Digest) -> list[SignaturePlace]:
-        """See `Source`. Those of each endpoint are apart: one of them may have none."""
-        return [
-            place
-            for endpoint, find in zip(self._endpoints, self._signatures, strict=False)
-            if not endpoint.refusal
-            for place in find(Registry(self._reference, [endpoint], retries=self.retries), digest)
-        ]
+    async def manifest(self, name: str) -> FoundManifest:
+        """Return a manifest or an index by a tag or a digest."""
+        response = await self._get(ManifestPath(name), {"Accept": distribution.ACCEPT_MANIFESTS})
+        with closing_on_error(response):
+            digest = _content_digest(response)
+        raw = await response.read(MAX_DOCUMENT_SIZE)
+        return FoundManifest(raw, response.header("content-type"), digest)
+
+    async def blob(self, digest: Digest, wanted: Range | None = None) -> Part:
+        """Return the response with a blob, or with the wanted rest of it, to be read."""
+        path = BlobPath(digest)
+
+        async def get(fields: dict[str, str], *, wanted: Collection[int] = OK) -> Response:
+            return await self._get(path, fields, wanted=wanted)
+
+        return await open_part(get, wanted)
+
+    async def referrers(self, digest: Digest, query: str) -> tuple[bytes, str]:
+        """Return a page of the list of what refers to a digest, and its `Link` field."""
+        response = await self._get(ReferrersPath(digest, query), {"Accept": types.OCI_INDEX})
+        return await response.read(MAX_DOCUMENT_SIZE), response.header("link")
+
+    async def has_signatures(self) -> bool:
+        """Return whether the registry announces the extension for signatures."""
+        response = await self._get(BasePath(), {}, wanted=_ANY_STATUS)
+        await discard(response)
+        return response.header("x-registry-supports-signatures") == "1"
+
+    async def signatures(self, digest: Digest, limit: int) -> bytes:
+        """Return the signatures that the extension has, at most `limit` bytes of them."""
+        response = await self._get(SignaturesPath(digest), {})
+        return await response.read(limit)
+
+    async def _get(
+        self, path: ApiPath, fields: dict[str, str], *, wanted: Collection[int] = OK
+    ) -> Response:
+        """Return the response; a status that is not `wanted` raises `Failure`."""
+        url = await self._host.url(self._repository, path)
+        response, body = await self._authorization.request(url, fields)
+        if response.status not in wanted:
+            raise await self._failure(response, body, path)
+        check_encoding(response)
+        return response
+
+    async def _send(
+        self, url: Url, fields: dict[str, str], authorization: str, *, form: bytes | None = None
+    ) -> Response:
+        source = self._authorization.source
+        shown = f", credentials from {source}" if source else ""
+        note = f" ({self._kind} {self.name}{shown})"
+        return await self._host.get(url, fields, authorization, form=form, note=note)
+
+    async def _failure(self, response: Response, body: bytes, path: ApiPath) -> Failure:
+        body = body or await discard(response)
+        wait = retry_after(response)
+        failure = distribution.failure(response.url, response.status, body, path, retry_after=wait)
+        if response.status != 401:
+            return failure
+        source = self._authorization.source
+        reason = (
+            f"the credentials from {source} were refused"
+            if source
+            else f"there are no credentials for {self.name}"
+        )
+        return DeniedError(f"{failure.message}: {reason}", code=failure.code, retry_after=wait)
 
 
 def _content_digest(response: Response) -> Digest | None:
-    """Give the digest that the registry says the manifest has.
+    """Return the digest that the registry claims for a manifest.
 
     One by an algorithm that is not available is merely mentioned, and no obstacle.
     """
@@ -107,7 +162,6 @@ def _content_digest(response: Response) -> Digest | None:
     try:
         digest = digests.parse(text)
     except ValueError as error:
-        response.close()
         raise BadUpstreamError(
             f"GET {response.url}: its Docker-Content-Digest is unusable: {error}"
         ) from None

@@ -1,52 +1,58 @@
-"""A blob on its way from a registry, over whatever breaks.
+"""A blob that is received in spite of broken connections.
 
-A body that is cut off or stalls is gone on with at the byte reached, at the same endpoint or
-another, by the registry's own URL, so that a redirect is a fresh one. Nothing is verified here;
-what was received stays as it is, so whoever hashes it goes on hashing.
+A body that is cut off or stalls is continued at the byte reached, at the same location or at
+another. Nothing is verified here; what was received stays valid, so that whatever hashes it
+continues hashing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.errors import Failure, UnavailableError
-from imgproxy.specs.http import content_range, retry
-from imgproxy.specs.http.content_range import Range, Rest
 
 if TYPE_CHECKING:
-    from imgproxy.net.response import Response
-    from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.transports.registry.failover import Endpoint, Rounds
+    from imgproxy.transports.registry.blob_part import Part
 
-_WITH_RANGE = frozenset({200, 206, 416})
-
-_SKIPPED = 256 * 1024
-
-# A server may give less than it was asked for, and be asked for the next part; but not by morsels.
+# A server may send less than it was asked for, and the next part is then asked for without a pause;
+# tiny parts count as failures, since each costs a request.
 MIN_PART = 64 * 1024
 
 
-class Transfer:
-    """A blob being received; it began with the `response` of an `endpoint`. See `Reader`."""
-
-    def __init__(
-        self, rounds: Rounds, descriptor: Descriptor, endpoint: Endpoint, response: Response
-    ) -> None:
-        self.size = response.size
-        self._rounds = rounds
-        self._descriptor = descriptor
-        self._response = response
-        self._endpoint = endpoint
-        self._givers = [endpoint]
-        self._position = self._promised = 0
-        self._budget = retry.Budget(rounds.retries)
+class Supply(Protocol):
+    """The locations that a blob is received from."""
 
     @property
     def name(self) -> str:
-        """What stands for the blob in messages, with all who gave a part of it."""
-        places = dict.fromkeys(giver.name for giver in self._givers)
-        blob = f"{self._rounds.name}: blob {self._descriptor.digest}"
-        return f"{blob} from {' and '.join(places)}"
+        """What stands for the blob in messages, with all locations that sent a part of it."""
+
+    async def rest(self, offset: int, failure: Failure | None) -> Part:
+        """Return the rest from a byte on; `failure` is why it is needed, None after a part.
+
+        Raises `Failure` when all retries are used up.
+        """
+
+    def reject(self, failure: Failure) -> bool:
+        """Reject the locations that sent a part of the blob; see `Reader.reject`."""
+
+
+class ResumableBlob:
+    """A blob of `length` bytes that is being received, beginning with `part`. See `Reader`.
+
+    `size` is that of the first response, None where it did not announce one.
+    """
+
+    def __init__(self, supply: Supply, length: int, part: Part) -> None:
+        self.size = part.response.size
+        self._supply = supply
+        self._length = length
+        self._response, self._promised = part
+        self._position = 0
+
+    @property
+    def name(self) -> str:
+        """See `Reader`."""
+        return self._supply.name
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`. Raises `Failure` only when all retries are used up."""
@@ -54,80 +60,37 @@ class Transfer:
             try:
                 count = await self._response.receive_into(buffer)
             except Failure as failure:
-                if self._position >= self._descriptor.size:
-                    return 0  # all bytes are there; whether they are right, the digest tells
-                await self._go_on(failure)
+                if self._position >= self._length:
+                    return 0  # all bytes are there; verification compares them
+                await self._continue(failure)
                 continue
             if count == 0 and self._is_early_end():
-                if self._promised >= MIN_PART:
-                    await self._ask_for_rest()
-                else:
-                    words = f"{self.name}: ended after {self._position} bytes"
-                    await self._go_on(UnavailableError(words))
+                await self._continue(
+                    None
+                    if self._promised >= MIN_PART
+                    else UnavailableError(f"{self.name}: ended after {self._position} bytes")
+                )
                 continue
             self._position += count
             return count
 
     def _is_early_end(self) -> bool:
-        """Whether an end is that of a part or of the connection; else a short reply is a lie."""
+        """Return whether a part or a connection ended before the blob.
+
+        Any other response that is too short is complete, and does not verify.
+        """
         is_part = self._response.status == 206 or self._response.ends_by_close
-        return is_part and self._position < self._descriptor.size
+        return is_part and self._position < self._length
 
-    async def _go_on(self, failure: Failure) -> None:
-        """Find somebody who has the rest; raises `Failure` when nobody is left to be asked."""
+    async def _continue(self, failure: Failure | None) -> None:
+        """Replace the response by one with the rest. Raises `Failure`."""
         self._response.close()
-        self._endpoint.demerits += 1
-        budget = self._budget.after_failure(self._position)
-        if budget is None:
-            raise failure
-        self._budget = budget
-        await self._rounds.pause(budget.spent, [failure])
-        await self._ask_for_rest()
-
-    async def _ask_for_rest(self) -> None:
-        self._endpoint, self._response, self._budget = await self._rounds.ask(
-            str(self._descriptor.digest), self._rest, self._budget
-        )
-        self._givers.append(self._endpoint)
-
-    async def _rest(self, endpoint: Endpoint) -> Response:
-        """Give a reply that is positioned at the byte reached."""
-        wanted = Range(self._position, self._descriptor.size)
-        digest = str(self._descriptor.digest)
-        response = await endpoint.get("blob", digest, {"Range": wanted.field}, wanted=_WITH_RANGE)
-        try:
-            rest = content_range.answer(
-                response.url,
-                wanted,
-                response.status,
-                response.headers("content-range"),
-                response.size,
-            )
-            if rest is None:  # it has no ranges, but may have the whole
-                response.close()
-                response = await endpoint.get("blob", digest, {})
-                rest = Rest(self._position, wanted.size - wanted.offset)
-            await _skip(response, rest.skip)
-            self._promised = rest.length
-        except BaseException:
-            response.close()
-            raise
-        return response
+        self._response, self._promised = await self._supply.rest(self._position, failure)
 
     def reject(self, failure: Failure) -> bool:
-        """See `Reader`. Everybody who gave a part of it is suspect."""
-        return self._rounds.reject(str(self._descriptor.digest), self._givers, failure)
+        """See `Reader`."""
+        return self._supply.reject(failure)
 
     def close(self) -> None:
         """See `Reader`."""
         self._response.close()
-
-
-async def _skip(response: Response, count: int) -> None:
-    """Receive what was had before from a server that knows no ranges."""
-    scratch = memoryview(bytearray(min(count, _SKIPPED)))
-    while count:
-        received = await response.receive_into(scratch[:count])
-        if received == 0:
-            raise UnavailableError(f"GET {response.url}: ended before the byte that was reached")
-        count -= received

@@ -14,14 +14,20 @@ from imgproxy.errors import (
     UnavailableError,
 )
 from imgproxy.specs.http.url import Url, parse
+from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.distribution import (
     ACCEPT_MANIFESTS,
+    ApiPath,
+    BasePath,
+    BlobPath,
+    ManifestPath,
+    ReferrersPath,
+    SignaturesPath,
     failure,
     redirect,
     refusal,
     registry_url,
 )
-from imgproxy.specs.oci.reference import parse_reference
 
 HERE = parse("https://quay.io/v2/os/blobs/x?signature=secret")
 
@@ -38,25 +44,49 @@ def test_every_manifest_that_is_read_is_accepted_and_no_other() -> None:
 # --- URLs -------------------------------------------------------------------------------------
 
 
+DIGEST = digests.parse("sha256:" + "a" * 64)
+BLOB = BlobPath(DIGEST)
+MANIFEST = ManifestPath("v1")
+
+
 @pytest.mark.parametrize(
-    ("reference", "kind", "name", "url"),
+    ("registry", "url"),
     [
-        (
-            "busybox",
-            "manifest",
-            "v1",
-            "https://registry-1.docker.io/v2/library/busybox/manifests/v1",
-        ),
-        ("quay.io/a/b", "manifest", "sha256:x", "https://quay.io/v2/a/b/manifests/sha256:x"),
-        ("localhost:5000/a", "blob", "sha256:x", "https://localhost:5000/v2/a/blobs/sha256:x"),
-        ("[::1]:5000/a", "blob", "sha256:x", "https://[::1]:5000/v2/a/blobs/sha256:x"),
-        ("Quay.IO/a", "blob", "sha256:x", "https://quay.io/v2/a/blobs/sha256:x"),
+        ("docker.io", "https://registry-1.docker.io/v2/a/b/manifests/v1"),
+        ("quay.io", "https://quay.io/v2/a/b/manifests/v1"),
+        ("localhost:5000", "https://localhost:5000/v2/a/b/manifests/v1"),
+        ("[::1]:5000", "https://[::1]:5000/v2/a/b/manifests/v1"),
+        ("Quay.IO", "https://quay.io/v2/a/b/manifests/v1"),
     ],
 )
-def test_manifests_and_blobs_have_their_paths(
-    reference: str, kind: str, name: str, url: str
+def test_the_name_of_a_registry_is_its_host(registry: str, url: str) -> None:
+    assert str(registry_url("https", registry, "a/b", MANIFEST)) == url
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "text"),
+    [
+        (BasePath(), "/v2/", "base"),
+        (MANIFEST, "/v2/a/b/manifests/v1", "manifest v1"),
+        (ManifestPath(str(DIGEST)), f"/v2/a/b/manifests/{DIGEST}", f"manifest {DIGEST}"),
+        (BLOB, f"/v2/a/b/blobs/{DIGEST}", f"blob {DIGEST}"),
+        (
+            ReferrersPath(DIGEST, "artifactType=x"),
+            f"/v2/a/b/referrers/{DIGEST}?artifactType=x",
+            f"referrers {DIGEST}?artifactType=x",
+        ),
+        (
+            SignaturesPath(DIGEST),
+            f"/extensions/v2/a/b/signatures/{DIGEST}",
+            f"signatures {DIGEST}",
+        ),
+    ],
+)
+def test_what_a_registry_has_is_at_a_path_and_has_a_text(
+    path: ApiPath, target: str, text: str
 ) -> None:
-    assert str(registry_url("https", parse_reference(reference), kind, name)) == url
+    assert registry_url("https", "quay.io", "a/b", path).target == target
+    assert str(path) == text
 
 
 # --- redirects --------------------------------------------------------------------------------
@@ -143,35 +173,35 @@ def said(*codes: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "leaf", "code"),
+    ("status", "body", "path", "leaf", "code"),
     [
-        (404, b"", "manifest", NotFoundError, "MANIFEST_UNKNOWN"),
-        (404, b"", "blob", NotFoundError, "BLOB_UNKNOWN"),
-        (404, said("MANIFEST_UNKNOWN"), "manifest", NotFoundError, "MANIFEST_UNKNOWN"),
-        (404, said("X", "NAME_UNKNOWN"), "manifest", NotFoundError, "NAME_UNKNOWN"),
-        (404, said("NAME_UNKNOWN"), "blob", NotFoundError, "NAME_UNKNOWN"),
-        (401, b"", "manifest", DeniedError, "UNAUTHORIZED"),
-        (403, said("DENIED"), "manifest", DeniedError, "DENIED"),
-        (429, b"", "blob", UnavailableError, "TOOMANYREQUESTS"),
-        (500, b"", "blob", UnavailableError, "UNAVAILABLE"),
-        (502, b"", "blob", UnavailableError, "UNAVAILABLE"),
-        (503, b"", "blob", UnavailableError, "UNAVAILABLE"),
-        (599, b"", "blob", UnavailableError, "UNAVAILABLE"),
-        (201, b"", "blob", BadUpstreamError, "BAD_UPSTREAM"),
-        (204, b"", "blob", BadUpstreamError, "BAD_UPSTREAM"),
-        (206, b"", "blob", BadUpstreamError, "BAD_UPSTREAM"),
-        (304, b"", "blob", BadUpstreamError, "BAD_UPSTREAM"),
-        (400, b"", "blob", BadUpstreamError, "BAD_UPSTREAM"),
-        (416, b"", "blob", BadUpstreamError, "BAD_UPSTREAM"),
+        (404, b"", MANIFEST, NotFoundError, "MANIFEST_UNKNOWN"),
+        (404, b"", BLOB, NotFoundError, "BLOB_UNKNOWN"),
+        (404, said("MANIFEST_UNKNOWN"), MANIFEST, NotFoundError, "MANIFEST_UNKNOWN"),
+        (404, said("X", "NAME_UNKNOWN"), MANIFEST, NotFoundError, "NAME_UNKNOWN"),
+        (404, said("NAME_UNKNOWN"), BLOB, NotFoundError, "NAME_UNKNOWN"),
+        (401, b"", MANIFEST, DeniedError, "UNAUTHORIZED"),
+        (403, said("DENIED"), MANIFEST, DeniedError, "DENIED"),
+        (429, b"", BLOB, UnavailableError, "TOOMANYREQUESTS"),
+        (500, b"", BLOB, UnavailableError, "UNAVAILABLE"),
+        (502, b"", BLOB, UnavailableError, "UNAVAILABLE"),
+        (503, b"", BLOB, UnavailableError, "UNAVAILABLE"),
+        (599, b"", BLOB, UnavailableError, "UNAVAILABLE"),
+        (201, b"", BLOB, BadUpstreamError, "BAD_UPSTREAM"),
+        (204, b"", BLOB, BadUpstreamError, "BAD_UPSTREAM"),
+        (206, b"", BLOB, BadUpstreamError, "BAD_UPSTREAM"),
+        (304, b"", BLOB, BadUpstreamError, "BAD_UPSTREAM"),
+        (400, b"", BLOB, BadUpstreamError, "BAD_UPSTREAM"),
+        (416, b"", BLOB, BadUpstreamError, "BAD_UPSTREAM"),
     ],
 )
 def test_a_registry_s_refusal_has_a_meaning(
-    status: int, body: bytes, kind: str, leaf: type[Failure], code: str
+    status: int, body: bytes, path: ApiPath, leaf: type[Failure], code: str
 ) -> None:
-    found = failure(HERE, status, body, kind, "x")
+    found = failure(HERE, status, body, path, retry_after=7)
     assert type(found) is leaf
-    assert found.code == code
-    assert found.message.startswith(f"{kind} x: GET https://quay.io/v2/os/blobs/x?…: {status}")
+    assert (found.code, found.retry_after) == (code, 7)
+    assert found.message.startswith(f"{path}: GET https://quay.io/v2/os/blobs/x?…: {status}")
 
 
 @pytest.mark.parametrize(
@@ -215,11 +245,11 @@ def test_a_status_has_a_meaning_whatever_was_asked(
 def test_a_registry_s_own_words_are_quoted_where_it_speaks_as_specified(
     body: bytes, words: str
 ) -> None:
-    assert failure(HERE, 400, body, "blob", "x").message == (
-        f"blob x: GET https://quay.io/v2/os/blobs/x?…: 400{words}"
+    assert failure(HERE, 400, body, "a blob").message == (
+        f"a blob: GET https://quay.io/v2/os/blobs/x?…: 400{words}"
     )
 
 
 def test_a_registry_s_own_words_are_bounded() -> None:
     body = json.dumps({"errors": [{"code": "A", "message": "a" * 10_000}]}).encode()
-    assert len(failure(HERE, 400, body, "blob", "x").message) < 400
+    assert len(failure(HERE, 400, body, "a blob").message) < 400

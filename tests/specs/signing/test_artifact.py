@@ -20,8 +20,8 @@ PART = digests.parse(digest_of(b"x"))
 def test_tags_are_made_of_the_digest() -> None:
     assert artifact.attachments_tag(DIGEST) == f"sha256-{'a' * 64}.sig"
     assert artifact.referrers_tag(DIGEST) == f"sha256-{'a' * 64}"
-    assert artifact.referrers_name(DIGEST, BUNDLE) == (
-        f"{DIGEST}?artifactType=application%2Fvnd.dev.sigstore.bundle.v0.3%2Bjson"
+    assert artifact.referrers_query(BUNDLE) == (
+        "artifactType=application%2Fvnd.dev.sigstore.bundle.v0.3%2Bjson"
     )
 
 
@@ -38,7 +38,7 @@ def test_tags_are_made_of_the_digest() -> None:
     ],
 )
 def test_a_list_goes_on_as_the_registry_says(link: str, query: str | None) -> None:
-    assert artifact.following(DIGEST, link) == (query and f"{DIGEST}?{query}")
+    assert artifact.next_query(link) == query
 
 
 DESCRIPTOR = {"mediaType": "a/b", "digest": str(PART), "size": 1}

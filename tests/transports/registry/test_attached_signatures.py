@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.images import OCI_INDEX, OCI_MANIFEST, Json, digest_of
-from support.registries import BASE, PLACES, REFERENCE, STALL, endpoint, place, registry
+from support.registries import BASE, PLACES, REFERENCE, STALL, image_at, place, registry
 from support.sigstores import BUNDLE, PAYLOAD
 from support.streams import Exchange, Notes, Script, answer, asked, refused, virtual_time
 
@@ -28,12 +28,15 @@ from imgproxy.specs.signing.signature import (
     SimpleSignature,
 )
 from imgproxy.transports.registry import attached_signatures
-from imgproxy.transports.registry.repository import Registry
+from imgproxy.transports.registry.failover import Failover
+from imgproxy.transports.registry.plain_url import PlainUrl
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
+    from imgproxy.specs.http.url import Url
+    from imgproxy.transports.registry.registry_image import RegistryImage
     from imgproxy.transports.source import SignaturePlace
 
 DIGEST = digests.parse("sha256:" + "a" * 64)
@@ -60,36 +63,30 @@ async def places(
     retries: int = 0,
     unreachable: dict[str, float | Exception] | None = None,
 ) -> AsyncIterator[list[SignaturePlace]]:
-    """Give the places at a registry that plays a script, together with lookasides."""
+    """Return the places at a registry that plays a script, together with lookasides."""
     script = Script(*exchanges, unreachable=unreachable)
-    at = place(reference)
-    client = partial(Client, script, Notes(), stall_timeout=STALL, user_agent="test/1")
-    find = partial(_places, section=section, client=client, reference=reference)
-    source = Registry(
-        parse_reference(reference), [endpoint(script, at)], retries=retries, signatures=[find]
-    )
-    try:
-        yield source.signatures(DIGEST)
-    finally:
-        source.close()
-    script.check()
+    client = Client(script, Notes(), stall_timeout=STALL, user_agent="test/1")
 
-
-def _places(
-    alone: Registry,
-    digest: digests.Digest,
-    *,
-    section: Section,
-    client: Any,  # noqa: ANN401
-    reference: str,
-) -> list[SignaturePlace]:
     def sections(scopes: Iterable[str]) -> Section:
         assert next(iter(scopes)) == reference
         return section
 
-    return attached_signatures.places(
-        alone, parse_reference(reference), digest, sections, lambda _: client()
-    )
+    def connect(base: Url) -> Failover[PlainUrl]:
+        location = PlainUrl(base, client, allow_http=False)
+        return Failover(location.name, [location], retries=retries)
+
+    def find(image: RegistryImage, digest: digests.Digest) -> list[SignaturePlace]:
+        return attached_signatures.places(
+            image, parse_reference(reference), digest, sections, connect
+        )
+
+    source = image_at(script, [place(reference)], reference, retries=retries, signatures=[find])
+    try:
+        yield source.signatures(DIGEST)
+    finally:
+        source.close()
+        client.close()
+    script.check()
 
 
 async def found(section: Section, *exchanges: Exchange, **named: Any) -> list[Signature]:  # noqa: ANN401
@@ -113,7 +110,7 @@ async def failure_of(section: Section, *exchanges: Exchange, **named: Any) -> Fa
 
 
 def filled(directory: Path, *contents: bytes) -> Section:
-    """Give a lookaside with these signatures."""
+    """Return a lookaside with these signatures."""
     at = directory / TAIL
     at.mkdir(parents=True)
     for n, content in enumerate(contents, 1):
@@ -434,15 +431,16 @@ async def test_bundles_that_cannot_be_had_say_so() -> None:
 async def test_each_endpoint_has_its_own_places() -> None:
     seen: list[str] = []
 
-    def find(name: str, alone: Registry, digest: digests.Digest) -> list[SignaturePlace]:
+    def find(name: str, alone: RegistryImage, digest: digests.Digest) -> list[SignaturePlace]:
         seen.append(f"{name} {alone.name} {digest}")
         return []
 
     blocked = place("blocked.test/x/os:1", is_mirror=True, refusal="blocked")
     every = [blocked, *PLACES]
+    found = [partial(find, each.reference.registry) for each in PLACES]
     async with registry(places=every) as (source, _):
         assert source.signatures(DIGEST) == []
-        source._signatures = [partial(find, each.reference.registry) for each in every]
+    async with registry(places=every, signatures=found) as (source, _):
         assert source.signatures(DIGEST) == []
     assert seen == [
         f"{host} docker://{REFERENCE} {DIGEST}"

@@ -1,4 +1,4 @@
-"""Several endpoints for one thing: rounds, pauses, retries, and what one error says of all."""
+"""Several locations for one thing: their order, pauses, retries, and the one failure for all."""
 
 from __future__ import annotations
 
@@ -32,15 +32,23 @@ from support.registries import (
 )
 from support.streams import END, SILENCE, Step, answer, asked, elapsing, head, refused, virtual_time
 
-from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.errors import (
+    ConfigurationError,
+    DeniedError,
+    Failure,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
 from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.transports.registry.failover import Failover, Refused
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.transports.registry.repository import Registry
+    from imgproxy.transports.registry.registry_image import RegistryImage
 
 BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
 UNAVAILABLE = (503, "UNAVAILABLE", True)
@@ -50,7 +58,134 @@ WRONG_DIGEST = (422, "DIGEST_INVALID", False)
 RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
 
-# --- rounds -------------------------------------------------------------------------------------
+# --- alone ---------------------------------------------------------------------------------------
+
+
+class Place:
+    """A location that answers with its name, or fails in this order; `asked` counts."""
+
+    def __init__(self, name: str, *failures: Failure) -> None:
+        self.name = name
+        self.demerits = 0
+        self.asked = 0
+        self._failures = list(failures)
+
+    async def answer(self) -> str:
+        await trio.lowlevel.checkpoint()
+        self.asked += 1
+        if self._failures:
+            raise self._failures.pop(0)
+        return self.name
+
+
+def over(*locations: Place | Refused, retries: int = 0) -> Failover[Place]:
+    return Failover("the image", locations, retries=retries)
+
+
+@virtual_time
+async def test_the_first_that_answers_is_asked_alone() -> None:
+    one, two = Place("one"), Place("two")
+    assert await over(one, two).ask("x", Place.answer) == "one"
+    assert (one.asked, two.asked) == (1, 0)
+
+
+@virtual_time
+async def test_what_was_rejected_is_rejected_for_the_same_thing_alone() -> None:
+    one, two = Place("one"), Place("two")
+    failover = over(one, two)
+    assert failover.reject("x", [one], InvalidError("wrong"))
+    assert await failover.ask("x", Place.answer) == "two"
+    assert await failover.ask("y", Place.answer) == "one"
+    assert (one.demerits, two.demerits) == (0, 0)
+
+
+@virtual_time
+async def test_things_of_different_kinds_are_different_though_their_digest_is_one() -> None:
+    one, two = Place("one"), Place("two")
+    failover = over(one, two)
+    digest = described(MANIFEST).digest
+    failover.reject(distribution.BlobPath(digest), [one], InvalidError("wrong"))
+    assert await failover.ask(distribution.BlobPath(digest), Place.answer) == "two"
+    assert await failover.ask(distribution.SignaturesPath(digest), Place.answer) == "one"
+    assert await failover.ask(distribution.ManifestPath(str(digest)), Place.answer) == "one"
+
+
+@virtual_time
+async def test_when_all_are_rejected_none_is_asked_and_each_is_named() -> None:
+    one, two = Place("one"), Place("two")
+    failover = over(one, two, retries=5)
+    for place_ in (one, two):
+        assert failover.reject("x", [place_], InvalidError(f"{place_.name} is wrong"))
+    with elapsing(0), pytest.raises(InvalidError) as raised:
+        await failover.ask("x", Place.answer)
+    assert raised.value.message == (
+        "the image: none of 2 endpoints could serve it: [one] one is wrong; [two] two is wrong"
+    )
+    assert (one.asked, two.asked) == (0, 0)
+
+
+@virtual_time
+async def test_the_only_one_that_is_rejected_is_not_worth_asking_again() -> None:
+    only = Place("only")
+    failover = over(only)
+    wrong = InvalidError("wrong")
+    assert not failover.reject("x", [only], wrong)
+    with pytest.raises(InvalidError) as raised:
+        await failover.ask("x", Place.answer)
+    assert raised.value is wrong
+    assert only.asked == 0
+
+
+@virtual_time
+async def test_one_failure_for_all_keeps_what_each_says_of_another_try() -> None:
+    one = Place("one", UnavailableError("busy", retry_after=7))
+    two = Place("two", UnavailableError("busy", retry_after=3))
+    three = Place("three", NotFoundError("gone", code="BLOB_UNKNOWN", kept=True))
+    with pytest.raises(NotFoundError) as raised:
+        await over(one, two, three).ask("x", Place.answer)
+    failure = raised.value
+    assert refused(failure) == (404, "BLOB_UNKNOWN", False)
+    assert (failure.retry_after, failure.is_transient, failure.detail["kept"]) == (3, True, True)
+    assert [each["endpoint"] for each in failure.detail["endpoints"]] == ["one", "two", "three"]
+
+
+@virtual_time
+async def test_a_location_that_must_not_be_asked_is_named_with_its_reason() -> None:
+    refused_, two = Refused("one", "blocked"), Place("two", NotFoundError("gone"))
+    with pytest.raises(NotFoundError) as raised:
+        await over(refused_, two, retries=3).ask("x", Place.answer)
+    assert raised.value.message.endswith(": [one] blocked; [two] gone")
+    assert await over(refused_, two).ask("x", Place.answer) == "two"
+    with pytest.raises(DeniedError, match=r"^blocked$"):
+        await over(refused_).ask("x", Place.answer)
+
+
+@virtual_time
+async def test_retries_that_are_handed_in_are_used_up() -> None:
+    busy = [UnavailableError("busy") for _ in range(3)]
+    failover = over(Place("one", *busy), retries=2)
+    retries = failover.new_retries()
+    with elapsing(1):
+        assert await retries.pause(busy[:1])
+    with elapsing(2), pytest.raises(UnavailableError):
+        await failover.ask("x", Place.answer, retries)
+    with elapsing(0):
+        assert not await retries.pause(busy)
+    with elapsing(1):  # a mebibyte of progress
+        assert await retries.pause(busy, 1 << 20)
+
+
+@virtual_time
+async def test_one_of_the_locations_may_be_asked_alone() -> None:
+    one, two = Place("one"), Place("two", NotFoundError("gone"))
+    alone = over(one, two).alone(two)
+    assert (alone.name, alone.locations) == ("the image", [two])
+    with pytest.raises(NotFoundError, match=r"^gone$"):
+        await alone.ask("x", Place.answer)
+    assert one.asked == 0
+
+
+# --- what is asked, and in which order --------------------------------------------------------
 
 
 PASSED_OVER: dict[str, tuple[Step, ...]] = {
@@ -99,7 +234,7 @@ async def test_an_endpoint_that_cannot_be_dialled_is_passed_over(fault: float | 
 
 
 @virtual_time
-async def test_who_was_busy_is_asked_last_the_next_time() -> None:
+async def test_a_busy_location_is_asked_last_the_next_time() -> None:
     exchanges = [
         manifest(MIRROR, BUSY),
         manifest(OTHER, GONE),
@@ -112,8 +247,8 @@ async def test_who_was_busy_is_asked_last_the_next_time() -> None:
 
 
 @virtual_time
-async def test_rounds_have_pauses_that_double_and_end_with_the_retries() -> None:
-    """And who cannot do better is asked but once."""
+async def test_pauses_double_and_end_with_the_retries() -> None:
+    """A location whose failure is permanent is asked only once."""
     exchanges = [manifest(MIRROR, BUSY), manifest(OTHER, answer(403)), asked(WHERE, BUSY)]
     for _ in range(3):
         exchanges += [manifest(MIRROR, BUSY), asked(WHERE, BUSY)]
@@ -124,7 +259,7 @@ async def test_rounds_have_pauses_that_double_and_end_with_the_retries() -> None
 
 
 @virtual_time
-async def test_a_round_that_goes_well_is_the_last() -> None:
+async def test_a_success_is_the_last_try() -> None:
     exchanges = [asked(WHERE, BUSY), asked(WHERE, BUSY), asked(WHERE, FOUND)]
     async with registry(*exchanges, retries=5) as (source, _):
         with elapsing(1 + 2):
@@ -182,7 +317,7 @@ async def test_what_may_pass_is_tried_again(what: str) -> None:
     ("said", "seconds"), [("0", 1), ("7", 8), ("59", 60), ("86400", 60), ("soon", 1)]
 )
 @virtual_time
-async def test_a_registry_says_how_long_the_pause_is(said: str, seconds: float) -> None:
+async def test_a_registry_decides_how_long_the_pause_is(said: str, seconds: float) -> None:
     late = answer(429, retry_after=said)
     async with registry(asked(WHERE, late), asked(WHERE, FOUND), retries=1) as (source, _):
         with elapsing(seconds):
@@ -234,7 +369,7 @@ async def test_conversations_that_end_while_pausing_leave_nothing_behind() -> No
         assert len(script.streams) == 1
 
 
-# --- what one error says of all -----------------------------------------------------------------
+# --- one failure for all ------------------------------------------------------------------------
 
 
 @virtual_time
@@ -280,7 +415,7 @@ async def test_a_blocked_endpoint_is_listed_and_never_asked() -> None:
         with pytest.raises(Failure) as raised:
             await source.root()
         assert script.dialled == ["https://mirror.test", "https://other.test"]
-    # What can be said is what those said that were asked.
+    # The failure is that of the last location that was asked.
     assert refused(raised.value) == UNAVAILABLE
     assert f"[registry.test/acme/os] {BLOCKED}" in raised.value.message
 
@@ -330,12 +465,12 @@ async def test_what_is_wrong_on_this_host_is_no_reason_for_plain_http(scheme: st
 WRONG = MANIFEST.replace(b"2", b"3")
 
 
-def verified(source: Registry) -> VerifiedSource:
+def verified(source: RegistryImage) -> VerifiedSource:
     return VerifiedSource(source, LargeBlobs())
 
 
-async def opened(source: Registry, descriptor: Descriptor) -> bytes:
-    """Give a blob as verified."""
+async def opened(source: RegistryImage, descriptor: Descriptor) -> bytes:
+    """Return a blob as verified."""
     found = await verified(source).blob(descriptor)
     content = b""
     while piece := await found.read():
@@ -360,7 +495,7 @@ async def test_an_endpoint_with_wrong_bytes_is_not_asked_again_for_the_same() ->
 
 
 @virtual_time
-async def test_where_all_lie_each_is_named() -> None:
+async def test_where_all_send_wrong_bytes_each_is_named() -> None:
     lies = [blob(base, answer(body=LAYER[::-1])) for base in (MIRROR, OTHER, BASE)]
     async with registry(*lies, places=PLACES, retries=5) as (source, _):
         for _ in range(2):
@@ -374,7 +509,9 @@ async def test_where_all_lie_each_is_named() -> None:
 
 @pytest.mark.parametrize("lie", [b"<html>", WRONG, MANIFEST[:-1], MANIFEST + b" "])
 @virtual_time
-async def test_a_manifest_by_digest_with_wrong_bytes_is_had_elsewhere(lie: bytes) -> None:
+async def test_a_manifest_by_digest_with_wrong_bytes_is_fetched_from_another_location(
+    lie: bytes,
+) -> None:
     raw = (
         b'{"schemaVersion":2,"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json"}'
     )

@@ -1,216 +1,114 @@
-"""An image at a registry: what is asked for, what comes back, and who is shown what."""
+"""What the answers of a registry mean."""
 
 from __future__ import annotations
 
 import pytest
-import trio
-from support.images import OCI_MANIFEST, digest_of
+from support.images import digest_of
 from support.registries import (
-    BASE,
     BLOB,
-    DIGEST,
-    FOUND,
-    FOUND_BLOB,
-    GONE,
+    CHALLENGE,
     LAYER,
     MANIFEST,
-    MIRROR,
-    OTHER,
-    PLACES,
+    TOKENS,
     WHERE,
-    Ring,
     described,
-    manifest,
-    read_blob,
     registry,
     unauthorized,
 )
-from support.streams import SILENCE, answer, asked, head, refused, virtual_time
+from support.streams import (
+    SILENCE,
+    Step,
+    answer,
+    asked,
+    head,
+    refused,
+    virtual_time,
+)
 
 from imgproxy.errors import Failure
-from imgproxy.specs.http.credentials import Credentials
-from imgproxy.specs.oci import digest as digests
-from imgproxy.specs.oci import distribution
-from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.verification import documents
 
-BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
-UNAVAILABLE = (503, "UNAVAILABLE", True)
-WRONG_DIGEST = (422, "DIGEST_INVALID", False)
+# --- statuses and encodings --------------------------------------------------------------------
+
+WORDS = b'{"errors":[{"code":"CODE","message":"the\\u0007words","detail":{}}]}'
+UNKNOWN = b'{"errors":[{"code":"NAME_UNKNOWN","message":"no repository"}]}'
+
+STATUSES = {
+    "404": (answer(404), "MANIFEST_UNKNOWN", "BLOB_UNKNOWN", (404, False), "404"),
+    "404 with words": (
+        answer(404, WORDS),
+        "MANIFEST_UNKNOWN",
+        "BLOB_UNKNOWN",
+        (404, False),
+        "404 (CODE: the words)",
+    ),
+    "404 of the name": (answer(404, UNKNOWN), "NAME_UNKNOWN", "NAME_UNKNOWN", (404, False), "404"),
+    "404 with a page": (
+        answer(404, b"<html>"),
+        "MANIFEST_UNKNOWN",
+        "BLOB_UNKNOWN",
+        (404, False),
+        "404",
+    ),
+    "403": (answer(403, WORDS), "DENIED", "DENIED", (403, False), "403 (CODE: the words)"),
+    "429": (answer(429, WORDS), "TOOMANYREQUESTS", "TOOMANYREQUESTS", (503, True), "429 (CODE"),
+    "500": (answer(500, b"\0"), "UNAVAILABLE", "UNAVAILABLE", (503, True), "500"),
+    "503 of no length": (
+        head(503, connection="close"),
+        "UNAVAILABLE",
+        "UNAVAILABLE",
+        (503, True),
+        "503",
+    ),
+    "418": (answer(418, WORDS), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "418 (CODE"),
+    "400": (answer(400), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "400"),
+    "204": (head(204), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "204"),
+    "206": (answer(206, MANIFEST), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "206"),
+}
 
 
-# --- what is asked for --------------------------------------------------------------------------
+@pytest.mark.parametrize("case", STATUSES)
+@virtual_time
+async def test_a_status_says_what_went_wrong(case: str) -> None:
+    reply, manifest_code, blob_code, (status, retryable), words = STATUSES[case]
+    steps: tuple[Step, ...] = (reply, b"")
+    for url, kind, name, code in (
+        (WHERE, "manifest", "1", manifest_code),
+        (BLOB, "blob", digest_of(LAYER), blob_code),
+    ):
+        async with registry(asked(url, *steps)) as (source, _):
+            with pytest.raises(Failure) as raised:
+                await (source.root() if kind == "manifest" else source.blob(described(LAYER)))
+            assert refused(raised.value) == (status, code, retryable)
+            assert raised.value.message.startswith(f"{kind} {name}: GET {url}: {words}")
+            assert raised.value.message.isprintable()
 
 
 @virtual_time
-async def test_the_first_manifest_takes_one_request() -> None:
-    wanted = asked(
-        WHERE, FOUND, accept=distribution.ACCEPT_MANIFESTS, authorization=None, user_agent="test/1"
-    )
-    async with registry(wanted) as (source, script):
-        document = await source.root()
-        assert (document.raw, document.media_type) == (MANIFEST, OCI_MANIFEST)
-        assert (document.digests, document.size) == ((), None)
-        assert document.name == (
-            "docker://registry.test/acme/os:1: manifest 1 from registry.test/acme/os"
-        )
-        assert script.dialled == ["https://registry.test"]
-
-
-@pytest.mark.parametrize(
-    ("reference", "url"),
-    [
-        ("registry.test/acme/os", f"{BASE}/manifests/latest"),
-        (f"registry.test/acme/os@{DIGEST}", f"{BASE}/manifests/{DIGEST}"),
-        (f"registry.test/acme/os:1@{DIGEST}", f"{BASE}/manifests/{DIGEST}"),
-        ("localhost:5000/x:1", "https://localhost:5000/v2/x/manifests/1"),
-        ("[::1]:5000/x:1", "https://[::1]:5000/v2/x/manifests/1"),
-        ("busybox:1", "https://registry-1.docker.io/v2/library/busybox/manifests/1"),
-    ],
-)
-@virtual_time
-async def test_a_reference_says_what_is_asked(reference: str, url: str) -> None:
-    async with registry(asked(url, FOUND), reference=reference) as (source, _):
-        document = await source.root()
-        wanted = (digests.parse(DIGEST),) if "@" in reference else ()
-        assert document.digests == wanted
-
-
-@pytest.mark.parametrize(
-    ("tail", "scope"),
-    [(":1", ":1"), ("", ":latest"), (f"@{DIGEST}", f"@{DIGEST}"), (f":1@{DIGEST}", f"@{DIGEST}")],
-)
-@virtual_time
-async def test_policies_know_the_image_by_its_scopes(tail: str, scope: str) -> None:
-    name = "registry.test/acme/os"
-    async with registry(reference=name + tail) as (source, _):
-        assert source.name == f"docker://{name}{tail or ':latest'}"
-        assert source.identity.transport == "docker"
-        assert source.identity.scopes[:3] == [name + scope, name, "registry.test/acme"]
-
-
-@pytest.mark.parametrize(
-    ("described_as", "content_type", "wanted"),
-    [
-        (OCI_MANIFEST, "text/plain", OCI_MANIFEST),
-        (OCI_MANIFEST, None, OCI_MANIFEST),
-        ("", OCI_MANIFEST, OCI_MANIFEST),
-        ("", None, ""),
-    ],
-)
-@virtual_time
-async def test_an_index_says_what_its_entries_are(
-    described_as: str, content_type: str | None, wanted: str
-) -> None:
-    reply = answer(body=MANIFEST, content_type=content_type)
-    async with registry(asked(f"{BASE}/manifests/{DIGEST}", reply)) as (source, _):
-        document = await source.document(described(MANIFEST, described_as))
-        assert document.media_type == wanted
-        assert document.digests == (digests.parse(DIGEST),)
-        assert document.size == len(MANIFEST)
-
-
-@virtual_time
-async def test_a_pull_uses_one_connection() -> None:
-    async with registry(asked(WHERE, FOUND), asked(BLOB, FOUND_BLOB)) as (source, script):
-        await source.root()
-        assert await read_blob(source) == LAYER
-        assert len(script.streams) == 1
-        source.close()
-        assert script.streams[0].closed
-
-
-@virtual_time
-async def test_a_manifest_beyond_the_limit_is_not_read() -> None:
-    size = str(MAX_DOCUMENT_SIZE + 1)
-    async with registry(asked(WHERE, head(200, content_length=size))) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == (422, "SIZE_INVALID", False)
-
-
-@virtual_time
-async def test_whoever_stops_waiting_leaves_no_connection_behind() -> None:
-    cut = FOUND[:-1]
-    for steps in ((SILENCE,), (cut, SILENCE), (unauthorized(None, b"xx")[:-1], SILENCE)):
+async def test_an_error_body_that_stalls_or_swells_is_given_up() -> None:
+    for steps in ((head(404, content_length="9"), SILENCE), (answer(404, bytes(1 << 17)),)):
         async with registry(asked(WHERE, *steps)) as (source, script):
-            with trio.move_on_after(1) as scope:
+            with pytest.raises(Failure) as raised:
                 await source.root()
-            assert scope.cancelled_caught
+            assert raised.value.status == 404
             assert script.streams[0].closed
 
 
-# --- what comes back ----------------------------------------------------------------------------
-
-
-@virtual_time
-async def test_the_digest_that_the_registry_says_is_one_that_must_agree() -> None:
-    wrong = digest_of(b"something else")
-    reply = answer(body=MANIFEST, content_type=OCI_MANIFEST, docker_content_digest=wrong)
-    where = f"{BASE}/manifests/{DIGEST}"
-    async with registry(asked(WHERE, reply), asked(where, reply)) as (source, _):
-        by_tag = await source.root()
-        by_digest = await source.document(described(MANIFEST))
-    assert by_tag.digests == (digests.parse(wrong),)
-    assert by_digest.digests == (digests.parse(DIGEST), digests.parse(wrong))
-    for document in (by_tag, by_digest):
-        with pytest.raises(Failure) as raised:
-            documents.verify(document)
-        assert refused(raised.value) == (422, "DIGEST_INVALID", False)
+# --- when to come back --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "said", ["sha256:abc", "nonsense", f"{DIGEST}, {DIGEST}", "sha256:" + "A" * 64]
+    ("said", "wanted"),
+    [(None, None), ("7", 7), ("600", 60), ("soon", None), ("Sun, 06 Nov 1994 08:49:37 GMT", 0)],
 )
+@pytest.mark.parametrize("status", [429, 503])
 @virtual_time
-async def test_a_digest_that_is_none_is_unusable(said: str) -> None:
-    reply = answer(body=MANIFEST, docker_content_digest=said)
-    async with registry(asked(WHERE, reply)) as (source, script):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert "Docker-Content-Digest" in raised.value.message
-        assert script.streams[0].closed
-
-
-@pytest.mark.parametrize("said", ["blake3:" + "0" * 64, "md7:abc", None, ""])
-@virtual_time
-async def test_a_digest_that_cannot_be_computed_is_no_obstacle(said: str | None) -> None:
-    reply = answer(body=MANIFEST, docker_content_digest=said)
-    async with registry(asked(WHERE, reply)) as (source, _):
-        assert (await source.root()).digests == ()
-
-
-# --- who is shown what --------------------------------------------------------------------------
-
-
-@virtual_time
-async def test_each_endpoint_is_shown_its_own_credentials_alone() -> None:
-    mine, theirs = Credentials("u", "p", "", "a"), Credentials("m", "q", "", "b")
-    ring = Ring(registry_test=mine, mirror_test=theirs)
-    basic = unauthorized('Basic realm="x"')
-    exchanges = [
-        manifest(MIRROR, basic, authorization=None),
-        manifest(MIRROR, GONE, authorization=theirs.basic),
-        manifest(OTHER, basic, authorization=None),
-        asked(WHERE, basic, authorization=None),
-        asked(WHERE, FOUND, authorization=mine.basic),
-    ]
-    async with registry(*exchanges, places=PLACES, ring=ring) as (source, _):
-        await source.root()
-    assert ring.asked == [
-        ("mirror.test", "cache/os", False),
-        ("other.test", "acme/os", False),
-        ("registry.test", "acme/os", True),
-    ]
-
-
-@virtual_time
-async def test_a_given_token_is_for_the_image_s_own_registry_alone() -> None:
-    exchanges = [
-        manifest(MIRROR, GONE, authorization=None),
-        manifest(OTHER, GONE, authorization=None),
-        asked(WHERE, FOUND, authorization="Bearer given"),
-    ]
-    async with registry(*exchanges, places=PLACES, registry_token="given") as (source, _):
-        await source.root()
+async def test_when_to_come_back_is_kept(status: int, said: str | None, wanted: float) -> None:
+    late = answer(status, retry_after=said)
+    for exchanges in (
+        [asked(WHERE, late)],
+        [asked(WHERE, unauthorized(CHALLENGE)), asked(TOKENS, late)],
+    ):
+        async with registry(*exchanges) as (source, _):
+            with pytest.raises(Failure) as raised:
+                await source.root()
+        assert (raised.value.retryable, raised.value.retry_after) == (True, wanted)

@@ -1,23 +1,25 @@
-"""One place to ask: tokens, redirects, schemes, and what answers mean. Requests are counted."""
+"""Tokens and Basic: which requests it takes, and what is shown to whom. Requests are counted."""
 
 from __future__ import annotations
 
-import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from support.images import digest_of
 from support.registries import (
-    BASE,
     BLOB,
+    CHALLENGE,
     FOUND,
     FOUND_BLOB,
     LAYER,
     MANIFEST,
+    REALM,
+    SCOPE,
+    TOKENS,
     WHERE,
     Ring,
     described,
+    failure_of,
     moved,
     place,
     read_blob,
@@ -28,26 +30,24 @@ from support.registries import (
 from support.streams import (
     SILENCE,
     Notes,
-    Step,
     answer,
     asked,
     elapsing,
-    head,
     refused,
+    scripted,
     virtual_time,
 )
 
 from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.specs.http import url as urls
 from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci import distribution
+from imgproxy.transports.registry.authorization import Authorization
 
 if TYPE_CHECKING:
-    from support.streams import Exchange
+    from imgproxy.net.response import Response
+    from imgproxy.specs.http.url import Url
 
-REALM = "https://tokens.test/get"
-SCOPE = "scope=repository%3Aacme%2Fos%3Apull"
-TOKENS = f"{REALM}?service=registry.test&{SCOPE}"
-CHALLENGE = f'Bearer realm="{REALM}",service="registry.test",scope="repository:other:pull"'
 BASIC = 'Basic realm="x"'
 INSECURE = [place(insecure=True)]
 
@@ -60,14 +60,6 @@ UNAUTHORIZED = (403, "UNAUTHORIZED", False)
 DENIED = (403, "DENIED", False)
 UNAVAILABLE = (503, "UNAVAILABLE", True)
 TOO_MANY = (503, "TOOMANYREQUESTS", True)
-
-
-async def failure_of(*exchanges: Exchange, **options: Any) -> Failure:  # noqa: ANN401  (see registry)
-    """Give how asking for the manifest fails."""
-    async with registry(*exchanges, **options) as (source, _):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-    return raised.value
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -259,253 +251,6 @@ async def test_a_token_server_that_stalls_is_waited_for_once_by_all_together() -
                 for _ in range(3):
                     nursery.start_soon(pull)
     assert failures == [504] * 3
-
-
-# --- redirects ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@virtual_time
-async def test_redirects_are_followed_and_the_token_stays_at_home(status: int) -> None:
-    signed = "https://cdn.test/y?X-Signature=hunter2"
-    exchanges = [
-        asked(WHERE, unauthorized(CHALLENGE)),
-        asked(TOKENS, token("t1")),
-        asked(WHERE, moved("../elsewhere", status), authorization="Bearer t1"),
-        asked(f"{BASE}/elsewhere", moved(signed, status), authorization="Bearer t1"),
-        asked(signed, moved("//eu.cdn.test/z", status), authorization=None),
-        asked("https://eu.cdn.test/z", moved(f"{BASE}/back", status), authorization=None),
-        asked(f"{BASE}/back", FOUND, authorization="Bearer t1"),
-    ]
-    async with registry(*exchanges) as (source, script):
-        assert (await source.root()).raw == MANIFEST
-        assert len(script.streams) == 4
-
-
-@pytest.mark.parametrize("location", ["https://registry.test:444/x", "https://sub.registry.test/x"])
-@virtual_time
-async def test_a_neighbour_is_not_at_home(location: str) -> None:
-    exchanges = [
-        asked(WHERE, unauthorized(CHALLENGE)),
-        asked(TOKENS, token("t1")),
-        asked(WHERE, moved(location)),
-        asked(location, FOUND, authorization=None),
-    ]
-    async with registry(*exchanges) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-@virtual_time
-async def test_nobody_but_the_registry_may_say_where_tokens_are_had() -> None:
-    exchanges = [
-        asked(WHERE, moved("https://cdn.test/x")),
-        asked("https://cdn.test/x", unauthorized(CHALLENGE)),
-    ]
-    failure = await failure_of(*exchanges)
-    assert refused(failure) == UNAUTHORIZED
-
-
-@virtual_time
-async def test_a_circle_of_redirects_ends() -> None:
-    count = distribution.MAX_REDIRECTS + 1
-    failure = await failure_of(*[asked(WHERE, moved(WHERE))] * count)
-    assert refused(failure) == BAD_UPSTREAM
-    assert failure.message == f"GET {WHERE}: redirected more than 10 times"
-
-
-@virtual_time
-async def test_as_many_redirects_as_allowed_are_followed() -> None:
-    count = distribution.MAX_REDIRECTS
-    exchanges = [*[asked(WHERE, moved(WHERE))] * count, asked(WHERE, FOUND)]
-    async with registry(*exchanges) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-LOCATIONS = {
-    "missing": (None, "redirected without saying where"),
-    "down to http": ("http://cdn.test/?X-Signature=hunter2", "refused (--tls-verify=false"),
-    "another scheme": ("file:///etc/passwd", "neither http nor https"),
-    "userinfo": ("https://u:hunter2@cdn.test/x", "its host is malformed"),
-    "userinfo with a slash": ("https://u:hunter2/y@cdn.test/x", "unusable"),
-    "userinfo without a path": ("https://u:hunter2@cdn.test", "its host is malformed"),
-    "a fragment": ("ftp://cdn.test/x#hunter2", "neither http nor https"),
-    "no ASCII": ("https://cdn.test/\xe9?X-Signature=hunter2", "printable ASCII"),
-    "a port out of range": ("https://cdn.test:99999/?X-Signature=hunter2", "unusable"),
-    "a port that is no number": ("https://u:hunter2", "unusable"),
-    "no brackets": ("https://[::1/?X-Signature=hunter2", "unusable"),
-    "a label too long": (f"https://{'a' * 64}.test/", "its host is malformed"),
-    "an empty label": ("https://a..test/", "its host is malformed"),
-}
-
-
-@pytest.mark.parametrize("case", LOCATIONS)
-@virtual_time
-async def test_a_redirect_to_somewhere_unusable_is_refused_without_its_secrets(case: str) -> None:
-    location, words = LOCATIONS[case]
-    failure = await failure_of(asked(WHERE, moved(location)))
-    assert refused(failure) == BAD_UPSTREAM
-    assert words in failure.message
-    assert "hunter2" not in failure.message
-    assert failure.message.isprintable()
-
-
-@virtual_time
-async def test_of_an_insecure_registry_a_redirect_may_lead_to_http() -> None:
-    exchanges = [asked(WHERE, moved("http://cdn.test/x")), asked("http://cdn.test/x", FOUND)]
-    async with registry(*exchanges, places=INSECURE) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-# --- statuses and encodings --------------------------------------------------------------------
-
-WORDS = b'{"errors":[{"code":"CODE","message":"the\\u0007words","detail":{}}]}'
-UNKNOWN = b'{"errors":[{"code":"NAME_UNKNOWN","message":"no repository"}]}'
-
-STATUSES = {
-    "404": (answer(404), "MANIFEST_UNKNOWN", "BLOB_UNKNOWN", (404, False), "404"),
-    "404 with words": (
-        answer(404, WORDS),
-        "MANIFEST_UNKNOWN",
-        "BLOB_UNKNOWN",
-        (404, False),
-        "404 (CODE: the words)",
-    ),
-    "404 of the name": (answer(404, UNKNOWN), "NAME_UNKNOWN", "NAME_UNKNOWN", (404, False), "404"),
-    "404 with a page": (
-        answer(404, b"<html>"),
-        "MANIFEST_UNKNOWN",
-        "BLOB_UNKNOWN",
-        (404, False),
-        "404",
-    ),
-    "403": (answer(403, WORDS), "DENIED", "DENIED", (403, False), "403 (CODE: the words)"),
-    "429": (answer(429, WORDS), "TOOMANYREQUESTS", "TOOMANYREQUESTS", (503, True), "429 (CODE"),
-    "500": (answer(500, b"\0"), "UNAVAILABLE", "UNAVAILABLE", (503, True), "500"),
-    "503 of no length": (
-        head(503, connection="close"),
-        "UNAVAILABLE",
-        "UNAVAILABLE",
-        (503, True),
-        "503",
-    ),
-    "418": (answer(418, WORDS), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "418 (CODE"),
-    "400": (answer(400), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "400"),
-    "204": (head(204), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "204"),
-    "206": (answer(206, MANIFEST), "BAD_UPSTREAM", "BAD_UPSTREAM", (502, False), "206"),
-}
-
-
-@pytest.mark.parametrize("case", STATUSES)
-@virtual_time
-async def test_a_status_says_what_went_wrong(case: str) -> None:
-    reply, manifest_code, blob_code, (status, retryable), words = STATUSES[case]
-    steps: tuple[Step, ...] = (reply, b"")
-    for url, kind, name, code in (
-        (WHERE, "manifest", "1", manifest_code),
-        (BLOB, "blob", digest_of(LAYER), blob_code),
-    ):
-        async with registry(asked(url, *steps)) as (source, _):
-            with pytest.raises(Failure) as raised:
-                await (source.root() if kind == "manifest" else source.blob(described(LAYER)))
-            assert refused(raised.value) == (status, code, retryable)
-            assert raised.value.message.startswith(f"{kind} {name}: GET {url}: {words}")
-            assert raised.value.message.isprintable()
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "gzip, identity", "zstd"])
-@virtual_time
-async def test_encoded_replies_are_not_the_bytes_that_were_asked_for(encoding: str) -> None:
-    reply = answer(body=MANIFEST, content_encoding=encoding)
-    async with registry(asked(WHERE, reply)) as (source, script):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert f"the reply is encoded ({encoding.lower()})" in raised.value.message
-        assert script.streams[0].closed
-
-
-@virtual_time
-async def test_identity_is_no_encoding() -> None:
-    reply = answer(body=MANIFEST, content_encoding="identity")
-    async with registry(asked(WHERE, reply)) as (source, _):
-        assert (await source.root()).raw == MANIFEST
-
-
-@virtual_time
-async def test_an_error_body_that_stalls_or_swells_is_given_up() -> None:
-    for steps in ((head(404, content_length="9"), SILENCE), (answer(404, bytes(1 << 17)),)):
-        async with registry(asked(WHERE, *steps)) as (source, script):
-            with pytest.raises(Failure) as raised:
-                await source.root()
-            assert raised.value.status == 404
-            assert script.streams[0].closed
-
-
-# --- https or http ------------------------------------------------------------------------------
-
-NO_TLS = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")
-NO_TLS.reason = "WRONG_VERSION_NUMBER"
-NOBODY = ConnectionRefusedError(111, "Connection refused")
-PLAIN = WHERE.replace("https:", "http:")
-
-
-@virtual_time
-async def test_of_an_insecure_registry_https_is_tried_first_and_its_connection_used() -> None:
-    async with registry(asked(WHERE, FOUND), places=INSECURE) as (source, script):
-        assert (await source.root()).raw == MANIFEST
-        assert script.dialled == ["https://registry.test"]
-
-
-@pytest.mark.parametrize("fault", [NO_TLS, NOBODY, SILENCE])
-@virtual_time
-async def test_of_an_insecure_registry_http_is_tried_where_https_fails(
-    fault: float | Exception,
-) -> None:
-    plain_blob = BLOB.replace("https:", "http:")
-    exchanges = [asked(PLAIN, FOUND), asked(plain_blob, FOUND_BLOB)]
-    async with registry(*exchanges, places=INSECURE, unreachable={"https:": fault}) as (
-        source,
-        script,
-    ):
-        assert (await source.root()).raw == MANIFEST
-        assert await read_blob(source) == LAYER
-        assert script.dialled == ["https://registry.test", "http://registry.test"]
-
-
-@virtual_time
-async def test_requests_at_the_same_time_probe_once() -> None:
-    plain_blob = BLOB.replace("https:", "http:")
-    exchanges = [asked(plain_blob, FOUND_BLOB)] * 3
-    async with registry(*exchanges, places=INSECURE, unreachable={"https:": NO_TLS}) as (
-        source,
-        script,
-    ):
-        async with trio.open_nursery() as nursery:
-            for _ in range(3):
-                nursery.start_soon(read_blob, source)
-        assert script.dialled.count("https://registry.test") == 1
-
-
-@virtual_time
-async def test_a_registry_that_speaks_neither_is_unreachable() -> None:
-    unreachable: dict[str, float | Exception] = {"https:": NO_TLS, "http:": NOBODY}
-    async with registry(places=INSECURE, unreachable=unreachable) as (source, script):
-        for _ in range(2):
-            with pytest.raises(Failure) as raised:
-                await source.root()
-            assert refused(raised.value) == (504, "UNREACHABLE", True)
-            assert "TLS failed" in raised.value.message
-            assert "Connection refused" in raised.value.message
-        assert len(script.dialled) == 4
-
-
-@virtual_time
-async def test_with_verification_http_is_never_tried() -> None:
-    async with registry(unreachable={"https:": NO_TLS}) as (source, script):
-        with pytest.raises(Failure) as raised:
-            await source.root()
-        assert refused(raised.value) == (502, "TLS", False)
-        assert script.dialled == ["https://registry.test"]
 
 
 # --- credentials --------------------------------------------------------------------------------
@@ -832,22 +577,38 @@ async def test_insufficient_without_another_scope_is_a_refusal(scope: str) -> No
     assert refused(failure) == UNAUTHORIZED
 
 
-# --- when to come back --------------------------------------------------------------------------
+# --- by itself ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("said", "wanted"),
-    [(None, None), ("7", 7), ("600", 60), ("soon", None), ("Sun, 06 Nov 1994 08:49:37 GMT", 0)],
-)
-@pytest.mark.parametrize("status", [429, 503])
 @virtual_time
-async def test_when_to_come_back_is_kept(status: int, said: str | None, wanted: float) -> None:
-    late = answer(status, retry_after=said)
-    for exchanges in (
-        [asked(WHERE, late)],
-        [asked(WHERE, unauthorized(CHALLENGE)), asked(TOKENS, late)],
-    ):
-        async with registry(*exchanges) as (source, _):
-            with pytest.raises(Failure) as raised:
-                await source.root()
-        assert (raised.value.retryable, raised.value.retry_after) == (True, wanted)
+async def test_whatever_sends_requests_may_be_authorized() -> None:
+    """It takes a function that sends, one that finds credentials, and the name of a repository."""
+    sent: list[tuple[str, dict[str, str], str, bytes | None]] = []
+    exchanges = [
+        asked(WHERE, unauthorized(CHALLENGE)),
+        asked(AUTHORIZED, token("t1"), authorization=USER.basic),
+        asked(WHERE, FOUND, authorization="Bearer t1"),
+    ]
+
+    async def find() -> Credentials:
+        await trio.lowlevel.checkpoint()
+        return USER
+
+    async with scripted(*exchanges) as (client, _):
+
+        async def send(
+            url: Url, fields: dict[str, str], value: str, *, form: bytes | None = None
+        ) -> Response:
+            sent.append((url.host, fields, value, form))
+            return await client.get(url, {**fields, "Authorization": value} if value else fields)
+
+        authorization = Authorization("acme/os", find, send, allow_http=False)
+        assert authorization.source == ""
+        response, refusal = await authorization.request(urls.parse(WHERE), {"Accept": "x"})
+        assert (await response.read(1000), refusal) == (MANIFEST, b"")
+    assert authorization.source == USER.source
+    assert sent == [
+        ("registry.test", {"Accept": "x"}, "", None),
+        ("tokens.test", {}, USER.basic, None),
+        ("registry.test", {"Accept": "x"}, "Bearer t1", None),
+    ]

@@ -1,0 +1,71 @@
+"""A blob of several locations: `failover` decides where its parts come from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from imgproxy.specs.http.content_range import Range
+from imgproxy.specs.oci.distribution import BlobPath
+from imgproxy.transports.registry.failover import Location
+from imgproxy.transports.registry.resumable_blob import ResumableBlob
+
+if TYPE_CHECKING:
+    from imgproxy.errors import Failure
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.transports.registry.blob_part import Part
+    from imgproxy.transports.registry.failover import Failover
+
+
+class BlobLocation(Location, Protocol):
+    """A location that may have blobs."""
+
+    async def blob(self, digest: Digest, wanted: Range | None = None) -> Part:
+        """Return the whole of a blob, or the wanted rest of it. Raises `Failure`."""
+
+
+L = TypeVar("L", bound=BlobLocation)
+
+
+async def open_blob(failover: Failover[L], descriptor: Descriptor) -> ResumableBlob:
+    """Open a blob that one of the locations has. Raises `Failure`."""
+    supply = _Supply(failover, descriptor)
+    return ResumableBlob(supply, descriptor.size, await supply.begin())
+
+
+class _Supply(Generic[L]):
+    """See `resumable_blob.Supply`."""
+
+    def __init__(self, failover: Failover[L], descriptor: Descriptor) -> None:
+        self._failover = failover
+        self._path = BlobPath(descriptor.digest)
+        self._size = descriptor.size
+        self._used: list[L] = []
+        self._retries = failover.new_retries()
+
+    @property
+    def name(self) -> str:
+        locations = dict.fromkeys(each.name for each in self._used)
+        return f"{self._failover.name}: {self._path} from {' and '.join(locations)}"
+
+    async def begin(self) -> Part:
+        """Return the whole blob; the retries that this takes are not those of the rest."""
+        return await self._failover.ask(self._path, lambda location: self._open(location, None))
+
+    async def rest(self, offset: int, failure: Failure | None) -> Part:
+        if failure is not None:
+            self._used[-1].demerits += 1
+            if not await self._retries.pause([failure], offset):
+                raise failure
+        wanted = Range(offset, self._size)
+        return await self._failover.ask(
+            self._path, lambda location: self._open(location, wanted), self._retries
+        )
+
+    async def _open(self, location: L, wanted: Range | None) -> Part:
+        part = await location.blob(self._path.digest, wanted)
+        self._used.append(location)
+        return part
+
+    def reject(self, failure: Failure) -> bool:
+        return self._failover.reject(self._path, self._used, failure)

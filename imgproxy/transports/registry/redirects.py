@@ -1,0 +1,65 @@
+"""Responses of any server: redirects, encodings, refusals.
+
+RFC 9110 sections 15.4 (redirects), 8.4 (`Content-Encoding`) and 10.2.3 (`Retry-After`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import BadUpstreamError, Failure, clean
+from imgproxy.specs.http import retry
+from imgproxy.specs.oci import distribution
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from imgproxy.net.response import Response
+    from imgproxy.specs.http.url import Url
+
+# The statuses of success, unless a request accepts others.
+OK = frozenset({200})
+
+
+async def follow(
+    get: Callable[[Url, dict[str, str]], Awaitable[Response]],
+    url: Url,
+    headers: Callable[[Url], dict[str, str]],
+    *,
+    allow_http: bool,
+) -> Response:
+    """Return the response at the end of all redirects; `headers` returns the fields for a URL.
+
+    `allow_http` allows redirects from https to http. Raises `Failure`.
+    """
+    for _ in range(distribution.MAX_REDIRECTS + 1):
+        response = await get(url, headers(url))
+        if response.status not in distribution.REDIRECTS:
+            return response
+        await discard(response)
+        url = distribution.redirect(url, response.header("location"), allow_http=allow_http)
+    raise BadUpstreamError(f"GET {url}: redirected more than {distribution.MAX_REDIRECTS} times")
+
+
+def check_encoding(response: Response) -> None:
+    """Raise `BadUpstreamError` for an encoded response: its bytes are not the requested ones."""
+    encoding = response.header("content-encoding").lower()
+    if encoding not in ("", "identity"):
+        response.close()
+        raise BadUpstreamError(
+            f"GET {response.url}: the reply is encoded ({clean(encoding)}), which was not requested"
+        )
+
+
+async def discard(response: Response) -> bytes:
+    """Return the body of a refusal, read so that its connection can be used again."""
+    try:
+        return await response.read(distribution.MAX_ERROR_SIZE)
+    except Failure:
+        return b""
+
+
+def retry_after(response: Response) -> float | None:
+    """Return the wait in seconds that a server asks for, None if it does not."""
+    return retry.retry_after(response.header("retry-after"), time.time())

@@ -1,0 +1,98 @@
+"""A registry as a server: the connections to it, and the scheme that it is reached by.
+
+No request to `/v2/` comes first: the response to the first request contains the same facts.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import ConfigurationError, Failure, UnreachableError
+from imgproxy.single_flight import SingleFlight
+from imgproxy.specs.oci import distribution
+from imgproxy.transports.registry.redirects import follow
+
+if TYPE_CHECKING:
+    from imgproxy.net.client import Client
+    from imgproxy.net.response import Response
+    from imgproxy.specs.http.url import Url
+    from imgproxy.specs.oci.distribution import ApiPath
+
+
+class RegistryHost:
+    """A registry, with what all of its repositories share.
+
+    `registry` is its name in references, `host[:port]`. `insecure`: its certificate is not
+    verified, and plain http is used where https fails.
+    """
+
+    def __init__(self, registry: str, client: Client, *, insecure: bool) -> None:
+        self.registry = registry
+        self.insecure = insecure
+        self._client = client
+        self._scheme = "" if insecure else "https"
+        self._probing = SingleFlight()
+
+    async def url(self, repository: str, path: ApiPath) -> Url:
+        """Return the URL of something in a repository.
+
+        Raises `UnreachableError` where neither https nor http gets a connection.
+        """
+        scheme = self._scheme or await self._probing.get(lambda: self._scheme or None, self._probe)
+        return distribution.registry_url(scheme, self.registry, repository, path)
+
+    async def get(
+        self,
+        url: Url,
+        fields: dict[str, str],
+        authorization: str,
+        *,
+        form: bytes | None = None,
+        note: str = "",
+    ) -> Response:
+        """Return the response at the end of all redirects; see `Client.get` for `form` and `note`.
+
+        Only the origin of `url` receives the authorization. A form holds credentials, and is not
+        sent on. Raises `Failure`.
+        """
+        origin = url.origin
+        authorized = {**fields, "Authorization": authorization} if authorization else fields
+        get = partial(self._client.get, form=form, note=note)
+        if form is not None:
+            return await get(url, authorized)
+        return await follow(
+            get,
+            url,
+            lambda url: authorized if url.origin == origin else fields,
+            allow_http=self.insecure,
+        )
+
+    async def _probe(self) -> str:
+        """Return the scheme that a connection can be made by, and keep the connection."""
+        try:
+            await self._connect("https")
+            self._scheme = "https"
+        except ConfigurationError:
+            raise  # a mistake on this host, and no reason to do without TLS
+        except Failure as error:
+            try:
+                await self._connect("http")
+            except ConfigurationError:
+                raise
+            except Failure as second:
+                raise UnreachableError(
+                    f"{error.message}; {second.message}",
+                    is_transient=error.is_transient or second.is_transient,
+                ) from None
+            self._scheme = "http"
+        return self._scheme
+
+    async def _connect(self, scheme: str) -> None:
+        base = distribution.registry_url(scheme, self.registry, "", distribution.BasePath())
+        await self._client.connect(base)
+
+    def close(self) -> None:
+        """Close the connections that no request uses, and forget the scheme that was probed."""
+        self._client.close()
+        self._scheme = "" if self.insecure else "https"

@@ -1,0 +1,147 @@
+"""Redirects and encodings: what is followed, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from support.registries import (
+    BASE,
+    CHALLENGE,
+    FOUND,
+    MANIFEST,
+    TOKENS,
+    WHERE,
+    failure_of,
+    moved,
+    place,
+    registry,
+    token,
+    unauthorized,
+)
+from support.streams import (
+    answer,
+    asked,
+    refused,
+    virtual_time,
+)
+
+from imgproxy.errors import Failure
+from imgproxy.specs.oci import distribution
+
+INSECURE = [place(insecure=True)]
+
+BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
+UNAUTHORIZED = (403, "UNAUTHORIZED", False)
+
+
+# --- redirects ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@virtual_time
+async def test_redirects_are_followed_and_the_token_stays_at_home(status: int) -> None:
+    signed = "https://cdn.test/y?X-Signature=hunter2"
+    exchanges = [
+        asked(WHERE, unauthorized(CHALLENGE)),
+        asked(TOKENS, token("t1")),
+        asked(WHERE, moved("../elsewhere", status), authorization="Bearer t1"),
+        asked(f"{BASE}/elsewhere", moved(signed, status), authorization="Bearer t1"),
+        asked(signed, moved("//eu.cdn.test/z", status), authorization=None),
+        asked("https://eu.cdn.test/z", moved(f"{BASE}/back", status), authorization=None),
+        asked(f"{BASE}/back", FOUND, authorization="Bearer t1"),
+    ]
+    async with registry(*exchanges) as (source, script):
+        assert (await source.root()).raw == MANIFEST
+        assert len(script.streams) == 4
+
+
+@pytest.mark.parametrize("location", ["https://registry.test:444/x", "https://sub.registry.test/x"])
+@virtual_time
+async def test_a_neighbour_is_not_at_home(location: str) -> None:
+    exchanges = [
+        asked(WHERE, unauthorized(CHALLENGE)),
+        asked(TOKENS, token("t1")),
+        asked(WHERE, moved(location)),
+        asked(location, FOUND, authorization=None),
+    ]
+    async with registry(*exchanges) as (source, _):
+        assert (await source.root()).raw == MANIFEST
+
+
+@virtual_time
+async def test_nobody_but_the_registry_may_say_where_tokens_are_had() -> None:
+    exchanges = [
+        asked(WHERE, moved("https://cdn.test/x")),
+        asked("https://cdn.test/x", unauthorized(CHALLENGE)),
+    ]
+    failure = await failure_of(*exchanges)
+    assert refused(failure) == UNAUTHORIZED
+
+
+@virtual_time
+async def test_a_circle_of_redirects_ends() -> None:
+    count = distribution.MAX_REDIRECTS + 1
+    failure = await failure_of(*[asked(WHERE, moved(WHERE))] * count)
+    assert refused(failure) == BAD_UPSTREAM
+    assert failure.message == f"GET {WHERE}: redirected more than 10 times"
+
+
+@virtual_time
+async def test_as_many_redirects_as_allowed_are_followed() -> None:
+    count = distribution.MAX_REDIRECTS
+    exchanges = [*[asked(WHERE, moved(WHERE))] * count, asked(WHERE, FOUND)]
+    async with registry(*exchanges) as (source, _):
+        assert (await source.root()).raw == MANIFEST
+
+
+LOCATIONS = {
+    "missing": (None, "redirected without saying where"),
+    "down to http": ("http://cdn.test/?X-Signature=hunter2", "refused (--tls-verify=false"),
+    "another scheme": ("file:///etc/passwd", "neither http nor https"),
+    "userinfo": ("https://u:hunter2@cdn.test/x", "its host is malformed"),
+    "userinfo with a slash": ("https://u:hunter2/y@cdn.test/x", "unusable"),
+    "userinfo without a path": ("https://u:hunter2@cdn.test", "its host is malformed"),
+    "a fragment": ("ftp://cdn.test/x#hunter2", "neither http nor https"),
+    "no ASCII": ("https://cdn.test/\xe9?X-Signature=hunter2", "printable ASCII"),
+    "a port out of range": ("https://cdn.test:99999/?X-Signature=hunter2", "unusable"),
+    "a port that is no number": ("https://u:hunter2", "unusable"),
+    "no brackets": ("https://[::1/?X-Signature=hunter2", "unusable"),
+    "a label too long": (f"https://{'a' * 64}.test/", "its host is malformed"),
+    "an empty label": ("https://a..test/", "its host is malformed"),
+}
+
+
+@pytest.mark.parametrize("case", LOCATIONS)
+@virtual_time
+async def test_a_redirect_to_somewhere_unusable_is_refused_without_its_secrets(case: str) -> None:
+    location, words = LOCATIONS[case]
+    failure = await failure_of(asked(WHERE, moved(location)))
+    assert refused(failure) == BAD_UPSTREAM
+    assert words in failure.message
+    assert "hunter2" not in failure.message
+    assert failure.message.isprintable()
+
+
+@virtual_time
+async def test_of_an_insecure_registry_a_redirect_may_lead_to_http() -> None:
+    exchanges = [asked(WHERE, moved("http://cdn.test/x")), asked("http://cdn.test/x", FOUND)]
+    async with registry(*exchanges, places=INSECURE) as (source, _):
+        assert (await source.root()).raw == MANIFEST
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "gzip, identity", "zstd"])
+@virtual_time
+async def test_encoded_replies_are_not_the_bytes_that_were_asked_for(encoding: str) -> None:
+    reply = answer(body=MANIFEST, content_encoding=encoding)
+    async with registry(asked(WHERE, reply)) as (source, script):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+        assert refused(raised.value) == BAD_UPSTREAM
+        assert f"the reply is encoded ({encoding.lower()})" in raised.value.message
+        assert script.streams[0].closed
+
+
+@virtual_time
+async def test_identity_is_no_encoding() -> None:
+    reply = answer(body=MANIFEST, content_encoding="identity")
+    async with registry(asked(WHERE, reply)) as (source, _):
+        assert (await source.root()).raw == MANIFEST
