@@ -159,7 +159,7 @@ def oci_archives() -> Iterator[Case]:
     descriptor = layout.image()
     name, manifest = layout.members[-1]
     layout.members[-1] = name, manifest.replace(b'"size"', b'"Size"', 1)
-    yield Case("a manifest is not what its digest says", image, layout.tar(index(descriptor)))
+    yield Case("a manifest does not match its digest", image, layout.tar(index(descriptor)))
 
 
 def skopeo(image: str, directory: Path, stdin: bytes) -> str:

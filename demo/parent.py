@@ -87,7 +87,7 @@ class Proxy:
             if received != expected:
                 raise FailedError(f"{path}: short body, {received} of {expected} bytes")
             if hashed.hexdigest() != hexadecimal:
-                raise FailedError(f"{path}: not what its digest says")
+                raise FailedError(f"{path}: does not match its digest")
             if directory:
                 part.replace(file)  # it has its name from when it is whole, and not before
         finally:

@@ -106,7 +106,7 @@ for blob in $(jq -r '.layers[].digest' "$work/manifest"); do
     if [ -e "$work/unsaved" ]; then fail "cannot write $part"; fi
     check "$received"
     read -r hash _ <"$work/hash"
-    [ "$hash" = "${blob#*:}" ] || fail "$path: not what its digest says"
+    [ "$hash" = "${blob#*:}" ] || fail "$path: does not match its digest"
     if [ "$part" ]; then mv "$part" "${part%.part}"; fi
     echo "layer $blob $received bytes"
 done

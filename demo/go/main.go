@@ -144,7 +144,7 @@ func fetch(digest, directory string) (int64, error) {
 	case err != nil || count.received != count.expected:
 		return 0, fmt.Errorf("%s: short body, %d of %d bytes", path, count.received, count.expected)
 	case fmt.Sprintf("%x", hashed.Sum(nil)) != hexadecimal:
-		return 0, fmt.Errorf("%s: not what its digest says", path)
+		return 0, fmt.Errorf("%s: does not match its digest", path)
 	case closing != nil || directory == "":
 		return count.received, closing
 	}

@@ -88,7 +88,7 @@ class Proxy {
         throw new Failed(`${target}: short body, ${received} of ${expected} bytes`);
       }
       if (hash.digest('hex') !== hexadecimal) {
-        throw new Failed(`${target}: not what its digest says`);
+        throw new Failed(`${target}: does not match its digest`);
       }
       if (file) await fs.rename(part, file); // it has its name from when it is whole
     } finally {

@@ -90,21 +90,21 @@ class CredentialLookup:
 async def _ask(helper: Helper) -> Credentials | None:
     """Ask a helper under each name that it may know the registry by."""
     for server in helper.servers:
-        argv, question = helpers.question(helper, server)
+        argv, question = helpers.make_request(helper, server)
         try:
             with trio.fail_after(HELPER_TIMEOUT):
                 status, output = await _run(argv, question)
         except FileNotFoundError:
-            if helper.promised:
-                raise helpers.unusable(helper, "is not in $PATH") from None
+            if helper.is_required:
+                raise helpers.helper_error(helper, "is not in $PATH") from None
             return None  # a store that was configured for other registries' sake
         except OSError as error:
-            raise helpers.unusable(helper, f"cannot be run: {error.strerror}") from None
+            raise helpers.helper_error(helper, f"cannot be run: {error.strerror}") from None
         except trio.TooSlowError:
-            raise helpers.unusable(
+            raise helpers.helper_error(
                 helper, f"gave no answer for {clean(server)} in {HELPER_TIMEOUT:g} s"
             ) from None
-        found = helpers.answer(helper, server, status, output)
+        found = helpers.parse_reply(helper, server, status, output)
         if found is not None:
             return found
     return None

@@ -194,8 +194,8 @@ def test_what_is_not_utf8_is_an_error(raw: bytes) -> None:
 # --- helpers -----------------------------------------------------------------------------------
 
 
-def helper(name: str, servers: list[str], place: str, *, promised: bool = True) -> Helper:
-    return Helper(name, tuple(servers), f"{place} in {PATH}", promised)
+def helper(name: str, servers: list[str], place: str, *, is_required: bool = True) -> Helper:
+    return Helper(name, tuple(servers), f"{place} in {PATH}", is_required)
 
 
 USER = Credentials("u", "p", "", f"{PATH} (auths.quay.io)")
@@ -233,12 +233,12 @@ MARK: dict[str, Any] = {"quay.io": {}}
         (
             IMAGE,
             {"credsStore": "y"},
-            helper("y", ["quay.io"], "credsStore", promised=False),
+            helper("y", ["quay.io"], "credsStore", is_required=False),
         ),
         (
             IMAGE,
             {"credsStore": "y", "auths": {"other": entry("u:p")}},
-            helper("y", ["quay.io"], "credsStore", promised=False),
+            helper("y", ["quay.io"], "credsStore", is_required=False),
         ),
         (IMAGE, {"credsStore": "y", "auths": MARK}, helper("y", ["quay.io"], "credsStore")),
         (
@@ -255,7 +255,7 @@ MARK: dict[str, Any] = {"quay.io": {}}
         (
             "registry-1.docker.io/library/a",
             {"credsStore": "y"},
-            helper("y", [HUB, "registry-1.docker.io"], "credsStore", promised=False),
+            helper("y", [HUB, "registry-1.docker.io"], "credsStore", is_required=False),
         ),
         (IMAGE, {"credsStore": "", "auths": LOGIN}, USER),
         (IMAGE, {"credsStore": None, "credHelpers": None, "auths": None}, None),
@@ -307,8 +307,8 @@ def test_a_helper_without_a_usable_name_is_an_error(document: object, place: str
         (b'{"auths": {"q": {"auth": true}}}', "auths.q.auth: expected a string, got true"),
         (b'{"auths": {"q": {"auth": ["s3cr3t-p4ss"]}}}', "q.auth: expected a string, got an array"),
         (b'{"auths": {"q": {"identitytoken": {"s3cr3t-p4ss": 1}}}}', "q.identitytoken: expected"),
-        (b'{"auths": {"q": {"auth": "x", "auth": "y"}}}', 'the key "auth" stands twice'),
-        (b'{"auths": {}, "auths": {}}', 'the key "auths" stands twice'),
+        (b'{"auths": {"q": {"auth": "x", "auth": "y"}}}', 'the key "auth" occurs twice'),
+        (b'{"auths": {}, "auths": {}}', 'the key "auths" occurs twice'),
         (b'{"auths": {"a\\u001b[1m\\n": 1}}', "auths.a [1m: expected an object, got a number"),
         (b'{"credHelpers": "x"}', "credHelpers: expected an object, got a string"),
         (b'{"credHelpers": {"q": 1}}', "credHelpers.q: expected a string, got a number"),

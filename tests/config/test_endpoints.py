@@ -119,9 +119,9 @@ def test_a_wildcard_without_location_leaves_names_alone() -> None:
     """
     assert find(config, "x.a.io/y:1") == [
         Endpoint(
-            parse_reference("m.io/n/y:1"), is_mirror=True, place="registry[0].mirror[0] of r.conf"
+            parse_reference("m.io/n/y:1"), is_mirror=True, source="registry[0].mirror[0] of r.conf"
         ),
-        Endpoint(parse_reference("x.a.io/y:1"), insecure=True, place="registry[0] of r.conf"),
+        Endpoint(parse_reference("x.a.io/y:1"), insecure=True, source="registry[0] of r.conf"),
     ]
 
 
@@ -153,15 +153,15 @@ def test_mirrors_first_in_order_and_the_primary_last() -> None:
         Endpoint(
             parse_reference("one.io/hub/x:1"),
             is_mirror=True,
-            place="registry[0].mirror[0] of r.conf",
+            source="registry[0].mirror[0] of r.conf",
         ),
         Endpoint(
             parse_reference("two.io/x:1"),
             insecure=True,
             is_mirror=True,
-            place="registry[0].mirror[1] of r.conf",
+            source="registry[0].mirror[1] of r.conf",
         ),
-        Endpoint(parse_reference("a.io/x:1"), place="registry[0] of r.conf"),
+        Endpoint(parse_reference("a.io/x:1"), source="registry[0] of r.conf"),
     ]
 
 

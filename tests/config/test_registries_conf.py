@@ -88,7 +88,7 @@ def test_everything() -> None:
     file = parse(EVERYTHING)
     assert [registry.prefix for registry in file.registries] == ["a.io/x", "*.c.io"]
     assert [registry.source for registry in file.registries] == [PATH, PATH]
-    assert file.registries[1].mirrors[0].place == "registry[1].mirror[0]"
+    assert file.registries[1].mirrors[0].field_path == "registry[1].mirror[0]"
     assert file.credential_helpers == ("containers-auth.json", "pass")
     assert file.short_names.search == Setting(("a.io", "b.io:5000"), PATH)
     assert file.short_names.mode == Setting("enforcing", PATH)
@@ -130,7 +130,7 @@ def test_upper_and_lower_case_are_the_same_in_keys() -> None:
     ],
 )
 def test_a_key_in_two_spellings(text: str, place: str) -> None:
-    assert complaint(text) == f"{place}: stands twice, in different case"
+    assert complaint(text) == f"{place}: occurs twice, in different case"
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_what_has_no_effect_is_warned_about() -> None:
         location = "b.io"
     """)
     assert [warning.partition(" ")[0] for warning in file.warnings] == [f"{PATH}:"] * 3
-    assert "registry[1]: passed over" in file.warnings[0]
-    assert 'registry[2]: the prefix "a.io/x:1" fits no image' in file.warnings[1]
-    assert 'unqualified-search-registries[0]: "host" is passed over' in file.warnings[2]
-    assert [registry.place for registry in file.registries] == ["registry[0]", "registry[2]"]
+    assert "registry[1]: ignored" in file.warnings[0]
+    assert 'registry[2]: the prefix "a.io/x:1" matches no image' in file.warnings[1]
+    assert 'unqualified-search-registries[0]: "host" is ignored' in file.warnings[2]
+    assert [registry.field_path for registry in file.registries] == ["registry[0]", "registry[2]"]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,12 @@ def test_a_path_in_a_message_is_clean() -> None:
 def test_version_1() -> None:
     file = parse(VERSION_1, version_1=True)
     assert {
-        registry.prefix: (registry.location, registry.insecure, registry.blocked, registry.place)
+        registry.prefix: (
+            registry.location,
+            registry.insecure,
+            registry.blocked,
+            registry.field_path,
+        )
         for registry in file.registries
     } == {
         "c.io:5000": ("c.io:5000", True, False, "registries.insecure.registries[0]"),
@@ -292,7 +297,7 @@ def test_version_1_with_nothing_in_it(text: str, *, version_1: bool) -> None:
 
 def test_version_1_is_not_read_everywhere() -> None:
     assert complaint(VERSION_1) == (
-        "registries: this is version 1 of the format, which is not read in this place; expected"
+        "registries: this is version 1 of the format, which is not supported in this file; expected"
         " version 2, with unqualified-search-registries and [[registry]]"
     )
 

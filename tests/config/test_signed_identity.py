@@ -176,7 +176,7 @@ def test_bytes_under_no_name_are_enough_by_digest_or_where_tags_do_not_matter(
     assert accepts_unnamed(wanted, image(f"{OS}:1@{DIGEST}")) is by_both
 
 
-PREFIX = "expected host[:port][/path] as it stands in full references, got "
+PREFIX = "expected host[:port][/path] as in full references, got "
 
 
 @pytest.mark.parametrize(

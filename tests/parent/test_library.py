@@ -172,7 +172,7 @@ def lose_patience(child: Any) -> None:  # noqa: ANN401
     child._timeout = 0.3
     for connection in [*child._pool._idle, *child._pool._held]:
         if isinstance(connection, blocking._Connection):
-            connection.hurry(0.3)
+            connection.set_timeout(0.3)
 
 
 # --- what it is for --------------------------------------------------------------------------

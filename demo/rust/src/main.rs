@@ -125,7 +125,7 @@ async fn fetch(proxy: &mut Proxy, digest: &str, output: &Path) -> Result<u64, Fa
     let hashed = hash.finalize();
     let hashed: String = hashed.iter().map(|byte| format!("{byte:02x}")).collect();
     if hashed != hexadecimal {
-        return Err(format!("{path}: not what its digest says").into());
+        return Err(format!("{path}: does not match its digest").into());
     }
     Ok(received)
 }

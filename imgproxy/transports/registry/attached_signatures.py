@@ -194,7 +194,7 @@ async def _extension(registry: Registry, place: str, digest: Digest) -> list[Sig
     except NotFoundError:
         return []
     with readable(where):
-        return limited(signature.of_extension(raw, where), where)
+        return limited(signature.parse_extension_reply(raw, where), where)
 
 
 async def _attachments(registry: Registry, place: str, digest: Digest) -> list[Signature]:

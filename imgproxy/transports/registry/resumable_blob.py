@@ -96,7 +96,7 @@ class Transfer:
         digest = str(self._descriptor.digest)
         response = await endpoint.get("blob", digest, {"Range": wanted.field}, wanted=_WITH_RANGE)
         try:
-            rest = content_range.answer(
+            rest = content_range.read_reply(
                 response.url,
                 wanted,
                 response.status,

@@ -93,7 +93,7 @@ def test_what_else_is_said_of_an_image_does_not_matter(more: Json) -> None:
         (b"", "not JSON: "),
         (b"\xef\xbb\xbf[]", "not JSON: "),
         (b"\xff", "not UTF-8 at byte 0"),
-        (b'[{"Layers":[],"Layers":[]}]', 'the key "Layers" stands twice in one object'),
+        (b'[{"Layers":[],"Layers":[]}]', 'the key "Layers" occurs twice in one object'),
         (b"[NaN]", "NaN is not JSON"),
         (b"[" * 10_000 + b"]" * 10_000, "nested deeper than 64"),
         ({}, "images: expected an array, got an object"),
@@ -118,7 +118,7 @@ def test_what_else_is_said_of_an_image_does_not_matter(more: Json) -> None:
         # a reader without regard to case would take these for the others
         (
             [{**ITEM, "layers": []}],
-            "images[0].layers: ambiguous, keys are told apart by case",
+            "images[0].layers: ambiguous, keys are case-sensitive",
         ),
         ([{**ITEM, "CONFIG": "d"}], "images[0].CONFIG: ambiguous, keys"),
         ([{**ITEM, "repotags": []}], "images[0].repotags: ambiguous, keys"),
@@ -169,12 +169,12 @@ def test_a_config_names_the_layers_or_is_no_image_s(
         (b"\xff", "not UTF-8 at byte 0"),
         (b"[]", "the document: expected an object, got an array"),
         (b'{"rootfs":1}', "rootfs: expected an object, got 1"),
-        (b'{"RootFS":{}}', "RootFS: ambiguous, keys are told apart by case"),
-        (b'{"rootfs":{"DIFF_IDS":[]}}', "rootfs.DIFF_IDS: ambiguous, keys are told apart by case"),
+        (b'{"RootFS":{}}', "RootFS: ambiguous, keys are case-sensitive"),
+        (b'{"rootfs":{"DIFF_IDS":[]}}', "rootfs.DIFF_IDS: ambiguous, keys are case-sensitive"),
         (b'{"rootfs":{"diff_ids":{}}}', "rootfs.diff_ids: expected an array, got an object"),
         (b'{"rootfs":{"diff_ids":[5]}}', "rootfs.diff_ids[0]: expected a string, got 5"),
         (b'{"rootfs":{"diff_ids":["x"]}}', '"x" is not a digest (algorithm:encoded)'),
-        (b'{"rootfs":{"diff_ids":["sha256:AB"]}}', '"sha256:AB": sha256 wants 64 lower-case'),
+        (b'{"rootfs":{"diff_ids":["sha256:AB"]}}', '"sha256:AB": sha256 has 64 lower-case'),
     ],
 )
 def test_a_config_that_is_unclear_is_refused(raw: bytes, complaint: str) -> None:

@@ -210,7 +210,7 @@ def test_no_number_is_zero(size: bytes) -> None:
 )
 def test_what_is_no_number_is_refused(size: bytes) -> None:
     """Negative ones too, which base 256 could say."""
-    assert refusal(header(size=size) + END) == "the header at byte 0 has a number that is none"
+    assert refusal(header(size=size) + END) == "the header at byte 0 has a malformed number"
 
 
 def test_a_number_of_another_field_does_not_matter() -> None:
@@ -282,10 +282,10 @@ def test_what_can_have_contents_is_passed_over_with_them(kind: bytes) -> None:
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6"])
 def test_what_has_no_contents_and_claims_some_is_refused(kind: bytes) -> None:
     """One reader would take them for the next header, another would pass them over."""
-    message = "the header at byte 0 gives contents to a member that has none"
+    message = "the header at byte 0 has a size, but its type has no contents"
     assert refusal(member(b"x", kind=kind) + END) == message
     sized = refusal(pax(size="1") + member(kind=kind) + END)
-    assert sized == "the header at byte 1024 gives contents to a member that has none"
+    assert sized == "the header at byte 1024 has a size, but its type has no contents"
     assert refusal(member(b"x", name=b"d/", kind=b"\0") + END) == message
     assert only(member(kind=kind)).size == 0
 
@@ -304,7 +304,7 @@ def test_a_size_may_stand_in_an_extended_header() -> None:
     "size", ["-1", "+1", "1.5", "1 ", " 1", "0x1", "9" * 19, "1_0", "\uff11", b"\xff"]
 )
 def test_a_size_that_is_no_number_is_refused(size: str | bytes) -> None:
-    message = "the header before byte 1024 says a size that is no number"
+    message = "the header before byte 1024 has a size that is not a number"
     assert refusal(pax(size=size) + member(b"x") + END) == message
 
 
@@ -371,19 +371,19 @@ def test_a_map_of_holes_that_does_not_end_ends_with_the_archive() -> None:
     ),
 )
 def test_a_name_that_is_said_twice_is_refused(first: bytes, second: bytes) -> None:
-    message = f"the header at byte {len(first)} says path again"
+    message = f"the header at byte {len(first)} repeats path"
     assert refusal(first + second + member() + END) == message
 
 
 @pytest.mark.parametrize("key", ["path", "linkpath", "size"])
 def test_a_key_that_stands_twice_in_one_header_is_refused(key: str) -> None:
     twice = extended(*[record(key.encode(), b"1")] * 2)
-    assert refusal(twice + member(b"x") + END) == f"the header at byte 0 says {key} again"
+    assert refusal(twice + member(b"x") + END) == f"the header at byte 0 repeats {key}"
 
 
 def test_a_target_that_is_said_twice_is_refused() -> None:
     archive = long_name(b"b", b"K") + pax(linkpath="c") + member(kind=b"2") + END
-    assert refusal(archive) == "the header at byte 1024 says linkpath again"
+    assert refusal(archive) == "the header at byte 1024 repeats linkpath"
 
 
 def test_a_name_and_a_target_may_be_long() -> None:
@@ -395,14 +395,14 @@ def test_a_name_and_a_target_may_be_long() -> None:
 @pytest.mark.parametrize("key", ["path", "linkpath", "size"])
 def test_a_name_for_all_members_is_refused(key: str) -> None:
     archive = member() + extended(record(key.encode(), b"1"), kind=b"g") + member() + END
-    assert refusal(archive) == f"the global header at byte 512 says {key} for all members"
+    assert refusal(archive) == f"the global header at byte 512 sets {key} for all members"
 
 
 @pytest.mark.parametrize("key", ["path", "linkpath", "size"])
 def test_a_name_that_is_taken_back_is_refused(key: str) -> None:
     """For pax that means the one in the header, for others an empty one."""
     archive = extended(record(key.encode(), b"")) + member() + END
-    assert refusal(archive) == f"the header at byte 0 says {key}, and no value"
+    assert refusal(archive) == f"the header at byte 0 sets {key} without a value"
 
 
 @pytest.mark.parametrize(
@@ -510,7 +510,7 @@ def test_what_is_said_of_holes_is_not_kept() -> None:
     holes = extended(*[record(b"GNU.sparse.%d" % n, b"x" * 1000) for n in range(1000)])
     assert only(holes + member()).kind == "sparse"
     assert refusal(holes * 2 + member() + END) == (
-        f"the header at byte {len(holes)} says GNU.sparse. again"
+        f"the header at byte {len(holes)} repeats GNU.sparse."
     )
 
 
@@ -530,7 +530,7 @@ def test_an_archive_ends_with_zeros_or_the_file(end: bytes) -> None:
 @pytest.mark.parametrize("more", [member(name=b"b"), b"x", bytes(511) + b"x"])
 def test_a_lone_block_of_zeros_is_refused(more: bytes) -> None:
     """GNU's tar stops there, others go on."""
-    message = "one block of zeros at byte 1024, and then more"
+    message = "one block of zeros at byte 1024, followed by data"
     assert refusal(member(b"x") + bytes(BLOCK) + more) == message
 
 

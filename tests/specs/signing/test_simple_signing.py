@@ -103,7 +103,7 @@ def test_a_payload_is_exactly_that(value: object, reason: str) -> None:
 @pytest.mark.parametrize("key", ["critical", "optional", "image", "docker-reference"])
 def test_no_key_stands_twice(key: str) -> None:
     raw = encode(document()).replace(f'"{key}":'.encode(), f'"{key}":0,"{key}":'.encode(), 1)
-    with pytest.raises(SignatureError, match=f'its payload: the key "{key}" stands twice'):
+    with pytest.raises(SignatureError, match=f'its payload: the key "{key}" occurs twice'):
         parse(raw, ATOMIC)
 
 
