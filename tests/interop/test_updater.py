@@ -611,7 +611,7 @@ def test_one_updater_at_a_time(updater: Updater) -> None:
 def test_repositories_of_other_modes(updater: Updater, mode: str) -> None:
     updater.repo.mkdir(parents=True)
     updater.ostree("init", f"--mode={mode}")
-    pattern = f"{updater.repo} has mode {mode}(-z2)?, and not bare-user or bare"
+    pattern = f"{updater.repo} has the mode {mode}(-z2)?, expected bare-user or bare"
     updater("image").failed(1, pattern)
 
 
@@ -719,7 +719,7 @@ def test_archives_that_are_not_passed_on(what: str) -> None:
 @pytest.mark.parametrize(
     ("layers", "pattern"),
     [
-        ([LINK, tar({"/bin/a": SMALL_FILE})], "/bin: no directory, but a later layer .*"),
+        ([LINK, tar({"/bin/a": SMALL_FILE})], "/bin: not a directory, but a later layer .*"),
         ([LINK[:512] + tar({"/bin/a": SMALL_FILE})], "ostree: .*"),
     ],
 )
