@@ -1,4 +1,4 @@
-"""The tree of failures, held to the statuses of imgproxy(1), ERRORS; and what may be quoted."""
+"""The classes of failures, with the statuses of imgproxy(1), ERRORS; and text from outside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from imgproxy import errors
 from imgproxy.errors import Failure, MethodNotAllowedError, NotFoundError, UsageError, clean
 
-# class: status, code, whether another try is worth it
+# class: status, code, whether another try may succeed
 LEAVES = {
     errors.BadRequestError: (400, "BAD_REQUEST", False),
     errors.DeniedError: (403, "DENIED", False),
@@ -34,7 +34,7 @@ def test_the_tree_has_no_other_leaves() -> None:
 
 
 def test_what_was_replaced_is_unavailable_to_a_parent() -> None:
-    """The difference is for this program, which opens it anew."""
+    """Only this program distinguishes it, and opens the image again."""
     replaced, unavailable = errors.ReplacedError("x"), errors.UnavailableError("x")
     assert (replaced.status, replaced.code) == (unavailable.status, unavailable.code)
     assert (replaced.retryable, replaced.detail) == (True, {})

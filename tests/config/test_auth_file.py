@@ -35,7 +35,7 @@ def found(name: str, document: object, *, legacy: bool = False) -> Credentials |
 
 
 def key_found(name: str, keys: list[str], *, legacy: bool = False) -> str | None:
-    """Give the key whose entry counts; each entry's user is its key."""
+    """Return the key whose entry applies; each entry's user is its key."""
     entries = {key: entry(f"{key.replace(':', ';')}:p") for key in keys}
     credentials = found(name, entries if legacy else {"auths": entries}, legacy=legacy)
     if credentials is None:
@@ -68,7 +68,7 @@ def test_the_longest_namespace_wins(longest: int, order: int) -> None:
         ("h:5000/a", ["h", "h:5000"], "h:5000"),
         ("h/a", ["h:5000"], None),
         ("[::1]:5000/a", ["[::1]:5000"], "[::1]:5000"),
-        # The second pass: hosts of keys that are URLs.
+        # The second pass: the hosts of keys that are URLs.
         (IMAGE, ["https://quay.io"], "https://quay.io"),
         (IMAGE, ["http://quay.io/v1/"], "http://quay.io/v1/"),
         (IMAGE, ["https://quay.io/a/b/img"], "https://quay.io/a/b/img"),
@@ -229,7 +229,7 @@ MARK: dict[str, Any] = {"quay.io": {}}
             {"credHelpers": {HUB: "y", "docker.io": "x"}},
             helper("x", ["docker.io", HUB], "credHelpers.docker.io"),
         ),
-        # The store comes last; an entry without anything in it says that the store has it.
+        # The store comes last; an empty entry means that the store has the login.
         (
             IMAGE,
             {"credsStore": "y"},
@@ -259,7 +259,7 @@ MARK: dict[str, Any] = {"quay.io": {}}
         ),
         (IMAGE, {"credsStore": "", "auths": LOGIN}, USER),
         (IMAGE, {"credsStore": None, "credHelpers": None, "auths": None}, None),
-        # A helper without a name keeps a registry out of the store.
+        # A helper without a name excludes a registry from the store.
         (IMAGE, {"credsStore": "y", "credHelpers": {"quay.io": ""}, "auths": LOGIN}, USER),
         (IMAGE, {"credsStore": "y", "credHelpers": {"quay.io": ""}, "auths": MARK}, None),
         (IMAGE, {"credsStore": "y", "credHelpers": {"quay.io": ""}}, None),

@@ -1,4 +1,4 @@
-"""Files of both versions, one by one and together; tables and names have tests of their own."""
+"""Files of both versions, individually and merged; tables and names have tests of their own."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_a_broken_file(text: str | bytes, message: str) -> None:
     ids=lambda value: str(value)[:40],
 )
 def test_no_toml(text: str, place: str) -> None:
-    """The reason is in Python's words, which differ between its versions."""
+    """The reason is Python's message, which differs between versions."""
     message = complaint(text)
     assert message.startswith("not TOML: ")
     assert f"(at {place}" in message
@@ -290,7 +290,7 @@ def test_version_1_in_part(key: str) -> None:
     ],
 )
 def test_version_1_with_nothing_in_it(text: str, *, version_1: bool) -> None:
-    """Templates had empty lists, and people wrote version 2 below them."""
+    """Templates had empty lists, below which version 2 was written."""
     file = parse(f"{EVERYTHING}\n{text}", version_1=version_1)
     assert file == parse(EVERYTHING)
 
@@ -410,7 +410,7 @@ def test_a_later_file_replaces_the_table_of_a_prefix_whole() -> None:
 
 
 def test_files_may_contradict_each_other() -> None:
-    """What contradicts within one file is a mistake; across files it is what drop-ins are for."""
+    """A contradiction within one file is a mistake; drop-ins exist to override other files."""
     first = '[[registry]]\nlocation = "a.io"'
     second = '[[registry]]\nprefix = "b.io"\nlocation = "a.io"\ninsecure = true'
     assert [registry.insecure for registry in merge(first, second).registries] == [False, True]
@@ -485,7 +485,7 @@ def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
 
 
 def everything_asked(file: File) -> Iterator[object]:
-    """Ask all that can be asked of a configuration; failures are answers too."""
+    """Return all results of a configuration, failures included."""
     merged = registries_conf.merge([file, file])
     for image in ("a.io/x:1", "y.c.io:5000/z@sha256:" + "0" * 64, "e.io/f/g", "busybox"):
         try:
@@ -521,7 +521,7 @@ def test_mutated_files_are_read_or_refused() -> None:
 
 
 def test_nothing_is_parsed_before_it_is_needed() -> None:
-    """A host without the file should not wait for a parser of it to be loaded."""
+    """A host without the file must not spend time on the import of its parser."""
     import subprocess
 
     program = "import sys, imgproxy.config.registries_conf; sys.exit('tomllib' in sys.modules)"

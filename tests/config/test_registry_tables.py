@@ -1,4 +1,4 @@
-"""One row for each key of a `[[registry]]` table, and for each way in which it can be wrong."""
+"""One row for each key of a `[[registry]]` table, and for each mistake in it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_everything() -> None:
         ({"prefix": "*.a.io", "location": ""}, "*.a.io", ""),
         ({"prefix": "*.a.io", "location": "b.io/c"}, "*.a.io", "b.io/c"),
         ({"location": "*.a.io"}, "*.a.io", "*.a.io"),
-        # Only what is no location at all is refused; what a name becomes there is seen later.
+        # Only URLs are refused here; a malformed reference is detected after the rewriting.
         ({"location": "a.io", "prefix": "/"}, "", "a.io"),
         ({"location": "no host", "prefix": "b.io"}, "b.io", "no host"),
         ({"location": "ftp://a.io", "prefix": "b.io"}, "b.io", "ftp://a.io"),
@@ -293,13 +293,13 @@ def test_a_prefix_that_can_fit(prefix: str) -> None:
 @pytest.mark.parametrize(
     "prefix",
     [
-        "host",  # no dot and no port: the name of a repository
+        "host",  # without dot and port it is the name of a repository
         "busybox",
         "a.io/x:1",
         "a.io/x@sha256:" + "0" * 64,
         "a.io/X",
         "a.io:99999",
-        "index.docker.io",  # docker.io, where names are looked at
+        "index.docker.io",  # docker.io in normalised names
         "oci://a.io",
         "a.*.io",
         "*",

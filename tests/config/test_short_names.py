@@ -211,7 +211,7 @@ def test_what_the_later_file_leaves_open_stays() -> None:
         ("y:3" + DIGEST, ["a.io/y:3@D", "b.io:5000/y:3@D"]),
         ("n/x", ["a.io/n/x:latest", "b.io:5000/n/x:latest"]),
         ("gone", ["a.io/gone:latest", "b.io:5000/gone:latest"]),
-        # with a registry, a name is no short one
+        # a name with a registry is not a short one
         ("c.io/x", ["c.io/x:latest"]),
         ("localhost/x:1", ["localhost/x:1"]),
     ],
@@ -254,7 +254,7 @@ def test_docker_hub() -> None:
 
 
 def test_a_search_registry_that_cannot_be_one_is_passed_over() -> None:
-    """Else Docker Hub's namespace of that name would be asked."""
+    """Otherwise requests would go to Docker Hub's namespace of that name."""
     assert resolve("x", searching("host", "a.io")) == ["a.io/x:latest"]
 
 

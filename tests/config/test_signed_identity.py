@@ -25,8 +25,8 @@ def image(text: str) -> Reference:
 EXACT = identity("matchExact")
 REPOSITORY = identity("matchRepository")
 
-# An image that is asked for, a name that is signed: whether they fit exactly, by the default, and
-# by the repository.
+# The requested image, the signed name, and whether they match exactly, by the default, and by the
+# repository.
 TABLE = [
     (f"{OS}:1", f"{OS}:1", (True, True, True)),
     (f"{OS}:1", f"{OS}:2", (False, False, True)),

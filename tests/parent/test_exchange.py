@@ -1,4 +1,4 @@
-"""The pure half of the parent's library: replies at every split, sockets and their holders."""
+"""The modules of the library for parents without I/O: replies at every split, and the pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed getters: what they give, and that a complaint carries its place."""
+"""Typed getters: their results, and the path of the field in their messages."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def test_one_closed_range_is_asked_for() -> None:
         (206, ["bytes 100-500/1000"], None, Rest(0, 401)),
         (200, [], 1000, Rest(100, 900)),
         (200, [], None, Rest(100, 900)),
-        (200, ["bytes 5-6/7"], 1000, Rest(100, 900)),  # says nothing in a 200: section 14.4
+        (200, ["bytes 5-6/7"], 1000, Rest(100, 900)),  # without meaning in a 200: section 14.4
         (416, [], None, None),
         (416, ["bytes */1000"], None, None),
         (416, ["bytes */x"], None, None),

@@ -1,4 +1,4 @@
-"""The distribution specification 1.1: what is asked, and what the answers mean."""
+"""The distribution specification 1.1: the URLs of requests, and the meaning of replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Docker archives: what their manifest.json says, and the manifest that is made of it."""
+"""Docker archives: their manifest.json, and the manifest that is generated from it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_what_else_is_said_of_an_image_does_not_matter(more: Json) -> None:
             [{**ITEM, "LayerSources": {"x": {"digest": SHA256}}}],
             "images[0].LayerSources.x.size: missing (expected an integer)",
         ),
-        # a reader without regard to case would take these for the others
+        # a case-insensitive reader would take these for the known keys
         (
             [{**ITEM, "layers": []}],
             "images[0].layers: ambiguous, keys are case-sensitive",
@@ -234,8 +234,8 @@ FOREIGN = Descriptor(
 
 SUFFIXES = ("", "+gzip", "+zstd", "+bzip2", "+xz")
 
-# Parents keep digests of these manifests; a change here is a change of every image that was ever
-# served from a Docker archive. Not one of them may be adapted to the program.
+# Parents store the digests of these manifests; a change here is a change of every image that was
+# ever served from a Docker archive. None of them may be adapted to the program.
 GOLDEN = {
     "no layers": (
         (CONFIG, ()),
@@ -284,7 +284,7 @@ def test_the_manifest_is_compact_and_in_the_order_of_the_specification() -> None
 
 
 def test_what_else_a_descriptor_has_is_left_out() -> None:
-    """It would be of the registry that the layer came from, and not of the layer."""
+    """The annotations describe the source in the registry, not the layer."""
     more = LAYER._replace(data=b"x", ref_name="a", image_name="b", is_attestation=True)
     assert make_manifest(CONFIG, [more]) == make_manifest(CONFIG, [LAYER])
 

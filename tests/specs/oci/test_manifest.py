@@ -1,4 +1,4 @@
-"""Manifests and indexes: what is read, and what is refused because it could be read in two ways."""
+"""Manifests and indexes: their parsing, and the refusal of ambiguous documents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read(document: object, claimed: str = "") -> Manifest | Index:
 
 
 def entry(**fields: Any) -> Descriptor:  # noqa: ANN401  (JSON is any)
-    """Give the one entry of an index as it is read."""
+    """Return the only entry of an index after parsing."""
     document = read({**INDEX, "manifests": [{**ENTRY, **fields}]})
     assert isinstance(document, Index)
     return document.manifests[0]
@@ -205,7 +205,7 @@ def test_a_descriptor_says_what_it_names(fields: Json, expected: Json) -> None:
         ({"platform": "linux"}, '.platform: expected an object, got "linux"'),
         ({"platform": {"os": 1}}, ".platform.os: expected a string, got 1"),
         ({"platform": {"architecture": []}}, ".platform.architecture: expected a string, got an"),
-        # a reader without regard to case would take these for the others
+        # a case-insensitive reader would take these for the known keys
         ({"Digest": "sha256:x"}, ".Digest: ambiguous, keys are case-sensitive"),
         ({"SIZE": 13}, ".SIZE: ambiguous, keys are case-sensitive"),
         ({"url\u017f": []}, ".url\u017f: ambiguous, keys are case-sensitive"),

@@ -49,7 +49,7 @@ def refusal(text: str) -> str:
         ("registry-1.docker.io/acme/os", "registry-1.docker.io", "acme/os"),
         ("docker.io", "docker.io", "library/docker.io"),
         ("library/library", "docker.io", "library/library"),
-        # a first component that is a host, and one that is not
+        # first components that are a host, and ones that are not
         ("localhost/os", "localhost", "os"),
         ("localhost", "docker.io", "library/localhost"),
         ("quay.io/acme/os", "quay.io", "acme/os"),

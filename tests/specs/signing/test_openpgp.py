@@ -17,7 +17,7 @@ SIGNATURE_BODY = b"\x04\x00\x16\x08" + b"s" * 20
 
 
 def old(tag: int, body: bytes, size: int = 0) -> bytes:
-    """Give a packet with a head of the old format; `size` is the kind of its length."""
+    """Return a packet with an old header; `size` is the type of its length."""
     length = b"" if size == 3 else len(body).to_bytes(1 << size)
     return bytes([0x80 | tag << 2 | size]) + length + body
 

@@ -1,4 +1,4 @@
-"""Entries of the transparency log, as they are written down."""
+"""Entries of the transparency log: their parsing."""
 
 from __future__ import annotations
 

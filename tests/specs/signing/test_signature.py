@@ -1,4 +1,4 @@
-"""The encodings in which signatures are kept."""
+"""The encodings in which signatures are stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sigstore's signatures bring along, before anybody believes it; see tests/trust as well."""
+"""The parsing of sigstore's signatures; tests/verification/signatures tests their verification."""
 
 from __future__ import annotations
 

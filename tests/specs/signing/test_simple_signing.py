@@ -1,4 +1,4 @@
-"""What signatures say: every key, missing, unknown, twice and of a wrong type."""
+"""The payload of signatures: every key, missing, unknown, duplicate and of a wrong type."""
 
 from __future__ import annotations
 
