@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Build the program as one file: `PYTHON .ci/onefile.py [DIRECTORY]` writes imgproxy-X.Y.pyz there.
 
-The file is for the minor version of Python that builds it, as it has bytecode inside and no
-sources: nothing is compiled when it starts. The dependencies are taken from that Python's own
-environment, whose versions are thereby those in the file, with their licences.
+The file is for the minor version of Python that builds it, as it contains bytecode and no sources:
+nothing is compiled when it starts. The dependencies, with their licences, are copied from that
+Python's own environment.
 
-Extension modules cannot be loaded from such a file, and are left out. That is backports.zstd: zstd
-archives want it installed for the Python that runs the file, or Python 3.14, which has its own.
+Extension modules cannot be loaded from such a file, and are omitted. That is backports.zstd: zstd
+archives need it installed for the Python that runs the file, or Python 3.14, which has its own.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 TOP = Path(__file__).resolve().parent.parent
 
-# What never runs here.
-LEFT_OUT = {"_tests", "tests", "__pycache__", "_tools"}
+# Directories whose modules are never used.
+OMITTED = {"_tests", "tests", "__pycache__", "_tools"}
 
 _MAIN = """\
 import sys
@@ -43,11 +43,11 @@ _LICENCE = re.compile(r"(?i)(licen[cs]e|copying|notice|authors)")
 
 
 def dependencies() -> Iterator[importlib.metadata.Distribution]:
-    """Give the distributions that the program needs and that a zip can hold."""
+    """Yield the distributions that the program needs and that a zip archive can hold."""
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
-    wanted, seen = list(project["dependencies"]), set()
-    while wanted:
-        match = _REQUIREMENT.match(wanted.pop())
+    required, seen = list(project["dependencies"]), set()
+    while required:
+        match = _REQUIREMENT.match(required.pop())
         if match is None or not _applies(match[2] or "") or match[1] in seen:
             continue
         seen.add(match[1])
@@ -56,11 +56,11 @@ def dependencies() -> Iterator[importlib.metadata.Distribution]:
             print(f"without {match[1]}, which has extension modules", file=sys.stderr)
             continue
         yield found
-        wanted += found.requires or []
+        required += found.requires or []
 
 
 def _applies(marker: str) -> bool:
-    """Whether a requirement is for this host: of markers, those that the dependencies have."""
+    """Return whether a requirement is for this host; supports only the dependencies' markers."""
     if "extra" in marker or "os_name == 'nt'" in marker.replace('"', "'"):
         return False
     match = re.fullmatch(r"\s*python_version\s*<\s*['\"](\d+)\.(\d+)['\"]\s*", marker)
@@ -68,20 +68,20 @@ def _applies(marker: str) -> bool:
 
 
 def files() -> Iterator[tuple[str, Path]]:
-    """Give what the archive is made of: names in it, and where they lie."""
+    """Yield the files of the archive: the name there, and the path here."""
     for path in (TOP / "imgproxy").rglob("*.py"):
         yield path.relative_to(TOP).as_posix(), path
     yield "LICENSE", TOP / "LICENSE"
     for found in dependencies():
         for file in found.files or []:
-            module = file.suffix == ".py" and not LEFT_OUT & set(file.parts)
+            module = file.suffix == ".py" and not OMITTED & set(file.parts)
             licence = ".dist-info" in file.parts[0] and _LICENCE.match(file.name)
             if ".." not in file.parts and (module or licence):
                 yield file.as_posix(), Path(str(found.locate_file(file)))
 
 
 def bytecode(name: str, path: Path) -> bytes:
-    """Give a module compiled, in the form that is never compared with a source."""
+    """Return a module's bytecode, in the form that is never compared with a source."""
     with tempfile.TemporaryDirectory() as directory:
         compiled = Path(directory, "compiled")
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
@@ -90,11 +90,11 @@ def bytecode(name: str, path: Path) -> bytes:
 
 
 def build(output: Path) -> None:
-    """Write the file; nothing in it depends on when and where it is built."""
+    """Write the file. Its content depends neither on the time nor on the path of the build."""
     version = sys.version_info[:2]
     with output.open("wb") as file:
         file.write(f"#!/usr/bin/env python{version[0]}.{version[1]}\n".encode())
-        # Stored: inflating it each time takes longer than reading it.
+        # Stored, since decompression at each start takes longer than reading.
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             main = _MAIN.format(version=tuple(version)).encode()
             archive.writestr(zipfile.ZipInfo("__main__.py"), main)
@@ -106,7 +106,7 @@ def build(output: Path) -> None:
 
 
 def main() -> None:
-    """Build for the Python that runs this."""
+    """Build the file for the Python that runs this."""
     directory = Path(sys.argv[1]) if sys.argv[1:] else TOP / "dist"
     directory.mkdir(parents=True, exist_ok=True)
     output = directory / "imgproxy-{}.{}.pyz".format(*sys.version_info)

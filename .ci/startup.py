@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare how two commands start: `startup.py IMAGE COMMAND... -- COMMAND...`.
 
-Each serves the image's manifest, in turns. What is printed are the medians in milliseconds and the
-ratio of the second to the first: on a machine that does other things as well, a hint and no more.
+Each serves the image's manifest, in turns. The output are the medians in milliseconds and the
+ratio of the second to the first: only a hint if the machine is busy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REQUEST = b"GET /manifest HTTP/1.1\r\nHost: startup\r\n\r\n"
 
 
 def seconds(command: list[str], image: str) -> float:
-    """Give how long it takes from the start to the end of one served manifest."""
+    """Return the time in seconds that a command takes to serve one manifest and end."""
     started = time.perf_counter()
     result = subprocess.run(  # noqa: S603  (the commands are the caller's)
         [*command, "--insecure-policy", "--platform=linux/amd64", image],
@@ -33,12 +33,12 @@ def seconds(command: list[str], image: str) -> float:
 
 
 def main() -> None:
-    """Measure, and print."""
-    image, *words = sys.argv[1:]
-    cut = words.index("--")
-    commands = words[:cut], words[cut + 1 :]
+    """Measure both commands, and print the results."""
+    image, *arguments = sys.argv[1:]
+    cut = arguments.index("--")
+    commands = arguments[:cut], arguments[cut + 1 :]
     for command in commands:
-        seconds(command, image)  # whatever is read is in memory afterwards
+        seconds(command, image)  # so that all files are in the page cache
     rounds = [[seconds(command, image) for command in commands] for _ in range(ROUNDS)]
     first, second = (statistics.median(times) for times in zip(*rounds, strict=True))
     print(f"start-up: {first * 1000:.0f} ms, {second * 1000:.0f} ms: {second / first:.2f} times")

@@ -1,8 +1,8 @@
-"""Read archives with skopeo and with imgproxy, and print what each makes of them.
+"""Read archives with skopeo and with imgproxy, and print the results of both.
 
-Each archive is made here of the image in sample.py, as some program writes it, or as somebody with
-bad intentions might. `copied` and `served` mean that the program was content; where there is an
-image for arm64 as well, the one for amd64 was meant, or stands first.
+Each archive is made here of the image in sample.py, in the form that some program writes, or that
+an attacker might. `copied` and `served` mean success; where there is an image for arm64 as well,
+the one for amd64 is requested, or comes first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PARENT = Path(__file__).parent / "parent.py"
 
-# Seconds after which a program is said to wait for ever.
+# In seconds: a program that takes longer is reported to wait for ever.
 PATIENCE = 5
 
 LAYERS = sample.layers("amd64")
@@ -37,7 +37,7 @@ TAG = "acme/sample:1"
 
 
 class Link(NamedTuple):
-    """A member without contents: `tarfile.SYMTYPE` or `tarfile.LNKTYPE`, and where it leads."""
+    """A member without contents: `tarfile.SYMTYPE` or `tarfile.LNKTYPE`, and its target."""
 
     kind: bytes
     target: str
@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 
 def tar(members: Iterable[tuple[str, bytes | Link]]) -> bytes:
-    """Give an archive of files and links."""
+    """Return an archive of files and links."""
     archive = BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as output:
         for name, content in members:
@@ -67,18 +67,18 @@ def tar(members: Iterable[tuple[str, bytes | Link]]) -> bytes:
 
 
 def listed(*layers: str, config: str = CONFIG) -> dict[str, object]:
-    """Give an image as manifest.json lists it."""
+    """Return an image's entry in manifest.json."""
     return {"Config": config, "RepoTags": [TAG], "Layers": layers}
 
 
 def with_links(links: dict[str, Link]) -> bytes:
-    """Give a Docker archive in which the first of these links stands for the first layer."""
+    """Return a Docker archive in which the first of these links replaces the first layer."""
     control = sample.encode([listed(next(iter(links)), *NAMES[1:])])
     return tar([*links.items(), *(DOCKER | {"manifest.json": control}).items()])
 
 
 def docker_archives() -> Iterator[Case]:
-    """Make the Docker archives."""
+    """Yield the Docker archives."""
     image, plain = "docker-archive:FILE", tar(DOCKER.items())
     yield Case("gzipped, as Nix makes it", image, gzip.compress(plain))
     yield Case("gzipped, zeros after it", image, gzip.compress(plain) + bytes(10240))
@@ -105,20 +105,20 @@ def docker_archives() -> Iterator[Case]:
 
 
 class Layout:
-    """An OCI layout for an archive, in the making."""
+    """An OCI layout under construction, for an archive."""
 
     def __init__(self) -> None:
         self.members = [("oci-layout", b'{"imageLayoutVersion":"1.0.0"}')]
 
     def add(self, content: bytes, media_type: str, **fields: object) -> dict[str, Any]:
-        """Put a blob in; give its descriptor."""
+        """Add a blob, and return its descriptor."""
         digest = hashlib.sha256(content).hexdigest()
         self.members.append((f"blobs/sha256/{digest}", content))
         described = {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
         return described | fields
 
     def image(self, architecture: str = "amd64") -> dict[str, Any]:
-        """Put an image in; give the descriptor of its manifest."""
+        """Add an image, and return the descriptor of its manifest."""
         layers = sample.layers(architecture)
         manifest = {
             "schemaVersion": 2,
@@ -130,18 +130,18 @@ class Layout:
         return self.add(sample.encode(manifest), sample.MANIFEST, platform=platform)
 
     def tar(self, *indexes: bytes) -> bytes:
-        """Give the archive, with these as its index.json."""
+        """Return the archive, with these index.json members."""
         return tar([*self.members, *(("index.json", each) for each in indexes)])
 
 
 def index(*descriptors: dict[str, Any]) -> bytes:
-    """Give an index of these."""
+    """Return an index of these."""
     document = {"schemaVersion": 2, "mediaType": sample.INDEX, "manifests": descriptors}
     return sample.encode(document)
 
 
 def oci_archives() -> Iterator[Case]:
-    """Make the OCI archives."""
+    """Yield the OCI archives."""
     image, layout = "oci-archive:FILE", Layout()
     amd64, arm64 = layout.image("amd64"), layout.image("arm64")
     offered = layout.tar(index(arm64, amd64))
@@ -159,11 +159,11 @@ def oci_archives() -> Iterator[Case]:
     descriptor = layout.image()
     name, manifest = layout.members[-1]
     layout.members[-1] = name, manifest.replace(b'"size"', b'"Size"', 1)
-    yield Case("a manifest is not what its digest says", image, layout.tar(index(descriptor)))
+    yield Case("a manifest does not match its digest", image, layout.tar(index(descriptor)))
 
 
 def skopeo(image: str, directory: Path, stdin: bytes) -> str:
-    """Copy an image; give how that went."""
+    """Copy an image, and return the result."""
     options = ["--insecure-policy", "--override-arch=amd64"]
     try:
         result = run(["skopeo", *options, "copy", image, f"dir:{directory}"], stdin)
@@ -173,31 +173,31 @@ def skopeo(image: str, directory: Path, stdin: bytes) -> str:
         config = json.loads((directory / "manifest.json").read_bytes())["config"]
         content = (directory / config["digest"].removeprefix("sha256:")).read_bytes()
         return f"copied, {json.loads(content)['architecture']}"
-    said = result.stderr.decode().rpartition('msg="')[2].strip().rstrip('"')
-    return said.replace('\\"', '"')
+    message = result.stderr.decode().rpartition('msg="')[2].strip().rstrip('"')
+    return message.replace('\\"', '"')
 
 
 def imgproxy(image: str, directory: Path, stdin: bytes) -> str:
-    """Save an image's layers; give how that went."""
+    """Save an image's layers, and return the result."""
     options = ["--insecure-policy", "--platform=linux/amd64", "--quiet"]
     parent = [sys.executable, str(PARENT), "--output", str(directory), image, *options]
     result = run(parent, stdin)
-    said = result.stderr.decode()
-    failed = re.search(r"failed: /\S+ (.*)", said)
+    errors = result.stderr.decode()
+    failed = re.search(r"failed: /\S+ (.*)", errors)
     if failed:
         return failed[1]
     saved = {file.name for file in directory.iterdir()}
-    wanted = {f"sha256-{hashlib.sha256(layer).hexdigest()}" for layer in LAYERS}
-    return "served" if result.returncode == 0 and saved == wanted else said
+    expected = {f"sha256-{hashlib.sha256(layer).hexdigest()}" for layer in LAYERS}
+    return "served" if result.returncode == 0 and saved == expected else errors
 
 
 def run(command: list[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
-    """Run a program, with a pipe for its standard input."""
+    """Run a program, with a pipe as its standard input."""
     return subprocess.run(command, input=stdin, capture_output=True, timeout=PATIENCE, check=False)
 
 
 def show(title: str, image: str, directory: Path, stdin: bytes = b"") -> None:
-    """Print what the two programs make of an image."""
+    """Print the results of the two programs for an image."""
     directory.mkdir()
     print(title)
     print(f"   skopeo:   {skopeo(image, directory / 'copied', stdin)}")
@@ -205,9 +205,9 @@ def show(title: str, image: str, directory: Path, stdin: bytes = b"") -> None:
 
 
 def main() -> None:
-    """Make the archives one by one, and show them."""
+    """Make the archives one by one, and show the results."""
     with tempfile.TemporaryDirectory() as work:
-        os.chdir(work)  # paths in messages are short then
+        os.chdir(work)  # for short paths in messages
         for n, case in enumerate([*docker_archives(), *oci_archives()]):
             file = Path(f"{n}.tar")
             file.write_bytes(case.archive)

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""A parent of imgproxy: fetch every layer of an image. The standard library alone.
+"""A parent of imgproxy: fetch every layer of an image, with the standard library alone.
 
     parent.py [--output DIR] IMAGE [OPTIONS OF IMGPROXY]
 
-imgproxy verifies: a reply that arrives whole is what its digest says. A large blob that turns out
-not to be stays short, since it is verified while it is under way. So the one duty of a parent is
-to count, and to take nothing for a blob before the last byte is there. The digest that is computed
-here is a second opinion.
+imgproxy verifies: a complete reply matches its digest. A large blob is verified while it is sent,
+and its body is cut short if verification fails. So a parent must count the bytes, and must not use
+a blob before the last byte has arrived. The digest that is computed here is a second opinion.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from pathlib import Path
 IMGPROXY = os.environ.get("IMGPROXY", "imgproxy")
 CHUNK = 1 << 20
 
-LOST_ITS_SOURCE = 5  # exit status of imgproxy
-TRY_AGAIN = 75  # exit status of ours: EX_TEMPFAIL of sysexits.h
+SOURCE_LOST = 5  # exit status of imgproxy
+TRY_AGAIN = 75  # exit status of this program: EX_TEMPFAIL of sysexits.h
 
 
 class FailedError(Exception):
-    """A request was refused, or its reply is not whole."""
+    """A request was refused, or its reply is incomplete."""
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
@@ -37,12 +36,12 @@ class FailedError(Exception):
 
 
 class Proxy:
-    """An imgproxy process, and our end of the socket that it serves."""
+    """An imgproxy process, and our half of the socket pair that it serves."""
 
     def __init__(self, image: str, options: list[str]) -> None:
         ours, theirs = socket.socketpair()
-        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as we do)
-        with theirs:  # closed here once the child has it: each side shall see the other go
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115  (it stays open until the end)
+        with theirs:  # closed here after the start, so that each side notices the other's end
             command = [IMGPROXY, f"--sockfd={theirs.fileno()}", *options, image]
             try:
                 self.process = subprocess.Popen(
@@ -50,12 +49,12 @@ class Proxy:
                 )
             except OSError:
                 raise FailedError(f"cannot start {IMGPROXY}") from None
-        self.connection = http.client.HTTPConnection("imgproxy")  # the name is for `Host` only
+        self.connection = http.client.HTTPConnection("imgproxy")  # the name is only for `Host`
         self.connection.sock = ours
-        self.connection.auto_open = 0  # once our socket is closed, do not dial a host of that name
+        self.connection.auto_open = 0  # never connect to a host of that name
 
     def ask(self, method: str, path: str) -> http.client.HTTPResponse:
-        """Give the reply to a request that succeeds; its body is still to be read."""
+        """Send a request, and return the reply, with its body unread, if it succeeds."""
         try:
             self.connection.request(method, path)
             reply = self.connection.getresponse()
@@ -68,13 +67,13 @@ class Proxy:
         return reply
 
     def fetch(self, digest: str, directory: Path | None) -> int:
-        """Hash a blob, save it if there is a directory, and give its size."""
+        """Hash a blob, save it if there is a directory, and return its size."""
         path = f"/blobs/{digest}"
         reply = self.ask("GET", path)
         expected, received = int(reply.headers["Content-Length"]), 0
         algorithm, hexadecimal = digest.split(":")
         hashed = hashlib.new(algorithm)
-        # Safe as a name from here on: imgproxy would not have answered to one that is no digest.
+        # Safe as a file name from here on: imgproxy refuses a malformed digest.
         file = directory / f"{algorithm}-{hexadecimal}" if directory else Path(os.devnull)
         part = file.with_name(f"{file.name}.part") if directory else file
         try:
@@ -87,16 +86,16 @@ class Proxy:
             if received != expected:
                 raise FailedError(f"{path}: short body, {received} of {expected} bytes")
             if hashed.hexdigest() != hexadecimal:
-                raise FailedError(f"{path}: not what its digest says")
+                raise FailedError(f"{path}: does not match its digest")
             if directory:
-                part.replace(file)  # it has its name from when it is whole, and not before
+                part.replace(file)  # only a complete file gets its name
         finally:
             if directory:
                 part.unlink(missing_ok=True)
         return received
 
     def end(self) -> tuple[int, str]:
-        """Hang up, which ends the process; give its exit status and its last words."""
+        """Close the socket, which ends the process; return its exit status and its last line."""
         self.connection.close()
         status = self.process.wait()
         self.stderr.seek(0)
@@ -105,21 +104,21 @@ class Proxy:
 
 
 def receive(reply: http.client.HTTPResponse) -> bytes:
-    """Give what comes next of the body, and nothing at its end, which may be an early one."""
+    """Return the next part of the body, empty at its end, which may be premature."""
     try:
-        return reply.read(CHUNK)  # with a size, it does not tell a short body from a whole one
+        return reply.read(CHUNK)  # with a size, it does not report a short body
     except (OSError, http.client.HTTPException):
         return b""
 
 
-def show_progress(words: str) -> None:
+def show_progress(line: str) -> None:
     """Replace the last line of a terminal."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def show(proxy: Proxy, directory: Path | None) -> None:
-    """Print what the image consists of, and fetch its layers."""
+    """Print the parts of the image, and fetch its layers."""
     if directory:
         directory.mkdir(parents=True, exist_ok=True)
     reply = proxy.ask("GET", "/manifest")
@@ -134,34 +133,34 @@ def show(proxy: Proxy, directory: Path | None) -> None:
 
 
 def run(image: str, directory: Path | None, options: list[str]) -> int:
-    """Do what the command line says, and give the exit status."""
+    """Fetch the image's layers, and return the exit status."""
     failure: Exception | None = None
-    status, words = 0, ""
+    status, last_line = 0, ""
     try:
         proxy = Proxy(image, options)
         try:
             show(proxy, directory)
         finally:
-            status, words = proxy.end()
+            status, last_line = proxy.end()
     except (FailedError, OSError, http.client.HTTPException) as error:
         failure = error
         print(f"failed: {error}", file=sys.stderr)
     if status:
         how = f"exit status {status}" if status > 0 else f"killed by signal {-status}"
-        print(f"imgproxy: {how}: {words}".removesuffix(": "), file=sys.stderr)
-    if status == LOST_ITS_SOURCE or getattr(failure, "retryable", False):
+        print(f"imgproxy: {how}: {last_line}".removesuffix(": "), file=sys.stderr)
+    if status == SOURCE_LOST or getattr(failure, "retryable", False):
         return TRY_AGAIN
     return 1 if failure or status else 0
 
 
 def main() -> int:
-    """Take the command line apart."""
-    words, directory = sys.argv[1:], None
-    if words[:1] == ["--output"] and len(words) > 1:
-        directory, words = Path(words[1]), words[2:]
-    if not words or words[0].startswith("-"):
+    """Parse the command line, and run."""
+    arguments, directory = sys.argv[1:], None
+    if arguments[:1] == ["--output"] and len(arguments) > 1:
+        directory, arguments = Path(arguments[1]), arguments[2:]
+    if not arguments or arguments[0].startswith("-"):
         sys.exit("usage: parent.py [--output DIR] IMAGE [OPTIONS OF IMGPROXY]")
-    return run(words[0], directory, words[1:])
+    return run(arguments[0], directory, arguments[1:])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/bin/sh
 # parent.sh [--output DIR] IMAGE [OPTIONS OF IMGPROXY] - a parent of imgproxy in POSIX shell.
 #
-# It fetches every layer of an image. jq reads JSON; the rest are Debian's coreutils. Without
-# --sockfd, imgproxy serves its standard input and output; here they are two named pipes. The next
-# request is sent when the last reply is read to its end, so whatever reads a reply can never take
-# a part of the next one with it.
+# It fetches every layer of an image. jq parses JSON; the other programs are Debian's coreutils.
+# Without --sockfd, imgproxy serves its standard input and output; here they are two named pipes.
+# A request is sent only when the previous reply has been read to its end, so a program that reads a
+# reply can never read a part of the next one.
 set -eu
 
 directory=
@@ -27,16 +27,16 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"; rm -f "$part" 2>/dev/null' EXIT
 trap 'exit 1' INT TERM
 
-# Close both pipes, which ends imgproxy, tell how it ended, and end with it; $1 if it ended well.
+# Close both pipes, which ends imgproxy, report a failure of it, and exit; with $1 if it succeeded.
 finish() {
     exec 3>&- 4<&-
-    wait "$child" 2>/dev/null || { # some shells say on their own that it was killed
+    wait "$child" 2>/dev/null || { # some shells report a signal themselves
         status=$?
         how="exit status $status"
         if [ $status -gt 128 ]; then how="killed by signal $((status - 128))"; fi
-        said=$(tail -n 1 "$work/stderr")
-        echo "imgproxy: $how${said:+: $said}" >&2
-        if [ $status -eq 5 ]; then retryable=true; fi # it lost its source
+        last=$(tail -n 1 "$work/stderr")
+        echo "imgproxy: $how${last:+: $last}" >&2
+        if [ $status -eq 5 ]; then retryable=true; fi # the source was lost
         set -- 1
     }
     if $retryable; then exit $again; fi
@@ -68,14 +68,14 @@ ask() {
 }
 cr=$(printf '\r')
 
-# Copy so much of the reply as its head has promised, and not a byte more.
+# Copy as many bytes of the reply as its head has announced, and no more.
 progress=none
 if [ -t 2 ]; then progress=progress; fi
 receive() {
     dd bs=256K count="$length" iflag=fullblock,count_bytes status=$progress <&4
 }
 
-# check RECEIVED: the one duty of a parent, since a blob that is no good stays short.
+# check RECEIVED: every parent must compare the length, since the body of a bad blob is cut short.
 check() {
     [ "$1" -eq "$length" ] || fail "$path: short body, $1 of $length bytes"
 }
@@ -86,7 +86,7 @@ mkfifo "$work/requests" "$work/replies"
 "$imgproxy" "$@" "$image" <"$work/requests" >"$work/replies" 2>"$work/stderr" &
 child=$!
 exec 3>"$work/requests" 4<"$work/replies"
-trap '' PIPE # an imgproxy that has ended is told by its exit status, and not by our death
+trap '' PIPE # otherwise the end of imgproxy would kill this shell before it reports the exit status
 
 ask GET /manifest
 receive >"$work/manifest"
@@ -96,7 +96,7 @@ jq -r '.config | "config \(.digest) \(.size) bytes"' "$work/manifest"
 for blob in $(jq -r '.layers[].digest' "$work/manifest"); do
     ask GET "/blobs/$blob"
     if [ "$directory" ]; then part=$directory/${blob%:*}-${blob#*:}.part; fi
-    # Through three programs at once: one writes the file, one hashes, one counts.
+    # Three programs read the blob at once: one writes the file, one hashes, one counts.
     received=$(
         {
             receive | { tee ${part:+"$part"} /dev/fd/5 || : >"$work/unsaved"; } |
@@ -106,7 +106,7 @@ for blob in $(jq -r '.layers[].digest' "$work/manifest"); do
     if [ -e "$work/unsaved" ]; then fail "cannot write $part"; fi
     check "$received"
     read -r hash _ <"$work/hash"
-    [ "$hash" = "${blob#*:}" ] || fail "$path: not what its digest says"
+    [ "$hash" = "${blob#*:}" ] || fail "$path: does not match its digest"
     if [ "$part" ]; then mv "$part" "${part%.part}"; fi
     echo "layer $blob $received bytes"
 done

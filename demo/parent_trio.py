@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A parent of imgproxy with its own library, on trio: list an image's layers, or save them all.
+"""A parent that uses the library `imgproxy.parent` on trio: list an image's layers, or save them.
 
     parent_trio.py IMAGE [DIRECTORY] [-- OPTIONS OF IMGPROXY]
 
-Layers are fetched several at a time, with their progress on a terminal. The library counts: a blob
-that can be read to its end has been verified, and one that cannot raises.
+Several layers are fetched at a time, with their progress on a terminal. The library counts the
+bytes: a blob that has been read to its end is verified, and any other raises an exception.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 IMGPROXY = [os.environ.get("IMGPROXY", "imgproxy")]
 
-SOCKETS = 3  # so many layers at a time
+SOCKETS = 3  # how many layers are fetched at a time
 
 CHUNK = 1 << 20
 
 
 class Progress:
-    """How much of all layers is here, in one line on a terminal."""
+    """The received share of all layers, in one line on a terminal."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = 0
 
     def add(self, count: int) -> None:
-        """Count bytes that have come."""
+        """Count received bytes."""
         self.done += count
         if sys.stderr.isatty():
             end = "\n" if self.done == self.total else ""
@@ -46,7 +46,7 @@ class Progress:
 
 
 async def save(blob: Blob, file: Path, progress: Progress) -> None:
-    """Save a blob; the file has its name from when it is whole, and not before."""
+    """Save a blob; only a complete file gets its name."""
     part = file.with_name(file.name + ".part")
     try:
         with part.open("wb") as output:
@@ -59,7 +59,7 @@ async def save(blob: Blob, file: Path, progress: Progress) -> None:
 
 
 async def save_all(child: Child, layers: list[Descriptor], directory: Path) -> None:
-    """Save layers; the first that fails ends it for all, and is raised."""
+    """Save layers. The first failure cancels all of them, and is raised."""
     progress = Progress(sum(layer.size for layer in layers))
 
     async def save_one(layer: Descriptor) -> None:
@@ -75,7 +75,7 @@ async def save_all(child: Child, layers: list[Descriptor], directory: Path) -> N
 
 
 async def show(child: Child, directory: Path | None) -> None:
-    """Print what the image consists of; save its layers if there is a directory for them."""
+    """Print the parts of the image, and save its layers if there is a directory."""
     manifest = await child.manifest()
     print(f"   manifest {manifest.digest}")
     print(f"   config   {manifest.config.digest}")
@@ -88,7 +88,7 @@ async def show(child: Child, directory: Path | None) -> None:
 
 
 async def run(image: str, directory: Path | None, options: list[str]) -> int:
-    """Do what the command line says; 0 if all of it was done."""
+    """Show or save the image, and return the exit status."""
     failed = False
     async with with_trio.start(image, *options, sockets=SOCKETS, command=IMGPROXY) as child:
         try:
@@ -103,12 +103,12 @@ async def run(image: str, directory: Path | None, options: list[str]) -> int:
 
 
 def main() -> int:
-    """Take the command line apart."""
-    words, options = sys.argv[1:], []
-    if "--" in words:
-        cut = words.index("--")
-        words, options = words[:cut], words[cut + 1 :]
-    match words:
+    """Parse the command line, and run."""
+    arguments, options = sys.argv[1:], []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        arguments, options = arguments[:cut], arguments[cut + 1 :]
+    match arguments:
         case [image]:
             directory = None
         case [image, name]:

@@ -1,10 +1,10 @@
-"""Write a small image for the demo: `sample.py DIRECTORY` makes an OCI image layout there.
+"""Write a small image for the demo: `sample.py DIRECTORY` creates an OCI image layout there.
 
-Every run gives the same bytes, and so the same digests: nothing in the layout depends on the
-clock, on the user or on the version of a compressor.
+Every run writes the same bytes, and so the same digests: nothing in the layout depends on the
+clock, the user or the version of a compressor.
 
 `sample.py DIRECTORY ARCHIVE` also writes the image for amd64 as a gzipped Docker archive, in the
-form that Nix's dockerTools give it: plain layers, and what describes them last.
+form of Nix's dockerTools: uncompressed layers first, the documents that describe them last.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 
-# Beyond 1 MiB a blob is verified while it is streamed, and not before.
+# Blobs of more than 1 MiB are verified while they are streamed, and not before.
 LARGE = 3 << 20
 
 
 def add(layout: Path, content: bytes, media_type: str) -> dict[str, object]:
-    """Write a blob; give its descriptor."""
+    """Write a blob, and return its descriptor."""
     digest = hashlib.sha256(content).hexdigest()
     (layout / "blobs/sha256" / digest).write_bytes(content)
     return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
 
 def encode(document: Mapping[str, object] | Sequence[object]) -> bytes:
-    """Give the document as JSON."""
+    """Return the document as JSON."""
     return json.dumps(document).encode()
 
 
 def tar(members: Iterable[tuple[str, bytes]]) -> bytes:
-    """Give a tar archive of files; what a `TarInfo` is not told, is zero."""
+    """Return a tar archive of files; all other fields of a `TarInfo` are zero."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as output:
         for name, content in members:
@@ -54,9 +54,9 @@ def tar(members: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def layers(architecture: str) -> list[bytes]:
-    """Give the layers of the image for the architecture."""
+    """Return the layers of the image for the architecture."""
     return [
-        # The output of a hash does not compress and repeats on every machine.
+        # The output of a hash is incompressible, and the same on every machine.
         tar([("usr/share/noise", hashlib.shake_256(b"noise").digest(LARGE))]),
         tar([("etc/architecture", architecture.encode() + b"\n")]),
         tar([("etc/greeting", b"Hello from a layer.\n")]),
@@ -64,7 +64,7 @@ def layers(architecture: str) -> list[bytes]:
 
 
 def config(architecture: str, layers: Iterable[bytes]) -> bytes:
-    """Give the configuration of an image."""
+    """Return the configuration of an image."""
     diff_ids = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in layers]
     return encode(
         {
@@ -77,7 +77,7 @@ def config(architecture: str, layers: Iterable[bytes]) -> bytes:
 
 
 def image(layout: Path, architecture: str) -> dict[str, object]:
-    """Write an image for the architecture; give the descriptor that an index has of it."""
+    """Write an image for the architecture, and return its descriptor for an index."""
     contents = layers(architecture)
     manifest = {
         "schemaVersion": 2,
@@ -90,7 +90,7 @@ def image(layout: Path, architecture: str) -> dict[str, object]:
 
 
 def docker_archive(architecture: str) -> dict[str, bytes]:
-    """Give the members of a Docker archive of the image, in Nix's order."""
+    """Return the members of a Docker archive of the image, in Nix's order."""
     contents = layers(architecture)
     described = config(architecture, contents)
     members = {f"{hashlib.sha256(each).hexdigest()}/layer.tar": each for each in contents}
@@ -100,7 +100,7 @@ def docker_archive(architecture: str) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Write what the command line names."""
+    """Write the files that the command line names."""
     if not sys.argv[1:] or sys.argv[1].startswith("-"):
         sys.exit("usage: sample.py DIRECTORY [ARCHIVE]")
     layout, *archives = map(Path, sys.argv[1:])

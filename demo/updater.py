@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""An updater: keep an operating system, which comes as a container image, in an OSTree repository.
+"""An updater: keep an operating system, distributed as a container image, in an OSTree repository.
 
     updater.py REPO IMAGE [-- OPTIONS OF IMGPROXY]
 
-Each layer becomes a commit, by a pipe from here to `ostree commit`: no layer is ever a file. It
-gets a ref once all of it is verified and committed, so that a layer with a ref need not be fetched
-again, and one without is nothing. Then the layers become one tree, and the branch `imgproxy/image`
-is moved to that. Whenever this is killed, it may be started again.
+Each layer becomes a commit, through a pipe to `ostree commit`: no layer is ever stored as a file.
+It gets a ref only when it is verified and committed as a whole, so that a layer with a ref need not
+be fetched again, and one without has no effect. Then the layers are merged into one tree, and the
+branch `imgproxy/image` is moved to that. The updater may be killed at any time and started again.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 BRANCH = "imgproxy/image"
 LAYERS = "imgproxy/layer"
-DIGEST = "imgproxy.manifest-digest"  # in the metadata of what the branch leads to
+DIGEST = "imgproxy.manifest-digest"  # in the metadata of the branch's commit
 COMMIT = ("commit", "--orphan", "--no-bindings")
 
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
-NOBODY = (1 << 32) - 2  # owns a directory that a layer has files in and says nothing of
+NOBODY = (1 << 32) - 2  # marks a directory that a layer has files in but does not contain
 
 BAD_ARCHIVE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, zstd.ZstdError, EOFError)
 
@@ -57,7 +57,7 @@ class FailedError(Exception):
 
 
 def lock(repo: Path) -> None:
-    """Wait until nobody else is at work: each would prune what the other has no ref to yet."""
+    """Wait for other updaters: each would prune commits to which another has no ref yet."""
     repo.mkdir(parents=True, exist_ok=True)
     directory = os.open(repo, os.O_RDONLY)
     try:
@@ -65,16 +65,16 @@ def lock(repo: Path) -> None:
     except BlockingIOError:
         print(f"waiting for another updater of {repo}", file=sys.stderr, flush=True)
         fcntl.flock(directory, fcntl.LOCK_EX)
-    fcntl.fcntl(directory, fcntl.F_SETFD, 0)  # inherited: locked until no ostree is left of us
+    fcntl.fcntl(directory, fcntl.F_SETFD, 0)  # inherited: locked until the last ostree has ended
 
 
 def start(repo: Path, *words: str) -> subprocess.Popen[bytes]:
     """Start ostree.
 
-    If we are killed, it is not: its input ends, and so does it, soon. What it commits then may lack
-    something, but has no ref, as only we give those. Whereas one that is killed while it moves a
-    commit to its place leaves a broken one. That is why Ctrl-C is not for it either, by a process
-    group of its own.
+    If the updater is killed, ostree is not: its input ends, and it ends soon. Its commit may be
+    incomplete then, but has no ref, since only the updater creates refs. An ostree that is killed
+    while it moves a commit into place, however, leaves a broken one. Therefore it has a process
+    group of its own, so that Ctrl-C does not reach it.
     """
     command = ["ostree", f"--repo={repo}", *words]
     pipe = subprocess.PIPE
@@ -84,16 +84,16 @@ def start(repo: Path, *words: str) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes], data: bytes | None = None) -> str:
-    """Give what ostree prints until it is done."""
+    """Wait for the end of ostree, and return its output. Raises `FailedError`."""
     output, errors = process.communicate(data)
     if process.returncode:
-        words = [f"ended with {process.returncode}", *errors.decode(errors="replace").splitlines()]
-        raise FailedError(f"ostree: {words[-1]}")
+        lines = [f"ended with {process.returncode}", *errors.decode(errors="replace").splitlines()]
+        raise FailedError(f"ostree: {lines[-1]}")
     return output.decode(errors="surrogateescape").rstrip("\n")
 
 
 def ostree(repo: Path, *words: str, data: bytes | None = None) -> str:
-    """Run ostree."""
+    """Run ostree, and return its output. Raises `FailedError`."""
     return finish(start(repo, *words), data)
 
 
@@ -101,11 +101,11 @@ def ostree(repo: Path, *words: str, data: bytes | None = None) -> str:
 
 
 class Member(tarfile.TarInfo):
-    """A member of an archive, which is to be whole."""
+    """A member of an archive, which must be complete."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Member:
-        """Raise for what `tarfile` would take for the archive's end, if it is something else."""
+        """Raise for a broken header, which `tarfile` would take for the archive's end."""
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -115,14 +115,14 @@ class Member(tarfile.TarInfo):
 
 
 def directory(path: str, mode: int, uid: int, gid: int) -> tarfile.TarInfo:
-    """Give a directory as a member."""
+    """Return a directory as a member."""
     member = tarfile.TarInfo(path.strip("/") or ".")
     member.type, member.mode, member.uid, member.gid = tarfile.DIRTYPE, mode, uid, gid
     return member
 
 
 def uncompressed(layer: io.BufferedReader[Blob]) -> io.BufferedIOBase:
-    """Give the archive that a layer is: by its first bytes, as media types may be wrong."""
+    """Decompress a layer according to its first bytes, as media types may be wrong."""
     magic = layer.peek(4)
     if magic.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=layer)
@@ -130,7 +130,7 @@ def uncompressed(layer: io.BufferedReader[Blob]) -> io.BufferedIOBase:
 
 
 def pass_on(layer: io.BufferedReader[Blob], output: IO[bytes]) -> None:
-    """Copy an archive, but with a directory for every file, and without what ostree refuses."""
+    """Copy an archive, with a directory for every file, and without members that ostree refuses."""
     named = {""}
     with (
         tarfile.open(fileobj=uncompressed(layer), mode="r|", tarinfo=Member) as source,
@@ -138,10 +138,12 @@ def pass_on(layer: io.BufferedReader[Blob], output: IO[bytes]) -> None:
     ):
         archive.addfile(directory("", 0o755, NOBODY, NOBODY))
         for member in source:
-            if member.isdev():  # a device or a FIFO: the running system makes its own
+            if member.isdev():  # a device or a FIFO, which the running system creates itself
                 continue
             if re.search(r"\n| -> ", f"{member.name}\0{member.linkname}"):
-                raise FailedError(f"{member.name!r}: a name that `ostree ls` does not tell apart")
+                raise FailedError(
+                    f"{member.name!r}: an ambiguous name in the output of `ostree ls`"
+                )
             *parents, name = os.path.normpath(f"/{member.name.lstrip('/')}").split("/")
             for depth in range(len(parents)):
                 above = "/".join(parents[: depth + 1])
@@ -151,35 +153,35 @@ def pass_on(layer: io.BufferedReader[Blob], output: IO[bytes]) -> None:
             if member.isdir():
                 named.add("/".join([*parents, name]))
             content = source.extractfile(member) if member.isreg() else None
-            if member.issparse():  # which `content` is not any more
+            if member.issparse():  # `content` has no holes any more
                 headers = member.pax_headers.items()
                 member.pax_headers = {k: v for k, v in headers if not k.startswith("GNU.sparse.")}
                 member.type = tarfile.REGTYPE
             archive.addfile(member, content)
-            # Or they would all be kept.
+            # Otherwise all members would be kept in memory.
             source.members = archive.members = []  # type: ignore[attr-defined]
 
 
 def read_on(layer: io.BufferedReader[Blob]) -> None:
-    """Read to the end of the blob, which is where the verdict on it is, and not the archive's."""
+    """Read to the end of the blob, which is verified there and not at the archive's end."""
     while layer.read(CHUNK):
         pass
 
 
 def import_layer(repo: Path, blob: Blob) -> str:
-    """Commit a layer while it comes; give the commit, which is not to be used before."""
+    """Commit a layer while it is received; return the commit, which is verified then."""
     layer = io.BufferedReader(blob, CHUNK)
     process = start(repo, *COMMIT, "--tree=tar=/dev/stdin")
     assert process.stdin is not None  # noqa: S101  (it is a pipe)
     try:
-        with suppress(BrokenPipeError):  # ostree has ended, and `finish` says why
+        with suppress(BrokenPipeError):  # ostree has ended, and `finish` reports the reason
             pass_on(layer, process.stdin)
     except Exception as error:
-        process.kill()  # it still reads: nothing is moved yet
+        process.kill()  # safe, since it is still reading and has moved nothing into place
         process.communicate()
         if not isinstance(error, BAD_ARCHIVE):
             raise
-        read_on(layer)  # if it is corrupt, that is why
+        read_on(layer)  # raises if the blob is corrupt, which is the cause then
         raise FailedError(f"{blob.digest}: {error}") from None
     commit = finish(process)
     read_on(layer)
@@ -190,7 +192,7 @@ def import_layer(repo: Path, blob: Blob) -> str:
 
 
 class Entry(NamedTuple):
-    """What lies at a path: a directory or not, whose, and from which layer."""
+    """The entry at a path: its kind, mode and owner, and the layer it is from."""
 
     is_directory: bool
     mode: int = 0o755
@@ -204,12 +206,12 @@ LINE = re.compile(r"([dl-])(\d{5}) (\d+) (\d+) +\d+ (/.*?)(?: -> .*)?")
 
 
 def entries(repo: Path, ref: str, layer: int) -> dict[str, Entry]:
-    """List a layer, each directory before what is in it."""
+    """List a layer, each directory before its entries."""
     found = {}
     for line in ostree(repo, "ls", "-R", ref).split("\n"):
         match = LINE.fullmatch(line)
         if not match:
-            raise FailedError(f"not understood of `ostree ls`: {line!r}")
+            raise FailedError(f"unexpected output of `ostree ls`: {line!r}")
         kind, mode, uid, gid, path = match.groups()
         owner = int(uid), int(gid)
         found[path] = Entry(kind == "d", int(mode, 8), *owner, layer, int(uid) == NOBODY)
@@ -217,19 +219,19 @@ def entries(repo: Path, ref: str, layer: int) -> dict[str, Entry]:
 
 
 def above(path: str) -> str:
-    """Give the directory that the path is in."""
+    """Return the directory that the path is in."""
     return path.rpartition("/")[0] or "/"
 
 
 def is_under(path: str, hidden: set[str]) -> bool:
-    """Say whether the path, or a directory that it is in, is one of these."""
+    """Return whether the path, or a directory that it is in, is one of these."""
     while path != "/" and path not in hidden:
         path = above(path)
     return path != "/"
 
 
 def stack(layers: list[dict[str, Entry]]) -> dict[str, Entry]:
-    """Give the tree that layers make, each on those before: `layer.md` of OCI's image-spec."""
+    """Return the tree of all layers, applied in order: OCI image specification, layer.md."""
     tree: dict[str, Entry] = {}
     for layer in layers:
         hidden = set()
@@ -241,11 +243,11 @@ def stack(layers: list[dict[str, Entry]]) -> dict[str, Entry]:
                 hidden.add(os.path.join(above(path), name.removeprefix(WHITEOUT)))
             elif path in tree and not (entry.is_directory and tree[path].is_directory):
                 if entry.is_implied:
-                    raise FailedError(f"{path}: no directory, but a later layer has files in it")
+                    raise FailedError(f"{path}: not a directory, but a later layer has files in it")
                 hidden.add(path)
         tree = {path: entry for path, entry in tree.items() if not is_under(path, hidden)}
         for path, entry in layer.items():
-            if entry.is_implied:  # then it is as it was
+            if entry.is_implied:  # then it is unchanged
                 known = tree.get(path, Entry(is_directory=True))
                 tree[path] = known._replace(layer=entry.layer, is_implied=True)
             elif not path.rpartition("/")[2].startswith(WHITEOUT):
@@ -254,7 +256,7 @@ def stack(layers: list[dict[str, Entry]]) -> dict[str, Entry]:
 
 
 def merge(repo: Path, refs: list[str], *words: str) -> str:
-    """Commit what the layers make."""
+    """Commit the tree of all layers."""
     layers = [entries(repo, ref, number) for number, ref in enumerate(refs)]
     tree = stack(layers)
 
@@ -265,7 +267,7 @@ def merge(repo: Path, refs: list[str], *words: str) -> str:
     trees = []
     for ref, layer in zip(refs, layers, strict=True):
         gone = {path for path, entry in layer.items() if not is_left(path, entry)}
-        # Each of these has to be met once, or ostree fails.
+        # ostree fails if a path in the list does not occur.
         skipped = "\n".join(path for path in gone if above(path) not in gone)
         data = skipped.encode(errors="surrogateescape")
         skip = (*COMMIT, f"--tree=ref={ref}", "--skip-list=/dev/stdin")
@@ -282,7 +284,7 @@ def merge(repo: Path, refs: list[str], *words: str) -> str:
 
 
 def update(repo: Path, child: parent.Child) -> None:
-    """Move the branch to the image, and fetch what is new of it."""
+    """Fetch the missing layers of the image, and move the branch to it."""
     manifest = child.manifest()
     print(f"manifest {manifest.digest}")
     refs = [
@@ -306,21 +308,21 @@ def update(repo: Path, child: parent.Child) -> None:
         print(f"commit {commit}")
     for ref in here.difference(refs):
         ostree(repo, "refs", "--delete", ref)
-    # Commits go first: whoever is killed then leaves none without a part. The image before this
-    # one stays.
+    # Commits are pruned first: an updater that is killed in between leaves no incomplete commit.
+    # The previous image is kept.
     for part in (["--commit-only"], []):
         ostree(repo, "prune", "--refs-only", "--depth=1", *part)
 
 
 def run(repo: Path, image: str, options: list[str]) -> None:
-    """Do what the command line says."""
+    """Update the repository from the image."""
     lock(repo)
-    # bare-user: whoever runs this, owners, modes and extended attributes are kept, as metadata.
+    # bare-user preserves owners, modes and extended attributes as metadata, also without root.
     ostree(repo, "init", "--mode=bare-user")
     mode = ostree(repo, "config", "get", "core.mode")
     if mode not in {"bare", "bare-user"}:
-        # bare-user-only would lose them; and archive does not end when its input does.
-        raise FailedError(f"{repo} has mode {mode}, and not bare-user or bare")
+        # bare-user-only would lose them; with archive, ostree does not end when its input does.
+        raise FailedError(f"{repo} has the mode {mode}, expected bare-user or bare")
     with parent.start(image, *options) as child:
         try:
             update(repo, child)
@@ -329,13 +331,13 @@ def run(repo: Path, image: str, options: list[str]) -> None:
 
 
 def main() -> int:
-    """Take the command line apart."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more way to be killed
-    words, options = sys.argv[1:], []
-    if "--" in words:
-        cut = words.index("--")
-        words, options = words[:cut], words[cut + 1 :]
-    match words:
+    """Parse the command line, and run."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C kills it at once, which is safe
+    arguments, options = sys.argv[1:], []
+    if "--" in arguments:
+        cut = arguments.index("--")
+        arguments, options = arguments[:cut], arguments[cut + 1 :]
+    match arguments:
         case [repo, image]:
             pass
         case _:

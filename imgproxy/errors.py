@@ -1,4 +1,4 @@
-"""The tree of failures. Each class has the HTTP status it is answered with.
+"""The failures that end in an error reply: one class for each kind, with its HTTP status.
 
 A failure is raised where the facts are, with a message that says what was attempted, on what, what
 came back and, where there is one, the way out; `server` answers it, and nothing in between rewrites
@@ -20,27 +20,30 @@ if TYPE_CHECKING:
         """Something that holds a resource."""
 
         def close(self) -> None:
-            """Give the resource back."""
+            """Release the resource."""
 
 
-# C0, DEL, C1, what terminals or log viewers may obey (line separators and bidirectional marks), and
-# surrogates, which stand for the bytes of a path that are no text.
+# C0, DEL, C1, characters that act on terminals and log viewers (line separators and bidirectional
+# marks), and surrogates, which stand for the bytes of a path that are not UTF-8.
 _CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
 )
 
-# Foreign text in a message is a quotation, not a document.
+# Enough to recognise the text by; a message stays readable as one line.
 _MAX_QUOTATION = 256
 
 
 def clean(text: str, limit: int = _MAX_QUOTATION) -> str:
-    """Give text from outside as it may stand in a message: one line, no controls, bounded."""
+    """Return text from outside in a form fit for messages: one line, no controls, bounded.
+
+    `limit` is in characters, without the ellipsis that marks omitted text.
+    """
     text = _CONTROLS.sub(" ", text).strip()
     return text if len(text) <= limit else text[:limit] + "…"
 
 
 class closing_on_error:  # noqa: N801  (used like `contextlib.closing`, whose import is saved here)
-    """Close something if the block fails, for whatever reason; otherwise leave it open."""
+    """Close a resource if the block raises any exception; otherwise leave it open."""
 
     __slots__ = ("_thing",)
 
@@ -51,20 +54,20 @@ class closing_on_error:  # noqa: N801  (used like `contextlib.closing`, whose im
         """Enter the block."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close the thing after an exception."""
+        """Close the resource after an exception."""
         if kind is not None:
             self._thing.close()
 
 
 class UsageError(Exception):
-    """The command line or a descriptor is unusable: one line, exit status 2."""
+    """The command line or a descriptor is unusable; the program prints one line, exit status 2."""
 
 
 class Failure(Exception):
-    """Anything a client is told in an error reply.
+    """A failure that a client receives as an error reply.
 
     `message` is for a person, `detail` for a program; `code` replaces that of the class.
-    `retry_after` is in seconds, where a server has said when it wants to be asked again.
+    `retry_after` is the wait in seconds that a server has asked for, None where it has not.
     `is_transient` is false where this program need not try again by itself, though its client may
     do so later; by default it is `retryable`.
     """
@@ -92,10 +95,10 @@ class Failure(Exception):
         self.retry_after = retry_after
 
     def merged(self, failures: Iterable[Failure], message: str, **detail: Any) -> Failure:  # noqa: ANN401  (JSON)
-        """Return a failure of this kind that stands for several, itself among them.
+        """Return a failure of this class that stands for several, itself among them.
 
-        It is transient if one of them is, and asks to be tried again as soon as the first of them
-        does. `detail` is added to that of this failure.
+        It is transient if one of them is, and its `retry_after` is the shortest of theirs.
+        `detail` is added to that of this failure.
         """
         every = list(failures)
         waits = [each.retry_after for each in every if each.retry_after is not None]
@@ -109,42 +112,42 @@ class Failure(Exception):
 
 
 class BadRequestError(Failure):
-    """The request, a digest in it, or the name of the image is malformed."""
+    """The request, a digest in it or the image name is malformed."""
 
     status = 400
     default_code = "BAD_REQUEST"
 
 
 class DeniedError(Failure):
-    """Policy, refused credentials, file permission."""
+    """Access is denied by the policy, by a registry or by file permissions."""
 
     status = 403
     default_code = "DENIED"
 
 
 class NotFoundError(Failure):
-    """No such path, image, manifest or blob."""
+    """There is no such path, image, manifest or blob."""
 
     status = 404
     default_code = "NOT_FOUND"
 
 
 class AmbiguousError(Failure):
-    """The reference fits several images; `choices` lists them."""
+    """The reference matches several images; `detail["choices"]` lists them."""
 
     status = 409
     default_code = "AMBIGUOUS"
 
 
 class UnsupportedFormatError(Failure):
-    """A format that is not read."""
+    """The format is not supported."""
 
     status = 415
     default_code = "UNSUPPORTED"
 
 
 class InvalidError(Failure):
-    """Bytes that do not verify, do not parse, contradict themselves or exceed a limit."""
+    """The bytes do not verify, do not parse, contradict themselves or exceed a limit."""
 
     status = 422
     default_code = "MANIFEST_INVALID"
@@ -158,28 +161,28 @@ class DefectError(Failure):
 
 
 class ConfigurationError(Failure):
-    """A configuration file is broken; the message names it and the place in it."""
+    """A configuration file is broken; the message names the file and the field."""
 
     status = 500
     default_code = "CONFIGURATION"
 
 
 class NotImplementedByUsError(Failure):
-    """A digest algorithm or a transfer coding that is not available here."""
+    """The digest algorithm or transfer coding is not implemented by this program."""
 
     status = 501
     default_code = "UNSUPPORTED"
 
 
 class BadUpstreamError(Failure):
-    """The registry broke HTTP or answered something unusable."""
+    """The registry violated HTTP or sent an unusable reply."""
 
     status = 502
     default_code = "BAD_UPSTREAM"
 
 
 class UnavailableError(Failure):
-    """Temporary: worth another try."""
+    """The failure is temporary, and another try may succeed."""
 
     status = 503
     default_code = "UNAVAILABLE"
@@ -187,11 +190,11 @@ class UnavailableError(Failure):
 
 
 class ReplacedError(UnavailableError):
-    """What was opened is not there any more, but something else: open it anew."""
+    """The opened image has been replaced by another one, and must be opened again."""
 
 
 class UnreachableError(Failure):
-    """The registry stalled or cannot be reached: worth another try."""
+    """The registry stalled or cannot be reached, and another try may succeed."""
 
     status = 504
     default_code = "UNREACHABLE"

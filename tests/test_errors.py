@@ -1,4 +1,4 @@
-"""The tree of failures, held to the statuses of imgproxy(1), ERRORS; and what may be quoted."""
+"""The classes of failures, with the statuses of imgproxy(1), ERRORS; and text from outside."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from imgproxy import errors
 from imgproxy.errors import Failure, NotFoundError, UsageError, clean
 from imgproxy.server import request_errors
 
-# class: status, code, whether another try is worth it
+# class: status, code, whether another try may succeed
 LEAVES = {
     errors.BadRequestError: (400, "BAD_REQUEST", False),
     errors.DeniedError: (403, "DENIED", False),
@@ -41,7 +41,7 @@ def test_failures_of_requests_are_no_part_of_the_tree_of_all() -> None:
 
 
 def test_what_was_replaced_is_unavailable_to_a_parent() -> None:
-    """The difference is for this program, which opens it anew."""
+    """Only this program distinguishes it, and opens the image again."""
     replaced, unavailable = errors.ReplacedError("x"), errors.UnavailableError("x")
     assert (replaced.status, replaced.code) == (unavailable.status, unavailable.code)
     assert (replaced.retryable, replaced.detail) == (True, {})

@@ -1,9 +1,9 @@
-/* A parent of imgproxy: fetch every layer of an image. Plain sockets, and nothing but libc.
+/* A parent of imgproxy: fetch every layer of an image, with plain sockets and the C library alone.
  *
  *     parent [--output DIR] IMAGE [OPTIONS OF IMGPROXY]
  *
- * It computes no digest, for which libc has nothing: imgproxy has compared each blob with its own
- * before the last byte was sent. What is left to a parent is to count, and that is done here.
+ * It computes no digest, for which the C library has no function: imgproxy has verified each blob
+ * before the last byte is sent. So a parent need only count the bytes, as is done here.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,13 +20,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LOST_ITS_SOURCE = 5 }; /* exit status of imgproxy */
-enum { TRY_AGAIN = 75 };      /* exit status of ours: EX_TEMPFAIL of sysexits.h */
+enum { SOURCE_LOST = 5 }; /* exit status of imgproxy */
+enum { TRY_AGAIN = 75 };  /* exit status of this program: EX_TEMPFAIL of sysexits.h */
 
 extern char **environ;
 
-static FILE *replies;  /* our end of the socket */
-static bool retryable; /* what failed is worth another try */
+static FILE *replies;  /* our half of the socket pair */
+static bool retryable; /* another try may succeed */
 
 struct reply {
     int status;
@@ -34,11 +34,11 @@ struct reply {
     char manifest_digest[256];
 };
 
-/* --- JSON: enough of it to read what is known to be JSON ------------------------------------- */
+/* --- JSON: a parser that relies on valid input ----------------------------------------------- */
 
 static const char *blank(const char *p) { return p + strspn(p, " \t\r\n"); }
 
-/* Give what follows a value. */
+/* Return the position after a value. */
 static const char *skip(const char *p) {
     int depth = 0;
     do {
@@ -52,17 +52,17 @@ static const char *skip(const char *p) {
             depth += (*p == '{' || *p == '[') - (*p == '}' || *p == ']');
             p++;
         } else {
-            p += strcspn(p, ",]} \t\r\n"); /* a number, or a word */
+            p += strcspn(p, ",]} \t\r\n"); /* a number, true, false or null */
         }
     } while (depth > 0);
     return blank(p);
 }
 
-/* Give the first value, or name, in an object or an array; NULL if it is empty. */
+/* Return the first value, or name, in an object or an array; NULL if it is empty. */
 static const char *first(const char *p) {
     if (p == NULL || (*p != '{' && *p != '[')) return NULL;
     p = blank(p + 1);
-    return strchr("]}", *p) == NULL ? p : NULL; /* which finds the end of the text, too */
+    return strchr("]}", *p) == NULL ? p : NULL; /* strchr finds the end of the text, too */
 }
 
 static const char *next(const char *p) {
@@ -70,7 +70,7 @@ static const char *next(const char *p) {
     return *p == ',' ? blank(p + 1) : NULL;
 }
 
-/* Give a member's value; NULL if there is none. */
+/* Return a member's value; NULL if there is none. */
 static const char *member(const char *object, const char *name) {
     size_t length = strlen(name);
     for (const char *p = first(object); p != NULL; p = next(p)) {
@@ -89,7 +89,7 @@ static char *put(char *to, unsigned c) { /* as UTF-8 */
     return to;
 }
 
-/* Give a member that is a string, as much of it as there is room for. */
+/* Copy a member that is a string, cut to the size of the buffer; return the buffer. */
 static const char *text(const char *object, const char *name, char *out, size_t size) {
     const char *p = member(object, name);
     char *to = out;
@@ -100,7 +100,7 @@ static const char *text(const char *object, const char *name, char *out, size_t 
             *to++ = *p;
         } else if (sscanf(p, "\\u%4x", &c) == 1) {
             p += 5;
-            if (c >> 10 == 0x36 && sscanf(p + 1, "\\u%4x", &low) == 1) { /* half of a pair */
+            if (c >> 10 == 0x36 && sscanf(p + 1, "\\u%4x", &low) == 1) { /* a surrogate pair */
                 c = 0x10000 + ((c & 0x3ff) << 10 | (low & 0x3ff));
                 p += 6;
             }
@@ -126,8 +126,8 @@ static bool fail(const char *format, ...) {
     return false;
 }
 
-/* Start imgproxy on one half of a socket pair; replies come from the other. */
-static bool start(char *image, char **options, int count, pid_t *child, FILE *words) {
+/* Start imgproxy on one half of a socket pair; replies are read from the other. */
+static bool start(char *image, char **options, int count, pid_t *child, FILE *diagnostics) {
     char *program = getenv("IMGPROXY"), *command[count + 4];
     int pair[2];
     if (program == NULL || *program == '\0') program = "imgproxy";
@@ -139,16 +139,16 @@ static bool start(char *image, char **options, int count, pid_t *child, FILE *wo
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return fail("no sockets: %m");
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, fileno(words), 2);
+    posix_spawn_file_actions_adddup2(&actions, fileno(diagnostics), 2);
     posix_spawn_file_actions_adddup2(&actions, pair[1], 3);
     int error = posix_spawnp(child, program, &actions, NULL, command, environ);
     posix_spawn_file_actions_destroy(&actions);
-    close(pair[1]); /* the child has it: each side shall see the other go */
+    close(pair[1]); /* the child has a copy, and each side must notice the other's end */
     replies = fdopen(pair[0], "r");
     return error == 0 && replies != NULL ? true : fail("cannot start %s", program);
 }
 
-/* Send a request, and read the head of the reply; its body is still to be read. */
+/* Send a request, and read the head of the reply, but not its body. */
 static bool ask(const char *method, const char *path, struct reply *reply) {
     char line[8192];
     int size = snprintf(line, sizeof line, "%s %s HTTP/1.1\r\nHost: imgproxy\r\n\r\n", method, path);
@@ -169,7 +169,7 @@ static bool short_body(const char *path, long long received, const struct reply 
     return fail("%s: short body, %lld of %lld bytes", path, received, reply->length);
 }
 
-/* Give the body of a reply as a string, in memory that is the caller's; NULL if it is short. */
+/* Return the body of a reply as a string, to be freed by the caller; NULL if it is short. */
 static char *receive(const char *path, const struct reply *reply) {
     char *body = calloc(1, reply->length + 1);
     size_t received = body == NULL ? 0 : fread(body, 1, reply->length, replies);
@@ -179,7 +179,7 @@ static char *receive(const char *path, const struct reply *reply) {
     return NULL;
 }
 
-/* Say why a request was refused. */
+/* Report why a request was refused. */
 static bool refused(const char *path, const struct reply *reply) {
     static char code[128], message[65536];
     char *body = receive(path, reply);
@@ -203,7 +203,7 @@ static bool fetch(const char *digest, const char *directory) {
     if (!ask("GET", path, &reply)) return false;
     if (reply.status != 200) return refused(path, &reply);
     if (directory != NULL) {
-        /* Safe as a name: imgproxy would not have answered to one that is no digest. */
+        /* Safe as a file name: imgproxy refuses a malformed digest. */
         int size = snprintf(file, sizeof file, "%s/%s", directory, digest);
         if (size >= (int)sizeof file) return fail("the name of %s is too long", directory);
         file[size - strlen(strchr(digest, ':'))] = '-';
@@ -230,7 +230,7 @@ static bool fetch(const char *digest, const char *directory) {
     return good;
 }
 
-/* Print what the image consists of, and fetch its layers. */
+/* Print the parts of the image, and fetch its layers. */
 static bool list(const char *directory) {
     struct reply reply;
     char digest[256];
@@ -252,14 +252,14 @@ static bool list(const char *directory) {
     return good && ask("POST", "/quit", &reply);
 }
 
-/* Hang up, which ends imgproxy, too; say how it ended, and give its status. */
-static int end(pid_t child, FILE *words) {
+/* Close the socket, which ends imgproxy, too; report a failure of it, and return its status. */
+static int end(pid_t child, FILE *diagnostics) {
     char line[4096], last[4096] = "";
     int status = 0;
     if (replies != NULL) fclose(replies);
     waitpid(child, &status, 0);
     if (status == 0) return 0;
-    for (rewind(words); fgets(line, sizeof line, words) != NULL;) strcpy(last, line);
+    for (rewind(diagnostics); fgets(line, sizeof line, diagnostics) != NULL;) strcpy(last, line);
     last[strcspn(last, "\n")] = '\0';
     fprintf(stderr, WIFSIGNALED(status) ? "imgproxy: killed by signal %d" : "imgproxy: exit status %d",
             WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
@@ -267,22 +267,23 @@ static int end(pid_t child, FILE *words) {
     return status;
 }
 
-int main(int count, char **words) {
+int main(int count, char **arguments) {
     const char *directory = NULL;
-    FILE *said = tmpfile(); /* what imgproxy says on its standard error */
+    FILE *diagnostics = tmpfile(); /* the standard error of imgproxy */
     pid_t child;
-    if (count > 2 && strcmp(words[1], "--output") == 0) {
-        directory = words[2];
-        count -= 2, words += 2;
+    if (count > 2 && strcmp(arguments[1], "--output") == 0) {
+        directory = arguments[2];
+        count -= 2, arguments += 2;
     }
-    if (count < 2 || *words[1] == '-') {
+    if (count < 2 || *arguments[1] == '-') {
         fputs("usage: parent [--output DIR] IMAGE [OPTIONS OF IMGPROXY]\n", stderr);
         return 1;
     }
-    if (said == NULL || fcntl(fileno(said), F_SETFD, FD_CLOEXEC) != 0) return fail("no file: %m"), 1;
-    if (!start(words[1], words + 2, count - 2, &child, said)) return 1;
+    if (diagnostics == NULL || fcntl(fileno(diagnostics), F_SETFD, FD_CLOEXEC) != 0)
+        return fail("no file: %m"), 1;
+    if (!start(arguments[1], arguments + 2, count - 2, &child, diagnostics)) return 1;
     bool good = list(directory);
-    int status = end(child, said);
-    if (retryable || (WIFEXITED(status) && WEXITSTATUS(status) == LOST_ITS_SOURCE)) return TRY_AGAIN;
+    int status = end(child, diagnostics);
+    if (retryable || (WIFEXITED(status) && WEXITSTATUS(status) == SOURCE_LOST)) return TRY_AGAIN;
     return good && status == 0 ? 0 : 1;
 }

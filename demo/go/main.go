@@ -1,4 +1,4 @@
-// A parent of imgproxy: fetch every layer of an image. The standard library alone.
+// A parent of imgproxy: fetch every layer of an image, with the standard library alone.
 //
 //	parent [--output DIR] IMAGE [OPTIONS OF IMGPROXY]
 package main
@@ -23,16 +23,16 @@ import (
 )
 
 const (
-	lostItsSource = 5  // exit status of imgproxy
-	tryAgain      = 75 // exit status of ours: EX_TEMPFAIL of sysexits.h
+	sourceLost = 5  // exit status of imgproxy
+	tryAgain   = 75 // exit status of this program: EX_TEMPFAIL of sysexits.h
 )
 
 var (
 	client    http.Client
-	retryable bool // what failed is worth another try
+	retryable bool // another try may succeed
 )
 
-// start runs imgproxy on one half of a socket pair; the client speaks over the other.
+// start runs imgproxy on one half of a socket pair; the client uses the other.
 func start(image string, options []string) (*exec.Cmd, net.Conn, error) {
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -40,12 +40,12 @@ func start(image string, options []string) (*exec.Cmd, net.Conn, error) {
 	}
 	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
 	defer ours.Close()   // the connection has a copy
-	defer theirs.Close() // and so has the child: each side shall see the other go
+	defer theirs.Close() // so has the child, and each side must notice the other's end
 	connection, err := net.FileConn(ours)
 	if err != nil {
 		return nil, nil, err
 	}
-	// There is one connection. Once it is closed, it gives an error to whoever dials again.
+	// There is only this connection. After its end, a request over it fails.
 	dial := func(context.Context, string, string) (net.Conn, error) { return connection, nil }
 	client.Transport = &http.Transport{DialContext: dial, MaxConnsPerHost: 1}
 
@@ -62,7 +62,7 @@ func start(image string, options []string) (*exec.Cmd, net.Conn, error) {
 	return child, connection, nil
 }
 
-// ask gives the reply to a request that succeeds; its body is still to be read.
+// ask sends a request, and returns the reply, with its body unread, if it succeeds.
 func ask(method, path string) (*http.Response, error) {
 	request, err := http.NewRequest(method, "http://imgproxy"+path, nil)
 	if err != nil {
@@ -90,7 +90,7 @@ func ask(method, path string) (*http.Response, error) {
 	return nil, fmt.Errorf("%s: %d %s: %s", path, reply.StatusCode, refused.Code, refused.Message)
 }
 
-// progress is a writer that says on a terminal how much was written to it.
+// progress is a writer that shows on a terminal how much has been written to it.
 type progress struct {
 	digest             string
 	received, expected int64
@@ -106,13 +106,13 @@ func (p *progress) Write(chunk []byte) (int, error) {
 }
 
 // show replaces the last line of a terminal.
-func show(format string, facts ...any) {
+func show(format string, values ...any) {
 	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-		fmt.Fprintf(os.Stderr, "\r\033[K"+format, facts...)
+		fmt.Fprintf(os.Stderr, "\r\033[K"+format, values...)
 	}
 }
 
-// fetch hashes a blob, saves it if there is a directory, and gives its size.
+// fetch hashes a blob, saves it if there is a directory, and returns its size.
 func fetch(digest, directory string) (int64, error) {
 	path := "/blobs/" + digest
 	reply, err := ask("GET", path)
@@ -122,7 +122,7 @@ func fetch(digest, directory string) (int64, error) {
 	defer reply.Body.Close()
 	algorithm, hexadecimal, _ := strings.Cut(digest, ":")
 	hashed := map[string]crypto.Hash{"sha256": crypto.SHA256, "sha512": crypto.SHA512}[algorithm].New()
-	// Safe as a name from here on: imgproxy would not have answered to one that is no digest.
+	// Safe as a file name from here on: imgproxy refuses a malformed digest.
 	file, part := os.DevNull, os.DevNull
 	if directory != "" {
 		file = filepath.Join(directory, algorithm+"-"+hexadecimal)
@@ -144,14 +144,14 @@ func fetch(digest, directory string) (int64, error) {
 	case err != nil || count.received != count.expected:
 		return 0, fmt.Errorf("%s: short body, %d of %d bytes", path, count.received, count.expected)
 	case fmt.Sprintf("%x", hashed.Sum(nil)) != hexadecimal:
-		return 0, fmt.Errorf("%s: not what its digest says", path)
+		return 0, fmt.Errorf("%s: does not match its digest", path)
 	case closing != nil || directory == "":
 		return count.received, closing
 	}
-	return count.received, os.Rename(part, file) // it has its name from when it is whole
+	return count.received, os.Rename(part, file) // only a complete file gets its name
 }
 
-// list prints what the image consists of, and fetches its layers.
+// list prints the parts of the image, and fetches its layers.
 func list(directory string) error {
 	if directory != "" {
 		if err := os.MkdirAll(directory, 0o777); err != nil {
@@ -190,8 +190,8 @@ func list(directory string) error {
 	return err
 }
 
-// lastWords says how the child ended, if that was no good end.
-func lastWords(child *exec.Cmd) string {
+// ending describes how the child failed, with the last line of its standard error.
+func ending(child *exec.Cmd) string {
 	ended := child.ProcessState.Sys().(syscall.WaitStatus)
 	how := fmt.Sprintf("exit status %d", ended.ExitStatus())
 	if ended.Signaled() {
@@ -214,10 +214,10 @@ func run(image, directory string, options []string) int {
 		return 1
 	}
 	if child.Wait() != nil {
-		fmt.Fprintln(os.Stderr, "imgproxy:", lastWords(child))
+		fmt.Fprintln(os.Stderr, "imgproxy:", ending(child))
 	}
 	switch {
-	case retryable || child.ProcessState.ExitCode() == lostItsSource:
+	case retryable || child.ProcessState.ExitCode() == sourceLost:
 		return tryAgain
 	case err != nil || !child.ProcessState.Success():
 		return 1
@@ -226,13 +226,13 @@ func run(image, directory string, options []string) int {
 }
 
 func main() {
-	words, directory := os.Args[1:], ""
-	if len(words) > 1 && words[0] == "--output" {
-		directory, words = words[1], words[2:]
+	arguments, directory := os.Args[1:], ""
+	if len(arguments) > 1 && arguments[0] == "--output" {
+		directory, arguments = arguments[1], arguments[2:]
 	}
-	if len(words) == 0 || strings.HasPrefix(words[0], "-") {
+	if len(arguments) == 0 || strings.HasPrefix(arguments[0], "-") {
 		fmt.Fprintln(os.Stderr, "usage: parent [--output DIR] IMAGE [OPTIONS OF IMGPROXY]")
 		os.Exit(1)
 	}
-	os.Exit(run(words[0], directory, words[1:]))
+	os.Exit(run(arguments[0], directory, arguments[1:]))
 }

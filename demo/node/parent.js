@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// A parent of imgproxy: fetch every layer of an image. The standard library alone.
+// A parent of imgproxy: fetch every layer of an image, with the standard library alone.
 //
 //     parent.js [--output DIR] IMAGE [OPTIONS OF IMGPROXY]
 'use strict';
@@ -12,8 +12,8 @@ const http = require('node:http');
 const os = require('node:os');
 const path = require('node:path');
 
-const LOST_ITS_SOURCE = 5; // exit status of imgproxy
-const TRY_AGAIN = 75; // exit status of ours: EX_TEMPFAIL of sysexits.h
+const SOURCE_LOST = 5; // exit status of imgproxy
+const TRY_AGAIN = 75; // exit status of this program: EX_TEMPFAIL of sysexits.h
 
 class Failed extends Error {
   constructor(message, retryable = false) {
@@ -22,11 +22,11 @@ class Failed extends Error {
   }
 }
 
-// An imgproxy process, and our end of the socket that it serves.
+// An imgproxy process, and our half of the socket pair that it serves.
 class Proxy {
   static async start(image, options) {
     const program = process.env.IMGPROXY || 'imgproxy';
-    // What Node calls a pipe is a pair of connected Unix sockets; this one is descriptor 3.
+    // A pipe of Node is a pair of connected Unix sockets; the second one is descriptor 3.
     const child = spawn(program, ['--sockfd=3', ...options, image], {
       stdio: ['inherit', 'inherit', 'pipe', 'pipe'],
     });
@@ -38,21 +38,21 @@ class Proxy {
 
   constructor(child) {
     this.socket = child.stdio[3];
-    this.socket.on('error', () => {}); // whoever waits for a reply is told
+    this.socket.on('error', () => {}); // pending requests report the error
     this.agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
-    // Given once: a second request on a socket that is gone would never end, nor fail.
-    let given = false;
+    // Used only once: a second request on a closed socket would neither end nor fail.
+    let used = false;
     this.agent.createConnection = (_options, done) => {
-      if (given) return void done(new Error('the connection is gone'));
-      given = true;
+      if (used) return void done(new Error('the connection is closed'));
+      used = true;
       return this.socket;
     };
-    this.words = '';
-    child.stderr.setEncoding('utf8').on('data', (text) => (this.words += text));
-    this.ended = once(child, 'close'); // [exit status, signal], once stderr is read to its end
+    this.diagnostics = '';
+    child.stderr.setEncoding('utf8').on('data', (text) => (this.diagnostics += text));
+    this.ended = once(child, 'close'); // [exit status, signal], after the end of stderr
   }
 
-  // Give the reply to a request that succeeds; its body is still to be read.
+  // Send a request, and return the reply, with its body unread, if it succeeds.
   async ask(method, target) {
     const request = http.request({ agent: this.agent, method, path: target });
     const replied = once(request.end(), 'response');
@@ -64,14 +64,14 @@ class Proxy {
     throw new Failed(`${target}: ${reply.statusCode} ${code}: ${message}`, detail.retryable);
   }
 
-  // Hash a blob, save it if there is a directory, and give its size.
+  // Hash a blob, save it if there is a directory, and return its size.
   async fetch(digest, directory) {
     const target = `/blobs/${digest}`;
     const reply = await this.ask('GET', target);
     const expected = Number(reply.headers['content-length']);
     const [algorithm, hexadecimal] = digest.split(':');
     const hash = createHash(algorithm);
-    // Safe as a name from here on: imgproxy would not have answered to one that is no digest.
+    // Safe as a file name from here on: imgproxy refuses a malformed digest.
     const file = directory && path.join(directory, `${algorithm}-${hexadecimal}`);
     const part = file && `${file}.part`;
     const output = await fs.open(part || os.devNull, 'w');
@@ -88,9 +88,9 @@ class Proxy {
         throw new Failed(`${target}: short body, ${received} of ${expected} bytes`);
       }
       if (hash.digest('hex') !== hexadecimal) {
-        throw new Failed(`${target}: not what its digest says`);
+        throw new Failed(`${target}: does not match its digest`);
       }
-      if (file) await fs.rename(part, file); // it has its name from when it is whole
+      if (file) await fs.rename(part, file); // only a complete file gets its name
     } finally {
       await output.close();
       if (part) await fs.rm(part, { force: true });
@@ -99,7 +99,7 @@ class Proxy {
   }
 }
 
-// Give a body piece by piece, to its end, which may be an early one.
+// Yield the parts of a body up to its end, which may be premature.
 async function* pieces(reply) {
   const iterator = reply[Symbol.asyncIterator]();
   for (;;) {
@@ -116,11 +116,11 @@ async function text(reply) {
 }
 
 // Replace the last line of a terminal.
-function progress(words) {
-  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${words}`);
+function progress(line) {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${line}`);
 }
 
-// Print what the image consists of, and fetch its layers.
+// Print the parts of the image, and fetch its layers.
 async function show(proxy, directory) {
   if (directory) await fs.mkdir(directory, { recursive: true });
   const reply = await proxy.ask('GET', '/manifest');
@@ -137,10 +137,10 @@ async function show(proxy, directory) {
 }
 
 async function main() {
-  let words = process.argv.slice(2);
+  let args = process.argv.slice(2);
   let directory;
-  if (words[0] === '--output' && words.length > 1) [, directory, ...words] = words;
-  const [image, ...options] = words;
+  if (args[0] === '--output' && args.length > 1) [, directory, ...args] = args;
+  const [image, ...options] = args;
   if (!image || image.startsWith('-')) {
     console.error('usage: parent.js [--output DIR] IMAGE [OPTIONS OF IMGPROXY]');
     return 1;
@@ -154,14 +154,14 @@ async function main() {
     console.error(`failed: ${error.message}`);
   }
   if (!proxy) return 1;
-  proxy.socket.destroy(); // to hang up ends imgproxy, too
+  proxy.socket.destroy(); // which ends imgproxy, too
   const [status, signal] = await proxy.ended;
   if (status !== 0) {
     const how = signal ? `killed by signal ${os.constants.signals[signal]}` : `exit status ${status}`;
-    const last = proxy.words.trim().split('\n').at(-1);
+    const last = proxy.diagnostics.trim().split('\n').at(-1);
     console.error(`imgproxy: ${how}${last && ': '}${last}`);
   }
-  if (failure?.retryable || status === LOST_ITS_SOURCE) return TRY_AGAIN;
+  if (failure?.retryable || status === SOURCE_LOST) return TRY_AGAIN;
   return failure || status !== 0 ? 1 : 0;
 }
 

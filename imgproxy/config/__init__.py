@@ -1,1 +1,1 @@
-"""What the containers-*(5) configuration files say: pure."""
+"""The containers-*(5) configuration files: pure parsers, and the decisions that follow."""

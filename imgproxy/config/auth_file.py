@@ -1,12 +1,12 @@
 """Files of credentials: containers-auth.json(5), Docker's config.json, its older .dockercfg.
 
-What one file says is found here; which files there are is the caller's. A file that is there but
-broken is an error and never anonymous access by accident, and complaints say what kind of value
-stands where, but never the value.
+This module interprets one file; the caller decides which files there are. A file that exists but
+is broken is an error, never accidental anonymous access. Error messages contain the path of a field
+and the kind of its value, but never the value.
 
 Docker writes the same file and reads more of it than the containers libraries do: `credsStore`, a
 helper for all registries, an entry with an identity token alone, and a `credHelpers` entry with
-an empty name, which keeps a registry out of the store. Those count here as well.
+an empty name, which excludes a registry from the store. All of these are supported here as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from binascii import a2b_base64
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy.config.credential_helpers import Helper, any_credentials, make_helper
+from imgproxy.config.credential_helpers import Helper, make_credentials, make_helper
 from imgproxy.errors import ConfigurationError, clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, PrivateFields
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _HUB = "https://index.docker.io/v1/"
 _HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
-# RFC 4648 section 4, padded; Go's decoder, like this one, is told to pass over line ends first.
+# RFC 4648 section 4, padded. Line ends are removed first, as by Go's decoder.
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
@@ -40,7 +40,7 @@ class _Entry(NamedTuple):
 
 
 class AuthFile(NamedTuple):
-    """What a file says. `path` names it in messages; a `legacy` one knows hosts alone."""
+    """The content of a file. `path` is its name in messages; a `legacy` one has only hosts."""
 
     path: str
     legacy: bool
@@ -52,76 +52,75 @@ class AuthFile(NamedTuple):
         return f"<AuthFile {self.path}>"
 
     def find(self, registry: str, repository: str) -> Credentials | Helper | None:
-        """Give what this file has for a repository, None where another may be consulted.
+        """Return the credentials or the helper for a repository, None to consult another file.
 
-        A registry's own helper comes first. Then the entry that speaks of the repository, if it
-        holds anything; Docker leaves empty ones where it has put the login into the store. Then
-        the store.
+        A registry's own helper comes first. Then the entry that applies to the repository, if it
+        has a value; Docker leaves empty ones where it has put the login into the store. Then the
+        store.
 
         Raises `ConfigurationError` for an entry or a helper's name that is needed and malformed.
         """
-        place = next((key for key in _hub_names(registry) if key in self.helpers), None)
-        if place is not None and self.helpers[place]:
-            return self._helper(f"credHelpers.{place}", self.helpers[place], registry, place)
+        server = next((key for key in _hub_names(registry) if key in self.helpers), None)
+        if server is not None and self.helpers[server]:
+            return self._helper(f"credHelpers.{server}", self.helpers[server], registry, server)
         key = self._key(registry, repository)
         credentials = None if key is None else self._credentials(key)
-        if credentials is not None or place is not None or not self.store:
+        if credentials is not None or server is not None or not self.store:
             return credentials
         first = _HUB if registry in _HUB_HOSTS else registry
-        return self._helper("credsStore", self.store, registry, first, promised=key is not None)
+        return self._helper("credsStore", self.store, registry, first, is_required=key is not None)
 
     def _helper(
-        self, place: str, name: str, registry: str, first: str, *, promised: bool = True
+        self, field_path: str, name: str, registry: str, first: str, *, is_required: bool = True
     ) -> Helper:
         servers = (first, *(server for server in _hub_names(registry) if server != first))
-        return make_helper(
-            name, servers, f"{clean(place)} in {clean(self.path)}", promised=promised
-        )
+        source = f"{clean(field_path)} in {clean(self.path)}"
+        return make_helper(name, servers, source, is_required=is_required)
 
     def _key(self, registry: str, repository: str) -> str | None:
-        """Give the key that speaks of a repository, the longest first.
+        """Return the longest key that applies to a repository, None where there is none.
 
-        The first that exists is the only one, even if its entry is empty: whoever gives a
-        namespace an entry of its own does not mean that of the registry.
+        Only the longest counts, even if its entry is empty: an entry for a namespace replaces
+        that of the registry.
         """
         names = [registry] if self.legacy else _namespaces(f"{registry}/{repository}")
         exact = next((name for name in names if name in self.auths), None)
         if exact is not None:
             return exact
-        # Docker has taken URLs for names of registries, and wrote them as they were typed.
+        # Older versions of Docker wrote the names of registries as typed, also as URLs.
         host = _normal(registry)
         return next((key for key in self.auths if self._host(key) == host), None)
 
     def _host(self, key: str) -> str:
-        """Give the host that a key stands for; without a scheme, a path is a namespace."""
+        """Return the host of a key; without a scheme, a path belongs to a namespace."""
         rest = key.removeprefix("http://").removeprefix("https://")
         return _normal(rest.partition("/")[0] if self.legacy or rest != key else rest)
 
     def _credentials(self, key: str) -> Credentials | None:
-        """Give what an entry holds, None if nothing.
+        """Return the credentials in an entry, None if it has none.
 
-        One without a colon is passed over as if empty, and with it its token, as it is by all
-        readers of the file.
+        An entry whose `auth` has no colon is ignored together with its token, as by all readers
+        of the file.
         """
         auth, identity_token = self.auths[key]
-        place = key if self.legacy else f"auths.{key}"
+        field_path = key if self.legacy else f"auths.{key}"
         try:
             username, colon, password = _decode(auth)
         except ValueError as error:
-            raise _broken(self.path, f"{clean(place)}.auth: {error}") from None
+            raise _broken(self.path, f"{clean(field_path)}.auth: {error}") from None
         if auth and not colon:
             return None
-        return any_credentials(
-            username, password, identity_token, f"{clean(self.path)} ({clean(place)})"
+        return make_credentials(
+            username, password, identity_token, f"{clean(self.path)} ({clean(field_path)})"
         )
 
 
 def parse(raw: bytes, path: str, *, legacy: bool = False) -> AuthFile:
-    """Give what the file `path` with this content says; a `legacy` one is a .dockercfg.
+    """Parse the file `path` with this content; a `legacy` one is a .dockercfg.
 
-    Raises `ConfigurationError` for JSON or types that are wrong anywhere in what is read of it.
-    An entry's base64 is decoded when it is needed, as the containers libraries do it: what is
-    wrong with one registry's login is no concern of another's.
+    Raises `ConfigurationError` for malformed JSON and for a wrong type of any supported field. An
+    entry's base64 is decoded when it is needed, as by the containers libraries: a mistake in one
+    registry's login does not affect other registries.
     """
     if not raw.strip():
         raise _broken(path, "the file is empty (without any credentials it would hold {})")
@@ -145,14 +144,14 @@ def _entries(auths: PrivateFields | None) -> dict[str, _Entry]:
 
 
 def _entry(fields: PrivateFields | None) -> _Entry:
-    """Give an entry. `username`, `password` and `email`, which may stand in one, are not read."""
+    """Parse an entry; `username`, `password` and `email`, which it may have, are ignored."""
     if fields is None:
         return _Entry("", "")
     return _Entry(fields.optional_text("auth") or "", fields.optional_text("identitytoken") or "")
 
 
 def _decode(auth: str) -> tuple[str, str, str]:
-    """Give user, colon and password; no exception of this quotes what it is about."""
+    """Return user, colon and password. No message of its exceptions quotes the value."""
     auth = auth.replace("\r", "").replace("\n", "")
     if _BASE64.fullmatch(auth) is None:
         raise ValueError("not base64")
@@ -160,14 +159,14 @@ def _decode(auth: str) -> tuple[str, str, str]:
     if not colon:
         return "", "", ""
     try:
-        # No reader of the file takes NULs at its ends for a part of the password.
+        # As in all readers of the file, NULs at its ends are not part of the password.
         return username.decode(), colon.decode(), password.strip(b"\0").decode()
     except UnicodeDecodeError:
         raise ValueError("user or password is not UTF-8") from None
 
 
 def _namespaces(name: str) -> list[str]:
-    """Give a repository's name and those of the namespaces above it, down to the registry."""
+    """Return a repository's name and those of the namespaces above it, up to the registry."""
     parts = name.split("/")
     return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
@@ -177,7 +176,7 @@ def _normal(host: str) -> str:
 
 
 def _hub_names(registry: str) -> tuple[str, ...]:
-    """Give the names under which a helper may know a registry."""
+    """Return the names under which a file or a helper may list a registry."""
     return (registry, _HUB) if registry in _HUB_HOSTS else (registry,)
 
 

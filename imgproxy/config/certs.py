@@ -1,8 +1,8 @@
 """Certificates for one registry: containers-certs.d(5), and Docker's directory of the same form.
 
-A directory is named like the registry, `host[:port]`, and the names of the files in it say what
-they are: `*.crt` holds authorities to trust beside the system's, `NAME.cert` and `NAME.key` are a
-client's certificate and its key. Other files mean nothing.
+A directory has the name of the registry, `host[:port]`, and the names of its files determine their
+use: `*.crt` holds authorities to trust beside the system's, `NAME.cert` and `NAME.key` are a
+client's certificate and its key. Other files are ignored.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Certificates(NamedTuple):
     """The files that apply to a registry, each kind in the order of names.
 
-    A file of `authorities` that isn't there when it is read, because its link is dangling or it
-    was removed just now, is passed over. Either half of a client's pair must be readable.
+    A file of `authorities` that does not exist when it is read, because its link is dangling or it
+    has just been removed, is skipped. Both files of a client's pair must be readable.
     """
 
     authorities: tuple[str, ...] = ()
@@ -27,9 +27,10 @@ class Certificates(NamedTuple):
 
 
 def choose(directory: str, names: Collection[str]) -> Certificates:
-    """Give what the files of these names in a registry's directory are, as paths.
+    """Return the paths of the files in a registry's directory, by their use.
 
-    Raises `ConfigurationError` for half of a client's certificate.
+    `names` are those of all files in it. Raises `ConfigurationError` for a client's certificate
+    without a key, or the reverse.
     """
     stems = {
         kind: {name.removesuffix(kind) for name in names if name.endswith(kind)}

@@ -1,7 +1,7 @@
-"""Credentials, and the programs that are asked for them: docker-credential-helpers.
+"""Credential helpers: the protocol of docker-credential-helpers.
 
-No secret is ever in a message: `repr` and `str` say where credentials come from, and what a helper
-says is quoted only where it can't be an answer.
+No secret is ever in a message: `repr` and `str` show the origin of credentials, and the output of a
+helper is quoted only where it cannot hold credentials.
 """
 
 from __future__ import annotations
@@ -14,115 +14,118 @@ from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, PrivateFields
 from imgproxy.specs.http.credentials import Credentials
 
-# What a helper may say. Tokens stand in header fields, for which this is the limit as well.
+# In bytes, of a helper's output. Tokens are sent in header fields, which have the same limit.
 MAX_HELPER_OUTPUT = 64 * 1024
 
-# A helper is a program in $PATH; its name must be no path, and no option to whatever runs it.
+# A helper is a program in $PATH; its name must be neither a path nor an option.
 _HELPER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
-# docker-credential-helpers, credentials/error.go and README: the words by which a helper says that
-# it knows nothing, and the user name by which it says that the secret is an identity token.
+# docker-credential-helpers, credentials/error.go and README: the output of a helper that has no
+# credentials, and the user name that marks the secret as an identity token.
 _NOT_FOUND = "credentials not found in native keychain"
 _TOKEN_USER = "<token>"  # noqa: S105  (no secret)
 
-# What may be a token in a helper's complaint: long, unbroken, and with a digit in it.
+# A possible token in a helper's error message: long, without blanks, and with a digit.
 _TOKEN = re.compile(r"(?=[A-Za-z+/_=~-]*[0-9])[A-Za-z0-9+/_=~-]{20,}")
 
 
 class Helper(NamedTuple):
-    """A program that is to be asked for credentials, docker-credential-NAME.
+    """A credential helper, the program docker-credential-NAME.
 
-    `servers` are the names under which it may have them, to be asked for in order until one has.
-    `source` says which file and key named the helper. `promised` is false where nothing says that
-    it has any for this registry: a store for all registries, and no login recorded in the file.
+    `servers` are the names under which it may have the credentials, to be tried in order. `source`
+    is the file and the key that configure the helper. `is_required` is false where the program
+    need not be installed: it is a store for all registries, and the file records no login to this
+    one.
     """
 
     name: str
     servers: tuple[str, ...]
     source: str
-    promised: bool
+    is_required: bool
 
     @property
     def program(self) -> str:
-        """The program's name, to be found in $PATH."""
+        """The program's name, to be looked up in $PATH."""
         return f"docker-credential-{self.name}"
 
 
-def any_credentials(
+def make_credentials(
     username: str, password: str, identity_token: str, source: str
 ) -> Credentials | None:
-    """Give credentials if there are any."""
+    """Return credentials, None if all parts are empty."""
     if not (username or password or identity_token):
         return None
     return Credentials(username, password, identity_token, source)
 
 
 def make_helper(
-    name: str, servers: tuple[str, ...], source: str, *, promised: bool = True
+    name: str, servers: tuple[str, ...], source: str, *, is_required: bool = True
 ) -> Helper:
-    """Give the helper that `source`, a file and a key in it, calls `name`.
+    """Return the helper called `name` by `source`, a file and a key in it.
 
-    Raises `ConfigurationError` for a name that isn't the end of a program's.
+    Raises `ConfigurationError` for a name that cannot be the end of a program's name.
     """
     if _HELPER_NAME.fullmatch(name) is None:
         raise ConfigurationError(
             f'{source}: "{clean(name)}" is not the name of a credential helper, which is what'
             " follows docker-credential- in the name of a program"
         )
-    return Helper(name, servers, source, promised)
+    return Helper(name, servers, source, is_required)
 
 
-def question(helper: Helper, server: str) -> tuple[list[str], bytes]:
-    """Give the command that asks a helper, to be run without a shell, and its standard input."""
+def make_request(helper: Helper, server: str) -> tuple[list[str], bytes]:
+    """Return the command that queries a helper, to be run without a shell, and its input."""
     return [helper.program, "get"], server.encode()
 
 
-def answer(helper: Helper, server: str, status: int, output: bytes) -> Credentials | None:
-    """Give the credentials that a helper has for a server, None where it has none.
+def parse_reply(helper: Helper, server: str, status: int, output: bytes) -> Credentials | None:
+    """Return the credentials that a helper has for a server, None where it has none.
 
-    `status` is its exit status, or the negative of the signal that ended it; `output` is what it
-    wrote to standard output, of which more than `MAX_HELPER_OUTPUT` bytes need not be read.
+    `status` is its exit status, or the negative of the signal that ended it; `output` is its
+    standard output, of which at most `MAX_HELPER_OUTPUT` + 1 bytes are needed.
 
-    Raises `ConfigurationError` for whatever is not an answer.
+    Raises `ConfigurationError` for a helper that failed or has malformed output.
     """
     if len(output) > MAX_HELPER_OUTPUT:
-        raise unusable(helper, f"answered more than {MAX_HELPER_OUTPUT} bytes for {clean(server)}")
+        raise helper_error(
+            helper, f"answered more than {MAX_HELPER_OUTPUT} bytes for {clean(server)}"
+        )
     if status != 0:
-        words = output.decode("utf-8", "replace").strip()
-        if words == _NOT_FOUND:
+        message = output.decode("utf-8", "replace").strip()
+        if message == _NOT_FOUND:
             return None
         how = f"status {status}" if status > 0 else f"signal {-status}"
-        raise unusable(helper, f"failed for {clean(server)} with {how}{_quoted(words)}")
+        raise helper_error(helper, f"failed for {clean(server)} with {how}{_quoted(message)}")
     try:
         fields = PrivateFields(strict_json.loads(output))
         username, secret = fields.text("Username"), fields.text("Secret")
     except (FieldError, strict_json.JsonError) as error:
-        raise unusable(
+        raise helper_error(
             helper, f"gave no usable answer for {clean(server)}: {clean(str(error))}"
         ) from None
     source = f"{helper.program} for {clean(server)} ({helper.source})"
     if username == _TOKEN_USER:
-        return any_credentials("", "", secret, source)
-    return any_credentials(username, secret, "", source)
+        return make_credentials("", "", secret, source)
+    return make_credentials(username, secret, "", source)
 
 
-def unusable(helper: Helper, reason: str) -> ConfigurationError:
-    """Give the error for a helper that failed, in words that follow its name."""
+def helper_error(helper: Helper, reason: str) -> ConfigurationError:
+    """Return the error for a helper that failed; `reason` is a predicate that follows its name."""
     return ConfigurationError(f"{helper.source}: {helper.program} {reason}")
 
 
-def _quoted(words: str) -> str:
-    """Give a helper's complaint as the end of a message; an answer in JSON is no complaint."""
-    if not words or '"' in words or "{" in words:
+def _quoted(message: str) -> str:
+    """Return a helper's error message as the end of ours, empty if it may be credentials."""
+    if not message or '"' in message or "{" in message:
         return ""
-    return f": {clean(_TOKEN.sub('…', words))}"
+    return f": {clean(_TOKEN.sub('…', message))}"
 
 
 def parse_creds(text: str) -> Credentials:
-    """Give the credentials that `--creds USER[:PASSWORD]` spells.
+    """Parse the value of `--creds USER[:PASSWORD]`.
 
-    Raises `UsageError` itself, since whatever a command-line parser makes of other exceptions
-    shows the argument.
+    Raises `UsageError`, since a command-line parser shows the argument in its messages for other
+    exceptions.
     """
     username, _, password = text.partition(":")
     if not username:

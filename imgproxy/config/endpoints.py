@@ -1,12 +1,12 @@
-"""Where an image really is: what the tables of containers-registries.conf(5) say about one name.
+"""The endpoints of an image: the tables of containers-registries.conf(5), applied to one name.
 
-The table with the longest prefix decides alone. Its mirrors come first, in their order, then the
-primary location. What each of them is asked for is the reference with the prefix replaced.
+Only the table with the longest prefix applies. Its mirrors come first, in their order, then the
+primary location. Each of them has the reference with the prefix replaced by its location.
 
 A prefix is compared with the name alone, without tag and digest. It ends where the name does, or
 before `/` or `:`; so `example.com` is a prefix of `example.com:5000/x` too, which the libraries
-call unintended and leave as it is. A wildcard stands for a domain's subdomains and never for the
-domain itself; what is replaced then is the host, and its port stays.
+call unintended and leave unchanged. A wildcard matches a domain's subdomains, never the domain
+itself; its match, which is replaced, is the host without the port.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 
 class Endpoint(NamedTuple):
-    """A place to ask for the image.
+    """A registry that may have the image: a mirror or the primary location.
 
-    `reference` is what the image is called there: its registry and repository are where requests
-    go, and what credentials and certificates are looked up for. `place` is where the configuration
-    says so, empty if it says nothing. An endpoint with a `refusal` must not be asked, for this
-    reason; it is listed because an error names every endpoint with its own cause.
+    `reference` is the name of the image there: requests, credentials and certificates are for its
+    registry and repository. `source` is the table that configures the endpoint and its file, empty
+    if there is none. An endpoint with a `refusal` must not be contacted, for this reason; it is
+    listed because an error lists every endpoint with its cause.
     """
 
     reference: Reference
     insecure: bool = False
     is_mirror: bool = False
-    place: str = ""
+    source: str = ""
     refusal: str = ""
 
 
 def find(
     reference: Reference, registries: Collection[Registry], *, mirrors: bool = True
 ) -> list[Endpoint]:
-    """Give the endpoints of an image in the order in which to ask them, the primary one last.
+    """Return the endpoints of an image in the order of failover, the primary one last.
 
-    Raises `DeniedError` where every one of them is blocked, and `ConfigurationError` where a
-    location does not make the name of an image.
+    Raises `DeniedError` where all of them are blocked, and `ConfigurationError` where a rewritten
+    reference is malformed.
     """
     table = _applicable(reference.name, registries)
     if table is None:
@@ -64,9 +64,9 @@ def find(
 
 
 def _applicable(name: str, registries: Collection[Registry]) -> Registry | None:
-    """Give the table with the longest prefix.
+    """Return the table with the longest prefix, None where no prefix matches.
 
-    `*.example.com` and `a.example.com` are equally long; the one without a wildcard says more.
+    `*.example.com` and `a.example.com` are equally long; the one without a wildcard is preferred.
     """
     return max(
         (each for each in registries if _matched(name, each.prefix)),
@@ -76,7 +76,7 @@ def _applicable(name: str, registries: Collection[Registry]) -> Registry | None:
 
 
 def _matched(name: str, prefix: str) -> int:
-    """Give how much of a name the prefix stands for, 0 if it is none of this name."""
+    """Return the length of a name's part that the prefix matches, 0 where it does not match."""
     if prefix.startswith("*."):
         domain = name.partition("/")[0].partition(":")[0]
         return len(domain) if domain.endswith(prefix[1:]) else 0
@@ -85,28 +85,28 @@ def _matched(name: str, prefix: str) -> int:
 
 
 def _serves(mirror: Mirror, reference: Reference) -> bool:
-    """Whether a mirror is for references like this; with tag and digest, the digest decides."""
+    """Return whether a mirror serves such a reference; with tag and digest, the digest decides."""
     return mirror.pull != (TAG_ONLY if reference.digest else DIGEST_ONLY)
 
 
 def _mirror(mirror: Mirror, source: str, rest: str, reference: Reference) -> Endpoint:
-    place = f"{mirror.place} of {clean(source)}"
-    physical = _rewritten(mirror.location + rest, reference, mirror.place, source)
-    return Endpoint(physical, mirror.insecure, is_mirror=True, place=place)
+    physical = _rewritten(mirror.location + rest, reference, mirror.field_path, source)
+    shown = f"{mirror.field_path} of {clean(source)}"
+    return Endpoint(physical, mirror.insecure, is_mirror=True, source=shown)
 
 
 def _primary(table: Registry, rest: str, reference: Reference) -> Endpoint:
-    place = f"{table.place} of {clean(table.source)}"
     physical = (
-        _rewritten(table.location + rest, reference, table.place, table.source)
+        _rewritten(table.location + rest, reference, table.field_path, table.source)
         if table.location
         else reference
     )
-    return Endpoint(physical, table.insecure, place=place)
+    shown = f"{table.field_path} of {clean(table.source)}"
+    return Endpoint(physical, table.insecure, source=shown)
 
 
-def _rewritten(text: str, reference: Reference, place: str, source: str) -> Reference:
-    """Give what the text names; it must be spelled in full, for nothing is added to locations."""
+def _rewritten(text: str, reference: Reference, field_path: str, source: str) -> Reference:
+    """Parse a rewritten reference; it must be in full form, as no defaults apply to locations."""
     try:
         physical = references.parse_reference(text)
     except BadRequestError as error:
@@ -116,16 +116,16 @@ def _rewritten(text: str, reference: Reference, place: str, source: str) -> Refe
             return physical
         reason = f'"{clean(text)}" is not the full name of an image'
     raise ConfigurationError(
-        f"{clean(source)}: {place}.location: rewriting {reference}: {reason}", file=source
+        f"{clean(source)}: {field_path}.location: rewriting {reference}: {reason}", file=source
     )
 
 
 def _refusal(endpoint: Endpoint, table: Registry, registries: Collection[Registry]) -> str:
-    """Give why an endpoint must not be asked, empty if it may be.
+    """Return the reason why an endpoint must not be contacted, empty if it may be.
 
-    What counts is whether the place itself is blocked. So a registry can be blocked and its mirrors
-    be asked all the same: that is how a host is kept from ever leaving its network. A primary
-    location somewhere else doesn't evade the block of its own table.
+    A mirror is refused if its own location is blocked. So a registry can be blocked while its
+    mirrors are used, which keeps a host from ever leaving its network. The primary location is
+    refused by its own table too, even if it is elsewhere.
     """
     if endpoint.is_mirror or not table.blocked:
         physical = _applicable(endpoint.reference.name, registries)
@@ -133,6 +133,6 @@ def _refusal(endpoint: Endpoint, table: Registry, registries: Collection[Registr
             return ""
         table = physical
     return (
-        f"{endpoint.reference}: the registry {clean(table.prefix)} is blocked by {table.place} of"
-        f" {clean(table.source)}"
+        f"{endpoint.reference}: the registry {clean(table.prefix)} is blocked by"
+        f" {table.field_path} of {clean(table.source)}"
     )

@@ -1,7 +1,8 @@
-"""policy.json: containers-policy.json(5), which image may be used.
+"""policy.json, which decides what images may be used: containers-policy.json(5).
 
-Parsed whole and strictly: an unknown key or a wrong type makes the file unusable, never laxer.
-Only the list of the most specific scope applies, and every requirement in it must accept.
+The file is parsed strictly and as a whole: an unknown key or a wrong type makes it unusable, never
+more permissive. Only the list of the most specific scope applies, and every requirement in it must
+accept the image.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ if TYPE_CHECKING:
     from imgproxy.config.signature_requirements import Requirement, SignedBy, SigstoreSigned
     from imgproxy.specs.oci.reference import Reference
 
-# Transports whose scopes are paths; those of others are not looked into.
+# Transports whose scopes are paths; the scopes of others are not checked.
 _BY_PATH = frozenset({"dir", "oci", "oci-archive"})
 
-# One that is only itself: one path may hold many images whose names are in the file, so upstream
-# accepts no scope but the empty one, and a scope that could never match would read stricter than
-# the file is.
+# Transports whose only scope is the empty one. One archive may hold many images whose names are in
+# the file, so containers/image accepts no other; and a scope that never matches would make the
+# file look stricter than it is.
 _WITHOUT_SCOPES = frozenset({"docker-archive"})
 
 
 class Scope(NamedTuple):
-    """The requirements that apply somewhere; `place` is where in the file they stand.
+    """The requirements of a scope; `field_path` is their path in the file.
 
-    Those that need no signatures are but words.
+    Requirements that need no signature are represented by their type alone.
     """
 
-    place: str
+    field_path: str
     requirements: tuple[Requirement | str, ...]
 
 
 class Policy(NamedTuple):
-    """What a policy file says. `source` names it in messages."""
+    """The content of a policy file. `source` is its name in messages."""
 
     source: str
     default: Scope
@@ -51,18 +52,18 @@ class Conditions(NamedTuple):
     requirements: tuple[SignedBy | SigstoreSigned, ...]
 
 
-# What `--insecure-policy` stands for, as a file.
+# The policy of `--insecure-policy`, as a file.
 ACCEPT_ANYTHING = b'{"default":[{"type":"insecureAcceptAnything"}]}'
 
 
 def parse(raw: bytes, source: str) -> Policy:
-    """Give the policy in `raw`, which came from the file `source`.
+    """Parse the policy in `raw`, the content of the file `source`.
 
-    Raises `ConfigurationError` with the place of what is wrong.
+    Raises `ConfigurationError` with the path of the faulty field.
     """
     try:
         document = Fields(strict_json.loads(raw))
-        document.refuse_others({"default", "transports"})
+        document.refuse_unknown({"default", "transports"})
         transports = document.optional_object("transports")
         return Policy(
             source,
@@ -85,7 +86,7 @@ def _scopes(transport: Fields, name: str) -> dict[str, Scope]:
 
 
 def _is_absolute(path: str) -> bool:
-    """Whether a path has one spelling, that of a directory below the root."""
+    """Return whether a path is absolute, normalised and not the root."""
     return path[:1] == "/" and path[:2] not in ("/", "//") and normpath(path) == path
 
 
@@ -99,7 +100,7 @@ def _scope(fields: Fields, key: str) -> Scope:
 def _requirement(fields: Fields) -> Requirement | str:
     kind = fields.text("type")
     if kind in ("insecureAcceptAnything", "reject"):
-        fields.refuse_others({"type"})
+        fields.refuse_unknown({"type"})
         return kind
     from imgproxy.config import signature_requirements
 
@@ -107,13 +108,13 @@ def _requirement(fields: Fields) -> Requirement | str:
 
 
 def scopes_of(reference: Reference) -> list[str]:
-    """Give the scopes of an image by its name in a registry; see `docker_scopes`."""
+    """Return the scopes of an image in a registry by its reference; see `docker_scopes`."""
     suffix = f"@{reference.digest}" if reference.digest else f":{reference.tag}"
     return docker_scopes(reference.registry, reference.repository, suffix)
 
 
 def docker_scopes(registry: str, repository: str, suffix: str) -> list[str]:
-    """Give the scopes of an image in a registry, most specific first.
+    """Return the scopes of an image in a registry, most specific first.
 
     `suffix` is `:tag` or `@digest`. After the image itself come the repository, the namespaces
     above it, the registry, and `*.` wildcards for the domains above that, which drop the port.
@@ -135,7 +136,7 @@ def _has_port(registry: str) -> bool:
 
 
 def path_scopes(path: str) -> list[str]:
-    """Give the scopes of a local image: its absolute path, and the directories above it."""
+    """Return the scopes of a local image: its absolute path, and the directories above it."""
     scopes = [path]
     while (path := path.rpartition("/")[0]) != "":
         scopes.append(path)
@@ -147,22 +148,22 @@ def evaluate(policy: Policy, transport: str, scopes: list[str], image: str) -> C
 
     Raises `DeniedError`, naming file, place and requirement, where no signature could meet them.
     """
-    known = policy.transports.get(transport, {})
-    scope = next((known[name] for name in [*scopes, ""] if name in known), policy.default)
-    where = f"the policy {policy.source} ({clean(scope.place)})"
+    by_name = policy.transports.get(transport, {})
+    scope = next((by_name[name] for name in [*scopes, ""] if name in by_name), policy.default)
+    where = f"the policy {policy.source} ({clean(scope.field_path)})"
     if "reject" in scope.requirements:
         raise DeniedError(f"{image} is rejected by {where}")
     others = [each for each in scope.requirements if not isinstance(each, str)]
     return Conditions(where, _signed(others, f"{image} is rejected: {where}") if others else ())
 
 
-def _signed(every: list[Requirement], words: str) -> tuple[SignedBy | SigstoreSigned, ...]:
-    """Give the requirements, all of which signatures can meet. Raises `DeniedError`."""
-    from imgproxy.config.signature_requirements import Rejecting
+def _signed(every: list[Requirement], message: str) -> tuple[SignedBy | SigstoreSigned, ...]:
+    """Return the requirements, which signatures can satisfy. Raises `DeniedError` for others."""
+    from imgproxy.config.signature_requirements import UnsupportedRequirement
 
     signed = []
     for requirement in every:
-        if isinstance(requirement, Rejecting):
-            raise DeniedError(f"{words} requires {requirement.kind}: {requirement.reason}")
+        if isinstance(requirement, UnsupportedRequirement):
+            raise DeniedError(f"{message} requires {requirement.kind}: {requirement.reason}")
         signed.append(requirement)
     return tuple(signed)

@@ -1,11 +1,11 @@
-"""registries.conf: containers-registries.conf(5), where the images of a registry really are.
+"""registries.conf, which configures mirrors and short names: containers-registries.conf(5).
 
-Both versions of the format, and how several files become one configuration. A wrong type or a
-contradiction makes a file unusable; what cannot have been meant but harms nobody (an unknown key,
-a prefix that fits no image) is passed over with a warning. As for every Go program that reads
-these files, upper and lower case are the same in keys.
+Both versions of the format, and the merging of several files into one configuration. A wrong type
+or a contradiction makes a file unusable; a harmless mistake (an unknown key, a prefix that matches
+no image) is ignored with a warning. Keys are case-insensitive, as in every Go program that reads
+these files.
 
-What follows for one image is for `endpoints` and `short_names` to say.
+`endpoints` and `short_names` apply the configuration to one image.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from imgproxy.parsing.typed_fields import FieldError, Fields
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# Stands among the credential helpers for the files of containers-auth.json(5).
+# The entry among the credential helpers that means the files of containers-auth.json(5).
 AUTH_FILES = "containers-auth.json"
 
 _HELPERS = "credential-helpers"
-# The program by which a store that shares layers gets credentials; we have no such store.
+# The program that gets credentials for a store that shares layers, which does not exist here.
 _LAYER_STORE = "additional-layer-store-auth-helper"
 
 _SETTINGS = frozenset({SEARCH, MODE, ALIASES, _HELPERS, _LAYER_STORE, "registry"})
@@ -36,7 +36,7 @@ _KEYS = _SETTINGS | REGISTRY_KEYS | MIRROR_KEYS | _TABLES
 
 
 class File(NamedTuple):
-    """What one file says; None for a setting that it leaves open."""
+    """The content of one file; None for a setting that it does not have."""
 
     path: str
     registries: tuple[Registry, ...]
@@ -46,7 +46,7 @@ class File(NamedTuple):
 
 
 class Registries(NamedTuple):
-    """What all files say together."""
+    """The merged content of all files."""
 
     registries: tuple[Registry, ...]
     credential_helpers: tuple[str, ...]
@@ -55,9 +55,9 @@ class Registries(NamedTuple):
 
 
 def parse(raw: bytes, path: str, *, version_1: bool = False) -> File:
-    """Give what the file `path` with this content says; `version_1`: in the old format as well.
+    """Parse the file `path` with this content; `version_1` permits the old format as well.
 
-    Raises `ConfigurationError` with the place of what is wrong.
+    Raises `ConfigurationError` with the path of the faulty field.
     """
     try:
         return _parse(_load(raw), path, version_1=version_1)
@@ -65,7 +65,7 @@ def parse(raw: bytes, path: str, *, version_1: bool = False) -> File:
         reason = str(error)
     except RecursionError:
         reason = "tables and arrays are nested too deep"
-    except ValueError:  # int() and str() refuse more than `sys.get_int_max_str_digits`
+    except ValueError:  # int() and str() refuse more digits than `sys.get_int_max_str_digits`
         reason = "a number has too many digits"
     raise ConfigurationError(f"{clean(path)}: {reason}", file=path)
 
@@ -74,7 +74,7 @@ def _load(raw: bytes) -> Fields:
     import tomllib
 
     try:
-        return Fields(_folded(tomllib.loads(raw.decode("utf-8-sig"))))
+        return Fields(_fold_keys(tomllib.loads(raw.decode("utf-8-sig"))))
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise FieldError(f"not UTF-8 (at line {line})") from None
@@ -82,19 +82,19 @@ def _load(raw: bytes) -> Fields:
         raise FieldError(f"not TOML: {clean(str(error), 1024)}") from None
 
 
-def _folded(value: Any, path: str = "") -> Any:  # noqa: ANN401  (TOML is any)
-    """Give tables with the keys that we know in lower case; the keys of [aliases] are names."""
+def _fold_keys(value: Any, path: str = "") -> Any:  # noqa: ANN401  (TOML is any)
+    """Return tables with their known keys in lower case, except those of [aliases], the names."""
     if isinstance(value, list):
-        return [_folded(item, f"{path}[{n}]") for n, item in enumerate(value)]
+        return [_fold_keys(item, f"{path}[{n}]") for n, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
     folded: dict[str, Any] = {}
     for key, item in value.items():
         name = key.lower() if key.lower() in _KEYS else key
-        place = f"{path}.{name}" if path else name
+        field_path = f"{path}.{name}" if path else name
         if name in folded:
-            raise FieldError(f"{place}: stands twice, in different case")
-        folded[name] = _folded(item, place) if name in _TABLES else item
+            raise FieldError(f"{field_path}: occurs twice, in different case")
+        folded[name] = _fold_keys(item, field_path) if name in _TABLES else item
     return folded
 
 
@@ -102,13 +102,13 @@ def _parse(document: Fields, path: str, *, version_1: bool) -> File:
     file = _version_2(document, path)
     lists = _lists(document)
     if not any(section.texts("registries") for section in lists.values()):
-        return file  # empty ones stood in the templates of version 1, and say nothing
+        return file  # the templates of version 1 contained empty ones, which have no effect
     if not version_1:
         raise FieldError(
-            "registries: this is version 1 of the format, which is not read in this place;"
+            "registries: this is version 1 of the format, which is not supported in this file;"
             f" expected version 2, with {SEARCH} and [[registry]]"
         )
-    if _says_something(file):
+    if _has_settings(file):
         raise FieldError("registries: version 1 of the format is mixed with version 2")
     return _version_1(lists, file)
 
@@ -118,60 +118,60 @@ def _version_2(document: Fields, path: str) -> File:
     tables.check_agreement(every)
     names = short_names.parse(document, path)
     helpers = document.texts(_HELPERS)
-    document.optional_text(_LAYER_STORE)  # for its type alone
-    complaints = [*_unknown_keys(document), *tables.doubts(every), *short_names.doubts(names)]
+    document.optional_text(_LAYER_STORE)  # only its type is checked
+    warnings = [*_unknown_keys(document), *tables.warnings(every), *short_names.warnings(names)]
     return File(
         path,
         tables.first_of_each(every),
         helpers if _HELPERS in document else None,
         names,
-        _warnings(path, complaints),
+        _prefixed(path, warnings),
     )
 
 
 def _lists(document: Fields) -> dict[str, Fields]:
-    """Give the tables of version 1, empty for those that are not there."""
+    """Return the tables of version 1, empty where they are absent."""
     registries = document.optional_object("registries") or Fields({}, "registries")
     return {
         key: registries.optional_object(key) or Fields({}, registries.at(key)) for key in _LISTS
     }
 
 
-def _says_something(file: File) -> bool:
+def _has_settings(file: File) -> bool:
     names = file.short_names
     search = names.search and names.search.value
     return bool(file.registries or file.credential_helpers or search or names.mode or names.aliases)
 
 
 def _version_1(lists: dict[str, Fields], file: File) -> File:
-    """Give the file with what the tables of version 1 say, in the terms of version 2."""
+    """Return the file with the settings of version 1, converted to version 2."""
     search = short_names.parse_search(lists["search"], "registries")
     blocked, insecure = _locations(lists["block"]), _locations(lists["insecure"])
     every = [
         Registry(
-            location, location, location in insecure, location in blocked, (), place, file.path
+            location, location, location in insecure, location in blocked, (), field_path, file.path
         )
-        for location, place in {**insecure, **blocked}.items()
+        for location, field_path in {**insecure, **blocked}.items()
     ]
     names = file.short_names._replace(search=Setting(search, file.path) if search else None)
-    complaints = [*tables.doubts(every), *short_names.doubts(names)]
+    warnings = [*tables.warnings(every), *short_names.warnings(names)]
     return file._replace(
         registries=tuple(every),
         short_names=names,
-        warnings=file.warnings + _warnings(file.path, complaints),
+        warnings=file.warnings + _prefixed(file.path, warnings),
     )
 
 
 def _locations(section: Fields) -> dict[str, str]:
-    """Give the locations in a list of version 1, with the place of each."""
-    places = {}
+    """Return the locations in a list of version 1, with the path of each in the file."""
+    paths = {}
     for n, text in enumerate(section.texts("registries")):
-        place = f"{section.at('registries')}[{n}]"
-        location = tables.parse_location(text, place)
+        field_path = f"{section.at('registries')}[{n}]"
+        location = tables.parse_location(text, field_path)
         if not location:
-            raise FieldError(f"{place}: expected host[:port][/path], got nothing")
-        places[location] = place
-    return places
+            raise FieldError(f"{field_path}: expected host[:port][/path], got nothing")
+        paths[location] = field_path
+    return paths
 
 
 def _unknown_keys(document: Fields) -> Iterator[str]:
@@ -191,15 +191,15 @@ def _unknown(fields: Fields, known: frozenset[str]) -> Iterator[str]:
     return (f"{fields.at(key)}: unknown key" for key in fields if key not in known)
 
 
-def _warnings(path: str, complaints: Iterable[str]) -> tuple[str, ...]:
-    return tuple(f"{clean(path)}: {complaint}" for complaint in complaints)
+def _prefixed(path: str, warnings: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{clean(path)}: {warning}" for warning in warnings)
 
 
 def merge(files: Iterable[File]) -> Registries:
-    """Give what the files say together, in the order in which they are read.
+    """Merge the files, in the order in which they are read.
 
-    A later file replaces each setting, and the table of a prefix whole; aliases are replaced one
-    by one.
+    A later file replaces each setting that it has, and the table of a prefix as a whole; aliases
+    are replaced one by one.
     """
     registries: dict[str, Registry] = {}
     helpers: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
-"""registries.d: containers-registries.d(5), where the signatures of images are kept.
+"""registries.d, which configures the sources of signatures: containers-registries.d(5).
 
-Several YAML files that must not speak of the same thing. A setting that the section of a scope
-leaves open is looked for in those of the scopes around it, and in `default-docker` last: the
-manual says that only the closest section counts, but this is what every program does.
+There are several YAML files, and each scope may be in only one of them. A setting that is missing
+in the section of a scope is taken from those of the scopes around it, and from `default-docker`
+last: according to the manual only the closest section counts, but every program does it this way.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LOOKASIDE, _ATTACHMENTS = "lookaside", "use-sigstore-attachments"
-# What is written to is not ours to know; the `sigstore` ones are older names.
+# The `-staging` keys are for writing signatures, and so ignored; the `sigstore` ones are older
+# names.
 _KEYS = frozenset({_LOOKASIDE, "lookaside-staging", "sigstore", "sigstore-staging", _ATTACHMENTS})
 
 
 class Section(NamedTuple):
-    """What is said of a scope: the URL of a lookaside, and whether attachments are looked at.
+    """The settings of a scope: the URL of a lookaside, and whether attachments are used.
 
-    Empty or None is what a section leaves open; `source` is the file that names the lookaside.
+    A missing setting is empty or None; `source` is the file that sets the lookaside.
     """
 
     lookaside: str = ""
@@ -32,7 +33,7 @@ class Section(NamedTuple):
 
 
 class File(NamedTuple):
-    """What one file says: sections by scope, that of `default-docker` by the empty one."""
+    """The content of one file: sections by scope, that of `default-docker` by the empty one."""
 
     path: str
     sections: dict[str, Section]
@@ -40,9 +41,9 @@ class File(NamedTuple):
 
 
 def parse(raw: bytes, path: str) -> File:
-    """Give what the file `path` with this content says.
+    """Parse the file `path` with this content.
 
-    Raises `ConfigurationError` with the place of what is wrong, `ImportError` without PyYAML.
+    Raises `ConfigurationError` with the path of the faulty field, `ImportError` without PyYAML.
     """
     try:
         document = Fields(_load(raw))
@@ -56,7 +57,7 @@ def parse(raw: bytes, path: str) -> File:
         return File(
             path,
             {scope: _section(section, path) for scope, section in sections.items()},
-            tuple(f"{clean(path)}: {place}: unknown key" for place in unknown),
+            tuple(f"{clean(path)}: {field_path}: unknown key" for field_path in unknown),
         )
     except FieldError as error:
         raise ConfigurationError(f"{clean(path)}: {error}", file=path) from None
@@ -66,16 +67,16 @@ def _load(raw: bytes) -> Any:  # noqa: ANN401  (YAML is any)
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """A loader of plain values, to which a key that stands twice is a mistake."""
+        """A loader of plain values that refuses duplicate keys."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002  (its signature)
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             for key in keys:
                 if not isinstance(key, str):
-                    raise FieldError(f"line {node.start_mark.line + 1}: a key is no string")
+                    raise FieldError(f"line {node.start_mark.line + 1}: a key is not a string")
                 if keys.count(key) > 1:
                     raise FieldError(
-                        f"line {node.start_mark.line + 1}: the key {clean(key)} stands twice"
+                        f"line {node.start_mark.line + 1}: the key {clean(key)} occurs twice"
                     )
             return super().construct_mapping(node, deep)
 
@@ -85,7 +86,7 @@ def _load(raw: bytes) -> Any:  # noqa: ANN401  (YAML is any)
         raise FieldError(f"not YAML: {clean(str(error), 1024)}") from None
     except FieldError:
         raise
-    except Exception:  # noqa: BLE001  (values are made of text in many ways, and fail in as many)
+    except Exception:  # noqa: BLE001  (the conversions of values raise many kinds of exceptions)
         raise FieldError("not YAML that can be read") from None
     return {} if value is None else value
 
@@ -97,27 +98,27 @@ def _section(fields: Fields, path: str) -> Section:
 
 
 def merge(files: Iterable[File]) -> dict[str, Section]:
-    """Give the sections of all files. Raises `ConfigurationError` for a scope in two of them."""
+    """Return the sections of all files. Raises `ConfigurationError` for a scope in two of them."""
     sections: dict[str, Section] = {}
-    places: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for file in files:
         for scope, section in file.sections.items():
             if scope in sections:
                 what = f"docker.{clean(scope)}" if scope else "default-docker"
                 raise ConfigurationError(
-                    f"{what} stands in both {clean(places[scope])} and {clean(file.path)}",
+                    f"{what} is in both {clean(paths[scope])} and {clean(file.path)}",
                     file=file.path,
                 )
-            sections[scope], places[scope] = section, file.path
+            sections[scope], paths[scope] = section, file.path
     return sections
 
 
 def find(sections: dict[str, Section], scopes: Iterable[str], default: str) -> Section:
-    """Give what holds for an image by its scopes, most specific first.
+    """Return the settings for an image by its scopes, most specific first.
 
-    `default` is the lookaside where nothing names one.
+    `default` is the lookaside where no section sets one.
     """
     applying = [sections[scope] for scope in (*scopes, "") if scope in sections]
     named = next((each for each in applying if each.lookaside), Section(default))
-    said = (each.attachments for each in applying if each.attachments is not None)
-    return Section(named.lookaside, next(said, False), named.source)
+    attachments = (each.attachments for each in applying if each.attachments is not None)
+    return Section(named.lookaside, next(attachments, False), named.source)

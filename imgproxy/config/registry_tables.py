@@ -1,7 +1,7 @@
-"""The `[[registry]]` tables of containers-registries.conf(5), each for itself and among each other.
+"""The `[[registry]]` tables of containers-registries.conf(5), individually and in combination.
 
-A table says for the images whose names begin with its prefix where they really are. Wrong types
-and contradictions raise `FieldError`; what merely has no effect is listed by `doubts`.
+A table configures the location and the mirrors of the images whose names begin with its prefix.
+Wrong types and contradictions raise `FieldError`; tables without effect are listed by `warnings`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from imgproxy.parsing.typed_fields import Fields
 
-# When mirrors are asked: always, or only for references with, without a digest.
+# When mirrors are used: always, or only for references with, or without, a digest.
 ALL, DIGEST_ONLY, TAG_ONLY = "all", "digest-only", "tag-only"
 
 REGISTRY_KEYS = frozenset(
@@ -29,19 +29,22 @@ _WILDCARD = "*."
 
 
 class Mirror(NamedTuple):
-    """Where else the images are; `pull` is one of ALL, DIGEST_ONLY, TAG_ONLY."""
+    """A mirror of a registry; `pull` is one of ALL, DIGEST_ONLY, TAG_ONLY.
+
+    `field_path` is the path of its table in the file.
+    """
 
     location: str
     insecure: bool
     pull: str
-    place: str
+    field_path: str
 
 
 class Registry(NamedTuple):
-    """What applies to the images whose names begin with `prefix`.
+    """The settings for the images whose names begin with `prefix`.
 
-    They are at `location`; empty below a wildcard, it is where their names say. `place` is where
-    the table stands in the file `source`.
+    `location` replaces the prefix; it may be empty for a wildcard, which leaves names unchanged.
+    `field_path` is the path of the table in the file `source`.
     """
 
     prefix: str
@@ -49,17 +52,17 @@ class Registry(NamedTuple):
     insecure: bool
     blocked: bool
     mirrors: tuple[Mirror, ...]
-    place: str
+    field_path: str
     source: str
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether it is for a domain's subdomains (`*.example.com`)."""
+        """Return whether the prefix matches a domain's subdomains (`*.example.com`)."""
         return self.prefix.startswith(_WILDCARD)
 
 
 def parse(fields: Fields, source: str) -> Registry:
-    """Give the table that the file `source` has here."""
+    """Parse a table of the file `source`."""
     location = _location(fields, "location")
     prefix = _location(fields, "prefix") if fields.optional_text("prefix") else location
     _check_prefix(fields, prefix, location)
@@ -77,10 +80,10 @@ def parse(fields: Fields, source: str) -> Registry:
     )
 
 
-def parse_location(text: str, place: str) -> str:
-    """Give a location as it is compared and extended; `place` is where in the file it stands."""
+def parse_location(text: str, field_path: str) -> str:
+    """Return a location in the form used for comparison; `field_path` is its path in the file."""
     if text.startswith(("http://", "https://")):
-        raise FieldError(f"{place}: expected host[:port][/path], got the URL {shown(text)}")
+        raise FieldError(f"{field_path}: expected host[:port][/path], got the URL {shown(text)}")
     return text.rstrip("/")
 
 
@@ -94,12 +97,12 @@ def _check_prefix(fields: Fields, prefix: str, location: str) -> None:
         raise FieldError(f"{fields.path}: location is missing, and so is prefix")
     if not location and not wildcard:
         raise FieldError(
-            f"{fields.at('location')}: missing; only a prefix like *.example.com can do without"
+            f"{fields.at('location')}: missing; only a prefix like *.example.com needs none"
         )
     if wildcard and any(character in prefix for character in "/@:"):
         raise FieldError(
-            f"{fields.at('prefix' if 'prefix' in fields else 'location')}: expected a wildcard to"
-            f" look like *.example.com, without port and path; got {shown(prefix)}"
+            f"{fields.at('prefix' if 'prefix' in fields else 'location')}: expected a wildcard"
+            f" like *.example.com, without port and path; got {shown(prefix)}"
         )
 
 
@@ -107,18 +110,20 @@ def _mirror(fields: Fields, *, by_digest: bool) -> Mirror:
     location = _location(fields, "location")
     if not location:
         raise FieldError(f"{fields.at('location')}: missing (expected host[:port][/path])")
-    place = fields.at("pull-from-mirror")
+    field_path = fields.at("pull-from-mirror")
     pull = fields.optional_text("pull-from-mirror")
     if pull and by_digest:
-        raise FieldError(f"{place}: must not stand beside mirror-by-digest-only")
+        raise FieldError(f"{field_path}: must not be combined with mirror-by-digest-only")
     if pull and pull not in (ALL, DIGEST_ONLY, TAG_ONLY):
-        raise FieldError(f"{place}: expected {ALL}, {DIGEST_ONLY} or {TAG_ONLY}, got {shown(pull)}")
+        raise FieldError(
+            f"{field_path}: expected {ALL}, {DIGEST_ONLY} or {TAG_ONLY}, got {shown(pull)}"
+        )
     default = DIGEST_ONLY if by_digest else ALL
     return Mirror(location, fields.flag("insecure"), pull or default, fields.path)
 
 
 def check_agreement(registries: list[Registry]) -> None:
-    """Refuse tables of one file that are about the same location and contradict each other."""
+    """Refuse tables of one file that have the same location and contradict each other."""
     first: dict[str, Registry] = {}
     for registry in registries:
         location = registry.location or registry.prefix
@@ -126,35 +131,35 @@ def check_agreement(registries: list[Registry]) -> None:
         for key in ("insecure", "blocked"):
             if getattr(registry, key) != getattr(other, key):
                 raise FieldError(
-                    f"{registry.place}.{key}: contradicts {other.place}, which has the same"
-                    f" location ({clean(location)})"
+                    f"{registry.field_path}.{key}: contradicts {other.field_path}, which has the"
+                    f" same location ({clean(location)})"
                 )
 
 
 def first_of_each(registries: list[Registry]) -> tuple[Registry, ...]:
-    """Give the first table of each prefix; within one file, that is the one that counts."""
+    """Return the first table of each prefix, the only one of its file that has an effect."""
     first: dict[str, Registry] = {}
     for registry in registries:
         first.setdefault(registry.prefix, registry)
     return tuple(first.values())
 
 
-def doubts(registries: list[Registry]) -> Iterator[str]:
-    """Give what has no effect among the tables of one file, though it was meant to have one."""
-    counting = {registry.prefix: registry for registry in first_of_each(registries)}
+def warnings(registries: list[Registry]) -> Iterator[str]:
+    """Yield a warning for each table of one file that has no effect."""
+    effective = {registry.prefix: registry for registry in first_of_each(registries)}
     for registry in registries:
-        other = counting[registry.prefix]
+        other = effective[registry.prefix]
         if other is not registry:
-            yield f"{registry.place}: passed over, for {other.place} has the same prefix"
-        elif not _can_fit(registry):
+            yield f"{registry.field_path}: ignored, since {other.field_path} has the same prefix"
+        elif not _can_match(registry):
             yield (
-                f"{registry.place}: the prefix {shown(registry.prefix)} fits no image; expected"
-                " host[:port][/path], without tag and digest, or *.example.com"
+                f"{registry.field_path}: the prefix {shown(registry.prefix)} matches no image;"
+                " expected host[:port][/path], without tag and digest, or *.example.com"
             )
 
 
-def _can_fit(registry: Registry) -> bool:
-    """Whether a name of an image, which is without tag and digest, can begin like this."""
+def _can_match(registry: Registry) -> bool:
+    """Return whether the prefix can match the name of an image, without tag and digest."""
     prefix = registry.prefix
     name = f"{'x' + prefix[1:] if registry.is_wildcard else prefix}/x/x"
     try:

@@ -1,13 +1,13 @@
-"""Where the files of the containers ecosystem lie, in both generations of its libraries.
+"""Paths of the configuration files of the containers ecosystem, for both generations of libraries.
 
 The classic generation (Debian 12 and 13, RHEL 8 to 10, Fedora up to 43) looks below ~/.config and
-/etc. The new one (from 5.40, Podman 6) knows $XDG_CONFIG_HOME, /usr/share/containers, variables,
-and directories of drop-in files for users with and without root. A host shows by what exists which
-of the two it follows, for each kind of file by itself: where there is anything that only the new
-generation knows, its order holds, and else the classic one.
+/etc. The new one (from 5.40, Podman 6) adds $XDG_CONFIG_HOME, /usr/share/containers, variables,
+and directories of drop-in files for users with and without root. The files that exist on a host
+decide, for each kind of file separately, which generation applies: the new one where any file
+exists that only this one supports, otherwise the classic one.
 
-Everything here is decided from a `Host`, which says what exists; nothing is opened. Paths that are
-given were asked for by a variable or an option, or exist: not being able to read one is an error.
+All decisions depend on a `Host` alone, which lists what exists; nothing is opened. A returned path
+comes from a variable or an option, or exists: failing to read it is an error.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _USR = "/usr/share/containers"
 
 
 class Host(NamedTuple):
-    """What there is to know about where the program runs.
+    """The facts about the host and the user that decide the paths.
 
-    `home` is empty where the user has none. `exists` says whether there is something at a path, a
-    dangling link included: what is broken must not be passed over. `names` gives the names in a
-    directory of what is no directory itself, none if it does not exist.
+    `home` is empty where the user has none. `exists` returns whether a path exists, also for a
+    dangling link: a broken file must not be ignored. `names` returns the names of the files in a
+    directory, without its subdirectories, none if it does not exist.
     """
 
     environment: Mapping[str, str]
@@ -37,21 +37,21 @@ class Host(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The file to read, None where there is none; `searched` are all the places for one."""
+    """The file to read, None where there is none; `searched` are all paths of the search."""
 
     path: str | None
     searched: tuple[str, ...]
 
 
 class RegistriesFile(NamedTuple):
-    """A registries.conf or a drop-in; `version_1`: the old format is read here as well."""
+    """A registries.conf or a drop-in; `version_1` permits the old format as well."""
 
     path: str
     version_1: bool = False
 
 
 class AuthFile(NamedTuple):
-    """A file that may have credentials; only one that was asked for must exist.
+    """A file that may have credentials; it must exist only if a variable or an option names it.
 
     A `legacy` one is a .dockercfg.
     """
@@ -62,27 +62,27 @@ class AuthFile(NamedTuple):
 
 
 def policy(host: Host) -> Found:
-    """Give the policy.json to use: containers-policy.json(5)."""
+    """Return the policy.json to use: containers-policy.json(5)."""
     variable = host.environment.get("CONTAINERS_POLICY_JSON")
     if variable:
         return Found(variable, (variable,))
-    new, classic = _mains(host, "policy.json")
-    order = new if _has_news(host, new, classic) else classic
+    new, classic = _main_files(host, "policy.json")
+    order = new if _has_new_files(host, new, classic) else classic
     return Found(_first(host, order), tuple(dict.fromkeys([*new, *classic])))
 
 
 def registries(host: Host, option: str | None = None) -> list[RegistriesFile]:
-    """Give the files of containers-registries.conf(5) in the order in which to read them.
+    """Return the files of containers-registries.conf(5) in the order in which to read them.
 
-    `option` is a file to be read in place of the main one, whatever the environment says.
+    `option` is a file to be read in place of the main one, regardless of the environment.
     """
-    mains = _mains(host, "registries.conf")
+    mains = _main_files(host, "registries.conf")
     directories = _drop_ins(host, "registries", ".conf")
     variables = ("CONTAINERS_REGISTRIES_CONF", "CONTAINERS_REGISTRIES_CONF_OVERRIDE")
     if (
         any(host.environment.get(name) for name in variables)
-        or _has_news(host, *mains)
-        or _has_news(host, *directories)
+        or _has_new_files(host, *mains)
+        or _has_new_files(host, *directories)
     ):
         return _registries_new(host, option, mains.new, directories.new)
     return _registries_classic(host, option, mains.classic, directories.classic)
@@ -91,11 +91,11 @@ def registries(host: Host, option: str | None = None) -> list[RegistriesFile]:
 def _registries_new(
     host: Host, option: str | None, mains: list[str], directories: list[str]
 ) -> list[RegistriesFile]:
-    """Give the main file, which stands alone if a variable names it, its drop-ins, the override."""
+    """Return the main file, its drop-ins unless a variable names it, and the override."""
     variable = host.environment.get("CONTAINERS_REGISTRIES_CONF") or _podman_variable(host)
     main = option or variable or _first(host, mains)
     alone = variable and not option
-    drop_ins = [] if alone else _shadowing(host, directories, ".conf")
+    drop_ins = [] if alone else _merged(host, directories, ".conf")
     override = host.environment.get("CONTAINERS_REGISTRIES_CONF_OVERRIDE")
     return [RegistriesFile(path) for path in (main, *drop_ins, override) if path]
 
@@ -103,7 +103,7 @@ def _registries_new(
 def _registries_classic(
     host: Host, option: str | None, mains: list[str], directories: list[str]
 ) -> list[RegistriesFile]:
-    """Give the main file and its drop-ins: with the user's own, nothing of the system's is read."""
+    """Return the main file and its drop-ins; with the user's main file, only the user's."""
     explicit = option or _podman_variable(host)
     main = explicit or _first(host, mains)
     if not explicit and main in mains[:-1]:  # the last one is the system's
@@ -114,25 +114,25 @@ def _registries_classic(
 
 
 def _podman_variable(host: Host) -> str | None:
-    """Give the main file as podman and buildah have been told it since before the libraries."""
+    """Return the main file in the variable of podman and buildah, older than the libraries'."""
     return host.environment.get("REGISTRIES_CONFIG_PATH")
 
 
 def registries_d(host: Host, option: str | None = None) -> list[str]:
-    """Give the files of containers-registries.d(5); `option` is the directory that has them."""
+    """Return the files of containers-registries.d(5); `option` is the directory that has them."""
     if option:
         return _listed(host, option, ".yaml")
     new, classic = _drop_ins(host, "registries", "")
-    if _has_news(host, new, classic):
-        return _shadowing(host, new, ".yaml")
+    if _has_new_files(host, new, classic):
+        return _merged(host, new, ".yaml")
     directory = _first(host, classic)
     return _listed(host, directory, ".yaml") if directory else []
 
 
 def lookaside(host: Host) -> str:
-    """Give the URL of the signatures' directory where registries.d names none.
+    """Return the URL of the default lookaside, for images without one in registries.d.
 
-    It is kept by the programs that store images, and need not exist.
+    It is written by the programs that store images, and need not exist.
     """
     if host.uid == 0 or not host.home:
         return "file:///var/lib/containers/sigstore"
@@ -140,7 +140,7 @@ def lookaside(host: Host) -> str:
 
 
 def certificates(host: Host, registry: str) -> str | None:
-    """Give the directory with the certificates for a registry: containers-certs.d(5).
+    """Return the directory with the certificates for a registry: containers-certs.d(5).
 
     The first that exists is the only one used; its name is `host[:port]`, as in references.
     """
@@ -148,13 +148,13 @@ def certificates(host: Host, registry: str) -> str | None:
         [f"{directory}/{registry}" for directory in (*directories, "/etc/docker/certs.d")]
         for directories in _drop_ins(host, "certs", "")
     )
-    return _first(host, new if _has_news(host, new, classic) else classic)
+    return _first(host, new if _has_new_files(host, new, classic) else classic)
 
 
 def auth_files(host: Host, option: str | None = None) -> list[AuthFile]:
-    """Give the files of containers-auth.json(5), each to be asked until one has credentials.
+    """Return the files of containers-auth.json(5), to be read until one has credentials.
 
-    `option` is the only one, like that of $REGISTRY_AUTH_FILE.
+    `option`, or else $REGISTRY_AUTH_FILE, is the only one if it is set.
     """
     explicit = option or host.environment.get("REGISTRY_AUTH_FILE")
     if explicit:
@@ -171,7 +171,7 @@ def auth_files(host: Host, option: str | None = None) -> list[AuthFile]:
 
 
 def aliases(host: Host) -> str | None:
-    """Give the file of short-name aliases that the host's tools keep, if there is one."""
+    """Return the file of short-name aliases that the host's tools write, None without one."""
     cache = (
         "/var/cache"
         if host.uid == 0
@@ -181,14 +181,14 @@ def aliases(host: Host) -> str | None:
 
 
 class _Generations(NamedTuple):
-    """The same in the order of either generation, what has precedence first."""
+    """The paths of both generations, each in the order of precedence."""
 
     new: list[str]
     classic: list[str]
 
 
 def _users(host: Host) -> _Generations:
-    """Give the user's own directory, if there is a home."""
+    """Return the user's own directory, if there is a home."""
     classic = _below_home(host, ".config")
     new = host.environment.get("XDG_CONFIG_HOME") or classic
     return _Generations(
@@ -196,7 +196,7 @@ def _users(host: Host) -> _Generations:
     )
 
 
-def _mains(host: Host, name: str) -> _Generations:
+def _main_files(host: Host, name: str) -> _Generations:
     new, classic = _users(host)
     return _Generations(
         [f"{directory}/{name}" for directory in (*new, _ETC, _USR)],
@@ -205,7 +205,7 @@ def _mains(host: Host, name: str) -> _Generations:
 
 
 def _drop_ins(host: Host, name: str, extension: str) -> _Generations:
-    """Give directories like `registries.conf.d`, and those for users with or without root."""
+    """Return directories like `registries.conf.d`, and those for users with or without root."""
     new, classic = _users(host)
     plain = f"{name}{extension}.d"
     kind = f"{name}.{'rootless' if host.uid else 'rootful'}{extension}.d"
@@ -219,8 +219,8 @@ def _drop_ins(host: Host, name: str, extension: str) -> _Generations:
     )
 
 
-def _has_news(host: Host, new: list[str], classic: list[str]) -> bool:
-    """Whether anything exists that only the new generation knows."""
+def _has_new_files(host: Host, new: list[str], classic: list[str]) -> bool:
+    """Return whether a path exists that only the new generation supports."""
     return any(host.exists(path) for path in new if path not in classic)
 
 
@@ -234,8 +234,8 @@ def _listed(host: Host, directory: str, suffix: str) -> list[str]:
     ]
 
 
-def _shadowing(host: Host, directories: list[str], suffix: str) -> list[str]:
-    """Give the files in order of their names; of two with the same name, the first directory's."""
+def _merged(host: Host, directories: list[str], suffix: str) -> list[str]:
+    """Return the files in order of their names; the first directory has precedence for a name."""
     found: dict[str, str] = {}
     for directory in directories:
         for path in _listed(host, directory, suffix):

@@ -1,8 +1,8 @@
-"""Short names: images without a registry, containers-registries.conf(5), "Short-Name Aliasing".
+"""Short names, which have no registry: containers-registries.conf(5), "Short-Name Aliasing".
 
-An alias decides alone. Without one, the name is looked for at each of the
-`unqualified-search-registries`, in their order. There is never a terminal to ask at, so that the
-mode `enforcing` refuses where there is more than one choice; the other two take them all.
+If there is an alias, only that is used. Otherwise each of the `unqualified-search-registries` is
+tried, in their order. There is never a terminal for a prompt, so the mode `enforcing` refuses a
+name with more than one choice; the other two modes try them all.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _MODES = frozenset({_ENFORCING, "permissive", "disabled"})
 
 
 class Setting(NamedTuple, Generic[T]):
-    """What a file says, and which file that is."""
+    """A value, and the file that sets it."""
 
     value: T
     source: str
 
 
 class ShortNames(NamedTuple):
-    """What one file says, or several that were merged; None for what they leave open.
+    """The settings of one file, or of several after merging; None for missing ones.
 
-    An alias is a repository with its registry, or nothing: that deletes it.
+    The value of an alias is a repository with its registry; an empty one deletes the alias.
     """
 
     files: tuple[str, ...]
@@ -52,7 +52,7 @@ NOTHING = ShortNames((), None, None, {})
 
 
 def parse(document: Fields, path: str) -> ShortNames:
-    """Give what the document says, which is the file `path`. Raises `FieldError`."""
+    """Parse the settings in a document, the file `path`. Raises `FieldError`."""
     mode = document.optional_text(MODE)
     if mode and mode not in _MODES:
         raise FieldError(
@@ -68,7 +68,7 @@ def parse(document: Fields, path: str) -> ShortNames:
 
 
 def parse_search(fields: Fields, key: str) -> tuple[str, ...]:
-    """Give a list of registries. Raises `FieldError` for what is no `host[:port]`."""
+    """Return a list of registries. Raises `FieldError` for entries other than `host[:port]`."""
     texts = fields.texts(key)
     for n, text in enumerate(texts):
         if not references.is_registry(text.rstrip("/")):
@@ -79,7 +79,7 @@ def parse_search(fields: Fields, key: str) -> tuple[str, ...]:
 def _alias(fields: Fields, short: str) -> str:
     if _without_tag(short) is None or references.has_registry(short):
         raise FieldError(
-            f"{fields.path}: {shown(short)} is no short name; expected a repository without"
+            f"{fields.path}: {shown(short)} is not a short name; expected a repository without"
             " registry, tag and digest"
         )
     value = fields.text(short)
@@ -95,7 +95,7 @@ def _alias(fields: Fields, short: str) -> str:
 
 
 def _without_tag(text: str) -> Reference | None:
-    """Give the repository that the text names, None for anything else."""
+    """Parse a repository without tag and digest; return None for other text."""
     if "@" in text or ":" in text.rpartition("/")[2]:
         return None
     try:
@@ -105,7 +105,7 @@ def _without_tag(text: str) -> Reference | None:
 
 
 def merge(earlier: ShortNames, later: ShortNames) -> ShortNames:
-    """Give what two files say together: the later one has the last word on each setting."""
+    """Merge the settings of two files; the later one has precedence for each setting."""
     return ShortNames(
         earlier.files + later.files,
         later.search or earlier.search,
@@ -115,28 +115,28 @@ def merge(earlier: ShortNames, later: ShortNames) -> ShortNames:
 
 
 def with_aliases(names: ShortNames, own: ShortNames) -> ShortNames:
-    """Give names with the aliases of short-name-aliases.conf, the file that the host's tools keep.
+    """Return `names` with the aliases of short-name-aliases.conf, which the host's tools write.
 
-    These have precedence; anything else in that file means nothing.
+    These have precedence; other settings in that file, `own`, are ignored.
     """
     return merge(names, NOTHING._replace(aliases=own.aliases))
 
 
-def doubts(names: ShortNames) -> Iterator[str]:
-    """Give what has no effect, though it was meant to have one."""
+def warnings(names: ShortNames) -> Iterator[str]:
+    """Yield a warning for each setting that has no effect."""
     for n, registry in enumerate(names.search.value if names.search else ()):
         if not references.has_registry(f"{registry}/"):
             yield (
-                f"{SEARCH}[{n}]: {shown(registry)} is passed over, for no name of an image can"
-                " begin with a host that has neither dot nor port"
+                f"{SEARCH}[{n}]: {shown(registry)} is ignored, since no image name can begin"
+                " with a host that has neither dot nor port"
             )
 
 
 def resolve(name: str, names: ShortNames) -> list[Reference]:
-    """Give the images that a name may stand for, in the order in which to try them.
+    """Return the images that a name may refer to, in the order in which to try them.
 
-    Raises `BadRequestError` for a name that is malformed, `NotFoundError` for one that nothing is
-    known about, and `AmbiguousError` where several images are possible and only one is allowed.
+    Raises `BadRequestError` for a malformed name, `NotFoundError` for one without alias and search
+    registries, and `AmbiguousError` where several images are possible and only one is allowed.
     """
     reference = references.parse_reference(name)
     if references.has_registry(name):
@@ -148,7 +148,7 @@ def resolve(name: str, names: ShortNames) -> list[Reference]:
     candidates = _candidates(name, names)
     if not candidates:
         raise NotFoundError(
-            f'the short name "{clean(name)}": there is no alias for it, and {_no_search(names)};'
+            f'the short name "{clean(name)}" has no alias, and {_no_search(names)};'
             f" name the registry, as in docker://{reference}",
             code="NAME_UNKNOWN",
         )
@@ -158,7 +158,7 @@ def resolve(name: str, names: ShortNames) -> list[Reference]:
 
 
 def _candidates(name: str, names: ShortNames) -> list[Reference]:
-    """Give the name at each of the search registries, but no image twice."""
+    """Return the name at each of the search registries, without duplicates."""
     registries = names.search.value if names.search else ()
     return list(
         dict.fromkeys(
@@ -171,7 +171,7 @@ def _candidates(name: str, names: ShortNames) -> list[Reference]:
 
 def _no_search(names: ShortNames) -> str:
     if names.search:
-        return f"{SEARCH} in {clean(names.search.source)} names none that could have it"
+        return f"{SEARCH} in {clean(names.search.source)} lists no usable registry"
     if names.files:
         return f"no {SEARCH} are set in {', '.join(map(clean, names.files))}"
     return "there is no registries.conf"
@@ -181,7 +181,7 @@ def _ambiguous(name: str, short: str, choices: list[Reference], source: str) -> 
     listed = [str(choice) for choice in choices]
     return AmbiguousError(
         f'the short name "{clean(name)}" could be {" or ".join(listed)}, and {clean(source)}'
-        f' allows no guess ({MODE} = "{_ENFORCING}"); name one of them, or set an alias for'
+        f' forbids a guess ({MODE} = "{_ENFORCING}"); name one of them, or set an alias for'
         f' "{clean(short)}"',
         choices=listed,
     )

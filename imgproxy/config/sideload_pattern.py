@@ -1,8 +1,8 @@
-"""Sideload patterns: where on this host an image of a registry may lie. imgproxy(1), SIDELOADING.
+"""Sideload patterns, for local paths of a registry's images: imgproxy(1), SIDELOADING.
 
 `/opt/<name>/<ref>.tar`: `<ref>` is the tag or the digest, `<name>` the repository, whose slashes
-become directories, `<basename>` the last component of it, `<registry>` the host with its port. What
-is put in for them has passed the grammar of references, so no `..` comes to stand in a path.
+become directories, `<basename>` the last component of it, `<registry>` the host with its port. The
+values inserted for them match the grammar of references, so no `..` gets into a path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KNOWN = ("ref", "name", "basename", "registry")
 
 
 class Pattern(NamedTuple):
-    """A pattern in its pieces: text and names of placeholders by turns, text first and last."""
+    """A pattern in pieces: text and names of placeholders alternate, text is first and last."""
 
     pieces: tuple[str, ...]
 
@@ -28,7 +28,7 @@ class Pattern(NamedTuple):
         return "".join(f"<{each}>" if n % 2 else each for n, each in enumerate(self.pieces))
 
     def path(self, reference: Reference, ref: str) -> str:
-        """Give the path for an image by its tag or its digest."""
+        """Return the path for an image by its tag or its digest, `ref`."""
         values = {
             "ref": ref,
             "name": reference.repository,
@@ -38,15 +38,15 @@ class Pattern(NamedTuple):
         return "".join(values[each] if n % 2 else each for n, each in enumerate(self.pieces))
 
     def paths(self, reference: Reference) -> list[str]:
-        """Give the paths for an image in the order in which to try them: by digest, by tag."""
+        """Return the paths for an image in the order in which to try them: by digest, by tag."""
         refs = (str(reference.digest) if reference.digest else None, reference.tag)
         return [self.path(reference, ref) for ref in refs if ref is not None]
 
 
 def parse(text: str) -> Pattern:
-    """Give the pattern that `text` spells.
+    """Parse a pattern.
 
-    Raises `ValueError`, with the column (from 1) of what is wrong.
+    Raises `ValueError`, with the column (from 1) of the mistake.
     """
     pieces = tuple(_PLACEHOLDER.split(text))
     names = pieces[1::2]
@@ -63,7 +63,7 @@ def parse(text: str) -> Pattern:
             _refuse(column, f'"{shown}" is none of {known}')
         lone = re.search("[<>]", piece)
         if lone is not None:
-            _refuse(column + lone.start(), f'"{lone[0]}" stands alone')
+            _refuse(column + lone.start(), f'"{lone[0]}" is unpaired')
         if n % 2 and piece in repository and piece != repository[0]:
             _refuse(column, "only one of <name> and <basename>")
         column += len(piece) + 2 * (n % 2)

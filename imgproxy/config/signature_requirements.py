@@ -1,7 +1,7 @@
 """The requirements of containers-policy.json(5) about signatures, as values.
 
-Parsed as strictly as skopeo does, or more strictly: a requirement with a mistake makes the file
-unusable, because whatever it was meant to demand would not be demanded.
+They are parsed as strictly as by skopeo, or more strictly: a requirement with a mistake makes the
+file unusable, because otherwise its intended effect would be lost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from imgproxy.config.signed_identity import SignedIdentity
     from imgproxy.parsing.typed_fields import Fields
 
-# Of these, containers-policy.json(5) says that one is implemented; nor is any other one here.
+# According to containers-policy.json(5), only GPGKeys is implemented; the same holds here.
 _KEY_TYPES = frozenset({"GPGKeys", "signedByGPGKeys", "X509Certificates", "signedByX509CAs"})
 _KEY_SOURCES = ("keyPath", "keyPaths", "keyData", "keyDatas")
 _REKOR_SOURCES = tuple(f"rekorPublicKey{each}" for each in ("Path", "Paths", "Data", "Datas"))
@@ -28,23 +28,23 @@ _REKOR_SOURCES = tuple(f"rekorPublicKey{each}" for each in ("Path", "Paths", "Da
 class Material(NamedTuple):
     """Keys or certificates, each set of them by the path of a file or by its content.
 
-    `place` is where in the policy they are named.
+    `field_path` is the path of the field in the policy that names them.
     """
 
-    place: str
+    field_path: str
     paths: tuple[str, ...] = ()
     contents: tuple[bytes, ...] = ()
 
 
-class Rejecting(NamedTuple):
-    """A requirement that no signature can meet, for a reason."""
+class UnsupportedRequirement(NamedTuple):
+    """A requirement that no signature can satisfy, with the reason."""
 
     kind: str
     reason: str
 
 
 class SignedBy(NamedTuple):
-    """An OpenPGP signature by one of these keys, of a name like this: "simple signing"."""
+    """Requires an OpenPGP signature ("simple signing") by one of the keys, for the identity."""
 
     kind: str
     keys: Material
@@ -52,7 +52,7 @@ class SignedBy(NamedTuple):
 
 
 class Fulcio(NamedTuple):
-    """Who must have been given a short-lived certificate, by which authorities."""
+    """Requires a short-lived certificate of the authorities for this issuer and e-mail address."""
 
     authorities: Material
     issuer: str
@@ -60,7 +60,7 @@ class Fulcio(NamedTuple):
 
 
 class Pki(NamedTuple):
-    """Whose certificate it must be, by which authorities; a name that is empty is not asked for."""
+    """Requires a certificate of the authorities for these names; an empty one is not checked."""
 
     authorities: Material
     intermediates: Material | None
@@ -69,9 +69,10 @@ class Pki(NamedTuple):
 
 
 class SigstoreSigned(NamedTuple):
-    """A sigstore signature by one of these signers, of a name like this.
+    """Requires a sigstore signature by one of the signers, for the identity.
 
-    `rekor` are the keys of the transparency log that must have seen it, None for none.
+    `rekor` are the keys of the transparency log that must have an entry of it, None where no log
+    is required.
     """
 
     kind: str
@@ -80,56 +81,58 @@ class SigstoreSigned(NamedTuple):
     identity: SignedIdentity
 
 
-Requirement = Rejecting | SignedBy | SigstoreSigned
+Requirement = UnsupportedRequirement | SignedBy | SigstoreSigned
 
 
 def parse(fields: Fields, kind: str) -> Requirement:
-    """Give the requirement of a kind that an object spells. Raises `FieldError`."""
+    """Parse an object as a requirement of a kind. Raises `FieldError`."""
     if kind == "signedBy":
         return _signed_by(fields)
     if kind == "sigstoreSigned":
         return _sigstore_signed(fields)
     if kind == "signedBaseLayer":
-        fields.refuse_others({"type", "baseLayerIdentity"})
+        fields.refuse_unknown({"type", "baseLayerIdentity"})
         signed_identity.parse(fields.object("baseLayerIdentity"))
-        return Rejecting(kind, "nobody has ever said how that is verified")
+        return UnsupportedRequirement(kind, "its verification has never been specified")
     raise FieldError(f"{fields.at('type')}: unknown requirement {shown(kind)}")
 
 
 def _signed_by(fields: Fields) -> Requirement:
     sources = _KEY_SOURCES[:3]
-    fields.refuse_others({"type", "keyType", "signedIdentity", *sources})
+    fields.refuse_unknown({"type", "keyType", "signedIdentity", *sources})
     key_type = fields.text("keyType")
     if key_type not in _KEY_TYPES:
         raise FieldError(f"{fields.at('keyType')}: unknown type of key {shown(key_type)}")
     keys, identity = _material(fields, sources), _identity(fields)
     if key_type != "GPGKeys":
-        return Rejecting(
-            "signedBy", f"of the types of keys, {key_type} is not supported by anybody"
+        return UnsupportedRequirement(
+            "signedBy", f"keys of the type {key_type} are not supported by any program"
         )
     return SignedBy("signedBy", keys, identity)
 
 
 def _sigstore_signed(fields: Fields) -> SigstoreSigned:
     signers = (*_KEY_SOURCES, "fulcio", "pki")
-    fields.refuse_others({"type", "signedIdentity", *signers, *_REKOR_SOURCES})
+    fields.refuse_unknown({"type", "signedIdentity", *signers, *_REKOR_SOURCES})
     chosen = _only(fields, signers)
     rekor = _material(fields, _REKOR_SOURCES) if _present(fields, _REKOR_SOURCES) else None
     identity = _identity(fields)
     if chosen == "fulcio":
-        if rekor is None:  # its certificates live for minutes, and the log says which
+        if rekor is None:  # its certificates are valid for minutes, and the log has the time
             raise FieldError(f"{fields.path}: fulcio needs one of {', '.join(_REKOR_SOURCES)}")
         return SigstoreSigned("sigstoreSigned", _fulcio(fields.object("fulcio")), rekor, identity)
     if chosen == "pki":
         if rekor is not None:
-            raise FieldError(f"{fields.path}: pki goes with none of {', '.join(_REKOR_SOURCES)}")
+            raise FieldError(
+                f"{fields.path}: pki must not be combined with {', '.join(_REKOR_SOURCES)}"
+            )
         return SigstoreSigned("sigstoreSigned", _pki(fields.object("pki")), None, identity)
     return SigstoreSigned("sigstoreSigned", _material(fields, _KEY_SOURCES), rekor, identity)
 
 
 def _fulcio(fields: Fields) -> Fulcio:
     sources = ("caPath", "caData")
-    fields.refuse_others({*sources, "oidcIssuer", "subjectEmail"})
+    fields.refuse_unknown({*sources, "oidcIssuer", "subjectEmail"})
     return Fulcio(
         _material(fields, sources), _full(fields, "oidcIssuer"), _full(fields, "subjectEmail")
     )
@@ -139,7 +142,7 @@ def _pki(fields: Fields) -> Pki:
     roots = ("caRootsPath", "caRootsData")
     intermediates = ("caIntermediatesPath", "caIntermediatesData")
     names = ("subjectEmail", "subjectHostname")
-    fields.refuse_others({*roots, *intermediates, *names})
+    fields.refuse_unknown({*roots, *intermediates, *names})
     if not _present(fields, names):
         raise FieldError(f"{fields.path}: expected one of {', '.join(names)}")
     email, hostname = (_full(fields, name) if name in fields else "" for name in names)
@@ -152,38 +155,41 @@ def _pki(fields: Fields) -> Pki:
 
 
 def _identity(fields: Fields) -> SignedIdentity:
-    said = fields.optional_object("signedIdentity")
-    return signed_identity.DEFAULT if said is None else signed_identity.parse(said)
+    identity = fields.optional_object("signedIdentity")
+    return signed_identity.DEFAULT if identity is None else signed_identity.parse(identity)
 
 
 def _material(fields: Fields, sources: Iterable[str]) -> Material:
-    """Give what the only one of these keys names; its last letters say of which kind it is."""
+    """Return the value of the only one of these keys that is present.
+
+    The end of its name tells paths from contents, and one value from a list.
+    """
     key = _only(fields, sources)
-    place = fields.at(key)
+    field_path = fields.at(key)
     values = fields.texts(key) if key.endswith("s") else (_full(fields, key),)
     if not all(values) or not values:
-        raise FieldError(f"{place}: expected something, got nothing")
+        raise FieldError(f"{field_path}: must not be empty")
     if key.rstrip("s").endswith("Path"):
-        return Material(place, paths=values)
-    return Material(place, contents=tuple(_decoded(place, value) for value in values))
+        return Material(field_path, paths=values)
+    return Material(field_path, contents=tuple(_decoded(field_path, value) for value in values))
 
 
-def _decoded(place: str, text: str) -> bytes:
+def _decoded(field_path: str, text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise FieldError(f"{place}: not base64") from None
+        raise FieldError(f"{field_path}: not base64") from None
 
 
 def _full(fields: Fields, key: str) -> str:
     text = fields.text(key)
     if not text:
-        raise FieldError(f"{fields.at(key)}: expected something, got nothing")
+        raise FieldError(f"{fields.at(key)}: must not be empty")
     return text
 
 
 def _only(fields: Fields, keys: Iterable[str]) -> str:
-    """Give which of these keys is there, where one of them must be."""
+    """Return the only one of these keys that is present; exactly one of them must be."""
     keys = tuple(keys)
     found = _present(fields, keys)
     if len(found) != 1:

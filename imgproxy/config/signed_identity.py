@@ -1,8 +1,8 @@
-"""`signedIdentity` of containers-policy.json(5): which name must stand in a signature.
+"""`signedIdentity` of containers-policy.json(5): the name that a signature must contain.
 
-A key signs many images, and a registry may hand out one of them under the name of another; what
-the signature says about the name is compared here with the name that the image was asked for by.
-References are compared as they are: `latest` is added to neither.
+A key signs many images, and a registry may serve one of them under the name of another. So the name
+in the signature is compared with the requested one. References are compared unchanged: `latest` is
+added to neither.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEYS: dict[str, frozenset[str]] = {
 class SignedIdentity(NamedTuple):
     """A requirement on the name in a signature.
 
-    `reference` is that of the exact types; the prefixes are those of `remapIdentity`.
+    `reference` is for the exact types, the prefixes are for `remapIdentity`.
     """
 
     kind: str
@@ -45,11 +45,11 @@ DEFAULT = SignedIdentity("matchRepoDigestOrExact")
 
 
 def parse(fields: Fields) -> SignedIdentity:
-    """Give the requirement that an object spells. Raises `FieldError`."""
+    """Parse an object as a requirement. Raises `FieldError`."""
     kind = fields.text("type")
     if kind not in _KEYS:
         raise FieldError(f"{fields.at('type')}: unknown identity {shown(kind)}")
-    fields.refuse_others({"type", *_KEYS[kind]})
+    fields.refuse_unknown({"type", *_KEYS[kind]})
     if kind == "exactReference":
         reference = _reference(fields, "dockerReference")
         if reference.tag is None and reference.digest is None:
@@ -57,7 +57,7 @@ def parse(fields: Fields) -> SignedIdentity:
         return SignedIdentity(kind, reference)
     if kind == "exactRepository":
         reference = _reference(fields, "dockerRepository")
-        # skopeo takes it and forgets the tag, so that the file would read stricter than it is.
+        # skopeo accepts it and ignores the tag, which makes the file look stricter than it is.
         if reference.tag or reference.digest:
             raise FieldError(f"{fields.at('dockerRepository')}: has a tag or a digest")
         return SignedIdentity(kind, reference)
@@ -76,7 +76,7 @@ def _reference(fields: Fields, key: str) -> Reference:
 
 
 def _prefix(fields: Fields, key: str) -> str:
-    """Give a registry, or a namespace or repository in one, as it stands in full references."""
+    """Return a registry, or a namespace or repository in one, as written in full references."""
     text = fields.text(key)
     inside = f"{text}/x/x"  # deep enough for Docker Hub, where one component would get another
     try:
@@ -85,16 +85,15 @@ def _prefix(fields: Fields, key: str) -> str:
     except BadRequestError:
         pass
     raise FieldError(
-        f"{fields.at(key)}: expected host[:port][/path] as it stands in full references,"
-        f" got {shown(text)}"
+        f"{fields.at(key)}: expected host[:port][/path] as in full references, got {shown(text)}"
     )
 
 
 def accepts(wanted: SignedIdentity, image: Reference | None, signed: Reference) -> bool:
-    """Whether the name in a signature is one that the image may have.
+    """Return whether the name in a signature satisfies the requirement.
 
-    `image` is the name it was asked for by, None where its transport gives it none (a layout, a
-    directory): then only the exact types can be met.
+    `image` is the requested name, None where the transport has no names (a layout, a directory):
+    then only the exact types can be satisfied.
     """
     if wanted.reference is not None:
         same = _same if wanted.kind == "exactReference" else _same_repository
@@ -103,11 +102,11 @@ def accepts(wanted: SignedIdentity, image: Reference | None, signed: Reference) 
 
 
 def accepts_unnamed(wanted: SignedIdentity, image: Reference | None) -> bool:
-    """Whether a signature will do that names bytes and nothing else, as those of cosign 3 do.
+    """Return whether a signature without a name, as made by cosign 3, satisfies the requirement.
 
-    An image that was asked for by its digest is the one that was meant, wherever else it is kept.
-    By a tag it is whatever the registry gives, so any image that the key has signed; only who
-    does not ask for the tag to be signed either gets that.
+    Such a signature covers bytes only. An image requested by its digest is certainly the intended
+    one. A tag may lead to any image that the key has signed, as the registry chooses; that is
+    accepted only where the requirement does not cover tags.
     """
     if image is None:
         return False
@@ -126,7 +125,7 @@ def _same_repository(one: Reference, other: Reference) -> bool:
 
 
 def _same_repository_or_exact(image: Reference, signed: Reference) -> bool:
-    """Whether they are the same; where a digest says which image is meant, the tag need not be."""
+    """Return whether they are equal; where a digest identifies the image, tags may differ."""
     if image.tag is None and image.digest is not None:
         return bool(signed.tag or signed.digest) and _same_repository(image, signed)
     return _same(image, signed)
@@ -141,7 +140,7 @@ _BY_IMAGE: dict[str, Callable[[Reference, Reference], bool]] = {
 
 
 def _remapped(wanted: SignedIdentity, image: Reference) -> Reference:
-    """Give the image's name with its prefix replaced, at the end of a component alone."""
+    """Return the image's name with its prefix replaced, if that ends with a component."""
     name, prefix = image.name, wanted.prefix
     if not prefix or (name != prefix and not name.startswith(f"{prefix}/")):
         return image

@@ -91,21 +91,21 @@ class CredentialLookup:
 async def _ask(helper: Helper) -> Credentials | None:
     """Run a helper for each name under which it may have credentials for the registry."""
     for server in helper.servers:
-        argv, question = helpers.question(helper, server)
+        argv, question = helpers.make_request(helper, server)
         try:
             with trio.fail_after(HELPER_TIMEOUT):
                 status, output = await _run(argv, question)
         except FileNotFoundError:
-            if helper.promised:
-                raise helpers.unusable(helper, "is not in $PATH") from None
+            if helper.is_required:
+                raise helpers.helper_error(helper, "is not in $PATH") from None
             return None  # a store that is configured for all registries, not for this one
         except OSError as error:
-            raise helpers.unusable(helper, f"cannot be run: {error.strerror}") from None
+            raise helpers.helper_error(helper, f"cannot be run: {error.strerror}") from None
         except trio.TooSlowError:
-            raise helpers.unusable(
+            raise helpers.helper_error(
                 helper, f"gave no answer for {clean(server)} in {HELPER_TIMEOUT:g} s"
             ) from None
-        found = helpers.answer(helper, server, status, output)
+        found = helpers.parse_reply(helper, server, status, output)
         if found is not None:
             return found
     return None

@@ -1,4 +1,4 @@
-"""The parent's side, for programs in Python: start the proxy of an image and read from it.
+"""A client library for parents in Python: start imgproxy for an image and read from it.
 
     from imgproxy import parent
 
@@ -8,15 +8,15 @@
             with child.blob(layer) as blob, open(layer.digest.encoded, "wb") as file:
                 shutil.copyfileobj(blob, file)
 
-`imgproxy.parent.with_trio` is the same for trio, with `async` before what waits. Importing this
-package imports neither trio nor anything of the program beyond the values of its specifications:
-the program is another process.
+`imgproxy.parent.with_trio` is the same for trio, with `async` methods. Since the program is another
+process, this package imports neither trio nor any part of the program but `specs`, `parsing` and
+`errors`.
 
-A blob that can be read to its end is what its digest says. One that cannot raises, and so does
-everything else that goes wrong: whatever is raised is a `ParentError`, with facts to act on.
+A blob that has been read to its end matches its digest. Every failure raises a `ParentError`, with
+attributes for programs to act on.
 
-The half without I/O is `exchange` (one request and its reply), `pool` (who has which socket) and
-`failures`; `process` is what both flavours need of the system without waiting for it.
+The modules without I/O are `exchange` (one request and its reply), `pool` (the assignment of
+sockets) and `failures`; `process` contains the system calls of both variants that do not block.
 """
 
 from imgproxy.parent.blocking import Blob, Child, start

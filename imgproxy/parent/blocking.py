@@ -1,4 +1,4 @@
-"""The parent's side for programs that wait by blocking, in one thread or several."""
+"""The library for parents with blocking I/O, in one thread or several."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from imgproxy.parent.exchange import (
     MANIFEST,
     OK,
     QUIT,
-    CutOff,
     Document,
     Exchange,
+    IncompleteReplyError,
     Manifest,
     blob_target,
     document_target,
@@ -40,7 +40,7 @@ from imgproxy.parent.process import (
     MOMENT,
     TIMEOUT,
     Diagnostics,
-    planned,
+    prepare,
 )
 from imgproxy.specs.oci import digest as digests
 
@@ -64,17 +64,17 @@ def start(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[Child]:
-    """Run imgproxy on an image for the length of the block.
+    """Run imgproxy on an image until the end of the block.
 
-    `options` are those of imgproxy(1), such as `"--offline"`. So many `sockets` carry so many
-    blobs at the same time. `timeout` is how many seconds the child may send nothing: None waits
-    for ever. `env` and `pass_fds` are as for `subprocess.Popen`.
+    `options` are those of imgproxy(1), such as `"--offline"`. Each of the `sockets` carries one
+    blob at a time. `timeout` is for how many seconds the child may send nothing, None for no
+    limit. `env` and `pass_fds` are as for `subprocess.Popen`.
 
-    At the end of the block the child has ended, whatever happened, and nothing is left of it but
-    `Child.ending`. Raises `OSError` where it cannot be started; that an option is wrong turns out
-    with the first request.
+    At the end of the block the child is ended in every case, and `Child.ending` remains
+    available. Raises `OSError` where it cannot be started; wrong options make the first request
+    fail.
     """
-    with planned(image, options, sockets, command, pass_fds) as plan:
+    with prepare(image, options, sockets, command, pass_fds) as plan:
         process = subprocess.Popen(  # noqa: S603  (the command is the caller's)
             plan.arguments,
             stdin=subprocess.DEVNULL,
@@ -91,7 +91,7 @@ def start(
 
 
 class _Connection:
-    """Our half of a socket. It is closed when nobody is inside of a call."""
+    """Our half of a socket pair, which is closed as soon as no call is using it."""
 
     def __init__(self, sock: socket.socket, timeout: float | None) -> None:
         sock.settimeout(timeout)
@@ -110,20 +110,20 @@ class _Connection:
         with self._lock:
             return self._socket.recv_into(buffer)
 
-    def hurry(self, timeout: float | None) -> None:
+    def set_timeout(self, timeout: float | None) -> None:
         self._socket.settimeout(timeout)
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         with suppress(OSError):  # closed already, or the child is gone
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
+            self._socket.shutdown(socket.SHUT_RDWR)  # ends pending calls in other threads
         with self._lock:
             self._socket.close()
 
 
 class Child:
-    """An imgproxy that runs. Any thread may ask; each socket answers one at a time.
+    """A running imgproxy. It may be used by any thread; each socket carries one reply at a time.
 
-    A request waits while all sockets carry blobs that others have open.
+    A request waits while all sockets carry blobs that other threads have open.
     """
 
     def __init__(
@@ -142,12 +142,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The process ID."""
         return self._process.pid
 
     @property
     def ending(self) -> Ending | None:
-        """How the child ended; None while it runs."""
+        """How the child ended, None while it runs."""
         status = self._process.poll()
         return None if status is None else failures.ending(status, self.diagnostics)
 
@@ -157,44 +157,44 @@ class Child:
         return self._diagnostics.lines()
 
     def manifest(self) -> Manifest:
-        """Give the chosen manifest, as OCI. Raises `ParentError`, as everything here does."""
-        return self._whole(MANIFEST).manifest()
+        """Return the chosen manifest, as OCI. Raises `ParentError`, like all requests."""
+        return self._request(MANIFEST).manifest()
 
     def config(self) -> Document:
-        """Give the image's configuration."""
-        return self._whole(CONFIG).document()
+        """Return the image's configuration."""
+        return self._request(CONFIG).document()
 
     def document(self, what: Descriptor | Digest | str) -> Document:
-        """Give a manifest or an index by its digest, in its original bytes."""
-        return self._whole(document_target(what)).document()
+        """Return a manifest or an index by its digest, in its original bytes."""
+        return self._request(document_target(what)).document()
 
     def blob(self, what: Descriptor | Digest | str) -> Blob:
-        """Open a blob. Close it when done: it occupies a socket until its end, or until then."""
+        """Open a blob. It occupies a socket until it is read to its end or closed."""
         exchange = Exchange(blob_target(what))
-        return Blob(self, exchange, self._ask(exchange))
+        return Blob(self, exchange, self._start(exchange))
 
     def quit(self) -> Ending:
-        """End the child with `POST /quit`, and give how it ended.
+        """End the child with `POST /quit`, and return how it ended.
 
-        Whoever still reads a blob is cut off; the end of the block does the same without a word.
+        Blobs that are still open are cut off, as at the end of the block.
         """
-        self._whole(QUIT, "POST")
+        self._request(QUIT, "POST")
         return self.close()
 
     def close(self) -> Ending:
-        """End the child, by force if it must be, and give how it ended."""
+        """End the child, by force if necessary, and return how it ended."""
         with self._changed:
             self._closed = True
             connections = self._pool.empty()
             self._changed.notify_all()
         for connection in connections:
-            connection.hang_up()
+            connection.close()
         try:
             status = self._process.wait(GRACE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        except BaseException:  # an interrupt: no patience now
+        except BaseException:  # an interrupt must not wait any longer
             self._process.kill()
             self._process.wait()
             raise
@@ -202,34 +202,25 @@ class Child:
             self._diagnostics.close()
         return failures.ending(status, self.diagnostics)
 
-    def _whole(self, target: str, method: str = "GET") -> Exchange:
-        """Ask, and read the whole reply."""
+    def _request(self, target: str, method: str = "GET") -> Exchange:
+        """Send a request, and read the whole reply."""
         exchange = Exchange(target, method)
-        connection = self._ask(exchange)
-        try:
+        connection = self._start(exchange)
+        with self._discarding_on_error(connection, exchange):
             self._read_body(exchange, connection)
-        except BaseException:
-            self._lose(connection)
-            raise
-        self._give_back(connection, exchange)
+        self._release(connection, exchange)
         return exchange
 
-    def _ask(self, exchange: Exchange) -> _Connection:
-        """Send a request and read the head of a 200; give the connection, which has the body."""
+    def _start(self, exchange: Exchange) -> _Connection:
+        """Send a request, read the head of a 200, and return the connection with the body."""
         connection = self._take(exchange.target)
-        try:
+        with self._discarding_on_error(connection, exchange):
             with self._translated(exchange, connection):
                 connection.send(exchange.request)
                 while exchange.head is None:
                     exchange.feed(connection.receive())
             if exchange.head.status != OK:
                 self._refuse(exchange, connection)
-        except RefusedError:
-            self._give_back(connection, exchange)
-            raise
-        except BaseException:
-            self._lose(connection)
-            raise
         return connection
 
     def _refuse(self, exchange: Exchange, connection: _Connection) -> NoReturn:
@@ -243,28 +234,28 @@ class Child:
                 exchange.feed(connection.receive())
 
     def receive_into(self, buffer: memoryview, exchange: Exchange, connection: _Connection) -> int:
-        """Read some of a body; for `Blob` alone. Raises `ParentError`."""
+        """Read a part of a body; only for `Blob`. Raises `ParentError`."""
         try:
             with self._translated(exchange, connection):
                 count = connection.receive_into(buffer[: exchange.remaining])
-                exchange.passed(count)
-        except BaseException:  # an interrupt too: how much was received is not known then
-            self._lose(connection)
+                exchange.count_received(count)
+        except BaseException:  # after an interrupt, the received number is unknown
+            self._discard(connection)
             raise
         return count
 
     def finish(self, exchange: Exchange, connection: _Connection) -> None:
-        """Take back the connection of a blob that is closed; for `Blob` alone."""
+        """Release the connection of a blob that is closed; only for `Blob`."""
         try:
             if exchange.remaining <= DISCARD:
-                connection.hurry(DISCARD_TIME)
+                connection.set_timeout(DISCARD_TIME)
                 while not exchange.is_whole:
                     exchange.feed(connection.receive())
-                connection.hurry(self._timeout)
-        except (CutOff, OSError, ParentError):
-            pass  # nobody wants it any more
+                connection.set_timeout(self._timeout)
+        except (IncompleteReplyError, OSError, ParentError):
+            pass  # the rest of the blob is not needed
         finally:
-            self._give_back(connection, exchange)
+            self._release(connection, exchange)
 
     def _take(self, target: str) -> _Connection:
         holder = threading.get_ident()
@@ -276,33 +267,45 @@ class Child:
                 self._changed.wait()
         raise self._cut(Exchange(target))
 
-    def _give_back(self, connection: _Connection, exchange: Exchange) -> None:
-        if not (exchange.is_whole and exchange.stays):
-            self._lose(connection)
+    def _release(self, connection: _Connection, exchange: Exchange) -> None:
+        if not (exchange.is_whole and exchange.is_reusable):
+            self._discard(connection)
             return
         with self._changed:
-            self._pool.give_back(connection)
+            self._pool.release(connection)
             self._changed.notify()
 
-    def _lose(self, connection: _Connection) -> None:
+    def _discard(self, connection: _Connection) -> None:
         with self._changed:
-            self._pool.lose(connection)
+            self._pool.discard(connection)
             self._changed.notify_all()
-        connection.hang_up()
+        connection.close()
+
+    @contextmanager
+    def _discarding_on_error(self, connection: _Connection, exchange: Exchange) -> Iterator[None]:
+        """Discard the connection if the block fails, but release it after an error reply."""
+        try:
+            yield
+        except RefusedError:
+            self._release(connection, exchange)
+            raise
+        except BaseException:
+            self._discard(connection)
+            raise
 
     @contextmanager
     def _translated(self, exchange: Exchange, connection: _Connection) -> Iterator[None]:
-        """Raise what the end of a connection, or silence, means."""
+        """Translate timeouts and the end of the connection to `ParentError`."""
         try:
             yield
         except TimeoutError:
             raise StalledError(exchange.target, self._timeout or 0) from None
-        except (CutOff, OSError):
-            self._lose(connection)  # the child waits for this before it ends
+        except (IncompleteReplyError, OSError):
+            self._discard(connection)  # the child does not end before
             raise self._cut(exchange) from None
 
     def _cut(self, exchange: Exchange) -> HungUpError:
-        """Give what is raised for a reply that does not come, or breaks off."""
+        """Return the error for a reply that is missing or incomplete."""
         target = exchange.target
         if self._closed:
             return HungUpError(target, "the child has been closed", None, self.ending)
@@ -315,11 +318,11 @@ class Child:
 
 
 class Blob(io.RawIOBase):
-    """A blob as a file to read from, once and forwards.
+    """A blob as a file, to be read once and forwards.
 
-    What is read is verified when the end is reached, and not before: of a blob that turns out to
-    be wrong, or is cut off, `ShortBodyError` is raised in place of its end, for every reader and
-    again each time. `size` is in bytes. For many small reads wrap it in `io.BufferedReader`.
+    The content is verified when the end is reached, not before: for a blob that is wrong or cut
+    off, `ShortBodyError` is raised in place of the end of file, by every method and each time.
+    `size` is in bytes. For many small reads wrap it in `io.BufferedReader`.
     """
 
     def __init__(self, child: Child, exchange: Exchange, connection: _Connection) -> None:
@@ -333,11 +336,11 @@ class Blob(io.RawIOBase):
         self._release_if_read()
 
     def readable(self) -> bool:
-        """Say that it can be read, and nothing else."""
+        """Return True: a blob can be read, but not written or positioned."""
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Read up to so many bytes; none is the end, verified. Raises `ParentError`."""
+        """Read into a buffer; 0 bytes mean the verified end. Raises `ParentError`."""
         self._check()
         view = memoryview(buffer).cast("B")
         if not view or not self._exchange.remaining:
@@ -353,7 +356,7 @@ class Blob(io.RawIOBase):
         return count
 
     def readall(self) -> bytes:
-        """Read to the end, verified."""
+        """Read to the verified end. Raises `ParentError`."""
         self._check()
         content = bytearray(self._exchange.remaining)
         view = memoryview(content)
@@ -363,9 +366,9 @@ class Blob(io.RawIOBase):
         return bytes(content)
 
     def close(self) -> None:
-        """Let the socket carry something else: at once, if little is missing of the blob.
+        """Release the socket: for other requests, if at most 1 MiB of the blob is missing.
 
-        A socket that carries more than a MiB yet is closed, and one less is left.
+        Otherwise the socket is closed, and the child has one less.
         """
         if self._connection is not None:
             connection, self._connection = self._connection, None
@@ -379,7 +382,7 @@ class Blob(io.RawIOBase):
             raise self._failure
 
     def _release_if_read(self) -> None:
-        """Give the socket back as soon as all has come."""
+        """Release the socket as soon as the whole body has been received."""
         if self._connection is not None and self._exchange.is_whole:
             connection, self._connection = self._connection, None
             self._child.finish(self._exchange, connection)

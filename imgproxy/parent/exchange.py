@@ -1,6 +1,7 @@
-"""One request and its reply, without I/O: bytes go in, and the head, counts and facts come out.
+"""One request and its reply, without I/O: the caller passes the bytes in and reads the results.
 
-RFC 9112, as far as the program speaks it (imgproxy-protocol(7)): every reply has a Content-Length.
+This is the part of RFC 9112 that the program uses (imgproxy-protocol(7)): every reply has a
+Content-Length.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ MANIFEST, CONFIG, QUIT = "/manifest", "/config", "/quit"
 
 OK = 200
 
-# Ours have some 500 bytes.
+# In bytes; heads of the program have some 500.
 _MAX_HEAD = 64 * 1024
 
-# Of documents, which are had whole; the program delivers no larger ones than a quarter of this.
+# In bytes, of documents, which are kept in memory; the program sends at most a quarter of this.
 MAX_DOCUMENT = 16 * 1024 * 1024
 
 # A message may list all platforms of an index.
@@ -36,12 +37,12 @@ _FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a
 _LENGTH = re.compile(r"[0-9]{1,19}")
 
 
-class CutOff(Exception):
-    """The connection ended before the reply did."""
+class IncompleteReplyError(Exception):
+    """The connection ended before the reply was complete."""
 
 
 class Head(NamedTuple):
-    """The head of a reply. Names of fields are in lower case; `length` is that of the body."""
+    """The head of a reply. Field names are lower-case; `length` is that of the body in bytes."""
 
     status: int
     fields: dict[str, str]
@@ -49,22 +50,22 @@ class Head(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A config, a manifest or an index as it came. `digest` is that of `raw`."""
+    """A config, a manifest or an index as received. `digest` is that of `raw`."""
 
     raw: bytes
     media_type: str
     digest: str
 
     def json(self) -> Any:  # noqa: ANN401  (JSON is any)
-        """Give the content, parsed. Raises `ValueError` where it is no JSON."""
+        """Return the parsed content. Raises `ValueError` where it is not JSON."""
         return json.loads(self.raw)
 
 
 class Manifest(NamedTuple):
     """The chosen manifest, as OCI.
 
-    `raw` are the bytes that came, of which `raw_digest` is the digest. `digest` is that of the
-    manifest as it lies at its source, where its type is `media_type`: the two differ for Docker's.
+    `raw` are the received bytes, `raw_digest` is their digest. `digest` and `media_type` are those
+    of the original manifest at its source: they differ for Docker manifests, which are converted.
     `index_digest` is that of the index it was chosen from.
     """
 
@@ -78,31 +79,32 @@ class Manifest(NamedTuple):
     layers: tuple[Descriptor, ...]
 
     def json(self) -> Any:  # noqa: ANN401  (JSON is any)
-        """Give the content, parsed: annotations and whatever else there is."""
+        """Return the parsed content, with annotations and all other members."""
         return json.loads(self.raw)
 
 
 def blob_target(what: Descriptor | Digest | str) -> str:
-    """Give the path of a blob. Raises `ValueError` for what is no digest."""
+    """Return the path of a blob. Raises `ValueError` for a malformed digest."""
     return f"/blobs/{_digest_of(what)}"
 
 
 def document_target(what: Descriptor | Digest | str) -> str:
-    """Give the path of a manifest or an index. Raises `ValueError` for what is no digest."""
+    """Return the path of a manifest or an index. Raises `ValueError` for a malformed digest."""
     return f"/manifests/{_digest_of(what)}"
 
 
 def _digest_of(what: Descriptor | Digest | str) -> Digest:
     digest = what.digest if isinstance(what, manifests.Descriptor) else what
-    return digests.parse(str(digest))  # so that nothing else ever gets into a request
+    return digests.parse(str(digest))  # nothing else may get into a request
 
 
 class Exchange:
-    """One request, and its reply as it comes. `request` is what to send.
+    """One request, and its reply while it is received. `request` are the bytes to send.
 
-    Until `head` is there, and for a body that is wanted whole, bytes are given to `feed`. The
-    others may go straight to where they are wanted: first what came with the head (`take_into`),
-    and then up to `remaining` bytes from the connection, which are told to `passed`.
+    Until `head` is set, and for a body to be kept in memory, received bytes are passed to `feed`.
+    Other bodies may be received directly into the caller's buffer: first the bytes that arrived
+    with the head (`take_into`), then up to `remaining` bytes from the connection, whose number is
+    passed to `count_received`.
     """
 
     def __init__(self, target: str, method: str = "GET") -> None:
@@ -113,12 +115,12 @@ class Exchange:
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take what came; nothing is the end of the connection.
+        """Process received bytes; none are the end of the connection.
 
-        Raises `CutOff` or `BrokenReplyError`.
+        Raises `IncompleteReplyError` or `BrokenReplyError`.
         """
         if not data:
-            raise CutOff
+            raise IncompleteReplyError
         self._pending += data
         while self.head is None and b"\r\n\r\n" in self._pending:
             head, _, self._pending = self._pending.partition(b"\r\n\r\n")
@@ -130,58 +132,61 @@ class Exchange:
 
     @property
     def remaining(self) -> int:
-        """How much of the body has not been handed on yet."""
+        """How many bytes of the body have not been handed to the caller yet."""
         return (self.head.length if self.head else 0) - self._received
 
     @property
     def counts(self) -> tuple[int, int]:
-        """How many bytes of the body had come, and how many there are."""
+        """How many bytes of the body have been received, and how many it has."""
         length = self.head.length if self.head else 0
         return length - self.remaining + len(self._pending), length
 
     @property
     def is_whole(self) -> bool:
-        """Whether the body is here, handed on or not."""
+        """Return whether the whole body has been received."""
         return self.head is not None and self.remaining == len(self._pending)
 
     @property
     def has_pending(self) -> bool:
-        """Whether some of the body came with the head and has not been handed on."""
+        """Return whether bytes that arrived with the head have not been taken yet."""
         return bool(self._pending)
 
     @property
-    def stays(self) -> bool:
-        """Whether the connection takes another request after this reply."""
+    def is_reusable(self) -> bool:
+        """Return whether the connection accepts another request after this reply."""
         return self.head is not None and self.head.fields.get("connection", "").lower() != "close"
 
     def take_into(self, buffer: memoryview) -> int:
-        """Hand on what came with the head; give how much it is."""
+        """Move bytes that arrived with the head into a buffer; return their number."""
         count = min(len(buffer), len(self._pending))
         buffer[:count] = self._pending[:count]
         del self._pending[:count]
         self._received += count
         return count
 
-    def passed(self, count: int) -> None:
-        """Count bytes that went past; none is the end of the connection. Raises `CutOff`."""
+    def count_received(self, count: int) -> None:
+        """Count bytes that the caller has received directly; 0 is the end of the connection.
+
+        Raises `IncompleteReplyError`.
+        """
         if not count:
-            raise CutOff
+            raise IncompleteReplyError
         self._received += count
 
     def expect_document(self) -> None:
-        """Raise `BrokenReplyError` for a body that is too large to be had whole."""
+        """Raise `BrokenReplyError` for a body that is too large to be kept in memory."""
         if self.remaining > MAX_DOCUMENT:
             raise self._broken(f"a body of more than {MAX_DOCUMENT} bytes")
 
     def document(self) -> Document:
-        """Give the body, which is whole."""
+        """Return the body, which must be complete."""
         assert self.head is not None  # noqa: S101  (it is whole)
         fields = self.head.fields
         digest = fields.get("docker-content-digest", "")
         return Document(bytes(self._pending), fields.get("content-type", ""), digest)
 
     def manifest(self) -> Manifest:
-        """Give the body, which is whole, as a manifest. Raises `BrokenReplyError`."""
+        """Return the body, which must be complete, as a manifest. Raises `BrokenReplyError`."""
         document = self.document()
         assert self.head is not None  # noqa: S101  (it is whole)
         fields = self.head.fields
@@ -203,23 +208,23 @@ class Exchange:
         )
 
     def refusal(self) -> RefusedError:
-        """Give what an error reply, which is whole, says. Raises `BrokenReplyError`."""
+        """Return the content of a complete error reply. Raises `BrokenReplyError`."""
         assert self.head is not None  # noqa: S101  (it is whole)
         try:
             error = json.loads(self._pending)["errors"][0]
             code, message = clean(str(error["code"])), clean(str(error["message"]), _MAX_MESSAGE)
             detail = dict(error.get("detail") or {})
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise self._broken(f"a {self.head.status} that does not say why") from None
+            raise self._broken(f"a {self.head.status} without an error body") from None
         return RefusedError(self.target, self.head.status, code, message, detail)
 
     def _parse(self, head: bytes) -> Head | None:
-        """Take a head apart; None for an interim one."""
+        """Parse a head; return None for an interim one."""
         start, *lines = head.split(b"\r\n")
         status = _STATUS_LINE.fullmatch(start)
         matches = [_FIELD_LINE.fullmatch(line) for line in lines]
         if status is None or not all(matches):
-            raise self._broken("no HTTP/1.1 reply")
+            raise self._broken("not an HTTP/1.1 reply")
         if status[1].startswith(b"1"):
             return None
         pairs = [(m[1].decode().lower(), m[2].decode("latin-1").strip(" \t")) for m in matches if m]

@@ -1,6 +1,6 @@
-"""What can go wrong between a parent and its child, as exceptions with facts, and how a child ends.
+"""The failures between a parent and its child as exceptions, and the endings of a child.
 
-`retryable` says of each whether the same may succeed later.
+`retryable` is true where the same request, perhaps to a new child, may succeed later.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 # imgproxy(1), EXIT STATUS.
 _MEANINGS = {
-    0: "nothing was wrong with what it delivered",
+    0: "no blob failed",
     1: "a defect of imgproxy",
     2: "wrong usage",
-    4: "a blob was not what its digest says",
-    5: "the source was lost in the middle of a blob",
+    4: "a blob did not match its digest",
+    5: "the source was lost during a blob",
 }
 _SOURCE_LOST = 5
 
-# The line on standard error about a body that stays short names the code of the cause.
+# The line on standard error about a short body contains the code of the cause.
 _WRONG_BYTES = re.compile(": broken off: (?:DIGEST|SIZE)_INVALID: ")
 
 
 class Ending(NamedTuple):
-    """How the child ended: `status` is its exit status, or `signal` what killed it.
+    """How the child ended: its exit `status`, or the `signal` that killed it.
 
     `diagnostics` are the last lines of its standard error.
     """
@@ -38,7 +38,7 @@ class Ending(NamedTuple):
 
     @property
     def retryable(self) -> bool:
-        """Whether a new child may have more luck: the source was lost, or it was killed."""
+        """Return whether a new child may succeed: the source was lost, or it was killed."""
         return self.signal is not None or self.status == _SOURCE_LOST
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Ending(NamedTuple):
 
 
 def ending(returncode: int, diagnostics: tuple[str, ...]) -> Ending:
-    """Give how a process ended from what `subprocess` calls its `returncode`."""
+    """Return how a process ended, from the `returncode` of `subprocess`."""
     if returncode < 0:
         return Ending(None, -returncode, diagnostics)
     return Ending(returncode, None, diagnostics)
@@ -63,9 +63,9 @@ def _signal_name(number: int) -> str:
 
 
 class ParentError(Exception):
-    """Whatever this package raises by itself. An `OSError` is raised where nothing can be started.
+    """The base of this package's exceptions; only `start` raises `OSError` as well.
 
-    `target` is the path that was asked for, such as `/manifest`.
+    `target` is the path of the request, such as `/manifest`.
     """
 
     def __init__(self, target: str, message: str, *, retryable: bool = False) -> None:
@@ -75,7 +75,7 @@ class ParentError(Exception):
 
 
 class RefusedError(ParentError):
-    """An error reply: imgproxy(1), ERRORS. `detail` has `retryable` and what the message lists."""
+    """An error reply: imgproxy(1), ERRORS. `detail` has `retryable` and lists from the message."""
 
     def __init__(
         self, target: str, status: int, code: str, message: str, detail: Mapping[str, Any]
@@ -89,25 +89,25 @@ class RefusedError(ParentError):
 
 
 class HungUpError(ParentError):
-    """No reply came: the child ended, or hung up.
+    """There was no reply: the child ended, or closed the connection.
 
-    `ending` is None where the child goes on, or where how it ended is not known yet. `reason` is
-    the last line that it left on standard error, if there is one.
+    `ending` is None where the child still runs, or has not been reaped yet. `reason` is the last
+    line about the request, else the last line at all, on standard error, None where there is none.
     """
 
     def __init__(
         self, target: str, message: str, reason: str | None, ending: Ending | None
     ) -> None:
-        words = [message, *map(str, filter(None, (ending, reason)))]
-        super().__init__(target, ": ".join(words), retryable=_may_pass(reason, ending))
+        parts = [message, *map(str, filter(None, (ending, reason)))]
+        super().__init__(target, ": ".join(parts), retryable=_is_retryable(reason, ending))
         self.reason = reason
         self.ending = ending
 
 
 class ShortBodyError(HungUpError):
-    """A body ended early: it is not what its digest says, its source was lost, or the child was.
+    """A body was cut off: it does not match its digest, or its source or the child was lost.
 
-    `received` of `expected` bytes had come. A `reason` names the blob.
+    `received` of `expected` bytes arrived. The `reason`, if any, names the blob.
     """
 
     def __init__(
@@ -119,28 +119,28 @@ class ShortBodyError(HungUpError):
 
 
 class StalledError(ParentError):
-    """The child has sent nothing for as long as `start` allows."""
+    """The child has sent nothing for the `timeout` of `start`."""
 
     def __init__(self, target: str, seconds: float) -> None:
         super().__init__(target, f"nothing came for {seconds:g} seconds", retryable=True)
 
 
 class BrokenReplyError(ParentError):
-    """What came is no reply of this program."""
+    """The received bytes are not a reply of this program."""
 
 
 class BusyError(ParentError):
-    """All sockets are in use by who asks for one more: waiting would never end."""
+    """All sockets carry blobs of the caller itself, so waiting for one would never end."""
 
 
-def _may_pass(reason: str | None, ending: Ending | None) -> bool:
+def _is_retryable(reason: str | None, ending: Ending | None) -> bool:
     if ending is not None:
         return ending.retryable
     return not (reason and _WRONG_BYTES.search(reason))
 
 
 def reason_for(target: str, diagnostics: tuple[str, ...]) -> str | None:
-    """Give the last line about a request, or else the last one."""
+    """Return the last line about a request, else the last line, None where there is none."""
     about = [line for line in diagnostics if f" {target}: " in line]
     lines = about or list(diagnostics)
     return lines[-1] if lines else None

@@ -1,4 +1,4 @@
-"""Who has which connection: decided here, waited for by the flavours."""
+"""The assignment of connections to requests: pure decisions; the callers wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ C = TypeVar("C")
 
 
 class Pool(Generic[C]):
-    """Connections that carry one exchange at a time. A holder is whoever would wait: a thread."""
+    """Connections that carry one exchange at a time. A holder is a thread or a task."""
 
     def __init__(self, connections: list[C]) -> None:
         self._idle = connections
@@ -20,9 +20,9 @@ class Pool(Generic[C]):
         return len(self._idle) + len(self._held)
 
     def take(self, holder: object, target: str) -> C | None:
-        """Give a connection, None where one has to wait for it.
+        """Assign a connection to a holder and return it, None where the holder must wait.
 
-        Raises `BusyError` where the one who waits would wait for itself.
+        Raises `BusyError` where the holder would wait for itself.
         """
         if self._idle:
             connection = self._idle.pop()
@@ -37,17 +37,17 @@ class Pool(Generic[C]):
             )
         return None
 
-    def give_back(self, connection: C) -> None:
-        """Take back a connection that another exchange may use."""
+    def release(self, connection: C) -> None:
+        """Make a connection available to other exchanges."""
         if self._held.pop(connection, None) is not None:
             self._idle.append(connection)
 
-    def lose(self, connection: C) -> None:
-        """Forget a connection that cannot be used any more."""
+    def discard(self, connection: C) -> None:
+        """Remove a connection that cannot be used any more."""
         self._held.pop(connection, None)
 
     def empty(self) -> list[C]:
-        """Give all connections, and have none from now on."""
+        """Remove and return all connections."""
         connections = [*self._idle, *self._held]
         self._idle = []
         self._held = {}

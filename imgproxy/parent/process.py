@@ -1,6 +1,6 @@
-"""What a child is started with: its command line, its sockets, its standard error.
+"""The preparation of a child: its command line, its sockets and its standard error.
 
-Nothing here waits: the flavours do.
+Nothing here blocks: the two variants of the library wait.
 """
 
 from __future__ import annotations
@@ -20,35 +20,36 @@ if TYPE_CHECKING:
 
 COMMAND = (sys.executable, "-m", "imgproxy")
 
-# In seconds: how long the child may send nothing. What it does before a reply has limits of its
-# own, but a compressed archive is gone through once, and a bad network is put up with for minutes.
+# In seconds: how long the child may send nothing. Its work before a reply has limits of its own,
+# but it reads a compressed archive once as a whole, and retries over a bad network for minutes.
 TIMEOUT = 900.0
 
-# How long a child whose sockets are all closed may take to end by itself. It needs a second at
-# most, and is killed after this.
+# In seconds: how long a child whose sockets are all closed may take to end by itself. It needs a
+# second at most, and is killed after this.
 GRACE = 5.0
 
-# How long a child that has hung up on one of several sockets is awaited: if it died, it is dead.
+# In seconds: how long to wait for the end of a child that has closed one of several sockets: if
+# that was because it died, its exit status is available by then.
 MOMENT = 0.25
 
-# A blob that is closed before its end is read to its end where only so much is missing, for so
-# long; its socket is closed otherwise.
+# A blob that is closed before its end is read to its end if at most so many bytes are missing and
+# arrive within so many seconds; its socket is closed otherwise.
 DISCARD = 1024 * 1024
 DISCARD_TIME = 1.0
 
 CHUNK = 64 * 1024
 
-# Each request leaves a line at most.
+# Each request results in one line at most.
 _LINES = 100
 
-# What a pipe holds; a child that goes on writing is not read for ever.
+# The capacity of a pipe in chunks: reading ends even if the child does not stop writing.
 _READS = 64
 
 
 class Diagnostics:
-    """The child's standard error: a pipe that is emptied whenever somebody looks.
+    """The child's standard error: a pipe that is emptied at each use.
 
-    The child never waits for it: lines that do not fit are dropped there.
+    A full pipe never blocks the child, which drops lines that do not fit.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class Diagnostics:
         self._part = b""
 
     def lines(self) -> tuple[str, ...]:
-        """Give the last lines so far."""
+        """Return the last lines so far."""
         with self._lock:
             self._read()
             part = [clean(self._part.decode(errors="replace"), CHUNK)] if self._part else []
@@ -78,7 +79,7 @@ class Diagnostics:
             self._part = part[-CHUNK:]
 
     def close(self) -> None:
-        """Read what is left, and close the pipe."""
+        """Read the rest, and close the pipe."""
         with self._lock:
             if self._read_fd >= 0:
                 self._read()
@@ -87,7 +88,7 @@ class Diagnostics:
 
 
 class Plan(NamedTuple):
-    """What to start: `arguments`, with `fds` to be inherited, and our halves of the sockets."""
+    """A command to start: `arguments`, `fds` to be inherited, and our halves of the sockets."""
 
     arguments: list[str]
     fds: list[int]
@@ -96,19 +97,19 @@ class Plan(NamedTuple):
 
 
 @contextmanager
-def planned(
+def prepare(
     image: str,
     options: Sequence[str],
     sockets: int,
     command: Sequence[str],
     pass_fds: Sequence[int],
 ) -> Iterator[Plan]:
-    """Make sockets and a pipe; the child's ends are closed at the end of the block.
+    """Create sockets and a pipe; the child's ends are closed at the end of the block.
 
-    So are ours if nothing could be started.
+    Ours are closed too if the block fails.
     """
     if sockets < 1:
-        raise ValueError(f"sockets={sockets}: a child needs one at least")
+        raise ValueError(f"sockets={sockets}: a child needs at least one")
     with ExitStack() as ours, ExitStack() as theirs:
         diagnostics = Diagnostics()
         ours.callback(diagnostics.close)
@@ -119,7 +120,7 @@ def planned(
             halves.append(ours.enter_context(half))
             fds.append(theirs.enter_context(other).fileno())
         numbers = [f"--sockfd={fd}" for fd in fds]
-        # After `--`, an image that begins with a hyphen is no option.
+        # After `--`, an image that begins with a hyphen is not an option.
         arguments = [*command, *numbers, *options, "--", image]
         yield Plan(arguments, [*fds, *pass_fds], halves, diagnostics)
         ours.pop_all()

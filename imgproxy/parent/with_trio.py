@@ -1,9 +1,9 @@
-"""The parent's side for programs that run on trio."""
+"""The library for parents that run on trio."""
 
 from __future__ import annotations
 
 import subprocess
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,9 +15,9 @@ from imgproxy.parent.exchange import (
     MANIFEST,
     OK,
     QUIT,
-    CutOff,
     Document,
     Exchange,
+    IncompleteReplyError,
     Manifest,
     blob_target,
     document_target,
@@ -40,13 +40,13 @@ from imgproxy.parent.process import (
     MOMENT,
     TIMEOUT,
     Diagnostics,
-    planned,
+    prepare,
 )
 from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from typing import NoReturn
 
     from trio.socket import SocketType
@@ -67,12 +67,12 @@ async def start(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Child]:
-    """Run imgproxy on an image for the length of the block, as `imgproxy.parent.start` does.
+    """Run imgproxy on an image until the end of the block, as `imgproxy.parent.start` does.
 
-    A block that is cancelled ends the child as well, and waits for that, which takes a second at
-    most where the child is sound.
+    A cancelled block ends the child as well, and waits for that, which takes a second at most
+    unless the child has to be killed.
     """
-    with planned(image, options, sockets, command, pass_fds) as plan:
+    with prepare(image, options, sockets, command, pass_fds) as plan:
         process = await open_process(
             plan.arguments,
             stdin=subprocess.DEVNULL,
@@ -90,9 +90,9 @@ async def start(
 
 
 class Child:
-    """An imgproxy that runs. Any task may ask; each socket answers one at a time.
+    """A running imgproxy. It may be used by any task; each socket carries one reply at a time.
 
-    A request waits while all sockets carry blobs that others have open.
+    A request waits while all sockets carry blobs that other tasks have open.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The number of the process."""
+        """The process ID."""
         return self._process.pid
 
     @property
     def ending(self) -> Ending | None:
-        """How the child ended; None while it runs."""
+        """How the child ended, None while it runs."""
         status = self._process.poll()
         return None if status is None else failures.ending(status, self.diagnostics)
 
@@ -126,32 +126,32 @@ class Child:
         return self._diagnostics.lines()
 
     async def manifest(self) -> Manifest:
-        """Give the chosen manifest, as OCI. Raises `ParentError`, as everything here does."""
-        return (await self._whole(MANIFEST)).manifest()
+        """Return the chosen manifest, as OCI. Raises `ParentError`, like all requests."""
+        return (await self._request(MANIFEST)).manifest()
 
     async def config(self) -> Document:
-        """Give the image's configuration."""
-        return (await self._whole(CONFIG)).document()
+        """Return the image's configuration."""
+        return (await self._request(CONFIG)).document()
 
     async def document(self, what: Descriptor | Digest | str) -> Document:
-        """Give a manifest or an index by its digest, in its original bytes."""
-        return (await self._whole(document_target(what))).document()
+        """Return a manifest or an index by its digest, in its original bytes."""
+        return (await self._request(document_target(what))).document()
 
     async def blob(self, what: Descriptor | Digest | str) -> Blob:
-        """Open a blob. Close it when done: it occupies a socket until its end, or until then."""
+        """Open a blob. It occupies a socket until it is read to its end or closed."""
         exchange = Exchange(blob_target(what))
-        return Blob(self, exchange, await self._ask(exchange))
+        return Blob(self, exchange, await self._start(exchange))
 
     async def quit(self) -> Ending:
-        """End the child with `POST /quit`, and give how it ended.
+        """End the child with `POST /quit`, and return how it ended.
 
-        Whoever still reads a blob is cut off; the end of the block does the same without a word.
+        Blobs that are still open are cut off, as at the end of the block.
         """
-        await self._whole(QUIT, "POST")
+        await self._request(QUIT, "POST")
         return await self.aclose()
 
     async def aclose(self) -> Ending:
-        """End the child, by force if it must be, and give how it ended."""
+        """End the child, by force if necessary, and return how it ended."""
         self._closed = True
         for connection in self._pool.empty():
             connection.close()
@@ -167,33 +167,24 @@ class Child:
             self._diagnostics.close()
         return failures.ending(status, self.diagnostics)
 
-    async def _whole(self, target: str, method: str = "GET") -> Exchange:
-        """Ask, and read the whole reply."""
+    async def _request(self, target: str, method: str = "GET") -> Exchange:
+        """Send a request, and read the whole reply."""
         exchange = Exchange(target, method)
-        connection = await self._ask(exchange)
-        try:
+        connection = await self._start(exchange)
+        with self._discarding_on_error(connection, exchange):
             await self._read_body(exchange, connection)
-        except BaseException:
-            self.lose(connection)
-            raise
-        self._give_back(connection, exchange)
+        self._release(connection, exchange)
         return exchange
 
-    async def _ask(self, exchange: Exchange) -> SocketType:
-        """Send a request and read the head of a 200; give the connection, which has the body."""
+    async def _start(self, exchange: Exchange) -> SocketType:
+        """Send a request, read the head of a 200, and return the connection with the body."""
         connection = await self._take(exchange.target)
-        try:
+        with self._discarding_on_error(connection, exchange):
             await self._send(exchange, connection)
             while exchange.head is None:
                 await self._feed(exchange, connection)
             if exchange.head.status != OK:
                 await self._refuse(exchange, connection)
-        except RefusedError:
-            self._give_back(connection, exchange)
-            raise
-        except BaseException:
-            self.lose(connection)
-            raise
         return connection
 
     async def _send(self, exchange: Exchange, connection: SocketType) -> None:
@@ -204,7 +195,7 @@ class Child:
                     data = data[await connection.send(data) :]
                 return
         except (OSError, trio.ClosedResourceError):
-            self.lose(connection)
+            self.discard(connection)
             raise await self._cut(exchange) from None
         raise StalledError(exchange.target, self._timeout)
 
@@ -222,49 +213,49 @@ class Child:
         count = await self._received(memoryview(buffer), exchange, connection)
         try:
             exchange.feed(bytes(buffer[:count]))
-        except CutOff:
-            self.lose(connection)
+        except IncompleteReplyError:
+            self.discard(connection)
             raise await self._cut(exchange) from None
 
     async def receive_into(
         self, buffer: memoryview, exchange: Exchange, connection: SocketType
     ) -> int:
-        """Read some of a body; for `Blob` alone. Raises `ParentError`."""
+        """Read a part of a body; only for `Blob`. Raises `ParentError`."""
         count = await self._received(buffer[: exchange.remaining], exchange, connection)
         try:
-            exchange.passed(count)
-        except CutOff:
-            self.lose(connection)
+            exchange.count_received(count)
+        except IncompleteReplyError:
+            self.discard(connection)
             raise await self._cut(exchange) from None
         return count
 
     async def _received(
         self, buffer: memoryview, exchange: Exchange, connection: SocketType
     ) -> int:
-        """Receive something; nothing is the end."""
+        """Receive some bytes, and return their number; 0 is the end of the connection."""
         with trio.move_on_after(self._timeout):
             try:
                 return await connection.recv_into(buffer)
             except (OSError, trio.ClosedResourceError):
                 return 0
-        self.lose(connection)
+        self.discard(connection)
         raise StalledError(exchange.target, self._timeout)
 
     async def finish(self, exchange: Exchange, connection: SocketType) -> None:
-        """Take back the connection of a blob that is closed; for `Blob` alone."""
+        """Release the connection of a blob that is closed; only for `Blob`."""
         try:
             if exchange.remaining <= DISCARD:
                 with trio.move_on_after(DISCARD_TIME):
                     while not exchange.is_whole:
                         exchange.feed(await connection.recv(CHUNK))
-        except (CutOff, OSError, trio.ClosedResourceError, ParentError):
-            pass  # nobody wants it any more
+        except (IncompleteReplyError, OSError, trio.ClosedResourceError, ParentError):
+            pass  # the rest of the blob is not needed
         finally:
-            self._give_back(connection, exchange)
+            self._release(connection, exchange)
 
     def release(self, exchange: Exchange, connection: SocketType) -> None:
-        """Take back the connection of a blob that has come to its end; for `Blob` alone."""
-        self._give_back(connection, exchange)
+        """Release the connection of a blob that has been received to its end; only for `Blob`."""
+        self._release(connection, exchange)
 
     async def _take(self, target: str) -> SocketType:
         holder = current_task()
@@ -275,21 +266,33 @@ class Child:
             await self._waiting.park()
         raise await self._cut(Exchange(target))
 
-    def _give_back(self, connection: SocketType, exchange: Exchange) -> None:
-        if exchange.is_whole and exchange.stays:
-            self._pool.give_back(connection)
+    def _release(self, connection: SocketType, exchange: Exchange) -> None:
+        if exchange.is_whole and exchange.is_reusable:
+            self._pool.release(connection)
             self._waiting.unpark_all()
         else:
-            self.lose(connection)
+            self.discard(connection)
 
-    def lose(self, connection: SocketType) -> None:
+    @contextmanager
+    def _discarding_on_error(self, connection: SocketType, exchange: Exchange) -> Iterator[None]:
+        """Discard the connection if the block fails, but release it after an error reply."""
+        try:
+            yield
+        except RefusedError:
+            self._release(connection, exchange)
+            raise
+        except BaseException:
+            self.discard(connection)
+            raise
+
+    def discard(self, connection: SocketType) -> None:
         """Close a connection that cannot be used any more."""
-        self._pool.lose(connection)
+        self._pool.discard(connection)
         connection.close()
         self._waiting.unpark_all()
 
     async def _cut(self, exchange: Exchange) -> HungUpError:
-        """Give what is raised for a reply that does not come, or breaks off."""
+        """Return the error for a reply that is missing or incomplete."""
         target = exchange.target
         if self._closed:
             return HungUpError(target, "the child has been closed", None, self.ending)
@@ -304,9 +307,8 @@ class Child:
 class Blob(trio.abc.ReceiveStream):
     """A blob as a stream to receive from.
 
-    What is received is verified when the end is reached, and not before: of a blob that turns out
-    to be wrong, or is cut off, `ShortBodyError` is raised in place of its end, and again each
-    time. `size` is in bytes.
+    The content is verified when the end is reached, not before: for a blob that is wrong or cut
+    off, `ShortBodyError` is raised in place of the end, each time. `size` is in bytes.
     """
 
     def __init__(self, child: Child, exchange: Exchange, connection: SocketType) -> None:
@@ -320,36 +322,36 @@ class Blob(trio.abc.ReceiveStream):
         self._release_if_read()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive up to so many bytes; none is the end, verified. Raises `ParentError`."""
+        """Receive at most `max_bytes`; no bytes mean the verified end. Raises `ParentError`."""
         buffer = bytearray(16 * CHUNK if max_bytes is None else max_bytes)
         return bytes(memoryview(buffer)[: await self.readinto(buffer)])
 
     async def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Receive into a buffer; 0 is the end, verified. Raises `ParentError`."""
+        """Receive into a buffer; 0 bytes mean the verified end. Raises `ParentError`."""
         if self._closed:
             raise trio.ClosedResourceError
         if self._failure is not None:
             raise self._failure
         view = memoryview(buffer).cast("B")
         if not view or self._connection is None or self._exchange.has_pending:
-            await trio.lowlevel.checkpoint()  # before anything is taken: it may be cancelled
+            await trio.lowlevel.checkpoint()  # before any bytes are taken: it may be cancelled
             count = self._exchange.take_into(view)
         else:
             try:
                 count = await self._child.receive_into(view, self._exchange, self._connection)
             except trio.Cancelled:
                 raise  # nothing was received
-            except BaseException as error:  # an interrupt too: how much was received is not known
+            except BaseException as error:  # after an interrupt, the received number is unknown
                 self._failure, connection, self._connection = error, self._connection, None
-                self._child.lose(connection)
+                self._child.discard(connection)
                 raise
         self._release_if_read()
         return count
 
     async def aclose(self) -> None:
-        """Let the socket carry something else: at once, if little is missing of the blob.
+        """Release the socket: for other requests, if at most 1 MiB of the blob is missing.
 
-        A socket that carries more than a MiB yet is closed, and one less is left.
+        Otherwise the socket is closed, and the child has one less.
         """
         self._closed = True
         if self._connection is not None:
@@ -358,7 +360,7 @@ class Blob(trio.abc.ReceiveStream):
         await trio.lowlevel.checkpoint()
 
     def _release_if_read(self) -> None:
-        """Give the socket back as soon as all has come."""
+        """Release the socket as soon as the whole body has been received."""
         if self._connection is not None and self._exchange.is_whole:
             connection, self._connection = self._connection, None
             self._child.release(self._exchange, connection)

@@ -1,1 +1,1 @@
-"""Strict readers of JSON documents and typed access to their fields."""
+"""Strict parsing of JSON documents, and typed access to their fields."""

@@ -1,8 +1,8 @@
-"""JSON, read so that no two parsers can disagree about what was said.
+"""JSON (RFC 8259), parsed so that no two parsers can disagree about the meaning of a document.
 
 RFC 8259 leaves open what duplicate keys, NaN, lone surrogates and huge numbers mean; each has been
 a way to show one document to the verifier and another to the user. All of them are refused here,
-and nesting has a limit.
+and the depth of nesting has a limit.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any
 
 from imgproxy.errors import clean
 
-# The deepest documents in the field (an index's platform, a config's health check) stay under 10;
-# signatures of payloads in payloads under 20. Interpreters differ in when they give up, we don't.
+# The deepest documents in practice (an index's platform, a config's health check) stay under 10,
+# signatures of payloads in payloads under 20. Interpreters have different limits; this one is the
+# same everywhere.
 MAX_DEPTH = 64
 
 
 class JsonError(ValueError):
-    """The document is not acceptable JSON; the message says why and where."""
+    """The document is not acceptable JSON; the message states the reason and the position."""
 
 
 def loads(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any)
-    """Give the value of a JSON document in UTF-8.
+    """Return the value of a JSON document in UTF-8.
 
-    Raises `JsonError` for whatever RFC 8259 forbids or leaves open to interpretation.
+    Raises `JsonError` for anything that RFC 8259 forbids or leaves open to interpretation.
     """
     try:
         text = raw.decode()
@@ -56,7 +57,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise JsonError(f'the key "{clean(twice)}" stands twice in one object')
+        raise JsonError(f'the key "{clean(twice)}" occurs twice in one object')
     return result
 
 
@@ -86,7 +87,7 @@ def _check_depth(value: Any) -> None:  # noqa: ANN401  (JSON is any)
 
 
 def _check_unicode(value: Any) -> None:  # noqa: ANN401  (JSON is any)
-    """Refuse lone surrogates: they have no UTF-8, so no reply or header could carry them."""
+    """Refuse lone surrogates, which have no UTF-8 form and so fit into no reply or header."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

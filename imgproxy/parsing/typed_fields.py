@@ -1,7 +1,7 @@
-"""Typed getters over JSON and TOML values that know their path.
+"""Typed getters over JSON, TOML and YAML values, whose error messages contain the field's path.
 
-A complaint carries the place: `layers[2].size: expected an integer, got "12"`. `null` counts as
-absent, as it does for every Go program that reads the same documents.
+For example: `layers[2].size: expected an integer, got "12"`. `null` counts as absent, as it does
+for every Go program that reads the same documents.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 
 class FieldError(ValueError):
-    """A value is missing or of the wrong type; the message begins with its path."""
+    """A value is missing or has the wrong type; the message begins with its path."""
 
 
 class Fields:
-    """An object of a document. `value` must be a mapping; `path` is where it stands.
+    """An object of a document. `value` must be a mapping, `path` is its path in the document.
 
-    Raises `FieldError`, from the constructor and from every getter.
+    The constructor and every getter raise `FieldError`.
     """
 
     __slots__ = ("_values", "path")
@@ -45,16 +45,16 @@ class Fields:
         return self._values.get(key) is not None
 
     def at(self, key: str) -> str:
-        """Give the path of a member, as it may stand in a message."""
+        """Return the path of a member, in a form fit for messages."""
         key = clean(key)
         return f"{self.path}.{key}" if self.path else key
 
     def shown(self, value: object) -> str:
-        """Give a value as complaints show it."""
+        """Return a value in the form that error messages show."""
         return shown(value)
 
-    def refuse_others(self, known: Collection[str]) -> None:
-        """Refuse keys that are not known, and `null`, where every member must mean something."""
+    def refuse_unknown(self, known: Collection[str]) -> None:
+        """Refuse unknown keys and `null`, where every member must have a meaning."""
         for key, value in self._values.items():
             if key not in known:
                 raise FieldError(f"{self.at(key)}: unknown key")
@@ -62,49 +62,49 @@ class Fields:
                 raise FieldError(f"{self.at(key)}: expected a value, got null")
 
     def optional_text(self, key: str) -> str | None:
-        """Give a string, None where it is absent."""
+        """Return a string, None where it is absent."""
         value = self._values.get(key)
         if value is not None and not isinstance(value, str):
             raise FieldError(f"{self.at(key)}: expected a string, got {self.shown(value)}")
         return value
 
     def text(self, key: str) -> str:
-        """Give a string that must be there."""
+        """Return a string that must be present."""
         return self._present(key, self.optional_text(key), "string")
 
     def optional_integer(self, key: str) -> int | None:
-        """Give an integer, None where it is absent."""
+        """Return an integer, None where it is absent."""
         value = self._values.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise FieldError(f"{self.at(key)}: expected an integer, got {self.shown(value)}")
         return value
 
     def integer(self, key: str) -> int:
-        """Give an integer that must be there."""
+        """Return an integer that must be present."""
         return self._present(key, self.optional_integer(key), "integer")
 
     def flag(self, key: str) -> bool:
-        """Give true or false, false where it is absent."""
+        """Return a boolean, false where it is absent."""
         value = self._values.get(key)
         if value is not None and not isinstance(value, bool):
             raise FieldError(f"{self.at(key)}: expected true or false, got {self.shown(value)}")
         return bool(value)
 
     def optional_object(self, key: str) -> Self | None:
-        """Give an object, None where it is absent."""
+        """Return an object, None where it is absent."""
         value = self._values.get(key)
         return None if value is None else type(self)(value, self.at(key))
 
     def object(self, key: str) -> Self:
-        """Give an object that must be there."""
+        """Return an object that must be present."""
         return self._present(key, self.optional_object(key), "object")
 
     def objects(self, key: str) -> list[Self]:
-        """Give the objects of an array, none where it is absent."""
+        """Return the objects of an array, an empty list where it is absent."""
         return [type(self)(item, f"{self.at(key)}[{n}]") for n, item in enumerate(self._array(key))]
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Give the strings of an array, none where it is absent."""
+        """Return the strings of an array, an empty tuple where it is absent."""
         items = self._array(key)
         for n, item in enumerate(items):
             if not isinstance(item, str):
@@ -112,7 +112,7 @@ class Fields:
         return tuple(items)
 
     def text_map(self, key: str) -> dict[str, str]:
-        """Give an object whose members are all strings, empty where it is absent."""
+        """Return an object whose members are all strings, empty where it is absent."""
         value = self.optional_object(key)
         return {} if value is None else {member: value.text(member) for member in value}
 
@@ -131,12 +131,12 @@ class Fields:
 
 
 class PrivateFields(Fields):
-    """An object of a document that holds secrets: complaints don't show values, only their kind."""
+    """An object of a document that holds secrets: error messages show only the kind of a value."""
 
     __slots__ = ()
 
     def shown(self, value: object) -> str:
-        """See `Fields`."""
+        """Return the kind of a value, which error messages show in its place."""
         if isinstance(value, str):
             return "a string"
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -145,7 +145,7 @@ class PrivateFields(Fields):
 
 
 def shown(value: object) -> str:
-    """Give a value as it may stand in a message: short, and what it is rather than all of it."""
+    """Return a short form of a value for messages; objects and arrays only by their kind."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):

@@ -1,1 +1,1 @@
-"""What specifications say: pure functions and values."""
+"""Formats and protocols as their specifications define them: pure functions and values."""

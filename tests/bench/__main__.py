@@ -1,7 +1,7 @@
 """Entry of `python tests/bench`.
 
 Python puts this folder on the path; the bench is a package, and it needs `images` from the folder
-above. One entry serves both.
+above. One entry of the path is enough for both.
 """
 
 import sys

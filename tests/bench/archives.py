@@ -1,4 +1,4 @@
-"""Docker archives: staged as Nix writes them, with manifest.json last, and what limits reading one.
+"""Docker archives as Nix writes them (manifest.json last), and the lower bounds for reading.
 
 The layers compress about as well as programs do: words of a few bytes in random order, and eight
 random bytes in each page.
@@ -31,8 +31,8 @@ COMPRESSING = 600.0  # seconds
 # The shares of the layers.
 SHARES = (0.5, 0.3, 0.2)
 
-# What reading a gzip archive whose manifest.json comes late cannot undercut with zlib: one pass to
-# find it, and one for the layers, with the hash in another thread.
+# The lower bound for reading a gzip archive with a late manifest.json by zlib: one pass to find
+# that, and one for the layers, with the hash in another thread.
 ZLIB_NAME = "two passes of zlib, the second hashed"
 _ZLIB = """
 import hashlib, queue, sys, threading, zlib
@@ -57,19 +57,19 @@ thread.join()
 
 
 def zlib_passes(path: Path) -> list[str]:
-    """Give the program that reads a gzip file twice and hashes what comes out once."""
+    """Return the program that reads a gzip file twice and hashes its content once."""
     return [sys.executable, "-c", _ZLIB, str(path)]
 
 
 def pipeline(path: Path, program: str) -> list[str]:
-    """Give the pipeline that decompresses a file and hashes what comes out."""
+    """Return the pipeline that decompresses a file and hashes its content."""
     return ["sh", "-c", f"{program} {shlex.quote(str(path))} | sha256sum"]
 
 
 def stage(path: Path, size: int) -> tuple[dict[str, str], list[Json]]:
-    """Write an image as layout and as Docker archives; give what they are called, and the layers.
+    """Write an image as layout and as Docker archives; return their names, and the layers.
 
-    The layout has the layers that the archives have, so that reading both is the same work.
+    The layout and the archives have the same layers, so that reading them is the same work.
     """
     layout = Layout(path / "layout")
     layers = [_layer(layout, int(size * share)) for share in SHARES]

@@ -1,7 +1,7 @@
-"""The chart: throughput, processor time and start-up as bars, in SVG written by hand.
+"""The chart: throughput, processor time and start-up as bars, in hand-written SVG.
 
-It is drawn from the results of the run and nothing else. Colours follow the reader's theme, on a
-page of its own, so that a viewer that knows nothing of themes shows a light one on dark.
+It depends on the results of the run alone. Colours follow the reader's theme, on a background of
+its own, so that a viewer without themes shows a light chart on a dark page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .turns import Measure, Result
 
-# What is drawn: a title, the measure, and the rows that have it, as far as they were measured.
+# The panels: a title, the measure, and the rows that have it, if they were measured.
 PANELS = (
     ("Throughput of a large blob (longer is better)", THROUGHPUT, "blob"),
     ("Processor time for it (shorter is better)", CPU, "blob"),
@@ -59,7 +59,7 @@ class _Group(NamedTuple):
 
 
 def chart(results: Sequence[Result], peers: Sequence[str]) -> str:
-    """Give the picture of a run; rows that were left out are left out of it."""
+    """Return the picture of a run, without omitted rows."""
     parts: list[str] = []
     y = float(MARGIN)
     for title, measure, row in PANELS:
@@ -98,7 +98,7 @@ def _groups(
 
 
 def _draw(parts: list[str], y: float, measure: Measure, groups: Sequence[_Group]) -> float:
-    """Draw a panel; give where it ends. All of its bars have one scale, which begins at zero."""
+    """Draw a panel, and return its lower edge. All of its bars have one scale from zero."""
     room = WIDTH - LEFT - RIGHT
     longest = max(bar.value for group in groups for bar in group.bars) or 1.0
     top = y

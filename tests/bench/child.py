@@ -1,4 +1,4 @@
-"""Children: started alike, limited in time, never left behind."""
+"""Children: started alike, limited in time, always reaped."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType, TracebackType
 
-# Where `-m imgproxy` finds the package. Every child starts here, so that none has a longer search.
+# The directory in which `-m imgproxy` finds the package. Every child starts here, so that the
+# search is equally long for all.
 ROOT = Path(__file__).resolve().parents[2]
 
 REAPING = 10.0  # seconds until a killed child must be gone
 
 
 class BenchError(Exception):
-    """A contender, or a program that stages one, did not do its part."""
+    """A contender, or a program that stages one, failed."""
 
 
-# What another program's misbehaviour looks like from here: it, the system, or its JSON.
+# The exceptions that another program's failure causes: of the bench, the system, or JSON.
 FAULTS = (BenchError, OSError, subprocess.SubprocessError, ValueError, LookupError)
 
 
 def describe(error: BaseException) -> str:
-    """Give the error in one line, with what the child said about it."""
+    """Return the error in one line, with the child's own message."""
     text = f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error)
     return " · ".join([text, *getattr(error, "__notes__", [])])
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `BenchError` in whatever waits when the time is over.
+    """Raise `BenchError` in any blocking call when the time is over.
 
-    A signal ends every blocking call alike, and costs the loops that are measured nothing: a
-    timeout on the socket would be one more system call for each read.
+    A signal ends every blocking call, and costs the measured loops nothing: a timeout on the
+    socket would be one more system call for each read.
     """
 
     def over(_signal: int, _frame: FrameType | None) -> None:
@@ -58,14 +59,14 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one child took from its start to its end, in seconds."""
+    """The times of one child from its start to its end, in seconds."""
 
     wall: float
     cpu: float
 
 
 class Child:
-    """A program that runs. Leaving the `with` block ends it if it still does."""
+    """A running program. The end of the `with` block ends it."""
 
     def __init__(
         self, argv: Sequence[str], *, fds: Sequence[int] = (), env: Mapping[str, str] | None = None
@@ -101,18 +102,18 @@ class Child:
         return self._process.poll() is not None
 
     def peak_memory(self) -> int:
-        """Give the most memory the child has held until now, in bytes.
+        """Return the peak memory of the child until now, in bytes.
 
-        Not `ru_maxrss` of the reaped child: Linux carries that over from before `exec`, so that a
-        small child is charged with what this process has held. The high-water mark belongs to
-        the program itself, but can be read only while it runs.
+        It is not `ru_maxrss` of the reaped child: Linux keeps that from before `exec`, so that a
+        small child would be charged with the memory of this process. The high-water mark belongs
+        to the program itself, but can be read only while it runs.
         """
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines())
         return int(fields["VmHWM"].split()[0]) * 1024
 
     def finish(self, expected: int = 0) -> Usage:
-        """Await the end; refuse another exit status than the expected one."""
+        """Wait for the end; raise for another exit status than the expected one."""
         _, status, usage = os.wait4(self._process.pid, 0)
         wall = time.perf_counter() - self._begun
         self._process.returncode = os.waitstatus_to_exitcode(status)
@@ -121,7 +122,7 @@ class Child:
         return Usage(wall, usage.ru_utime + usage.ru_stime)
 
     def _complaint(self) -> str:
-        """Give the last line the child wrote to standard error."""
+        """Return the last line that the child wrote to standard error."""
         self._stderr.seek(0)
         return _last_line(self._stderr.read().decode(errors="replace"))
 
@@ -133,7 +134,7 @@ def run(argv: Sequence[str], *, expected: int = 0) -> Usage:
 
 
 def capture(argv: Sequence[str], seconds: float) -> str:
-    """Run a program that is not measured; give what it wrote."""
+    """Run a program that is not measured, and return its output."""
     with time_limit(seconds):
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, check=False

@@ -1,4 +1,4 @@
-"""The command: options, the run, and notes on what was left out."""
+"""The command: options, the run, and notes on omitted rows."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ UNITS = {"M": MIB, "G": GIB}
 
 
 def main() -> int:
-    """Run the bench; 1 if imgproxy is missing or failed a row, so that a check notices."""
+    """Run the bench, and return 1 if imgproxy is missing or failed a row, for checks."""
     options = _parser().parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    load = f"load average {os.getloadavg()[0]:.1f} at the start"  # who else was busy
+    load = f"load average {os.getloadavg()[0]:.1f} at the start"  # the load by other programs
     notes: list[str] = []
     contenders = _contenders(options, notes)
     limits, missing = find_limits()
@@ -103,14 +103,14 @@ def _row(text: str) -> str:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """Unwind, so that children and files go; a second signal does not disturb that."""
+    """Unwind, so that children and files are removed, even if there is a second signal."""
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
 def _contenders(options: argparse.Namespace, notes: list[str]) -> list[Contender]:
-    """Find who takes part; note who does not."""
+    """Find the contenders that are installed; note the others."""
     found: list[Contender] = []
     try:
         found.append(find_imgproxy(options.imgproxy or [sys.executable, "-m", "imgproxy"]))
@@ -130,15 +130,15 @@ def _contenders(options: argparse.Namespace, notes: list[str]) -> list[Contender
 
 
 def _filler(paths: Sequence[str]) -> str | None:
-    """Give the skopeo that fills the registry: any will do."""
+    """Return the skopeo that fills the registry, of any version."""
     return next(filter(None, map(shutil.which, ["skopeo", *paths])), None)
 
 
 def _keep_bytecode(folder: Path) -> None:
-    """Let the Pythons that are measured have bytecode, wherever the bench itself runs.
+    """Let the measured Pythons use bytecode, in any environment.
 
-    An installed program has it. Without it, as where PYTHONDONTWRITEBYTECODE is set, each start
-    would compile the program anew.
+    An installed program has bytecode. Without it, as where PYTHONDONTWRITEBYTECODE is set, each
+    start would compile the program again.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
@@ -173,7 +173,7 @@ def _command() -> str:
 
 
 def _portable(text: str) -> str:
-    """Shorten this machine's paths to their last part: where things lie is nobody's concern."""
+    """Shorten this machine's paths to their last component, since the rest has no meaning."""
 
     def shorten(match: re.Match[str]) -> str:
         return "" if Path("/", match[1]).is_dir() else match[0]
@@ -182,7 +182,7 @@ def _portable(text: str) -> str:
 
 
 def _publish(lead: str, rows: str, notes: Sequence[str], output: Path | None) -> None:
-    """Print the page, and write it where that is asked for."""
+    """Print the page, and write it to a file if one is named."""
     remarks = "\n".join(f"- {note}" for note in notes)
     text = "\n\n".join(filter(None, [_portable(lead), rows, _portable(remarks)]))
     print(text)

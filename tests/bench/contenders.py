@@ -1,4 +1,4 @@
-"""Imgproxy and skopeo behind one face, and the limits they are held against."""
+"""Imgproxy and skopeo behind one interface, and the limits they are compared with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OURS = "imgproxy"
 BEFORE = "before"
 PROBE = 20.0  # seconds for a program to say its version
 
-# The limits: what a program in Python on these libraries, or one that verifies, cannot undercut.
+# The limits: lower bounds for a program in Python on these libraries, or one that verifies.
 BARE = (sys.executable, "-c", "pass")
 BARE_NAME = "python -c pass"
 LIBRARIES = (sys.executable, "-c", "import trio, h11")
@@ -48,10 +48,10 @@ class Session(Protocol):
         """Read a blob to its end and drop it."""
 
     def first_byte(self, descriptor: Json) -> None:
-        """Ask for a blob and wait for its beginning; the session is of no use after that."""
+        """Request a blob and wait for its first byte; the session cannot be used after that."""
 
     def quit(self) -> Usage:
-        """Tell the child to end, and reap it."""
+        """End the child, and reap it."""
 
 
 class Contender(Protocol):
@@ -59,19 +59,19 @@ class Contender(Protocol):
 
     @property
     def name(self) -> str:
-        """The head of its column."""
+        """The title of its column."""
 
     def session(self, image: str, authority: Path | None = None) -> AbstractContextManager[Session]:
-        """Spawn it for this image; `authority` is whom it trusts, where it verifies at all."""
+        """Spawn it for this image; `authority` is the trusted certificate, if it verifies any."""
 
 
 def _insecure(image: str, authority: Path | None) -> list[str]:
-    """Give the option for the registries of the bench: no TLS, or a certificate of its own."""
+    """Return the option for the registries of the bench: no TLS, or its own certificate."""
     return ["--tls-verify=false"] if image.startswith("docker://") and not authority else []
 
 
 def _trusting(authority: Path | None) -> dict[str, str]:
-    """Give what OpenSSL and Go take an authority from."""
+    """Return the variables from which OpenSSL and Go take an authority."""
     return {"SSL_CERT_FILE": str(authority)} if authority else {}
 
 
@@ -79,12 +79,12 @@ def _trusting(authority: Path | None) -> dict[str, str]:
 def _spawn(
     argv: Sequence[str], kind: int, env: Mapping[str, str]
 ) -> Iterator[tuple[Child, socket.socket]]:
-    """Start a child on one half of a socket pair, for which `FD` stands; give the other half."""
+    """Start a child on one half of a socket pair, in place of `FD`; return the other half."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
     with ours, theirs:
         words = [str(theirs.fileno()) if word == "FD" else word for word in argv]
         with Child(words, fds=[theirs.fileno()], env=env) as child:
-            theirs.close()  # or the child's death would be no end of file
+            theirs.close()  # otherwise the child's end would not be an end of file
             yield child, ours
 
 
@@ -105,7 +105,7 @@ class Imgproxy:
 
     @contextmanager
     def crowd(self, image: str, count: int) -> Iterator[tuple[Child, list[HttpParent]]]:
-        """Spawn it with so many conversations, each with a parent that can run in a thread."""
+        """Spawn it with several conversations, each with a parent that can run in a thread."""
         with ExitStack() as stack:
             pairs = [socket.socketpair() for _ in range(count)]
             for sock in (half for pair in pairs for half in pair):
@@ -143,7 +143,7 @@ class _HttpSession:
 class Skopeo:
     """The peer: `skopeo experimental-image-proxy`.
 
-    Where only an old one can be had, `peer/main.go` stands for a current one, its library behind
+    If only an old one is available, `peer/main.go` replaces a current one, with its library behind
     the same protocol; in that folder it is built by `CGO_ENABLED=0 go build -tags
     containers_image_openpgp,exclude_graphdriver_btrfs -o PATH`.
     """
@@ -189,7 +189,7 @@ def find_imgproxy(command: Sequence[str], name: str = OURS) -> Imgproxy:
 
 
 def find_skopeo(path: str, taken: Sequence[str]) -> Skopeo:
-    """Give the peer at this path, under a name that is not taken yet."""
+    """Return the peer at this path, under an unused name."""
     found = _locate(path)
     name = capture([found, "--version"], PROBE).replace(" version", "")
     namesakes = sum(other.startswith(name) for other in taken)
@@ -197,7 +197,7 @@ def find_skopeo(path: str, taken: Sequence[str]) -> Skopeo:
 
 
 def find_limits() -> tuple[list[str], list[str]]:
-    """Give the names of the limits that can be had, and complaints about the others."""
+    """Return the names of the available limits, and notes on the others."""
     found, missing = [], []
     for name, argv in [
         (LIBRARIES_NAME, LIBRARIES),
@@ -214,7 +214,7 @@ def find_limits() -> tuple[list[str], list[str]]:
 
 
 def _locate(program: str) -> str:
-    """Give the program's absolute path: children start in a directory of their own."""
+    """Return the program's absolute path, since children start in another directory."""
     found = shutil.which(program)
     if found is None:
         raise BenchError("not found")

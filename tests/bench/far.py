@@ -1,8 +1,8 @@
-"""A registry that is far away: TLS, a line that takes its time, and tokens if they are wanted.
+"""A distant registry: TLS, a line with a long round trip, and tokens if they are required.
 
-The line holds every byte back for half of a round trip, and the first one of a connection for the
-whole one more that TCP's handshake takes; nothing else needs a privilege, as netem would. At its
-end TLS is undone, what is asked is counted, and passed on to the registry of the stage.
+The line delays every byte by half of a round trip, and the first one of a connection by a whole one
+more, as TCP's handshake would; this needs no privilege, unlike netem. At its end TLS is terminated,
+and requests are counted and forwarded to the registry of the stage.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ ANSWERING = 10.0  # seconds for the registry behind
 
 @dataclass
 class Counts:
-    """What has arrived at the far end until now."""
+    """The counts of connections, round trips and requests at the far end until now."""
 
     connections: int = 0
     requests: int = 0
-    # One for TCP, one or two for TLS, and one for each request, none of which is sent before the
-    # answer to the one before it.
+    # One for TCP, one or two for TLS, and one for each request, since each is sent only after the
+    # previous answer.
     round_trips: int = 0
 
     def since(self, before: Counts) -> Counts:
@@ -58,7 +58,7 @@ class _Server(socketserver.ThreadingTCPServer):
         self.port: int = self.server_address[1]
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that go away."""
+        """Ignore errors of clients that disconnect."""
 
 
 class _Line(_Server):
@@ -87,7 +87,7 @@ class _Delayed(socketserver.BaseRequestHandler):
 
 
 def _one_way(source: socket.socket, target: socket.socket, begin: float) -> list[threading.Thread]:
-    """Take bytes to the other end, each half of a round trip after it was given."""
+    """Transport bytes to the other end, each half of a round trip after it arrived."""
     on_the_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
 
     def take() -> None:
@@ -116,7 +116,7 @@ def _one_way(source: socket.socket, target: socket.socket, begin: float) -> list
 
 
 class _Front(_Server):
-    """The far end: TLS, tokens, and what is counted."""
+    """The far end: TLS, tokens, and the counts."""
 
     def __init__(self, registry: int, files: tuple[Path, Path]) -> None:
         super().__init__(_Conversation)
@@ -146,7 +146,7 @@ class _Conversation(BaseHTTPRequestHandler):
         super().setup()
 
     def log_message(self, *_: Any) -> None:  # noqa: ANN401  (as its base has it)
-        """Say nothing on standard error."""
+        """Write nothing to standard error."""
 
     def do_GET(self) -> None:
         self.server.count(requests=1, round_trips=1)
@@ -184,7 +184,7 @@ class _Conversation(BaseHTTPRequestHandler):
 
 
 class Far:
-    """The registry behind its line, at `port` of this host, with a certificate for that."""
+    """The registry behind its line, at `port` of this host, with its certificate."""
 
     def __init__(self, front: _Front, port: int, authority: Path) -> None:
         self.port = port
@@ -200,7 +200,7 @@ class Far:
 def far_away(registry: int, files: tuple[Path, Path], *, guarded: bool) -> Iterator[Far]:
     """Put a line before the registry at a port; `files` are a certificate and its key.
 
-    A guarded one wants tokens, which are had at another address.
+    A guarded one requires tokens, which are issued at another address.
     """
     front = _Front(registry, files)
     line, to_tokens = _Line(front.port), _Line(front.port)

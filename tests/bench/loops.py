@@ -1,8 +1,8 @@
 """Limits that move the same bytes: a bare loop in Python, and curl into openssl.
 
 The loop receives (or reads), hashes and sends to a parent, one MiB at a time in one buffer, in one
-thread: what a program in Python costs that does nothing else, without trio and h11. It verifies
-nothing, as it compares the hash with nothing.
+thread: the cost of a program in Python that does nothing else, without trio and h11. It does not
+compare the hash, and so verifies nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _buffer = memoryview(bytearray(1 << 20))
 
 
 def loop(url: str, size: int) -> Usage:
-    """Run the loop from start to end over what a `file:` or `http:` URL names."""
+    """Run the loop from start to end over the content of a `file:` or `http:` URL."""
     parts = urlsplit(url)
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -70,17 +70,17 @@ def loop(url: str, size: int) -> Usage:
 
 
 def file_url(path: Path) -> str:
-    """Give the URL of a file that `loop` reads."""
+    """Return the URL of a file that `loop` reads."""
     return f"file://{path}"
 
 
 def piped_into_openssl(url: str) -> Usage:
-    """Run curl into openssl over what a URL names, from start to end."""
+    """Run curl into openssl over the content of a URL, from start to end."""
     return run(["sh", "-c", f"{shlex.join([*CURL, url])} | openssl dgst -sha256"])
 
 
 def timed(size: int, start: Usage, whole: Usage) -> tuple[float, float]:
-    """Give bytes a second and processor seconds, with the start taken off."""
+    """Return bytes per second and processor seconds, without those of the start."""
     return size / max(whole.wall - start.wall, time.get_clock_info("perf_counter").resolution), (
         whole.cpu - start.cpu
     )

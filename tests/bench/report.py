@@ -1,4 +1,4 @@
-"""The table, and the facts about the machine without which it says little."""
+"""The table, and the facts about the machine that are needed to interpret it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from .turns import Measure, Result
 
 NONE = "—"
-ASKING = 10.0  # seconds for a program to tell its version
+ASKING = 10.0  # seconds for a program to print its version
 
 Row = Sequence[str]
 
 
 def table(results: Sequence[Result], peers: Sequence[str]) -> str:
-    """Give a markdown table: a row a measure, and after each rival what imgproxy is to it."""
+    """Return a markdown table: a row for each measure, and imgproxy's ratio to each rival."""
     rivals = [word for peer in peers for word in (peer, f"{OURS} ÷ {peer}")]
     head = ["row", "measure", "better", OURS, "limit", f"{OURS} ÷ limit", *rivals]
     ruler = [":--", ":--", ":--", *["--:"] * (len(head) - 3)]
@@ -70,7 +70,7 @@ def _ratio(ours: float | None, theirs: float | None) -> str:
 
 
 def facts() -> list[str]:
-    """Say what the figures were measured on."""
+    """Describe the machine and the programs."""
     return [
         f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         f"Linux {platform.release()}",
@@ -82,7 +82,7 @@ def facts() -> list[str]:
 
 
 def _processor() -> str:
-    """Give the processor's name as the kernel has it."""
+    """Return the processor's name in the kernel."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
@@ -98,7 +98,7 @@ def _installed(distribution: str) -> str:
 
 
 def _told(*argv: str) -> list[str]:
-    """Give what a program says of its version, up to the parenthesis, if it is there."""
+    """Return the version that a program prints, up to a parenthesis, if it is installed."""
     try:
         return [f"`{argv[0]}`: {capture(argv, ASKING).partition(' (')[0]}"]
     except FAULTS:

@@ -1,20 +1,20 @@
-"""What is measured: every experiment of the bench, each given while what it serves is staged.
+"""The experiments of the bench, each yielded while its image is staged.
 
-- `version`, `usage`: the two shortest lives of the program, against the bare interpreter;
+- `version`, `usage`: the two shortest runs of the program, against the bare interpreter;
 - `start-SOURCE`: spawn → first manifest, against the import of the libraries alone;
-- `far-ACCESS`: the same from a registry over TLS at a round trip of 50 ms, with what went over the
-  line, `anonymous` and with a `token`;
+- `far-ACCESS`: the same from a registry over TLS at a round trip of 50 ms, with the counts of
+  requests and connections, `anonymous` and with a `token`;
 - `blob-SOURCE`: one large blob: throughput, processor time and peak memory; against `openssl dgst`
-  of the same file, which is what verification costs at the least, over TLS against `curl` into
-  that; its processor time against a bare loop that receives, hashes and sends;
-- `first-SOURCE`: the first byte of that blob, against that of one of a MiB;
+  of the same file, the least cost of verification, over TLS against `curl` into that; its
+  processor time against a bare loop that receives, hashes and sends;
+- `first-SOURCE`: the first byte of that blob, against that of a blob of 1 MiB;
 - `pair-SOURCE`: two such blobs over two conversations at once, against one;
 - `crowd-SOURCE`: one blob over eight conversations at once, against one;
 - `size-SOURCE`: throughput and peak memory of smaller and larger blobs;
 - `archive-KIND`: a Docker archive, plain or compressed, against the same image in a layout, and
-  against what decompresses and hashes it;
-- `layers-SOURCE`: what a request costs: many small blobs, one after the other; against the
-  registry's own pace, where there is one.
+  against programs that decompress and hash it;
+- `layers-SOURCE`: the cost of a request, with many small blobs, one after the other; against the
+  registry's own speed, where there is one.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ RATE = Measure("one after the other", lambda n: f"{n:.0f} blobs/s", "more")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is made of."""
+    """The parameters of a run."""
 
     contenders: Sequence[Contender]
     limits: Collection[str]  # names of the limits that can be had
@@ -105,12 +105,12 @@ class Plan:
 
 
 def belongs(row: str, group: str) -> bool:
-    """Say whether a row is meant by its name or by what stands before the source."""
+    """Return whether a row is chosen, by its name or by the part before the source."""
     return group in (row, row.partition("-")[0])
 
 
 def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
-    """Give the wanted experiments in the order of the table."""
+    """Yield the chosen experiments in the order of the table."""
     yield from _short_lives(plan)
     yield from _starts(plan, stage)
     yield from _far_starts(plan, stage)
@@ -204,7 +204,7 @@ def _first_bytes(plan: Plan, stage: Stage) -> Iterator[Experiment]:
 
 
 def _at_once(plan: Plan, stage: Stage, row: str, count: int, size: int) -> Iterator[Experiment]:
-    """Measure ours alone: a peer serves one conversation."""
+    """Measure only imgproxy: a peer serves one conversation."""
     for source, image in _staged(plan, stage, row, [size] * (2 if row == "pair" else 1)):
         attempts: dict[str, Attempt] = {
             contender.name: partial(_together, contender, image.references[source], count)
@@ -276,7 +276,7 @@ def _archive(plan: Plan, kind: str, references: Mapping[str, str], size: int) ->
 def _staged(
     plan: Plan, stage: Stage, row: str, sizes: Sequence[int]
 ) -> Iterator[tuple[str, Image]]:
-    """Stage an image, if a row of it is wanted; give it once for each source."""
+    """Stage an image, if a row of it is chosen; yield it once for each source."""
     rows = {source: f"{row}-{source}" for source in stage.sources}
     wanted = [source for source, name in rows.items() if name in ROWS and plan.wants(name)]
     if not wanted:
@@ -335,8 +335,8 @@ def _first_byte(at: int, contender: Contender, reference: str) -> Sample:
 
 
 def _together(contender: Imgproxy, reference: str, count: int) -> Sample:
-    """Read a blob over each conversation, in turn of those that there are."""
-    # Threads outlive the session, whose end ends them in any case.
+    """Read a blob over each conversation, at the same time."""
+    # Threads may outlive the session, whose end ends them in any case.
     with (
         ThreadPoolExecutor(count) as pool,
         contender.crowd(reference, count) as (child, parents),
@@ -366,7 +366,7 @@ def _curl(whole: str, empty: str, size: int) -> Sample:
 
 
 def _blob(contender: Contender, reference: str) -> Sample:
-    """Time the blob alone: a start has rows of its own, and its processor time is taken off."""
+    """Time the blob alone: a start has rows of its own, and its processor time is subtracted."""
     with contender.session(reference) as session:
         session.manifest()
         start = session.quit()
@@ -383,7 +383,7 @@ def _blob(contender: Contender, reference: str) -> Sample:
 
 
 def _whole(contender: Contender, reference: str) -> Sample:
-    """Time the way of an installer: the manifest, and all layers in order."""
+    """Time the requests of an installer: the manifest, and all layers in order."""
     begun = time.perf_counter()
     with contender.session(reference) as session:
         layers = session.manifest()["layers"]
@@ -401,7 +401,7 @@ def _piped(measure: Measure, argv: Sequence[str]) -> Sample:
 
 
 def _digest(image: Image) -> Sample:
-    """Time the limit, which has a start to be taken off as well."""
+    """Time the limit, without its start, too."""
     start = run([*OPENSSL, "/dev/null"])
     whole = run([*OPENSSL, str(image.blob)])
     size = image.layers[0]["size"]
@@ -418,7 +418,7 @@ def _blobs(contender: Contender, reference: str) -> Sample:
 
 
 def _registry(stage: Stage, source: str, image: Image) -> Sample:
-    """Time the limit: the same blobs from the registry, with nobody between."""
+    """Time the limit: the same blobs directly from the registry."""
     with stage.connect(source) as sock:
         parent = HttpParent(sock)
         return _rate(image.layers, partial(parent.blob, f"/v2/{REPOSITORY}"))

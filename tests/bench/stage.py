@@ -1,7 +1,7 @@
-"""What is served: images on disk, the same images in a registry, and a certificate for it.
+"""The served images, on disk and in a registry, and a certificate for that.
 
-Everything lies under one temporary directory and goes with it. A large image goes as soon as its
-rows are measured, so that the run needs the room of the largest alone, twice.
+Everything is in one temporary directory and removed with it. A large image is removed as soon as
+its rows are measured, so that the run needs space only for the largest one, twice.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ REPOSITORY, TAG = "bench/image", "latest"
 MIB = 1 << 20
 STARTING = 20.0  # seconds for a registry to listen
 FILLING = 600.0  # seconds to copy an image into the registry
-MARGIN = 256 * MIB  # what a staged image leaves free on the disk
+MARGIN = 256 * MIB  # the space that a staged image leaves free on the disk
 
 
 @dataclass(frozen=True)
 class Image:
-    """A staged image: where it is, by the source's name, and what it is made of."""
+    """A staged image: its names by source, and its descriptors."""
 
     references: dict[str, str]
     layers: list[Json]
@@ -70,25 +70,25 @@ class Stage:
         self._stack.close()
 
     def bytecode(self) -> Path:
-        """Where the Pythons that are measured keep their bytecode, as installed programs do."""
+        """Return the directory for the bytecode of the measured Pythons."""
         return self._root / "bytecode"
 
     @property
     def sources(self) -> list[str]:
-        """Name the sources that there are."""
+        """Return the names of the available sources."""
         return ["oci", *self._ports]
 
     def connect(self, source: str) -> socket.socket:
-        """Give a connection to a registry."""
+        """Return a connection to a registry."""
         return socket.create_connection((LOOPBACK, self._ports[source]))
 
     def url(self, source: str, path: str) -> str:
-        """Give the URL of something in a registry."""
+        """Return the URL of something in a registry."""
         return f"{source}://{LOOPBACK}:{self._ports[source]}{path}"
 
     @contextmanager
     def far(self, *, guarded: bool) -> Iterator[tuple[Far, str]]:
-        """Put the registry far away; give it, and what its image is called there."""
+        """Make the registry distant; yield it, and the name of its image there."""
         if not {"http", "https"} <= self._ports.keys():
             raise BenchError("no registry, or no certificate")
         with far_away(self._ports["http"], self._files, guarded=guarded) as far:
@@ -108,7 +108,7 @@ class Stage:
             layers = [_layer(layout, size) for size in sizes]
             layout.save(named(write_manifest(layout, layers), TAG))
             references = {"oci": f"oci:{path}:{TAG}", **self._push(path)}
-            os.sync()  # or the disk is written while the first contender is measured
+            os.sync()  # otherwise the disk is written while the first contender is measured
             yield Image(references, layers, layout.file(layers[0]["digest"]))
         finally:
             shutil.rmtree(path, ignore_errors=True)
@@ -116,7 +116,7 @@ class Stage:
 
     @contextmanager
     def folder(self, size: int) -> Iterator[Path]:
-        """Give an empty directory with room for so many bytes; one at a time."""
+        """Yield an empty directory with space for so many bytes; one at a time."""
         self._make_sure_of_room(size)
         path = self._root / "folder"
         path.mkdir()
@@ -136,21 +136,21 @@ class Stage:
             raise BenchError(f"{free // MIB} MiB of disk do not hold {copies} x {size // MIB} MiB")
 
     def _push(self, path: Path) -> dict[str, str]:
-        """Copy the layout into the registry; give its references there."""
+        """Copy the layout into the registry, and return its references there."""
         references = {
             source: f"docker://{LOOPBACK}:{port}/{REPOSITORY}:{TAG}"
             for source, port in self._ports.items()
         }
-        # Both registries serve from one directory: what one is given, the other has.
+        # Both registries serve from one directory, so that one copy is enough.
         if references and self._skopeo:
-            # As they are: skopeo would compress the layers otherwise.
+            # Unchanged: otherwise skopeo would compress the layers.
             flags = ["--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"]
             to = next(iter(references.values()))
             capture([self._skopeo, *flags, f"oci:{path}:{TAG}", to], FILLING)
         return references
 
     def _serve(self, stack: ExitStack) -> None:
-        """Start the registries that can be had; note those that cannot."""
+        """Start the registries that are available; note the others."""
         registry = shutil.which("docker-registry")
         if registry is None or self._skopeo is None:
             missing = "skopeo to fill it" if registry else "docker-registry"
@@ -164,7 +164,7 @@ class Stage:
                 self.notes.append(f"No registry over {source}: {describe(error)}.")
 
     def _listen(self, stack: ExitStack, registry: str, tls: Json) -> int:
-        """Start a registry; give its port when it listens."""
+        """Start a registry, and return its port when it listens."""
         port = _free_port()
         config = self._root / f"registry-{port}.yml"
         config.write_text(
@@ -182,7 +182,7 @@ class Stage:
         return port
 
     def _certificate(self) -> Json:
-        """Make a certificate for loopback; give the registry's settings for it."""
+        """Make a certificate for loopback, and return the registry's settings for it."""
         certificate, key = self._files
         kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
         subject = ["-subj", f"/CN={LOOPBACK}", "-addext", f"subjectAltName=IP:{LOOPBACK}"]
@@ -192,10 +192,10 @@ class Stage:
 
 
 def _layer(layout: Layout, size: int) -> Json:
-    """Write a layer that does not compress, whatever its size, without holding it in memory.
+    """Write an incompressible layer of any size, without holding it in memory.
 
-    One block of random bytes, repeated with its number in front: as fast as the disk, no two
-    blocks are equal, and nobody on the way looks at more than a block.
+    One block of random bytes is repeated, with its number in front: this is as fast as the disk,
+    no two blocks are equal, and no compressor looks at more than a block.
     """
     block = bytearray(os.urandom(min(size, MIB)))
 
@@ -208,7 +208,7 @@ def _layer(layout: Layout, size: int) -> Json:
 
 
 def write_layer(layout: Layout, pieces: Iterator[memoryview], size: int) -> Json:
-    """Write a layer of so many bytes in all; give its descriptor."""
+    """Write a layer of so many bytes in all, and return its descriptor."""
     hasher = hashlib.sha256()
     unnamed = layout.path / "unnamed"
     with unnamed.open("wb") as file:
@@ -222,7 +222,7 @@ def write_layer(layout: Layout, pieces: Iterator[memoryview], size: int) -> Json
 
 
 def write_manifest(layout: Layout, layers: list[Json]) -> Json:
-    """Write config and manifest for layers that are there; give the manifest's descriptor."""
+    """Write config and manifest for existing layers; return the manifest's descriptor."""
     rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
     config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
     manifest = {

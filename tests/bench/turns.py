@@ -1,4 +1,4 @@
-"""Contenders in turn: A B C, A B C, … so that what drifts, drifts for all."""
+"""Contenders in turn: A B C, A B C, … so that variations over time affect all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .child import FAULTS, describe, time_limit
 
 @dataclass(frozen=True)
 class Measure:
-    """One thing that is measured: how it is called, shown, and which way is better."""
+    """A measure: its name, its format, and whether more or less is better."""
 
     title: str
     show: Callable[[float], str]
@@ -24,7 +24,7 @@ Attempt = Callable[[], Sample]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What gives a row for each of its measures: an attempt for each contender."""
+    """An attempt for each contender, with a row for each of its measures."""
 
     name: str
     subject: str
@@ -33,7 +33,7 @@ class Experiment:
     limit: str | Mapping[Measure, str] | None = None  # the contender that is the limit
 
     def limit_of(self, measure: Measure) -> str | None:
-        """Name the contender that is the limit of a measure."""
+        """Return the name of the contender that is the limit of a measure."""
         if isinstance(self.limit, Mapping):
             return self.limit.get(measure)
         return self.limit
@@ -41,7 +41,7 @@ class Experiment:
 
 @dataclass
 class Result:
-    """What came of an experiment."""
+    """The result of an experiment."""
 
     experiment: Experiment
     medians: dict[str, dict[Measure, float]] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Result:
 
 
 def take_turns(experiment: Experiment, runs: int, seconds: float) -> Result:
-    """Run an experiment: a warm-up, then `runs` turns. Who fails or is late once is out."""
+    """Run an experiment: a warm-up, then `runs` turns. A contender that fails or is late is out."""
     result = Result(experiment)
     samples: dict[str, list[Sample]] = {name: [] for name in experiment.attempts}
     for _ in range(1 + runs):

@@ -1,9 +1,9 @@
-"""The two parents, doing as little as a parent can: read into one buffer, count, discard.
+"""The two parents, with the least possible work: read into one buffer, count, discard.
 
-`HttpParent` speaks to imgproxy: HTTP/1.1 on a kept connection. `PipeParent` speaks to skopeo:
-JSON over a sequential-packet socket, content through a pipe that arrives with the reply, as
-skopeo-experimental-image-proxy(1) has it. What the parent spends is spent on the same two
-processors as the contender's work, so both read 1 MiB at a time, without a copy.
+`HttpParent` is for imgproxy: HTTP/1.1 on a kept connection. `PipeParent` is for skopeo: JSON over a
+sequential-packet socket, content through a pipe that arrives with the reply, see
+skopeo-experimental-image-proxy(1). The parent uses the same two processors as the contender, so
+both read 1 MiB at a time, without a copy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ BUFFER = 1 << 20
 MESSAGE = 32 << 10  # skopeo's own limit for a message
 HEAD_END = b"\r\n\r\n"
 
-_buffer = bytearray(BUFFER)  # one for all: contenders run in turn, and most ask one thing at once
+_buffer = bytearray(
+    BUFFER
+)  # one for all: contenders run in turn, and most send one request at a time
 _view = memoryview(_buffer)
 
 
@@ -45,7 +47,7 @@ class HttpParent:
         return bytes(body)
 
     def blob(self, repository: str, descriptor: Json) -> None:
-        """GET a blob and drop it. What is below `/blobs/` is the same here and in a registry."""
+        """GET a blob and discard it. Paths below `/blobs/` are the same here and in a registry."""
         path, size = f"{repository}/blobs/{descriptor['digest']}", descriptor["size"]
         length, start = self._ask("GET", path)
         if length != size:
@@ -57,7 +59,7 @@ class HttpParent:
             raise BenchError(f"{path}: {-left} bytes too many")
 
     def first_byte(self, repository: str, descriptor: Json) -> None:
-        """GET a blob and wait for its beginning; nothing can be asked after that."""
+        """GET a blob and wait for its first byte; no request is possible after that."""
         _, start = self._ask("GET", f"{repository}/blobs/{descriptor['digest']}")
         if not start:
             self._receive(0)
@@ -66,7 +68,7 @@ class HttpParent:
         self._ask("POST", "/quit")
 
     def _ask(self, method: str, path: str) -> tuple[int, memoryview]:
-        """Send a request and read the head; give the body's length and what came of it."""
+        """Send a request and read the head; return the body's length and its first bytes."""
         self._sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         filled = 0
         while (end := self._buffer.find(HEAD_END, 0, filled)) < 0:
@@ -85,7 +87,7 @@ class HttpParent:
 
 
 def _head(head: bytes) -> tuple[int, int]:
-    """Read status and length off a reply's head."""
+    """Parse status and length in a reply's head."""
     status_line, *lines = head.decode("ascii").split("\r\n")
     fields = {name.lower(): value for name, _, value in (line.partition(":") for line in lines)}
     if not status_line.startswith("HTTP/1.1 ") or "content-length" not in fields:
@@ -106,33 +108,33 @@ class PipeParent:
         self.call("Initialize")
 
     def call(self, method: str, *args: Any) -> Any:  # noqa: ANN401  (JSON is any)
-        """Call a method that answers with a value."""
+        """Call a method whose answer is a value."""
         self._send(method, *args)
         return self._reply(method)[0]
 
     def fetch(self, method: str, *args: Any) -> bytes:  # noqa: ANN401  (JSON is any)
-        """Call a method that answers with content; keep that."""
+        """Call a method whose answer has content; return that."""
         return b"".join(map(bytes, self._content(method, *args)))
 
     def discard(self, size: int, method: str, *args: Any) -> None:  # noqa: ANN401  (JSON is any)
-        """Call a method that answers with content of this size; drop that."""
+        """Call a method whose answer has content of this size; discard that."""
         received = sum(map(len, self._content(method, *args)))
         if received != size:
             raise BenchError(f"{method}: {received} bytes, expected {size}")
 
     def first_byte(self, method: str, *args: Any) -> None:  # noqa: ANN401  (JSON is any)
-        """Call a method that answers with content, and wait for its beginning."""
+        """Call a method whose answer has content, and wait for its first byte."""
         next(self._content(method, *args))
 
     def quit(self) -> None:
-        """Skopeo ends without a reply."""
+        """End skopeo, which sends no reply."""
         self._send("Shutdown")
 
     def _content(self, method: str, *args: Any) -> Iterator[memoryview]:  # noqa: ANN401
-        """Give the content in pieces, each valid until the next.
+        """Yield the content in pieces, each valid until the next.
 
-        The proxy closes its end of the pipe when it is told to finish, so that is said at once.
-        Its answer comes after the last byte, with the verdict on the digest.
+        The proxy closes its end of the pipe after the request to finish, which is sent at once.
+        Its answer comes after the last byte, with the result of the verification.
         """
         self._send(method, *args)
         _, (pipes, number) = self._reply(method)

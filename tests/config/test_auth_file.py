@@ -35,7 +35,7 @@ def found(name: str, document: object, *, legacy: bool = False) -> Credentials |
 
 
 def key_found(name: str, keys: list[str], *, legacy: bool = False) -> str | None:
-    """Give the key whose entry counts; each entry's user is its key."""
+    """Return the key whose entry applies; each entry's user is its key."""
     entries = {key: entry(f"{key.replace(':', ';')}:p") for key in keys}
     credentials = found(name, entries if legacy else {"auths": entries}, legacy=legacy)
     if credentials is None:
@@ -68,7 +68,7 @@ def test_the_longest_namespace_wins(longest: int, order: int) -> None:
         ("h:5000/a", ["h", "h:5000"], "h:5000"),
         ("h/a", ["h:5000"], None),
         ("[::1]:5000/a", ["[::1]:5000"], "[::1]:5000"),
-        # The second pass: hosts of keys that are URLs.
+        # The second pass: the hosts of keys that are URLs.
         (IMAGE, ["https://quay.io"], "https://quay.io"),
         (IMAGE, ["http://quay.io/v1/"], "http://quay.io/v1/"),
         (IMAGE, ["https://quay.io/a/b/img"], "https://quay.io/a/b/img"),
@@ -194,8 +194,8 @@ def test_what_is_not_utf8_is_an_error(raw: bytes) -> None:
 # --- helpers -----------------------------------------------------------------------------------
 
 
-def helper(name: str, servers: list[str], place: str, *, promised: bool = True) -> Helper:
-    return Helper(name, tuple(servers), f"{place} in {PATH}", promised)
+def helper(name: str, servers: list[str], place: str, *, is_required: bool = True) -> Helper:
+    return Helper(name, tuple(servers), f"{place} in {PATH}", is_required)
 
 
 USER = Credentials("u", "p", "", f"{PATH} (auths.quay.io)")
@@ -229,16 +229,16 @@ MARK: dict[str, Any] = {"quay.io": {}}
             {"credHelpers": {HUB: "y", "docker.io": "x"}},
             helper("x", ["docker.io", HUB], "credHelpers.docker.io"),
         ),
-        # The store comes last; an entry without anything in it says that the store has it.
+        # The store comes last; an empty entry means that the store has the login.
         (
             IMAGE,
             {"credsStore": "y"},
-            helper("y", ["quay.io"], "credsStore", promised=False),
+            helper("y", ["quay.io"], "credsStore", is_required=False),
         ),
         (
             IMAGE,
             {"credsStore": "y", "auths": {"other": entry("u:p")}},
-            helper("y", ["quay.io"], "credsStore", promised=False),
+            helper("y", ["quay.io"], "credsStore", is_required=False),
         ),
         (IMAGE, {"credsStore": "y", "auths": MARK}, helper("y", ["quay.io"], "credsStore")),
         (
@@ -255,11 +255,11 @@ MARK: dict[str, Any] = {"quay.io": {}}
         (
             "registry-1.docker.io/library/a",
             {"credsStore": "y"},
-            helper("y", [HUB, "registry-1.docker.io"], "credsStore", promised=False),
+            helper("y", [HUB, "registry-1.docker.io"], "credsStore", is_required=False),
         ),
         (IMAGE, {"credsStore": "", "auths": LOGIN}, USER),
         (IMAGE, {"credsStore": None, "credHelpers": None, "auths": None}, None),
-        # A helper without a name keeps a registry out of the store.
+        # A helper without a name excludes a registry from the store.
         (IMAGE, {"credsStore": "y", "credHelpers": {"quay.io": ""}, "auths": LOGIN}, USER),
         (IMAGE, {"credsStore": "y", "credHelpers": {"quay.io": ""}, "auths": MARK}, None),
         (IMAGE, {"credsStore": "y", "credHelpers": {"quay.io": ""}}, None),
@@ -307,8 +307,8 @@ def test_a_helper_without_a_usable_name_is_an_error(document: object, place: str
         (b'{"auths": {"q": {"auth": true}}}', "auths.q.auth: expected a string, got true"),
         (b'{"auths": {"q": {"auth": ["s3cr3t-p4ss"]}}}', "q.auth: expected a string, got an array"),
         (b'{"auths": {"q": {"identitytoken": {"s3cr3t-p4ss": 1}}}}', "q.identitytoken: expected"),
-        (b'{"auths": {"q": {"auth": "x", "auth": "y"}}}', 'the key "auth" stands twice'),
-        (b'{"auths": {}, "auths": {}}', 'the key "auths" stands twice'),
+        (b'{"auths": {"q": {"auth": "x", "auth": "y"}}}', 'the key "auth" occurs twice'),
+        (b'{"auths": {}, "auths": {}}', 'the key "auths" occurs twice'),
         (b'{"auths": {"a\\u001b[1m\\n": 1}}', "auths.a [1m: expected an object, got a number"),
         (b'{"credHelpers": "x"}', "credHelpers: expected an object, got a string"),
         (b'{"credHelpers": {"q": 1}}', "credHelpers.q: expected a string, got a number"),

@@ -22,7 +22,7 @@ D = "/etc/containers/certs.d/registry.example:5000"
             ("ca.crt",),
             (("a.cert", "a.key"), ("b.cert", "b.key")),
         ),
-        # An authority's certificate is no half of a client's.
+        # An authority's certificate is not a part of a client's pair.
         (["a.crt", "a.cert", "a.key"], ("a.crt",), (("a.cert", "a.key"),)),
         ([".crt", ".cert", ".key"], (".crt",), ((".cert", ".key"),)),
     ],

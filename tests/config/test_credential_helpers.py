@@ -68,9 +68,9 @@ def test_creds_that_are_malformed_are_not_shown(text: str, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["pass", "ecr-login", "acr-env", "wincred.exe", "gcr_2", "0"])
 def test_a_helper_is_a_program_asked_for_a_server(name: str) -> None:
-    helper = credential_helpers.make_helper(name, (SERVER,), "x", promised=False)
-    assert helper == Helper(name, (SERVER,), "x", promised=False)
-    assert credential_helpers.question(helper, SERVER) == (
+    helper = credential_helpers.make_helper(name, (SERVER,), "x", is_required=False)
+    assert helper == Helper(name, (SERVER,), "x", is_required=False)
+    assert credential_helpers.make_request(helper, SERVER) == (
         [f"docker-credential-{name}", "get"],
         b"registry.example:5000",
     )
@@ -107,7 +107,7 @@ def reply(**fields: object) -> bytes:
     ],
 )
 def test_what_a_helper_answers(status: int, output: bytes, found: Credentials | None) -> None:
-    assert credential_helpers.answer(HELPER, SERVER, status, output) == found
+    assert credential_helpers.parse_reply(HELPER, SERVER, status, output) == found
 
 
 GOOD = reply(Username="u", Secret=SECRET)
@@ -145,7 +145,7 @@ def test_what_is_no_answer_is_an_error_without_the_secret(
     status: int, output: bytes, words: str
 ) -> None:
     with pytest.raises(ConfigurationError) as broken:
-        credential_helpers.answer(HELPER, SERVER, status, output)
+        credential_helpers.parse_reply(HELPER, SERVER, status, output)
     message = broken.value.message
     assert message.startswith("credsStore in /etc/auth.json: docker-credential-pass ")
     assert words in message
@@ -154,7 +154,9 @@ def test_what_is_no_answer_is_an_error_without_the_secret(
 
 
 def test_an_answer_may_fill_the_limit() -> None:
-    assert credential_helpers.answer(HELPER, SERVER, 0, GOOD.ljust(MAX_HELPER_OUTPUT)) is not None
+    assert (
+        credential_helpers.parse_reply(HELPER, SERVER, 0, GOOD.ljust(MAX_HELPER_OUTPUT)) is not None
+    )
 
 
 def test_mutated_answers_never_raise_anything_else_nor_show_the_secret() -> None:
@@ -168,7 +170,7 @@ def test_mutated_answers_never_raise_anything_else_nor_show_the_secret() -> None
             )
         status = chance.choice([0, 0, 1])
         try:
-            outcome: object = credential_helpers.answer(HELPER, SERVER, status, bytes(output))
+            outcome: object = credential_helpers.parse_reply(HELPER, SERVER, status, bytes(output))
         except ConfigurationError as error:
             outcome = error
         assert SECRET not in str(outcome)

@@ -1,4 +1,4 @@
-"""Every rule of matching and rewriting, and every quirk, as a row."""
+"""Matching and rewriting: one row for each rule and each quirk."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def test_nothing_configured() -> None:
         ("[::1] -> b.io", "[::1]:5000/x:1", "b.io:5000/x:1"),
         # a host without a port is a prefix of the one with it, and the port stays
         ("a.io -> b.io", "a.io:5000/x:1", "b.io:5000/x:1"),
-        # tags and digests are not part of what is compared
+        # tags and digests are not compared
         ("a.io/x:1 -> b.io/y", "a.io/x:1", "a.io/x:1"),
         (f"a.io/x{DIGEST} -> b.io/y", f"a.io/x{DIGEST}", "a.io/x@D"),
-        # Docker Hub's names, as they are in full
+        # Docker Hub's names in full form
         ("docker.io -> b.io", "busybox", "b.io/library/busybox:latest"),
         ("docker.io/library -> b.io", "busybox", "b.io/busybox:latest"),
         ("docker.io/busybox -> b.io/x", "busybox", "docker.io/library/busybox:latest"),
         ("docker.io -> b.io", "index.docker.io/busybox", "b.io/library/busybox:latest"),
         ("index.docker.io -> b.io", "busybox", "docker.io/library/busybox:latest"),
-        # the longest one wins, in whatever order
+        # the longest prefix applies, in any order
         ("a.io -> b.io\na.io/x -> c.io/x", "a.io/x:1", "c.io/x:1"),
         ("a.io/x -> c.io/x\na.io -> b.io", "a.io/x:1", "c.io/x:1"),
         ("a.io/x/y -> c.io/x\na.io -> b.io", "a.io/x:1", "b.io/x:1"),
@@ -84,23 +84,23 @@ def test_prefixes(config: str, image: str, physical: str) -> None:
         ("*.io -> b.io", "x.a.io/y:1", "b.io/y:1"),
         ("*.a.io -> b.io/c", "x.a.io/y:1", "b.io/c/y:1"),
         ("*.a.io -> b.io", f"x.a.io/y{DIGEST}", "b.io/y@D"),
-        # not the domain itself, not another that ends alike, not in a path
+        # not the domain itself, not another one with the same end, not in a path
         ("*.a.io -> b.io", "a.io/y:1", "a.io/y:1"),
         ("*.a.io -> b.io", "xa.io/y:1", "xa.io/y:1"),
         ("*.a.io -> b.io", "x.a.iox/y:1", "x.a.iox/y:1"),
         ("*.a.io -> b.io", "x.a.io.b/y:1", "x.a.io.b/y:1"),
         ("*.a.io -> b.io", "c.com/x.a.io/y:1", "c.com/x.a.io/y:1"),
         ("*.a.io -> b.io", "[::1]:5000/y:1", "[::1]:5000/y:1"),
-        # the port is no part of it, and stays
+        # the port is not a part of the match, and stays
         ("*.sub.a.io -> b.io", "x.sub.a.io:5000/y:1", "b.io:5000/y:1"),
-        # however often the domain is in the host, its end counts
+        # the end of the host counts, however often the domain occurs in it
         ("*.a.io -> b.io", "x.a.io.a.io/y:1", "b.io/y:1"),
         ("*.a.io -> b.io", "x.a.ioo.a.io/y:1", "b.io/y:1"),
-        # its length is that of the text
+        # the length of a wildcard is that of its text
         ("*.a.io -> b.io\n*.x.a.io -> c.io", "y.x.a.io/y:1", "c.io/y:1"),
         ("*.x.a.io -> c.io\ny.x.a.io:5000 -> d.io", "y.x.a.io:5000/y:1", "d.io/y:1"),
         ("*.x.a.io -> c.io\nx.a.io -> d.io", "y.x.a.io/y:1", "c.io/y:1"),
-        # as long as the host's own table, which says more
+        # as long as the host's own table, which is more specific
         ("*.a.io -> b.io\nx.a.io -> c.io", "x.a.io/y:1", "c.io/y:1"),
         ("x.a.io -> c.io\n*.a.io -> b.io", "x.a.io/y:1", "c.io/y:1"),
     ],
@@ -119,9 +119,9 @@ def test_a_wildcard_without_location_leaves_names_alone() -> None:
     """
     assert find(config, "x.a.io/y:1") == [
         Endpoint(
-            parse_reference("m.io/n/y:1"), is_mirror=True, place="registry[0].mirror[0] of r.conf"
+            parse_reference("m.io/n/y:1"), is_mirror=True, source="registry[0].mirror[0] of r.conf"
         ),
-        Endpoint(parse_reference("x.a.io/y:1"), insecure=True, place="registry[0] of r.conf"),
+        Endpoint(parse_reference("x.a.io/y:1"), insecure=True, source="registry[0] of r.conf"),
     ]
 
 
@@ -153,15 +153,15 @@ def test_mirrors_first_in_order_and_the_primary_last() -> None:
         Endpoint(
             parse_reference("one.io/hub/x:1"),
             is_mirror=True,
-            place="registry[0].mirror[0] of r.conf",
+            source="registry[0].mirror[0] of r.conf",
         ),
         Endpoint(
             parse_reference("two.io/x:1"),
             insecure=True,
             is_mirror=True,
-            place="registry[0].mirror[1] of r.conf",
+            source="registry[0].mirror[1] of r.conf",
         ),
-        Endpoint(parse_reference("a.io/x:1"), place="registry[0] of r.conf"),
+        Endpoint(parse_reference("a.io/x:1"), source="registry[0] of r.conf"),
     ]
 
 
@@ -205,14 +205,14 @@ def test_mirrors_by_tag_and_by_digest(
 @pytest.mark.parametrize(
     ("config", "image", "reason"),
     [
-        # a bare host is no image
+        # a host alone is not an image
         ("a.io/x -> a.io", "a.io/x:1", '"a.io:1" is not the full name of an image'),
         (
             "a.io/x -> a.io",
             f"a.io/x{DIGEST}",
             f'"a.io{DIGEST}" is not the full name of an image',
         ),
-        # nothing is added to a location: no registry, and no `library/`
+        # no defaults apply to a location: neither a registry nor `library/`
         ("a.io -> mirror", "a.io/x:1", '"mirror/x:1" is not the full name of an image'),
         ("a.io -> docker.io", "a.io/x:1", '"docker.io/x:1" is not the full name of an image'),
         (
@@ -283,19 +283,19 @@ BLOCKED = "the registry {} is blocked by registry[{}] of r.conf"
             "x.a.io/x:1",
             f"x.a.io/x:1: {BLOCKED.format('*.a.io', 0)}",
         ),
-        # being somewhere else is no way around it
+        # a location elsewhere does not evade the block
         (
             'b.io -> b.io\n[[registry]]\nprefix = "a.io"\nlocation = "b.io/c"\nblocked = true',
             "a.io/x:1",
             f"b.io/c/x:1: {BLOCKED.format('a.io', 1)}",
         ),
-        # the place itself is blocked
+        # the mirror's own location is blocked
         (
             'a.io -> b.io/c\n[[registry]]\nlocation = "b.io"\nblocked = true',
             "a.io/x:1",
             f"b.io/c/x:1: {BLOCKED.format('b.io', 1)}",
         ),
-        # every one of the endpoints is
+        # all endpoints are blocked
         (
             """
             [[registry]]
@@ -333,7 +333,7 @@ BLOCKED_BESIDE_OTHERS = """
 
 
 def test_mirrors_of_a_blocked_registry_are_asked() -> None:
-    """So a host is kept inside of its network."""
+    """The purpose is to keep a host inside its network."""
     found = find(BLOCKED_BESIDE_OTHERS.format(origin="true", mirror="false"), "a.io/x:1")
     refusal = f"a.io/x:1: {BLOCKED.format('a.io', 0)}"
     assert [endpoint.refusal for endpoint in found] == ["", "", refusal]

@@ -177,8 +177,8 @@ def test_a_scope_is_what_its_transport_understands(transport: str, scope: str) -
     [
         (b"", "not JSON: "),
         (b'{"default":[{"type":"reject"}]}x', "not JSON: Extra data"),
-        (b'{"default":[{"type":"reject"}],"default":[]}', 'the key "default" stands twice'),
-        (b'{"default":[{"type":"reject","type":"reject"}]}', 'the key "type" stands twice'),
+        (b'{"default":[{"type":"reject"}],"default":[]}', 'the key "default" occurs twice'),
+        (b'{"default":[{"type":"reject","type":"reject"}]}', 'the key "type" occurs twice'),
     ],
 )
 def test_a_policy_is_clean_json(raw: bytes, complaint: str) -> None:
@@ -337,15 +337,15 @@ X509 = [{"type": "signedBy", "keyType": "X509Certificates", "keyPath": "/k"}]
         *(
             (
                 [*before, *BASE_LAYER, *after],
-                "it is rejected: the policy /p.json (default) requires signedBaseLayer: nobody has"
-                " ever said how that is verified",
+                "it is rejected: the policy /p.json (default) requires signedBaseLayer: its"
+                " verification has never been specified",
             )
             for before, after in (([], []), (ACCEPT, SIGNED), (SIGNED, ACCEPT))
         ),
         (
             X509,
-            "it is rejected: the policy /p.json (default) requires signedBy: of the types of keys,"
-            " X509Certificates is not supported by anybody",
+            "it is rejected: the policy /p.json (default) requires signedBy: keys of the"
+            " type X509Certificates are not supported by any program",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Files of both versions, one by one and together; tables and names have tests of their own."""
+"""Files of both versions, individually and merged; tables and names have tests of their own."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_everything() -> None:
     file = parse(EVERYTHING)
     assert [registry.prefix for registry in file.registries] == ["a.io/x", "*.c.io"]
     assert [registry.source for registry in file.registries] == [PATH, PATH]
-    assert file.registries[1].mirrors[0].place == "registry[1].mirror[0]"
+    assert file.registries[1].mirrors[0].field_path == "registry[1].mirror[0]"
     assert file.credential_helpers == ("containers-auth.json", "pass")
     assert file.short_names.search == Setting(("a.io", "b.io:5000"), PATH)
     assert file.short_names.mode == Setting("enforcing", PATH)
@@ -130,7 +130,7 @@ def test_upper_and_lower_case_are_the_same_in_keys() -> None:
     ],
 )
 def test_a_key_in_two_spellings(text: str, place: str) -> None:
-    assert complaint(text) == f"{place}: stands twice, in different case"
+    assert complaint(text) == f"{place}: occurs twice, in different case"
 
 
 @pytest.mark.parametrize(
@@ -167,10 +167,10 @@ def test_what_has_no_effect_is_warned_about() -> None:
         location = "b.io"
     """)
     assert [warning.partition(" ")[0] for warning in file.warnings] == [f"{PATH}:"] * 3
-    assert "registry[1]: passed over" in file.warnings[0]
-    assert 'registry[2]: the prefix "a.io/x:1" fits no image' in file.warnings[1]
-    assert 'unqualified-search-registries[0]: "host" is passed over' in file.warnings[2]
-    assert [registry.place for registry in file.registries] == ["registry[0]", "registry[2]"]
+    assert "registry[1]: ignored" in file.warnings[0]
+    assert 'registry[2]: the prefix "a.io/x:1" matches no image' in file.warnings[1]
+    assert 'unqualified-search-registries[0]: "host" is ignored' in file.warnings[2]
+    assert [registry.field_path for registry in file.registries] == ["registry[0]", "registry[2]"]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_broken_file(text: str | bytes, message: str) -> None:
     ids=lambda value: str(value)[:40],
 )
 def test_no_toml(text: str, place: str) -> None:
-    """The reason is in Python's words, which differ between its versions."""
+    """The reason is Python's message, which differs between versions."""
     message = complaint(text)
     assert message.startswith("not TOML: ")
     assert f"(at {place}" in message
@@ -256,7 +256,12 @@ def test_a_path_in_a_message_is_clean() -> None:
 def test_version_1() -> None:
     file = parse(VERSION_1, version_1=True)
     assert {
-        registry.prefix: (registry.location, registry.insecure, registry.blocked, registry.place)
+        registry.prefix: (
+            registry.location,
+            registry.insecure,
+            registry.blocked,
+            registry.field_path,
+        )
         for registry in file.registries
     } == {
         "c.io:5000": ("c.io:5000", True, False, "registries.insecure.registries[0]"),
@@ -285,14 +290,14 @@ def test_version_1_in_part(key: str) -> None:
     ],
 )
 def test_version_1_with_nothing_in_it(text: str, *, version_1: bool) -> None:
-    """Templates had empty lists, and people wrote version 2 below them."""
+    """Templates had empty lists, below which version 2 was written."""
     file = parse(f"{EVERYTHING}\n{text}", version_1=version_1)
     assert file == parse(EVERYTHING)
 
 
 def test_version_1_is_not_read_everywhere() -> None:
     assert complaint(VERSION_1) == (
-        "registries: this is version 1 of the format, which is not read in this place; expected"
+        "registries: this is version 1 of the format, which is not supported in this file; expected"
         " version 2, with unqualified-search-registries and [[registry]]"
     )
 
@@ -405,7 +410,7 @@ def test_a_later_file_replaces_the_table_of_a_prefix_whole() -> None:
 
 
 def test_files_may_contradict_each_other() -> None:
-    """What contradicts within one file is a mistake; across files it is what drop-ins are for."""
+    """A contradiction within one file is a mistake; drop-ins exist to override other files."""
     first = '[[registry]]\nlocation = "a.io"'
     second = '[[registry]]\nprefix = "b.io"\nlocation = "a.io"\ninsecure = true'
     assert [registry.insecure for registry in merge(first, second).registries] == [False, True]
@@ -480,7 +485,7 @@ def mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
 
 
 def everything_asked(file: File) -> Iterator[object]:
-    """Ask all that can be asked of a configuration; failures are answers too."""
+    """Return all results of a configuration, failures included."""
     merged = registries_conf.merge([file, file])
     for image in ("a.io/x:1", "y.c.io:5000/z@sha256:" + "0" * 64, "e.io/f/g", "busybox"):
         try:
@@ -516,7 +521,7 @@ def test_mutated_files_are_read_or_refused() -> None:
 
 
 def test_nothing_is_parsed_before_it_is_needed() -> None:
-    """A host without the file should not wait for a parser of it to be loaded."""
+    """A host without the file must not spend time on the import of its parser."""
     import subprocess
 
     program = "import sys, imgproxy.config.registries_conf; sys.exit('tomllib' in sys.modules)"

@@ -72,10 +72,10 @@ def test_what_is_not_known_is_told_and_passed_over() -> None:
             "docker: {a: {use-sigstore-attachments: 1}}",
             "docker.a.use-sigstore-attachments: expected true or false, got 1",
         ),
-        ("docker: {a: {}, b: {}, a: {}}", "line 1: the key a stands twice"),
-        ("docker: {}\ndocker: {}", "line 1: the key docker stands twice"),
-        ("docker: {5000: {}}", "line 1: a key is no string"),
-        ("docker: {[a]: {}}", "line 1: a key is no string"),
+        ("docker: {a: {}, b: {}, a: {}}", "line 1: the key a occurs twice"),
+        ("docker: {}\ndocker: {}", "line 1: the key docker occurs twice"),
+        ("docker: {5000: {}}", "line 1: a key is not a string"),
+        ("docker: {[a]: {}}", "line 1: a key is not a string"),
         ("docker: {a: {lookaside: 2025-99-99}}", "not YAML that can be read"),
         ("docker: {a: {use-sigstore-attachments: !!bool x}}", "not YAML that can be read"),
         ('docker: {a: {lookaside: !!int ""}}', "not YAML that can be read"),
@@ -101,7 +101,7 @@ def test_a_file_with_a_mistake_is_an_error(text: str, words: str) -> None:
 def test_two_files_must_not_speak_of_the_same(one: str, other: str, what: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         merge([read(one, "/a.yaml"), read(other, "/b.yaml")])
-    assert raised.value.message == f"{what} stands in both /a.yaml and /b.yaml"
+    assert raised.value.message == f"{what} is in both /a.yaml and /b.yaml"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One row for each key of a `[[registry]]` table, and for each way in which it can be wrong."""
+"""One row for each key of a `[[registry]]` table, and for each mistake in it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_least() -> None:
         insecure=False,
         blocked=False,
         mirrors=(),
-        place="registry[0]",
+        field_path="registry[0]",
         source=SOURCE,
     )
 
@@ -49,10 +49,10 @@ def test_everything() -> None:
         insecure=True,
         blocked=True,
         mirrors=(
-            Mirror("m.io/a", insecure=True, pull=DIGEST_ONLY, place="registry[7].mirror[0]"),
-            Mirror("n.io", insecure=False, pull=ALL, place="registry[7].mirror[1]"),
+            Mirror("m.io/a", insecure=True, pull=DIGEST_ONLY, field_path="registry[7].mirror[0]"),
+            Mirror("n.io", insecure=False, pull=ALL, field_path="registry[7].mirror[1]"),
         ),
-        place="registry[7]",
+        field_path="registry[7]",
         source=SOURCE,
     )
 
@@ -68,7 +68,7 @@ def test_everything() -> None:
         ({"prefix": "*.a.io", "location": ""}, "*.a.io", ""),
         ({"prefix": "*.a.io", "location": "b.io/c"}, "*.a.io", "b.io/c"),
         ({"location": "*.a.io"}, "*.a.io", "*.a.io"),
-        # Only what is no location at all is refused; what a name becomes there is seen later.
+        # Only URLs are refused here; a malformed reference is detected after the rewriting.
         ({"location": "a.io", "prefix": "/"}, "", "a.io"),
         ({"location": "no host", "prefix": "b.io"}, "b.io", "no host"),
         ({"location": "ftp://a.io", "prefix": "b.io"}, "b.io", "ftp://a.io"),
@@ -114,11 +114,11 @@ def test_when_a_mirror_is_asked(
         ({"location": "/"}, "registry[0]: location is missing, and so is prefix"),
         (
             {"prefix": "a.io"},
-            "registry[0].location: missing; only a prefix like *.example.com can do without",
+            "registry[0].location: missing; only a prefix like *.example.com needs none",
         ),
         (
             {"prefix": "*a.io"},
-            "registry[0].location: missing; only a prefix like *.example.com can do without",
+            "registry[0].location: missing; only a prefix like *.example.com needs none",
         ),
         ({"location": 1}, "registry[0].location: expected a string, got 1"),
         ({"prefix": True}, "registry[0].prefix: expected a string, got true"),
@@ -132,22 +132,22 @@ def test_when_a_mirror_is_asked(
         ),
         (
             {"prefix": "*.a.io/b", "location": "a.io"},
-            "registry[0].prefix: expected a wildcard to look like *.example.com, without port and"
+            "registry[0].prefix: expected a wildcard like *.example.com, without port and"
             ' path; got "*.a.io/b"',
         ),
         (
             {"prefix": "*.a.io:5000"},
-            "registry[0].prefix: expected a wildcard to look like *.example.com, without port and"
+            "registry[0].prefix: expected a wildcard like *.example.com, without port and"
             ' path; got "*.a.io:5000"',
         ),
         (
             {"prefix": "*.a.io@b"},
-            "registry[0].prefix: expected a wildcard to look like *.example.com, without port and"
+            "registry[0].prefix: expected a wildcard like *.example.com, without port and"
             ' path; got "*.a.io@b"',
         ),
         (
             {"location": "*.a.io/b"},
-            "registry[0].location: expected a wildcard to look like *.example.com, without port and"
+            "registry[0].location: expected a wildcard like *.example.com, without port and"
             ' path; got "*.a.io/b"',
         ),
         (
@@ -215,7 +215,7 @@ def test_a_wrong_table(keys: dict[str, Any], message: str) -> None:
         (
             {"mirror_by_digest_only": True},
             {"location": "m.io", "pull_from_mirror": "digest-only"},
-            "pull-from-mirror: must not stand beside mirror-by-digest-only",
+            "pull-from-mirror: must not be combined with mirror-by-digest-only",
         ),
     ],
 )
@@ -264,8 +264,8 @@ def test_the_first_of_each_prefix_counts() -> None:
     first, second = parse(location="a.io"), parse(1, prefix="a.io", location="b.io")
     other = parse(2, location="c.io")
     assert tables.first_of_each([first, second, other]) == (first, other)
-    assert list(tables.doubts([first, second, other])) == [
-        "registry[1]: passed over, for registry[0] has the same prefix"
+    assert list(tables.warnings([first, second, other])) == [
+        "registry[1]: ignored, since registry[0] has the same prefix"
     ]
 
 
@@ -287,19 +287,19 @@ def test_the_first_of_each_prefix_counts() -> None:
     ],
 )
 def test_a_prefix_that_can_fit(prefix: str) -> None:
-    assert list(tables.doubts([parse(prefix=prefix, location="a.io")])) == []
+    assert list(tables.warnings([parse(prefix=prefix, location="a.io")])) == []
 
 
 @pytest.mark.parametrize(
     "prefix",
     [
-        "host",  # no dot and no port: the name of a repository
+        "host",  # without dot and port it is the name of a repository
         "busybox",
         "a.io/x:1",
         "a.io/x@sha256:" + "0" * 64,
         "a.io/X",
         "a.io:99999",
-        "index.docker.io",  # docker.io, where names are looked at
+        "index.docker.io",  # docker.io in normalised names
         "oci://a.io",
         "a.*.io",
         "*",
@@ -309,8 +309,8 @@ def test_a_prefix_that_can_fit(prefix: str) -> None:
     ],
 )
 def test_a_prefix_that_cannot_fit(prefix: str) -> None:
-    (doubt,) = tables.doubts([parse(prefix=prefix, location="a.io")])
+    (doubt,) = tables.warnings([parse(prefix=prefix, location="a.io")])
     assert doubt == (
-        f'registry[0]: the prefix "{prefix.rstrip("/")}" fits no image; expected'
+        f'registry[0]: the prefix "{prefix.rstrip("/")}" matches no image; expected'
         " host[:port][/path], without tag and digest, or *.example.com"
     )

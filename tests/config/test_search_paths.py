@@ -1,4 +1,4 @@
-"""A host is a list of files; what is found on it is a list of paths."""
+"""The search for configuration files, on hosts that are lists of files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USR = "/usr/share/containers"
 def host(
     *files: str, uid: int = 1000, home: str = "/home/ana", environment: dict[str, str] | None = None
 ) -> Host:
-    """Give a host that has these files; a path that ends in `/` is a directory with nothing."""
+    """Return a host that has these files; a path that ends in `/` is an empty directory."""
     paths = {path.rstrip("/") for path in files}
     for path in tuple(paths):
         parts = path.split("/")
@@ -41,7 +41,7 @@ def host(
         ([f"{USR}/policy.json"], {}, f"{USR}/policy.json"),
         ([f"{USR}/policy.json", f"{ETC}/policy.json"], {}, f"{ETC}/policy.json"),
         ([f"{USR}/policy.json", f"{HOME}/policy.json"], {}, f"{HOME}/policy.json"),
-        # $XDG_CONFIG_HOME is nothing to the classic generation, and all to the new one
+        # $XDG_CONFIG_HOME is ignored by the classic generation, and is decisive in the new one
         ([f"{HOME}/policy.json"], {"XDG_CONFIG_HOME": "/xdg"}, f"{HOME}/policy.json"),
         ([f"{XDG}/policy.json"], {"XDG_CONFIG_HOME": "/xdg"}, f"{XDG}/policy.json"),
         (
@@ -55,10 +55,10 @@ def host(
             f"{USR}/policy.json",
         ),
         ([f"{HOME}/policy.json"], {"XDG_CONFIG_HOME": ""}, f"{HOME}/policy.json"),
-        # a variable is obeyed, whether the file exists or not
+        # a variable applies whether the file exists or not
         ([f"{ETC}/policy.json"], {"CONTAINERS_POLICY_JSON": "/p"}, "/p"),
         ([f"{ETC}/policy.json"], {"CONTAINERS_POLICY_JSON": ""}, f"{ETC}/policy.json"),
-        # there is more on the host
+        # other files on the host
         ([f"{USR}/registries.conf", f"{ETC}/containers.conf"], {}, None),
     ],
 )
@@ -125,7 +125,7 @@ def files_of(found: list[RegistriesFile]) -> list[str]:
                 f"{HOME}/{CONF}.d/b.conf",
             ],
         ),
-        # with the user's main file, nothing of the system's
+        # with the user's main file, none of the system's files
         (
             [
                 f"{HOME}/{CONF}",
@@ -135,19 +135,19 @@ def files_of(found: list[RegistriesFile]) -> list[str]:
             ],
             [f"{HOME}/{CONF}", f"{HOME}/{CONF}.d/a.conf"],
         ),
-        # nothing else in the directories
+        # other names in the directories
         (
             [f"{ETC}/{CONF}.d/a.txt", f"{ETC}/{CONF}.d/conf", f"{ETC}/{CONF}.d/deep/a.conf"],
             [],
         ),
-        # $XDG_CONFIG_HOME is not known
+        # $XDG_CONFIG_HOME is not supported
         ([f"{HOME}/{CONF}", f"{ETC}/{CONF}"], [f"{HOME}/{CONF}"]),
     ],
 )
 def test_registries_of_the_classic_generation(files: list[str], expected: list[str]) -> None:
     found = search_paths.registries(host(*files, environment={"XDG_CONFIG_HOME": "/xdg"}))
     assert files_of(found) == expected
-    # Version 1 is read in the main file alone.
+    # Version 1 is supported in the main file alone.
     assert [file.path for file in found if file.version_1] == [
         path for path in expected if path.endswith(CONF)
     ]
@@ -159,7 +159,7 @@ def test_registries_of_the_classic_generation(files: list[str], expected: list[s
         ([f"{USR}/{CONF}"], [f"{USR}/{CONF}"]),
         ([f"{USR}/{CONF}", f"{ETC}/{CONF}"], [f"{ETC}/{CONF}"]),
         ([f"{USR}/{CONF}", f"{ETC}/{CONF}", f"{HOME}/{CONF}"], [f"{HOME}/{CONF}"]),
-        # a drop-in directory alone tells the generation, even one with nothing in it
+        # a drop-in directory alone decides the generation, even an empty one
         (
             [f"{USR}/{CONF}.d/", f"{HOME}/{CONF}", f"{ETC}/{CONF}.d/a.conf"],
             [f"{HOME}/{CONF}", f"{ETC}/{CONF}.d/a.conf"],
@@ -181,7 +181,7 @@ def test_registries_of_the_classic_generation(files: list[str], expected: list[s
                 f"{USR}/{CONF}.d/99-x.conf",
             ],
         ),
-        # a name shadows the same name in all directories that come later
+        # a file replaces those of the same name in all later directories
         (
             [
                 f"{directory}/a{n}.conf"
@@ -208,7 +208,7 @@ def test_registries_of_the_classic_generation(files: list[str], expected: list[s
                 f"{HOME}/{CONF}.d/a6.conf",
             ],
         ),
-        # root's are not for others, nor another user's
+        # neither root's nor another user's
         (
             [
                 f"{ETC}/registries.rootful.conf.d/a.conf",
@@ -274,7 +274,7 @@ def test_the_drop_ins_for_root() -> None:
             None,
             [f"{ETC}/{CONF}", f"{ETC}/{CONF}.d/a.conf"],
         ),
-        # the override comes last, whatever came before
+        # the override always comes last
         (
             [f"{ETC}/{CONF}", f"{HOME}/{CONF}", f"{ETC}/{CONF}.d/a.conf"],
             {OVERRIDE: "/o"},
@@ -296,7 +296,7 @@ def test_the_drop_ins_for_root() -> None:
             "/opt",
             ["/opt", f"{ETC}/{CONF}.d/z.conf", f"{HOME}/{CONF}.d/a.conf"],
         ),
-        # podman's older variable, where the other is not set
+        # podman's older variable, if the newer one is not set
         ([], {"CONTAINERS_REGISTRIES_CONF": "/r", "REGISTRIES_CONFIG_PATH": "/p"}, None, ["/r"]),
         (
             [f"{HOME}/{CONF}", f"{HOME}/{CONF}.d/a.conf", f"{ETC}/{CONF}.d/z.conf"],

@@ -117,7 +117,7 @@ def test_no_short_name(short: str) -> None:
     with pytest.raises(FieldError) as caught:
         parse(aliases={short: "a.io/x"})
     assert str(caught.value).endswith(
-        " is no short name; expected a repository without registry, tag and digest"
+        " is not a short name; expected a repository without registry, tag and digest"
     )
     assert str(caught.value).startswith(f'aliases: "{short[:40]}')
 
@@ -156,11 +156,11 @@ def test_a_wrong_type(keys: dict[str, Any], message: str) -> None:
 
 
 def test_a_search_registry_without_dot_and_port_is_doubtful() -> None:
-    assert list(short_names.doubts(searching("a.io", "host", "localhost"))) == [
-        f'{SEARCH}[1]: "host" is passed over, for no name of an image can begin with a host that'
+    assert list(short_names.warnings(searching("a.io", "host", "localhost"))) == [
+        f'{SEARCH}[1]: "host" is ignored, since no image name can begin with a host that'
         " has neither dot nor port"
     ]
-    assert list(short_names.doubts(NOTHING)) == []
+    assert list(short_names.warnings(NOTHING)) == []
 
 
 # --- several files -----------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_what_the_later_file_leaves_open_stays() -> None:
         ("y:3" + DIGEST, ["a.io/y:3@D", "b.io:5000/y:3@D"]),
         ("n/x", ["a.io/n/x:latest", "b.io:5000/n/x:latest"]),
         ("gone", ["a.io/gone:latest", "b.io:5000/gone:latest"]),
-        # with a registry, a name is no short one
+        # a name with a registry is not a short one
         ("c.io/x", ["c.io/x:latest"]),
         ("localhost/x:1", ["localhost/x:1"]),
     ],
@@ -230,7 +230,7 @@ def test_only_one_candidate_is_allowed() -> None:
     with pytest.raises(AmbiguousError) as caught:
         resolve("x:1", searching("a.io", "b.io", mode="enforcing"))
     assert caught.value.message == (
-        'the short name "x:1" could be a.io/x:1 or b.io/x:1, and r.conf allows no guess'
+        'the short name "x:1" could be a.io/x:1 or b.io/x:1, and r.conf forbids a guess'
         ' (short-name-mode = "enforcing"); name one of them, or set an alias for "x"'
     )
     assert caught.value.detail == {"choices": ["a.io/x:1", "b.io/x:1"]}
@@ -254,7 +254,7 @@ def test_docker_hub() -> None:
 
 
 def test_a_search_registry_that_cannot_be_one_is_passed_over() -> None:
-    """Else Docker Hub's namespace of that name would be asked."""
+    """Otherwise requests would go to Docker Hub's namespace of that name."""
     assert resolve("x", searching("host", "a.io")) == ["a.io/x:latest"]
 
 
@@ -266,15 +266,15 @@ def test_a_search_registry_that_cannot_be_one_is_passed_over() -> None:
             short_names.merge(parse("a.conf"), parse("b.conf")),
             f"no {SEARCH} are set in a.conf, b.conf",
         ),
-        (searching(), f"{SEARCH} in r.conf names none that could have it"),
-        (searching("host"), f"{SEARCH} in r.conf names none that could have it"),
+        (searching(), f"{SEARCH} in r.conf lists no usable registry"),
+        (searching("host"), f"{SEARCH} in r.conf lists no usable registry"),
     ],
 )
 def test_no_candidate(names: ShortNames, reason: str) -> None:
     with pytest.raises(NotFoundError) as caught:
         resolve("x:1", names)
     assert caught.value.message == (
-        f'the short name "x:1": there is no alias for it, and {reason}; name the registry, as in'
+        f'the short name "x:1" has no alias, and {reason}; name the registry, as in'
         " docker://docker.io/library/x:1"
     )
     assert caught.value.code == "NAME_UNKNOWN"

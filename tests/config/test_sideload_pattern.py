@@ -105,11 +105,11 @@ UNKNOWN = "is none of <ref>, <name>, <basename>, <registry>"
         ("/< name>/<ref>", f'column 2: "< name>" {UNKNOWN}'),
         ("/<name|basename>/<ref>", f'column 2: "<name|basename>" {UNKNOWN}'),
         ("/<x\x1b\n>/<name>/<ref>", f'column 2: "<x >" {UNKNOWN}'),
-        ("/<name>/<ref", 'column 9: "<" stands alone'),
-        ("/name>/<ref>", 'column 6: ">" stands alone'),
-        ("/<<name>>/<ref>", 'column 2: "<" stands alone'),
-        ("/<name>>/<ref>", 'column 8: ">" stands alone'),
-        ("/<name>/<ref>/a<", 'column 16: "<" stands alone'),
+        ("/<name>/<ref", 'column 9: "<" is unpaired'),
+        ("/name>/<ref>", 'column 6: ">" is unpaired'),
+        ("/<<name>>/<ref>", 'column 2: "<" is unpaired'),
+        ("/<name>>/<ref>", 'column 8: ">" is unpaired'),
+        ("/<name>/<ref>/a<", 'column 16: "<" is unpaired'),
     ],
 )
 def test_a_pattern_that_is_wrong_is_told_with_the_column(text: str, complaint: str) -> None:

@@ -13,10 +13,10 @@ from imgproxy.config.signature_requirements import (
     Fulcio,
     Material,
     Pki,
-    Rejecting,
     Requirement,
     SignedBy,
     SigstoreSigned,
+    UnsupportedRequirement,
 )
 from imgproxy.config.signed_identity import DEFAULT, SignedIdentity
 from imgproxy.errors import ConfigurationError
@@ -63,7 +63,7 @@ def test_openpgp_keys_are_in_files_or_in_the_policy(requirement: Json, keys: Mat
 @pytest.mark.parametrize("kind", ["signedByGPGKeys", "X509Certificates", "signedByX509CAs"])
 def test_other_types_of_keys_are_known_and_reject(kind: str) -> None:
     requirement = parse({**GPG, "keyType": kind, "keyPath": "/k"})
-    assert isinstance(requirement, Rejecting)
+    assert isinstance(requirement, UnsupportedRequirement)
     assert kind in requirement.reason
 
 
@@ -81,8 +81,10 @@ def test_sigstore_keys_are_in_files_or_in_the_policy(source: Json, keys: Materia
     assert parse({**SIGSTORE, **source}) == SigstoreSigned(kind, keys, None, DEFAULT)
     for key, value in source.items():
         logged = {f"rekorPublicK{key[1:]}": value}
-        place = keys.place.replace("keyP", "rekorPublicKeyP").replace("keyD", "rekorPublicKeyD")
-        log = keys._replace(place=place)
+        field_path = keys.field_path.replace("keyP", "rekorPublicKeyP").replace(
+            "keyD", "rekorPublicKeyD"
+        )
+        log = keys._replace(field_path=field_path)
         assert parse({**SIGSTORE, **source, **logged}) == SigstoreSigned(kind, keys, log, DEFAULT)
 
 
@@ -132,11 +134,11 @@ REKOR = "rekorPublicKeyPath, rekorPublicKeyPaths, rekorPublicKeyData, rekorPubli
         ({**GPG, "keyPath": "/k", "keyData": DATA}, f"{ONE_OF_GPG}keyPath and keyData"),
         ({"type": "signedBy", "keyPath": "/k"}, ".keyType: missing (expected a string)"),
         ({**GPG, "keyType": "gpgkeys"}, '.keyType: unknown type of key "gpgkeys"'),
-        ({**GPG, "keyPath": ""}, ".keyPath: expected something, got nothing"),
+        ({**GPG, "keyPath": ""}, ".keyPath: must not be empty"),
         ({**GPG, "keyPath": 5}, ".keyPath: expected a string, got 5"),
         ({**GPG, "keyPath": None}, ".keyPath: expected a value, got null"),
-        ({**GPG, "keyPaths": []}, ".keyPaths: expected something, got nothing"),
-        ({**GPG, "keyPaths": [""]}, ".keyPaths: expected something, got nothing"),
+        ({**GPG, "keyPaths": []}, ".keyPaths: must not be empty"),
+        ({**GPG, "keyPaths": [""]}, ".keyPaths: must not be empty"),
         ({**GPG, "keyPaths": "/k"}, ".keyPaths: expected an array"),
         ({**GPG, "keyData": "*"}, ".keyData: not base64"),
         ({**GPG, "keyDatas": [DATA]}, ".keyDatas: unknown key"),
@@ -159,7 +161,7 @@ REKOR = "rekorPublicKeyPath, rekorPublicKeyPaths, rekorPublicKeyData, rekorPubli
         ({**WITH_FULCIO, "fulcio": {**FULCIO, "x": 1}}, ".fulcio.x: unknown key"),
         (
             {**WITH_FULCIO, "fulcio": {**FULCIO, "oidcIssuer": ""}},
-            ".fulcio.oidcIssuer: expected something, got nothing",
+            ".fulcio.oidcIssuer: must not be empty",
         ),
         *(
             (
@@ -174,13 +176,13 @@ REKOR = "rekorPublicKeyPath, rekorPublicKeyPaths, rekorPublicKeyData, rekorPubli
         ),
         (
             {**SIGSTORE, "pki": PKI, "rekorPublicKeyPath": "/r"},
-            f": pki goes with none of {REKOR}",
+            f": pki must not be combined with {REKOR}",
         ),
         ({**SIGSTORE, "pki": {"caRootsPath": "/r"}}, ".pki: expected one of subjectEmail, subject"),
         ({**SIGSTORE, "pki": {"subjectEmail": "e"}}, ".pki: expected one of caRootsPath, caRoots"),
         (
             {**SIGSTORE, "pki": {**PKI, "subjectHostname": ""}},
-            ".pki.subjectHostname: expected some",
+            ".pki.subjectHostname: must not be e",
         ),
         (
             {**SIGSTORE, "pki": {**PKI, "caIntermediatesPath": "/i", "caIntermediatesData": DATA}},
@@ -204,5 +206,5 @@ def test_no_key_stands_twice(requirement: Json) -> None:
     text = json.dumps({"default": [requirement]})
     for key in requirement:
         twice = text.replace(f'"{key}":', f'"{key}": 0, "{key}":', 1)
-        with pytest.raises(ConfigurationError, match=f'the key "{key}" stands twice'):
+        with pytest.raises(ConfigurationError, match=f'the key "{key}" occurs twice'):
             policy.parse(twice.encode(), "p")

@@ -25,8 +25,8 @@ def image(text: str) -> Reference:
 EXACT = identity("matchExact")
 REPOSITORY = identity("matchRepository")
 
-# An image that is asked for, a name that is signed: whether they fit exactly, by the default, and
-# by the repository.
+# The requested image, the signed name, and whether they match exactly, by the default, and by the
+# repository.
 TABLE = [
     (f"{OS}:1", f"{OS}:1", (True, True, True)),
     (f"{OS}:1", f"{OS}:2", (False, False, True)),
@@ -176,7 +176,7 @@ def test_bytes_under_no_name_are_enough_by_digest_or_where_tags_do_not_matter(
     assert accepts_unnamed(wanted, image(f"{OS}:1@{DIGEST}")) is by_both
 
 
-PREFIX = "expected host[:port][/path] as it stands in full references, got "
+PREFIX = "expected host[:port][/path] as in full references, got "
 
 
 @pytest.mark.parametrize(

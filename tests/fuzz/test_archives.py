@@ -1,7 +1,7 @@
-"""Mutated archives by the thousand: each is an image, or is refused in order.
+"""Thousands of mutated archives: each is read as an image, or refused with a proper error.
 
-IMGPROXY_FUZZ_ARCHIVES=100000 makes a long campaign of it, IMGPROXY_FUZZ_SEED another one. What
-fails is kept beside the test's other files.
+IMGPROXY_FUZZ_ARCHIVES=100000 makes a long campaign, IMGPROXY_FUZZ_SEED another one. An archive
+that fails the test is kept beside the test's other files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 ARCHIVES = int(os.environ.get("IMGPROXY_FUZZ_ARCHIVES", "400"))
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
-# What a file may be refused with. A 503 is for one that changes meanwhile, and none does.
+# The statuses of refused files. A 503 is for a file that changes meanwhile, and none does.
 STATUSES = {404, 409, 415, 422, 501}
 
 ENDLESS = 20.0  # seconds
@@ -51,7 +51,7 @@ LAYERS = (layer("first", 2000), layer("second", 30_000))
 IMAGE = saved(*LAYERS, tags=["example.com/os:1"])
 CONTROL = ("manifest.json", "index.json", "oci-layout", "repositories")
 
-# One of each library: mutations know nothing of framing.
+# One of each library: mutations do not preserve the framing.
 COMPRESS: list[Callable[[bytes], bytes]] = [
     plain,
     plain,
@@ -72,7 +72,7 @@ VALUES: list[object] = [
 
 
 class Mutator:
-    """A source of archives that were images once; the same seed gives the same ones."""
+    """A source of mutated archives of images; the same seed yields the same ones."""
 
     def __init__(self, seed: int, archives: list[list[Member]]) -> None:
         self.chance = random.Random(seed)
@@ -91,7 +91,7 @@ class Mutator:
         return self.damage(file) if kind == "file" else file
 
     def change_document(self, members: list[Member]) -> None:
-        """Change one of those members that are JSON, most often a control file."""
+        """Change one of the members that are JSON, most often a control file."""
         documents = [n for n, each in enumerate(members) if each.content[:1] in (b"{", b"[")]
         decisive = [n for n in documents if members[n].name in CONTROL]
         if not documents:
@@ -107,7 +107,7 @@ class Mutator:
         members[at] = control(members[at].name, self.changed(document))
 
     def changed(self, document: object) -> object:
-        """Give the document with another value in some place of it."""
+        """Return the document with one value replaced."""
         if self.chance.random() < 0.2 or not isinstance(document, dict | list) or not document:
             return self.chance.choice(VALUES)
         if isinstance(document, list):
@@ -133,7 +133,7 @@ class Mutator:
         return fields
 
     def change_members(self, members: list[Member]) -> None:
-        """Change what is there: names, kinds, links, order."""
+        """Change the members: names, kinds, links, order."""
         at = self.chance.randrange(len(members))
         other = self.chance.choice(members).name.rstrip("/")
         name = members[at].name
@@ -179,7 +179,7 @@ class Mutator:
 
 
 async def outcome(path: Path) -> Served | Failure:
-    """Give what comes of a file: an image with all its layers verified, or what is wrong."""
+    """Return the result of a file: an image with all its layers verified, or the failure."""
     with trio.fail_after(ENDLESS):
         try:
             source = await place_of(str(path))

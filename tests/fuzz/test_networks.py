@@ -1,10 +1,10 @@
-"""Pulls by the thousand over networks and registries that do whatever comes to somebody's mind.
+"""Thousands of pulls over networks and from registries with every kind of fault.
 
-Everything is in memory and by a virtual clock. Whatever happens, what is delivered as complete is
-right, errors are failures, no connection stays open, and nothing waits for ever.
+Everything is in memory and on a virtual clock. In every case, content delivered as complete is
+correct, errors are failures, no connection stays open, and no wait is endless.
 
-IMGPROXY_FUZZ_PULLS=100000 makes a long campaign of it, IMGPROXY_FUZZ_SEED another one. What fails
-is told by its seed, and tried alone by IMGPROXY_FUZZ_PULLS=1 and that seed.
+IMGPROXY_FUZZ_PULLS=100000 makes a long campaign, IMGPROXY_FUZZ_SEED another one. A failing pull is
+reported by its seed, and repeated alone by IMGPROXY_FUZZ_PULLS=1 and that seed.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 PULLS = int(os.environ.get("IMGPROXY_FUZZ_PULLS", "600"))
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
-# In virtual seconds: each wait has a limit, and there are only so many of them.
+# In virtual seconds: each wait has a limit, and so has their number.
 LONGEST = 6 * 3600.0
 
-# In place of a mebibyte, so that small blobs are large.
+# In place of a mebibyte, so that small blobs count as large.
 PIECE = 4096
 
 RETRIES = 3
@@ -82,11 +82,11 @@ RANGES = [
 
 
 class World:
-    """All servers that there are, with what they hold; what each does is up to the chance."""
+    """All servers of a pull, with their content; their behaviour is random."""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
-        # Some pulls are hardly disturbed: what is right must come through as well.
+        # Some pulls have hardly any fault: correct content must be delivered as well.
         self.malice = chance.choice([0.0, 0.05, 0.2, 0.5, 0.9])
         self.wants_token = chance.random() < 0.4
         self.redirects = chance.random() < 0.4
@@ -110,7 +110,7 @@ class World:
         return self.chance.random() < self.malice
 
     def answer(self, origin: str, target: str, fields: dict[str, str]) -> list[Step]:
-        """Give what is answered to a request."""
+        """Return the steps of the answer to a request."""
         self.requests += 1
         shown = fields.get("authorization", "")
         if "mirror" in origin or origin == CDN:
@@ -153,7 +153,7 @@ class World:
         return faults[fault]
 
     def content(self, content: bytes, wanted: str | None) -> list[Step]:
-        """Give content, or the range of it that is wanted, with what may happen to it."""
+        """Return the steps of a reply with content, or a range of it, and its faults."""
         status, fields, body = 200, dict[str, str | None](), content
         match = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", wanted or "")
         assert wanted is None or match is not None, wanted
@@ -239,7 +239,7 @@ async def pull(source: RegistryImage, descriptor: Descriptor, *, pauses: bool) -
 
 
 class Campaign:
-    """Pulls from one world after the other; how they ended is counted."""
+    """Pull from one world after the other, and count the results."""
 
     def __init__(self) -> None:
         self.delivered = 0
@@ -299,7 +299,7 @@ def documents(layer: bytes) -> dict[str, object]:
 
 
 def at_once(function: Callable[[], object], deliver: Callable[[Outcome[object]], None]) -> None:
-    """Stand for a thread, which a virtual clock does not wait for."""
+    """Replace a thread, for which a virtual clock does not wait."""
     deliver(capture(function))
 
 
@@ -315,6 +315,6 @@ def test_whatever_networks_do_what_is_delivered_is_right_and_all_ends() -> None:
             except BaseException as error:
                 error.add_note(f"IMGPROXY_FUZZ_SEED={seed}")
                 raise
-    # Otherwise the campaign shows nothing.
+    # Otherwise the campaign proves nothing.
     assert PULLS < 500 or campaign.delivered > PULLS / 2
     assert PULLS < 500 or len({failure.code for failure in campaign.failures}) >= 6

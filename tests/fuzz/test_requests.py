@@ -1,7 +1,7 @@
-"""Mutated requests by the thousand against one real process.
+"""Thousands of mutated requests to one real process.
 
-IMGPROXY_FUZZ_REQUESTS=1000000 makes a long campaign of it, IMGPROXY_FUZZ_SEED another one. What
-fails is shown as the bytes that were sent.
+IMGPROXY_FUZZ_REQUESTS=1000000 makes a long campaign, IMGPROXY_FUZZ_SEED another one. A failing
+request is shown as the bytes that were sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 # No mutation makes a 500 right; none of these requests reaches an error of the image's own.
 STATUSES = {200, 400, 403, 404, 405, 413, 431, 501, 505}
 
-# What is left unread beyond this is a reset to the sender.
+# More unread bytes than these cause a reset at the sender.
 DRAINED = 64 * 1024
 
 TOKENS = [
@@ -98,7 +98,7 @@ def valid_requests(sample: Sample) -> list[bytes]:
 
 
 class Mutator:
-    """A source of requests that were valid once; the same seed gives the same ones."""
+    """A source of mutated requests; the same seed yields the same ones."""
 
     def __init__(self, seed: int, requests: list[bytes]) -> None:
         self.chance = random.Random(seed)
@@ -115,7 +115,7 @@ class Mutator:
         return data
 
     def place(self, data: bytes) -> tuple[int, int]:
-        """Give the bounds of a part, most often a short one."""
+        """Return the bounds of a part, most often a short one."""
         start = self.chance.randrange(len(data))
         return start, start + min(1 + int(self.chance.expovariate(0.2)), len(data) - start)
 
@@ -146,7 +146,7 @@ class Mutator:
 
 
 def replies_in(received: bytes) -> list[Reply]:
-    """Take a stream of replies apart to its last byte; only the last may be cut off."""
+    """Parse a stream of replies to its last byte; only the last reply may be cut off."""
     replies = []
     while received:
         head, separator, received = received.partition(b"\r\n\r\n")
@@ -163,7 +163,7 @@ def replies_in(received: bytes) -> list[Reply]:
 
 
 def exchange(client: Client, data: bytes) -> list[Reply]:
-    """Send the bytes and an end of file; give what comes back, all of it well formed."""
+    """Send the bytes and an end of file; return the replies, all of them well-formed."""
     with suppress(BrokenPipeError, ConnectionResetError):
         client.send(data)
         client.stop_sending()
@@ -217,7 +217,7 @@ def test_valid_requests_in_any_pieces_get_the_same_replies(
 ) -> None:
     path = str(tmp_path / "socket")
     child = listen(sample.name, listener=listener_at(tmp_path / "socket"))
-    # HEAD, and what closes the connection, would leave nothing to compare
+    # HEAD, and closing the connection, would leave nothing to compare
     stream = b"".join(data for data in valid_requests(sample)[:6] if b"close" not in data)
     whole = asked(child, path, stream)
     assert len(whole) == 5

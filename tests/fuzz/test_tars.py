@@ -1,7 +1,7 @@
-"""Broken tar archives by the thousand: one error and no other, and always an end.
+"""Thousands of broken tar archives: only one kind of error is raised, and reading always ends.
 
-IMGPROXY_FUZZ_TARS=1000000 makes a long campaign of it, IMGPROXY_FUZZ_SEED another one. What fails
-is told by its seed, and tried alone by IMGPROXY_FUZZ_TARS=1 and that seed.
+IMGPROXY_FUZZ_TARS=1000000 makes a long campaign, IMGPROXY_FUZZ_SEED another one. A failing archive
+is reported by its seed, and repeated alone by IMGPROXY_FUZZ_TARS=1 and that seed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SIZES = [b"", b"-1", b"8", b"\xff" * 12, base_256(2**80), base_256(3), b"7777777
 
 
 def piece(chance: random.Random) -> bytes:
-    """Give something that stands in archives, or comes close."""
+    """Return a value that occurs in archives, or a similar one."""
     content = chance.randbytes(chance.choice([0, 1, 3, 511, 512, 513]))
     kind = chance.choice(KINDS)
     ways = [
@@ -64,11 +64,11 @@ def piece(chance: random.Random) -> bytes:
 
 
 def written(chance: random.Random) -> bytes:
-    """Give what tarfile writes for a member, without an end."""
+    """Return the bytes that tarfile writes for a member, without the archive's end."""
     info = tarfile.TarInfo(chance.choice(["a", "b/c", "x" * 150, "ä" * 80]))
     info.size = chance.choice([0, 5, 600])
     file = io.BytesIO()
-    archive = tarfile.open(fileobj=file, mode="w", format=chance.choice([1, 2]))  # noqa: SIM115  (it must not end)
+    archive = tarfile.open(fileobj=file, mode="w", format=chance.choice([1, 2]))  # noqa: SIM115  (the archive must not end)
     archive.addfile(info, io.BytesIO(chance.randbytes(info.size)))
     return file.getvalue()
 

@@ -317,7 +317,7 @@ DOCUMENTS: dict[str, tuple[Callable[[Store], Json], tuple[int, str, bool], str]]
     "a very long key twice": (
         lambda s: s.add(b'{"%b":1,"%b":2}' % (b"k" * MIB, b"k" * MIB), OCI_INDEX),
         INVALID,
-        "stands twice",
+        "occurs twice",
     ),
 }
 

@@ -127,14 +127,14 @@ def ask(
     helper: credential_helpers.Helper, environment: dict[str, str]
 ) -> credentials.Credentials | None:
     for server in helper.servers:
-        command, question = credential_helpers.question(helper, server)
+        command, question = credential_helpers.make_request(helper, server)
         try:
             result = subprocess.run(
                 command, input=question, env=environment, stdout=-1, check=False, timeout=LIMIT
             )
         except FileNotFoundError:
-            raise credential_helpers.unusable(helper, "is not installed") from None
-        found = credential_helpers.answer(helper, server, result.returncode, result.stdout)
+            raise credential_helpers.helper_error(helper, "is not installed") from None
+        found = credential_helpers.parse_reply(helper, server, result.returncode, result.stdout)
         if found is not None:
             return found
     return None

@@ -555,6 +555,6 @@ def test_an_imgproxy_that_lies_is_found_out_but_by_the_one_in_c(
         if parent.language == "C":
             assert ended == Ended(0, described(layout, digest), [])
         else:
-            ended.failed(1, f"failed: /blobs/{digest_of(SMALL)}: not what its digest says")
+            ended.failed(1, f"failed: /blobs/{digest_of(SMALL)}: does not match its digest")
 
     everyone(check)

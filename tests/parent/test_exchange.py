@@ -1,4 +1,4 @@
-"""The pure half of the parent's library: replies at every split, sockets and their holders."""
+"""The modules of the library for parents without I/O: replies at every split, and the pool."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from support.images import DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, 
 from imgproxy.parent import failures
 from imgproxy.parent.exchange import (
     MAX_DOCUMENT,
-    CutOff,
     Exchange,
+    IncompleteReplyError,
     blob_target,
     document_target,
 )
@@ -71,19 +71,19 @@ def test_a_body_can_go_straight_to_its_reader() -> None:
     assert (bytes(buffer), exchange.remaining, exchange.counts) == (b"012", 7, (4, 10))
     assert exchange.take_into(memoryview(buffer)) == 1
     assert exchange.take_into(memoryview(buffer)) == 0
-    exchange.passed(4)
+    exchange.count_received(4)
     assert (exchange.remaining, exchange.counts, exchange.is_whole) == (2, (8, 10), False)
-    exchange.passed(2)
+    exchange.count_received(2)
     assert exchange.is_whole
 
 
 @pytest.mark.parametrize("pieces", [[], [b"HTTP/1.1 2"], [reply(b"body")[:-1]]])
 def test_an_early_end_is_told(pieces: list[bytes]) -> None:
     exchange = fed(*pieces)
-    with pytest.raises(CutOff):
+    with pytest.raises(IncompleteReplyError):
         exchange.feed(b"")
-    with pytest.raises(CutOff):
-        exchange.passed(0)
+    with pytest.raises(IncompleteReplyError):
+        exchange.count_received(0)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_what_is_no_reply_of_the_program_is_refused(data: bytes) -> None:
 
 
 def test_a_connection_that_closes_does_not_stay() -> None:
-    assert fed(reply(b"")).stays
-    assert not fed(reply(b"", "Connection: close")).stays
-    assert not Exchange("/manifest").stays
+    assert fed(reply(b"")).is_reusable
+    assert not fed(reply(b"", "Connection: close")).is_reusable
+    assert not Exchange("/manifest").is_reusable
 
 
 def test_a_document_has_a_limit() -> None:
@@ -195,7 +195,7 @@ def test_sockets_are_had_by_one_at_a_time() -> None:
     pool = Pool(["a", "b"])
     assert {*taken(pool, ["me", "you"])} == {"a", "b"}
     assert taken(pool, ["me", "you", "they"]) == [None, None, None]
-    pool.give_back("a")
+    pool.release("a")
     assert taken(pool, ["they"]) == ["a"]
     assert len(pool) == 2
 
@@ -212,8 +212,8 @@ def test_a_lost_socket_does_not_come_back() -> None:
     pool = Pool(["a", "b"])
     first, _ = taken(pool, ["me", "you"])
     assert first is not None
-    pool.lose(first)
-    pool.give_back(first)
+    pool.discard(first)
+    pool.release(first)
     assert len(pool) == 1
     assert taken(pool, ["me"]) == [None]
     assert len(pool.empty()) == 1
@@ -228,7 +228,7 @@ def test_a_lost_socket_does_not_come_back() -> None:
     [
         (0, "imgproxy ended with exit status 0", False),
         (2, "wrong usage", False),
-        (4, "not what its digest says", False),
+        (4, "a blob did not match its digest", False),
         (5, "the source was lost", True),
         (77, "imgproxy ended with exit status 77", False),
         (-signal.SIGKILL, "imgproxy was killed by SIGKILL", True),

@@ -1,7 +1,7 @@
-"""The library for parents in Python, with real children: both flavours do the same.
+"""The library for parents in Python, with real children: both variants behave alike.
 
-A scenario is written once, for trio; the blocking flavour is called through `Waited`. Whatever the
-child does, nothing hangs, and nothing is left of it afterwards: neither a descriptor nor a zombie.
+A scenario is written once, for trio; the blocking variant is called through `Waited`. In every
+case, nothing hangs, and the child leaves neither a descriptor nor a zombie.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SMALL = b"a small layer"
 # How often a child is killed, each time at another moment; IMGPROXY_TEST_KILLS=1000 is a campaign.
 KILLS = int(os.environ.get("IMGPROXY_TEST_KILLS", "12"))
 
-# What a child that is no imgproxy does: it gets its first descriptor from its command line.
+# Programs in place of imgproxy: the command line holds the number of the first descriptor.
 PREAMBLE = """
 import os, signal, socket, sys, time
 fd = int(sys.argv[1].partition("=")[2])
@@ -61,7 +61,7 @@ sock = socket.socket(fileno=fd)
 
 
 class Waited:
-    """Anything blocking, with methods that can be awaited."""
+    """A wrapper of a blocking object, with methods that can be awaited."""
 
     def __init__(self, thing: Any) -> None:  # noqa: ANN401  (of the flavour)
         self.thing = thing
@@ -85,7 +85,7 @@ Start = Any  # both flavours' `start`, called in the same way
 
 @pytest.fixture(params=["blocking", "trio"])
 def start(request: pytest.FixtureRequest) -> Start:
-    """Start a child, in either flavour, that finds the program and trusts every image."""
+    """Start a child, in either variant, that finds the program and trusts every image."""
 
     @asynccontextmanager
     async def start(image: str, *options: str, **named: Any) -> AsyncIterator[Any]:  # noqa: ANN401
@@ -104,14 +104,14 @@ def start(request: pytest.FixtureRequest) -> Start:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """Whatever happened, there are no more children and descriptors than before."""
+    """Assert that a test leaves neither children nor descriptors."""
     before = (descriptors(), children())
     yield
     assert (descriptors(), children()) == before
 
 
 def descriptors() -> set[str]:
-    """Give what this process has open, but for what is being looked at."""
+    """Return the descriptors of this process, except that of the listing itself."""
     links = set()
     for each in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):
@@ -120,7 +120,7 @@ def descriptors() -> set[str]:
 
 
 def children() -> set[int]:
-    """Give the children of this process, zombies among them."""
+    """Return the children of this process, including zombies."""
     found = set()
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -155,24 +155,24 @@ async def fetched(child: Any, digest: str) -> bytes:  # noqa: ANN401
 
 
 def fake(script: str) -> list[str]:
-    """Give the command of a child that is no imgproxy."""
+    """Return the command of a child other than imgproxy."""
     return [sys.executable, "-c", PREAMBLE + script]
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children that do not end by themselves are soon killed."""
+    """Shorten the grace time of children that do not end by themselves."""
     for flavour in (blocking, with_trio):
         monkeypatch.setattr(flavour, "GRACE", 0.2)
 
 
 def lose_patience(child: Any) -> None:  # noqa: ANN401
-    """Wait no longer from now on: while the program starts, it takes its time."""
+    """Shorten the timeout from now on, after the slow start of the program."""
     child = getattr(child, "thing", child)
     child._timeout = 0.3
     for connection in [*child._pool._idle, *child._pool._held]:
         if isinstance(connection, blocking._Connection):
-            connection.hurry(0.3)
+            connection.set_timeout(0.3)
 
 
 # --- what it is for --------------------------------------------------------------------------
@@ -392,7 +392,7 @@ async def test_what_is_not_there_is_a_404(start: Start, layout: Layout) -> None:
                 await ask(digest_of(b"nowhere"))
             assert (caught.value.status, caught.value.retryable) == (404, False)
             assert caught.value.target in str(caught.value)
-        assert await fetched(child, digest_of(SMALL)) == SMALL  # the socket lives
+        assert await fetched(child, digest_of(SMALL)) == SMALL  # the socket is still usable
     async with start(f"{name(layout)}:absent") as child:
         with pytest.raises(RefusedError) as caught:
             await child.manifest()
@@ -545,14 +545,14 @@ async def test_a_child_that_is_killed_between_requests_is_told(
 @pytest.mark.parametrize("sockets", [1, 3])
 @pytest.mark.usefixtures("impatient")
 def test_a_child_may_be_killed_at_any_moment(sockets: int, start: Start, layout: Layout) -> None:
-    """What was read whole is right, and everything else raises."""
+    """Complete content is correct, and everything else raises."""
     chance = random.Random(sockets)
     outcomes = [_killed(start, layout, sockets, chance.uniform(0, 0.5)) for _ in range(KILLS // 2)]
-    assert False in outcomes  # some of them must have hit
+    assert False in outcomes  # some of the kills must have had an effect
 
 
 def _killed(start: Start, layout: Layout, sockets: int, moment: float) -> bool:
-    """Read all, and kill the child after a while; give whether all was read before."""
+    """Read all, kill the child after a while, and return whether all was read before."""
 
     @real_time
     async def run() -> None:
@@ -568,15 +568,15 @@ def _killed(start: Start, layout: Layout, sockets: int, moment: float) -> bool:
                 errors.append(error)
             finally:
                 killer.cancel()
-                killer.join()  # before its number is another's
-        # All may have been read just before it was killed.
+                killer.join()  # before its process ID is reused
+        # Everything may have been read just before the kill.
         assert not errors or child.ending.signal == signal.SIGKILL
 
     errors: list[HungUpError] = []
     run()
     for error in errors:
         assert error.retryable
-        if sockets == 1:  # then its end is awaited
+        if sockets == 1:  # then its end is waited for
             assert error.ending is not None
             assert error.ending.signal == signal.SIGKILL
     return not errors
@@ -612,7 +612,7 @@ async def test_a_child_that_is_stopped_before_a_request_is_not_waited_for(
 
 @real_time
 async def test_a_child_that_hangs_up_is_told(start: Start) -> None:
-    """One that goes on by itself is killed at the end, and nobody waits for it."""
+    """A child that does not end by itself is killed at the end, without a wait."""
     script = 'os.write(2, b"a last word"); sock.recv(9); sys.exit(77)'
     async with start("x", command=fake(script)) as child:
         with pytest.raises(HungUpError) as caught:
@@ -663,7 +663,7 @@ async def test_nothing_hangs_whatever_the_child_does(
 
 @real_time
 async def test_an_error_of_the_parents_ends_the_child(start: Start, layout: Layout) -> None:
-    with pytest.raises(ZeroDivisionError):  # noqa: PT012  (what it passes through is the test)
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012  (the whole block is the test)
         async with start(name(layout)) as child:
             await child.blob(digest_of(LARGE))
             raise ZeroDivisionError
@@ -673,7 +673,7 @@ async def test_an_error_of_the_parents_ends_the_child(start: Start, layout: Layo
 @pytest.mark.usefixtures("impatient")
 @real_time
 async def test_a_cancelled_parent_leaves_nothing(layout: Layout) -> None:
-    """Even of a child that has to be killed."""
+    """Not even a child that has to be killed."""
     with trio.CancelScope() as scope:
         async with with_trio.start(name(layout), INSECURE, env=environment()) as child:
             blob = await child.blob(digest_of(LARGE))
@@ -705,7 +705,7 @@ class _Interrupted(Exception):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let an alarm interrupt the main thread in whatever it waits for."""
+    """Let an alarm interrupt any wait of the main thread."""
 
     def interrupt(*_: object) -> None:
         raise _Interrupted
@@ -720,7 +720,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("impatient")
 def test_an_interrupt_leaves_nothing(layout: Layout) -> None:
-    with (  # noqa: PT012  (what it passes through is the test)
+    with (  # noqa: PT012  (the whole block is the test)
         interruptible(),
         pytest.raises(_Interrupted),
         parent.start(name(layout), INSECURE, env=environment()) as child,

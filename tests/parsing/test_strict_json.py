@@ -59,11 +59,11 @@ def test_what_is_no_json_is_refused_with_the_place(raw: bytes) -> None:
         pytest.param(b"1e999", "a number is out of range", id="overflow"),
         pytest.param(b"-1e999", "a number is out of range", id="negative-overflow"),
         pytest.param(
-            b'{"b":1,"a":2,"c":3,"a":2}', 'the key "a" stands twice in one object', id="twice"
+            b'{"b":1,"a":2,"c":3,"a":2}', 'the key "a" occurs twice in one object', id="twice"
         ),
         pytest.param(
             b'[{"x":{"a":1,"\\u0061":2}}]',
-            'the key "a" stands twice in one object',
+            'the key "a" occurs twice in one object',
             id="twice-by-escape",
         ),
     ],

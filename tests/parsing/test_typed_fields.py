@@ -1,4 +1,4 @@
-"""Typed getters: what they give, and that a complaint carries its place."""
+"""Typed getters: their results, and the path of the field in their messages."""
 
 from __future__ import annotations
 
@@ -201,8 +201,8 @@ def test_what_private_fields_hold_is_private() -> None:
 
 def test_where_every_member_must_mean_something_others_are_refused() -> None:
     fields = Fields({"a": 1, "b": None}, "x")
-    Fields({"a": 1}, "x").refuse_others({"a", "b"})
+    Fields({"a": 1}, "x").refuse_unknown({"a", "b"})
     with pytest.raises(FieldError, match=r"^x\.b: expected a value, got null$"):
-        fields.refuse_others({"a", "b"})
+        fields.refuse_unknown({"a", "b"})
     with pytest.raises(FieldError, match=r"^x\.a: unknown key$"):
-        fields.refuse_others({"b"})
+        fields.refuse_unknown({"b"})

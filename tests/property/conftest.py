@@ -1,6 +1,6 @@
-"""How much is tried: the same bounded examples in every run, or a campaign of new ones.
+"""The number of examples: the same bounded ones in every run, or a campaign of new ones.
 
-IMGPROXY_PROPERTY_EXAMPLES=100000 makes it a campaign, with so many examples of each property.
+IMGPROXY_PROPERTY_EXAMPLES=100000 makes it a campaign, with this number for each property.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests: whatever the bytes, it is a request or a failure that can be answered."""
+"""Requests: any bytes are parsed as a request, or raise a failure that can be answered."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_bytes_are_a_request_or_a_failure(method: bytes, target: bytes) -> None:
 
 
 def escaped(text: str) -> st.SearchStrategy[str]:
-    """Give the text with some of its letters escaped."""
+    """Return the text with some of its letters escaped."""
     letter = st.sampled_from(["", "/", "%"])
     return st.lists(letter, min_size=len(text), max_size=len(text)).map(
         lambda ways: "".join(

@@ -1,4 +1,4 @@
-"""Challenges are read as they were written, and no header makes the reader fail."""
+"""Challenges are parsed as they were written, and no field makes the parser fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def quoted(value: str) -> str:
 
 @st.composite
 def written(draw: st.DrawFn, challenges: list[Challenge]) -> str:
-    """Give a header with the challenges, in one of the many ways to write them."""
+    """Return a field with the challenges, in one of its many forms."""
     space = st.sampled_from(["", " ", "\t", " \t "])
     words = []
     for scheme, parameters in challenges:

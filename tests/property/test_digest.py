@@ -1,4 +1,4 @@
-"""Digests: what is read is written the same, and nothing else is raised."""
+"""Digests: parsing and formatting are inverse, and only `ValueError` is raised."""
 
 from __future__ import annotations
 

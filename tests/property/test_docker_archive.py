@@ -1,4 +1,4 @@
-"""Docker archives: the made manifest depends on what the image is, and on nothing else."""
+"""Docker archives: the generated manifest depends on the image's content alone."""
 
 from __future__ import annotations
 

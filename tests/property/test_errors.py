@@ -1,4 +1,4 @@
-"""What may stand in a message."""
+"""Text from outside in messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed archives: whatever is read, in whatever order, is what was compressed."""
+"""Compressed archives: reads in any order return the content that was compressed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STREAMS: dict[str, list[Callable[[bytes], bytes]]] = {
     "xz": [lambda content: lzma.compress(content, preset=0)],
 }
 
-# What compresses and what does not.
+# Content that compresses well, and content that does not.
 contents = st.lists(
     st.one_of(
         st.binary(max_size=500),
@@ -43,7 +43,7 @@ contents = st.lists(
 
 @st.composite
 def compressed(draw: st.DrawFn, content: bytes) -> bytes:
-    """Draw a file that inflates to the content: of one codec, in any streams, padded or not."""
+    """Draw a file that inflates to the content: one codec, any streams, padded or not."""
     streams = STREAMS[draw(st.sampled_from(sorted(STREAMS)))]
     cuts = sorted(draw(st.lists(st.integers(0, len(content)), max_size=6)))
     file = b""
@@ -55,7 +55,7 @@ def compressed(draw: st.DrawFn, content: bytes) -> bytes:
 
 @contextmanager
 def steps(draw: st.DataObject) -> Iterator[None]:
-    """Let little content be fed, noted and given in many steps."""
+    """Reduce the sizes of all steps, so that little content takes many of them."""
     with pytest.MonkeyPatch.context() as patch:
         for module, name, sizes in (
             (decompression, "_MIN_FEED", (1, 7, 64, 4096)),
@@ -74,7 +74,7 @@ def steps(draw: st.DataObject) -> Iterator[None]:
 
 @contextmanager
 def file_of(content: bytes) -> Iterator[str]:
-    """Give the path of a file that is in memory alone."""
+    """Yield the path of a file in memory."""
     fd = os.memfd_create("archive")
     try:
         with open(fd, "wb", closefd=False) as file:
@@ -132,7 +132,7 @@ def test_members_are_what_they_are_in_the_plain_archive(data: st.DataObject) -> 
         while left:
             at = data.draw(st.sampled_from(left))
             if data.draw(st.integers(0, 20)) == 0:
-                readers[at].close()  # whoever leaves in the middle is of no matter to the others
+                readers[at].close()  # a reader that stops early does not affect the others
                 left.remove(at)
                 assert wanted[at].content.startswith(got[at])
             elif not await receive(readers[at], got[at], data.draw(st.integers(1, 4000))):

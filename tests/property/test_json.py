@@ -1,4 +1,4 @@
-"""Strict JSON reads back what was written, and complains of everything else in one way."""
+"""Strict JSON: valid documents are read back, all others raise one kind of error."""
 
 from __future__ import annotations
 

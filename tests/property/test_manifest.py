@@ -1,4 +1,4 @@
-"""Manifests: damaged ones are refused in two ways only, and conversion keeps what they name."""
+"""Manifests: damaged ones raise one of two errors, and conversion keeps all digests and sizes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_whole_document_is_read_whole(document: Json) -> None:
 
 
 def blobs(raw: bytes) -> list[Descriptor]:
-    """Give what a manifest names, without the labels."""
+    """Return the content of a manifest without media types."""
     manifest = parse(raw, types.OCI_MANIFEST if b"vnd.oci.image.manifest" in raw else "", "it")
     assert isinstance(manifest, Manifest)
     return [each._replace(media_type="") for each in (manifest.config, *manifest.layers)]

@@ -1,4 +1,4 @@
-"""Sideload patterns: no image's name leads a path anywhere but where the pattern says."""
+"""Sideload patterns: no image's name leads to a path outside of the pattern."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REFERENCES = st.builds(
     | st.from_regex(r"@[a-z0-9]{1,3}([+._-][a-z0-9]{1,3})?:[a-zA-Z0-9=_-]{1,9}", fullmatch=True),
 )
 
-# What is no name, and what comes close to leading somewhere else.
+# Malformed names, and those that might lead to another path.
 PIECES = [
     *("a", "a.b", "..", ".", "/", "//", ":", "@", "-", "_", "__", "%2e%2e", "%00", "\0", "\n", "~"),
     *("localhost", "localhost:5000/", "[::1]/", "quay.io/", "v1", ".v1", "v1..", "..v1", "\\"),
@@ -45,7 +45,7 @@ NONSENSE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join
 
 
 def parts_of(parsed: Pattern) -> list[str]:
-    """Give the parts of the path that a pattern is if nothing but a word is ever put in."""
+    """Return the parts of the path if only words are inserted."""
     return "".join(
         ("word/word" if piece == "name" else "word") if n % 2 else piece
         for n, piece in enumerate(parsed.pieces)
@@ -53,7 +53,7 @@ def parts_of(parsed: Pattern) -> list[str]:
 
 
 def assert_inside(parsed: Pattern, reference: Reference) -> None:
-    """Assert that what is put in makes parts of the path, and none that mean anything."""
+    """Assert that the inserted values become parts of the path, and none with a special meaning."""
     for path in parsed.paths(reference):
         assert path.startswith("/")
         assert "\0" not in path

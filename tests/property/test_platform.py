@@ -1,4 +1,4 @@
-"""The choice for a platform is total, and depends on nothing that does not fit."""
+"""The choice for a platform is total, and independent of entries that do not match."""
 
 from __future__ import annotations
 

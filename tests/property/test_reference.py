@@ -1,4 +1,4 @@
-"""Names of images: normalising is a fixpoint, and nothing but a refusal is raised."""
+"""Names of images: normalising is idempotent, and only a refusal is raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tar archives: what tarfile writes is read alike, and damage raises one error and no other."""
+"""Tar archives: those of tarfile are read correctly, and damage raises only one kind of error."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KINDS = {
 WITH_CONTENTS = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 DIALECTS = st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 
-# Parts of paths, some that mean something, some that go beyond what headers have room for.
+# Parts of paths, some with a special meaning, some too long for headers.
 PARTS = st.sampled_from(
     ["", ".", "..", "a", "b", "a b", "manifest.json", "ä", "x" * 60, "y" * 150]
 ) | st.text(st.characters(codec="utf-8", exclude_characters="\0/"), max_size=8)
@@ -77,7 +77,7 @@ MEMBERS = st.builds(
 
 
 def write(members: list[Member], dialect: int) -> list[tuple[Member, bytes]]:
-    """Give the members that the dialect has room for, each with what tarfile writes for it."""
+    """Return the members that the dialect supports, each with the bytes that tarfile writes."""
     written = []
     for each in members:
         info = tarfile.TarInfo(each.name)
@@ -158,7 +158,7 @@ WHOLE = (
 
 
 def sound(archive: bytes) -> list[Entry]:
-    """Read what may be broken; what is given lies where it says, in order."""
+    """Read an archive that may be broken; entries must be inside of it and in order."""
     found = attempt(read, archive, expected=TarError)
     if isinstance(found, TarError):
         assert str(found)
@@ -178,7 +178,7 @@ CHANGES = st.lists(
 
 
 def changed(archive: bytes, changes: list[tuple[int, int]], *, mends: bool) -> bytes:
-    """Give the archive with other bytes, and with checksums that are right all the same."""
+    """Return the archive with other bytes, and with correct checksums."""
     raw = bytearray(archive)
     for at, value in changes:
         raw[at] = value
@@ -212,7 +212,7 @@ def test_any_bytes_are_refused_or_sound(raw: bytes, said: bytes) -> None:
 
 
 def test_the_whole_archive_is_read_whole() -> None:
-    """What is damaged above is worth damaging."""
+    """The archives that are damaged above are valid before."""
     assert [entry.kind for entry in sound(WHOLE)] == [
         *("file", "symlink", "directory", "sparse", "sparse", "file")
     ]

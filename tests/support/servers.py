@@ -43,10 +43,10 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 def require(program: str) -> str:
-    """Give the program's path; a test that needs one that is not installed is skipped.
+    """Return the program's path; skip the test if the program is not installed.
 
-    With IMGPROXY_TEST_NO_SKIP=1 it fails instead: where everything is installed, nothing may
-    silently go untested.
+    With IMGPROXY_TEST_NO_SKIP=1 the test fails instead: where everything is installed, no test may
+    be skipped silently.
     """
     return shutil.which(program) or skip(f"{program} is not installed")
 
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the port takes connections; raise with the log if that does not happen."""
+    """Return when the port accepts connections; raise with the log if it never does."""
     deadline = time.monotonic() + STARTING
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -103,7 +103,7 @@ def running(arguments: Sequence[str], port: int, log: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: an authority nobody knows, and what it issued for this host."""
+    """PEM files: an authority that is not trusted by default, and its certificate for this host."""
 
     authority: Path
     certificate: Path
@@ -133,11 +133,11 @@ def certificates(directory: Path, *names: str) -> Certificates:
 
 @dataclass
 class TokenService:
-    """Where a registry sends clients for a token, and what clients asked for there.
+    """A token service for a registry, and the requests that it received.
 
-    Without `users` everybody may pull; with some, only they and who has an identity token.
-    Tokens end `lifetime` seconds from now, though clients are told that they live for
-    `said_lifetime`. `answer` replaces the service's own answers until it gives False.
+    Without `users` every client may pull; with some, only these and holders of an identity token.
+    Tokens expire after `lifetime` seconds, though replies claim `said_lifetime`. `answer` replaces
+    the service's own answers until it returns False.
     """
 
     realm: str
@@ -155,7 +155,7 @@ class TokenService:
     answer: Callable[[Answering], bool] = lambda _: False
 
     def issue(self, scopes: Sequence[str]) -> str:
-        """Sign a token for what may be pulled of the scopes: RS256, the certificate inside."""
+        """Sign a token for the permitted scopes: RS256, with the certificate inside."""
         access = []
         for scope in scopes:
             kind, name, actions = scope.split(":")
@@ -179,7 +179,7 @@ class TokenService:
         return b".".join((signed, _base64url(signature))).decode()
 
     def get(self, request: Answering) -> None:
-        """Answer who shows user and password, or nothing."""
+        """Answer clients with user and password, and anonymous ones."""
         query = parse_qs(urlsplit(request.path).query)
         authorization = request.headers["Authorization"]
         self.authorizations.append(authorization)
@@ -188,7 +188,7 @@ class TokenService:
         self._give(request, query["scope"], allowed=not known or authorization in known)
 
     def post(self, request: Answering) -> None:
-        """Answer who shows an identity token: distribution's "OAuth2 Token Authentication"."""
+        """Answer clients with an identity token: distribution's "OAuth2 Token Authentication"."""
         form = parse_qs(request.rfile.read(int(request.headers["Content-Length"])).decode())
         self.forms.append(form)
         (refresh_token,) = form["refresh_token"]
@@ -208,7 +208,7 @@ class TokenService:
 
 
 def basic(user: str, password: str) -> str:
-    """Give the value of `Authorization` in the Basic scheme: RFC 7617."""
+    """Return the value of `Authorization` in the Basic scheme: RFC 7617."""
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
@@ -217,7 +217,7 @@ def _base64url(content: bytes) -> bytes:
 
 
 def _der_certificates(pems: bytes) -> list[str]:
-    """Give the certificates of a PEM file as `x5c` wants them: base64 of DER, leaf first."""
+    """Return the certificates of a PEM file in the form of `x5c`: base64 of DER, leaf first."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -240,7 +240,7 @@ def _sign(key_pem: bytes, content: bytes) -> bytes:
 
 @contextmanager
 def in_thread(server: socketserver.BaseServer) -> Iterator[None]:
-    """Serve in a thread of this process for the length of the block."""
+    """Serve in a thread of this process until the end of the block."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -252,7 +252,7 @@ def in_thread(server: socketserver.BaseServer) -> Iterator[None]:
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A handler that says nothing on standard error."""
+    """A handler that writes nothing to standard error."""
 
     protocol_version = "HTTP/1.1"
 
@@ -272,7 +272,7 @@ class Answering(BaseHTTPRequestHandler):
 def http_server(
     get: Callable[[Answering], None], post: Callable[[Answering], None] | None = None
 ) -> Iterator[str]:
-    """Run an HTTP server whose answers the functions give; yield its address."""
+    """Run an HTTP server whose replies are sent by the functions; yield its address."""
 
     class Handler(Answering):
         def do_GET(self) -> None:
@@ -291,14 +291,14 @@ def http_server(
 
 @contextmanager
 def token_service(directory: Path) -> Iterator[TokenService]:
-    """Run a token service that hands anonymous clients tokens to pull with."""
+    """Run a token service that issues tokens for pulls to anonymous clients."""
     service = TokenService("", certificates(directory))
     with http_server(service.get, service.post) as address:
         service.realm = f"http://{address}/token"
         yield service
 
 
-# The user whom a registry with `READERS` knows; nothing of the file below can be had from it.
+# The user of a registry with `READERS`; the password cannot be derived from the file below.
 READER = "reader"
 PASSWORD = "open-sesame-77"
 READERS = f"{READER}:$2y$04$abcdefghijklmnopqrstuuhsaF7HPU29Q1kRg4bhnrT9MvUkWCDPO\n"
@@ -315,8 +315,8 @@ def docker_registry(
 ) -> Iterator[str]:
     """Run distribution's registry over the directory; yield its address.
 
-    Several may run over one directory: one without `auth` fills what the others guard. With an
-    `origin` it is a pull-through cache of that.
+    Several may run over one directory: one without `auth` fills it, others require credentials.
+    With an `origin` it is a pull-through cache of that.
     """
     program = require("docker-registry")
     directory.mkdir(parents=True, exist_ok=True)
@@ -351,14 +351,14 @@ def docker_registry(
 
 
 def stored_blob(directory: Path, digest: str) -> Path:
-    """Where the registry over this directory keeps a blob or a manifest."""
+    """Return the path of a blob or a manifest of the registry over this directory."""
     algorithm, hexadecimal = digest.split(":")
     root = directory / "docker/registry/v2/blobs"
     return root / algorithm / hexadecimal[:2] / hexadecimal / "data"
 
 
 def skopeo_copy(source: str, destination: str, *options: str) -> None:
-    """Copy an image with skopeo; what it prints is shown if it fails."""
+    """Copy an image with skopeo; show its output if it fails."""
     arguments = [require("skopeo"), "--insecure-policy", "copy", "--quiet", *options]
     if destination.startswith("docker://"):
         arguments.append("--dest-tls-verify=false")
@@ -372,7 +372,7 @@ def skopeo_copy(source: str, destination: str, *options: str) -> None:
 def put_manifest(
     address: str, repository: str, reference: str, content: bytes, media_type: str
 ) -> None:
-    """Put a manifest as it is, for what skopeo does not copy."""
+    """Upload a manifest unchanged, in cases that skopeo does not support."""
     connection = HTTPConnection(address, timeout=10)
     try:
         path = f"/v2/{repository}/manifests/{reference}"
@@ -386,7 +386,7 @@ def put_manifest(
 
 
 def put_blob(address: str, repository: str, content: bytes) -> None:
-    """Put a blob, in the two requests that this takes."""
+    """Upload a blob, which takes two requests."""
     connection = HTTPConnection(address, timeout=10)
     try:
         connection.request("POST", f"/v2/{repository}/blobs/uploads/")
@@ -415,8 +415,8 @@ def nginx(
 ) -> Iterator[str]:
     """Run nginx with one server, whose directives are `config`; yield its address.
 
-    `around` are directives outside of the server. Requests go to `access.log`, each with the
-    Authorization it carried.
+    `around` are directives outside of the server. Requests are logged in `access.log`, with their
+    `Authorization`.
     """
     program = require("nginx")
     directory.mkdir(parents=True, exist_ok=True)
@@ -444,7 +444,7 @@ def nginx(
 
 
 def layout_as_registry(layout: Path, manifest_type: str) -> str:
-    """Give nginx directives that serve an image layout's blobs as a registry of any name."""
+    """Return nginx directives that serve an image layout's blobs as a registry of any name."""
     return f"""
         location = /v2/ {{ return 200 '{{}}'; }}
         location ~ ^/v2/.+/manifests/sha256:([0-9a-f]+)$ {{
@@ -460,7 +460,7 @@ Fate = Literal["end", "reset", "stall"]
 
 
 class _Relay(socketserver.ThreadingTCPServer):
-    """Passes bytes both ways, up to `budget` bytes from the target; then the fate befalls all."""
+    """Forward bytes both ways, up to `budget` bytes from the target; then apply the fault."""
 
     daemon_threads = True
 
@@ -473,7 +473,7 @@ class _Relay(socketserver.ThreadingTCPServer):
         self.ended = threading.Event()
 
     def verify_request(self, *_: object) -> bool:
-        """Once cut, take no further connection."""
+        """After the fault, accept no further connection."""
         return self.budget > 0
 
 
@@ -493,7 +493,7 @@ class _RelayedConnection(socketserver.BaseRequestHandler):
             self._meet_fate()
 
     def _pass_on(self, source: socket.socket, upstream: socket.socket) -> bool:
-        """Move what has come; False at an end of file."""
+        """Forward received bytes; return False at an end of file."""
         if source is self.request:
             data = source.recv(65536)
             upstream.sendall(data)
@@ -513,7 +513,7 @@ class _RelayedConnection(socketserver.BaseRequestHandler):
 
 @contextmanager
 def relay(target: str, *, after: int, fate: Fate) -> Iterator[str]:
-    """Stand before a server; after so many of its bytes, end, reset or stall; yield the address."""
+    """Forward to a server; after so many of its bytes, end, reset or stall; yield the address."""
     server = _Relay(target, after, fate)
     with in_thread(server):
         try:
@@ -524,7 +524,7 @@ def relay(target: str, *, after: int, fate: Fate) -> Iterator[str]:
 
 @contextmanager
 def silent_server() -> Iterator[socket.socket]:
-    """Listen on loopback, answer nothing; what connects can be accepted by the test."""
+    """Listen on loopback without answers; connections can be accepted by the test."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(10)
         yield server

@@ -1,4 +1,4 @@
-"""What property tests are made of: JSON, digests, manifests and indexes, whole and damaged."""
+"""Strategies for property tests: JSON, digests, manifests and indexes, valid and damaged."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Json = dict[str, Any]
 
 
 def attempt(function: Callable[..., T], *arguments: Any, expected: type[E]) -> T | E:  # noqa: ANN401  (the function's own)
-    """Give what the function gives, or the exception that it is expected to raise."""
+    """Return the function's result, or the exception that it may raise."""
     try:
         return function(*arguments)
     except expected as error:
         return error
 
 
-# Text that has an encoding; lone surrogates have none.
+# Text that can be encoded, without lone surrogates.
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
 SCALARS = (
@@ -81,7 +81,7 @@ def descriptors(*media_types: str) -> st.SearchStrategy[Json]:
 
 
 def shuffled(documents: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
-    """Give the documents with their keys in any order."""
+    """Return the documents with their keys in any order."""
     return documents.flatmap(lambda document: st.permutations(list(document.items())).map(dict))
 
 
@@ -121,7 +121,7 @@ KEYS = [
 
 @st.composite
 def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Json]) -> Json:
-    """Give a document with a few things in it taken away, replaced or added."""
+    """Return a document with a few values removed, replaced or added."""
     document = draw(documents)
     for _ in range(draw(st.integers(1, 3))):
         place: Any = document

@@ -19,10 +19,10 @@ use sha2::{digest::DynDigest, Sha256, Sha512};
 use tokio::process::{Child, Command};
 use tokio::runtime::Builder;
 
-const LOST_ITS_SOURCE: i32 = 5; // exit status of imgproxy
-const TRY_AGAIN: i32 = 75; // exit status of ours: EX_TEMPFAIL of sysexits.h
+const SOURCE_LOST: i32 = 5; // exit status of imgproxy
+const TRY_AGAIN: i32 = 75; // exit status of this program: EX_TEMPFAIL of sysexits.h
 
-/// What went wrong, and whether it is worth another try.
+/// A failure; `retryable` means that another try may succeed.
 struct Failure {
     message: String,
     retryable: bool,
@@ -39,13 +39,13 @@ impl<T: ToString> From<T> for Failure {
 
 type Proxy = SendRequest<Empty<Bytes>>;
 
-/// Start imgproxy on one half of a socket pair; give it, and the other half.
+/// Start imgproxy on one half of a socket pair; return the child and the other half.
 fn start(image: &str, options: &[String]) -> Result<(Child, UnixStream), Failure> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let program = env::var("IMGPROXY").unwrap_or_else(|_| "imgproxy".into());
     let child = Command::new(&program)
-        .arg("--sockfd=0") // it may be any descriptor, and standard input needs no unsafe code
+        .arg("--sockfd=0") // any descriptor would do, but standard input needs no unsafe code
         .args(options)
         .arg(image)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -55,7 +55,7 @@ fn start(image: &str, options: &[String]) -> Result<(Child, UnixStream), Failure
     Ok((child, ours))
 }
 
-/// Give the reply to a request that succeeds; its body is still to be read.
+/// Send a request, and return the reply, with its body unread, if it succeeds.
 async fn ask(proxy: &mut Proxy, method: &str, path: &str) -> Result<Response<Incoming>, Failure> {
     let request = Request::builder().method(method).uri(path);
     let request = request.header("Host", "imgproxy").body(Empty::new())?;
@@ -86,14 +86,14 @@ fn about(path: &Path, error: io::Error) -> String {
 }
 
 /// Replace the last line of a terminal.
-fn progress(words: &str) {
-    // From Rust 1.70 on, std::io::IsTerminal does it without the unsafe.
+fn progress(line: &str) {
+    // From Rust 1.70 on, std::io::IsTerminal does this without unsafe code.
     if unsafe { libc::isatty(libc::STDERR_FILENO) } == 1 {
-        eprint!("\r\x1b[K{words}");
+        eprint!("\r\x1b[K{line}");
     }
 }
 
-/// Hash a blob, write it to a file, and give its size.
+/// Hash a blob, write it to a file, and return its size.
 async fn fetch(proxy: &mut Proxy, digest: &str, output: &Path) -> Result<u64, Failure> {
     let path = format!("/blobs/{digest}");
     let mut body = ask(proxy, "GET", &path).await?.into_body();
@@ -103,7 +103,7 @@ async fn fetch(proxy: &mut Proxy, digest: &str, output: &Path) -> Result<u64, Fa
         "sha512" => Box::new(Sha512::default()),
         _ => Box::new(Sha256::default()),
     };
-    // Nothing else is to be done meanwhile, so that a blocking file does no harm.
+    // No other task is running meanwhile, so blocking writes do no harm.
     let mut file = File::create(output).map_err(|error| about(output, error))?;
     let (mut received, mut shown) = (0, 0);
     while let Some(Ok(frame)) = body.frame().await {
@@ -125,24 +125,24 @@ async fn fetch(proxy: &mut Proxy, digest: &str, output: &Path) -> Result<u64, Fa
     let hashed = hash.finalize();
     let hashed: String = hashed.iter().map(|byte| format!("{byte:02x}")).collect();
     if hashed != hexadecimal {
-        return Err(format!("{path}: not what its digest says").into());
+        return Err(format!("{path}: does not match its digest").into());
     }
     Ok(received)
 }
 
-/// Fetch a blob to a directory, where it has its name from when it is whole, and not before.
+/// Save a blob in a directory, where only a complete file gets its name.
 async fn save(proxy: &mut Proxy, digest: &str, directory: &Path) -> Result<u64, Failure> {
     let file = directory.join(digest.replace(':', "-"));
     let part = PathBuf::from(format!("{}.part", file.display()));
     let size = fetch(proxy, digest, &part).await;
     match size {
         Ok(_) => fs::rename(part, file)?,
-        Err(_) => drop(fs::remove_file(part)), // which may be not there yet
+        Err(_) => drop(fs::remove_file(part)), // which may not exist yet
     }
     size
 }
 
-/// Print what the image consists of, and fetch its layers.
+/// Print the parts of the image, and fetch its layers.
 async fn list(ours: UnixStream, directory: Option<&Path>) -> Result<(), Failure> {
     if let Some(directory) = directory {
         fs::create_dir_all(directory).map_err(|error| about(directory, error))?;
@@ -177,14 +177,14 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Say how imgproxy ended, if that was no good end.
-fn tell(ended: &Output) {
+/// Report how imgproxy failed, with the last line of its standard error.
+fn report(ended: &Output) {
     let how = match ended.status.signal() {
         Some(signal) => format!("killed by signal {signal}"),
         None => format!("exit status {}", ended.status.code().unwrap_or_default()),
     };
-    let words = String::from_utf8_lossy(&ended.stderr);
-    match words.lines().last() {
+    let diagnostics = String::from_utf8_lossy(&ended.stderr);
+    match diagnostics.lines().last() {
         Some(line) => eprintln!("imgproxy: {how}: {line}"),
         None => eprintln!("imgproxy: {how}"),
     }
@@ -192,35 +192,35 @@ fn tell(ended: &Output) {
 
 async fn run(image: &str, directory: Option<&Path>, options: &[String]) -> Result<i32, Failure> {
     let (child, ours) = start(image, options)?;
-    let ended = tokio::spawn(child.wait_with_output()); // which reads what it says meanwhile
-    let result = list(ours, directory).await; // its end is that of the connection, too
+    let ended = tokio::spawn(child.wait_with_output()); // which reads its standard error meanwhile
+    let result = list(ours, directory).await; // which closes the connection at its end
     if let Err(failure) = &result {
         eprintln!("failed: {}", failure.message);
     }
-    let ended = ended.await??; // without a connection it does end
+    let ended = ended.await??; // imgproxy ends without a connection
     if !ended.status.success() {
-        tell(&ended);
+        report(&ended);
     }
     let retryable = matches!(&result, Err(failure) if failure.retryable);
-    if retryable || ended.status.code() == Some(LOST_ITS_SOURCE) {
+    if retryable || ended.status.code() == Some(SOURCE_LOST) {
         return Ok(TRY_AGAIN);
     }
     Ok((result.is_err() || !ended.status.success()).into())
 }
 
 fn main() {
-    let mut words: Vec<String> = env::args().skip(1).collect();
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
     let mut directory = None;
-    if words.len() > 1 && words[0] == "--output" {
-        directory = words.drain(..2).nth(1).map(PathBuf::from);
+    if arguments.len() > 1 && arguments[0] == "--output" {
+        directory = arguments.drain(..2).nth(1).map(PathBuf::from);
     }
-    if words.is_empty() || words[0].starts_with('-') {
+    if arguments.is_empty() || arguments[0].starts_with('-') {
         eprintln!("usage: parent [--output DIR] IMAGE [OPTIONS OF IMGPROXY]");
         exit(1);
     }
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let status = runtime.block_on(run(&words[0], directory.as_deref(), &words[1..]));
+    let status = runtime.block_on(run(&arguments[0], directory.as_deref(), &arguments[1..]));
     exit(status.unwrap_or_else(|failure| {
         eprintln!("failed: {}", failure.message);
         1

@@ -1,1 +1,1 @@
-"""What the RFCs of HTTP and its authentication schemes say."""
+"""HTTP and its authentication schemes, as the RFCs define them."""

@@ -1,7 +1,7 @@
-"""Authentication challenges: RFC 9110 section 11.6.1, and the token specification's use of them.
+"""Authentication challenges: RFC 9110 section 11.6.1, as registries use them for tokens.
 
-A header may hold several challenges, separated by the same commas that separate the parameters of
-one; a scheme is told from a parameter by what follows it.
+A field may hold several challenges, separated by the same commas that separate the parameters of
+one challenge; what follows a word tells whether it is a scheme or a parameter's name.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
 class Challenge(NamedTuple):
-    """One way a server offers to be satisfied; scheme and parameter names are lower-case."""
+    """One way to authenticate that a server offers; scheme and parameter names are lower-case."""
 
     scheme: str
     parameters: dict[str, str]
 
 
 def parse(header: str) -> list[Challenge]:
-    """Give the challenges of one `WWW-Authenticate` field.
+    """Return the challenges of one `WWW-Authenticate` field.
 
-    What cannot be read ends the list; what was read before it counts.
+    The list ends at the first malformed part; the challenges before it are kept.
     """
     challenges: list[Challenge] = []
     at = _skip(header, 0)
@@ -54,5 +54,5 @@ def parse(header: str) -> list[Challenge]:
 
 
 def _skip(header: str, at: int) -> int:
-    match = _SKIP.match(header, at)  # matches everywhere, if only the empty string
+    match = _SKIP.match(header, at)  # always matches, at least the empty string
     return match.end() if match else at

@@ -1,9 +1,9 @@
-"""Going on with a body that broke off: RFC 9110 section 14, as a client of blobs uses it.
+"""Range requests (RFC 9110 section 14), to resume the transfer of a blob.
 
-One closed range is asked for and no other form: go-containerregistry's registry refuses open ones
-(`bytes=N-`), zot and others refuse several at once, and every public registry knows this one.
-Nothing that is answered is believed until it agrees with the descriptor; the digest decides in
-the end, but a wrong offset is told here, before megabytes have gone into the hash.
+The only form that is sent is one closed range: go-containerregistry's registry refuses open ones
+(`bytes=N-`), zot and others refuse several at once, and every public registry supports this one.
+Every reply is checked against the descriptor; the digest decides in the end, but a wrong offset is
+detected here, before megabytes have been hashed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _UNSATISFIED = re.compile(r"(?i:bytes) \*/([0-9]{1,19})")
 
 
 class Range(NamedTuple):
-    """What is still wanted of a blob of `size` bytes: those from `offset` on, at least one."""
+    """The missing part of a blob of `size` bytes: those from `offset` on, at least one."""
 
     offset: int
     size: int
 
     @property
     def field(self) -> str:
-        """The value of `Range`."""
+        """The value of the `Range` field."""
         return f"bytes={self.offset}-{self.size - 1}"
 
     def __str__(self) -> str:
@@ -39,33 +39,33 @@ class Range(NamedTuple):
 
 
 class Rest(NamedTuple):
-    """What a reply's body is: `skip` bytes that were had before, then `length` that are wanted.
+    """The content of a reply's body: `skip` bytes received before, then `length` missing ones.
 
-    `length` may be less than what was asked for: a server may send a part of the range, RFC 9110
-    section 15.3.7. What is missing after it is asked for like any other rest.
+    `length` may be less than requested: a server may send a part of the range, RFC 9110 section
+    15.3.7. The bytes that are missing after it need another request.
     """
 
     skip: int
     length: int
 
 
-def answer(
+def read_reply(
     url: Url, wanted: Range, status: int, fields: Sequence[str], length: int | None
 ) -> Rest | None:
-    """Give what the reply to a `Range` is good for.
+    """Return which bytes the reply to a range request holds.
 
-    None means that this server has no ranges of this blob, though it may have the whole: ask
-    again without one, and skip. `fields` are the values of all `Content-Range` fields, `length` is
-    that of `Content-Length`, None where it isn't said. Redirects, refused credentials and
-    temporary failures are not for here: they are what they are for a request without a range.
+    None means that this server has no ranges of this blob, though it may have the whole: repeat
+    the request without a range, and skip. `fields` are the values of all `Content-Range` fields,
+    `length` is that of `Content-Length`, None where there is none. Redirects, refused credentials
+    and temporary failures are handled elsewhere, as for a request without a range.
 
-    Raises `BadUpstreamError` for a reply that isn't the one asked for, and for one about bytes
-    other than the descriptor's.
+    Raises `BadUpstreamError` for a reply to another request, and for one about bytes other than
+    the descriptor's.
     """
     if status == 206:
         return _partial(url, wanted, fields, length)
     if status == 200:
-        # The server doesn't know `Range`, or has none of this: section 14.2.
+        # The server does not support `Range`, or not for this blob: section 14.2.
         if length not in (None, wanted.size):
             _refuse(url, wanted, f"the answer is a whole of {length} bytes")
         return Rest(wanted.offset, wanted.size - wanted.offset)
@@ -78,18 +78,18 @@ def answer(
 
 
 def _partial(url: Url, wanted: Range, fields: Sequence[str], length: int | None) -> Rest:
-    """Give the rest that a 206 promises; exactly one part, as section 15.3.7.1 wants it."""
-    said = " and ".join(f'"{clean(field)}"' for field in fields) or "none"
+    """Return which bytes a 206 holds; it must have one part, as section 15.3.7.1 requires."""
+    shown = " and ".join(f'"{clean(field)}"' for field in fields) or "none"
     match = _CONTENT_RANGE.fullmatch(fields[0]) if len(fields) == 1 else None
     if match is None:
-        _refuse(url, wanted, f"the answer's Content-Range is not one range of bytes: {said}")
+        _refuse(url, wanted, f"the answer's Content-Range is not one range of bytes: {shown}")
     first, last = int(match[1]), int(match[2])
     total = wanted.size if match[3] == "*" else int(match[3])
     if first != wanted.offset or not first <= last < wanted.size or total != wanted.size:
-        _refuse(url, wanted, f"the answer's Content-Range is {said}")
+        _refuse(url, wanted, f"the answer's Content-Range is {shown}")
     count = last + 1 - first
     if length not in (None, count):
-        _refuse(url, wanted, f"the answer's Content-Range is {said}, its length {length}")
+        _refuse(url, wanted, f"the answer's Content-Range is {shown}, its length {length}")
     return Rest(0, count)
 
 

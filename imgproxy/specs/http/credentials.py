@@ -1,4 +1,4 @@
-"""What is shown to a server that asks who is there."""
+"""Credentials for registries, as values."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from imgproxy.specs.http import basic
 
 
 class Credentials(NamedTuple):
-    """What to show to a registry; one of the three at least is not empty.
+    """Credentials for a registry; at least one of the first three fields is not empty.
 
-    `source` says where they come from: the file and the key in it, a helper, or an option.
+    `source` is their origin, for messages: the file and the key in it, a helper, or an option.
     """
 
     username: str
@@ -20,7 +20,7 @@ class Credentials(NamedTuple):
 
     @property
     def basic(self) -> str:
-        """The value of `Authorization` in the Basic scheme."""
+        """The value of the `Authorization` field in the Basic scheme."""
         return basic.authorization(self.username, self.password)
 
     def __repr__(self) -> str:

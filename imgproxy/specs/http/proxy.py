@@ -1,19 +1,19 @@
-"""Which proxy a request goes through, and how the proxy is asked: RFC 9110 sections 7.6 and 9.3.6.
+"""The choice of a proxy for a request, and requests to it: RFC 9110 sections 7.6 and 9.3.6.
 
-The variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY have no specification. They are read
-as Go reads them, in which registries' other clients are written:
+The variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY have no specification. They are
+interpreted as by Go, in which the other clients of registries are written:
 
-- the upper-case name wins over the lower-case one (curl has it the other way round), and an empty
-  value is as good as none;
-- HTTP_PROXY is not believed where REQUEST_METHOD is set: a CGI program gets its client's `Proxy`
-  field under that name. The lower-case name can't be forged so, and is;
-- loopback is never asked for through a proxy;
-- NO_PROXY is `*`, or names, addresses and networks between commas. `example.org` is that name and
-  all names under it, `.example.org` and `*.example.org` are those under it alone; a name or an
+- the upper-case name has precedence over the lower-case one (curl has it the other way round), and
+  an empty value counts as unset;
+- HTTP_PROXY is ignored where REQUEST_METHOD is set: a CGI program gets its client's `Proxy` field
+  under that name. The lower-case name cannot be forged in this way, and counts;
+- requests to loopback never go through a proxy;
+- NO_PROXY is `*`, or names, addresses and networks separated by commas. `example.org` is that name
+  and all names below it, `.example.org` and `*.example.org` are those below it alone; a name or an
   address may have a port.
 
-And as curl reads them, where Go has nothing to say: ALL_PROXY stands for both others, and blanks
-separate the entries of NO_PROXY as well as commas do.
+Where Go defines nothing, they are interpreted as by curl: ALL_PROXY stands for both others, and
+blanks separate the entries of NO_PROXY as well as commas do.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _SEPARATORS = re.compile(r"[\s,]+")
 
 
 class Proxy(NamedTuple):
-    """Where to dial in place of a request's own origin, over TLS where that URL says https.
+    """A proxy, reached over TLS where its URL is https.
 
     `authorization` is the value of `Proxy-Authorization`, empty where there are no credentials;
-    `source` is the variable that named the proxy.
+    `source` is the variable that names the proxy.
     """
 
     url: Url
@@ -54,15 +54,15 @@ class Proxy(NamedTuple):
         return f"<Proxy {self}>"
 
     def connect(self, url: Url) -> tuple[str, list[tuple[str, str]]]:
-        """Give target and fields of the CONNECT that opens a tunnel to the URL's origin.
+        """Return target and fields of the CONNECT that opens a tunnel to the URL's origin.
 
-        The credentials are for this request alone; what goes through the tunnel is not the
-        proxy's.
+        Only this request carries the credentials: the requests through the tunnel go to another
+        server.
         """
         return url.endpoint, [("Host", url.endpoint), *self._credentials()]
 
     def forward(self, url: Url) -> tuple[str, list[tuple[str, str]]]:
-        """Give target (RFC 9112 section 3.2.2) and fields of a request for a plain http URL."""
+        """Return target (RFC 9112 section 3.2.2) and fields of a request for a plain http URL."""
         target = f"{url.scheme}://{url.authority}{url.target}"
         return target, [("Host", url.authority), *self._credentials()]
 
@@ -71,10 +71,10 @@ class Proxy(NamedTuple):
 
 
 def choose(url: Url, environment: Mapping[str, str]) -> Proxy | None:
-    """Give the proxy for a URL, None where its origin is dialled directly.
+    """Return the proxy for a URL, None where its origin is dialled directly.
 
-    Raises `ConfigurationError` for a proxy that can't be used. It never shows the value, which may
-    hold a password wherever it is malformed.
+    Raises `ConfigurationError` for an unusable proxy. Its message never shows the value, which, if
+    malformed, may hold a password anywhere.
     """
     names = [f"{url.scheme.upper()}_PROXY", f"{url.scheme}_proxy", "ALL_PROXY", "all_proxy"]
     if environment.get("REQUEST_METHOD"):
@@ -87,9 +87,9 @@ def choose(url: Url, environment: Mapping[str, str]) -> Proxy | None:
 
 
 def parse(text: str, source: str) -> Proxy:
-    """Give the proxy that `[SCHEME://][USER[:PASSWORD]@]HOST[:PORT]` spells; http is the default.
+    """Parse `[SCHEME://][USER[:PASSWORD]@]HOST[:PORT]`; the default scheme is http.
 
-    `source` is the variable it comes from. Raises `ConfigurationError`.
+    `source` is the variable that has this value. Raises `ConfigurationError`.
     """
     scheme, found, rest = text.strip().partition("://")
     scheme, rest = (scheme.lower(), rest) if found else ("http", text.strip())
@@ -99,8 +99,8 @@ def parse(text: str, source: str) -> Proxy:
         raise _unusable(source, "names a proxy that is neither http nor https")
     userinfo, _, endpoint = rest.rpartition("@")
     try:
-        # What the exceptions say is left out: it may quote a part of the password. A slash in one
-        # ends up in `userinfo` like any other character, and not in the host.
+        # The messages of the exceptions are omitted, since they may quote a part of the password.
+        # A slash in a password ends up in `userinfo` like any other character, not in the host.
         return Proxy(urls.parse(f"{scheme}://{endpoint}"), _authorization(userinfo), source)
     except ValueError:
         raise _unusable(
@@ -111,7 +111,7 @@ def parse(text: str, source: str) -> Proxy:
 
 
 def _authorization(userinfo: str) -> str:
-    """Give the value of `Proxy-Authorization`. Raises `ValueError` for what isn't UTF-8."""
+    """Return the value of `Proxy-Authorization`. Raises `ValueError` for other than UTF-8."""
     username, _, password = (unquote(part, errors="strict") for part in userinfo.partition(":"))
     return basic.authorization(username, password) if userinfo else ""
 
@@ -124,19 +124,19 @@ def _unusable(source: str, reason: str) -> ConfigurationError:
 
 
 def _is_exempt(url: Url, exempt: str) -> bool:
-    """Whether a URL's origin is dialled directly, as loopback is and what NO_PROXY lists."""
+    """Return whether a URL's origin is dialled directly: loopback, or listed in NO_PROXY."""
     host = url.host.lower().rstrip(".")
     address = _address(host)
     if host == "localhost" or (address is not None and address.is_loopback):
         return True
     entries = _SEPARATORS.split(exempt.lower())
-    return any(_fits(entry, host, str(url.port), address) for entry in entries)
+    return any(_matches(entry, host, str(url.port), address) for entry in entries)
 
 
-def _fits(entry: str, host: str, port: str, address: IPv4Address | IPv6Address | None) -> bool:
-    """Whether an entry of NO_PROXY speaks of a host. `address` is the host's, if it is one.
+def _matches(entry: str, host: str, port: str, address: IPv4Address | IPv6Address | None) -> bool:
+    """Return whether an entry of NO_PROXY matches a host; `address` is set where that is one.
 
-    What is malformed speaks of none, as in Go and curl.
+    A malformed entry matches no host, as in Go and curl.
     """
     if entry == "*":
         return True
@@ -154,7 +154,7 @@ def _fits(entry: str, host: str, port: str, address: IPv4Address | IPv6Address |
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """Give the address that `text` spells; an IPv4 address in IPv6 form is an IPv4 address."""
+    """Return the IP address in `text`, None for other text; IPv4 in IPv6 form becomes IPv4."""
     from ipaddress import ip_address
 
     try:

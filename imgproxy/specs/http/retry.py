@@ -1,7 +1,7 @@
-"""When to try again, and for how long: decisions about time that look at no clock.
+"""When to retry a request, and after which delay: RFC 9110 section 10.2.3 (`Retry-After`).
 
-A random number and the current time are handed in. RFC 9110 section 10.2.3 (`Retry-After`) and
-section 5.6.7 (dates).
+These are pure decisions: the callers pass a random number and the current time. Dates are those of
+RFC 9110 section 5.6.7.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import re
 from typing import NamedTuple
 
 # In seconds. Doubling from one second, five retries wait for half a minute in all: long enough for
-# a registry's restart, short enough for a person. Nobody is waited for longer than a minute at a
-# time, whatever `Retry-After` says; upstream has the same limit.
+# a registry's restart, short enough for a person. No single delay exceeds a minute, whatever
+# `Retry-After` requests; containers/image has the same limit.
 FIRST_DELAY = 1.0
 MAX_DELAY = 60.0
 
-# So much progress shows that the network works: the count of retries starts again after it.
+# So many bytes received show that the network works: the count of retries starts again after them.
 PROGRESS = 1024 * 1024
 
-# Of the 5xx, those that say what this server is rather than how it feels: it doesn't know the
-# method or the version of HTTP, is set up in a circle, or wants a person to log in to the network.
-_NEVER = frozenset({501, 505, 506, 508, 510, 511})
+# Of the 5xx, those that describe a permanent property of the server: it does not support the
+# method or the version of HTTP, is configured in a circle, or a person must log in to the network.
+_PERMANENT = frozenset({501, 505, 506, 508, 510, 511})
 
-# What may be gone a moment later; programs built on containers/image try again after most of it.
+# Errors that may not occur again a moment later; programs built on containers/image retry after
+# most of them.
 _TRANSIENT = frozenset(
     {
         errno.EAGAIN,
@@ -41,21 +42,21 @@ _TRANSIENT = frozenset(
         errno.EPIPE,
         errno.ETIMEDOUT,
         # netdb.h numbers the failures of name resolution downwards from -1: EAI_AGAIN, EAI_FAIL
-        # and EAI_SYSTEM. EAI_NONAME (-2) and EAI_NODATA (-5) are answers: there is no such host.
+        # and EAI_SYSTEM. EAI_NONAME (-2) and EAI_NODATA (-5) are permanent: no such host exists.
         -3,
         -4,
         -11,
     }
 )
 # OpenSSL's numbers for a connection that ended under TLS: SSL_ERROR_SYSCALL, _ZERO_RETURN and
-# Python's own SSL_ERROR_EOF. Anything else TLS complains of, it will complain of again.
+# Python's own SSL_ERROR_EOF. All other errors of TLS are permanent.
 _TLS_ENDED = frozenset({5, 6, 8})
 
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _MONTH = f"(?P<month>{'|'.join(_MONTHS)})"
 _TIME = "(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
-# IMF-fixdate, and what must be accepted beside it: RFC 850's form and that of asctime(3). Not
-# compiled here, since hardly any run meets a date.
+# IMF-fixdate, and the forms that must be accepted as well: those of RFC 850 and asctime(3). They
+# are not compiled here, since hardly any run receives a date.
 _DATES = (
     f"[A-Z][a-z]{{2}}, (?P<day>[0-9]{{2}}) {_MONTH} (?P<year>[0-9]{{4}}) {_TIME} GMT",
     f"[A-Z][a-z]{{5,8}}, (?P<day>[0-9]{{2}})-{_MONTH}-(?P<year>[0-9]{{2}}) {_TIME} GMT",
@@ -64,9 +65,9 @@ _DATES = (
 
 
 class Budget(NamedTuple):
-    """How many more tries a transfer gets. `retries` is what it gets without any progress.
+    """The retries of a transfer: at most `retries` without progress in between.
 
-    `spent` of them are used since the byte `mark`, where the count last started.
+    `spent` of them have been used since the byte offset `mark`, where the count last started.
     """
 
     retries: int
@@ -74,33 +75,33 @@ class Budget(NamedTuple):
     mark: int = 0
 
     def after_failure(self, offset: int) -> Budget | None:
-        """Give what is left after a failure at byte `offset`, None where no try is left.
+        """Return the budget after a failure at byte `offset`, None where no retry is left.
 
-        For what has no offset, such as a manifest, it is always 0.
+        Transfers without an offset, such as those of manifests, pass 0.
         """
         again = offset - self.mark >= PROGRESS
         budget = Budget(self.retries, 1, offset) if again else self._replace(spent=self.spent + 1)
         return budget if budget.spent <= self.retries else None
 
 
-def delay(spent: int, chance: float, said: float | None = None) -> float:
-    """Give the seconds to wait before retry number `spent` (from 1).
+def delay(spent: int, chance: float, requested: float | None = None) -> float:
+    """Return the seconds to wait before retry number `spent` (from 1).
 
-    `chance` is a random number from 0 to 1: a thousand clients that failed together must not come
-    back together. `said` is what the server asked for, as `retry_after` gives it; what it said is
-    the least, up to the limit.
+    `chance` is a random number from 0 to 1: a thousand clients that failed together must not
+    return together. `requested` is the delay that the server has requested, as returned by
+    `retry_after`; it is the minimum, up to the limit.
     """
-    if said is not None:
-        return min(said + chance * FIRST_DELAY, MAX_DELAY)
-    # The exponent is bounded because --retries isn't.
+    if requested is not None:
+        return min(requested + chance * FIRST_DELAY, MAX_DELAY)
+    # The exponent is bounded because --retries is not.
     whole = min(FIRST_DELAY * 2.0 ** min(spent - 1, 16), MAX_DELAY)
     return whole * (1 + chance) / 2
 
 
 def retry_after(field: str, now: float) -> float | None:
-    """Give the seconds that a `Retry-After` asks for, at most `MAX_DELAY`; None if malformed.
+    """Return the seconds that a `Retry-After` requests, at most `MAX_DELAY`; None if malformed.
 
-    `now` is the time in seconds since the epoch. A date that has passed is no wait.
+    `now` is the time in seconds since the epoch. A date in the past counts as 0 seconds.
     """
     if re.fullmatch("[0-9]+", field):
         seconds = float(field)  # unlike int(), of any length
@@ -113,7 +114,7 @@ def retry_after(field: str, now: float) -> float | None:
 
 
 def _date(text: str, now: float) -> float | None:
-    """Give an HTTP-date as seconds since the epoch, None where it is none."""
+    """Return an HTTP-date as seconds since the epoch, None for other text."""
     match = next(filter(None, (re.fullmatch(form, text) for form in _DATES)), None)
     if match is None:
         return None
@@ -132,7 +133,7 @@ def _date(text: str, now: float) -> float | None:
             int(match["day"]),
             int(match["hour"]),
             int(match["minute"]),
-            min(int(match["second"]), 59),  # 60 is a leap second, which UTC has and POSIX hasn't
+            min(int(match["second"]), 59),  # 60 is a leap second, which POSIX does not have
             tzinfo=UTC,
         ).timestamp()
     except ValueError:
@@ -140,23 +141,23 @@ def _date(text: str, now: float) -> float | None:
 
 
 def is_transient_status(status: int) -> bool:
-    """Whether the same request may be answered better at another try."""
-    return status in (408, 429) or (status >= 500 and status not in _NEVER)
+    """Return whether a request that got this status may succeed when it is repeated."""
+    return status in (408, 429) or (status >= 500 and status not in _PERMANENT)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a failure of the network may be gone at another try.
+    """Return whether a failure of the network may not occur again at another try.
 
-    Of a connection tried at several addresses, one that may is enough: a host without IPv6 fails
-    there for good, whatever happens at the other address.
+    For a connection tried at several addresses, one transient failure is enough: a host without
+    IPv6 fails there permanently, whatever happens at the other address.
     """
     if isinstance(error, BaseExceptionGroup):
         return any(map(is_transient, error.exceptions))
     if not isinstance(error, OSError):
         return False
-    if type(error).__module__ == "ssl":  # SSLError and its kin, whose numbers are OpenSSL's
+    if type(error).__module__ == "ssl":  # SSLError and its subclasses have OpenSSL's numbers
         return error.errno in _TLS_ENDED
     if error.errno is not None:
         return error.errno in _TRANSIENT
-    # Not the system's: an early end or a limit on time, or made of the failures it follows from.
+    # Not from the system: a premature end, a timeout, or a summary of the failures that caused it.
     return error.__cause__ is None or is_transient(error.__cause__)

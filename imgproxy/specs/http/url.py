@@ -1,4 +1,4 @@
-"""Absolute http and https URLs: RFC 3986, as far as registries and proxies use it."""
+"""Absolute http and https URLs: the part of RFC 3986 that registries and proxies use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = re.compile(
 
 
 class Url(NamedTuple):
-    """An absolute http or https URL: where to dial, and what to ask there."""
+    """An absolute http or https URL: the host to dial, and the target of a request there."""
 
     scheme: str
     host: str
@@ -25,30 +25,30 @@ class Url(NamedTuple):
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """What credentials and connections belong to: scheme, host and port."""
+        """Scheme, host and port: the scope of credentials and connections."""
         return self.scheme, self.host, self.port
 
     @property
     def authority(self) -> str:
-        """The `Host` field: the port is said where it is not the scheme's own."""
+        """The value of the `Host` field: with the port where it is not the scheme's default."""
         if self.port == _PORTS[self.scheme]:
             return self.endpoint.rpartition(":")[0]
         return self.endpoint
 
     @property
     def endpoint(self) -> str:
-        """The host with its port, which is always said: what a proxy is asked to connect to."""
+        """The host, always with its port: the target of a CONNECT request to a proxy."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     def __str__(self) -> str:
-        """Give the URL without its query, which may hold a signature or a token."""
+        """Return the URL without its query, which may hold a signature or a token."""
         path, query, _ = self.target.partition("?")
         return clean(f"{self.scheme}://{self.authority}{path}") + ("?…" if query else "")
 
 
 def parse(text: str) -> Url:
-    """Give the URL that `text` spells.
+    """Parse a URL.
 
     Raises `ValueError` for anything but an http or https URL of printable ASCII without userinfo.
     """
@@ -57,7 +57,7 @@ def parse(text: str) -> Url:
     try:
         parts = urlsplit(text)
         scheme, host, port = parts.scheme, parts.hostname or "", parts.port
-    except ValueError:  # whose words quote what may be a secret
+    except ValueError:  # its message may quote a secret
         raise ValueError("its host or port is malformed") from None
     if scheme not in _PORTS:
         raise ValueError("neither http nor https")
@@ -69,6 +69,6 @@ def parse(text: str) -> Url:
 
 
 def redacted(text: str) -> str:
-    """Give what may be shown of something like a URL: its scheme and host, if it has such."""
+    """Return the parts of a possible URL that are no secret: scheme and host, if it has them."""
     match = _SHOWN.match(text)
     return f"{match[1]}://{match[2]}/…" if match else "(not shown)"

@@ -1,1 +1,1 @@
-"""The OCI and Docker specifications: documents, names, digests, archives."""
+"""The OCI and Docker specifications: documents, names, digests and archives."""

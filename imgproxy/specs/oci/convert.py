@@ -1,9 +1,9 @@
-"""Docker schema 2 to OCI by relabelling.
+"""Conversion of Docker schema 2 manifests to OCI manifests, by relabelling.
 
 Only media types change: digests, sizes, key order, annotations and unknown types stay, so that
-every blob can still be had under the digest its producer gave it (regclient and
-go-containerregistry convert the same way). The output is frozen: the same manifest must give the
-same bytes in every version, since parents keep the digest.
+every blob keeps the digest under which its producer stored it (regclient and go-containerregistry
+convert in the same way). The output is frozen: the same manifest must result in the same bytes in
+every version, since parents store the digest.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _RELABELLED = {
 
 
 def media_type(docker: str) -> str:
-    """Give OCI's name for one of Docker's media types, any other as it is."""
+    """Return OCI's equivalent of one of Docker's media types, any other type unchanged."""
     return _RELABELLED.get(docker, docker)
 
 
 def manifest(raw: bytes) -> bytes:
-    """Give a Docker schema 2 manifest, which must have been parsed before, as an OCI manifest."""
+    """Convert a Docker schema 2 manifest, which has been parsed before, to an OCI manifest."""
     document: dict[str, Any] = strict_json.loads(raw)
     for described in (document, document["config"], *(document.get("layers") or ())):
         if isinstance(described.get("mediaType"), str):

@@ -1,8 +1,8 @@
 """Content digests: OCI image specification, descriptor.md, "Digests".
 
-Grammar-valid digests of any algorithm can be named; only those whose algorithm is available can be
-computed. The two are kept apart, because an unavailable algorithm is no obstacle where it is merely
-mentioned.
+`parse` accepts digests of any algorithm that match the grammar; only those whose algorithm is
+available can be computed. The two are separate, because a digest that is merely mentioned, and not
+verified, needs no algorithm.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _GRAMMAR = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):([a-zA-Z0-9=_-]+)")
 
 _HEX = re.compile(r"[0-9a-f]+")
 
-# Registered algorithms, and how many hex digits their hashes have.
+# Registered algorithms, with the count of hex digits of their hashes.
 _REGISTERED = {"sha256": 64, "sha384": 96, "sha512": 128, "blake3": 64}
 
 _AVAILABLE = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 
-# Nothing registered comes near; a longer name is an attack on file names and headers.
+# No registered algorithm comes near; a longer name is an attack on file names and headers.
 _MAX_LENGTH = 255
 
 
 class Digest(NamedTuple):
-    """An algorithm and the encoded hash, both as they stand in `algorithm:encoded`."""
+    """A digest `algorithm:encoded`, in its two parts."""
 
     algorithm: str
     encoded: str
@@ -40,9 +40,9 @@ class Digest(NamedTuple):
 
 
 def parse(text: str) -> Digest:
-    """Give the digest that `text` spells.
+    """Parse a digest.
 
-    Raises `ValueError` where the grammar, or the form of a registered algorithm, is broken.
+    Raises `ValueError` for text that violates the grammar or the form of a registered algorithm.
     """
     match = _GRAMMAR.fullmatch(text)
     if match is None or len(text) > _MAX_LENGTH:
@@ -50,19 +50,19 @@ def parse(text: str) -> Digest:
     algorithm, encoded = match.groups()
     length = _REGISTERED.get(algorithm, len(encoded))
     if len(encoded) != length or (algorithm in _REGISTERED and not _HEX.fullmatch(encoded)):
-        raise ValueError(f'"{clean(text)}": {algorithm} wants {length} lower-case hex digits')
+        raise ValueError(f'"{clean(text)}": {algorithm} has {length} lower-case hex digits')
     return Digest(algorithm, encoded)
 
 
 def is_available(digest: Digest) -> bool:
-    """Whether this program can compute the digest's algorithm."""
+    """Return whether this program can compute the digest's algorithm."""
     return digest.algorithm in _AVAILABLE
 
 
 def hasher(digest: Digest) -> Hash:
-    """Give a fresh hash object for the digest's algorithm.
+    """Return a new hash object for the digest's algorithm.
 
-    Raises `NotImplementedByUsError` where there is none.
+    Raises `NotImplementedByUsError` where the algorithm is not available.
     """
     new = _AVAILABLE.get(digest.algorithm)
     if new is None:
@@ -75,5 +75,5 @@ def hasher(digest: Digest) -> Hash:
 
 
 def compute(content: bytes, algorithm: str = "sha256") -> Digest:
-    """Give the digest of `content` by an available algorithm."""
+    """Return the digest of `content` by an available algorithm."""
     return Digest(algorithm, _AVAILABLE[algorithm](content).hexdigest())

@@ -1,7 +1,7 @@
-"""The OCI distribution specification 1.1, as a client that only reads sees it.
+"""The client's side of the OCI distribution specification 1.1, limited to pulls.
 
-What to ask, how to read the answers, and what they mean: pure decisions; `transports.registry`
-acts on them.
+URLs of requests, and the interpretation of replies: pure decisions, on which `transports.registry`
+acts.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
 
-# What a manifest request accepts. Schema 1 is not read and so not asked for: a registry that has
-# nothing else says so, or sends it all the same and gets its own message.
+# The media types that a manifest request accepts. Schema 1 is unsupported and so not among them: a
+# registry that has nothing else reports that, or sends it all the same, which has its own message.
 ACCEPT_MANIFESTS = (
     f"{types.OCI_INDEX}, {types.OCI_MANIFEST}, {types.DOCKER_LIST}, {types.DOCKER_MANIFEST}"
 )
 
-# Error bodies are small, and quoted in part.
+# Error bodies are small, and only parts of them are quoted.
 MAX_ERROR_SIZE = 64 * 1024
 
-# The longest chain met in the field is registry, object store, its regional host. Go gives up at
-# ten as well.
+# The longest chain seen in practice is registry, object store, its regional host. Go stops at ten
+# as well.
 MAX_REDIRECTS = 10
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -122,18 +122,18 @@ def registry_url(scheme: str, registry: str, repository: str, path: ApiPath) -> 
 
 
 def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
-    """Give where a redirect leads.
+    """Return the target of a redirect.
 
-    Raises `BadUpstreamError` for a `Location` that is no http(s) URL, and for a step down from
+    Raises `BadUpstreamError` for a `Location` that is not an http(s) URL, and for a downgrade from
     https to http unless `allow_http`.
     """
     if not location:
-        raise BadUpstreamError(f"GET {url}: redirected without saying where")
+        raise BadUpstreamError(f"GET {url}: redirected without a Location")
     try:
-        target = urls.parse(_joined(url, location))
+        target = urls.parse(_resolve(url, location))
     except ValueError as error:
         raise BadUpstreamError(
-            f"GET {url}: redirected to somewhere unusable ({error}): {urls.redacted(location)}"
+            f"GET {url}: redirected to an unusable URL ({error}): {urls.redacted(location)}"
         ) from None
     if target.scheme == "http" and url.scheme == "https" and not allow_http:
         raise BadUpstreamError(
@@ -143,11 +143,11 @@ def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
     return target
 
 
-def _joined(url: Url, location: str) -> str:
-    """Give a `Location` as an absolute URL: RFC 9110 section 10.2.2."""
+def _resolve(url: Url, location: str) -> str:
+    """Return a `Location` as an absolute URL: RFC 9110 section 10.2.2."""
     try:
         return urljoin(f"{url.scheme}://{url.authority}{url.target}", location)
-    except ValueError:  # whose words quote what may be a secret
+    except ValueError:  # its message may quote a secret
         raise ValueError("its host or port is malformed") from None
 
 
@@ -159,7 +159,7 @@ def failure(
     `asked` is what was asked for; the message begins with it. The registry's own message is quoted
     if it sent the specification's error body. `retry_after` is in seconds, None if unspecified.
     """
-    codes, words = said(body)
+    codes, words = parse_error_body(body)
     message = f"{asked}: GET {url}: {status}" + (f" ({words})" if words else "")
     if status == 404:
         default = "BLOB_UNKNOWN" if isinstance(asked, BlobPath) else "MANIFEST_UNKNOWN"
@@ -180,14 +180,17 @@ def refusal(message: str, status: int, *, retry_after: float | None = None) -> F
     return kind(message, retry_after=retry_after)
 
 
-def said(body: bytes) -> tuple[list[str], str]:
-    """Give the codes and the words of the specification's error body, nothing for any other."""
+def parse_error_body(body: bytes) -> tuple[list[str], str]:
+    """Return the codes of the specification's error body, and a summary for messages.
+
+    Both are empty for any other body.
+    """
     try:
         errors = Fields(strict_json.loads(body)).objects("errors")
         codes = [error.optional_text("code") or "" for error in errors]
-        words = [error.optional_text("message") or "" for error in errors]
+        messages = [error.optional_text("message") or "" for error in errors]
     except (strict_json.JsonError, FieldError):
         return [], ""
     return codes, clean(
-        "; ".join(f"{code}: {word}" for code, word in zip(codes, words, strict=True))
+        "; ".join(f"{code}: {text}" for code, text in zip(codes, messages, strict=True))
     )

@@ -1,8 +1,8 @@
-"""The manifest.json of a Docker archive, and the OCI manifest that is made of it.
+"""The manifest.json of a Docker archive, and the OCI manifest that is generated from it.
 
 Docker image specification v1.2, "Combined Image JSON + Filesystem Changeset Format". An archive has
-no manifest digest of its own. The one that is made depends on the image's content alone, and is the
-same in every version of this program, since parents keep its digest.
+no manifest digest of its own. The generated manifest depends on the image's content alone, and is
+the same in every version of this program, since parents store its digest.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _KEYS = frozenset({"Config", "RepoTags", "Layers", "Parent", "LayerSources"})
 _CONFIG_KEYS = frozenset({"rootfs"})
 _ROOTFS_KEYS = frozenset({"type", "diff_ids"})
 
-# What the first bytes of a layer say of its compression; the names after the first three are not
-# OCI's, but true.
+# The suffix of a layer's media type by its first bytes. OCI defines `+gzip` and `+zstd` only; the
+# others follow the same pattern.
 _COMPRESSIONS = {
     b"\x1f\x8b": "+gzip",
     b"\x28\xb5\x2f\xfd": "+zstd",
@@ -38,9 +38,9 @@ _COMPRESSIONS = {
 
 
 class Item(NamedTuple):
-    """One image of an archive: the names of its members, and what it is called.
+    """One image of an archive: the names of its members, and its tags.
 
-    `sources` are descriptors of layers as a registry has them, by their diff_id.
+    `sources` are descriptors of layers in a registry, by their diff_id.
     """
 
     config: str
@@ -50,9 +50,9 @@ class Item(NamedTuple):
 
 
 def parse(raw: bytes, name: str) -> list[Item]:
-    """Give the images that a manifest.json lists; `name` stands for it in messages.
+    """Return the images that a manifest.json lists.
 
-    Raises `InvalidError`.
+    `name` is the name of the document in messages. Raises `InvalidError`.
     """
     try:
         items = Fields({"images": strict_json.loads(raw)}).objects("images")
@@ -75,7 +75,7 @@ def _item(fields: Fields) -> Item:
 
 
 def parse_diff_ids(raw: bytes, name: str) -> tuple[Digest, ...] | None:
-    """Give the digests of the layers, uncompressed, that a config names; None where it names none.
+    """Return the digests of the uncompressed layers in a config, None where it lists none.
 
     OCI image specification, config.md, "rootfs". Raises `InvalidError`.
     """
@@ -87,24 +87,24 @@ def parse_diff_ids(raw: bytes, name: str) -> tuple[Digest, ...] | None:
             return None
         manifests.refuse_lookalikes(rootfs, _ROOTFS_KEYS)
         return tuple(map(digests.parse, rootfs.texts("diff_ids")))
-    except ValueError as error:  # FieldError, JsonError, and those of digests
+    except ValueError as error:  # FieldError, JsonError, or of a digest
         raise InvalidError(f"parsing {name}: {error}") from None
 
 
 def layer_type(head: bytes) -> str:
-    """Give the media type of a layer that begins with these bytes, six at least."""
+    """Return the media type of a layer by its first bytes, six at least."""
     suffix = next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), "")
     return types.OCI_LAYER + suffix
 
 
 def foreign_type(media_type: str) -> str:
-    """Give the media type of a layer that the archive only tells the source of."""
+    """Return the media type of a layer of which the archive has only the source's descriptor."""
     _, plus, suffix = media_type.replace(".tar.", ".tar+").partition("+")
     return f"{types.OCI_NONDISTRIBUTABLE}{plus}{suffix}"
 
 
 def make_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
-    """Give the OCI manifest of an image, in the one form that it has."""
+    """Return the OCI manifest of an image, in its canonical form."""
     document = {
         "schemaVersion": 2,
         "mediaType": types.OCI_MANIFEST,

@@ -1,9 +1,9 @@
-"""Manifests and indexes as values.
+"""Manifests, indexes and descriptors as values.
 
 OCI image specification 1.1 (manifest.md, image-index.md, descriptor.md), and Docker's image
-manifest version 2, schema 2. A document is parsed once, strictly, and what could be read in two
-ways is refused (CVE-2021-41190): keys of two formats in one document, keys that differ from a known
-one only in case (Go would take them), a body that contradicts the media type it came under.
+manifest version 2, schema 2. A document is parsed once, strictly, and any ambiguity is refused
+(CVE-2021-41190): keys of two formats in one document, keys that differ from a known one only in
+case (Go accepts them), a body that contradicts the media type it was sent with.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from imgproxy.specs.oci.platform import Platform
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
 
-# The distribution specification asks registries to accept manifests of 4 MiB; larger ones travel
-# nowhere. The same holds for configs, which every client reads whole.
+# The distribution specification requires registries to accept manifests of 4 MiB; larger ones are
+# not portable. The same holds for configs, which every client reads whole.
 MAX_DOCUMENT_SIZE = 4 * 1024 * 1024
 
-# Sizes are int64 in the specification's own types; no file system holds more.
+# Sizes are int64 in the specification's own types; no file system holds larger files.
 _MAX_SIZE = 2**63 - 1
 
-# The keys by which one format is told from another.
+# The keys that distinguish the formats.
 _MANIFEST_KEYS = frozenset({"config", "layers"})
 _INDEX_KEYS = frozenset({"manifests"})
 _FORMAT_KEYS = _MANIFEST_KEYS | _INDEX_KEYS | {"fsLayers", "history"}
@@ -48,11 +48,11 @@ _PLATFORM_KEYS = frozenset({"os", "architecture", "variant"})
 
 
 class Descriptor(NamedTuple):
-    """What names a blob or a manifest.
+    """A descriptor of a blob or a manifest.
 
-    `size` is in bytes, `media_type` empty where the document says none, `data` the embedded
-    content if there is any, `platform` None where none is said. `ref_name` and `image_name` are
-    what a layout and containerd call the image.
+    `size` is in bytes, `media_type` empty where the document has none, `data` the embedded content
+    if there is any, `platform` None where there is none. `ref_name` and `image_name` are the
+    names of the image in a layout and in containerd.
     """
 
     media_type: str
@@ -88,13 +88,13 @@ class Index(NamedTuple):
 
 
 def parse(raw: bytes, claimed_type: str, name: str) -> Manifest | Index:
-    """Give the document that `raw` holds.
+    """Parse a manifest or an index.
 
-    `claimed_type` is the media type it came under: only one that is known counts, any other (an
-    empty one, a content delivery network's `text/plain`) leaves the document to speak for itself.
-    `name` stands for it in messages.
+    `claimed_type` is the media type it was sent with: only a known one counts, with any other (an
+    empty one, a content delivery network's `text/plain`) the document itself decides. `name` is
+    its name in messages.
 
-    Raises `InvalidError`, or `UnsupportedFormatError` for a format that is not read.
+    Raises `InvalidError`, or `UnsupportedFormatError` for an unsupported format.
     """
     try:
         document = Fields(strict_json.loads(raw))
@@ -114,43 +114,43 @@ def parse(raw: bytes, claimed_type: str, name: str) -> Manifest | Index:
 
 
 def parse_index(raw: bytes, name: str) -> Index:
-    """Give the OCI index that `raw` must hold; raises as `parse` does."""
+    """Parse an OCI index. Raises the same as `parse`, also for any other document."""
     document = parse(raw, types.OCI_INDEX, name)
-    assert isinstance(document, Index)  # noqa: S101  (what came as an index is one, or refused)
+    assert isinstance(document, Index)  # noqa: S101  (`parse` refuses others of this type)
     return document
 
 
 def parse_platform(raw: bytes) -> Platform | None:
-    """Give the platform that an image's config says, None where it says none that can be read.
+    """Return the platform in an image's config, None where it has no valid one.
 
     OCI image specification, config.md.
     """
     try:
         config = Fields(strict_json.loads(raw))
         parts = (config.optional_text(key) or "" for key in ("os", "architecture", "variant"))
-        said = Platform(*parts)
+        platform = Platform(*parts)
     except (FieldError, strict_json.JsonError):
         return None
-    return said if said.os and said.architecture else None
+    return platform if platform.os and platform.architecture else None
 
 
 def _media_type(document: Fields, claimed: str, name: str) -> str:
-    """Decide what the document is; what it says of itself must agree with what it came as."""
+    """Return the document's media type; its own and the claimed one must agree."""
     refuse_lookalikes(document, _TOP_KEYS)
-    said = document.optional_text("mediaType") or ""
+    own = document.optional_text("mediaType") or ""
     version = document.optional_integer("schemaVersion")
     claimed = claimed if claimed in types.KNOWN_DOCUMENTS else ""
-    if (said or claimed) in types.SCHEMA1 or (version == 1 and not said):
+    if (own or claimed) in types.SCHEMA1 or (version == 1 and not own):
         raise UnsupportedFormatError(
-            f"{name} is a Docker schema 1 manifest, which is not read;"
+            f"{name} is a Docker schema 1 manifest, which is not supported;"
             " push the image again with a current tool to convert it"
         )
-    media_type = said or claimed or _guess(document)
-    if claimed and said and claimed != said:
-        raise FieldError(f"mediaType: the document says {shown(said)} but came as {claimed}")
+    media_type = own or claimed or _guess(document)
+    if claimed and own and claimed != own:
+        raise FieldError(f"mediaType: {shown(own)}, but the document was sent as {claimed}")
     if media_type not in types.KNOWN_DOCUMENTS:
         raise UnsupportedFormatError(
-            f"{name} has the media type {shown(media_type)}, which is not read"
+            f"{name} has the media type {shown(media_type)}, which is not supported"
         )
     if version not in (2, None):
         raise FieldError(f"schemaVersion: expected 2, got {version}")
@@ -158,12 +158,12 @@ def _media_type(document: Fields, claimed: str, name: str) -> str:
 
 
 def _guess(document: Fields) -> str:
-    """Give the type of a document that says none, by its keys."""
+    """Return the type of a document without a media type, by its keys."""
     if "manifests" in document:
         return types.OCI_INDEX
     config = document.optional_object("config")
     if config is None:
-        raise FieldError("mediaType: missing, and the keys fit no known format")
+        raise FieldError("mediaType: missing, and the keys match no known format")
     docker = config.optional_text("mediaType") == types.DOCKER_CONFIG
     return types.DOCKER_MANIFEST if docker else types.OCI_MANIFEST
 
@@ -176,15 +176,15 @@ def _refuse_ambiguity(document: Fields, media_type: str) -> None:
 
 
 def refuse_lookalikes(fields: Fields, known: frozenset[str]) -> None:
-    """Raise `FieldError` for a key that a reader without regard to case takes for a known one."""
+    """Raise `FieldError` for a key that a case-insensitive reader takes for a known one."""
     folded = {key.casefold() for key in known}
     for key in fields:
         if key not in known and key.casefold() in folded:
-            raise FieldError(f"{fields.at(key)}: ambiguous, keys are told apart by case")
+            raise FieldError(f"{fields.at(key)}: ambiguous, keys are case-sensitive")
 
 
 def parse_descriptor(fields: Fields) -> Descriptor:
-    """Give the descriptor that an object of a document is. Raises `FieldError`."""
+    """Parse an object of a document as a descriptor. Raises `FieldError`."""
     refuse_lookalikes(fields, _DESCRIPTOR_KEYS)
     media_type = _media_type_of(fields, "mediaType")
     size = fields.integer("size")
@@ -200,7 +200,7 @@ def parse_descriptor(fields: Fields) -> Descriptor:
         fields.texts("urls"),
         platform,
         annotations.get("org.opencontainers.image.ref.name"),
-        # BuildKit marks attestations twice; other writers know only one of the marks.
+        # BuildKit marks attestations in both ways, other writers only in one.
         "vnd.docker.reference.type" in annotations
         or (platform is not None and platform[:2] == ("unknown", "unknown")),
         annotations.get("io.containerd.image.name"),
@@ -239,5 +239,5 @@ def _platform(fields: Fields) -> Platform | None:
         return None
     refuse_lookalikes(platform, _PLATFORM_KEYS)
     parts = (platform.optional_text(key) or "" for key in ("os", "architecture", "variant"))
-    said = Platform(*parts)
-    return said if said.os or said.architecture else None
+    parsed = Platform(*parts)
+    return parsed if parsed.os or parsed.architecture else None

@@ -1,7 +1,7 @@
-"""Media types: RFC 6838 section 4.2, and the names that the image specifications give.
+"""Media types: the grammar of RFC 6838 section 4.2, and the types that image formats define.
 
-A media type that comes from a document ends up in a header, so it is matched whole against the
-grammar before anything else looks at it.
+A media type from a document ends up in a header field, so the whole of it is matched against the
+grammar before any other use.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _GRAMMAR = re.compile(f"{_NAME}/{_NAME}")
 
 
 def is_valid(text: str) -> bool:
-    """Whether `text` is a media type without parameters."""
+    """Return whether `text` is a media type without parameters."""
     return _GRAMMAR.fullmatch(text) is not None
 
 
 def essence(content_type: str) -> str:
-    """Give a `Content-Type` without its parameters, in lower case."""
+    """Return a `Content-Type` without its parameters, in lower case."""
     return content_type.partition(";")[0].strip().lower()

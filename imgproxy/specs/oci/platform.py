@@ -1,8 +1,8 @@
-"""Platforms, and which entry of an index is chosen for one.
+"""Platforms, and the choice of an index's entry for a platform.
 
 OCI image specification, image-index.md, "platform"; the names are Go's GOOS and GOARCH. The order
-in which variants are tried is the table in the man page, section PLATFORMS: what the wanted
-processor runs best comes first, what it cannot run is never chosen.
+in which variants are tried is the table in imgproxy(1), PLATFORMS: the variant that the wanted
+processor runs best comes first, and one that it cannot run is never chosen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _COMPONENT = re.compile(r"[a-z0-9_.-]+")
 
-# What `uname -m` says, and what people type, by Go's names.
+# Names printed by `uname -m` or typed by people, with Go's equivalents.
 _MACHINES: dict[str, tuple[str, str]] = {
     "x86_64": ("amd64", ""),
     "i386": ("386", ""),
@@ -41,7 +41,7 @@ _AMD64_LEVELS = {
 
 
 class Platform(NamedTuple):
-    """What an image runs on; `variant` is empty where none is said."""
+    """The platform of an image; `variant` is empty where there is none."""
 
     os: str
     architecture: str
@@ -52,9 +52,9 @@ class Platform(NamedTuple):
 
 
 def parse(text: str) -> Platform:
-    """Give the platform that `OS/ARCH[/VARIANT]` spells.
+    """Parse `OS/ARCH[/VARIANT]`.
 
-    Raises `ValueError` where it does not.
+    Raises `ValueError` for other text.
     """
     parts = text.lower().split("/")
     if len(parts) not in (2, 3) or not all(map(_COMPONENT.fullmatch, parts)):
@@ -65,9 +65,9 @@ def parse(text: str) -> Platform:
 
 
 def of_host(os: str, machine: str, cpu_flags: Collection[str]) -> Platform:
-    """Give the platform of a host.
+    """Return the platform of a host.
 
-    `machine` is what uname(2) says; `cpu_flags` are those of one x86 processor, else empty.
+    `machine` is that of uname(2); `cpu_flags` are those of one x86 processor, else empty.
     """
     architecture, variant = _MACHINES.get(machine, (machine, ""))
     if architecture == "amd64":
@@ -85,10 +85,10 @@ def _amd64_variant(flags: Collection[str]) -> str:
 
 
 def choose(wanted: Platform, entries: Iterable[Platform | None]) -> int | None:
-    """Give the position of the entry to take for `wanted`, None where nothing fits.
+    """Return the position of the entry to choose for `wanted`, None where no entry matches.
 
     `entries` are the platforms of an index in its order, None for an entry without one, which is
-    taken only when no other fits.
+    chosen only where no other matches.
     """
     ranks = {variant: rank for rank, variant in reversed([*enumerate(_variants(wanted))])}
     best: tuple[int, int] | None = None
@@ -106,13 +106,13 @@ def _rank(wanted: Platform, entry: Platform, ranks: dict[str, int]) -> int | Non
 
 
 def _plain(architecture: str, variant: str) -> str:
-    """Give the variant as the table spells it: an architecture's baseline is its plain name."""
+    """Return the variant in the form of the table, where an architecture's baseline is empty."""
     baseline = {"amd64": "v1", "arm64": "v8"}.get(architecture)
     return "" if variant == baseline else variant
 
 
 def _variants(wanted: Platform) -> list[str]:
-    """Give the variants that `wanted` runs, best first; the plain entry is the empty string."""
+    """Return the variants that `wanted` runs, best first; the plain entry is the empty string."""
     variant = _plain(wanted.architecture, wanted.variant)
     if wanted.architecture == "arm":
         return [*_down(variant, 5), ""] if variant else ["", "v7", "v6", "v5"]
@@ -122,7 +122,7 @@ def _variants(wanted: Platform) -> list[str]:
 
 
 def _down(variant: str, last: int) -> list[str]:
-    """Give vN, …, v`last`; what is no level stands for itself."""
+    """Return vN, …, v`last`; a variant that is not a level stands for itself."""
     if re.fullmatch(r"v[1-9]", variant) is None:
         return [variant] if variant else []
     return [variant, *(f"v{level}" for level in range(int(variant[1:]) - 1, last - 1, -1))]

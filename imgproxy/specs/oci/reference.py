@@ -1,10 +1,10 @@
-"""Names of images: the IMAGE argument, and references into registries.
+"""Names of images: the IMAGE argument, and references to images in registries.
 
-The grammar of a reference is that of the distribution project (`reference`), as the containers
-ecosystem reads it: containers-transports(5). What stands before the first `:` is a transport only
-if it is on a list, so that `localhost:5000/x` needs no decoration.
+The grammar of a reference is that of the distribution project (`reference`), as in
+containers-transports(5). The text before the first `:` is a transport only if it is on a list, so
+that `localhost:5000/x` needs no prefix.
 
-Everything here raises `BadRequestError` with the code NAME_INVALID for a name that is malformed.
+All functions raise `BadRequestError` with the code NAME_INVALID for a malformed name.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _HEX_ID = re.compile(r"[0-9a-f]{64}")
 _MAX_NAME = 255
 _PORTS = range(1, 65536)
 
-# Known to the ecosystem, but not read here.
-_ELSEWHERE = {
+# Transports of other tools that this program does not support, each with a way out.
+_UNSUPPORTED = {
     "containers-storage": "push the image from there to a registry, or save it with"
     " `podman save --format oci-dir`",
     "docker-daemon": "save the image with `docker save`",
@@ -54,7 +54,7 @@ _DESCRIPTOR = re.compile(r"(?:/dev/stdin|(?:/dev|/proc/self)/fd/([0-9]{1,9}))")
 
 
 class Reference(NamedTuple):
-    """What a registry is asked for: `registry/repository[:tag][@digest]`, normalised.
+    """An image in a registry: `registry/repository[:tag][@digest]`, normalised.
 
     With both a tag and a digest, the digest decides; with neither, it is a repository.
     """
@@ -70,17 +70,17 @@ class Reference(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The repository with its registry: the identity that configuration files speak of."""
+        """The repository with its registry: the name that configuration files refer to."""
         return f"{self.registry}/{self.repository}"
 
     @property
     def manifest(self) -> str:
-        """What the registry is asked for under `/manifests/`."""
+        """The last component of the manifest's path in the registry, after `/manifests/`."""
         return str(self.digest or self.tag)
 
 
 class LayoutName(NamedTuple):
-    """`oci:DIR[:REF|:@N]`, `oci-archive:FILE…`: by annotation, by position, or the only one."""
+    """`oci:DIR[:REF|:@N]`, `oci-archive:FILE…`: by annotation, by position, or the only image."""
 
     transport: str
     path: str
@@ -92,7 +92,7 @@ class LayoutName(NamedTuple):
 
 
 class DockerArchiveName(NamedTuple):
-    """`docker-archive:FILE[:NAME[:TAG]|:@N]`: by tag, by position, or the only one there is."""
+    """`docker-archive:FILE[:NAME[:TAG]|:@N]`: by tag, by position, or the only image."""
 
     path: str
     reference: Reference | None = None
@@ -112,18 +112,18 @@ class DirectoryName(NamedTuple):
 
 
 class PathName(NamedTuple):
-    """A path without a transport; what lies there says itself what it is."""
+    """A path without a transport; the transport is detected from the content at the path."""
 
     path: str
     tail: str
 
     def of(self, transport: str) -> LocalName:
-        """Give the name as that of what has been found at the path."""
+        """Return the name with the transport that has been detected."""
         return _local(transport, f"{self.path}:{self.tail}" if self.tail else self.path)
 
 
 class ShortName(NamedTuple):
-    """A name without a registry; registries.conf says what it stands for."""
+    """A name without a registry, which registries.conf resolves."""
 
     text: str
 
@@ -136,7 +136,7 @@ ImageName = Reference | LocalName | PathName | ShortName
 
 
 def parse_image(text: str) -> ImageName:
-    """Give the image that the IMAGE argument names."""
+    """Parse the IMAGE argument."""
     if text.startswith(("/", "./", "../")):
         path, _, tail = text.partition(":")
         return PathName(path, tail)
@@ -147,8 +147,8 @@ def parse_image(text: str) -> ImageName:
         return parse_reference(rest[2:])
     if colon and word in _LOCAL:
         return _local(word, rest)
-    if colon and word in _ELSEWHERE:
-        _refuse(text, f"the transport {word}: is not read here; {_ELSEWHERE[word]}")
+    if colon and word in _UNSUPPORTED:
+        _refuse(text, f"the transport {word}: is not supported; {_UNSUPPORTED[word]}")
     if colon and rest.startswith("//") and _WORD.fullmatch(word):
         _refuse(text, f'unknown transport "{word}"')
     reference = parse_reference(text)
@@ -156,16 +156,16 @@ def parse_image(text: str) -> ImageName:
 
 
 def parse_reference(text: str) -> Reference:
-    """Give the reference that `[HOST[:PORT]/]NAME[:TAG][@DIGEST]` spells, normalised.
+    """Parse `[HOST[:PORT]/]NAME[:TAG][@DIGEST]`, and return it normalised.
 
-    Without a host it is Docker Hub's, without tag and digest it is `latest`.
+    The default host is Docker Hub, the default tag `latest` where there is no digest either.
     """
     named = parse_named(text)
     return named if named.tag or named.digest else named._replace(tag="latest")
 
 
 def parse_named(text: str) -> Reference:
-    """Give the same without a default: what signatures and policies name may be a repository."""
+    """Parse the same without a default tag: signatures and policies may name a repository."""
     rest, at, digest_text = text.partition("@")
     digest = _digest(text, digest_text) if at else None
     registry, repository = "docker.io", rest
@@ -188,13 +188,16 @@ def parse_named(text: str) -> Reference:
 
 
 def has_registry(text: str) -> bool:
-    """Whether the first of several components is a host: with a dot, a colon, or `localhost`."""
+    """Return whether the first of several components is a host.
+
+    That is one with a dot or a colon, or `localhost`.
+    """
     first, slash, _ = text.partition("/")
     return bool(slash) and (first == "localhost" or "." in first or ":" in first)
 
 
 def is_registry(text: str) -> bool:
-    """Whether it is spelled as a host with or without a port."""
+    """Return whether the text is a host with or without a port."""
     match = _REGISTRY.fullmatch(text)
     if match is None:
         return False
@@ -263,7 +266,7 @@ def _joined(transport: str, path: str, name: object, position: int | None) -> st
 
 
 def inherited_descriptor(path: str) -> int | None:
-    """Give the descriptor that a path such as /dev/stdin stands for, None for any other path."""
+    """Return the descriptor behind a path such as /dev/stdin, None for any other path."""
     match = _DESCRIPTOR.fullmatch(path)
     return None if match is None else int(match[1] or 0)
 

@@ -1,9 +1,9 @@
-"""Tar archives: their members, without their contents.
+"""Tar archives: the headers of their members, without the contents.
 
 POSIX.1-2024, pax(1), "ustar Interchange Format" and "pax Extended Header", with GNU's long names
 and base-256 numbers (tar(5)). The control files of an image archive decide what is trusted, so
-whatever readers are known to read in different ways is refused: a name that is said twice, global
-names, contents of a directory, a lone block of zeros.
+anything that tar readers are known to interpret differently is refused: a name that is given
+twice, global names, contents of a directory, a lone block of zeros.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 
-# An extended header that is longer than this carries something else than a name.
+# An extended header that is longer than this holds something other than a name.
 MAX_EXTENSION = 1024 * 1024
 
-# No system has longer paths (PATH_MAX), and all of them together are kept in memory.
+# No system has longer paths (PATH_MAX). The names of all members together are kept in memory.
 MAX_PATH = 4096
 MAX_NAMES = 16 * 1024 * 1024
 
-# The largest archives in the field, whole systems of an air-gapped host, have some thousands.
+# The largest archives in practice, all images of an air-gapped host, have some thousands.
 MAX_MEMBERS = 65_536
 
 _ZEROS = bytes(BLOCK)
@@ -47,31 +47,31 @@ _KINDS: dict[bytes, Kind] = {
 _BASE_256 = 0x80
 _SIGN = 0x80
 
-# These have no contents of their own, whatever their size says.
+# Types of members without contents of their own, whatever the size in the header.
 _HEADER_ONLY = frozenset(b"123456"[n : n + 1] for n in range(6))
 
 
 class TarError(ValueError):
-    """The archive is broken or ambiguous; the message says where."""
+    """The archive is broken or ambiguous; the message states the position."""
 
 
 class Stream(Protocol):
-    """The bytes of an archive, in order. `position` is how many are behind."""
+    """The bytes of an archive, in order. `position` is the offset of the next one."""
 
     position: int
 
     def read(self, size: int) -> bytes:
-        """Give the next bytes, fewer than `size` only at the end."""
+        """Return the next bytes, fewer than `size` only at the end."""
 
     def skip(self, size: int) -> None:
-        """Leave bytes out; the position shows by how many, fewer than `size` only at the end."""
+        """Skip bytes, fewer than `size` only at the end, as `position` shows."""
 
 
 class Entry(NamedTuple):
-    """A member: its name as `normalise` gives it, None where it is outside of the archive.
+    """A member: its name as `normalise` returns it, None where it is outside of the archive.
 
-    `offset` and `size` are in bytes, those of the content in the archive; `target` is what a link
-    leads to, as it is written.
+    `offset` and `size` are those of the content in the archive, in bytes; `target` is the target
+    of a link, as written in the archive.
     """
 
     name: str | None
@@ -82,7 +82,7 @@ class Entry(NamedTuple):
 
 
 def normalise(path: str) -> str | None:
-    """Give the one spelling of a path inside an archive, None for one that leads out of it."""
+    """Return the canonical form of a path inside an archive, None for one that leads out of it."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -95,7 +95,7 @@ def normalise(path: str) -> str | None:
 
 
 def entries(stream: Stream) -> Iterator[Entry]:
-    """Give the members in order; the content may be read from the stream before the next is taken.
+    """Yield the members in order; their contents may be read from the stream in between.
 
     Raises `TarError`.
     """
@@ -117,27 +117,27 @@ def _skip_to(stream: Stream, end: int, name: str | None) -> None:
 
 
 def _next(stream: Stream) -> Entry | None:
-    """Give the next member, with what the headers before it say of it."""
-    said: dict[str, str] = {}
+    """Return the next member, with the values of the extended headers before it."""
+    extended: dict[str, str] = {}
     while True:
         at = stream.position
         header = stream.read(BLOCK)
         if len(header) == BLOCK and header != _ZEROS:
             kind, size = header[156:157], _size(header, at)
             if kind not in b"xgLKX":
-                return _entry(stream, header, said, at)
+                return _entry(stream, header, extended, at)
             content = _extension(stream, size, at)
-            for key, value in _said(kind, content, at):
-                if key in said:
-                    raise TarError(f"the header at byte {at} says {key} again")
-                said[key] = value
+            for key, value in _extended_values(kind, content, at):
+                if key in extended:
+                    raise TarError(f"the header at byte {at} repeats {key}")
+                extended[key] = value
             continue
-        if said:
+        if extended:
             raise TarError(f"ends at byte {at}, after a header that belongs to another")
         if len(header) not in (0, BLOCK):
             raise TarError(f"ends at byte {stream.position}, in the middle of a header")
         if header and stream.read(BLOCK).strip(b"\0"):
-            raise TarError(f"one block of zeros at byte {at}, and then more")
+            raise TarError(f"one block of zeros at byte {at}, followed by data")
         return None
 
 
@@ -151,8 +151,8 @@ def _extension(stream: Stream, size: int, at: int) -> bytes:
     return content
 
 
-def _said(kind: bytes, content: bytes, at: int) -> Iterator[tuple[str, str]]:
-    """Give what an extended header says of the next member, by pax's keys."""
+def _extended_values(kind: bytes, content: bytes, at: int) -> Iterator[tuple[str, str]]:
+    """Yield the values in an extended header that matter here, with pax's keys."""
     if kind in b"LK":
         yield {b"L": "path", b"K": "linkpath"}[kind], _text(content.rstrip(b"\0"), at)
         return
@@ -164,9 +164,9 @@ def _said(kind: bytes, content: bytes, at: int) -> Iterator[tuple[str, str]]:
             yield key, _text(value, at)
         elif key in ("path", "linkpath", "size"):
             if kind == b"g":
-                raise TarError(f"the global header at byte {at} says {key} for all members")
+                raise TarError(f"the global header at byte {at} sets {key} for all members")
             if not value:
-                raise TarError(f"the header at byte {at} says {key}, and no value")
+                raise TarError(f"the header at byte {at} sets {key} without a value")
             yield key, _text(value, at)
 
 
@@ -182,36 +182,36 @@ def _pax(content: bytes, at: int) -> Iterator[tuple[str, bytes]]:
         position = end
 
 
-def _entry(stream: Stream, header: bytes, said: dict[str, str], at: int) -> Entry:
+def _entry(stream: Stream, header: bytes, extended: dict[str, str], at: int) -> Entry:
     kind = _KINDS.get(header[156:157], "other")
-    name = said.get("path") or _name(header, at)
+    name = extended.get("path") or _name(header, at)
     size = _size(header, at)
-    if "size" in said:
-        if _PAX_SIZE.fullmatch(said["size"].encode(errors="replace")) is None:
-            raise TarError(f"the header before byte {at} says a size that is no number")
-        size = int(said["size"])
+    if "size" in extended:
+        if _PAX_SIZE.fullmatch(extended["size"].encode(errors="replace")) is None:
+            raise TarError(f"the header before byte {at} has a size that is not a number")
+        size = int(extended["size"])
     if header[156:157] == b"\0" and name.endswith("/"):
-        kind = "directory"  # as it was before directories had a type
+        kind = "directory"  # the convention before directories had a type
     if size and (header[156:157] in _HEADER_ONLY or kind == "directory"):
-        raise TarError(f"the header at byte {at} gives contents to a member that has none")
+        raise TarError(f"the header at byte {at} has a size, but its type has no contents")
     if kind == "sparse":
         _skip_sparse_map(stream, header)
-    if _SPARSE in said:
-        kind, name = "sparse", said.get(f"{_SPARSE}name", name)
-    target = said.get("linkpath") or _text(header[157:257].partition(b"\0")[0], at)
+    if _SPARSE in extended:
+        kind, name = "sparse", extended.get(f"{_SPARSE}name", name)
+    target = extended.get("linkpath") or _text(header[157:257].partition(b"\0")[0], at)
     return Entry(normalise(name), kind, stream.position, size, target)
 
 
 def _skip_sparse_map(stream: Stream, header: bytes) -> None:
-    """Leave out the blocks with which GNU's old format goes on with its map of holes."""
-    goes_on = header[482:483]
-    while goes_on not in (b"", b"\0"):
-        goes_on = stream.read(BLOCK)[504:505]
+    """Skip the blocks in which GNU's old format continues its map of holes."""
+    continues = header[482:483]
+    while continues not in (b"", b"\0"):
+        continues = stream.read(BLOCK)[504:505]
 
 
 def _name(header: bytes, at: int) -> str:
     name = header[:100].partition(b"\0")[0]
-    if header[257:263] == b"ustar\0":  # GNU's own format has times where the prefix is
+    if header[257:263] == b"ustar\0":  # GNU's own format has times in place of the prefix
         prefix = header[345:500].partition(b"\0")[0]
         name = prefix + b"/" + name if prefix else name
     return _text(name, at)
@@ -226,7 +226,7 @@ def _text(raw: bytes, at: int) -> str:
 
 
 def is_header(block: bytes) -> bool:
-    """Whether a block begins a tar: its checksum is right, or the archive has no members."""
+    """Return whether a block is the first of a tar: a header, or zeros if it has no members."""
     try:
         return block == _ZEROS or (len(block) == BLOCK and _size(block, 0) >= 0)
     except TarError:
@@ -234,21 +234,21 @@ def is_header(block: bytes) -> bool:
 
 
 def _size(header: bytes, at: int) -> int:
-    """Give the size that a header says, after a look at its checksum."""
-    said = _number(header[_CHECKSUM], at)
+    """Return the size in a header, after verifying its checksum."""
+    checksum = _number(header[_CHECKSUM], at)
     others = header[:148] + header[156:]
     total = sum(others) + 8 * ord(" ")
-    # Some old writers took bytes for signed.
-    if said not in (total, total - 256 * sum(byte >= _SIGN for byte in others)):
+    # Some old writers summed signed bytes.
+    if checksum not in (total, total - 256 * sum(byte >= _SIGN for byte in others)):
         raise TarError(f"no header at byte {at}: the checksum is wrong")
     return _number(header[124:136], at)
 
 
 def _number(field: bytes, at: int) -> int:
-    """Give a number in octal digits, or in GNU's base 256."""
+    """Return a number in octal digits, or in GNU's base 256."""
     if field[0] == _BASE_256:
         return int.from_bytes(field[1:], "big")
     digits = _OCTAL.fullmatch(field)
     if digits is None:
-        raise TarError(f"the header at byte {at} has a number that is none")
+        raise TarError(f"the header at byte {at} has a malformed number")
     return int(digits[1] or b"0", 8)

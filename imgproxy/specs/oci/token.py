@@ -1,7 +1,7 @@
 """Bearer tokens: the distribution project's token and OAuth2 specifications, RFC 6750.
 
-A registry names a realm in its challenge; the token that is had there lets its bearer pull from
-one repository for a while.
+A registry's challenge names a realm, the URL of a token server; a token from there permits pulls
+from one repository for a limited time.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 MAX_REPLY_SIZE = 1024 * 1024
 
-# A token without a lifetime has this one, and none is taken for shorter.
+# In seconds: the lifetime of a token that has none, and the least that a stated one counts as.
 MIN_LIFETIME = 60.0
 
-# RFC 6750 section 2.1: what a bearer token is made of. Anything else must not reach a header.
+# The grammar of a bearer token, RFC 6750 section 2.1. Nothing else may be sent in a field.
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
-# What the token specification calls a client; registries only log it.
+# The `client_id` of the token specification; registries only log it.
 _CLIENT = "imgproxy"
 
 
 class Request(NamedTuple):
-    """How a token is asked for: a GET with this `Authorization` if any, or a POST of the form."""
+    """A request for a token: a GET with this `Authorization` if any, or a POST of the form."""
 
     url: Url
     authorization: str
@@ -55,7 +55,7 @@ class Token(NamedTuple):
 
 
 def is_usable(text: str) -> bool:
-    """Whether the text can be a bearer token."""
+    """Return whether the text matches the grammar of a bearer token."""
     return _TOKEN68.fullmatch(text) is not None
 
 
@@ -67,12 +67,12 @@ def request(
     *,
     allow_http: bool,
 ) -> Request:
-    """Give how to ask for the token that the answer of `url` demanded.
+    """Return the request for the token that a challenge from `url` requires.
 
-    An identity token is exchanged by POST; user and password go along with a GET. Raises
+    An identity token is exchanged by POST; user and password are sent with a GET. Raises
     `BadUpstreamError` for a realm that is missing or unusable.
     """
-    where = _realm(url, challenge, allow_http=allow_http)
+    realm = _realm(url, challenge, allow_http=allow_http)
     service = challenge.parameters.get("service")
     query = [("service", service)] if service is not None else []
     if credentials is not None and credentials.identity_token:
@@ -83,38 +83,38 @@ def request(
             *query,
             ("scope", " ".join(scopes)),
         ]
-        return Request(where, "", urlencode(form).encode())
+        return Request(realm, "", urlencode(form).encode())
     if credentials is not None and credentials.username:
         query.insert(0, ("account", credentials.username))
     query += [("scope", scope) for scope in scopes]
-    joint = "&" if "?" in where.target else "?"
-    target = f"{where.target}{joint}{urlencode(query, quote_via=quote)}"
+    joint = "&" if "?" in realm.target else "?"
+    target = f"{realm.target}{joint}{urlencode(query, quote_via=quote)}"
     has_both = credentials is not None and credentials.username and credentials.password
     authorization = credentials.basic if credentials is not None and has_both else ""
-    return Request(where._replace(target=target), authorization, None)
+    return Request(realm._replace(target=target), authorization, None)
 
 
 def _realm(url: Url, challenge: Challenge, *, allow_http: bool) -> Url:
-    realm = challenge.parameters.get("realm", "")
+    text = challenge.parameters.get("realm", "")
     try:
-        where = urls.parse(realm)
+        realm = urls.parse(text)
     except ValueError as error:
         raise BadUpstreamError(
             f"GET {url}: the registry asks for a token from an unusable realm"
-            f' "{urls.redacted(realm)}": {error}'
+            f' "{urls.redacted(text)}": {error}'
         ) from None
-    if where.scheme == "http" and url.scheme == "https" and not allow_http:
+    if realm.scheme == "http" and url.scheme == "https" and not allow_http:
         raise BadUpstreamError(
-            f"GET {url}: the registry asks for a token over plain http from {where}, which is"
+            f"GET {url}: the registry asks for a token over plain http from {realm}, which is"
             " refused (--tls-verify=false would allow it)"
         )
-    return where
+    return realm
 
 
 def parse(body: bytes, url: Url) -> Token:
-    """Give what a token server's reply holds, as `token` or `access_token`.
+    """Return the token in a token server's reply, from `token` or `access_token`.
 
-    Raises `BadUpstreamError` where there is none that may stand in a header.
+    Raises `BadUpstreamError` where there is none that may be sent in a field.
     """
     try:
         fields = Fields(strict_json.loads(body))
@@ -122,7 +122,7 @@ def parse(body: bytes, url: Url) -> Token:
         lifetime = fields.optional_integer("expires_in") or 0
     except strict_json.JsonError as error:
         raise BadUpstreamError(f"GET {url}: the token server's reply: {error}") from None
-    except FieldError:  # whose words quote what may be a secret
+    except FieldError:  # its message may quote a secret
         value, lifetime = "", 0
     if not is_usable(value):
         raise BadUpstreamError(f"GET {url}: the token server's reply holds no usable token")
@@ -132,12 +132,12 @@ def parse(body: bytes, url: Url) -> Token:
 def failure(
     url: Url, status: int, body: bytes, source: str, *, retry_after: float | None = None
 ) -> Failure:
-    """Give what a token server's reply other than 200 means.
+    """Return the failure that a token server's reply other than 200 means.
 
-    `source` says where the credentials came from that were shown to it, empty for none;
+    `source` is the origin of the credentials that were sent to it, empty for none;
     `retry_after` is in seconds, None if unspecified.
     """
-    _, words = distribution.said(body)
+    _, words = distribution.parse_error_body(body)
     shown = f" to the credentials from {source}" if source else ""
     message = f"asking for a token: {url}: {status}{shown}" + (f" ({words})" if words else "")
     return distribution.refusal(message, status, retry_after=retry_after)

@@ -1,1 +1,1 @@
-"""The formats of signatures: OpenPGP, simple signing, sigstore, Rekor."""
+"""The formats of image signatures: OpenPGP, simple signing, sigstore and Rekor."""

@@ -1,4 +1,4 @@
-"""Artifacts that belong to an image: what cosign 1 and 2 attach, and what refers to it.
+"""Artifacts that belong to an image: attachments of cosign 1 and 2, and referrers.
 
 OCI image specification 1.1, manifest.md ("Guidelines for Artifact Usage") and descriptor.md;
 distribution specification 1.1, "Listing Referrers" and its fallback, the "referrers tag schema".
@@ -23,9 +23,9 @@ _NEXT = re.compile(r'<[^<>?]*\?([!-;=?-~]*)>; *rel="?next"?')
 
 
 class Part(NamedTuple):
-    """A layer of an artifact, or a manifest in a list of them, with what is said about it.
+    """A layer of an artifact, or a manifest in a list of referrers, with its annotations.
 
-    `kind` is its media type, or for a manifest that of its artifact.
+    `kind` is its media type, for a manifest the artifact type.
     """
 
     descriptor: Descriptor
@@ -34,12 +34,12 @@ class Part(NamedTuple):
 
 
 def attachments_tag(digest: Digest) -> str:
-    """Give the tag under which cosign 1 and 2 keep the signatures of a manifest."""
+    """Return the tag under which cosign 1 and 2 store the signatures of a manifest."""
     return f"{digest.algorithm}-{digest.encoded}.sig"
 
 
 def referrers_tag(digest: Digest) -> str:
-    """Give the tag under which referrers are listed where the registry does not list them."""
+    """Return the tag under which referrers are listed where the registry does not list them."""
     return f"{digest.algorithm}-{digest.encoded}"
 
 
@@ -58,12 +58,12 @@ def next_query(link: str) -> str | None:
 
 
 def layers(raw: bytes) -> list[Part]:
-    """Give the layers in a manifest. Raises `SignatureError` for what is none."""
+    """Return the layers in a manifest. Raises `SignatureError` for other documents."""
     return _parts(raw, "layers", "mediaType")
 
 
 def manifests(raw: bytes) -> list[Part]:
-    """Give the artifacts in a list of them. Raises `SignatureError` for what is none."""
+    """Return the manifests in a list of referrers. Raises `SignatureError` for other documents."""
     return _parts(raw, "manifests", "artifactType")
 
 
@@ -76,7 +76,7 @@ def _parts(raw: bytes, key: str, kind: str) -> list[Part]:
             Part(_descriptor(each), each.optional_text(kind) or "", each.text_map("annotations"))
             for each in document.objects(key)
         ]
-    except ValueError as error:  # of a field, of JSON, of a digest
+    except ValueError as error:  # of a field, JSON or a digest
         raise SignatureError(str(error)) from None
 
 

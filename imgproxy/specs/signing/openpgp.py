@@ -1,9 +1,10 @@
-"""An OpenPGP message that is signed once, and nothing else: RFC 4880 sections 4, 5 and 11.3.
+"""OpenPGP messages with exactly one signature: RFC 4880 sections 4, 5 and 11.3.
 
 Programs have accepted messages that were not signed at all, or had unsigned parts, because their
-OpenPGP library gave them whatever it found. Here a message is taken apart first: one signature
-over one literal, which may be compressed together. What is handed on is the literal's content and
-the signature's packet, so that whoever verifies has no structure left to be wrong about.
+OpenPGP library returned whatever it found. Here a message is taken apart before verification: it
+must be one signature over one literal, which may be compressed together. The result is the
+literal's content and the signature's packet, so that the verifying library has no structure left
+to misinterpret.
 """
 
 from __future__ import annotations
@@ -30,27 +31,28 @@ _NAMES = {
     _LITERAL: "a literal",
 }
 
-# The signature of a document as it is; one of text covers other bytes than those that are read.
+# The type of signatures of binary documents; one of text covers normalised line ends, and so other
+# bytes than the content.
 _BINARY = 0
 _VERSIONS = frozenset({4, 6})
 
 
 class Packet(NamedTuple):
-    """A packet without its head."""
+    """A packet without its header."""
 
     tag: int
     body: bytes
 
 
 class Message(NamedTuple):
-    """What was signed, and the packet of the signature, with a head of its own."""
+    """The signed content, and the packet of the signature with a header."""
 
     content: bytes
     signature: bytes
 
 
 def parse(raw: bytes) -> Message:
-    """Give the parts of a signed message. Raises `SignatureError` for any other."""
+    """Return the parts of a signed message. Raises `SignatureError` for any other message."""
     if raw.startswith(b"-----"):
         raise SignatureError("it is clear text or armored, expected an OpenPGP message in binary")
     packets = _packets(raw)
@@ -59,24 +61,24 @@ def parse(raw: bytes) -> Message:
     tags = [packet.tag for packet in packets]
     if tags == [_ONE_PASS, _LITERAL, _SIGNATURE]:
         _, literal, signature = packets
-    elif tags == [_SIGNATURE, _LITERAL]:  # an older form of the same
+    elif tags == [_SIGNATURE, _LITERAL]:  # an older form
         signature, literal = packets
     else:
-        words = ", ".join(_NAMES.get(tag, f"a packet {tag}") for tag in tags)
-        raise SignatureError(f"it is no message that is signed once, but consists of {words}")
+        parts = ", ".join(_NAMES.get(tag, f"a packet {tag}") for tag in tags)
+        raise SignatureError(f"it is not a message with one signature, but consists of {parts}")
     _check_signature(signature.body)
     return Message(_literal(literal.body), _framed(_SIGNATURE, signature.body))
 
 
 def _check_signature(body: bytes) -> None:
     if body[:1] == b"" or body[0] not in _VERSIONS:
-        raise SignatureError("its signature is of a version that is not read (4 and 6 are)")
+        raise SignatureError("its signature has an unsupported version (supported: 4, 6)")
     if body[1:2] != bytes([_BINARY]):
         raise SignatureError("its signature is not of the type for binary documents")
 
 
 def _literal(body: bytes) -> bytes:
-    """Give the content of a literal, without its format, file name and date."""
+    """Return the content of a literal, without its format, file name and date."""
     start = 2 + body[1] + 4 if len(body) > 1 else 6
     if start > len(body) or body[:1] not in (b"b", b"t", b"u"):
         raise SignatureError("its literal is malformed")
@@ -91,25 +93,25 @@ def _decompressed(body: bytes) -> bytes:
     try:
         return _BY_ALGORITHM[body[0]](body[1:])
     except (IndexError, KeyError):
-        raise SignatureError("it is compressed in a way that is not known") from None
+        raise SignatureError("it is compressed by an unknown algorithm") from None
     except (zlib.error, OSError, EOFError, ValueError):
-        raise SignatureError("it is compressed, and broken") from None
+        raise SignatureError("its compressed data is broken") from None
 
 
 def _inflated(content: bytes, window: int) -> bytes:
     stream = zlib.decompressobj(window)
     plain = stream.decompress(content, MAX_SIGNATURE_SIZE)
-    return _whole(plain, stream.unused_data, is_whole=stream.eof)
+    return _checked(plain, stream.unused_data, is_complete=stream.eof)
 
 
 def _unzipped(content: bytes) -> bytes:
     stream = bz2.BZ2Decompressor()
     plain = stream.decompress(content, MAX_SIGNATURE_SIZE)
-    return _whole(plain, stream.unused_data, is_whole=stream.eof)
+    return _checked(plain, stream.unused_data, is_complete=stream.eof)
 
 
-def _whole(plain: bytes, rest: bytes, *, is_whole: bool) -> bytes:
-    if not is_whole or rest:
+def _checked(plain: bytes, rest: bytes, *, is_complete: bool) -> bytes:
+    if not is_complete or rest:
         raise ValueError
     return plain
 
@@ -124,7 +126,7 @@ _BY_ALGORITHM: dict[int, Callable[[bytes], bytes]] = {
 
 
 def _packets(raw: bytes) -> list[Packet]:
-    """Give the packets of a message, up to one more than any that is accepted has."""
+    """Return the packets of a message, at most one more than an accepted message has."""
     packets: list[Packet] = []
     reader = _Reader(raw)
     while not reader.at_end and len(packets) < 4:  # noqa: PLR2004  (see above)
@@ -134,11 +136,11 @@ def _packets(raw: bytes) -> list[Packet]:
 
 def _expect_data(tag: int) -> None:
     if tag not in (_COMPRESSED, _LITERAL):
-        raise SignatureError("a packet that is no data is not of a definite length")
+        raise SignatureError("a packet that is not data has no definite length")
 
 
 class _Reader:
-    """The bytes of packets, read from the front. Raises `SignatureError` at an early end."""
+    """The bytes of packets, read from the front. Raises `SignatureError` at a premature end."""
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
@@ -151,20 +153,28 @@ class _Reader:
     def packet(self) -> Packet:
         head = self._number(1)
         if not head & 0x80:
-            raise SignatureError(f"it is no OpenPGP message (a packet begins with 0x{head:02x})")
+            raise SignatureError(
+                f"it is not an OpenPGP message (a packet begins with 0x{head:02x})"
+            )
         if head & 0x40:
             return Packet(head & 0x3F, self._new_body(head & 0x3F))
         return Packet(head >> 2 & 0x0F, self._old_body(head >> 2 & 0x0F, head & 3))
 
     def _old_body(self, tag: int, kind: int) -> bytes:
-        """Section 4.2.1; the last kind is of indeterminate length, up to the end."""
+        """Return the body of a packet with an old header: section 4.2.1.
+
+        The last kind of length is indeterminate: up to the end.
+        """
         if kind < 3:  # noqa: PLR2004
             return self._take(self._number(1 << kind))
         _expect_data(tag)
         return self._take(len(self._raw) - self._position)
 
     def _new_body(self, tag: int) -> bytes:
-        """Section 4.2.2; partial lengths are for data alone."""
+        """Return the body of a packet with a new header: section 4.2.2.
+
+        Only data may have partial lengths.
+        """
         body = b""
         while True:
             first = self._number(1)

@@ -1,4 +1,4 @@
-"""PEM: RFC 7468, in which keys and certificates are written down."""
+"""PEM, the textual encoding of keys and certificates: RFC 7468."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _BLOCK = re.compile(
 
 
 def blocks(text: bytes) -> list[tuple[str, bytes]]:
-    """Give the label and the content of each block.
+    """Return the label and the content of each block.
 
-    Raises `ValueError` for text with anything else in it, or with no block at all.
+    Raises `ValueError` for text with anything else in it, or without a block.
     """
     text = text.strip()
     found: list[tuple[str, bytes]] = []
@@ -32,10 +32,13 @@ def blocks(text: bytes) -> list[tuple[str, bytes]]:
     return found
 
 
-def only(text: bytes, *labels: str) -> bytes:
-    """Give the content of the only block, which has one of these labels. Raises `ValueError`."""
+def single_block(text: bytes, *labels: str) -> bytes:
+    """Return the content of a single block with one of these labels.
+
+    Raises `ValueError` for several blocks and for any other label.
+    """
     found = blocks(text)
     if len(found) != 1 or found[0][0] not in labels:
-        words = ", ".join(label for label, _ in found)
-        raise ValueError(f"expected one block of {' or '.join(labels)}, got {words}")
+        got = ", ".join(label for label, _ in found)
+        raise ValueError(f"expected one block of {' or '.join(labels)}, got {got}")
     return found[0][1]

@@ -1,8 +1,8 @@
-"""Entries of Rekor, sigstore's transparency log, as they travel with a signature.
+"""Entries of Rekor, sigstore's transparency log, as they accompany a signature.
 
-What makes an entry believable offline is the log's signature over it, the "signed entry
-timestamp", which is made over canonical JSON (RFC 8785). What the entry says of a signature is its
-body: of the kinds `hashedrekord` and `dsse`, version 0.0.1. Newer versions have no such timestamp.
+Offline, an entry is authenticated by the log's signature over it, the "signed entry timestamp",
+which is made over canonical JSON (RFC 8785). The entry's body describes a signature; its supported
+kinds are `hashedrekord` and `dsse`, version 0.0.1. Newer versions have no such timestamp.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from imgproxy.specs.signing.signature import SignatureError, base64_field
 
 HASHEDREKORD, DSSE = "hashedrekord", "dsse"
 
-# What a key or a certificate is labelled in an entry.
+# The PEM labels of a key or a certificate in an entry.
 _VERIFIERS = ("PUBLIC KEY", "CERTIFICATE", "RSA PUBLIC KEY")
 
-# Beyond it, numbers of JSON are not exact everywhere: RFC 7493.
+# Larger numbers in JSON are not exact everywhere: RFC 7493.
 _MAX_INTEGER = 2**53 - 1
 
 _HEX = re.compile(r"[0-9a-f]+")
 
 
 class Entry(NamedTuple):
-    """An entry: its body, when it was made (seconds since 1970), and the log's signature.
+    """An entry: its body, its time (seconds since the epoch) and the log's signature.
 
-    `signed` is what that was made over.
+    `signed` are the bytes that the log has signed, `timestamp` is the signature.
     """
 
     body: bytes
@@ -41,10 +41,10 @@ class Entry(NamedTuple):
     timestamp: bytes
 
 
-class Logged(NamedTuple):
-    """What the body of an entry says: a signature, over what (its SHA-256, in hex), by whom.
+class LoggedSignature(NamedTuple):
+    """The signature that the body of an entry describes.
 
-    `verifier` is the DER of a key or a certificate.
+    `sha256` is that of the signed bytes, in hex; `verifier` is the DER of a key or a certificate.
     """
 
     kind: str
@@ -53,34 +53,34 @@ class Logged(NamedTuple):
     verifier: bytes
 
 
-def of_annotation(text: str) -> Entry:
-    """Give the entry in cosign's annotation `dev.sigstore.cosign/bundle`.
+def parse_annotation(text: str) -> Entry:
+    """Parse the entry in cosign's annotation `dev.sigstore.cosign/bundle`.
 
-    Raises `SignatureError` for what is malformed.
+    Raises `SignatureError`.
     """
     try:
         document = Fields(strict_json.loads(text.encode()))
-        document.refuse_others({"SignedEntryTimestamp", "Payload"})
+        document.refuse_unknown({"SignedEntryTimestamp", "Payload"})
         payload = document.object("Payload")
-        payload.refuse_others({"body", "integratedTime", "logIndex", "logID"})
-        return entry(
+        payload.refuse_unknown({"body", "integratedTime", "logIndex", "logID"})
+        return make_entry(
             base64_field(payload, "body"),
             payload.integer("integratedTime"),
             payload.integer("logIndex"),
             payload.text("logID"),
             base64_field(document, "SignedEntryTimestamp"),
         )
-    except ValueError as error:  # of a field, of JSON, of a surrogate
+    except ValueError as error:  # of a field, JSON or a surrogate
         raise SignatureError(f"its entry in the log: {error}") from None
 
 
-def entry(body: bytes, time: int, index: int, log_id: str, timestamp: bytes) -> Entry:
-    """Give an entry by its parts. Raises `FieldError` for those that no log gives."""
+def make_entry(body: bytes, time: int, index: int, log_id: str, timestamp: bytes) -> Entry:
+    """Return the entry made of these parts. Raises `FieldError` for invalid ones."""
     if not (0 <= time <= _MAX_INTEGER and 0 <= index <= _MAX_INTEGER):
         raise FieldError("logIndex or integratedTime: out of range")
     if _HEX.fullmatch(log_id) is None:
         raise FieldError(f"logID: expected hex digits, got {shown(log_id)}")
-    # Of ASCII and small integers, this is the canonical form.
+    # For ASCII and small integers, this is the canonical form.
     signed = {
         "body": base64.b64encode(body).decode(),
         "integratedTime": time,
@@ -90,58 +90,59 @@ def entry(body: bytes, time: int, index: int, log_id: str, timestamp: bytes) -> 
     return Entry(body, time, json.dumps(signed, separators=(",", ":")).encode(), timestamp)
 
 
-def logged(body: bytes) -> Logged:
-    """Give what the body of an entry says. Raises `SignatureError` for other kinds of entries."""
+def parse_body(body: bytes) -> LoggedSignature:
+    """Return the signature in the body of an entry. Raises `SignatureError` for other kinds."""
     try:
-        return _logged(Fields(strict_json.loads(body)))
-    except ValueError as error:  # of a field, of JSON, of PEM
+        return _logged_signature(Fields(strict_json.loads(body)))
+    except ValueError as error:  # of a field, JSON or PEM
         raise SignatureError(f"its entry in the log: {error}") from None
 
 
-def _logged(document: Fields) -> Logged:
-    document.refuse_others({"apiVersion", "kind", "spec"})
+def _logged_signature(document: Fields) -> LoggedSignature:
+    document.refuse_unknown({"apiVersion", "kind", "spec"})
     kind, version = document.text("kind"), document.text("apiVersion")
     if kind not in (HASHEDREKORD, DSSE) or version != "0.0.1":
         raise FieldError(
-            f"kind: {clean(kind)} {clean(version)} is not read (hashedrekord and dsse 0.0.1 are)"
+            f"kind: {clean(kind)} {clean(version)} is not supported (hashedrekord and dsse 0.0.1"
+            " are)"
         )
     spec = document.object("spec")
     return _hashedrekord(spec) if kind == HASHEDREKORD else _dsse(spec)
 
 
-def _hashedrekord(spec: Fields) -> Logged:
-    spec.refuse_others({"signature", "data"})
+def _hashedrekord(spec: Fields) -> LoggedSignature:
+    spec.refuse_unknown({"signature", "data"})
     signature, data = spec.object("signature"), spec.object("data")
-    signature.refuse_others({"content", "publicKey"})
-    data.refuse_others({"hash"})
+    signature.refuse_unknown({"content", "publicKey"})
+    data.refuse_unknown({"hash"})
     public_key = signature.object("publicKey")
-    public_key.refuse_others({"content"})
-    return Logged(
+    public_key.refuse_unknown({"content"})
+    return LoggedSignature(
         HASHEDREKORD,
         base64_field(signature, "content"),
         _sha256(data, "hash"),
-        pem.only(base64_field(public_key, "content"), *_VERIFIERS),
+        pem.single_block(base64_field(public_key, "content"), *_VERIFIERS),
     )
 
 
-def _dsse(spec: Fields) -> Logged:
-    spec.refuse_others({"envelopeHash", "payloadHash", "signatures"})
+def _dsse(spec: Fields) -> LoggedSignature:
+    spec.refuse_unknown({"envelopeHash", "payloadHash", "signatures"})
     signatures = spec.objects("signatures")
     if len(signatures) != 1:
         raise FieldError(f"{spec.at('signatures')}: expected one, got {len(signatures)}")
     (signature,) = signatures
-    signature.refuse_others({"signature", "verifier"})
-    return Logged(
+    signature.refuse_unknown({"signature", "verifier"})
+    return LoggedSignature(
         DSSE,
         base64_field(signature, "signature"),
         _sha256(spec, "payloadHash"),
-        pem.only(base64_field(signature, "verifier"), *_VERIFIERS),
+        pem.single_block(base64_field(signature, "verifier"), *_VERIFIERS),
     )
 
 
 def _sha256(fields: Fields, key: str) -> str:
-    said = fields.object(key)
-    said.refuse_others({"algorithm", "value"})
-    if said.text("algorithm") != "sha256":
-        raise FieldError(f"{said.at('algorithm')}: expected sha256")
-    return said.text("value")
+    found = fields.object(key)
+    found.refuse_unknown({"algorithm", "value"})
+    if found.text("algorithm") != "sha256":
+        raise FieldError(f"{found.at('algorithm')}: expected sha256")
+    return found.text("value")

@@ -1,8 +1,8 @@
-"""Signatures of images as values, and the encodings in which they are kept.
+"""Signatures of images as values, and the encodings in which they are stored.
 
 A signature is a file in a lookaside or a `dir:` image, an entry of a registry's extension API, a
-layer of what cosign attaches, or a bundle that refers to the image. What each of them proves is
-for `trust` to find out; nothing here is verified.
+layer of an artifact that cosign attaches, or a bundle that refers to the image. Nothing is verified
+here: `verification.signatures` does that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from imgproxy.errors import clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
 
-# skopeo's limits. Nobody signs an image that often; a place with more would keep us busy.
+# skopeo's limits. No image has that many signatures; a source with more would waste time.
 MAX_SIGNATURES = 128
 MAX_SIGNATURE_SIZE = 4 * 1024 * 1024
 
@@ -27,25 +27,25 @@ SIGSTORE_PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 # The first bytes of OpenPGP messages, RFC 4880 section 4.2: compressed data, one-pass signatures
-# and signatures, with old and new heads of packets.
+# and signatures, with old and new headers of packets.
 _OPENPGP = frozenset({*range(0xA0, 0xA4), 0xC8, *range(0x90, 0x93), 0xC4, *range(0x88, 0x8C), 0xC2})
 
 _FORMAT = re.compile(rb"\x00([\x21-\x7e]+)\n", re.ASCII)
 
 
 class SignatureError(ValueError):
-    """A signature is not accepted; the message says why, without naming it."""
+    """A signature is not accepted; the message states the reason, but not the signature's name."""
 
 
 class SimpleSignature(NamedTuple):
-    """An OpenPGP message with a claim in it; `name` says where it was found."""
+    """An OpenPGP message that contains a claim; `name` is its source, for messages."""
 
     name: str
     content: bytes
 
 
 class SigstoreSignature(NamedTuple):
-    """A claim, with what cosign 1 and 2 say about it in annotations."""
+    """A claim, with the annotations in which cosign 1 and 2 store its signature."""
 
     name: str
     media_type: str
@@ -54,7 +54,7 @@ class SigstoreSignature(NamedTuple):
 
 
 class BundleSignature(NamedTuple):
-    """A sigstore bundle, version 0.3, as cosign 3 makes them."""
+    """A sigstore bundle, version 0.3, the format of cosign 3."""
 
     name: str
     content: bytes
@@ -64,9 +64,9 @@ Signature = SimpleSignature | SigstoreSignature | BundleSignature
 
 
 def decode(blob: bytes, name: str) -> Signature:
-    """Give the signature that a file in a lookaside or a `dir:` image holds.
+    """Parse the content of a signature file in a lookaside or a `dir:` image.
 
-    Raises `SignatureError` for what is none: there it can only be damage.
+    Raises `SignatureError` for any other content, which can only be damage there.
     """
     if not blob:
         raise SignatureError("it is empty")
@@ -74,13 +74,13 @@ def decode(blob: bytes, name: str) -> Signature:
         return SimpleSignature(name, blob)
     match = _FORMAT.match(blob)
     if match is None:
-        raise SignatureError(f"it begins with 0x{blob[:8].hex()}, as no signature does")
+        raise SignatureError(f"it begins with 0x{blob[:8].hex()}, unlike any signature")
     content = blob[match.end() :]
     if match[1] == b"simple-signing":
         return SimpleSignature(name, content)
     if match[1] == b"sigstore-json":
         return _sigstore(content, name)
-    raise SignatureError(f'the format "{clean(match[1].decode())}" is not known')
+    raise SignatureError(f'the format "{clean(match[1].decode())}" is unknown')
 
 
 def _sigstore(content: bytes, name: str) -> SigstoreSignature:
@@ -96,10 +96,10 @@ def _sigstore(content: bytes, name: str) -> SigstoreSignature:
         raise SignatureError(str(error)) from None
 
 
-def of_extension(raw: bytes, name: str) -> list[Signature]:
-    """Give the signatures in a reply of the registry's extension API; others are passed over.
+def parse_extension_reply(raw: bytes, name: str) -> list[Signature]:
+    """Return the signatures in a reply of the registry's extension API; ignore unknown types.
 
-    Raises `SignatureError` for what does not parse.
+    Raises `SignatureError` for a malformed reply.
     """
     try:
         entries = Fields(strict_json.loads(raw)).objects("signatures")
@@ -118,7 +118,7 @@ def of_extension(raw: bytes, name: str) -> list[Signature]:
 
 
 def base64_field(fields: Fields, key: str) -> bytes:
-    """Give the bytes that a member of an object spells in base64. Raises `FieldError`."""
+    """Return the bytes of a member in base64. Raises `FieldError`."""
     try:
         return base64.b64decode(fields.text(key), validate=True)
     except FieldError:

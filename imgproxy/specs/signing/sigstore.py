@@ -1,8 +1,9 @@
-"""What sigstore signatures bring along, in either of their forms, as one kind of evidence.
+"""Sigstore signatures, whose two forms are parsed into one kind of evidence.
 
 cosign 1 and 2: a claim ("simple signing") with annotations. cosign 3: a bundle, sigstore's
 protobuf-specs, sigstore_bundle.proto, version 0.3, with a signature of the manifest itself or of
-an in-toto statement about it in a DSSE envelope. Whether any of it is true is for `trust` to say.
+an in-toto statement about it in a DSSE envelope. Nothing is verified here:
+`verification.signatures` does that.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ _CHAIN = "dev.sigstore.cosign/chain"
 
 _IN_TOTO = "application/vnd.in-toto+json"
 _STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
-# Only this says "I sign the image"; a scanner's report about its faults is signed as well.
+# Only this predicate is a signature of the image; others, such as a scanner's report, are signed
+# statements about it.
 _SIGNS = "https://sigstore.dev/cosign/sign/v1"
 
 _BUNDLE_KEYS = {"mediaType", "verificationMaterial", "messageSignature", "dsseEnvelope"}
@@ -51,17 +53,17 @@ _MATERIAL_KEYS = {
 
 
 class Certificates(NamedTuple):
-    """The signer's certificate and those above it, without the root; DER."""
+    """The signer's certificate and the intermediate ones, without the root, in DER."""
 
     leaf: bytes
-    above: tuple[bytes, ...] = ()
+    intermediates: tuple[bytes, ...] = ()
 
 
 class Evidence(NamedTuple):
-    """A signature over `signed`, and what there is to believe it; `claim` is what it is about.
+    """A signature over `signed`, the `claim` in that, and the material to verify it.
 
     Certificates and the log's entry may be missing or broken, which is an error only where they
-    are needed. The entry is to be of the kind `log_kind`, and to have the hash of `logged`.
+    are needed. The entry must be of the kind `log_kind` and have the hash of `logged`.
     """
 
     claim: Claim
@@ -73,10 +75,10 @@ class Evidence(NamedTuple):
     logged: bytes
 
 
-def of_annotations(found: SigstoreSignature) -> Evidence:
-    """Give the evidence in a claim with annotations. Raises `SignatureError`."""
+def from_annotations(found: SigstoreSignature) -> Evidence:
+    """Return the evidence in a claim with annotations. Raises `SignatureError`."""
     if found.media_type != SIGSTORE_PAYLOAD:
-        raise SignatureError(f"it is no signature, but of the type {shown(found.media_type)}")
+        raise SignatureError(f"it is not a signature, but of the type {shown(found.media_type)}")
     annotations = Fields(found.annotations, "annotations")
     try:
         signature = base64_field(annotations, _SIGNATURE)
@@ -87,34 +89,34 @@ def of_annotations(found: SigstoreSignature) -> Evidence:
         found.payload,
         signature,
         _tried(lambda: _annotated_certificates(annotations)),
-        _tried(lambda: rekor.of_annotation(annotations.text(_ENTRY))),
+        _tried(lambda: rekor.parse_annotation(annotations.text(_ENTRY))),
         rekor.HASHEDREKORD,
         found.payload,
     )
 
 
 def _annotated_certificates(annotations: Fields) -> Certificates:
-    leaf = pem.only(annotations.text(_CERTIFICATE).encode(), "CERTIFICATE")
+    leaf = pem.single_block(annotations.text(_CERTIFICATE).encode(), "CERTIFICATE")
     chain = annotations.optional_text(_CHAIN)
-    # The last one is the root, which is not to be believed because it came along.
-    above = pem.blocks(chain.encode())[:-1] if chain else []
-    return Certificates(leaf, tuple(content for _, content in above))
+    # The last one is the root, which must come from the policy and not from the signature.
+    intermediates = pem.blocks(chain.encode())[:-1] if chain else []
+    return Certificates(leaf, tuple(content for _, content in intermediates))
 
 
-def of_bundle(found: BundleSignature, manifest: bytes, digest: Digest) -> Evidence:
-    """Give the evidence in a bundle for a manifest of this digest. Raises `SignatureError`."""
+def from_bundle(found: BundleSignature, manifest: bytes, digest: Digest) -> Evidence:
+    """Return the evidence in a bundle for a manifest of this digest. Raises `SignatureError`."""
     try:
         document = Fields(strict_json.loads(found.content))
-        document.refuse_others(_BUNDLE_KEYS)
-        said = document.text("mediaType")
-        if said != BUNDLE:
-            raise FieldError(f"mediaType: expected {BUNDLE}, got {shown(said)}")
+        document.refuse_unknown(_BUNDLE_KEYS)
+        media_type = document.text("mediaType")
+        if media_type != BUNDLE:
+            raise FieldError(f"mediaType: expected {BUNDLE}, got {shown(media_type)}")
         material = document.object("verificationMaterial")
-        material.refuse_others(_MATERIAL_KEYS)
+        material.refuse_unknown(_MATERIAL_KEYS)
         evidence = _signed(document, manifest, digest)
     except SignatureError:
         raise
-    except (ValueError, BadRequestError) as error:  # of a field, of JSON, of a name
+    except (ValueError, BadRequestError) as error:  # of a field, JSON or a name
         raise SignatureError(f"the bundle: {error}") from None
     return evidence._replace(
         certificates=_tried(
@@ -124,11 +126,11 @@ def of_bundle(found: BundleSignature, manifest: bytes, digest: Digest) -> Eviden
     )
 
 
-_NOTHING = SignatureError("there is nothing of this")
+_MISSING = SignatureError("it is missing")
 
 
 def _signed(document: Fields, manifest: bytes, digest: Digest) -> Evidence:
-    """Give what a bundle signs, in one of two ways, without what there is to believe it."""
+    """Return the signed content of a bundle, without certificates and log entry."""
     envelope, message = (
         document.optional_object(key) for key in ("dsseEnvelope", "messageSignature")
     )
@@ -138,33 +140,33 @@ def _signed(document: Fields, manifest: bytes, digest: Digest) -> Evidence:
         signature = base64_field(message, "signature")
         claim = Claim(digest, None)
         return Evidence(
-            claim, manifest, signature, _NOTHING, _NOTHING, rekor.HASHEDREKORD, manifest
+            claim, manifest, signature, _MISSING, _MISSING, rekor.HASHEDREKORD, manifest
         )
     payload, signed, signature = _envelope(document.object("dsseEnvelope"))
     claim = _statement(payload)
-    return Evidence(claim, signed, signature, _NOTHING, _NOTHING, rekor.DSSE, payload)
+    return Evidence(claim, signed, signature, _MISSING, _MISSING, rekor.DSSE, payload)
 
 
 def _tried(make: Callable[[], T]) -> T | SignatureError:
-    """Give what may not be needed, or why there is none."""
+    """Return a part of the evidence that may not be needed, or the reason for its absence."""
     try:
         return make()
-    except ValueError as error:  # of a field, of PEM, of the log
+    except ValueError as error:  # of a field, PEM or the log's entry
         return SignatureError(str(error))
 
 
 def _entry(material: Fields) -> Entry:
-    """Give the entry of the log, if there is one that says something offline."""
+    """Return the log's entry. Raises `SignatureError` where none can be verified offline."""
     entries = material.objects("tlogEntries")
     if not entries and "timestampVerificationData" in material:
-        raise SignatureError("it has only timestamps of RFC 3161, which are not read")
+        raise SignatureError("it has only timestamps of RFC 3161, which are not supported")
     if len(entries) != 1:
         raise SignatureError(f"it has {len(entries)} entries of logs, expected one")
     (entry,) = entries
     promise = entry.optional_object("inclusionPromise")
     if promise is None:
         raise SignatureError("its entry of the log has no signed timestamp (inclusionPromise)")
-    return rekor.entry(
+    return rekor.make_entry(
         base64_field(entry, "canonicalizedBody"),
         _integer(entry, "integratedTime"),
         _integer(entry, "logIndex"),
@@ -174,7 +176,7 @@ def _entry(material: Fields) -> Entry:
 
 
 def _integer(fields: Fields, key: str) -> int:
-    """Give an integer of 64 bits, which protobuf's JSON writes as a string."""
+    """Return an integer of 64 bits, which protobuf's JSON writes as a string."""
     text = fields.text(key)
     if not (text.isascii() and text.isdecimal() and len(text) < 20):  # noqa: PLR2004  (2**63)
         raise FieldError(f"{fields.at(key)}: expected an integer, got {shown(text)}")
@@ -182,8 +184,8 @@ def _integer(fields: Fields, key: str) -> int:
 
 
 def _envelope(envelope: Fields) -> tuple[bytes, bytes, bytes]:
-    """Give the payload, what of it is signed (the pre-authentication encoding), the signature."""
-    envelope.refuse_others({"payload", "payloadType", "signatures"})
+    """Return payload, signed bytes (the pre-authentication encoding) and signature of DSSE."""
+    envelope.refuse_unknown({"payload", "payloadType", "signatures"})
     signatures = envelope.objects("signatures")
     if len(signatures) != 1:
         raise FieldError(f"{envelope.at('signatures')}: expected one, got {len(signatures)}")
@@ -196,13 +198,15 @@ def _envelope(envelope: Fields) -> tuple[bytes, bytes, bytes]:
 
 
 def _statement(payload: bytes) -> Claim:
-    """Give what an in-toto statement claims; its subject is the manifest, perhaps with a name."""
+    """Return the claim of an in-toto statement about a manifest, which may have a name."""
     document = Fields(strict_json.loads(payload))
     kind, predicate = document.text("_type"), document.text("predicateType")
     if kind not in _STATEMENTS:
-        raise FieldError(f"_type: {shown(kind)} is no in-toto statement that is read")
+        raise FieldError(f"_type: {shown(kind)} is not a supported in-toto statement")
     if predicate != _SIGNS:
-        raise SignatureError(f"it is no signature, but a statement of the type {shown(predicate)}")
+        raise SignatureError(
+            f"it is not a signature, but a statement of the type {shown(predicate)}"
+        )
     subjects = document.objects("subject")
     if len(subjects) != 1:
         raise FieldError(f"subject: expected one, got {len(subjects)}")

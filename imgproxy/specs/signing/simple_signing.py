@@ -1,7 +1,7 @@
-"""What a signature says: containers-signature(5), "simple signing", and cosign's form of it.
+"""The payload of a signature: containers-signature(5), "simple signing", and cosign's form of it.
 
-The name that an image was signed by and the digest of its manifest, in JSON whose every key is
-known: what is signed must not be open to a second reading.
+It holds the name under which an image was signed and the digest of its manifest. Unknown keys are
+refused, since signed content must not have a second interpretation.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ COSIGN = "cosign container image signature"
 
 
 class Claim(NamedTuple):
-    """What was signed: a manifest, under a name; None where only bytes were."""
+    """The signed statement: the digest of a manifest and its name, None where it has none."""
 
     digest: Digest
     reference: Reference | None
 
 
 def parse(payload: bytes, wanted_type: str) -> Claim:
-    """Give the claim in a payload of the wanted type, `ATOMIC` or `COSIGN`.
+    """Return the claim in a payload of the wanted type, `ATOMIC` or `COSIGN`.
 
-    Raises `SignatureError` for whatever is not exactly that.
+    Raises `SignatureError` for any deviation from the format.
     """
     try:
         document = Fields(strict_json.loads(payload))
-        _exactly(document, {"critical", "optional"})
+        _check_keys(document, {"critical", "optional"})
         critical = document.object("critical")
-        _exactly(critical, {"type", "image", "identity"})
-        said = critical.text("type")
-        if said != wanted_type:
-            raise FieldError(f"critical.type: expected {shown(wanted_type)}, got {shown(said)}")
+        _check_keys(critical, {"type", "image", "identity"})
+        kind = critical.text("type")
+        if kind != wanted_type:
+            raise FieldError(f"critical.type: expected {shown(wanted_type)}, got {shown(kind)}")
         image, identity = critical.object("image"), critical.object("identity")
-        _exactly(image, {"docker-manifest-digest"})
-        _exactly(identity, {"docker-reference"})
-        if wanted_type == ATOMIC or "optional" in document:  # cosign writes null for nothing
+        _check_keys(image, {"docker-manifest-digest"})
+        _check_keys(identity, {"docker-reference"})
+        if wanted_type == ATOMIC or "optional" in document:  # cosign writes null for none
             _check_optional(document.object("optional"))
         return Claim(
             digests.parse(image.text("docker-manifest-digest")),
@@ -54,12 +54,12 @@ def parse(payload: bytes, wanted_type: str) -> Claim:
         )
     except BadRequestError as error:
         raise SignatureError(f"its payload: {error.message}") from None
-    except ValueError as error:  # of a field, of JSON, of a digest
+    except ValueError as error:  # of a field, JSON or a digest
         raise SignatureError(f"its payload: {error}") from None
 
 
-def _exactly(fields: Fields, keys: set[str]) -> None:
-    """Refuse an object that does not have these keys and no others."""
+def _check_keys(fields: Fields, keys: set[str]) -> None:
+    """Refuse an object that does not have exactly these keys."""
     for key in [*fields, *sorted(keys)]:
         if key not in keys:
             raise FieldError(f"{fields.at(key)}: unknown key")
@@ -68,6 +68,6 @@ def _exactly(fields: Fields, keys: set[str]) -> None:
 
 
 def _check_optional(fields: Fields) -> None:
-    """Refuse what is wrong of what is known; whoever signs may add to it."""
+    """Refuse wrong types of the known members; signers may add others."""
     fields.optional_text("creator")
     fields.optional_integer("timestamp")

@@ -98,7 +98,7 @@ class _Attached:
         except NotFoundError:
             return []
         with readable(where):
-            return limited(signature.of_extension(raw, where), where)
+            return limited(signature.parse_extension_reply(raw, where), where)
 
     async def attachments(self) -> list[Signature]:
         """Return the signatures of cosign 1 and 2: the layers under a tag made of the digest."""

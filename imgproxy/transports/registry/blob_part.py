@@ -48,7 +48,7 @@ async def open_part(get: Get, wanted: Range | None) -> Part:
         return Part(await get({}))
     response = await get({"Range": wanted.field}, wanted=_WITH_RANGE)
     with closing_on_error(response):
-        rest = content_range.answer(
+        rest = content_range.read_reply(
             response.url,
             wanted,
             response.status,

@@ -28,14 +28,14 @@ def read(material: Material) -> list[tuple[str, bytes]]:
 
     Raises `ConfigurationError` for a file that cannot be read.
     """
-    found = [(f"{material.place} of the policy", content) for content in material.contents]
+    found = [(f"{material.field_path} of the policy", content) for content in material.contents]
     for path in material.paths:
         try:
             found.append((clean(path), environment.read_file(path)))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ConfigurationError(
-                f"{material.place} of the policy: reading {clean(path)}: {reason}", file=path
+                f"{material.field_path} of the policy: reading {clean(path)}: {reason}", file=path
             ) from None
     return found
 
@@ -52,7 +52,7 @@ def public_keys(material: Material) -> list[PublicKey]:
     keys = []
     for name, content in read(material):
         try:
-            der = pem.only(content, "PUBLIC KEY", "RSA PUBLIC KEY")
+            der = pem.single_block(content, "PUBLIC KEY", "RSA PUBLIC KEY")
             keys.append(PublicKey(partial(load_der_public_key, der)))
         except ValueError as error:
             raise unusable(name, error) from None
@@ -63,7 +63,9 @@ def log_keys(material: Material) -> list[PublicKey]:
     """Return the keys of logs, which must be elliptic. Raises `ConfigurationError`."""
     keys = public_keys(material)
     if not all(key.is_elliptic for key in keys):
-        raise unusable(f"{material.place} of the policy", "the key of a log must be an ECDSA one")
+        raise unusable(
+            f"{material.field_path} of the policy", "the key of a log must be an ECDSA one"
+        )
     return keys
 
 

@@ -56,9 +56,9 @@ class Verifier:
         Raises `SignatureError`.
         """
         if isinstance(signature, SigstoreSignature):
-            evidence = sigstore.of_annotations(signature)
+            evidence = sigstore.from_annotations(signature)
         elif isinstance(signature, BundleSignature):
-            evidence = sigstore.of_bundle(signature, document.raw, document.digest)
+            evidence = sigstore.from_bundle(signature, document.raw, document.digest)
         else:
             raise SignatureError("it is not a sigstore signature")
         self._check(evidence)
@@ -82,7 +82,7 @@ def _by_fulcio(signers: Fulcio, log_keys: list[PublicKey]) -> Callable[..., None
         found = _required(evidence.certificates)
         entry = _check_entry(evidence, log_keys, found.leaf)
         leaf = certificates.load(found.leaf)
-        above = [certificates.load(der) for der in found.above]
+        above = [certificates.load(der) for der in found.intermediates]
         certificates.check_chain(leaf, above, roots, _moment(entry.time))
         certificates.check_issuer(leaf, signers.issuer)
         certificates.check_email(leaf, signers.email)
@@ -99,7 +99,7 @@ def _by_pki(signers: Pki) -> Callable[[Evidence], None]:
     def check(evidence: Evidence) -> None:
         found = _required(evidence.certificates)
         leaf = certificates.load(found.leaf)
-        above = [*between, *(certificates.load(der) for der in found.above)]
+        above = [*between, *(certificates.load(der) for der in found.intermediates)]
         certificates.check_chain(leaf, above, roots, datetime.now(UTC))
         if signers.email:
             certificates.check_email(leaf, signers.email)
@@ -131,7 +131,7 @@ def _check_entry(evidence: Evidence, log_keys: list[PublicKey], verifier: bytes)
     entry = _required(evidence.entry)
     if not any(key.verify(entry.timestamp, entry.signed) for key in log_keys):
         raise SignatureError("its entry in the log is not signed by the log")
-    logged = rekor.logged(entry.body)
+    logged = rekor.parse_body(entry.body)
     if logged.kind != evidence.log_kind:
         raise SignatureError(
             f"its entry in the log is a {logged.kind}, expected {evidence.log_kind}"

@@ -12,7 +12,7 @@ TOKEN = Challenge("bearer", {"realm": "https://a/token", "service": "a"})
 @pytest.mark.parametrize(
     ("header", "challenges"),
     [
-        # in the field
+        # as sent by registries
         pytest.param(
             'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",'
             'scope="repository:library/busybox:pull",error="insufficient_scope"',
@@ -72,7 +72,7 @@ TOKEN = Challenge("bearer", {"realm": "https://a/token", "service": "a"})
             id="token68-and-another",
         ),
         pytest.param("A b=", [Challenge("a", {})], id="token68-like-a-parameter"),
-        # nothing, or nothing that can be read
+        # empty or malformed
         pytest.param("", [], id="nothing"),
         pytest.param(" ,\t, ", [], id="only-commas"),
         pytest.param("=", [], id="no-scheme"),
@@ -80,7 +80,7 @@ TOKEN = Challenge("bearer", {"realm": "https://a/token", "service": "a"})
         pytest.param('"a"', [], id="only-quotes"),
         pytest.param("\u00e4", [], id="no-token"),
         pytest.param("Bearer", [Challenge("bearer", {})], id="scheme-alone"),
-        # what was read before the mistake counts
+        # the challenges before the mistake are kept
         pytest.param('Basic realm="a', [Challenge("basic", {})], id="unterminated"),
         pytest.param("A b=c d=e", [Challenge("a", {})], id="comma-missing"),
         pytest.param('A b=c, d="e"f, G h=i', [Challenge("a", {"b": "c"})], id="after-the-quotes"),

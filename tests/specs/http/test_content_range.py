@@ -27,7 +27,7 @@ def test_one_closed_range_is_asked_for() -> None:
         (206, ["bytes 100-500/1000"], None, Rest(0, 401)),
         (200, [], 1000, Rest(100, 900)),
         (200, [], None, Rest(100, 900)),
-        (200, ["bytes 5-6/7"], 1000, Rest(100, 900)),  # says nothing in a 200: section 14.4
+        (200, ["bytes 5-6/7"], 1000, Rest(100, 900)),  # without meaning in a 200: section 14.4
         (416, [], None, None),
         (416, ["bytes */1000"], None, None),
         (416, ["bytes */x"], None, None),
@@ -37,7 +37,7 @@ def test_one_closed_range_is_asked_for() -> None:
 def test_what_a_reply_is_good_for(
     status: int, fields: list[str], length: int | None, rest: Rest | None
 ) -> None:
-    assert content_range.answer(URL, WANTED, status, fields, length) == rest
+    assert content_range.read_reply(URL, WANTED, status, fields, length) == rest
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_is_about_other_bytes_is_refused(
     status: int, fields: list[str], length: int | None, words: str
 ) -> None:
     with pytest.raises(BadUpstreamError) as refused:
-        content_range.answer(URL, WANTED, status, fields, length)
+        content_range.read_reply(URL, WANTED, status, fields, length)
     message = refused.value.message
     assert message.startswith(
         "GET https://h/v2/a/blobs/sha256:0?…: asked for bytes 100-999 of 1000"

@@ -58,7 +58,7 @@ def chosen(url: str, **environment: str) -> str:
         (HTTPS, {"HTTPS_PROXY": "a", "no_proxy": "*"}, "None"),
         (HTTPS, {"HTTPS_PROXY": "a", "NO_PROXY": "x", "no_proxy": "*"}, "http://a (HTTPS_PROXY)"),
         (HTTPS, {"HTTPS_PROXY": "a", "NO_PROXY": "", "no_proxy": "*"}, "None"),
-        # A proxy that can't be used is no error for who doesn't need it.
+        # An unusable proxy is not an error for a request that does not need it.
         (HTTPS, {"HTTPS_PROXY": "socks5://a", "NO_PROXY": "*"}, "None"),
         (HTTPS, {"HTTPS_PROXY": "a", "ALL_PROXY": "socks5://b"}, "http://a (HTTPS_PROXY)"),
     ],
@@ -233,7 +233,7 @@ def test_mutated_values_never_raise_anything_else_nor_show_the_password() -> Non
             outcome: object = proxies.parse(value, "HTTPS_PROXY")
         except ConfigurationError as error:
             outcome = error
-        # What stands behind the only @, or where none is left, can only be taken for a host.
+        # The text after the only @, or without one, can only be a host.
         assert SECRET not in str(outcome) or value.count("@") != 1
         assert "HTTPS_PROXY" in str(outcome)
 

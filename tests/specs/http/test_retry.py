@@ -98,7 +98,7 @@ def test_every_month_is_known(month: int, ahead: int) -> None:
 
 
 def failures(retries: int, offsets: list[int]) -> list[int | None]:
-    """Give the number of the retry that follows each failure, None where there is none."""
+    """Return the number of the retry that follows each failure, None where there is none."""
     budget: Budget | None = Budget(retries)
     numbers: list[int | None] = []
     for offset in offsets:
@@ -113,13 +113,13 @@ def failures(retries: int, offsets: list[int]) -> list[int | None]:
     [
         (0, [0], [None]),
         (0, [MIB - 1], [None]),
-        (0, [MIB], [None]),  # no retries are none, whatever was had
+        (0, [MIB], [None]),  # a budget without retries allows none, whatever the progress
         (1, [0, 0], [1, None]),
         (5, [0] * 6, [1, 2, 3, 4, 5, None]),
         (2, [0, MIB - 1, MIB, MIB], [1, 2, 1, 2]),
         (2, [MIB, MIB + 1, 2 * MIB - 1], [1, 2, None]),
         (2, [MIB, MIB + 1, 2 * MIB, 2 * MIB, 2 * MIB], [1, 2, 1, 2, None]),
-        # Small steps add up: five failures on the way to each mebibyte are none too many.
+        # Progress accumulates: five failures within each mebibyte are within the budget.
         (5, [n * MIB // 5 for n in range(26)], [1, *([2, 3, 4, 5, 1] * 5)]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Absolute URLs: what is one, and what of it may be shown."""
+"""Absolute URLs: their parsing, and their display without secrets."""
 
 from __future__ import annotations
 

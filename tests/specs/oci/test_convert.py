@@ -1,4 +1,4 @@
-"""Docker schema 2 to OCI. The golden bytes are frozen: parents keep the digest of what they got."""
+"""Docker schema 2 to OCI. The golden bytes are frozen: parents store the digest of the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from imgproxy.specs.oci import convert, manifest
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.digest import compute
 
-# What `docker push` sends, to the byte: three spaces of indentation, in this order.
+# A manifest of `docker push`, to the byte: three spaces of indentation, in this order.
 DOCKER = b"""{
    "schemaVersion": 2,
    "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
@@ -36,7 +36,7 @@ DOCKER_AS_OCI = (
     b'"digest":"sha256:50783e0dfb64b73019e973e7bce2c0d5a882301b781327ca153b876ad758dbd3"}]}'
 )
 
-# Everything that a conversion could be tempted to touch.
+# All members that a conversion might change by mistake.
 ODD = rb"""
 { "layers": [
     { "urls": ["https://example.com/?a=1&b=<2>"], "size": 0, "digest": "multihash+base58:Qm",

@@ -74,9 +74,7 @@ def test_what_breaks_the_grammar_is_no_digest(text: str) -> None:
 def test_a_registered_algorithm_has_one_form(
     algorithm: str, digits: int, digit: str, difference: int
 ) -> None:
-    with pytest.raises(
-        ValueError, match=f'^".*": {algorithm} wants {digits} lower-case hex digits$'
-    ):
+    with pytest.raises(ValueError, match=f'^".*": {algorithm} has {digits} lower-case hex digits$'):
         parse(f"{algorithm}:{digit * (digits + difference)}")
 
 

@@ -1,4 +1,4 @@
-"""The distribution specification 1.1: what is asked, and what the answers mean."""
+"""The distribution specification 1.1: the URLs of requests, and the meaning of replies."""
 
 from __future__ import annotations
 
@@ -126,18 +126,18 @@ def test_a_step_down_to_http_must_be_allowed() -> None:
 @pytest.mark.parametrize(
     ("location", "complaint"),
     [
-        ("", "redirected without saying where"),
+        ("", "redirected without a Location"),
         (
             "ftp://a/b",
-            "redirected to somewhere unusable (neither http nor https): ftp://a/…",
+            "redirected to an unusable URL (neither http nor https): ftp://a/…",
         ),
         (
             "https://user:secret@a/?secret",
-            "redirected to somewhere unusable (its host is malformed): https://a/…",
+            "redirected to an unusable URL (its host is malformed): https://a/…",
         ),
         (
             "https://a/\u00e4",
-            "redirected to somewhere unusable (not a URL of printable ASCII): https://a/…",
+            "redirected to an unusable URL (not a URL of printable ASCII): https://a/…",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Docker archives: what their manifest.json says, and the manifest that is made of it."""
+"""Docker archives: their manifest.json, and the manifest that is generated from it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_what_else_is_said_of_an_image_does_not_matter(more: Json) -> None:
         (b"", "not JSON: "),
         (b"\xef\xbb\xbf[]", "not JSON: "),
         (b"\xff", "not UTF-8 at byte 0"),
-        (b'[{"Layers":[],"Layers":[]}]', 'the key "Layers" stands twice in one object'),
+        (b'[{"Layers":[],"Layers":[]}]', 'the key "Layers" occurs twice in one object'),
         (b"[NaN]", "NaN is not JSON"),
         (b"[" * 10_000 + b"]" * 10_000, "nested deeper than 64"),
         ({}, "images: expected an array, got an object"),
@@ -115,10 +115,10 @@ def test_what_else_is_said_of_an_image_does_not_matter(more: Json) -> None:
             [{**ITEM, "LayerSources": {"x": {"digest": SHA256}}}],
             "images[0].LayerSources.x.size: missing (expected an integer)",
         ),
-        # a reader without regard to case would take these for the others
+        # a case-insensitive reader would take these for the known keys
         (
             [{**ITEM, "layers": []}],
-            "images[0].layers: ambiguous, keys are told apart by case",
+            "images[0].layers: ambiguous, keys are case-sensitive",
         ),
         ([{**ITEM, "CONFIG": "d"}], "images[0].CONFIG: ambiguous, keys"),
         ([{**ITEM, "repotags": []}], "images[0].repotags: ambiguous, keys"),
@@ -169,12 +169,12 @@ def test_a_config_names_the_layers_or_is_no_image_s(
         (b"\xff", "not UTF-8 at byte 0"),
         (b"[]", "the document: expected an object, got an array"),
         (b'{"rootfs":1}', "rootfs: expected an object, got 1"),
-        (b'{"RootFS":{}}', "RootFS: ambiguous, keys are told apart by case"),
-        (b'{"rootfs":{"DIFF_IDS":[]}}', "rootfs.DIFF_IDS: ambiguous, keys are told apart by case"),
+        (b'{"RootFS":{}}', "RootFS: ambiguous, keys are case-sensitive"),
+        (b'{"rootfs":{"DIFF_IDS":[]}}', "rootfs.DIFF_IDS: ambiguous, keys are case-sensitive"),
         (b'{"rootfs":{"diff_ids":{}}}', "rootfs.diff_ids: expected an array, got an object"),
         (b'{"rootfs":{"diff_ids":[5]}}', "rootfs.diff_ids[0]: expected a string, got 5"),
         (b'{"rootfs":{"diff_ids":["x"]}}', '"x" is not a digest (algorithm:encoded)'),
-        (b'{"rootfs":{"diff_ids":["sha256:AB"]}}', '"sha256:AB": sha256 wants 64 lower-case'),
+        (b'{"rootfs":{"diff_ids":["sha256:AB"]}}', '"sha256:AB": sha256 has 64 lower-case'),
     ],
 )
 def test_a_config_that_is_unclear_is_refused(raw: bytes, complaint: str) -> None:
@@ -234,8 +234,8 @@ FOREIGN = Descriptor(
 
 SUFFIXES = ("", "+gzip", "+zstd", "+bzip2", "+xz")
 
-# Parents keep digests of these manifests; a change here is a change of every image that was ever
-# served from a Docker archive. Not one of them may be adapted to the program.
+# Parents store the digests of these manifests; a change here is a change of every image that was
+# ever served from a Docker archive. None of them may be adapted to the program.
 GOLDEN = {
     "no layers": (
         (CONFIG, ()),
@@ -284,7 +284,7 @@ def test_the_manifest_is_compact_and_in_the_order_of_the_specification() -> None
 
 
 def test_what_else_a_descriptor_has_is_left_out() -> None:
-    """It would be of the registry that the layer came from, and not of the layer."""
+    """The annotations describe the source in the registry, not the layer."""
     more = LAYER._replace(data=b"x", ref_name="a", image_name="b", is_attestation=True)
     assert make_manifest(CONFIG, [more]) == make_manifest(CONFIG, [LAYER])
 

@@ -1,4 +1,4 @@
-"""Manifests and indexes: what is read, and what is refused because it could be read in two ways."""
+"""Manifests and indexes: their parsing, and the refusal of ambiguous documents."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read(document: object, claimed: str = "") -> Manifest | Index:
 
 
 def entry(**fields: Any) -> Descriptor:  # noqa: ANN401  (JSON is any)
-    """Give the one entry of an index as it is read."""
+    """Return the only entry of an index after parsing."""
     document = read({**INDEX, "manifests": [{**ENTRY, **fields}]})
     assert isinstance(document, Index)
     return document.manifests[0]
@@ -185,7 +185,7 @@ def test_a_descriptor_says_what_it_names(fields: Json, expected: Json) -> None:
         ({"digest": None}, ".digest: missing (expected a string)"),
         ({"digest": 5}, ".digest: expected a string, got 5"),
         ({"digest": "latest"}, '.digest: "latest" is not a digest (algorithm:encoded)'),
-        ({"digest": "sha256:AB"}, '.digest: "sha256:AB": sha256 wants 64 lower-case hex digits'),
+        ({"digest": "sha256:AB"}, '.digest: "sha256:AB": sha256 has 64 lower-case hex digits'),
         ({"size": None}, ".size: missing (expected an integer)"),
         ({"size": "12"}, '.size: expected an integer, got "12"'),
         ({"size": 12.0}, ".size: expected an integer, got 12.0"),
@@ -205,11 +205,11 @@ def test_a_descriptor_says_what_it_names(fields: Json, expected: Json) -> None:
         ({"platform": "linux"}, '.platform: expected an object, got "linux"'),
         ({"platform": {"os": 1}}, ".platform.os: expected a string, got 1"),
         ({"platform": {"architecture": []}}, ".platform.architecture: expected a string, got an"),
-        # a reader without regard to case would take these for the others
-        ({"Digest": "sha256:x"}, ".Digest: ambiguous, keys are told apart by case"),
-        ({"SIZE": 13}, ".SIZE: ambiguous, keys are told apart by case"),
-        ({"url\u017f": []}, ".url\u017f: ambiguous, keys are told apart by case"),
-        ({"platform": {"OS": "linux"}}, ".platform.OS: ambiguous, keys are told apart by case"),
+        # a case-insensitive reader would take these for the known keys
+        ({"Digest": "sha256:x"}, ".Digest: ambiguous, keys are case-sensitive"),
+        ({"SIZE": 13}, ".SIZE: ambiguous, keys are case-sensitive"),
+        ({"url\u017f": []}, ".url\u017f: ambiguous, keys are case-sensitive"),
+        ({"platform": {"OS": "linux"}}, ".platform.OS: ambiguous, keys are case-sensitive"),
     ],
 )
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_document_is_what_it_says_or_came_as_or_looks_like(
     ("document", "claimed", "complaint"),
     [
         pytest.param([], "", "the document: expected an object, got an array", id="array"),
-        pytest.param({}, "", "mediaType: missing, and the keys fit no known format", id="empty"),
+        pytest.param({}, "", "mediaType: missing, and the keys match no known format", id="empty"),
         pytest.param(
             {"config": None, "manifests": None}, "", "mediaType: missing, and the", id="only-nulls"
         ),
@@ -299,11 +299,14 @@ def test_a_document_is_what_it_says_or_came_as_or_looks_like(
         pytest.param(
             MANIFEST,
             types.OCI_INDEX,
-            f'mediaType: the document says "{types.OCI_MANIFEST}" but came as {types.OCI_INDEX}',
+            f'mediaType: "{types.OCI_MANIFEST}", but the document was sent as {types.OCI_INDEX}',
             id="came-as-another",
         ),
         pytest.param(
-            MANIFEST, types.DOCKER_SCHEMA1, "mediaType: the document says", id="came-as-schema-1"
+            MANIFEST,
+            types.DOCKER_SCHEMA1,
+            f'mediaType: "{types.OCI_MANIFEST}", but the document was sent as',
+            id="came-as-schema-1",
         ),
         pytest.param(
             without(INDEX, "mediaType"),
@@ -332,7 +335,7 @@ def test_a_document_is_what_it_says_or_came_as_or_looks_like(
         pytest.param(
             {**MANIFEST, "Layers": []},
             "",
-            "Layers: ambiguous, keys are told apart by case",
+            "Layers: ambiguous, keys are case-sensitive",
             id="layers-of-another-case",
         ),
         pytest.param(
@@ -387,7 +390,7 @@ def test_a_document_that_is_unclear_or_contradicts_itself_is_refused(
     [
         (b"", "not JSON: "),
         (b"\xff", "not UTF-8 at byte 0"),
-        (b'{"layers":[],"layers":[]}', 'the key "layers" stands twice in one object'),
+        (b'{"layers":[],"layers":[]}', 'the key "layers" occurs twice in one object'),
         (b"[" * 100, "not JSON: "),
         (b"[" * 100 + b"]" * 100, "nested deeper than 64"),
     ],
@@ -424,7 +427,7 @@ def test_docker_schema_1_is_not_read_and_the_way_out_is_said(document: Json, cla
     with pytest.raises(UnsupportedFormatError) as caught:
         read(document, claimed)
     assert caught.value.message == (
-        "it is a Docker schema 1 manifest, which is not read;"
+        "it is a Docker schema 1 manifest, which is not supported;"
         " push the image again with a current tool to convert it"
     )
 
@@ -434,7 +437,7 @@ def test_a_document_of_another_type_is_not_read() -> None:
         read({**MANIFEST, "mediaType": "application/vnd.oci.artifact.manifest.v1+json\n"})
     assert caught.value.message == (
         'it has the media type "application/vnd.oci.artifact.manifest.v1+json\\n",'
-        " which is not read"
+        " which is not supported"
     )
 
 
@@ -479,7 +482,7 @@ def test_keys_that_some_take_for_others_are_refused(key: str) -> None:
     if key in ("LAYERS", "layer\u017f"):
         with pytest.raises(FieldError) as caught:
             refuse_lookalikes(fields, known)
-        assert str(caught.value) == f"images[0].{key}: ambiguous, keys are told apart by case"
+        assert str(caught.value) == f"images[0].{key}: ambiguous, keys are case-sensitive"
     else:
         refuse_lookalikes(fields, known)
 

@@ -1,4 +1,4 @@
-"""Which entry of an index is chosen: the table in imgproxy(1), PLATFORMS."""
+"""The choice of an index's entry: the table in imgproxy(1), PLATFORMS."""
 
 from __future__ import annotations
 
@@ -224,5 +224,5 @@ def test_a_level_wants_every_flag_of_its_own(below: int, missing: str) -> None:
     ],
 )
 def test_a_machine_has_go_s_name(machine: str, platform: str) -> None:
-    flags = {*V2, *V3, *V4}  # which only an x86-64 has a use for
+    flags = {*V2, *V3, *V4}  # which are used only for x86-64
     assert of_host("linux", machine, flags) == parse(platform)

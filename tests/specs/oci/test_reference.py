@@ -49,7 +49,7 @@ def refusal(text: str) -> str:
         ("registry-1.docker.io/acme/os", "registry-1.docker.io", "acme/os"),
         ("docker.io", "docker.io", "library/docker.io"),
         ("library/library", "docker.io", "library/library"),
-        # a first component that is a host, and one that is not
+        # first components that are a host, and ones that are not
         ("localhost/os", "localhost", "os"),
         ("localhost", "docker.io", "library/localhost"),
         ("quay.io/acme/os", "quay.io", "acme/os"),
@@ -135,7 +135,7 @@ def test_a_tag_and_a_digest_say_which(
         pytest.param("os:" + "a" * 129, f'the tag "{"a" * 129}" is malformed', id="tag-too-long"),
         ("os@", '"" is not a digest (algorithm:encoded)'),
         ("os@v1", '"v1" is not a digest (algorithm:encoded)'),
-        ("os@sha256:ab", '"sha256:ab": sha256 wants 64 lower-case hex digits'),
+        ("os@sha256:ab", '"sha256:ab": sha256 has 64 lower-case hex digits'),
         pytest.param(
             f"os@{SHA256}@{SHA256}",
             f'"{SHA256}@{SHA256}" is not a digest (algorithm:encoded)',
@@ -143,7 +143,7 @@ def test_a_tag_and_a_digest_say_which(
         ),
         pytest.param(
             f"os@sha256:{HEX.upper()}",
-            f'"sha256:{HEX.upper()}": sha256 wants 64 lower-case hex digits',
+            f'"sha256:{HEX.upper()}": sha256 has 64 lower-case hex digits',
             id="upper-case-digest",
         ),
         ("user@quay.io/os", '"quay.io/os" is not a digest (algorithm:encoded)'),
@@ -337,28 +337,28 @@ def test_what_is_found_at_a_path_says_how_the_rest_is_read(
         *((f"dir:{tail}", "expected dir:DIR") for tail in ("", ":", "/a:b", "/a:@0", "a\0b")),
         (
             "containers-storage:os",
-            "the transport containers-storage: is not read here; push the image from there to a"
+            "the transport containers-storage: is not supported; push the image from there to a"
             " registry, or save it with `podman save --format oci-dir`",
         ),
         (
             "docker-daemon:os:v1",
-            "the transport docker-daemon: is not read here; save the image with `docker save`",
+            "the transport docker-daemon: is not supported; save the image with `docker save`",
         ),
         (
             "sif:a.sif",
-            "the transport sif: is not read here; convert it with `skopeo copy`",
+            "the transport sif: is not supported; convert it with `skopeo copy`",
         ),
         (
             "tarball:a.tar",
-            "the transport tarball: is not read here; convert it with `skopeo copy`",
+            "the transport tarball: is not supported; convert it with `skopeo copy`",
         ),
         (
             "ostree:os@/repo",
-            "the transport ostree: is not read here; export it with `ostree container encapsulate`",
+            "the transport ostree: is not supported; export it with `ostree container encapsulate`",
         ),
         (
             "atomic:os",
-            "the transport atomic: is not read here; name the registry behind it with docker://",
+            "the transport atomic: is not supported; name the registry behind it with docker://",
         ),
         ("nosuch://os", 'unknown transport "nosuch"'),
         ("https://quay.io/os", 'unknown transport "https"'),

@@ -1,4 +1,4 @@
-"""Tar archives: where their members are, and what is refused because readers differ about it."""
+"""Tar archives: the offsets of members, and the refusal of ambiguous archives."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from imgproxy.specs.oci.tar import (
 
 
 def only(archive: bytes) -> Entry:
-    """Give the one member of an archive that has not ended yet."""
+    """Return the only member of an archive without an end."""
     (entry,) = read(archive + END)
     return entry
 
@@ -163,7 +163,7 @@ def test_what_is_said_of_a_member_holds_for_no_other() -> None:
     [(b"g", b"comment"), (b"g", b"mtime"), (b"x", b"comment"), (b"X", b"comment")],
 )
 def test_a_header_that_says_nothing_of_names_may_stand_anywhere(kind: bytes, said: bytes) -> None:
-    """Git's archives begin with the commit."""
+    """Git's archives begin with such a header, which holds the commit."""
     remark = extended(record(said, b"abc"), kind=kind)
     assert [entry.name for entry in read(remark * 2 + member() + remark + END)] == ["a"]
     assert read(remark + END) == []
@@ -181,7 +181,7 @@ def test_a_header_is_read_whatever_its_version(magic: bytes) -> None:
     ("magic", "name"), [(USTAR, "p/q/a"), (GNU, "a"), (bytes(8), "a"), (b"tar\0    ", "a")]
 )
 def test_a_prefix_is_one_where_posix_has_it(magic: bytes, name: str) -> None:
-    """GNU's own format has times in its place."""
+    """GNU's own format has times in place of the prefix."""
     assert only(member(magic=magic, prefix=b"p/q")).name == name
 
 
@@ -209,8 +209,8 @@ def test_no_number_is_zero(size: bytes) -> None:
     ],
 )
 def test_what_is_no_number_is_refused(size: bytes) -> None:
-    """Negative ones too, which base 256 could say."""
-    assert refusal(header(size=size) + END) == "the header at byte 0 has a number that is none"
+    """Base 256 could also represent negative numbers, which are refused."""
+    assert refusal(header(size=size) + END) == "the header at byte 0 has a malformed number"
 
 
 def test_a_number_of_another_field_does_not_matter() -> None:
@@ -256,7 +256,7 @@ def test_every_byte_of_a_header_counts() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "expected"),
     [
-        (b"d/", b"\0", "directory"),  # as it was before directories had a type
+        (b"d/", b"\0", "directory"),  # the convention before directories had a type
         (b"d", b"\0", "file"),
         (b"d/", b"5", "directory"),
         (b"d", b"5", "directory"),
@@ -281,17 +281,17 @@ def test_what_can_have_contents_is_passed_over_with_them(kind: bytes) -> None:
 
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6"])
 def test_what_has_no_contents_and_claims_some_is_refused(kind: bytes) -> None:
-    """One reader would take them for the next header, another would pass them over."""
-    message = "the header at byte 0 gives contents to a member that has none"
+    """One reader would take the contents for the next header, another would skip them."""
+    message = "the header at byte 0 has a size, but its type has no contents"
     assert refusal(member(b"x", kind=kind) + END) == message
     sized = refusal(pax(size="1") + member(kind=kind) + END)
-    assert sized == "the header at byte 1024 gives contents to a member that has none"
+    assert sized == "the header at byte 1024 has a size, but its type has no contents"
     assert refusal(member(b"x", name=b"d/", kind=b"\0") + END) == message
     assert only(member(kind=kind)).size == 0
 
 
 def test_a_size_may_stand_in_an_extended_header() -> None:
-    """That is how pax says what octal digits cannot."""
+    """Octal digits cannot represent every size, so pax stores large ones in this way."""
     archive = pax(size="700") + header(size=0) + bytes(1024) + member(name=b"b") + END
     first, second = read(archive)
     assert (first.size, first.offset) == (700, 1536)
@@ -304,7 +304,7 @@ def test_a_size_may_stand_in_an_extended_header() -> None:
     "size", ["-1", "+1", "1.5", "1 ", " 1", "0x1", "9" * 19, "1_0", "\uff11", b"\xff"]
 )
 def test_a_size_that_is_no_number_is_refused(size: str | bytes) -> None:
-    message = "the header before byte 1024 says a size that is no number"
+    message = "the header before byte 1024 has a size that is not a number"
     assert refusal(pax(size=size) + member(b"x") + END) == message
 
 
@@ -371,19 +371,19 @@ def test_a_map_of_holes_that_does_not_end_ends_with_the_archive() -> None:
     ),
 )
 def test_a_name_that_is_said_twice_is_refused(first: bytes, second: bytes) -> None:
-    message = f"the header at byte {len(first)} says path again"
+    message = f"the header at byte {len(first)} repeats path"
     assert refusal(first + second + member() + END) == message
 
 
 @pytest.mark.parametrize("key", ["path", "linkpath", "size"])
 def test_a_key_that_stands_twice_in_one_header_is_refused(key: str) -> None:
     twice = extended(*[record(key.encode(), b"1")] * 2)
-    assert refusal(twice + member(b"x") + END) == f"the header at byte 0 says {key} again"
+    assert refusal(twice + member(b"x") + END) == f"the header at byte 0 repeats {key}"
 
 
 def test_a_target_that_is_said_twice_is_refused() -> None:
     archive = long_name(b"b", b"K") + pax(linkpath="c") + member(kind=b"2") + END
-    assert refusal(archive) == "the header at byte 1024 says linkpath again"
+    assert refusal(archive) == "the header at byte 1024 repeats linkpath"
 
 
 def test_a_name_and_a_target_may_be_long() -> None:
@@ -395,14 +395,14 @@ def test_a_name_and_a_target_may_be_long() -> None:
 @pytest.mark.parametrize("key", ["path", "linkpath", "size"])
 def test_a_name_for_all_members_is_refused(key: str) -> None:
     archive = member() + extended(record(key.encode(), b"1"), kind=b"g") + member() + END
-    assert refusal(archive) == f"the global header at byte 512 says {key} for all members"
+    assert refusal(archive) == f"the global header at byte 512 sets {key} for all members"
 
 
 @pytest.mark.parametrize("key", ["path", "linkpath", "size"])
 def test_a_name_that_is_taken_back_is_refused(key: str) -> None:
-    """For pax that means the one in the header, for others an empty one."""
+    """For pax that means the value in the header, for other readers an empty one."""
     archive = extended(record(key.encode(), b"")) + member() + END
-    assert refusal(archive) == f"the header at byte 0 says {key}, and no value"
+    assert refusal(archive) == f"the header at byte 0 sets {key} without a value"
 
 
 @pytest.mark.parametrize(
@@ -468,7 +468,7 @@ TOO_MUCH = f"^more than {MAX_MEMBERS} members, or {MAX_NAMES} bytes of their nam
 
 
 def count_until_refused(members: bytes) -> int:
-    """Give how many entries an archive gives that has the same members again and again."""
+    """Return the number of entries read from an archive with endlessly repeated members."""
     found = tar.entries(Tape(itertools.repeat(members, 1_000_000)))
     count = 0
     with pytest.raises(TarError, match=TOO_MUCH):
@@ -483,7 +483,7 @@ def test_an_archive_has_a_limit_of_members() -> None:
 
 @pytest.mark.parametrize("length", [MAX_PATH, MAX_PATH // 2 + 1])
 def test_the_names_in_an_archive_have_a_limit_together(length: int) -> None:
-    """They are kept, and a compressed archive could bring any number of them."""
+    """The names are kept in memory, and a compressed archive could hold any number of them."""
     names = long_name(b"n" * length) + long_name(b"t" * length, b"K") + member(kind=b"2")
     assert count_until_refused(names) == MAX_NAMES // (2 * length)
 
@@ -506,11 +506,11 @@ def test_a_name_has_a_limit(opening: bytes) -> None:
 
 
 def test_what_is_said_of_holes_is_not_kept() -> None:
-    """A compressed archive could bring any number of such headers, before one member."""
+    """A compressed archive could hold any number of such headers before one member."""
     holes = extended(*[record(b"GNU.sparse.%d" % n, b"x" * 1000) for n in range(1000)])
     assert only(holes + member()).kind == "sparse"
     assert refusal(holes * 2 + member() + END) == (
-        f"the header at byte {len(holes)} says GNU.sparse. again"
+        f"the header at byte {len(holes)} repeats GNU.sparse."
     )
 
 
@@ -529,8 +529,8 @@ def test_an_archive_ends_with_zeros_or_the_file(end: bytes) -> None:
 
 @pytest.mark.parametrize("more", [member(name=b"b"), b"x", bytes(511) + b"x"])
 def test_a_lone_block_of_zeros_is_refused(more: bytes) -> None:
-    """GNU's tar stops there, others go on."""
-    message = "one block of zeros at byte 1024, and then more"
+    """GNU's tar stops there, others continue."""
+    message = "one block of zeros at byte 1024, followed by data"
     assert refusal(member(b"x") + bytes(BLOCK) + more) == message
 
 
@@ -545,7 +545,7 @@ def test_a_header_that_belongs_to_nothing_is_refused(opening: bytes, end: bytes)
 
 
 def test_an_archive_that_is_cut_anywhere_is_refused_or_ends_before_the_cut() -> None:
-    """Only between members, and in zeros that nobody needs, may it end early."""
+    """An archive may be cut off only between members and in the zeros at its end."""
     archive, whole_at = b"", {0: 0}
     for number, opening in enumerate([b"", pax(path="b"), long_name(b"c") + pax(size="1")]):
         content = b"x" * 700 if not number else b"x"
@@ -642,7 +642,7 @@ def test_a_block_is_the_beginning_of_an_archive_or_not(block: bytes, expected: b
 
 
 def test_the_numbers_of_this_test_are_those_of_tarfile() -> None:
-    """The headers by hand are headers; what is tried with them means something."""
+    """The hand-made headers of these tests are valid."""
     archive = pax(path="b") + member(b"x" * 700, prefix=b"p", more={108: octal(5, 7)}) + END
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         (found,) = opened.getmembers()

@@ -1,4 +1,4 @@
-"""Bearer tokens: how one is asked for, what a reply holds, and what a refusal means."""
+"""Bearer tokens: requests, replies and failures."""
 
 from __future__ import annotations
 

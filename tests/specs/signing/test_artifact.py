@@ -1,4 +1,4 @@
-"""What belongs to an image: names of tags, lists, layers."""
+"""Artifacts of an image: names of tags, lists, layers."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ SIGNATURE_BODY = b"\x04\x00\x16\x08" + b"s" * 20
 
 
 def old(tag: int, body: bytes, size: int = 0) -> bytes:
-    """Give a packet with a head of the old format; `size` is the kind of its length."""
+    """Return a packet with an old header; `size` is the type of its length."""
     length = b"" if size == 3 else len(body).to_bytes(1 << size)
     return bytes([0x80 | tag << 2 | size]) + length + body
 
@@ -86,7 +86,7 @@ def test_a_longer_literal_has_its_length_in_two_bytes() -> None:
     assert parse(ONE_PASS + LITERAL + version_6).content == CONTENT
 
 
-STRUCTURE = "it is no message that is signed once, but consists of "
+STRUCTURE = "it is not a message with one signature, but consists of "
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ STRUCTURE = "it is no message that is signed once, but consists of "
     [
         (b"", STRUCTURE),
         (b"-----BEGIN PGP MESSAGE-----\n", "it is clear text or armored"),
-        (b"{}", "it is no OpenPGP message (a packet begins with 0x7b)"),
+        (b"{}", "it is not an OpenPGP message (a packet begins with 0x7b)"),
         (LITERAL, STRUCTURE + "a literal"),
         (SIGNATURE, STRUCTURE + "a signature"),
         (LITERAL + SIGNATURE, STRUCTURE),
@@ -115,27 +115,27 @@ STRUCTURE = "it is no message that is signed once, but consists of "
         (SIGNED + b"\xc2", "it ends in the middle of a packet"),
         (
             ONE_PASS + LITERAL + old(2, SIGNATURE_BODY, 3),
-            "a packet that is no data is not of a def",
+            "a packet that is not data has no def",
         ),
         (
             ONE_PASS + LITERAL + partial(2, SIGNATURE_BODY),
-            "a packet that is no data is not of a de",
+            "a packet that is not data has no de",
         ),
-        (ONE_PASS + LITERAL + old(2, b""), "its signature is of a version that is not read"),
-        (ONE_PASS + LITERAL + old(2, b"\x03\x05\x00"), "its signature is of a version that is not"),
+        (ONE_PASS + LITERAL + old(2, b""), "its signature has an unsupported version"),
+        (ONE_PASS + LITERAL + old(2, b"\x03\x05\x00"), "its signature has an unsupported version"),
         (ONE_PASS + LITERAL + old(2, b"\x04"), "its signature is not of the type for binary"),
         (ONE_PASS + LITERAL + old(2, b"\x04\x01"), "its signature is not of the type for binary"),
         (ONE_PASS + old(11, b"") + SIGNATURE, "its literal is malformed"),
         (ONE_PASS + old(11, b"b") + SIGNATURE, "its literal is malformed"),
         (ONE_PASS + old(11, b"b\x09name\x00\x00\x00\x00") + SIGNATURE, "its literal is malformed"),
         (ONE_PASS + old(11, b"x" + LITERAL_BODY[1:]) + SIGNATURE, "its literal is malformed"),
-        (old(8, b""), "it is compressed in a way that is not known"),
-        (old(8, b"\x04" + SIGNED), "it is compressed in a way that is not known"),
-        (old(8, b"\x01" + deflated(SIGNED)[:-1], 3), "it is compressed, and broken"),
-        (old(8, b"\x01" + deflated(SIGNED) + b"x", 3), "it is compressed, and broken"),
-        (old(8, b"\x02rubbish", 3), "it is compressed, and broken"),
-        (old(8, b"\x03rubbish", 3), "it is compressed, and broken"),
-        (old(8, b"\x03" + bz2.compress(SIGNED)[:-1], 3), "it is compressed, and broken"),
+        (old(8, b""), "it is compressed by an unknown algorithm"),
+        (old(8, b"\x04" + SIGNED), "it is compressed by an unknown algorithm"),
+        (old(8, b"\x01" + deflated(SIGNED)[:-1], 3), "its compressed data is broken"),
+        (old(8, b"\x01" + deflated(SIGNED) + b"x", 3), "its compressed data is broken"),
+        (old(8, b"\x02rubbish", 3), "its compressed data is broken"),
+        (old(8, b"\x03rubbish", 3), "its compressed data is broken"),
+        (old(8, b"\x03" + bz2.compress(SIGNED)[:-1], 3), "its compressed data is broken"),
     ],
     ids=range(38),
 )
@@ -149,7 +149,7 @@ def test_anything_else_is_none(raw: bytes, reason: str) -> None:
 def test_what_unfolds_to_more_than_a_signature_has_is_none(compress: object) -> None:
     algorithm = b"\x01" if compress is deflated else b"\x03"
     content = bytes(MAX_SIGNATURE_SIZE + 1)
-    with pytest.raises(SignatureError, match="it is compressed, and broken"):
+    with pytest.raises(SignatureError, match="its compressed data is broken"):
         parse(old(8, algorithm + compress(content), 3))  # type: ignore[operator]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.specs.signing.pem import blocks, only
+from imgproxy.specs.signing.pem import blocks, single_block
 
 
 def block(label: str, content: str = "AAAA\n") -> bytes:
@@ -17,7 +17,7 @@ def test_a_text_has_one_block_or_several() -> None:
         ("A", b"\0\0\0"),
         ("B", b"\0\0\0\1"),
     ]
-    assert only(block("KEY"), "X", "KEY") == b"\0\0\0"
+    assert single_block(block("KEY"), "X", "KEY") == b"\0\0\0"
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_anything_else_is_none(text: bytes) -> None:
 @pytest.mark.parametrize("text", [block("A") + block("A"), block("B"), block("A") + block("B")])
 def test_one_block_is_not_several_nor_another(text: bytes) -> None:
     with pytest.raises(ValueError, match="expected one block of A or C, got "):
-        only(text, "A", "C")
+        single_block(text, "A", "C")

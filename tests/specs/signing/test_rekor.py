@@ -1,4 +1,4 @@
-"""Entries of the transparency log, as they are written down."""
+"""Entries of the transparency log: their parsing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.sigstores import Log, Signer, b64, compact, dsse, hashedrekord
 
 from imgproxy.parsing.typed_fields import FieldError
 from imgproxy.specs.signing import rekor
-from imgproxy.specs.signing.rekor import DSSE, HASHEDREKORD, Logged
+from imgproxy.specs.signing.rekor import DSSE, HASHEDREKORD, LoggedSignature
 from imgproxy.specs.signing.signature import SignatureError
 
 SIGNER, LOG = Signer(), Log()
@@ -25,7 +25,7 @@ def test_what_is_signed_of_an_entry_is_its_canonical_form() -> None:
     written = LOG.entry({"any": "body"})
     payload = written["Payload"]
     for each in (written, {**written, "Payload": dict(reversed(payload.items()))}):
-        entry = rekor.of_annotation(json.dumps(each, indent=2))
+        entry = rekor.parse_annotation(json.dumps(each, indent=2))
         assert entry.body == b'{"any":"body"}'
         assert entry.time == payload["integratedTime"]
         assert entry.timestamp == base64.b64decode(written["SignedEntryTimestamp"])
@@ -60,26 +60,26 @@ def test_an_entry_is_exactly_that(changes: dict[str, Any], reason: str) -> None:
     place = written if next(iter(changes))[0].isupper() else written["Payload"]
     place.update(changes)
     with pytest.raises(SignatureError) as raised:
-        rekor.of_annotation(json.dumps(written))
+        rekor.parse_annotation(json.dumps(written))
     assert str(raised.value).startswith(f"its entry in the log: {reason}")
 
 
 @pytest.mark.parametrize("text", ["", "{", "\ud800"])
 def test_an_entry_is_json(text: str) -> None:
     with pytest.raises(SignatureError, match="its entry in the log: "):
-        rekor.of_annotation(text)
+        rekor.parse_annotation(text)
 
 
 def test_an_entry_is_of_parts_that_logs_give() -> None:
     with pytest.raises(FieldError):
-        rekor.entry(b"", 1, -1, "ab", b"")
+        rekor.make_entry(b"", 1, -1, "ab", b"")
 
 
 def test_two_kinds_of_entries_are_read() -> None:
     body = compact(hashedrekord(b"signature", SIGNER.pem, CONTENT))
-    assert rekor.logged(body) == Logged(HASHEDREKORD, b"signature", HASH, DER)
+    assert rekor.parse_body(body) == LoggedSignature(HASHEDREKORD, b"signature", HASH, DER)
     body = compact(dsse(b"signature", SIGNER.pem, CONTENT))
-    assert rekor.logged(body) == Logged(DSSE, b"signature", HASH, DER)
+    assert rekor.parse_body(body) == LoggedSignature(DSSE, b"signature", HASH, DER)
 
 
 @pytest.mark.parametrize("make", [hashedrekord, dsse])
@@ -87,7 +87,7 @@ def test_two_kinds_of_entries_are_read() -> None:
     ("changes", "reason"),
     [
         ({"apiVersion": "0.0.2"}, "kind: "),
-        ({"kind": "intoto"}, "kind: intoto 0.0.1 is not read"),
+        ({"kind": "intoto"}, "kind: intoto 0.0.1 is not supported"),
         ({"kind": 5}, "kind: expected a string"),
         ({"apiVersion": None}, "apiVersion: expected a value"),
         ({"more": 1}, "more: unknown key"),
@@ -98,7 +98,7 @@ def test_two_kinds_of_entries_are_read() -> None:
 )
 def test_others_are_not(make: Any, changes: dict[str, Any], reason: str) -> None:  # noqa: ANN401
     with pytest.raises(SignatureError) as raised:
-        rekor.logged(compact(make(b"s", SIGNER.pem, CONTENT, **changes)))
+        rekor.parse_body(compact(make(b"s", SIGNER.pem, CONTENT, **changes)))
     assert str(raised.value).startswith(f"its entry in the log: {reason}")
 
 
@@ -127,4 +127,4 @@ def test_a_body_is_exactly_that(make: Any, path: tuple[Any, ...], value: object)
         inner = inner[key]
     inner[path[-1]] = value
     with pytest.raises(SignatureError, match="its entry in the log: "):
-        rekor.logged(compact(document))
+        rekor.parse_body(compact(document))

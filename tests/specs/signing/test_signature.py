@@ -1,4 +1,4 @@
-"""The encodings in which signatures are kept."""
+"""The encodings in which signatures are stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgproxy.specs.signing.signature import (
     SigstoreSignature,
     SimpleSignature,
     decode,
-    of_extension,
+    parse_extension_reply,
 )
 
 SIGSTORE = {"mimeType": "a/b", "payload": "e30=", "annotations": {"k": "v"}}
@@ -43,16 +43,16 @@ def test_other_formats_have_their_names() -> None:
     ("blob", "reason"),
     [
         (b"", "it is empty"),
-        (b"\0", "it begins with 0x00, as no signature does"),
-        (b"{}", "it begins with 0x7b7d, as no signature does"),
-        (b"-----BEGIN PGP", "it begins with 0x2d2d2d2d2d424547, as no signature does"),
+        (b"\0", "it begins with 0x00, unlike any signature"),
+        (b"{}", "it begins with 0x7b7d, unlike any signature"),
+        (b"-----BEGIN PGP", "it begins with 0x2d2d2d2d2d424547, unlike any signature"),
         (b"\x3d", "it begins with 0x3d"),
         (b"\x8c", "it begins with 0x8c"),
         (b"\x93", "it begins with 0x93"),
         (b"\0simple-signing", "it begins with 0x00"),
         (b"\0simple signing\n", "it begins with 0x00"),
         (b"\0\n", "it begins with 0x00"),
-        (b"\0simple-signing2\n", 'the format "simple-signing2" is not known'),
+        (b"\0simple-signing2\n", 'the format "simple-signing2" is unknown'),
         (b"\0sigstore-json\n", "not JSON: "),
         (b"\0sigstore-json\n[]", "the document: expected an object"),
         (b'\0sigstore-json\n{"payload":"e30="}', "mimeType: missing"),
@@ -79,11 +79,11 @@ def entry(**changes: object) -> dict[str, Any]:
 def test_the_extension_of_a_registry_gives_those_that_are_known() -> None:
     entries = [entry(), entry(schemaVersion=1), entry(type="x"), entry(content="")]
     raw = json.dumps({"signatures": entries}).encode()
-    assert of_extension(raw, "there") == [
+    assert parse_extension_reply(raw, "there") == [
         SimpleSignature("there (1)", b"any"),
         SimpleSignature("there (2)", b""),
     ]
-    assert of_extension(b"{}", "there") == []
+    assert parse_extension_reply(b"{}", "there") == []
 
 
 @pytest.mark.parametrize(
@@ -101,5 +101,5 @@ def test_the_extension_of_a_registry_gives_those_that_are_known() -> None:
 )
 def test_the_extension_of_a_registry_is_read_strictly(document: object, reason: str) -> None:
     with pytest.raises(SignatureError) as raised:
-        of_extension(json.dumps(document).encode(), "there")
+        parse_extension_reply(json.dumps(document).encode(), "there")
     assert str(raised.value).startswith(reason)

@@ -1,4 +1,4 @@
-"""What sigstore's signatures bring along, before anybody believes it; see tests/trust as well."""
+"""The parsing of sigstore's signatures; tests/verification/signatures tests their verification."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.signing import rekor
 from imgproxy.specs.signing.signature import BundleSignature, SignatureError, SigstoreSignature
-from imgproxy.specs.signing.sigstore import Certificates, Evidence, of_annotations, of_bundle
+from imgproxy.specs.signing.sigstore import Certificates, Evidence, from_annotations, from_bundle
 from imgproxy.specs.signing.simple_signing import Claim
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ SIGNER = ROOT.issue()
 
 
 def of(annotations: Json) -> Evidence:
-    return of_annotations(SigstoreSignature("it", PAYLOAD, SIGNED, annotations))
+    return from_annotations(SigstoreSignature("it", PAYLOAD, SIGNED, annotations))
 
 
 def bundled(document: Json) -> Evidence:
-    return of_bundle(BundleSignature("it", compact(document)), MANIFEST, digests.parse(DIGEST))
+    return from_bundle(BundleSignature("it", compact(document)), MANIFEST, digests.parse(DIGEST))
 
 
 def test_annotations_hold_the_evidence_for_a_claim() -> None:
@@ -86,8 +86,8 @@ def test_annotations_of_a_key_have_neither() -> None:
 def test_without_a_signature_it_is_none() -> None:
     with pytest.raises(SignatureError, match="missing"):
         of({})
-    with pytest.raises(SignatureError, match='it is no signature, but of the type "a/b"'):
-        of_annotations(SigstoreSignature("it", "a/b", SIGNED, {}))
+    with pytest.raises(SignatureError, match='it is not a signature, but of the type "a/b"'):
+        from_annotations(SigstoreSignature("it", "a/b", SIGNED, {}))
 
 
 def test_a_bundle_holds_the_evidence_for_a_manifest_or_a_statement() -> None:
@@ -141,7 +141,10 @@ MATERIAL, ENTRIES = "verificationMaterial", ("verificationMaterial", "tlogEntrie
         (changed(STATED, "dsseEnvelope", "payload", to=b64(b"x")), "not JSON"),
         (changed(STATED, "dsseEnvelope", "payloadType", to="x"), "dsseEnvelope.payloadType: exp"),
         (changed(STATED, "dsseEnvelope", "signatures", to=[{}, {}]), "dsseEnvelope.signatures: e"),
-        (enveloped(statement(DIGEST, _type="x"), SIGNER), '_type: "x" is no in-toto statement'),
+        (
+            enveloped(statement(DIGEST, _type="x"), SIGNER),
+            '_type: "x" is not a supported in-toto statement',
+        ),
         (enveloped(statement(DIGEST, subject=[{}, {}]), SIGNER), "subject: expected one, got 2"),
         (enveloped(statement(DIGEST, subject=[{}]), SIGNER), "subject[0].digest: expected one"),
         (enveloped(statement(DIGEST, "A"), SIGNER), "the image name"),
@@ -157,7 +160,7 @@ def test_other_statements_are_no_signatures() -> None:
     kind = "https://slsa.dev/provenance/v1"
     with pytest.raises(SignatureError) as raised:
         bundled(enveloped(statement(DIGEST, predicateType=kind), SIGNER))
-    assert str(raised.value) == f'it is no signature, but a statement of the type "{kind}"'
+    assert str(raised.value) == f'it is not a signature, but a statement of the type "{kind}"'
 
 
 @pytest.mark.parametrize(
@@ -167,7 +170,7 @@ def test_other_statements_are_no_signatures() -> None:
         (changed(STATED, *ENTRIES, to=[{}, {}]), "it has 2 entries of logs, expected one"),
         (
             changed(changed(STATED, *ENTRIES, to=[]), MATERIAL, "timestampVerificationData", to={}),
-            "it has only timestamps of RFC 3161, which are not read",
+            "it has only timestamps of RFC 3161, which are not supported",
         ),
         (changed(STATED, *ENTRIES, 0, "inclusionPromise"), "its entry of the log has no signed"),
         (changed(STATED, *ENTRIES, 0, "logIndex", to="x"), "verificationMaterial.tlogEntries[0]"),

@@ -1,4 +1,4 @@
-"""What signatures say: every key, missing, unknown, twice and of a wrong type."""
+"""The payload of signatures: every key, missing, unknown, duplicate and of a wrong type."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_payload_is_exactly_that(value: object, reason: str) -> None:
 @pytest.mark.parametrize("key", ["critical", "optional", "image", "docker-reference"])
 def test_no_key_stands_twice(key: str) -> None:
     raw = encode(document()).replace(f'"{key}":'.encode(), f'"{key}":0,"{key}":'.encode(), 1)
-    with pytest.raises(SignatureError, match=f'its payload: the key "{key}" stands twice'):
+    with pytest.raises(SignatureError, match=f'its payload: the key "{key}" occurs twice'):
         parse(raw, ATOMIC)
 
 

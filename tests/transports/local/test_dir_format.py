@@ -136,7 +136,7 @@ MANIFESTS: dict[str, tuple[bytes, tuple[int, str], str]] = {
     "not JSON": (b"{", INVALID, "parsing dir:"),
     "E37-bom": (b"\xef\xbb\xbf{}", INVALID, "parsing dir:"),
     "E37-twice": (b'{"config":{},"config":{},"layers":[]}', INVALID, "config"),
-    "E37-lookalike": (b'{"config":{},"Layers":[]}', INVALID, "told apart by case"),
+    "E37-lookalike": (b'{"config":{},"Layers":[]}', INVALID, "keys are case-sensitive"),
     "E38-nothing": (b"{}", INVALID, "mediaType"),
     "E38-schema-1": (b'{"schemaVersion":1,"fsLayers":[]}', UNSUPPORTED, "schema 1"),
     "E39-prettyjws": (

@@ -656,7 +656,7 @@ REFUSED: dict[str, tuple[list[Member], tuple[int, str], str]] = {
         INVALID,
         "Config",
     ),
-    "E37-lookalike": (item(layers=["evil"]), INVALID, "ambiguous, keys are told apart by case"),
+    "E37-lookalike": (item(layers=["evil"]), INVALID, "ambiguous, keys are case-sensitive"),
     "E37-lookalike-config": (item(CONFIG="evil"), INVALID, "ambiguous"),
     "no config": (item(Config=None), INVALID, "Config"),
     "layers that are none": (item(Layers="x"), INVALID, "Layers: expected an array"),

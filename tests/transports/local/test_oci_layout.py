@@ -421,7 +421,7 @@ INDEXES = {
     "of another type": (
         encode({"mediaType": OCI_MANIFEST, "manifests": []}),
         INVALID,
-        "but came as",
+        "but the document was sent as",
     ),
     "an entry without a digest": (encode({"manifests": [{"size": 1}]}), INVALID, "manifests[0]"),
     "a digest that leads elsewhere": (

@@ -150,7 +150,7 @@ async def test_a_signature_that_is_none_spoils_the_place(tmp_path: Path) -> None
     failure = await failure_of(filled(tmp_path, SIGNED, b"{}"), PING)
     assert refused(failure) == (422, "MANIFEST_INVALID", False)
     assert failure.message == (
-        f"{tmp_path}/{TAIL}/signature-2: it begins with 0x7b7d, as no signature does"
+        f"{tmp_path}/{TAIL}/signature-2: it begins with 0x7b7d, unlike any signature"
     )
 
 

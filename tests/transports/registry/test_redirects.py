@@ -94,7 +94,7 @@ async def test_as_many_redirects_as_allowed_are_followed() -> None:
 
 
 LOCATIONS = {
-    "missing": (None, "redirected without saying where"),
+    "missing": (None, "redirected without a Location"),
     "down to http": ("http://cdn.test/?X-Signature=hunter2", "refused (--tls-verify=false"),
     "another scheme": ("file:///etc/passwd", "neither http nor https"),
     "userinfo": ("https://u:hunter2@cdn.test/x", "its host is malformed"),

@@ -108,16 +108,19 @@ def test_what_is_not_signed_once_over_a_binary_literal_is_no_signature(gpg: Gnup
     for message, reason in (
         (gpg.sign(SIGNED, "signer", mode="--clear-sign"), "it is clear text or armored"),
         (gpg.sign(SIGNED, "signer", "--armor"), "it is clear text or armored"),
-        (gpg.sign(SIGNED, "signer", mode="--detach-sign"), "it is no message that is signed once"),
-        (gpg.run("--store", given=SIGNED), "it is no message that is signed once, but"),
-        (gpg.sign(SIGNED, "signer", *both), "it is no message that is signed once, but"),
+        (
+            gpg.sign(SIGNED, "signer", mode="--detach-sign"),
+            "it is not a message with one signature",
+        ),
+        (gpg.run("--store", given=SIGNED), "it is not a message with one signature, but"),
+        (gpg.sign(SIGNED, "signer", *both), "it is not a message with one signature, but"),
         (gpg.sign(SIGNED, "signer", "--textmode"), "its signature is not of the type for binary"),
         (
             gpg.sign(SIGNED, "signer", "--encrypt", "--recipient", encrypting),
-            "it is no message that is signed once, but consists of an encrypted session key",
+            "it is not a message with one signature, but consists of an encrypted session key",
         ),
-        (gpg.sign(SIGNED, "signer") + b"\x00", "it is compressed, and broken"),
-        (SIGNED, "it is no OpenPGP message (a packet begins with 0x7b)"),
+        (gpg.sign(SIGNED, "signer") + b"\x00", "its compressed data is broken"),
+        (SIGNED, "it is not an OpenPGP message (a packet begins with 0x7b)"),
     ):
         assert refusal(gpg.export("signer"), message).startswith(reason)
 

@@ -181,7 +181,10 @@ def test_what_is_not_needed_may_be_broken() -> None:
         (found({SIGNATURE: b64(b"")}), "it is by none of the keys"),
         (found({}), "annotations.dev.cosignproject.cosign/signature: missing"),
         (found({SIGNATURE: "*"}), "annotations.dev.cosignproject.cosign/signature: not base64"),
-        (found(annotated(SIGNED, SIGNER), kind="text/spdx"), "it is no signature, but of the type"),
+        (
+            found(annotated(SIGNED, SIGNER), kind="text/spdx"),
+            "it is not a signature, but of the type",
+        ),
         (found(annotated(b"{}", SIGNER), b"{}"), "its payload: critical: missing"),
         (bundled(messaged(MANIFEST + b" ", SIGNER)), "it is by none of the keys"),
         (bundled(enveloped(statement(DIGEST), OTHER)), "it is by none of the keys"),
@@ -274,9 +277,12 @@ def test_an_entry_is_canonical_however_it_is_written() -> None:
         ),
         (
             LOG.entry(body(apiVersion="0.0.2")),
-            "its entry in the log: kind: hashedrekord 0.0.2 is not read",
+            "its entry in the log: kind: hashedrekord 0.0.2 is not supported",
         ),
-        (LOG.entry(body(kind="intoto")), "its entry in the log: kind: intoto 0.0.1 is not read"),
+        (
+            LOG.entry(body(kind="intoto")),
+            "its entry in the log: kind: intoto 0.0.1 is not supported",
+        ),
         (LOG.entry(body(more=1)), "its entry in the log: more: unknown key"),
         (LOG.entry({}), "its entry in the log: kind: missing"),
         (LOG.entry(body(), logID="XYZ"), "its entry in the log: logID: expected hex digits"),
@@ -673,7 +679,7 @@ ENTRIES = ("verificationMaterial", "tlogEntries")
             enveloped(
                 statement(DIGEST, predicateType="https://slsa.dev/provenance/v1"), FRIEND, LOG
             ),
-            "it is no signature, but a statement of the type",
+            "it is not a signature, but a statement of the type",
         ),
         (enveloped(statement(DIGEST, _type="x"), FRIEND, LOG), "the bundle: _type: "),
         (
