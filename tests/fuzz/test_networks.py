@@ -20,6 +20,7 @@ from unittest.mock import patch
 import trio
 import trio.testing
 from outcome import capture
+from support.effort import rounds
 from support.images import OCI_LAYER, OCI_MANIFEST, encode
 from support.registries import Ring, described, image_at, place
 from support.streams import END, SILENCE, MemoryStream, Notes, answer, head
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from imgproxy.transports.registry.registry_image import RegistryImage
     from imgproxy.verification.documents import VerifiedDocument
 
-PULLS = int(os.environ.get("IMGPROXY_FUZZ_PULLS", "600"))
+PULLS = rounds("IMGPROXY_FUZZ_PULLS", slow=600, quick=200)
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
 # In virtual seconds: each wait has a limit, and so has their number.

@@ -14,7 +14,6 @@ import socketserver
 import ssl
 import threading
 from contextlib import contextmanager, suppress
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -294,8 +293,15 @@ STATUS: dict[Behaviour, int] = {
 @pytest.mark.parametrize(
     ("behaviour", "option"),
     [
-        *((behaviour, "") for behaviour in STATUS),
-        *product(("slow", "refuses"), ("--debug", "--quiet")),
+        *(
+            pytest.param(behaviour, "", marks=pytest.mark.slow if behaviour == "mute" else ())
+            for behaviour in STATUS
+        ),
+        ("refuses", "--debug"),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (("refuses", "--quiet"), ("slow", "--debug"), ("slow", "--quiet"))
+        ),
     ],
 )
 def test_a_parent_observes_no_difference(

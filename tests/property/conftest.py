@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 
 from hypothesis import HealthCheck, Phase, settings
+from support.effort import SLOW
 
 settings.register_profile(
     "tests",
     derandomize=True,
-    max_examples=60,
+    max_examples=60 if SLOW else 20,
     deadline=None,
     database=None,
     phases=set(Phase) - {Phase.explain},
