@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from support import parent
+from support.effort import SLOW, deselect
 from support.images import Json, Layout
 
 if TYPE_CHECKING:
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 # A shell ignores SIGINT for what it runs in the background, and children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    return "slow tests: " + ("included" if SLOW else "left out; IMGPROXY_TEST_SLOW=1 includes them")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not SLOW:
+        deselect(config, items, [item for item in items if item.get_closest_marker("slow")])
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,7 @@ def test_the_sample_archive_stands_in_for_a_registry(
     assert sideloaded == layout
 
 
+@pytest.mark.slow
 def test_what_is_said_of_archives_and_skopeo_is_so(run: Callable[..., Run]) -> None:
     """All of the table in the guide, and nothing else; of skopeo, if it is the version there."""
     is_theirs = skopeo.version() == (1, 9)

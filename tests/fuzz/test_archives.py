@@ -29,6 +29,7 @@ from support.archives import (
     symlink,
     zstd_compressed,
 )
+from support.effort import rounds
 from support.images import Json, Layout, digest_of, on
 from support.opened import Served, open_descriptors, place_of, served_from
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-ARCHIVES = int(os.environ.get("IMGPROXY_FUZZ_ARCHIVES", "400"))
+ARCHIVES = rounds("IMGPROXY_FUZZ_ARCHIVES", slow=400, quick=150)
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
 # What a file may be refused with. A 503 is for one that changes meanwhile, and none does.

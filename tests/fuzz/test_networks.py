@@ -20,6 +20,7 @@ from unittest.mock import patch
 import trio
 import trio.testing
 from outcome import capture
+from support.effort import rounds
 from support.images import OCI_LAYER, OCI_MANIFEST, encode
 from support.registries import Ring, described, endpoint, place
 from support.streams import END, SILENCE, MemoryWire, Notes, answer, head
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.verification.verified_blob import VerifiedDocument
 
-PULLS = int(os.environ.get("IMGPROXY_FUZZ_PULLS", "600"))
+PULLS = rounds("IMGPROXY_FUZZ_PULLS", slow=600, quick=200)
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
 # In virtual seconds: each wait has a limit, and there are only so many of them.

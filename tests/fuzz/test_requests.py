@@ -11,6 +11,7 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from support.effort import rounds
 from support.images import digest_of
 from support.parent import Child, Client, Reply, descriptors, eventually, listener_at, parse_head
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from conftest import Listen, Sample
 
-REQUESTS = int(os.environ.get("IMGPROXY_FUZZ_REQUESTS", "3000"))
+REQUESTS = rounds("IMGPROXY_FUZZ_REQUESTS", slow=3000, quick=800)
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
 # No mutation makes a 500 right; none of these requests reaches an error of the image's own.

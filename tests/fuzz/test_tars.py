@@ -11,6 +11,7 @@ import os
 import random
 import tarfile
 
+from support.effort import rounds
 from support.tars import (
     BLOCK,
     END,
@@ -27,7 +28,7 @@ from support.tars import (
 from imgproxy.specs.oci import tar
 from imgproxy.specs.oci.tar import TarError
 
-ARCHIVES = int(os.environ.get("IMGPROXY_FUZZ_TARS", "3000"))
+ARCHIVES = rounds("IMGPROXY_FUZZ_TARS", slow=3000, quick=1000)
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
 KINDS = [bytes([kind]) for kind in b"\x000123456789xgLKXSDMV"]

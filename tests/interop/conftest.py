@@ -1,18 +1,26 @@
-"""One real registry for the whole session, and a home of its own for each test."""
+"""A real registry, filled once for all workers, and a home of its own for each test.
+
+Nearly each row of a table here starts the program, which takes a fifth of a second of a processor.
+Pure tests go through the same rows, so that the first and the last of each table are tried unless
+IMGPROXY_TEST_SLOW=1.
+"""
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
+from support.effort import deselect, some
 from support.filled import Registry, filled_registry
 from support.home import Home
 from support.parent import INSECURE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from conftest import Serve
     from support.parent import Child
@@ -38,14 +46,26 @@ class Pull(Protocol):
 
 
 class Together(Protocol):
-    """Try each case of a table in a home of its own, some at once; name those that fail."""
+    """Try the cases of a table in homes of their own, some at once; name those that fail."""
 
     def __call__(self, cases: Mapping[str, T], check: Callable[[T, Pull, Home], None]) -> None: ...
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    tables: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.path.parent == here:
+            tables[item.nodeid.partition("[")[0]].append(item)
+    unwanted = [row for rows in tables.values() for row in set(rows) - set(some(rows))]
+    deselect(config, items, unwanted)
+
+
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with filled_registry(tmp_path_factory.mktemp("registry")) as registry:
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with filled_registry(tmp_path_factory.mktemp("registry"), shared / "filled") as registry:
         yield registry
 
 
@@ -78,14 +98,15 @@ def pull_at(home: Home, serve: Serve) -> Pull:
 @pytest.fixture
 def together(serve: Serve, tmp_path: Path) -> Together:
     def run(cases: Mapping[str, T], check: Callable[[T, Pull, Home], None]) -> None:
-        homes = [Home(tmp_path / str(n)) for n in range(len(cases))]
+        names = some(list(cases))
+        homes = [Home(tmp_path / str(n)) for n in range(len(names))]
         with ThreadPoolExecutor(WORKERS) as pool:
             running = [
-                pool.submit(check, case, pull_at(home, serve), home)
-                for case, home in zip(cases.values(), homes, strict=True)
+                pool.submit(check, cases[name], pull_at(home, serve), home)
+                for name, home in zip(names, homes, strict=True)
             ]
         failures = []
-        for name, future in zip(cases, running, strict=True):
+        for name, future in zip(names, running, strict=True):
             failure = future.exception()
             if failure is not None:
                 failure.add_note(f"in the case of: {name}")
@@ -93,6 +114,6 @@ def together(serve: Serve, tmp_path: Path) -> Together:
         if len(failures) == 1:
             raise failures[0]
         if failures:
-            raise BaseExceptionGroup(f"{len(failures)} of {len(cases)} cases", failures)
+            raise BaseExceptionGroup(f"{len(failures)} of {len(names)} cases", failures)
 
     return run

@@ -14,6 +14,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import pytest
+from support.effort import rounds
 from support.filled import MIB, as_directory, noise
 from support.images import OCI_MANIFEST, Layout
 from support.networks import Cut, Line, line_to
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from support.servers import Answering, Fate
 
 PLAIN = "--tls-verify=false"
-PULL = int(os.environ.get("IMGPROXY_TEST_PULL_MIB", "64")) * MIB
+PULL = rounds("IMGPROXY_TEST_PULL_MIB", slow=64, quick=32) * MIB
 CUT = int(os.environ.get("IMGPROXY_TEST_CUT_MIB", "5")) * MIB
 
 # More than any head of a reply has.

@@ -42,6 +42,7 @@ def home() -> Iterator[Home]:
             )
 
 
+@pytest.mark.slow
 def test_the_guide_leads_from_a_key_to_an_enforced_policy(registry: Registry, home: Home) -> None:
     for program in ("gpg", "skopeo"):
         require(program)

@@ -21,6 +21,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from support.effort import SLOW
 from support.filled import MIB, noise
 from support.images import Layout, digest_of
 from support.networks import Cut, line_to
@@ -59,6 +60,8 @@ NEEDS = {
     "Rust": ["cargo"],
     "C": ["cc"],
 }
+# Half a minute and more to build, where the compilers have nothing in their caches.
+BUILT_SLOWLY = ("Go", "Rust")
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,10 @@ Popen = subprocess.Popen[str]
 
 
 class Everyone(Protocol):
-    """Try each parent there is, some at once; name those that fail."""
+    """Try each parent there is, some at once; name those that fail.
+
+    Those that are built slowly are there with IMGPROXY_TEST_SLOW=1 alone.
+    """
 
     def __call__(self, check: Callable[[Parent], None]) -> None: ...
 
@@ -186,6 +192,8 @@ class Everyone(Protocol):
 def everyone(tmp_path: Path) -> Everyone:
     parents = []
     for language in NEEDS:
+        if language in BUILT_SLOWLY and not SLOW:
+            continue
         command = built(language)
         directory = tmp_path / language
         directory.mkdir()
@@ -251,7 +259,10 @@ def short_body(content: bytes) -> str:
     return rf"failed: /blobs/{digest_of(content)}: short body, \d+ of {len(content)} bytes"
 
 
-@pytest.mark.parametrize("language", NEEDS)
+@pytest.mark.parametrize(
+    "language",
+    [pytest.param(each, marks=pytest.mark.slow if each in BUILT_SLOWLY else ()) for each in NEEDS],
+)
 def test_it_is_built_as_it_says(language: str) -> None:
     command = built(language)
     if isinstance(command, str) and command.startswith(NO_CRATES):
@@ -260,6 +271,7 @@ def test_it_is_built_as_it_says(language: str) -> None:
         skip(command)
 
 
+@pytest.mark.slow
 def test_what_the_readme_shows_is_so(tmp_path: Path) -> None:
     """Typed where the parents are built: the same tree, untracked."""
     if isinstance(built("Go"), str):

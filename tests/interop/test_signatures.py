@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from support import skopeo
+from support.effort import some
 from support.gnupg import Gnupg, gnupg
 from support.home import Home, mirror, table
 from support.images import OCI_INDEX, OCI_MANIFEST, Json, digest_of
@@ -550,7 +551,7 @@ def test_bundles_that_refer_to_an_image_are_found(
         (enveloped(statement("sha256:" + "0" * 64, name), signer, log), (403, 403)),
         (enveloped(statement(digest, name), OTHER, log), (403, 403)),
     ]
-    for bundle, wanted in every if signer is SIGNER else every[1:3]:
+    for bundle, wanted in some(every if signer is SIGNER else every[1:3]):
         refer(registry.address, repository, subject, bundle)
         found = tuple(answer(pull, image, *options)[0] for image in (by_digest, by_tag))
         assert found == wanted

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from support.damage import flip
+from support.effort import rounds
 from support.filled import MIB, noise
 from support.home import REGISTRIES_CONF, table
 from support.images import OCI_LAYER, OCI_MANIFEST, Json, Layout
@@ -65,7 +66,7 @@ PACKAGES = ("base-files", "login", "passwd")
 TRANSLATIONS = ("/usr/share/locale/", "/usr/share/man/")  # too many files for tests to be quick
 
 # How often it is killed, or done before that.
-KILLS = int(os.environ.get("IMGPROXY_TEST_KILLS", "4"))
+KILLS = rounds("IMGPROXY_TEST_KILLS", slow=4, quick=2)
 SEED = int(os.environ.get("IMGPROXY_TEST_SEED", "0"))
 
 

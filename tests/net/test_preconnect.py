@@ -15,7 +15,6 @@ import ssl
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -392,8 +391,15 @@ STATUS: dict[Behaviour, int] = {
 @pytest.mark.parametrize(
     ("behaviour", "option"),
     [
-        *((behaviour, "") for behaviour in STATUS),
-        *product(("slow", "refuses"), ("--debug", "--quiet")),
+        *(
+            pytest.param(behaviour, "", marks=pytest.mark.slow if behaviour == "mute" else ())
+            for behaviour in STATUS
+        ),
+        ("refuses", "--debug"),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (("refuses", "--quiet"), ("slow", "--debug"), ("slow", "--quiet"))
+        ),
     ],
 )
 def test_a_parent_cannot_tell(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 from support.damage import flip
+from support.effort import rounds
 from support.images import OCI_MANIFEST, Layout, digest_of
 from support.parent import INSECURE, LIMIT, environment, eventually
 from support.servers import layout_as_registry, nginx, relay
@@ -50,7 +51,7 @@ LARGE = random.Random(8).randbytes(8 << 20)
 SMALL = b"a small layer"
 
 # How often a child is killed, each time at another moment; IMGPROXY_TEST_KILLS=1000 is a campaign.
-KILLS = int(os.environ.get("IMGPROXY_TEST_KILLS", "12"))
+KILLS = rounds("IMGPROXY_TEST_KILLS", slow=12, quick=4)
 
 # What a child that is no imgproxy does: it gets its first descriptor from its command line.
 PREAMBLE = """

@@ -1,4 +1,4 @@
-"""How much is tried: the same bounded examples in every run, or a campaign of new ones.
+"""How many examples are tried: the same ones in every run, or a campaign of new ones.
 
 IMGPROXY_PROPERTY_EXAMPLES=100000 makes it a campaign, with so many examples of each property.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 
 from hypothesis import HealthCheck, Phase, settings
+from support.effort import SLOW
 
 settings.register_profile(
     "tests",
     derandomize=True,
-    max_examples=60,
+    max_examples=60 if SLOW else 20,
     deadline=None,
     database=None,
     phases=set(Phase) - {Phase.explain},

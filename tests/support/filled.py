@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import random
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,8 +68,26 @@ def several(layout: Layout, *, docker: bool) -> list[Json]:
 
 
 @contextmanager
-def filled_registry(directory: Path) -> Iterator[Registry]:
-    """Run a registry with images and lists as they are, conversions by skopeo, nested indexes."""
+def filled_registry(directory: Path, shared: Path) -> Iterator[Registry]:
+    """Run a registry with images and lists as they are, conversions by skopeo, nested indexes.
+
+    It is filled once, in a directory that several processes share; each serves a copy.
+    """
+    shared.mkdir(exist_ok=True)
+    listed = shared / "images.json"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not listed.exists():
+            listed.write_text(json.dumps(fill(shared)))
+    for part in ("data", "layout"):
+        shutil.copytree(shared / part, directory / part)
+    with docker_registry(directory / "data") as address:
+        layout = Layout(directory / "layout")
+        yield Registry(address, directory / "data", layout, json.loads(listed.read_text()))
+
+
+def fill(directory: Path) -> dict[str, Json]:
+    """Fill a registry over `data`, by way of a layout; return what is in it, by tag."""
     require("skopeo")
     layout = Layout(directory / "layout")
     oci, docker = several(layout, docker=False), several(layout, docker=True)
@@ -78,19 +99,19 @@ def filled_registry(directory: Path) -> Iterator[Registry]:
         "list": layout.index(*docker, docker=True),
     }
     with docker_registry(directory / "data") as address:
-        filled = Registry(address, directory / "data", layout, images)
+        registry = Registry(address, directory / "data", layout, images)
         for tag, descriptor in images.items():
             source = as_directory(layout, descriptor, directory / tag)
-            skopeo_copy(source, filled.name(f":{tag}"), "--all", "--preserve-digests")
+            skopeo_copy(source, registry.name(f":{tag}"), "--all", "--preserve-digests")
         # of layers the registry does not have, because skopeo would use those it has
         layout.save(named(layout.image(b"to compress" * 99, b"and to relabel" * 99), "source"))
         for form in ("v2s2", "oci"):
             source = f"oci:{layout.path}:source"
-            skopeo_copy(source, filled.name(f":converted-{form}"), f"--format={form}")
+            skopeo_copy(source, registry.name(f":converted-{form}"), f"--format={form}")
         outer = images["index"]
         for depth in range(1, 6):
             outer = layout.index(outer, annotations={"depth": str(depth)})
             images[f"nested-{depth}"] = outer
             content = layout.read(outer["digest"])
             put_manifest(address, "images/all", f"nested-{depth}", content, OCI_INDEX)
-        yield filled
+    return images

@@ -30,8 +30,6 @@ from support.tars import (
 from imgproxy.specs.oci import tar
 from imgproxy.specs.oci.tar import (
     MAX_EXTENSION,
-    MAX_MEMBERS,
-    MAX_NAMES,
     MAX_PATH,
     Entry,
     TarError,
@@ -464,28 +462,37 @@ def test_a_header_as_long_as_the_limit_is_read() -> None:
     assert only(extended(remark) + member()).name == "a"
 
 
-TOO_MUCH = f"^more than {MAX_MEMBERS} members, or {MAX_NAMES} bytes of their names$"
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Limit members and their names to what is made in no time."""
+    members, names = 100, 8 * MAX_PATH
+    monkeypatch.setattr(tar, "MAX_MEMBERS", members)
+    monkeypatch.setattr(tar, "MAX_NAMES", names)
+    return members, names
 
 
 def count_until_refused(members: bytes) -> int:
     """Give how many entries an archive gives that has the same members again and again."""
     found = tar.entries(Tape(itertools.repeat(members, 1_000_000)))
     count = 0
-    with pytest.raises(TarError, match=TOO_MUCH):
+    too_much = f"^more than {tar.MAX_MEMBERS} members, or {tar.MAX_NAMES} bytes of their names$"
+    with pytest.raises(TarError, match=too_much):
         for count, _ in enumerate(found, 1):  # noqa: B007  (the last one is wanted)
             pass
     return count
 
 
-def test_an_archive_has_a_limit_of_members() -> None:
-    assert count_until_refused(member()) == MAX_MEMBERS
+def test_an_archive_has_a_limit_of_members(small_limits: tuple[int, int]) -> None:
+    assert count_until_refused(member()) == small_limits[0]
 
 
 @pytest.mark.parametrize("length", [MAX_PATH, MAX_PATH // 2 + 1])
-def test_the_names_in_an_archive_have_a_limit_together(length: int) -> None:
+def test_the_names_in_an_archive_have_a_limit_together(
+    length: int, small_limits: tuple[int, int]
+) -> None:
     """They are kept, and a compressed archive could bring any number of them."""
     names = long_name(b"n" * length) + long_name(b"t" * length, b"K") + member(kind=b"2")
-    assert count_until_refused(names) == MAX_NAMES // (2 * length)
+    assert count_until_refused(names) == small_limits[1] // (2 * length)
 
 
 @pytest.mark.parametrize(
