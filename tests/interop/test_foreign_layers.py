@@ -330,7 +330,7 @@ def test_a_registry_gets_the_credentials_and_its_layers_servers_none(
     assert "authorization" not in fields
 
 
-def test_e20_a_layer_that_a_docker_archive_only_tells_of(
+def test_a_layer_that_a_docker_archive_only_tells_of(
     serve: Serve, elsewhere: Elsewhere, tmp_path: Path
 ) -> None:
     image = saved(SMALL, HERE)

@@ -298,7 +298,7 @@ ROADS: dict[str, Road] = {
     "oci": plain_layout,
     "dir": image_directory,
     **{f"oci-archive, {each}": oci_archive(each) for each in ("plain", "zstd")},
-    "docker-archive": docker_archive("plain"),  # the others: PACKERS, and row E21 to E23
+    "docker-archive": docker_archive("plain"),  # the others: PACKERS, and test_local_edge_cases
     "sideloaded layout": sideloaded(plain_layout),
     "sideloaded dir": sideloaded(image_directory),
     "sideloaded OCI archive": sideloaded(oci_archive("plain")),
@@ -339,7 +339,7 @@ def test_a_made_manifest_depends_on_the_content_alone(
     assert len(manifests) == 1
 
 
-# --- E44: archives that come through descriptors -----------------------------------------------
+# --- archives that come through descriptors ----------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +363,7 @@ def feed(file: int | socket.socket, content: bytes, piece: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "pipe that does not block", "socket", "file"])
-def test_e44_an_archive_comes_through_a_descriptor(
+def test_an_archive_comes_through_a_descriptor(
     kind: str, made: Made, packed: bytes, serve: Serve, tmp_path: Path
 ) -> None:
     """And what comes through a pipe is kept without a name, and answers for ever."""
@@ -395,7 +395,7 @@ def test_e44_an_archive_comes_through_a_descriptor(
     assert child.finish() == 0
 
 
-def test_e44_standard_input(made: Made, packed: bytes, keep: Keep) -> None:
+def test_standard_input(made: Made, packed: bytes, keep: Keep) -> None:
     """`zcat … | imgproxy`; and another request after a failure finds the same."""
     ours, theirs = socket.socketpair()
     reading, writing = os.pipe()
@@ -412,9 +412,7 @@ def test_e44_standard_input(made: Made, packed: bytes, keep: Keep) -> None:
     assert child.finish() == 0
 
 
-def test_e44_a_file_as_standard_input(
-    made: Made, packed: bytes, keep: Keep, tmp_path: Path
-) -> None:
+def test_a_file_as_standard_input(made: Made, packed: bytes, keep: Keep, tmp_path: Path) -> None:
     file = tmp_path / "image"
     file.write_bytes(packed)
     ours, theirs = socket.socketpair()
@@ -426,7 +424,7 @@ def test_e44_a_file_as_standard_input(
 
 
 @pytest.mark.parametrize("spelled", ["/dev/fd/{}", "docker-archive:/proc/self/fd/{}:@0"])
-def test_e44_the_descriptor_that_is_served_is_no_image(spelled: str, keep: Keep) -> None:
+def test_the_descriptor_that_is_served_is_no_image(spelled: str, keep: Keep) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         fd = theirs.fileno()
@@ -436,7 +434,7 @@ def test_e44_the_descriptor_that_is_served_is_no_image(spelled: str, keep: Keep)
     assert child.stderr.count("\n") == 1
 
 
-def test_e44_standard_input_that_is_served_is_no_image(keep: Keep) -> None:
+def test_standard_input_that_is_served_is_no_image(keep: Keep) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         child = keep(Child(command("oci-archive:/dev/stdin", INSECURE), stdin=theirs.fileno()))
@@ -444,11 +442,11 @@ def test_e44_standard_input_that_is_served_is_no_image(keep: Keep) -> None:
     assert "/dev/stdin" in child.stderr
 
 
-# --- E45: what is no file ----------------------------------------------------------------------
+# --- what is no file ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "device", "directory"])
-def test_e45_what_is_no_regular_file_is_not_opened(
+def test_what_is_no_regular_file_is_not_opened(
     kind: str, home: Home, keep: Keep, tmp_path: Path
 ) -> None:
     path = tmp_path / "image"
@@ -467,7 +465,7 @@ def test_e45_what_is_no_regular_file_is_not_opened(
 
 
 @pytest.mark.parametrize("where", ["index.json", "a layer"])
-def test_e45_a_fifo_in_a_layout_is_not_waited_for(
+def test_a_fifo_in_a_layout_is_not_waited_for(
     where: str, made: Made, serve: Serve, tmp_path: Path
 ) -> None:
     layout = copy_layout(made.layout, tmp_path / "layout")
@@ -482,7 +480,7 @@ def test_e45_a_fifo_in_a_layout_is_not_waited_for(
     assert child.finish() == 0
 
 
-# --- E46: what changes under us ----------------------------------------------------------------
+# --- what changes under us ---------------------------------------------------------------------
 
 
 ANOTHER = b"a layer of another image"
@@ -517,7 +515,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], set[int], int]] = {
 
 @pytest.mark.parametrize("compression", ["plain", "gzip"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_e46_an_archive_that_changes_is_never_mixed(
+def test_an_archive_that_changes_is_never_mixed(
     change: str, compression: str, serve: Serve, tmp_path: Path
 ) -> None:
     """During a body, and before the next one."""
@@ -551,7 +549,7 @@ def test_e46_an_archive_that_changes_is_never_mixed(
     assert child.finish() in statuses
 
 
-def test_e46_an_archive_that_is_replaced_before_it_is_opened_is_the_other(
+def test_an_archive_that_is_replaced_before_it_is_opened_is_the_other(
     serve: Serve, tmp_path: Path
 ) -> None:
     file = tmp_path / "image"

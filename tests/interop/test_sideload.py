@@ -98,10 +98,10 @@ def test_what_nix_has_built_is_found(host: Host) -> None:
         (f"{NAME}:{'a' * 64}", "<basename>/<ref>", f"os/{'a' * 64}"),
     ],
 )
-def test_e28_placeholders_become_the_parts_of_the_name(
+def test_placeholders_become_the_parts_of_the_name(
     image: str, pattern: str, path: str, host: Host
 ) -> None:
-    """E28, E29: slashes become directories, and a tag may look like anything."""
+    """Slashes become directories, and a tag may look like anything."""
     host.archive(path, IMAGE)
     assert pull_from(host.image(image, pattern)).layers == [LAYER]
 
@@ -200,7 +200,7 @@ def test_what_is_there_and_no_image_is_answered(
         assert_not_asked(server)
 
 
-def test_e45_a_fifo_is_not_opened(home: Home, keep: Keep, tmp_path: Path) -> None:
+def test_a_fifo_is_not_opened(home: Home, keep: Keep, tmp_path: Path) -> None:
     """In the place of a manifest of a registry's tree as well."""
     place = tmp_path / "os/manifests/1"
     place.parent.mkdir(parents=True)
@@ -400,7 +400,7 @@ def test_a_tree_that_lacks_a_blob_says_where_it_was_sought(host: Host) -> None:
 
 
 @pytest.mark.parametrize("name", ["registry.example/a/../os:1", "registry.example/a/%2e%2e/os:1"])
-def test_e27_a_name_that_is_none_never_reaches_the_file_system(
+def test_a_name_that_is_none_never_reaches_the_file_system(
     name: str, home: Home, keep: Keep, tmp_path: Path
 ) -> None:
     (tmp_path / "a").mkdir()

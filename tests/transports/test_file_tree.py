@@ -88,7 +88,7 @@ async def test_a_file_that_is_missing_is_not_found(tmp_path: Path, kind: str) ->
     ("make", "words"), [(os.mkfifo, "is a FIFO"), (os.mkdir, "is a directory")]
 )
 @real_time
-async def test_what_is_no_file_in_a_directory_is_refused_e45(
+async def test_what_is_no_file_in_a_directory_is_refused(
     tmp_path: Path, make: Callable[[Path], None], words: str
 ) -> None:
     make(tmp_path / "control.json")

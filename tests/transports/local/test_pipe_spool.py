@@ -80,7 +80,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 @pytest.mark.parametrize("form", ["/dev/fd/{}", "/proc/self/fd/{}"])
 @pytest.mark.parametrize("compress", [plain, gzipped])
 @real_time
-async def test_what_comes_through_a_pipe_is_kept_without_a_name_e44(
+async def test_what_comes_through_a_pipe_is_kept_without_a_name(
     temporary: Path, compress: Callable[[bytes], bytes], form: str
 ) -> None:
     members = [Member("a", LARGE), Member("b", SMALL)]
@@ -95,7 +95,7 @@ async def test_what_comes_through_a_pipe_is_kept_without_a_name_e44(
 
 
 @real_time
-async def test_what_comes_through_a_pipe_is_read_once_and_opened_often_e44(temporary: Path) -> None:
+async def test_what_comes_through_a_pipe_is_read_once_and_opened_often(temporary: Path) -> None:
     fd = piped(pack([Member("a", LARGE)]))
     first = await open_archive(f"/dev/fd/{fd}")
     first.close()
@@ -112,7 +112,7 @@ async def test_what_comes_through_a_pipe_is_read_once_and_opened_often_e44(tempo
 @pytest.mark.usefixtures("temporary")
 @pytest.mark.parametrize("pieces", [1, 2, 5])
 @real_time
-async def test_what_has_come_through_a_pipe_is_not_lost_on_cancellation_e44(
+async def test_what_has_come_through_a_pipe_is_not_lost_on_cancellation(
     pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fd = piped(pack([Member("a", LARGE)]))
@@ -138,7 +138,7 @@ async def test_what_has_come_through_a_pipe_is_not_lost_on_cancellation_e44(
 
 @pytest.mark.usefixtures("temporary")
 @real_time
-async def test_what_comes_through_a_pipe_and_is_no_archive_is_refused_each_time_e44() -> None:
+async def test_what_comes_through_a_pipe_and_is_no_archive_is_refused_each_time() -> None:
     fd = piped(b"hello" * 1000)
     for _ in range(2):
         with refusing(UNSUPPORTED, f"/dev/fd/{fd} is not a tar archive"):
@@ -147,9 +147,7 @@ async def test_what_comes_through_a_pipe_and_is_no_archive_is_refused_each_time_
 
 
 @real_time
-async def test_a_file_that_is_inherited_is_read_where_it_lies_e44(
-    path: Path, temporary: Path
-) -> None:
+async def test_a_file_that_is_inherited_is_read_where_it_lies(path: Path, temporary: Path) -> None:
     write_archive(path, Member("a", LARGE), compress=gzipped)
     fd = os.open(path, os.O_RDONLY)
     os.rmdir(temporary)  # a file there could not be made
@@ -160,13 +158,13 @@ async def test_a_file_that_is_inherited_is_read_where_it_lies_e44(
 
 
 @real_time
-async def test_a_descriptor_that_is_not_there_is_not_found_e44() -> None:
+async def test_a_descriptor_that_is_not_there_is_not_found() -> None:
     with refusing(NOT_FOUND, "/dev/fd/987: no such descriptor was inherited"):
         await open_archive("/dev/fd/987")
 
 
 @real_time
-async def test_a_pipe_that_cannot_be_kept_is_a_failure_of_the_host_e44(temporary: Path) -> None:
+async def test_a_pipe_that_cannot_be_kept_is_a_failure_of_the_host(temporary: Path) -> None:
     fd = piped(pack([]))
     os.rmdir(temporary)
     with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No such file"):
@@ -187,7 +185,7 @@ class Troubled(io.FileIO):
 
 
 @real_time
-async def test_what_could_not_be_written_is_not_lost_e44(
+async def test_what_could_not_be_written_is_not_lost(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = Troubled(str(temporary / "spool"), "w+")

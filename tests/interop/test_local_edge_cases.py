@@ -1,7 +1,7 @@
-"""Edge cases of local images, row by row: E1 to E48, as issue 4 numbers them (there is no E47).
+"""Edge cases of local images: what is ambiguous, damaged, huge, or written by few programs.
 
-What concerns only the conversation or only registries has its place elsewhere; a row of that kind
-is tried here on an archive.
+Each is tried on the whole program. What concerns only the conversation or only registries has its
+place elsewhere; where it is here, it is tried on an archive.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ PAIR = [
 ]
 
 
-def test_e1_several_images_ask_for_a_choice(offer: Offer) -> None:
+def test_several_images_in_a_docker_archive_ask_for_a_choice(offer: Offer) -> None:
+    """The error lists each with its position, its tags and its digest."""
     members = skopeo(*PAIR)
     error = refused(offer.archive(members), 409, ":@0", ":@1", *PAIR[0].tags, *PAIR[1].tags)
     assert choices_of(error) == [("@0", list(PAIR[0].tags)), ("@1", list(PAIR[1].tags))]
@@ -162,7 +163,8 @@ def test_e1_several_images_ask_for_a_choice(offer: Offer) -> None:
     refused(offer.archive(members, tail=":@2"), 404, ":@0", ":@1")
 
 
-def test_e1_several_images_of_a_layout_in_an_archive(offer: Offer) -> None:
+def test_several_images_in_an_oci_archive_ask_for_a_choice(offer: Offer) -> None:
+    """An image is chosen by its position or by its name."""
     images = [named(offer.layout.image(name.encode()), name) for name in ("one", "two")]
     offer.layout.save(*images)
     members = of_directory(offer.layout.path)
@@ -174,15 +176,16 @@ def test_e1_several_images_of_a_layout_in_an_archive(offer: Offer) -> None:
         assert digests_of(offer.layout, child) == (images[1]["digest"], None)
 
 
-@rows("tail", *((f"E2 {tag}", f":{tag}") for tag in PAIR[0].tags), ("E2 none", ""))
-def test_e2_any_tag_leads_to_the_image(tail: str, offer: Offer) -> None:
+@rows("tail", *((tag, f":{tag}") for tag in PAIR[0].tags), ("none", ""))
+def test_any_tag_leads_to_the_only_image_as_does_none(tail: str, offer: Offer) -> None:
     assert_is(
         pull_from(offer.archive(docker_graphdriver(PAIR[0]), transport="", tail=tail)), PAIR[0]
     )
 
 
-@rows("case", ("E3 by position", ":@0"))
-def test_e3_an_image_without_tags(case: str, offer: Offer) -> None:
+@rows("case", ("by position", ":@0"))
+def test_an_image_without_tags_is_chosen_by_its_position(case: str, offer: Offer) -> None:
+    """Its `RepoTags` are null, as skopeo writes them."""
     untagged = saved(ONE)
     members = skopeo(untagged)
     assert b'"RepoTags":null' in next(each.content for each in members if "manifest" in each.name)
@@ -191,18 +194,20 @@ def test_e3_an_image_without_tags(case: str, offer: Offer) -> None:
 
 @rows(
     "case",
-    ("E4 whole name", ":docker.io/library/nginx:latest"),
-    ("E4 old host", ":index.docker.io/library/nginx"),
+    ("whole name", ":docker.io/library/nginx:latest"),
+    ("old host", ":index.docker.io/library/nginx"),
 )
-def test_e4_names_are_compared_as_what_they_mean(case: str, offer: Offer) -> None:
+def test_names_are_compared_in_their_full_form(case: str, offer: Offer) -> None:
+    """A tag without a host is of Docker Hub, which has an old name as well."""
     assert_is(pull_from(offer.archive(skopeo(*PAIR), tail=case)), PAIR[1])
 
 
 # --- indexes -----------------------------------------------------------------------------------
 
 
-@rows("case", ("E5 one", 1), ("E5 four", 4))
-def test_e5_indexes_in_indexes(case: int, offer: Offer) -> None:
+@rows("case", ("one", 1), ("four", 4))
+def test_up_to_four_indexes_are_nested(case: int, offer: Offer) -> None:
+    """`Index-Digest` is that of the outermost one."""
     image = outer = on(offer.layout.image(ONE), "linux/amd64")
     for depth in range(case):
         outer = offer.layout.index(outer, annotations={"depth": str(depth)})
@@ -210,14 +215,15 @@ def test_e5_indexes_in_indexes(case: int, offer: Offer) -> None:
     assert digests_of(offer.layout, child) == (image["digest"], outer["digest"])
 
 
-def test_e5_five_are_too_many(offer: Offer) -> None:
+def test_five_nested_indexes_are_refused(offer: Offer) -> None:
     outer = on(offer.layout.image(ONE), "linux/amd64")
     for _ in range(5):
         outer = offer.layout.index(outer)
     refused(offer.images(outer), 422, "4")
 
 
-def test_e5_a_cycle_cannot_have_its_digest(offer: Offer) -> None:
+def test_a_cycle_of_indexes_fails_verification(offer: Offer) -> None:
+    """No index can contain its own digest: one of a cycle is always wrong."""
     first = offer.layout.index(annotations={"which": "first"})
     second = offer.layout.index(first)
     offer.layout.file(first["digest"]).write_bytes(
@@ -227,7 +233,7 @@ def test_e5_a_cycle_cannot_have_its_digest(offer: Offer) -> None:
     assert (reply.status, first["digest"] in reply.message) == (422, True)
 
 
-def test_e5_an_index_that_names_itself_in_index_json(offer: Offer) -> None:
+def test_an_index_json_that_names_itself_is_refused(offer: Offer) -> None:
     """Whoever follows index.json into itself by a name would go on for ever."""
     itself = {"mediaType": OCI_INDEX, "digest": digest_of(b"index.json"), "size": 10}
     place = offer.layout.file(itself["digest"])
@@ -237,7 +243,8 @@ def test_e5_an_index_that_names_itself_in_index_json(offer: Offer) -> None:
     assert (reply.status, reply.code) in {(422, "SIZE_INVALID"), (422, "DIGEST_INVALID")}
 
 
-def test_e6_an_entry_without_platform_is_the_last_resort(offer: Offer) -> None:
+def test_an_entry_without_a_platform_is_the_last_resort(offer: Offer) -> None:
+    """One whose platform fits is preferred, wherever it stands."""
     vague = offer.layout.image(ONE)
     exact = on(offer.layout.image(TWO), "linux/amd64")
     index = offer.layout.index(vague, exact)
@@ -245,7 +252,8 @@ def test_e6_an_entry_without_platform_is_the_last_resort(offer: Offer) -> None:
     assert digests_of(offer.layout, offer.again(platform="linux/arm64"))[0] == vague["digest"]
 
 
-def test_e6_the_config_of_the_only_candidate_tells_its_platform(offer: Offer) -> None:
+def test_the_config_tells_the_platform_of_the_only_candidate(offer: Offer) -> None:
+    """It is for arm64, so that amd64 is not found, and the error lists what is there."""
     index = offer.layout.index(offer.layout.image(ONE, platform="linux/arm64"))
     error = refused(offer.images(index), 404, "linux/arm64")
     assert error["detail"]["platforms"] == ["linux/arm64"]
@@ -257,11 +265,12 @@ UNKNOWN = {"platform": {"os": "unknown", "architecture": "unknown"}}
 
 @rows(
     "case",
-    ("E7 marked twice", {**ATTESTATION, **UNKNOWN}),
-    ("E7 marked by its platform", UNKNOWN),
-    ("E8 marked by its annotation", ATTESTATION),
+    ("marked twice", {**ATTESTATION, **UNKNOWN}),
+    ("marked by its platform", UNKNOWN),
+    ("marked by its annotation", ATTESTATION),
 )
-def test_e7_attestations_are_passed_over(case: Json, offer: Offer) -> None:
+def test_attestations_of_buildkit_are_passed_over(case: Json, offer: Offer) -> None:
+    """They are marked by an annotation, by the platform `unknown/unknown`, or by both."""
     absent = {"mediaType": OCI_MANIFEST, "digest": digest_of(b"absent"), "size": 6}
     image = offer.layout.image(ONE)  # no platform: what comes before would be taken
     index = offer.layout.index({**absent, **case}, image)
@@ -280,9 +289,9 @@ def with_layers(*members: Member, layers: Sequence[bytes] = (ONE,)) -> list[Memb
 
 @rows(
     "case",
-    ("E9 one", [symlink("a/layer.tar", "../b/layer.tar"), Member("b/layer.tar", ONE)]),
+    ("one", [symlink("a/layer.tar", "../b/layer.tar"), Member("b/layer.tar", ONE)]),
     (
-        "E9 a chain",
+        "a chain",
         [
             symlink("a/layer.tar", "../b/layer.tar"),
             symlink("b/layer.tar", "./../c/x/../layer.tar"),
@@ -290,10 +299,11 @@ def with_layers(*members: Member, layers: Sequence[bytes] = (ONE,)) -> list[Memb
             Member("c/other", ONE),
         ],
     ),
-    ("E10 to a hard link", [Member("b/layer.tar", ONE), hard_link("a/layer.tar", "b/layer.tar")]),
-    ("E10 beside", [Member("x", ONE), Member("a/x", TWO), hard_link("a/layer.tar", "x")]),
+    ("to a hard link", [Member("b/layer.tar", ONE), hard_link("a/layer.tar", "b/layer.tar")]),
+    ("beside", [Member("x", ONE), Member("a/x", TWO), hard_link("a/layer.tar", "x")]),
 )
-def test_e9_links_lead_through_the_archive(case: list[Member], offer: Offer) -> None:
+def test_links_are_followed_within_the_archive(case: list[Member], offer: Offer) -> None:
+    """Symbolic ones are relative to their directory, hard ones to the root of the archive."""
     assert pull_from(offer.archive(with_layers(*case))).layers == [ONE]
 
 
@@ -303,16 +313,16 @@ OUTSIDE = "leads out of the archive"
 @rows(
     "case, status, words",
     (
-        "E9 a loop",
+        "a loop",
         [symlink("a/layer.tar", "../b/layer.tar"), symlink("b/layer.tar", "../a/layer.tar")],
         422,
         "itself",
     ),
-    ("E9 dangling", [symlink("a/layer.tar", "../b/layer.tar")], 422, "b/layer.tar"),
-    ("E9 above", [symlink("a/layer.tar", "../../etc/passwd")], 422, OUTSIDE),
-    ("E9 no file", [directory("a/layer.tar")], 422, "directory"),
+    ("dangling", [symlink("a/layer.tar", "../b/layer.tar")], 422, "b/layer.tar"),
+    ("above", [symlink("a/layer.tar", "../../etc/passwd")], 422, OUTSIDE),
+    ("no file", [directory("a/layer.tar")], 422, "directory"),
 )
-def test_e9_links_that_lead_nowhere(
+def test_links_that_lead_to_no_file_are_refused(
     case: list[Member], status: int, words: str, offer: Offer
 ) -> None:
     refused(offer.archive(with_layers(*case)), status, "a/layer.tar", words)
@@ -322,7 +332,8 @@ def test_e9_links_that_lead_nowhere(
 GZIPPED_NOTHING = bytes.fromhex("1f8b080000096e8800ff621805a360148c5800080000ffff2eafb5ef00040000")
 
 
-def test_e11_layers_with_nothing_in_them(offer: Offer) -> None:
+def test_empty_layers_are_layers(offer: Offer) -> None:
+    """No bytes, an empty tar, and what Docker's gzip makes of that: served as they lie there."""
     assert digest_of(GZIPPED_NOTHING).startswith("sha256:a3ed95caeb02")
     layers = [b"", bytes(1024), GZIPPED_NOTHING]
     assert digest_of(layers[0]).startswith("sha256:e3b0c442")
@@ -335,31 +346,32 @@ def test_e11_layers_with_nothing_in_them(offer: Offer) -> None:
     assert types == [OCI_LAYER, OCI_LAYER, OCI_LAYER + "+gzip"]
 
 
-@rows("case", *((f"E12 {each}", each) for each in ("docker 24", "skopeo", "nix layered")))
-def test_e12_a_layer_that_comes_twice(case: str, offer: Offer) -> None:
+@rows("case", *((each, each) for each in ("docker 24", "skopeo", "nix layered")))
+def test_a_layer_that_an_image_has_twice_is_listed_twice(case: str, offer: Offer) -> None:
     image = saved(ONE, TWO, ONE)
     assert_is(pull_from(offer.archive(DIALECTS[case](image))), image)
 
 
 @rows(
     "case",
-    ("E13 manifest.json", [control("manifest.json", [])]),
-    ("E13 ./manifest.json", [control("./manifest.json", [])]),
-    ("E13 index.json", [control("index.json", {})]),
+    ("manifest.json", [control("manifest.json", [])]),
+    ("./manifest.json", [control("./manifest.json", [])]),
+    ("index.json", [control("index.json", {})]),
 )
-def test_e13_a_control_file_that_stands_twice(case: list[Member], offer: Offer) -> None:
+def test_a_control_file_that_stands_twice_is_refused(case: list[Member], offer: Offer) -> None:
+    """Programs differ about which of them counts."""
     members = docker_graphdriver(IMAGE)
     name = case[0].name.rpartition("/")[2]
     refused(offer.archive([*case, *members], transport=""), 422, name, "2 times")
 
 
-def test_e13_a_config_that_stands_twice(offer: Offer) -> None:
+def test_a_config_that_stands_twice_is_refused(offer: Offer) -> None:
     members = skopeo(IMAGE)
     (config,) = (each.name for each in members if each.content == IMAGE.config)
     refused(offer.archive([Member(config, saved(TWO).config), *members]), 422, config, "2 times")
 
 
-def test_e13_a_layer_that_stands_twice_has_its_digest(offer: Offer) -> None:
+def test_a_layer_that_stands_twice_has_its_digest(offer: Offer) -> None:
     """Whichever is taken: what is served verifies."""
     members = with_layers(Member("a/layer.tar", TWO), Member("a/layer.tar", ONE))
     assert pull_from(offer.archive(members)).layers == [ONE]
@@ -380,23 +392,25 @@ def with_long_name() -> list[Member]:
 
 @rows(
     "case",
-    ("E14 ./", pack(renamed(nix_layered(saved(ONE)), "./{}".format))),
-    ("E14 more of that", pack(renamed(nix_layered(saved(ONE)), "/.//x/../{}/".format))),
+    ("./", pack(renamed(nix_layered(saved(ONE)), "./{}".format))),
+    ("more of that", pack(renamed(nix_layered(saved(ONE)), "/.//x/../{}/".format))),
     (
-        "E14 long names and large numbers, GNU",
+        "long names and large numbers, GNU",
         pack([each._replace(uid=3_000_000) for each in with_long_name()], tarfile.GNU_FORMAT),
     ),
     (
-        "E14 long names and large numbers, PAX",
+        "long names and large numbers, PAX",
         pack([each._replace(uid=1 << 40) for each in with_long_name()], tarfile.PAX_FORMAT),
     ),
 )
-def test_e14_names_are_normalised(case: bytes, offer: Offer) -> None:
+def test_names_of_members_are_normalised(case: bytes, offer: Offer) -> None:
+    """`./` and `x/..` do not count, and long names are read as GNU and PAX write them."""
     assert pull_from(offer.archive(case)).layers == [ONE]
 
 
-@rows("case", ("E14 GNU sparse", "gnu"), ("E14 PAX sparse", "pax"))
-def test_e14_a_sparse_layer(case: str, offer: Offer) -> None:
+@rows("case", ("GNU sparse", "gnu"), ("PAX sparse", "pax"))
+def test_a_sparse_layer_is_refused(case: str, offer: Offer) -> None:
+    """Its content does not lie in the archive in one piece."""
     place = offer.path / "a"
     place.mkdir()
     with (place / "layer.tar").open("wb") as file:
@@ -416,7 +430,7 @@ def without(members: Sequence[Member], *names: str) -> list[Member]:
     return [each for each in members if each.name not in names]
 
 
-def test_e15_no_manifest_json_and_an_index_json(offer: Offer) -> None:
+def test_a_docker_archive_without_manifest_json_is_read_by_its_index_json(offer: Offer) -> None:
     members = without(docker_graphdriver(IMAGE), "manifest.json", "repositories")
     for transport in ("", "docker-archive:"):
         assert_is(pull_from(offer.archive(members, transport=transport)), IMAGE)
@@ -424,21 +438,25 @@ def test_e15_no_manifest_json_and_an_index_json(offer: Offer) -> None:
 
 @rows(
     "case, status, words",
-    ("E15 repositories", [*without(docker_legacy(IMAGE), "manifest.json")], 415, "1.10"),
-    ("E15 nothing", [Member("etc/passwd"), Member("bin/sh")], 415, "etc/passwd, bin/sh"),
-    ("E15 no members", [], 415, "nothing"),
+    ("repositories", [*without(docker_legacy(IMAGE), "manifest.json")], 415, "1.10"),
+    ("nothing", [Member("etc/passwd"), Member("bin/sh")], 415, "etc/passwd, bin/sh"),
+    ("no members", [], 415, "nothing"),
 )
-def test_e15_neither(case: list[Member], status: int, words: str, offer: Offer) -> None:
+def test_an_archive_without_either_is_refused(
+    case: list[Member], status: int, words: str, offer: Offer
+) -> None:
+    """With what is there, or that only Docker before 1.10 wrote such archives."""
     refused(offer.archive(case, transport=""), status, words)
 
 
-def test_e15_the_wrong_transport(offer: Offer) -> None:
+def test_the_wrong_transport_is_told_with_the_right_one(offer: Offer) -> None:
     child = offer.archive(skopeo(IMAGE), transport="oci-archive:")
     refused(child, 415, "index.json", "docker-archive:")
 
 
-@rows("case", ("E16 first", 0), ("E16 last", None))
-def test_e16_manifest_json_stands_anywhere(case: int | None, offer: Offer) -> None:
+@rows("case", ("first", 0), ("last", None))
+def test_manifest_json_stands_anywhere(case: int | None, offer: Offer) -> None:
+    """Even last in a compressed archive."""
     members = skopeo(IMAGE)
     (manifest,) = (each for each in members if each.name == "manifest.json")
     others = [each for each in members if each is not manifest]
@@ -448,10 +466,10 @@ def test_e16_manifest_json_stands_anywhere(case: int | None, offer: Offer) -> No
 
 @rows(
     "dialect, gigabytes",
-    ("E16 GNU", tarfile.GNU_FORMAT, 9),
-    ("E16 PAX", tarfile.PAX_FORMAT, 9),
+    ("GNU", tarfile.GNU_FORMAT, 9),
+    ("PAX", tarfile.PAX_FORMAT, 9),
 )
-def test_e16_after_gigabytes(dialect: int, gigabytes: int, offer: Offer) -> None:
+def test_manifest_json_stands_after_gigabytes(dialect: int, gigabytes: int, offer: Offer) -> None:
     """They are stepped over, whatever the size is written in."""
     filler = tarfile.TarInfo("filler")
     filler.size = gigabytes << 30
@@ -466,8 +484,10 @@ def test_e16_after_gigabytes(dialect: int, gigabytes: int, offer: Offer) -> None
 # --- what the control files say ----------------------------------------------------------------
 
 
-@rows("layers", ("E17 too few", [ONE]), ("E17 too many", [ONE, TWO, ONE]))
-def test_e17_layers_and_diff_ids_differ_in_number(layers: list[bytes], offer: Offer) -> None:
+@rows("layers", ("too few", [ONE]), ("too many", [ONE, TWO, ONE]))
+def test_layers_and_diff_ids_that_differ_in_number_are_refused(
+    layers: list[bytes], offer: Offer
+) -> None:
     members = replaced(nix_layered(IMAGE), f"{hex_of(IMAGE.config)}.json")
     config = Member(f"{hex_of(IMAGE.config)}.json", saved(*layers).config)
     refused(offer.archive([config, *members]), 422, str(len(layers)), "2")
@@ -475,11 +495,11 @@ def test_e17_layers_and_diff_ids_differ_in_number(layers: list[bytes], offer: Of
 
 @rows(
     "config",
-    ("E18 no rootfs", {"architecture": "amd64", "os": "linux"}),
-    ("E18 of BuildKit's cache", {"layers": [{"blob": digest_of(ONE)}], "records": []}),
+    ("no rootfs", {"architecture": "amd64", "os": "linux"}),
+    ("of BuildKit's cache", {"layers": [{"blob": digest_of(ONE)}], "records": []}),
 )
-def test_e18_a_config_that_names_no_layers(config: Json, offer: Offer) -> None:
-    """Then they are hashed."""
+def test_layers_are_hashed_where_the_config_names_none(config: Json, offer: Offer) -> None:
+    """So is what BuildKit writes as a cache."""
     content = encode(config)
     members = with_layers(Member("a/layer.tar", ONE))
     pulled = pull_from(offer.archive(replaced(members, "c.json", Member("c.json", content))))
@@ -488,10 +508,12 @@ def test_e18_a_config_that_names_no_layers(config: Json, offer: Offer) -> None:
 
 @rows(
     "compression, suffix",
-    ("E19 gzip", "gzip", "+gzip"),
-    ("E19 zstd", "zstd", "+zstd"),
+    ("gzip", "gzip", "+gzip"),
+    ("zstd", "zstd", "+zstd"),
 )
-def test_e19_layers_that_are_compressed_inside(compression: str, suffix: str, offer: Offer) -> None:
+def test_compressed_layers_in_an_archive_are_served_as_they_lie_there(
+    compression: str, suffix: str, offer: Offer
+) -> None:
     content = COMPRESSIONS[compression](ONE)
     pulled = pull_from(offer.archive(with_layers(Member("a/layer.tar", content))))
     assert pulled.layers == [content], "as it lies there"
@@ -500,12 +522,13 @@ def test_e19_layers_that_are_compressed_inside(compression: str, suffix: str, of
     assert pulled.config == saved(ONE).config
 
 
-def test_e19_go_containerregistry(offer: Offer) -> None:
+def test_archives_of_go_containerregistry_have_compressed_layers(offer: Offer) -> None:
     pulled = pull_from(offer.archive(ggcr(IMAGE)))
     assert pulled.content == (IMAGE.config, [gzipped(ONE), gzipped(TWO)])
 
 
-def test_e20_a_foreign_layer_that_is_told_of(offer: Offer) -> None:
+def test_a_foreign_layer_in_layersources_is_described_and_not_served(offer: Offer) -> None:
+    """Its URL and the option that fetches it are in the message."""
     foreign = {
         "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
         "digest": digest_of(b"elsewhere"),
@@ -543,42 +566,42 @@ HALVES = WHOLE[:1234], WHOLE[1234:]
 @rows(
     "content",
     (
-        "E21 members, header fields and zeros",
+        "members, header fields and zeros",
         gzip_with_fields(HALVES[0]) + gzipped(HALVES[1]) + bytes(10_240),
     ),
-    ("E21 flushes", gzip_flushed(WHOLE)),
-    ("E22 frames, with and without a size", zstd_frames(HALVES[0]) + zstd_streamed(HALVES[1])),
-    ("E22 skippable frames", zstd_skippable(WHOLE)),
-    ("E23 streams of bzip2", bzip2_streams(WHOLE)),
-    ("E23 streams of xz, and padding", xz_streams(WHOLE)),
+    ("flushes", gzip_flushed(WHOLE)),
+    ("frames, with and without a size", zstd_frames(HALVES[0]) + zstd_streamed(HALVES[1])),
+    ("skippable frames", zstd_skippable(WHOLE)),
+    ("streams of bzip2", bzip2_streams(WHOLE)),
+    ("streams of xz, and padding", xz_streams(WHOLE)),
 )
-def test_e21_every_form_of_a_compression(content: bytes, offer: Offer) -> None:
+def test_every_form_of_a_compression_is_read(content: bytes, offer: Offer) -> None:
     assert_is(pull_from(offer.archive(content)), IMAGE)
 
 
 @rows(
     "content, status, words",
-    ("E21 truncated", truncated(gzipped(WHOLE)), 422, "at byte"),
-    ("E21 checksum", gzip_bad_checksum(WHOLE), 422, "at byte"),
-    ("E21 garbage", gzip_then_garbage(WHOLE), 422, "at byte"),
-    ("E22 window", zstd_with_window(WHOLE, 31), 422, "zstd"),
-    ("E23 lz4", lz4_stored(WHOLE), 415, "lz4"),
-    ("E25 twice", gzipped(gzipped(WHOLE)), 415, "tar"),
-    ("E45 neither", b"no tar" * 500, 415, "tar"),
-    ("E45 empty", b"", 415, "tar"),
-    ("E46 a truncated tar", WHOLE[:1500], 422, "ends at byte"),
+    ("truncated", truncated(gzipped(WHOLE)), 422, "at byte"),
+    ("checksum", gzip_bad_checksum(WHOLE), 422, "at byte"),
+    ("garbage", gzip_then_garbage(WHOLE), 422, "at byte"),
+    ("window", zstd_with_window(WHOLE, 31), 422, "zstd"),
+    ("lz4", lz4_stored(WHOLE), 415, "lz4"),
+    ("twice", gzipped(gzipped(WHOLE)), 415, "tar"),
+    ("neither", b"no tar" * 500, 415, "tar"),
+    ("empty", b"", 415, "tar"),
+    ("a truncated tar", WHOLE[:1500], 422, "ends at byte"),
 )
-def test_e21_what_is_broken_or_not_read(
+def test_what_is_damaged_or_no_tar_is_refused(
     content: bytes, status: int, words: str, offer: Offer
 ) -> None:
     refused(offer.archive(content, transport=""), status, "image.tar", words)
 
 
-def test_e22_the_largest_window(offer: Offer) -> None:
+def test_zstd_with_a_window_of_128_mib_is_read(offer: Offer) -> None:
     assert_is(pull_from(offer.archive(zstd_with_window(WHOLE, 27))), IMAGE)
 
 
-def test_e24_a_bomb(offer: Offer) -> None:
+def test_a_bomb_is_refused_in_little_memory(offer: Offer) -> None:
     """A member of a terabyte, in a file of some kilobytes: it need not be seen to its end."""
     header = tarfile.TarInfo("zeros")
     header.size = 1 << 40
@@ -591,7 +614,7 @@ def test_e24_a_bomb(offer: Offer) -> None:
     assert child.finish() == 0
 
 
-def test_e24_names_that_would_fill_the_memory(offer: Offer) -> None:
+def test_names_that_would_fill_the_memory_are_refused(offer: Offer) -> None:
     members = [Member(f"{n}/" + "x" * 4000) for n in range(6000)]
     child = offer.archive(gzipped(pack(members, tarfile.GNU_FORMAT)))
     reply = child.client.get("/manifest")
@@ -601,7 +624,7 @@ def test_e24_names_that_would_fill_the_memory(offer: Offer) -> None:
     assert child.finish() == 0
 
 
-def test_e24_a_huge_manifest_json(offer: Offer) -> None:
+def test_a_huge_manifest_json_is_refused_in_little_memory(offer: Offer) -> None:
     child = offer.control("manifest.json", b"[" + b" " * (64 * MIB) + b"]")
     reply = child.client.get("/manifest")
     assert (reply.status, reply.code) == (422, "SIZE_INVALID")
@@ -612,7 +635,8 @@ def test_e24_a_huge_manifest_json(offer: Offer) -> None:
 # --- digests and names -------------------------------------------------------------------------
 
 
-def test_e26_digests(offer: Offer) -> None:
+def test_digests_of_other_algorithms_are_served_or_answered_with_501(offer: Offer) -> None:
+    """What cannot be computed is no obstacle to the manifest; what is no digest is a 400."""
     layers = [
         offer.layout.add(ONE, OCI_LAYER, algorithm="sha512"),
         {"mediaType": OCI_LAYER, "digest": f"blake3:{'0' * 64}", "size": 5},
@@ -636,12 +660,12 @@ def test_e26_digests(offer: Offer) -> None:
 
 @rows(
     "name",
-    ("E27 ..", "registry.example/a/../b"),
-    ("E27 %2f", "registry.example/a%2fb"),
-    ("E27 in the tag", "registry.example/a:../../b"),
-    ("E27 long", "registry.example/" + "a/" * 150 + "b"),
+    ("..", "registry.example/a/../b"),
+    ("%2f", "registry.example/a%2fb"),
+    ("in the tag", "registry.example/a:../../b"),
+    ("long", "registry.example/" + "a/" * 150 + "b"),
 )
-def test_e27_names_that_are_none(name: str, offer: Offer) -> None:
+def test_malformed_names_never_reach_the_file_system(name: str, offer: Offer) -> None:
     child = offer._serve(f"docker://{name}", f"--sideload={offer.path}/<name>/<ref>", "--offline")
     assert refused(child, 400)["code"] == "NAME_INVALID"
 
@@ -649,7 +673,8 @@ def test_e27_names_that_are_none(name: str, offer: Offer) -> None:
 # --- documents ---------------------------------------------------------------------------------
 
 
-def test_e30_an_artifact(offer: Offer) -> None:
+def test_an_artifact_is_served_as_it_is(offer: Offer) -> None:
+    """It has no platform, and its type is in `Artifact-Type`."""
     empty = offer.layout.add(b"{}", "application/vnd.oci.empty.v1+json")
     artifact = {
         "schemaVersion": 2,
@@ -667,7 +692,7 @@ def test_e30_an_artifact(offer: Offer) -> None:
     assert (pulled.config, pulled.layers) == (b"{}", [ONE])
 
 
-def test_e31_content_in_a_descriptor(offer: Offer) -> None:
+def test_content_in_a_descriptor_is_used_if_it_verifies(offer: Offer) -> None:
     """Used if it is what is described; a lie does not keep the blob itself from being found."""
     image = offer.layout.document(offer.layout.image(ONE, TWO))
     one, two = image["layers"]
@@ -678,7 +703,7 @@ def test_e31_content_in_a_descriptor(offer: Offer) -> None:
     assert pull_from(child).layers == [ONE, TWO]
 
 
-def test_e32_a_subject_is_not_the_image(offer: Offer) -> None:
+def test_a_subject_is_not_an_image_of_the_index(offer: Offer) -> None:
     image = offer.layout.image(ONE)
     index = offer.layout.index(subject=image)
     refused(offer.images(index), 404, "linux/amd64")
@@ -687,7 +712,7 @@ def test_e32_a_subject_is_not_the_image(offer: Offer) -> None:
     assert digests_of(offer.layout, offer.images(index))[0] == other["digest"]
 
 
-def test_e32_the_fallback_tag_of_referrers_is_not_an_image(offer: Offer) -> None:
+def test_the_fallback_tag_of_referrers_is_not_an_image(offer: Offer) -> None:
     """It stands in the layout beside the image, and has the signatures of that."""
     image = offer.layout.image(ONE)
     empty = offer.layout.add(b"{}", "application/vnd.oci.empty.v1+json")
@@ -704,7 +729,7 @@ def test_e32_the_fallback_tag_of_referrers_is_not_an_image(offer: Offer) -> None
     assert digests_of(offer.layout, offer.images(fallback, image)) == (image["digest"], None)
 
 
-def test_e33_entries_without_names(offer: Offer) -> None:
+def test_entries_without_names_are_chosen_by_position_or_platform(offer: Offer) -> None:
     one, two = (offer.layout.image(content) for content in (ONE, TWO))
     refused(offer.images(one, two), 409, one["digest"], two["digest"], ":@0", ":@1")
     assert digests_of(offer.layout, offer.again(":@1"))[0] == two["digest"]
@@ -714,7 +739,8 @@ def test_e33_entries_without_names(offer: Offer) -> None:
         assert digests_of(offer.layout, child)[0] == image["digest"]
 
 
-def test_e34_entries_of_the_same_name(offer: Offer) -> None:
+def test_entries_of_the_same_name_are_one_image_or_a_choice(offer: Offer) -> None:
+    """Of the same digest they are one image; otherwise a 409 lists both."""
     one, two = (named(offer.layout.image(content), "same") for content in (ONE, TWO))
     assert digests_of(offer.layout, offer.images(one, one, tail=":same"))[0] == one["digest"]
     refused(offer.images(one, two, tail=":same"), 409, one["digest"], two["digest"])
@@ -735,10 +761,10 @@ NULL = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": None}
 
 @rows(
     "members",
-    ("E35 null", replaced(docker_graphdriver(IMAGE), "index.json", control("index.json", NULL))),
-    ("E35 no layers", without_layers()),
+    ("null", replaced(docker_graphdriver(IMAGE), "index.json", control("index.json", NULL))),
+    ("no layers", without_layers()),
     (
-        "E36 no blob",
+        "no blob",
         replaced(
             docker_graphdriver(IMAGE),
             "index.json",
@@ -746,11 +772,13 @@ NULL = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": None}
         ),
     ),
 )
-def test_e35_manifest_json_knows_better(members: list[Member], offer: Offer) -> None:
+def test_manifest_json_counts_where_index_json_leads_nowhere(
+    members: list[Member], offer: Offer
+) -> None:
     assert_is(pull_from(offer.archive(members, transport="")), IMAGE)
 
 
-def test_e36_blobs_that_are_not_in_the_archive(offer: Offer) -> None:
+def test_an_image_whose_siblings_are_not_in_the_archive_is_served(offer: Offer) -> None:
     """Containerd saves an index whole, and what it has of it."""
     members = without(docker_containerd(IMAGE), "manifest.json")
     pulled = pull_from(offer.archive(members, transport="oci-archive:"))
@@ -766,12 +794,15 @@ ITEM = '{"Config":"c.json","RepoTags":null,"Layers":["a/layer.tar"]}'
 
 @rows(
     "content, words",
-    ("E37 layers", f'[{ITEM[:-1]},"layers":[]}}]', "layers"),
-    ("E37 twice", f'[{ITEM[:-1]},"Config":"d.json"}}]', "Config"),
-    ("E37 BOM", f"\ufeff[{ITEM}]", "manifest.json"),
-    ("E37 depth", "[" * 10_000 + "]" * 10_000, "manifest.json"),
+    ("layers", f'[{ITEM[:-1]},"layers":[]}}]', "layers"),
+    ("twice", f'[{ITEM[:-1]},"Config":"d.json"}}]', "Config"),
+    ("BOM", f"\ufeff[{ITEM}]", "manifest.json"),
+    ("depth", "[" * 10_000 + "]" * 10_000, "manifest.json"),
 )
-def test_e37_json_that_is_read_in_two_ways(content: str, words: str, offer: Offer) -> None:
+def test_json_that_programs_read_differently_is_refused(
+    content: str, words: str, offer: Offer
+) -> None:
+    """A name that comes twice, or once more in another case, a byte order mark, and any depth."""
     members = with_layers(Member("a/layer.tar", ONE))
     manifest = Member("manifest.json", content.encode())
     refused(offer.archive(replaced(members, "manifest.json", manifest)), 422, words)
@@ -779,10 +810,12 @@ def test_e37_json_that_is_read_in_two_ways(content: str, words: str, offer: Offe
 
 @rows(
     "name, change",
-    ("E37 index.json", "index.json", (b'"manifests"', b'"Manifests":[],"manifests"')),
-    ("E37 a config", "config", (b'"rootfs"', b'"Rootfs":{},"rootfs"')),
+    ("index.json", "index.json", (b'"manifests"', b'"Manifests":[],"manifests"')),
+    ("a config", "config", (b'"rootfs"', b'"Rootfs":{},"rootfs"')),
 )
-def test_e37_the_other_control_files(name: str, change: tuple[bytes, bytes], offer: Offer) -> None:
+def test_ambiguous_json_is_refused_in_index_json_and_in_a_config(
+    name: str, change: tuple[bytes, bytes], offer: Offer
+) -> None:
     members = docker_graphdriver(IMAGE)
     if name == "config":
         members = skopeo(IMAGE)
@@ -797,16 +830,16 @@ def test_e37_the_other_control_files(name: str, change: tuple[bytes, bytes], off
 
 @rows(
     "document, status",
-    ("E38 a manifest", lambda layout: layout.document(layout.image(ONE)), 200),
+    ("a manifest", lambda layout: layout.document(layout.image(ONE)), 200),
     (
-        "E38 an index",
+        "an index",
         lambda layout: layout.document(layout.index(on(layout.image(ONE), "linux/amd64"))),
         200,
     ),
-    ("E38 both", lambda layout: {**layout.document(layout.image(ONE)), "manifests": []}, 422),
-    ("E38 the first schema", lambda _: {"schemaVersion": 1, "fsLayers": [], "history": []}, 415),
+    ("both", lambda layout: {**layout.document(layout.image(ONE)), "manifests": []}, 422),
+    ("the first schema", lambda _: {"schemaVersion": 1, "fsLayers": [], "history": []}, 415),
 )
-def test_e38_documents_that_do_not_say_what_they_are(
+def test_documents_without_a_media_type_are_told_by_their_fields(
     document: Callable[[Layout], Json], status: int, offer: Offer
 ) -> None:
     """In a `dir:`, where nothing else says it either."""
@@ -826,13 +859,13 @@ def test_e38_documents_that_do_not_say_what_they_are(
         refused(child, status, "manifest.json")
 
 
-def test_e39_signed_manifests_of_the_first_schema(offer: Offer) -> None:
+def test_a_signed_manifest_of_schema_1_is_refused(offer: Offer) -> None:
     document = {"schemaVersion": 1, "name": "x", "tag": "1", "fsLayers": [], "history": []}
     signed = offer.layout.add(encode({**document, "signatures": []}), SCHEMA1)
     refused(offer.images(signed), 415, "schema 1")
 
 
-def test_e40_windows(offer: Offer) -> None:
+def test_the_first_of_several_windows_versions_is_chosen(offer: Offer) -> None:
     images = [
         on(offer.layout.image(version.encode(), platform="windows/amd64"), "windows/amd64")
         for version in ("10.0.17763", "10.0.20348")
@@ -846,13 +879,16 @@ def test_e40_windows(offer: Offer) -> None:
 
 @rows(
     "there, wanted, chosen",
-    ("E41 arm/v7", "arm/v6 arm/v7 arm64", "arm/v7", "arm/v7"),
-    ("E41 arm64 is v8", "arm/v7 arm64/v8", "arm64", "arm64/v8"),
-    ("E41 no arm on arm64", "arm/v7 arm", "arm64", ""),
-    ("E41 no 386 on amd64", "386 arm64", "amd64", ""),
-    ("E42 the first of equals", "amd64 amd64", "amd64", "amd64"),
+    ("arm/v7", "arm/v6 arm/v7 arm64", "arm/v7", "arm/v7"),
+    ("arm64 is v8", "arm/v7 arm64/v8", "arm64", "arm64/v8"),
+    ("no arm on arm64", "arm/v7 arm", "arm64", ""),
+    ("no 386 on amd64", "386 arm64", "amd64", ""),
+    ("the first of equals", "amd64 amd64", "amd64", "amd64"),
 )
-def test_e41_platforms(there: str, wanted: str, chosen: str, offer: Offer) -> None:
+def test_the_image_for_the_platform_is_chosen_from_an_archive(
+    there: str, wanted: str, chosen: str, offer: Offer
+) -> None:
+    """Annotations of a zstd variant do not count, and of equals the first is chosen."""
     images = [
         on(offer.layout.image(f"{n}: {each}".encode(), platform=f"linux/{each}"), f"linux/{each}")
         for n, each in enumerate(there.split())
@@ -869,13 +905,13 @@ def test_e41_platforms(there: str, wanted: str, chosen: str, offer: Offer) -> No
         assert len(error["detail"]["platforms"]) == len(images)
 
 
-def test_e43_hundreds_of_layers(offer: Offer) -> None:
+def test_hundreds_of_layers_are_served(offer: Offer) -> None:
     image = saved(*(f"layer {n}".encode() for n in range(600)))
     assert_is(pull_from(offer.archive(skopeo(image))), image)
 
 
-@rows("size, status", ("E43 just below the limit", 4 * MIB, 200), ("E43 above", 4 * MIB + 1, 422))
-def test_e43_a_manifest_of_four_megabytes(size: int, status: int, offer: Offer) -> None:
+@rows("size, status", ("just below the limit", 4 * MIB, 200), ("above", 4 * MIB + 1, 422))
+def test_a_manifest_has_four_mebibytes_at_most(size: int, status: int, offer: Offer) -> None:
     document = offer.layout.document(offer.layout.image(ONE))
     document["annotations"] = {"filler": ""}
     document["annotations"]["filler"] = "x" * (size - len(encode(document)))
@@ -886,10 +922,7 @@ def test_e43_a_manifest_of_four_megabytes(size: int, status: int, offer: Offer) 
         assert refused(child, status)["code"] == "SIZE_INVALID"
 
 
-# E44 to E46 are in test_local_images.py.
-
-
-def test_e48_requests_of_every_kind(offer: Offer) -> None:
+def test_an_archive_answers_requests_of_every_kind(offer: Offer) -> None:
     child = offer.archive(skopeo(IMAGE))
     client = child.client
     reply = client.request("GET", "/manifest", "Expect: 100-continue", body=b"a body on GET")
@@ -903,7 +936,7 @@ def test_e48_requests_of_every_kind(offer: Offer) -> None:
     assert child.wait() == 0
 
 
-def test_e48_a_body_that_is_too_large(offer: Offer) -> None:
+def test_a_body_that_is_too_large_is_refused(offer: Offer) -> None:
     child = offer.archive(skopeo(IMAGE))
     child.client.ask("GET", "/manifest", f"Content-Length: {65 << 10}")
     reply = child.client.reply()
