@@ -1,10 +1,10 @@
 """Container images for programs that are not written in Go: one core, several doors.
 
 The core finds an image and verifies it; a front-end speaks one protocol to one kind of client, and
-nothing in the core knows which one asked. A folder imports from the folders below it in this table,
+the core depends on none of them. A folder imports from the folders below it in this table,
 never from those above; `tests/test_floors.py` reads the table and holds the imports to it.
 
-    cli             argv to a command: options, and what is put together for them
+    cli             argv to a command: options, and the objects it needs
     frontends       what is spoken with clients: a single image over HTTP
     images          an image: selection, catalog, the policy's verdict, what is released
     verification    where bytes are compared with digests, and signatures with keys
@@ -15,11 +15,11 @@ never from those above; `tests/test_floors.py` reads the table and holds the imp
     config          what the containers-*(5) files say; pure
     specs           what specifications say: OCI, HTTP, signing; pure
     parsing         strict JSON, typed fields; pure
-    single_flight   one attempt for all that want the same thing at the same time
-    errors          the failures that clients are told of
+    single_flight   one attempt, shared by tasks that need the same result
+    errors          the failures that clients receive
 
 `__main__` stands above the table. `parent` stands beside it: a library for the other end of the
-socket, which knows `specs` and `errors` alone.
+socket, which imports `specs` and `errors` alone.
 
 Only `host` reads the environment or a configuration path. Only `verification` compares bytes with
 digests. Only `images` asks for the policy's verdict; `transports.registry.preconnect` asks too, so

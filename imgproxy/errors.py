@@ -1,6 +1,6 @@
 """The failures that end in an error reply: one class for each kind, with its HTTP status.
 
-A failure is raised where the facts are, with a message that says what was attempted, on what, what
+A failure is raised where it is found, with a message that says what was attempted, on what, what
 came back and, where there is one, the way out; `server` answers it, and nothing in between rewrites
 it. `code` is the distribution specification's where that has one, `detail` holds what a program
 can act on. Text from outside goes through `clean` before it enters a message. Failures that only

@@ -177,6 +177,13 @@ def test_the_pure_floor_needs_no_event_loop_no_socket_and_no_clock(module: str) 
     assert not {each.name.partition(".")[0] for each in imports(module)} & IMPURE
 
 
+def test_front_ends_reach_images_through_the_catalog_alone() -> None:
+    """A front-end has no way around policy and verification; types may be named for the checker."""
+    front_ends = [module for module in MODULES if folder(module) == "frontends"]
+    reached = {folder(name) for module in front_ends for name in ours(module, at_runtime=True)}
+    assert reached <= {"frontends", "images", "server", "specs", "parsing", "errors"}
+
+
 def test_the_library_for_parents_is_apart_from_the_program() -> None:
     """It runs in another process: it knows what is said between the two, and no more."""
     library = {module for module in MODULES if folder(module) == BESIDE}

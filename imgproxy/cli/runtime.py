@@ -1,4 +1,4 @@
-"""What the options of a command line amount to: everything that serves them is built here.
+"""The objects that a command needs, built from its options by keyword.
 
 The parts are built one after the other and not at once, since a preconnection is to begin before
 the modules for the rest are imported, and a usage error is to import none of them.

@@ -76,12 +76,12 @@ class _SharedImage(Image):
         self,
         open_sources: Callable[[], Awaitable[list[Source]]],
         load_policy: Callable[[], Policy],
-        wanted: Platform,
+        platform: Platform,
         open_foreign: OpenForeign,
         large_blobs: LargeBlobs,
         forget: Callable[[], None],
     ) -> None:
-        super().__init__(open_sources, load_policy, wanted, open_foreign, large_blobs)
+        super().__init__(open_sources, load_policy, platform, open_foreign, large_blobs)
         self.users = 0
         self._forget = forget
 

@@ -52,7 +52,7 @@ class Image:
     """One image, opened when it is first needed and shared by all its users.
 
     `open_sources` returns the sources that may have it, in the order to try them, `load_policy` the
-    policy that applies; `wanted` is the platform to choose for. `large_blobs` bounds the memory of
+    policy that applies; `platform` is the one to choose for. `large_blobs` bounds the memory of
     its blobs; by default it has one of its own.
     """
 
@@ -60,13 +60,13 @@ class Image:
         self,
         open_sources: Callable[[], Awaitable[list[Source]]],
         load_policy: Callable[[], Policy],
-        wanted: Platform,
+        platform: Platform,
         open_foreign: OpenForeign,
         large_blobs: LargeBlobs | None = None,
     ) -> None:
         self._open_sources = open_sources
         self._load_policy = load_policy
-        self._wanted = wanted
+        self._platform = platform
         self._open_foreign = open_foreign
         self._large_blobs = large_blobs or LargeBlobs()
         self._opened: OpenedImage | None = None
@@ -95,7 +95,7 @@ class Image:
                     with closing_on_error(source):
                         opened = await self._open_at(source, policy)
                 except ConfigurationError:
-                    raise  # this host's; an image of another source is no answer to it
+                    raise  # an error of this host: another source cannot help
                 except Failure as error:
                     failures.append(error)
                 else:
@@ -111,7 +111,7 @@ class Image:
         raise failures[-1].merged(failures, message)
 
     def _keep(self, source: Source) -> None:
-        """Keep a source open, and the one before it: of that one, something may still be read."""
+        """Keep a source open, and the previous one, whose blobs may still be in use."""
         self._sources.append(source)
         while len(self._sources) > _MAX_GENERATIONS:
             self._sources.pop(0).close()
@@ -125,7 +125,7 @@ class Image:
         if isinstance(root.parsed, Manifest):
             await check(root)
             return OpenedImage(walk, root, None, check, self._open_foreign)
-        chosen = await walk.choose(root, self._wanted)
+        chosen = await walk.choose(root, self._platform)
         await check(root, *walk.between(root, chosen), chosen)
         return OpenedImage(walk, chosen, root, check, self._open_foreign)
 

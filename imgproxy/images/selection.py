@@ -69,8 +69,8 @@ class IndexWalk:
             raise await self._with_what_is_there(error, descriptor) from None
         if not isinstance(chosen.parsed, Manifest):
             raise InvalidError(
-                f"{self.source.name}: {descriptor.digest} is an index, and the index that names"
-                " it does not say so"
+                f"{self.source.name}: {descriptor.digest} is an index, but the index that names"
+                " it lists it as a manifest or without a type"
             )
         if len(self._candidates) == 1 and self._candidates[at].platform is None:
             await self._check_platform(chosen.parsed.config, descriptor, wanted)

@@ -1,8 +1,8 @@
 """The documents and blobs of one source, verified.
 
-Which place to try next is decided in one loop here, above verification: bytes that do not verify
-are one more failure of the place they came from. What was found is rejected, and the source is
-asked again as long as it has another place to look.
+Which location to try next is decided in one loop here, above verification: bytes that do not verify
+count as a failure of their location. What was found is rejected, and the source is asked again as
+long as it has another location.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ V = TypeVar("V")
 
 
 async def find_valid(find: Callable[[], Awaitable[F]], verify: Callable[[F], Awaitable[V]]) -> V:
-    """Return what `verify` makes of the first that `find` finds and that verifies.
+    """Call `find` until `verify` accepts what it found, and return the result of `verify`.
 
     Raises `InvalidError` for the last that was found where none verifies, and what else `find` and
     `verify` raise.
@@ -53,9 +53,9 @@ async def find_valid(find: Callable[[], Awaitable[F]], verify: Callable[[F], Awa
 
 
 class VerifiedSource:
-    """A source, of which only what verifies is returned.
+    """A source that returns verified content only.
 
-    What a descriptor embeds is not asked for. `large_blobs` bounds the memory of its blobs.
+    Content that a descriptor embeds is not requested. `large_blobs` bounds the memory of its blobs.
     """
 
     def __init__(self, source: Source, large_blobs: LargeBlobs) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from imgproxy.net.streams import ByteStream
     from imgproxy.specs.http.url import Url
 
-# Fewer bytes than this within the stall timeout are no progress: a trickle is a slower stall.
+# Fewer bytes than this within the stall timeout count as a stall, not as progress.
 MIN_PROGRESS = 1024
 
 # In seconds. A manifest is some kilobytes; a server that takes this long for one may be stalling

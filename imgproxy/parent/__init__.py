@@ -9,8 +9,7 @@
                 shutil.copyfileobj(blob, file)
 
 `imgproxy.parent.with_trio` is the same for trio, with `async` methods. Since the program is another
-process, this package imports neither trio nor any part of the program but `specs`, `parsing` and
-`errors`.
+process, this package imports neither trio nor any part of the program but `specs` and `errors`.
 
 A blob that has been read to its end matches its digest. Every failure raises a `ParentError`, with
 attributes for programs to act on.

@@ -1,7 +1,7 @@
 """The descriptors that the process inherits to serve on: imgproxy(1), SOCKETS.
 
 They are classified before an event loop exists, because that makes descriptors of its own. There
-is no mode switch: what a descriptor is, is read off itself.
+is no mode switch: the type of each is detected.
 """
 
 from __future__ import annotations

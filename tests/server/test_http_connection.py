@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,22 +62,8 @@ async def test_quitting_is_answered_with_nothing() -> None:
     assert stream.finished == (MAX_DRAIN, 0)
 
 
-REASONS = {
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    409: "Conflict",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-    422: "Unprocessable Content",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-}
+# RFC 9110 renamed two, which older versions of Python have under their former names.
+RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 def failures() -> list[Failure]:
@@ -91,7 +78,6 @@ def failures() -> list[Failure]:
     for each in dict.fromkeys(classes):
         if issubclass(each, Failure) and each not in (Failure, MethodNotAllowedError):
             made.append(each("words", choices=["a"]))  # noqa: PERF401  (the types are narrowed)
-    assert {failure.status for failure in made} == set(REASONS)
     return made
 
 
@@ -105,7 +91,10 @@ async def test_a_failure_is_answered_as_its_class_says(failure: Failure) -> None
     if not isinstance(failure, MethodNotAllowedError):
         detail["choices"] = ["a"]  # type: ignore[assignment]  # JSON
     assert reply.error == {"code": failure.default_code, "message": "words", "detail": detail}
-    assert (reply.status, reply.reason) == (failure.status, REASONS[failure.status])
+    assert (reply.status, reply.reason) == (
+        failure.status,
+        RENAMED.get(failure.status) or HTTPStatus(failure.status).phrase,
+    )
     assert fields_of(reply) == fields_of(head)
     wanted = {
         "Content-Length": str(len(reply.body)),

@@ -33,7 +33,7 @@ _MAX_FEED = 64 * 1024
 # 128 KiB to the system, and larger pieces would cost a fourth of the time in page faults.
 PIECE = 64 * 1024
 
-# Points to resume from: so far apart at first, and twice as far each time that there are too many.
+# Bytes between points to resume from at first; doubled each time that there are too many points.
 # 64 of gzip's take 3 MB, and are a thirtieth of the file apart, or less.
 _SPACING = 8 * 1024 * 1024
 _MAX_POINTS = 64

@@ -93,7 +93,7 @@ class Authorization:
     def _acceptable_challenge(self, refusal: Response, *, is_new: bool) -> Challenge | None:
         """Return the challenge to meet, None where nothing is left to try.
 
-        What was refused and `is_new`, obtained for this very request, is not obtained again, unless
+        A refused token that `is_new`, fetched for this very request, is not fetched again, unless
         the registry requires one scope more than it should (registry.suse.com does).
         """
         challenge = _best_supported(refusal)
@@ -109,7 +109,7 @@ class Authorization:
         return None
 
     async def _renew(self, url: Url, challenge: Challenge, generation: int) -> str:
-        """Return the value after that of a generation, the same to all requests that need it."""
+        """Return the value that replaces that of `generation`; tasks share one renewal."""
         return await self._renewing.get(
             lambda: None if self._generation == generation else self._value,
             partial(self._meet, url, challenge),

@@ -50,8 +50,8 @@ class Retries:
     async def pause(self, failures: Iterable[Failure], offset: int = 0) -> bool:
         """Wait before the next try; return whether there is one, without a wait if there is none.
 
-        `failures` happened at a byte `offset` of a blob. The shortest wait that a server asks for
-        in them is the one that counts.
+        `failures` happened at a byte `offset` of a blob. The shortest `retry_after` among
+        them is the minimum of the wait.
         """
         left = self._budget.after_failure(offset)
         if left is None:
@@ -96,8 +96,8 @@ class Failover(Generic[L]):
     ) -> T:
         """Return what `attempt` returns for the first location where it does not fail.
 
-        `what` is what is asked for, told from other things by its text. `retries` are those that
-        are left for it, by default new ones. `primary_decides`: if the primary location, which is
+        `what` is the thing asked for, identified by `str(what)`. `retries` are those that are left
+        for it, by default new ones. `primary_decides`: if the primary location, which is
         the last, does not have it, there is no pause for the sake of a mirror. Raises `Failure`,
         which lists that of each location if there are several.
         """
@@ -123,8 +123,8 @@ class Failover(Generic[L]):
     def reject(self, what: object, locations: Collection[L], failure: Failure) -> bool:
         """Exclude locations for `what`, and return whether to ask for it again.
 
-        That is so unless this is the only location: the others are asked then, and if none is left,
-        the failure lists that of each.
+        True unless there is only one location: another one is asked then, or if none is left, the
+        failure lists that of each.
         """
         self._rejected.setdefault(str(what), {}).update(dict.fromkeys(locations, failure))
         return len(self._all) > 1

@@ -1,7 +1,7 @@
 """The network: all that reaches registries and web servers, by options and configuration.
 
-What is expensive is kept by what it belongs to, and shared by all that is opened: connections by
-server, until the last image that uses the server is closed, and tokens by repository. Most modules
+Expensive objects are kept under their owner and shared by all images: connections by server, until
+the last image that uses the server is closed, and tokens by repository. Most modules
 are imported late, because a local image needs none.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """What images, foreign layers and lookasides are reached by, and all of its connections.
+    """Access to images, foreign layers and lookasides, with all its connections.
 
     `preconnection` is a connection that was begun at the start; the client for its origin uses it.
     """

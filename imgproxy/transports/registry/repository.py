@@ -154,7 +154,7 @@ class Repository:
 def _content_digest(response: Response) -> Digest | None:
     """Return the digest that the registry claims for a manifest.
 
-    One by an algorithm that is not available is merely mentioned, and no obstacle.
+    A digest by an unavailable algorithm is ignored; it is not an error.
     """
     text = response.header("docker-content-digest")
     if not text:
