@@ -63,7 +63,7 @@ def for_type_checker(node: ast.AST) -> bool:
 
 
 def walk(node: ast.AST, *, at_runtime: bool = True) -> Iterator[tuple[ast.AST, bool]]:
-    """Give all nodes, those inside functions as well, and whether they are for the runtime."""
+    """Return all nodes, those inside functions as well, and whether they are for the runtime."""
     yield node, at_runtime
     for child in ast.iter_child_nodes(node):
         below = isinstance(node, ast.If) and child in node.body and for_type_checker(node)
@@ -91,7 +91,7 @@ def imports(module: str) -> list[Import]:
 
 
 def ours(module: str, *, at_runtime: bool = False) -> list[str]:
-    """Give the modules of the package that one of them imports."""
+    """Return the modules of the package that one of them imports."""
     return [
         each.name
         for each in imports(module)
@@ -100,12 +100,12 @@ def ours(module: str, *, at_runtime: bool = False) -> list[str]:
 
 
 def folder(module: str) -> str:
-    """Give the folder of a module, or the module itself where it lies flat in the package."""
+    """Return the folder of a module, or the module itself where it lies flat in the package."""
     return module.removeprefix("imgproxy.").partition(".")[0]
 
 
 def floor(module: str) -> int:
-    """Give the height of a module's folder; the package itself has only a version."""
+    """Return the height of a module's folder; the package itself has only a version."""
     if module == "imgproxy":
         return -1
     return 2 * len(FLOORS) if folder(module) == TOP else len(FLOORS) - FLOORS.index(folder(module))
@@ -167,7 +167,7 @@ def test_no_folders_beside_each_other_make_a_circle() -> None:
 
 
 def parent_of(module: str) -> str:
-    """Give the folder that a module lies in, as a package."""
+    """Return the folder that a module lies in, as a package."""
     is_package = MODULES[module].stem == "__init__"
     return module if is_package else module.rpartition(".")[0]
 
@@ -225,7 +225,7 @@ def test_what_the_standard_library_has_later_is_declared_until_then() -> None:
 
 @cache
 def code(path: Path) -> str:
-    """Give a module's source without its comments and docstrings."""
+    """Return a module's source without its comments and docstrings."""
     return ast.unparse(Undocumented().visit(ast.parse(path.read_text())))
 
 

@@ -30,7 +30,7 @@ class _Found(Protocol):
 
     @property
     def reject(self) -> Callable[[Failure], bool]:
-        """Take note of what is wrong; return whether the source has another place to look."""
+        """Reject what was found, and return whether the source has another location."""
 
 
 F = TypeVar("F", bound=_Found)

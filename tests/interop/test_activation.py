@@ -167,7 +167,7 @@ def test_curl_reads_from_a_tcp_listener_over_loopback(
 
 
 def own_address() -> str:
-    """Give an address of this host that is not loopback; nothing is sent to find it."""
+    """Return an address of this host that is not loopback; nothing is sent to find it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))

@@ -60,7 +60,7 @@ def recorder() -> Iterator[Recorder]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Give a home with helpers: one whose password is the server's name, and four that fail."""
+    """Return a home with helpers: one whose password is the server's name, and four that fail."""
     directory = tmp_path / "bin"
     directory.mkdir()
 
@@ -80,7 +80,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def environment_of(home: Path) -> dict[str, str]:
-    """Give an environment in which nothing but the test's own helpers and files is found."""
+    """Return an environment in which nothing but the test's own helpers and files is found."""
     return {
         "PATH": f"{home}/bin:{os.environ['PATH']}",
         "HOME": str(home),

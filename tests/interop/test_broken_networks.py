@@ -47,7 +47,7 @@ HEAD = 1024
 
 
 def ranges(line: Line) -> list[tuple[int, int]]:
-    """Give what was asked for in parts; a range that is not closed fails."""
+    """Return what was asked for in parts; a range that is not closed fails."""
     bounds = [each.range.removeprefix("bytes=").split("-") for each in line.asked if each.range]
     return [(int(first), int(last)) for first, last in bounds]
 
@@ -201,7 +201,7 @@ def test_a_redirect_is_a_fresh_one_after_each_break(
 
 @pytest.fixture
 def limited(registry: Registry, tmp_path: Path) -> Iterator[str]:
-    """Give the address of a registry that answers once a second, and else says 429."""
+    """Return the address of a registry that answers once a second, and else says 429."""
     config = f"""
         location / {{
             limit_req zone=all; limit_req_status 429; add_header Retry-After 1 always;
@@ -242,7 +242,7 @@ def test_a_rate_limit_without_retries_is_a_503(
 def answering(
     registry: Registry, *answers: tuple[int, dict[str, str]]
 ) -> Callable[[Answering], None]:
-    """Give answers in turn, and lead on to the registry when there are no more."""
+    """Return answers in turn, and lead on to the registry when there are no more."""
     left = list(answers)
 
     def get(request: Answering) -> None:
@@ -256,7 +256,7 @@ def answering(
 
 
 def in_two_seconds() -> str:
-    """Give a date in HTTP's form, which knows no fractions."""
+    """Return a date in HTTP's form, which knows no fractions."""
     return formatdate(time.time() + 2, usegmt=True)
 
 

@@ -140,7 +140,7 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> list[Filled]:
 
 @contextmanager
 def arguments_for(source: str, image: Filled, directory: Path) -> Iterator[list[str]]:
-    """Give the command line for an image in a layout, or in a registry that serves from it."""
+    """Return the command line for an image in a layout, or in a registry that serves from it."""
     if source == "oci":
         yield [f"oci:{image.layout.path}"]
         return
@@ -239,7 +239,7 @@ class Watch:
             notes.append(memory_of(buffer, count))
 
     def copied(self, notes: list[Memory]) -> list[Memory]:
-        """Give what is not the memory that was filled."""
+        """Return what is not the memory that was filled."""
         return [each for each in notes if not any(into.holds(each) for into in self.filled)]
 
 
@@ -374,7 +374,7 @@ def interpreter(*arguments: str) -> set[str]:
 
 
 def brought(*names: str) -> set[str]:
-    """Give what these modules bring along, on this very interpreter."""
+    """Return what these modules bring along, on this very interpreter."""
     return interpreter("-c", f"import {', '.join(names)}")
 
 
@@ -397,7 +397,7 @@ ASKING = (*SERVING, "tomllib", "datetime", "urllib.parse", "encodings.idna", "en
 
 
 def within(folder: str, *names: str) -> set[str]:
-    """Give the modules of a folder, and the folders on the way to it."""
+    """Return the modules of a folder, and the folders on the way to it."""
     parts = folder.split(".")
     packages = {".".join(parts[: n + 1]) for n in range(len(parts))}
     return packages | {f"{folder}.{name}" for name in names}
@@ -452,7 +452,7 @@ def test_the_shortest_lives_import_next_to_nothing(
 
 
 def imported_by(serve: Serve, home: Home, image: str, *options: str, **more: str) -> set[str]:
-    """Give what had been imported when the first manifest was there, and the program ended."""
+    """Return what had been imported when the first manifest was there, and the program ended."""
     env = home.environment(PYTHONPROFILEIMPORTTIME="1", COVERAGE_PROCESS_START=None, **more)
     child = serve(image, *options, "--platform=linux/amd64", env=env)
     assert child.client.get("/manifest").status == 200

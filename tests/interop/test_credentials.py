@@ -39,7 +39,7 @@ NOT_FOUND = "credentials not found in native keychain"
 
 @pytest.fixture(scope="module")
 def guarded(registry: Registry) -> Iterator[str]:
-    """Give the address of the same registry, for whoever has the password."""
+    """Return the address of the same registry, for whoever has the password."""
     with docker_registry(registry.directory, auth="htpasswd") as address:
         yield address
 
@@ -110,7 +110,7 @@ class Case(NamedTuple):
 
 
 def earlier(first: str, second: str, **env: str) -> Case:
-    """Give the case of two files, of which the second would not do."""
+    """Return the case of two files, of which the second would not do."""
     documents = {name: auths(password=p) for name, p in ((first, PASSWORD), (second, WRONG))}
     if LEGACY in documents:
         documents[LEGACY] = documents[LEGACY]["auths"]

@@ -38,7 +38,7 @@ class Fleet:
         self.cache = self.stack.enter_context(line_to(cache))
 
     def kept(self, tag: str) -> bool:
-        """Whether the cache has all of an image."""
+        """Return whether the cache has all of an image."""
         return all(stored_blob(self.directory, digest).exists() for digest in self.digests(tag))
 
     def digests(self, tag: str) -> list[str]:

@@ -117,14 +117,14 @@ class Fetch:
         self._serve = serve
 
     def start(self, content: bytes, *urls: str, options: tuple[str, ...]) -> tuple[Child, str]:
-        """Give the program and the digest of the layer."""
+        """Return the program and the digest of the layer."""
         foreign = with_urls(self.layout, content, *urls)
         return self._serve(f"oci:{self.layout.path}", *options), foreign["digest"]
 
     def __call__(
         self, content: bytes, *urls: str, options: tuple[str, ...] = ("--foreign-layers",)
     ) -> tuple[Reply, int]:
-        """Give the reply for the layer and the exit status."""
+        """Return the reply for the layer and the exit status."""
         child, digest = self.start(content, *urls, options=(*options, "--retries=1"))
         assert child.client.get(f"/blobs/{digest_of(HERE)}").body == HERE
         reply = child.client.get(f"/blobs/{digest}")

@@ -32,7 +32,7 @@ Write = Callable[[Path], Layout]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Write], Layout]:
-    """Give what a tool has written; it writes once, and no test changes it."""
+    """Return what a tool has written; it writes once, and no test changes it."""
     return functools.cache(lambda write: write(tmp_path_factory.mktemp(write.__name__)))
 
 
@@ -93,7 +93,7 @@ def by_skopeo(directory: Path) -> Layout:
 
 
 def entries(layout: Layout) -> dict[str, Any]:
-    """Give what the layout's index.json offers, by name."""
+    """Return what the layout's index.json offers, by name."""
     document = json.loads((layout.path / "index.json").read_bytes())
     return {entry["annotations"][REF_NAME]: entry for entry in document["manifests"]}
 

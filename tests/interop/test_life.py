@@ -80,13 +80,13 @@ def sparse(layout: Layout, size: int) -> Json:
 
 
 def blob_of(layout: Layout, descriptor: Json) -> str:
-    """Give the path of an image's first layer."""
+    """Return the path of an image's first layer."""
     return f"/blobs/{layout.layers(descriptor)[0]['digest']}"
 
 
 @pytest.fixture
 def large(layout: Layout) -> str:
-    """Give the path of a blob that no buffer holds."""
+    """Return the path of a blob that no buffer holds."""
     return blob_of(layout, sparse(layout, LARGE))
 
 
@@ -197,7 +197,7 @@ def test_a_parent_that_shuts_down_its_sending_side_gets_a_large_blob(
 
 @pytest.fixture
 def awaiting(serve: Serve) -> Iterator[Child]:
-    """Give a program that awaits a registry which has accepted and never answers."""
+    """Return a program that awaits a registry which has accepted and never answers."""
     with silent_server() as server:
         child = serve(f"docker://{address_of(server)}/some/image", "--tls-verify=false")
         child.client.ask("GET", "/manifest")

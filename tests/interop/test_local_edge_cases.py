@@ -137,7 +137,7 @@ def choices_of(error: Json) -> list[tuple[str, list[str]]]:
 
 
 def digests_of(layout: Layout, child: Child) -> tuple[str | None, str | None]:
-    """Give the digests of the chosen manifest and of the index around it; all is whole."""
+    """Return the digests of the chosen manifest and of the index around it; all is whole."""
     reply = child.client.get("/manifest")
     assert reply.status == 200, reply.message
     assert pull_from(child).raw == layout.read(str(reply.get("Manifest-Digest")))
@@ -281,7 +281,7 @@ def test_attestations_of_buildkit_are_passed_over(case: Json, offer: Offer) -> N
 
 
 def with_layers(*members: Member, layers: Sequence[bytes] = (ONE,)) -> list[Member]:
-    """Give an archive whose one layer is `a/layer.tar`, wherever the members say that it is."""
+    """Return an archive whose one layer is `a/layer.tar`, wherever the members say that it is."""
     config = saved(*layers).config
     item = {"Config": "c.json", "RepoTags": None, "Layers": ["a/layer.tar"]}
     return [Member("c.json", config), *members, control("manifest.json", [item])]

@@ -66,7 +66,7 @@ def run(*arguments: str, stdin: bytes = b"", cwd: Path | None = None) -> bytes:
 
 
 def read_by_skopeo(source: str, directory: Path) -> tuple[bytes, list[bytes]]:
-    """Give the config and the layers as skopeo has them; it leaves them compressed as they are."""
+    """Return the config and the layers as skopeo has them; still compressed."""
     skopeo_copy(source, f"dir:{directory}")
     manifest = json.loads((directory / "manifest.json").read_bytes())
     config, *layers = (
@@ -270,7 +270,7 @@ def image_directory(made: Made, at: Path) -> list[str]:
 
 
 def sideloaded(write: Road) -> Road:
-    """Give the same as something that a pattern finds."""
+    """Return the same as something that a pattern finds."""
 
     def sideload(made: Made, at: Path) -> list[str]:
         write(made, at)

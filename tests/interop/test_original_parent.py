@@ -36,7 +36,7 @@ class OverSocket(HTTPConnection):
 
 
 def home_with(policy: dict[str, Any], directory: Path) -> dict[str, str]:
-    """Give the environment of a user whose policy this is."""
+    """Return the environment of a user whose policy this is."""
     path = directory / ".config/containers/policy.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(policy))

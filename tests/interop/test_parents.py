@@ -233,7 +233,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def described(layout: Layout, manifest: str) -> list[str]:
-    """Give what a parent prints of an image, whose layers have all been fetched."""
+    """Return what a parent prints of an image, whose layers have all been fetched."""
     document = json.loads(layout.read(manifest))
     config = document["config"]
     return [

@@ -59,7 +59,7 @@ def proxy(places: dict[str, str]) -> Iterator[Proxy]:
 
 @pytest.fixture
 def guarded(places: dict[str, str]) -> Iterator[Proxy]:
-    """Give a proxy that knows one user."""
+    """Return a proxy that knows one user."""
     with forward_proxy(places, basic(USER, PASSWORD)) as proxy:
         yield proxy
 
@@ -187,7 +187,7 @@ def test_an_unusable_proxy_is_a_500_that_names_the_variable(
 
 
 def own_address() -> str:
-    """Give an address of this host that is not loopback; nothing is sent to find it."""
+    """Return an address of this host that is not loopback; nothing is sent to find it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect(("192.0.2.1", 9))

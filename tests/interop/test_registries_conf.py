@@ -179,7 +179,7 @@ def test_those_are_asked_whom_the_configuration_names(
 
 
 def by_skopeo(image: str, conf: Path) -> bytes:
-    """Give the manifest as skopeo sees it with the same configuration."""
+    """Return the manifest as skopeo sees it with the same configuration."""
     if ":latest@" in image:  # which it does not take
         image = image.replace(":latest@", "@")
     return subprocess.run(
@@ -392,7 +392,7 @@ def assert_choices(reply: Reply, addresses: list[str]) -> None:
 
 @pytest.fixture
 def liar(registry: Registry, tmp_path: Path) -> Iterator[Registry]:
-    """Give a registry over a copy of the data, which a test may damage."""
+    """Return a registry over a copy of the data, which a test may damage."""
     copy = tmp_path / "data"
     shutil.copytree(registry.directory, copy)
     with docker_registry(copy) as address:
@@ -415,7 +415,7 @@ DAMAGES = [flip, lose, shorten]
 
 
 def asked_of(child: Child, registry: Registry, digest: str) -> list[str]:
-    """Give the lines of --debug about requests to a registry for something."""
+    """Return the lines of --debug about requests to a registry for something."""
     lines = child.stderr.splitlines()
     return [line for line in lines if f"GET http://{registry.address}/" in line and digest in line]
 
@@ -549,7 +549,7 @@ def test_a_mirror_that_dies_in_mid_blob_is_gone_on_with_elsewhere(
 
 
 def rest_of(line: Line) -> int:
-    """Give the length of the body that went over the line, by what was asked."""
+    """Return the length of the body that went over the line, by what was asked."""
     first, last = line.asked[0].range.removeprefix("bytes=").split("-")
     size = int(last) + 1 - int(first)
     assert size <= line.passed <= size + 1024, "the body and a head"

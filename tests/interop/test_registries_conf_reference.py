@@ -126,7 +126,7 @@ CONFIGURATIONS: list[tuple[str, list[str]]] = [
 
 
 def theirs(config: str, image: str, home: Path) -> tuple[str, list[skopeo.Asked]]:
-    """Give what skopeo does: `broken` file, a location that makes no `name`, or `asked`."""
+    """Return what skopeo does: `broken` file, a location that makes no `name`, or `asked`."""
     path = home / "registries.conf"
     path.write_text(config)
     attempt = skopeo.inspect(image, home, "--registries-conf", str(path))

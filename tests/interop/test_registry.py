@@ -68,7 +68,7 @@ def pull(serve: Serve) -> Callable[..., Child]:
 
 
 def raw(image: str) -> bytes:
-    """Give the manifest as skopeo sees it."""
+    """Return the manifest as skopeo sees it."""
     return subprocess.run(
         [require("skopeo"), "inspect", "--raw", "--tls-verify=false", image],
         capture_output=True,
@@ -362,7 +362,7 @@ def tls(tmp_path: Path) -> Certificates:
 
 @pytest.fixture
 def secure(registry: Registry, tls: Certificates) -> Iterator[str]:
-    """Give the address of the same registry behind TLS."""
+    """Return the address of the same registry behind TLS."""
     with docker_registry(registry.directory, tls=tls) as address:
         yield address
 
@@ -572,7 +572,7 @@ def test_a_registry_lost_before_the_head_is_retryable_and_the_connection_lives(
 
 @pytest.fixture
 def damaged(registry: Registry, tmp_path: Path) -> Iterator[Registry]:
-    """Give a registry over a copy of the data, which a test may damage."""
+    """Return a registry over a copy of the data, which a test may damage."""
     copy = tmp_path / "data"
     shutil.copytree(registry.directory, copy)
     with docker_registry(copy) as address:

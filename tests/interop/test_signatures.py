@@ -68,7 +68,7 @@ def keys() -> Iterator[Keys]:
 
 
 def simple(digest: str, name: str, **changes: object) -> bytes:
-    """Give what skopeo signs."""
+    """Return what skopeo signs."""
     critical = {
         "type": "atomic container signature",
         "image": {"docker-manifest-digest": digest},
@@ -98,7 +98,7 @@ def lay(home: Home, digest: str, *blobs: bytes, repository: str = REPOSITORY) ->
 
 
 def answer(pull: Pull, image: str, *options: str) -> tuple[int, str]:
-    """Give the status of the manifest, and the message with it."""
+    """Return the status of the manifest, and the message with it."""
     child = pull(image, INSECURE_TLS, *options, policy=None)
     reply = child.client.get("/manifest")
     assert child.finish() == 0
@@ -480,7 +480,7 @@ def test_attachments_are_judged_as_skopeo_does(registry: Registry, together: Tog
     def by(
         *signers: Signer, add: str = "", log: Log | None = None, of: str = digest
     ) -> Callable[[str], list[Layer]]:
-        """Give what they attach, all for one digest, with something added to the name."""
+        """Return what they attach, all for one digest, with something added to the name."""
 
         def layers(name: str) -> list[Layer]:
             content = payload(of, name + add)

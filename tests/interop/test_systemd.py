@@ -40,7 +40,7 @@ _CALL = re.compile(r"^\d+ +(\w+)\((.*)", re.MULTILINE)
 
 
 def configuration(unit: str) -> dict[str, list[str]]:
-    """Give what a unit says, by key; values given twice add up."""
+    """Return what a unit says, by key; values given twice add up."""
     found: dict[str, list[str]] = {}
     for line in (UNITS / unit).read_text().splitlines():
         if "=" in line and not line.startswith("#"):
@@ -50,7 +50,7 @@ def configuration(unit: str) -> dict[str, list[str]]:
 
 
 def command_of(unit: str, image: str, *options: str) -> list[str]:
-    """Give the unit's command line as the manager would, with the program that is tested."""
+    """Return the unit's command line as the manager would, with the program that is tested."""
     (line,) = configuration(unit)["ExecStart"]
     program, *words = shlex.split(line)
     assert program == "imgproxy"
@@ -71,7 +71,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """Give a copy of the units, whose command exists."""
+    """Return a copy of the units, whose command exists."""
     copy = tmp_path / "units"
     shutil.copytree(UNITS, copy)
     program = tmp_path / "imgproxy"
@@ -151,7 +151,7 @@ def test_a_parent_is_served_by_each(unit: str, sample: Sample, keep: Keep, tmp_p
 
 
 def activate(unit: str, path: Path, image: str) -> list[str]:
-    """Give a command that listens like the socket of a service, and hands over as it wants it."""
+    """Return a command that listens like the socket of a service, and hands over as it wants it."""
     said = configuration(unit)
     inetd = ["--accept", "--inetd"] if said.get("StandardInput") == ["socket"] else []
     socket = "imgproxy-inetd.socket" if inetd else unit.replace(".service", ".socket")
@@ -193,7 +193,7 @@ def test_diagnostics_never_enter_an_inetd_stream(
 
 @pytest.fixture(scope="module")
 def groups() -> dict[str, list[str]]:
-    """Give what each of systemd's groups of system calls has in it, groups among them."""
+    """Return what each of systemd's groups of system calls has in it, groups among them."""
     result = analyze("syscall-filter")
     found: dict[str, list[str]] = {}
     name = ""

@@ -36,7 +36,7 @@ def proxied(registry: Registry, *directives: str) -> str:
 def front(
     registry: Registry, tls: Certificates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Give the address of the registry behind TLS."""
+    """Return the address of the registry behind TLS."""
     with nginx(tmp_path_factory.mktemp("front"), proxied(registry), tls=tls) as address:
         yield address
 
@@ -45,7 +45,7 @@ def front(
 def strict(
     registry: Registry, tls: Certificates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Give the address of the registry behind TLS that wants a client's certificate."""
+    """Return the address of the registry behind TLS that wants a client's certificate."""
     config = proxied(registry, f"ssl_verify_client on; ssl_client_certificate {tls.authority};")
     with nginx(tmp_path_factory.mktemp("strict"), config, tls=tls) as address:
         yield address

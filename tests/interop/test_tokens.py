@@ -53,7 +53,7 @@ def running(
 
 @pytest.fixture
 def tokens(running: tuple[TokenService, str]) -> TokenService:
-    """Give the token service as it was at first."""
+    """Return the token service as it was at first."""
     service, _ = running
     fresh = TokenService(service.realm, service.certificates)
     service.__dict__.update(fresh.__dict__)
@@ -62,7 +62,7 @@ def tokens(running: tuple[TokenService, str]) -> TokenService:
 
 @pytest.fixture
 def guarded(running: tuple[TokenService, str]) -> str:
-    """Give the address of the registry that wants tokens."""
+    """Return the address of the registry that wants tokens."""
     return running[1]
 
 

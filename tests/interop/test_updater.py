@@ -90,7 +90,7 @@ def plain(content: bytes, mode: int = 0o644, uid: int = 0, gid: int = 0) -> File
 
 
 def there(path: str) -> File | None:
-    """Give what lies at a path; None for what cannot be had."""
+    """Return what lies at a path; None for what cannot be had."""
     try:
         status = os.lstat(path)
         kind = stat.filemode(status.st_mode)[0]
@@ -108,7 +108,7 @@ def content_of(path: Path, kind: str) -> bytes:
 
 @cache
 def package(name: str) -> Tree:
-    """Give the files of a package, each with the directories that it is in."""
+    """Return the files of a package, each with the directories that it is in."""
     listed = subprocess.run(
         [require("dpkg"), "-L", name], capture_output=True, text=True, timeout=LIMIT, check=False
     )
@@ -123,7 +123,7 @@ def package(name: str) -> Tree:
 
 
 def whole_system() -> tuple[Tree, bytes]:
-    """Give the files of a system but for its devices, and the layer that GNU tar makes of it."""
+    """Return the files of a system but for its devices, and the layer that GNU tar makes of it."""
     paths = sorted(f"/{path.relative_to(SYSTEM)}" for path in Path(SYSTEM).rglob("*"))
     found = {path: file for path in ["/", *paths] if (file := there(SYSTEM + path))}
     words = [require("tar"), "--numeric-owner", "--xattrs", "-cC", SYSTEM, "."]
@@ -146,7 +146,7 @@ def member(path: str, file: File) -> tuple[tarfile.TarInfo, io.BytesIO]:
 
 
 def tar(files: Mapping[str, File], *others: tarfile.TarInfo) -> bytes:
-    """Give a layer with these files, and members without content."""
+    """Return a layer with these files, and members without content."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as output:
         for path, file in files.items():
@@ -310,7 +310,7 @@ class Updater:
         return Ended(process.returncode, stdout.splitlines(), stderr.splitlines())
 
     def processes(self) -> dict[int, str]:
-        """Give the command lines of what it has started and has not ended."""
+        """Return the command lines of what it has started and has not ended."""
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -341,7 +341,7 @@ class Updater:
         return (self.repo / "objects").exists()
 
     def tree_of(self, ref: str) -> str:
-        """Give the checksums of all that a ref leads to, apart from when it was committed."""
+        """Return the checksums of all that a ref leads to, apart from when it was committed."""
         return self.ostree("ls", "-d", "-C", ref, "/")
 
     @property
@@ -351,7 +351,7 @@ class Updater:
         return {f"{file.parent.name}{file.name}" for file in files if file.suffix != ".commit"}
 
     def tree(self) -> Tree:
-        """Give what the branch leads to."""
+        """Return what the branch leads to."""
         place = self.directory / "tree"
         self.ostree("checkout", "--user-mode", BRANCH, str(place))
         tree = {}
@@ -375,7 +375,7 @@ def refs_of(manifest: Json) -> set[str]:
 
 
 def fetched(line: Line) -> list[str]:
-    """Give the digests of the blobs that were asked for; the config is none of the updater's."""
+    """Return the digests of the blobs that were asked for; the config is none of the updater's."""
     return [path.rpartition("/")[2] for path in line.paths("/blobs/")]
 
 
@@ -643,7 +643,7 @@ def test_an_ostree_that_dies_in_the_middle(updater: Updater, tmp_path: Path) -> 
 
 
 def holey(directory: Path, form: str) -> bytes:
-    """Give what GNU tar makes of a file that is mostly a hole."""
+    """Return what GNU tar makes of a file that is mostly a hole."""
     with (directory / "hole").open("wb") as file:
         file.write(b"begin")
         file.seek(MIB)

@@ -51,12 +51,12 @@ class Call(NamedTuple):
 
     @property
     def reads(self) -> bool:
-        """Whether the path was opened for reading."""
+        """Return whether the path was opened for reading."""
         return self.opens and "O_PATH" not in self.rest
 
     @property
     def writes(self) -> bool:
-        """Whether the file system could have been changed, by opening for writing included."""
+        """List whether the file system could have been changed, by opening for writing included."""
         if self.opens:
             return self.path != "/dev/null" and bool(_WRITING.search(self.rest))
         return self.name not in _HARMLESS

@@ -1,4 +1,4 @@
-"""Whether a registry is reached by https or http."""
+"""Return whether a registry is reached by https or http."""
 
 from __future__ import annotations
 
