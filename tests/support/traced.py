@@ -56,7 +56,7 @@ class Call(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """List whether the file system could have been changed, by opening for writing included."""
+        """Return whether the file system may have been changed, also by opening for writing."""
         if self.opens:
             return self.path != "/dev/null" and bool(_WRITING.search(self.rest))
         return self.name not in _HARMLESS
