@@ -120,7 +120,8 @@ class Response:
         except (OSError, trio.TooSlowError, h11.RemoteProtocolError) as error:
             self.close()
             raise self._broken(error) from error
-        self._patience -= trio.current_time() - started
+        # A turn of the event loop may take longer than what was left, without a cancellation.
+        self._patience = max(self._patience - (trio.current_time() - started), 0.0)
         self._progress += count
         self._received += count
         if self._ended:

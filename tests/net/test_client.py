@@ -614,6 +614,40 @@ async def test_progress_restarts_the_clock() -> None:
         assert received == len(body)
 
 
+FRAMINGS = {
+    "length": (head(200, content_length="100"), b"x", b"y" * 99),
+    "chunks": (head(200, transfer_encoding="chunked"), b"1\r\nx\r\n", b"1\r\ny\r\n"),
+    "to the end": (head(200), b"x", b"y"),
+}
+
+
+@pytest.mark.parametrize("lateness", [0.0, 0.5, 1000.0])
+@pytest.mark.parametrize("framing", FRAMINGS)
+@virtual_time
+async def test_a_byte_that_comes_as_the_limit_runs_out_is_followed_by_a_stall(
+    framing: str, lateness: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No time is left then, and not less than none, which the clock would refuse."""
+    first, *rest = FRAMINGS[framing]
+    async with scripted(asked(WHERE, first, *rest)) as (client, script):
+        response = await client.get(URL, {})
+        (stream,) = script.streams
+        receive = stream.receive_into
+
+        async def receive_late(buffer: memoryview) -> int:
+            count = await receive(buffer[:9])
+            with trio.CancelScope(shield=True):
+                await trio.sleep(STALL + lateness)
+            return count
+
+        monkeypatch.setattr(stream, "receive_into", receive_late)
+        assert await response.receive_into(memoryview(bytearray(1))) == 1
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await response.receive_into(memoryview(bytearray(1)))
+        assert_reported(raised.value, UNREACHABLE, "the reply stalled for 60 s")
+        assert stream.closed
+
+
 OVERSIZE = {
     "by its length": head(200, content_length="101"),
     "in chunks": chunked(BODY, b"x"),
