@@ -94,6 +94,14 @@ class Failure(Exception):
         self.is_transient = self.retryable if is_transient is None else is_transient
         self.retry_after = retry_after
 
+    def copy(self) -> Failure:
+        """Return another failure with the same facts.
+
+        It is the copy that is kept or raised again: an exception that is raised twice keeps the
+        traceback of both times, and with it whatever their frames held.
+        """
+        return self.merged([self], self.message)
+
     def merged(self, failures: Iterable[Failure], message: str, **detail: Any) -> Failure:  # noqa: ANN401  (JSON)
         """Return a failure of this class that stands for several, itself among them.
 

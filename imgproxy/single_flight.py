@@ -37,10 +37,10 @@ class SingleFlight:
             if value is not None:
                 return value
             if self._last is not None and self._failures > failures:
-                raise self._last
+                raise self._last.copy()
             try:
                 return await make()
             except Failure as error:
-                self._last = error
+                self._last = error.copy()
                 self._failures += 1
                 raise

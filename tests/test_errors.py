@@ -88,6 +88,18 @@ def test_a_merged_failure_is_of_the_deciding_kind_and_keeps_what_programs_act_on
     assert (alone.is_transient, alone.retry_after) == (False, None)
 
 
+def test_a_copy_has_the_facts_and_not_the_traceback() -> None:
+    failure = errors.ReplacedError("x", code="C", is_transient=False, retry_after=1.0, urls=["u"])
+    try:
+        raise failure
+    except errors.ReplacedError:
+        copy = failure.copy()
+    assert copy is not failure
+    assert type(copy) is errors.ReplacedError
+    assert vars(copy) == vars(failure)
+    assert (str(copy), copy.__traceback__) == ("x", None)
+
+
 class Thing:
     closed = False
 

@@ -88,3 +88,23 @@ async def test_the_failure_is_the_one_that_happened() -> None:
     with pytest.raises(Failure) as raised:
         await Slow(failure).get()
     assert raised.value is failure
+
+
+@virtual_time
+async def test_a_shared_failure_is_raised_anew_in_each_task() -> None:
+    """One exception in many tasks would have the tracebacks of them all."""
+    slow, raised = Slow(UnavailableError("first", retry_after=3.0)), list[Failure]()
+
+    async def fail() -> None:
+        try:
+            await slow.get()
+        except Failure as error:
+            raised.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(fail)
+    assert len({id(each) for each in raised}) == 5
+    assert {(type(each), each.message, each.retry_after) for each in raised} == {
+        (UnavailableError, "first", 3.0)
+    }

@@ -2,7 +2,7 @@
 
 They are asked in their order: one that fails is passed over for the next. When all have failed and
 one of the failures may be temporary, there is a pause, and they are asked once more. A location
-that sent wrong bytes is not asked for the same thing again.
+that sent wrong bytes is not asked for the same thing again for a while.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 T = TypeVar("T")
+
+# In seconds: how long a location is not asked for something that was wrong there. A registry that
+# has been repaired is used again, and one that has not costs a download every few minutes.
+REJECTION_TIME = 300.0
 
 
 class Location(Protocol):
@@ -76,7 +80,8 @@ class Failover(Generic[L]):
         self._refusals: dict[L | Refused, Failure] = {
             each: DeniedError(each.reason) for each in locations if isinstance(each, Refused)
         }
-        self._rejected: dict[str, dict[L | Refused, Failure]] = {}
+        # By what was asked for: when a location was last rejected for it, and all that were.
+        self._rejected: dict[str, tuple[float, dict[L | Refused, Failure]]] = {}
 
     def alone(self, location: L) -> Failover[L]:
         """Return a failover that has a single one of the locations."""
@@ -102,7 +107,8 @@ class Failover(Generic[L]):
         which lists that of each location if there are several.
         """
         retries = retries or self.new_retries()
-        failures = {**self._refusals, **self._rejected.get(str(what), {})}
+        kept = {**self._refusals, **self._rejections(str(what))}
+        failures = {each: failure.copy() for each, failure in kept.items()}
         while True:
             for location in sorted(self.locations, key=lambda each: each.demerits):
                 if location in failures and not failures[location].is_transient:
@@ -126,8 +132,17 @@ class Failover(Generic[L]):
         True unless there is only one location: another one is asked then, or if none is left, the
         failure lists that of each.
         """
-        self._rejected.setdefault(str(what), {}).update(dict.fromkeys(locations, failure))
+        rejections = {**self._rejections(str(what)), **dict.fromkeys(locations, failure.copy())}
+        self._rejected[str(what)] = trio.current_time(), rejections
         return len(self._all) > 1
+
+    def _rejections(self, what: str) -> dict[L | Refused, Failure]:
+        """Return the locations that are not to be asked for something, and why.
+
+        All are forgotten together, so that locations that are slow and wrong cannot take turns.
+        """
+        last, rejections = self._rejected.get(what, (0.0, {}))
+        return rejections if trio.current_time() < last + REJECTION_TIME else {}
 
     def _merged(self, failures: dict[L | Refused, Failure]) -> Failure:
         """Return one failure for all; the primary location's decides its kind, if it was asked."""

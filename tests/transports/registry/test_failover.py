@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,7 +44,7 @@ from imgproxy.errors import (
 from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.transports.registry.failover import Failover, Refused
+from imgproxy.transports.registry.failover import REJECTION_TIME, Failover, Refused
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
@@ -132,8 +133,62 @@ async def test_the_only_one_that_is_rejected_is_not_worth_asking_again() -> None
     assert not failover.reject("x", [only], wrong)
     with pytest.raises(InvalidError) as raised:
         await failover.ask("x", Place.answer)
-    assert raised.value is wrong
+    assert raised.value.message == wrong.message
     assert only.asked == 0
+
+
+@virtual_time
+async def test_a_location_that_was_rejected_is_asked_again_after_a_while() -> None:
+    """It may have been repaired."""
+    one, two = Place("one"), Place("two")
+    failover = over(one, two)
+    failover.reject("x", [one], InvalidError("wrong"))
+    await trio.sleep(REJECTION_TIME - 1)
+    assert await failover.ask("x", Place.answer) == "two"
+    await trio.sleep(1)
+    assert await failover.ask("x", Place.answer) == "one"
+
+
+@virtual_time
+async def test_locations_that_are_slow_and_wrong_do_not_take_turns() -> None:
+    """The first is not asked again because the second took so long."""
+    one, two = Place("one"), Place("two")
+    failover = over(one, two)
+    failover.reject("x", [one], InvalidError("wrong"))
+    await trio.sleep(REJECTION_TIME - 1)
+    failover.reject("x", [two], InvalidError("wrong as well"))
+    await trio.sleep(REJECTION_TIME - 1)
+    with pytest.raises(InvalidError, match=r"wrong; .* wrong as well"):
+        await failover.ask("x", Place.answer)
+    assert (one.asked, two.asked) == (0, 0)
+
+
+@pytest.mark.parametrize("locations", [1, 2])
+@virtual_time
+async def test_a_failure_that_is_kept_does_not_grow_with_each_request(locations: int) -> None:
+    """An exception that is raised again has the tracebacks of all times, and their memory."""
+    every = [Place(str(n)) for n in range(locations)]
+    failover = over(*every)
+    failover.reject("x", every, InvalidError("wrong"))
+    lengths = set()
+    for _ in range(20):
+        with pytest.raises(InvalidError) as raised:
+            await failover.ask("x", Place.answer)
+        lengths.add(len(list(traceback.walk_tb(raised.value.__traceback__))))
+    assert len(lengths) == 1
+
+
+@virtual_time
+async def test_what_is_kept_of_a_failure_does_not_keep_frames() -> None:
+    """Their variables are buffers of a blob, for example."""
+    only = Place("only")
+    failover = over(only)
+    try:
+        raise InvalidError("wrong")  # noqa: TRY301  (it gets a traceback)
+    except InvalidError as error:
+        failover.reject("x", [only], error)
+    kept = [each for _, every in failover._rejected.values() for each in every.values()]
+    assert [each.__traceback__ for each in kept] == [None]
 
 
 @virtual_time
