@@ -6,12 +6,10 @@ file unusable, because otherwise its intended effect would be lost.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.config import signed_identity
-from imgproxy.parsing.typed_fields import FieldError, shown
+from imgproxy.parsing.typed_fields import FieldError, decode_base64, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -171,14 +169,9 @@ def _material(fields: Fields, sources: Iterable[str]) -> Material:
         raise FieldError(f"{field_path}: must not be empty")
     if key.rstrip("s").endswith("Path"):
         return Material(field_path, paths=values)
-    return Material(field_path, contents=tuple(_decoded(field_path, value) for value in values))
-
-
-def _decoded(field_path: str, text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise FieldError(f"{field_path}: not base64") from None
+    return Material(
+        field_path, contents=tuple(decode_base64(value, field_path) for value in values)
+    )
 
 
 def _full(fields: Fields, key: str) -> str:

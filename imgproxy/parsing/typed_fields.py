@@ -79,6 +79,22 @@ class Fields:
             raise FieldError(f"{self.at(key)}: expected an integer, got {self.shown(value)}")
         return value
 
+    def optional_whole_number(self, key: str) -> int | None:
+        """Return a number without a fraction, also if it is written as `1.0`, None where absent."""
+        value = self._values.get(key)
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return self.optional_integer(key)
+
+    def optional_base64(self, key: str) -> bytes | None:
+        """Return the bytes of a string in base64 (RFC 4648 section 4), None where it is absent."""
+        text = self.optional_text(key)
+        return None if text is None else decode_base64(text, self.at(key))
+
+    def base64(self, key: str) -> bytes:
+        """Return the bytes of a string in base64 that must be present."""
+        return decode_base64(self.text(key), self.at(key))
+
     def integer(self, key: str) -> int:
         """Return an integer that must be present."""
         return self._present(key, self.optional_integer(key), "integer")
@@ -151,6 +167,20 @@ def shown(value: object) -> str:
     if isinstance(value, list):
         return "an array"
     return clean(json.dumps(value, ensure_ascii=False, default=str), 80)
+
+
+def decode_base64(text: str, path: str) -> bytes:
+    """Return the bytes of a text in base64; `path` is where it is in the document.
+
+    Line breaks are skipped, as Go does, which wrote most of these documents. Raises `FieldError`.
+    """
+    import base64
+    import binascii
+
+    try:
+        return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
+    except (binascii.Error, ValueError):
+        raise FieldError(f"{path}: not base64") from None
 
 
 def _article(kind: str) -> str:

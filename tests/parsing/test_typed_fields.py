@@ -23,6 +23,9 @@ GETTERS: dict[str, Callable[[Fields, str], Any]] = {
     "objects": Fields.objects,
     "texts": Fields.texts,
     "text_map": Fields.text_map,
+    "optional_whole_number": Fields.optional_whole_number,
+    "optional_base64": Fields.optional_base64,
+    "base64": Fields.base64,
 }
 
 
@@ -206,3 +209,30 @@ def test_where_every_member_must_mean_something_others_are_refused() -> None:
         fields.refuse_unknown({"a", "b"})
     with pytest.raises(FieldError, match=r"^x\.a: unknown key$"):
         fields.refuse_unknown({"b"})
+
+
+@pytest.mark.parametrize("text", ["YWI=", "YW\nI=", "\r\nYW\r\nI=\n"])
+@pytest.mark.parametrize("getter", ["optional_base64", "base64"])
+def test_base64_may_have_line_breaks(getter: str, text: str) -> None:
+    """Go, which writes and reads these documents, skips them."""
+    assert get(getter, text) == b"ab"
+
+
+@pytest.mark.parametrize("text", ["YWI", "YW I=", "YW\tI=", "*", "ä", "YWI=YWI="])
+@pytest.mark.parametrize("getter", ["optional_base64", "base64"])
+def test_what_is_not_base64_has_its_path(getter: str, text: str) -> None:
+    with pytest.raises(FieldError, match=r"^key: not base64$"):
+        get(getter, text)
+
+
+@pytest.mark.parametrize(("value", "number"), [(1, 1), (1.0, 1), (-1e9, -(10**9)), (None, None)])
+def test_a_whole_number_may_be_written_with_a_fraction_of_zero(
+    value: object, number: int | None
+) -> None:
+    assert get("optional_whole_number", value) == number
+
+
+@pytest.mark.parametrize("value", [1.5, "1", True])
+def test_a_number_that_is_not_whole_has_its_path(value: object) -> None:
+    with pytest.raises(FieldError, match=r"^key: expected an integer, got "):
+        get("optional_whole_number", value)

@@ -8,8 +8,6 @@ case (Go accepts them), a body that contradicts the media type it was sent with.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.errors import InvalidError, UnsupportedFormatError
@@ -224,13 +222,7 @@ def _digest(fields: Fields) -> Digest:
 
 
 def _data(fields: Fields) -> bytes | None:
-    text = fields.optional_text("data")
-    if text is None:
-        return None
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise FieldError(f"{fields.at('data')}: not base64") from None
+    return fields.optional_base64("data")
 
 
 def _platform(fields: Fields) -> Platform | None:

@@ -16,7 +16,7 @@ from imgproxy.errors import clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields, shown
 from imgproxy.specs.signing import pem
-from imgproxy.specs.signing.signature import SignatureError, base64_field
+from imgproxy.specs.signing.signature import SignatureError
 
 HASHEDREKORD, DSSE = "hashedrekord", "dsse"
 
@@ -64,11 +64,11 @@ def parse_annotation(text: str) -> Entry:
         payload = document.object("Payload")
         payload.refuse_unknown({"body", "integratedTime", "logIndex", "logID"})
         return make_entry(
-            base64_field(payload, "body"),
+            payload.base64("body"),
             payload.integer("integratedTime"),
             payload.integer("logIndex"),
             payload.text("logID"),
-            base64_field(document, "SignedEntryTimestamp"),
+            document.base64("SignedEntryTimestamp"),
         )
     except ValueError as error:  # of a field, JSON or a surrogate
         raise SignatureError(f"its entry in the log: {error}") from None
@@ -119,9 +119,9 @@ def _hashedrekord(spec: Fields) -> LoggedSignature:
     public_key.refuse_unknown({"content"})
     return LoggedSignature(
         HASHEDREKORD,
-        base64_field(signature, "content"),
+        signature.base64("content"),
         _sha256(data, "hash"),
-        pem.single_block(base64_field(public_key, "content"), *_VERIFIERS),
+        pem.single_block(public_key.base64("content"), *_VERIFIERS),
     )
 
 
@@ -134,9 +134,9 @@ def _dsse(spec: Fields) -> LoggedSignature:
     signature.refuse_unknown({"signature", "verifier"})
     return LoggedSignature(
         DSSE,
-        base64_field(signature, "signature"),
+        signature.base64("signature"),
         _sha256(spec, "payloadHash"),
-        pem.single_block(base64_field(signature, "verifier"), *_VERIFIERS),
+        pem.single_block(signature.base64("verifier"), *_VERIFIERS),
     )
 
 

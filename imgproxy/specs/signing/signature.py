@@ -7,8 +7,6 @@ here: `verification.signatures` does that.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from typing import NamedTuple
 
@@ -89,7 +87,7 @@ def _sigstore(content: bytes, name: str) -> SigstoreSignature:
         return SigstoreSignature(
             name,
             document.text("mimeType"),
-            base64_field(document, "payload"),
+            document.base64("payload"),
             document.text_map("annotations"),
         )
     except (FieldError, strict_json.JsonError) as error:
@@ -110,18 +108,8 @@ def parse_extension_reply(raw: bytes, name: str) -> list[Signature]:
             and entry.optional_text("type") == "atomic"
         ]
         return [
-            SimpleSignature(f"{name} ({n})", base64_field(entry, "content"))
+            SimpleSignature(f"{name} ({n})", entry.base64("content"))
             for n, entry in enumerate(known, 1)
         ]
     except (FieldError, strict_json.JsonError) as error:
         raise SignatureError(str(error)) from None
-
-
-def base64_field(fields: Fields, key: str) -> bytes:
-    """Return the bytes of a member in base64. Raises `FieldError`."""
-    try:
-        return base64.b64decode(fields.text(key), validate=True)
-    except FieldError:
-        raise
-    except (binascii.Error, ValueError):
-        raise FieldError(f"{fields.at(key)}: not base64") from None

@@ -21,7 +21,6 @@ from imgproxy.specs.signing.signature import (
     SIGSTORE_PAYLOAD,
     SignatureError,
     SigstoreSignature,
-    base64_field,
 )
 from imgproxy.specs.signing.simple_signing import Claim
 
@@ -81,7 +80,7 @@ def from_annotations(found: SigstoreSignature) -> Evidence:
         raise SignatureError(f"it is not a signature, but of the type {shown(found.media_type)}")
     annotations = Fields(found.annotations, "annotations")
     try:
-        signature = base64_field(annotations, _SIGNATURE)
+        signature = annotations.base64(_SIGNATURE)
     except FieldError as error:
         raise SignatureError(str(error)) from None
     return Evidence(
@@ -120,7 +119,7 @@ def from_bundle(found: BundleSignature, manifest: bytes, digest: Digest) -> Evid
         raise SignatureError(f"the bundle: {error}") from None
     return evidence._replace(
         certificates=_tried(
-            lambda: Certificates(base64_field(material.object("certificate"), "rawBytes"))
+            lambda: Certificates(material.object("certificate").base64("rawBytes"))
         ),
         entry=_tried(lambda: _entry(material)),
     )
@@ -137,7 +136,7 @@ def _signed(document: Fields, manifest: bytes, digest: Digest) -> Evidence:
     if (envelope is None) == (message is None):
         raise FieldError("expected one of dsseEnvelope and messageSignature")
     if message is not None:
-        signature = base64_field(message, "signature")
+        signature = message.base64("signature")
         claim = Claim(digest, None)
         return Evidence(
             claim, manifest, signature, _MISSING, _MISSING, rekor.HASHEDREKORD, manifest
@@ -167,11 +166,11 @@ def _entry(material: Fields) -> Entry:
     if promise is None:
         raise SignatureError("its entry of the log has no signed timestamp (inclusionPromise)")
     return rekor.make_entry(
-        base64_field(entry, "canonicalizedBody"),
+        entry.base64("canonicalizedBody"),
         _integer(entry, "integratedTime"),
         _integer(entry, "logIndex"),
-        base64_field(entry.object("logId"), "keyId").hex(),
-        base64_field(promise, "signedEntryTimestamp"),
+        entry.object("logId").base64("keyId").hex(),
+        promise.base64("signedEntryTimestamp"),
     )
 
 
@@ -192,9 +191,9 @@ def _envelope(envelope: Fields) -> tuple[bytes, bytes, bytes]:
     kind = envelope.text("payloadType")
     if kind != _IN_TOTO:
         raise FieldError(f"{envelope.at('payloadType')}: expected {_IN_TOTO}, got {shown(kind)}")
-    payload = base64_field(envelope, "payload")
+    payload = envelope.base64("payload")
     signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind.encode(), len(payload), payload)
-    return payload, signed, base64_field(signatures[0], "sig")
+    return payload, signed, signatures[0].base64("sig")
 
 
 def _statement(payload: bytes) -> Claim:

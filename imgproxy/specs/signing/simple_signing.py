@@ -70,4 +70,4 @@ def _check_keys(fields: Fields, keys: set[str]) -> None:
 def _check_optional(fields: Fields) -> None:
     """Refuse wrong types of the known members; signers may add others."""
     fields.optional_text("creator")
-    fields.optional_integer("timestamp")
+    fields.optional_whole_number("timestamp")

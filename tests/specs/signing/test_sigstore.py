@@ -83,6 +83,14 @@ def test_annotations_of_a_key_have_neither() -> None:
     assert isinstance(evidence.entry, SignatureError)
 
 
+def test_a_signature_may_have_line_breaks() -> None:
+    """The reference implementation has a fixture with one, and Go skips them."""
+    annotations = annotated(SIGNED, SIGNER, LOG)
+    key = "dev.cosignproject.cosign/signature"
+    broken = {**annotations, key: annotations[key][:4] + "\r\n" + annotations[key][4:] + "\n"}
+    assert of(broken).signature == of(annotations).signature
+
+
 def test_without_a_signature_it_is_none() -> None:
     with pytest.raises(SignatureError, match="missing"):
         of({})

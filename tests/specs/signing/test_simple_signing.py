@@ -33,7 +33,13 @@ def encode(value: object) -> bytes:
 
 @pytest.mark.parametrize("kind", [ATOMIC, COSIGN])
 @pytest.mark.parametrize(
-    "optional", [{}, {"creator": "me", "timestamp": 1458239713}, {"anything": [None, {"x": 1.5}]}]
+    "optional",
+    [
+        {},
+        {"creator": "me", "timestamp": 1458239713},
+        {"timestamp": 1e9},
+        {"anything": [None, {"x": 1.5}]},
+    ],
 )
 def test_a_payload_names_a_digest_and_a_reference(kind: str, optional: object) -> None:
     claim = Claim(digests.parse(DIGEST), parse_named("docker.io/library/busybox"))
