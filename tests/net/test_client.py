@@ -614,7 +614,7 @@ async def test_progress_restarts_the_clock() -> None:
         assert received == len(body)
 
 
-FRAMINGS = {
+TRICKLES = {
     "length": (head(200, content_length="100"), b"x", b"y" * 99),
     "chunks": (head(200, transfer_encoding="chunked"), b"1\r\nx\r\n", b"1\r\ny\r\n"),
     "to the end": (head(200), b"x", b"y"),
@@ -622,13 +622,13 @@ FRAMINGS = {
 
 
 @pytest.mark.parametrize("lateness", [0.0, 0.5, 1000.0])
-@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("framing", TRICKLES)
 @virtual_time
 async def test_a_byte_that_comes_as_the_limit_runs_out_is_followed_by_a_stall(
     framing: str, lateness: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No time is left then, and not less than none, which the clock would refuse."""
-    first, *rest = FRAMINGS[framing]
+    first, *rest = TRICKLES[framing]
     async with scripted(asked(WHERE, first, *rest)) as (client, script):
         response = await client.get(URL, {})
         (stream,) = script.streams
