@@ -34,7 +34,7 @@ from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports.local import decompression, listing, tar_archive
 from imgproxy.transports.local.listing import Choice
-from imgproxy.transports.registry import foreign_layers
+from imgproxy.transports.registry import failover, foreign_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -396,6 +396,8 @@ def test_the_limits_are_those_of_the_program() -> None:
         assert limit in in_man
     for name in tar_archive._CONTROL:
         assert f"{name}" in in_man
+    assert failover.REJECTION_TIME == 5 * 60
+    assert "until five minutes have passed" in " ".join(section("REGISTRIES").split())
     assert foreign_layers._MAX_URLS == 8
     assert "those of http and https, eight at most" in " ".join(section("REGISTRIES").split())
 
