@@ -21,7 +21,7 @@ from support.images import (
     encode,
     on,
 )
-from support.sources import Place, Store, image_of
+from support.sources import MemorySource, Store, image_of
 from support.streams import (
     END,
     SILENCE,
@@ -52,7 +52,7 @@ async def hold(image: Image, stream: MemoryStream, *, shutdown: Shutdown | None 
     return await hold_with(SingleImage(image), stream, shutdown=shutdown)
 
 
-async def talk(place: Place, *steps: Step) -> Talk:
+async def talk(place: MemorySource, *steps: Step) -> Talk:
     """Send these, and nothing after them; the sending side is shut down then."""
     return await hold(image_of(place), MemoryStream(*steps, END))
 
@@ -65,7 +65,7 @@ class Sample:
     index: Json
     chosen: Json
     other: Json
-    place: Place
+    place: MemorySource
 
     @property
     def blobs(self) -> list[Json]:
@@ -78,7 +78,7 @@ def sample(*layers: bytes, docker: bool = False) -> Sample:
     chosen = store.image(*(layers or (b"one", b"two")), docker=docker)
     other = store.image(b"other", docker=docker)
     index = store.index(on(chosen, "linux/amd64"), on(other, "linux/arm64"), docker=docker)
-    return Sample(store, index, chosen, other, Place(store, index))
+    return Sample(store, index, chosen, other, MemorySource(store, index))
 
 
 # --- replies as they are promised ---------------------------------------------------------------
@@ -137,7 +137,7 @@ async def test_a_manifest_is_converted_once_for_each_image_that_is_opened(
 @virtual_time
 async def test_without_an_index_there_is_no_digest_of_one() -> None:
     image = sample()
-    reply = (await talk(Place(image.store, image.chosen), GET)).reply()
+    reply = (await talk(MemorySource(image.store, image.chosen), GET)).reply()
     assert reply.get("Manifest-Digest") == image.chosen["digest"]
     assert reply.get("Index-Digest") is None
 
@@ -164,7 +164,7 @@ async def test_an_artifact_is_served_verbatim_and_says_its_type(
         "subject": subject,
     }
     artifact = store.add(encode(document), OCI_MANIFEST)
-    place = Place(store, store.index(on(artifact, "linux/amd64")) if in_index else artifact)
+    place = MemorySource(store, store.index(on(artifact, "linux/amd64")) if in_index else artifact)
     reply = (await talk(place, ask(method))).reply(method)
     assert reply.body == (store.read(artifact["digest"]) if method == "GET" else b"")
     assert (reply.status, reply.get("Content-Type")) == (200, OCI_MANIFEST)
@@ -177,7 +177,7 @@ async def test_an_image_has_no_artifact_type() -> None:
     store = Store()
     for said in ("", None):
         image = store.image(b"x", artifactType=said)
-        reply = (await talk(Place(store, image), GET)).reply()
+        reply = (await talk(MemorySource(store, image), GET)).reply()
         assert reply.status == 200
         assert reply.get("Artifact-Type") is None
 
@@ -231,7 +231,7 @@ async def test_a_config_is_what_the_manifest_names_it(media_type: str | None, wa
     store = Store()
     config = {**store.add(b"{}", OCI_CONFIG), "mediaType": media_type}
     root = store.add(encode({"config": config, "layers": []}), OCI_MANIFEST)
-    assert (await talk(Place(store, root), ask(target="/config"))).reply().get(
+    assert (await talk(MemorySource(store, root), ask(target="/config"))).reply().get(
         "Content-Type"
     ) == wanted
 
@@ -452,7 +452,7 @@ async def test_a_blob_without_its_algorithm_is_not_implemented() -> None:
     layer = {"mediaType": OCI_LAYER, "digest": "blake3:" + "0" * 64, "size": 5}
     config = store.add(b"{}", OCI_CONFIG)
     root = store.add(encode({"config": config, "layers": [layer]}), OCI_MANIFEST)
-    place = Place(store, root)
+    place = MemorySource(store, root)
     talked = await talk(place, GET, ask(target=f"/blobs/{layer['digest']}"))
     manifest, blob = talked.replies("GET", "GET")
     assert manifest.status == 200  # merely mentioned

@@ -99,10 +99,6 @@ class MemorySource:
         self.closed += 1
 
 
-# The name under which the tests of `server` import it.
-Place = MemorySource
-
-
 def describe(descriptor: Json) -> Descriptor:
     """Return the descriptor that is written so in JSON."""
     digest = digests.parse(descriptor["digest"])
