@@ -46,6 +46,10 @@ IMAGE_NAME = "io.containerd.image.name"
 REFERENCE_TYPE = "vnd.docker.reference.type"
 BLOCK = 512
 
+# Larger than what is kept while an archive is indexed, and not a multiple of a block.
+LARGE = bytes(range(256)) * 1200 + b"the end"
+SMALL = b"small"
+
 
 def write_file(path: Path, content: bytes) -> str:
     """Write a file, in a directory that need not exist yet; return its path."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from support.images import Json
 
+    from imgproxy.transports.local.tar_archive import Archive
     from imgproxy.transports.source import Reader, SearchableSource, Source
 
 INVALID = (422, "MANIFEST_INVALID")
@@ -59,6 +60,11 @@ async def drained(reader: Reader, step: int = 1 << 16) -> bytes:
         return bytes(content)
     finally:
         reader.close()
+
+
+async def content_of(archive: Archive, name: str, step: int = 1 << 16) -> bytes:
+    """Return the content of a member, received in steps."""
+    return await drained(await archive.open(name, f"member {name}"), step)
 
 
 async def place_of(name: str) -> SearchableSource:

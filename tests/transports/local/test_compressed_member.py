@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 from support.archives import (
+    LARGE,
     Member,
     gzip_members,
     gzipped,
@@ -19,6 +20,7 @@ from support.archives import (
 )
 from support.opened import (
     CHANGED,
+    content_of,
     drained,
     open_descriptors,
     refusing,
@@ -35,18 +37,10 @@ if TYPE_CHECKING:
 
     from imgproxy.transports.readers import Content
 
-# Larger than what is kept while an archive is indexed, and not a multiple of a block.
-LARGE = bytes(range(256)) * 1200 + b"the end"
-SMALL = b"small"
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "archive"
-
-
-async def content_of(archive: Archive, name: str, step: int = 1 << 16) -> bytes:
-    return await drained(await archive.open(name, f"member {name}"), step)
 
 
 class Gate:

@@ -12,6 +12,8 @@ import pytest
 import trio
 import trio.testing
 from support.archives import (
+    LARGE,
+    SMALL,
     Member,
     gzipped,
     pack,
@@ -22,14 +24,14 @@ from support.opened import (
     CHANGED,
     NOT_FOUND,
     UNSUPPORTED,
-    drained,
+    content_of,
     open_descriptors,
     refusing,
 )
 from support.streams import real_time
 
 from imgproxy.transports.local import pipe_spool
-from imgproxy.transports.local.tar_archive import Archive, open_archive
+from imgproxy.transports.local.tar_archive import open_archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,18 +40,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-# Larger than what is kept while an archive is indexed, and not a multiple of a block.
-LARGE = bytes(range(256)) * 1200 + b"the end"
-SMALL = b"small"
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "archive"
-
-
-async def content_of(archive: Archive, name: str, step: int = 1 << 16) -> bytes:
-    return await drained(await archive.open(name, f"member {name}"), step)
 
 
 def piped(content: bytes) -> int:

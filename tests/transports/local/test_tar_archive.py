@@ -12,6 +12,8 @@ import trio
 import trio.testing
 from support.archives import (
     COMPRESSIONS,
+    LARGE,
+    SMALL,
     Member,
     directory,
     gzipped,
@@ -32,6 +34,7 @@ from support.opened import (
     NOT_FOUND,
     TOO_LARGE,
     UNSUPPORTED,
+    content_of,
     drained,
     open_descriptors,
     refusing,
@@ -49,11 +52,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# Larger than what is kept while an archive is indexed, and not a multiple of a block.
-LARGE = bytes(range(256)) * 1200 + b"the end"
-SMALL = b"small"
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "archive"
@@ -61,10 +59,6 @@ def path(tmp_path: Path) -> Path:
 
 async def opened(path: Path, *members: Member) -> Archive:
     return await open_archive(write_archive(path, *members))
-
-
-async def content_of(archive: Archive, name: str, step: int = 1 << 16) -> bytes:
-    return await drained(await archive.open(name, f"member {name}"), step)
 
 
 # --- members ------------------------------------------------------------------------------------
