@@ -35,6 +35,7 @@ from support.servers import (
     in_thread,
     layout_as_registry,
     nginx,
+    put_manifest,
     relay,
     require,
     stored_blob,
@@ -577,6 +578,29 @@ def damaged(registry: Registry, tmp_path: Path) -> Iterator[Registry]:
     shutil.copytree(registry.directory, copy)
     with docker_registry(copy) as address:
         yield type(registry)(address, copy, registry.layout, registry.images)
+
+
+@pytest.mark.parametrize("opening", ["/manifest", "/config"])
+def test_a_tag_that_moves_under_a_conversation_moves_nothing_in_it(
+    opening: str, damaged: Registry, pull: Callable[..., Child]
+) -> None:
+    """A manifest and the blobs of another image would be an image that nobody has made."""
+    old, new = damaged.images["latest"], damaged.images["large"]
+    before, after = damaged.layout.document(old), damaged.layout.document(new)
+    child = pull(damaged.name(":latest"))
+    assert child.client.request("HEAD", opening).status == 200
+    content = damaged.layout.read(new["digest"])
+    put_manifest(damaged.address, "images/all", "latest", content, OCI_MANIFEST)
+    assert raw(damaged.name(":latest")) == content
+    assert child.client.get("/manifest").body == damaged.layout.read(old["digest"])
+    assert_blobs_are_served(child, before, damaged.layout)
+    for descriptor in config_and_layers(after):
+        assert child.client.get(f"/blobs/{descriptor['digest']}").status == 404
+    assert child.finish() == 0
+    later = pull(damaged.name(":latest"))
+    assert later.client.get("/manifest").body == content
+    assert_blobs_are_served(later, after, damaged.layout)
+    assert later.finish() == 0
 
 
 def test_a_small_blob_damaged_in_the_registry_is_a_422(

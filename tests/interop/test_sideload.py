@@ -167,12 +167,19 @@ def no_image(path: Path) -> None:
     path.write_bytes(b"no image" * 100)
 
 
-def device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
 def loop(path: Path) -> None:
     path.symlink_to(path.name)
+
+
+def loop_of_two(path: Path) -> None:
+    other = path.with_name("other")
+    path.symlink_to(other)
+    other.symlink_to(path)
+
+
+def loop_in_a_directory(path: Path) -> None:
+    """Lead through the link itself to a place below."""
+    path.symlink_to(f"{path.name}/below")
 
 
 def empty_directory(path: Path) -> None:
@@ -185,7 +192,10 @@ def broken(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "status"),
-    [(no_image, 415), (device, 415), (empty_directory, 415), (loop, 422), (broken, 422)],
+    [
+        *((no_image, 415), (empty_directory, 415), (broken, 422)),
+        *((loop, 422), (loop_of_two, 422), (loop_in_a_directory, 422)),
+    ],
 )
 def test_what_is_there_and_no_image_is_answered(
     make: Callable[[Path], None], status: int, host: Host
@@ -198,6 +208,33 @@ def test_what_is_there_and_no_image_is_answered(
         child = host.image(image, "<basename>-<ref>", "next/<basename>-<ref>", options=())
         refused(child, status, f"{host.path}/os-1")
         assert_not_asked(server)
+
+
+# To read some of these has effects, waits for ever or never ends; some say they are plain files.
+LINKS = {
+    "/dev/zero": 415,
+    "/dev/full": 415,
+    "/dev/random": 415,
+    "/dev/tty": 415,
+    "/proc": 415,
+    "/proc/kmsg": 415,
+    "/proc/self/mem": 503,
+    "/proc/self/environ": 415,
+    "/proc/self/maps": 415,
+    "/proc/self/root": 415,
+    "/proc/self/fd/0": 415,
+    "/sys": 415,
+}
+
+
+@pytest.mark.parametrize("target", LINKS)
+def test_a_link_out_of_the_files_is_answered_at_once(target: str, host: Host) -> None:
+    """It is named by the path of the pattern, and its content is not shown."""
+    host.path.mkdir()
+    (host.path / "os-1").symlink_to(target)
+    child = host.image(f"docker://{NAME}:1", "<basename>-<ref>")
+    refused(child, LINKS[target], f"{host.path}/os-1")
+    assert len(child.stderr.splitlines()) == 1
 
 
 def test_a_fifo_is_not_opened(home: Home, keep: Keep, tmp_path: Path) -> None:

@@ -367,10 +367,11 @@ def start(
     policy: str | None = INSECURE,
     env: Mapping[str, str] | None = None,
     files: Sequence[int] = (),
+    around: Sequence[str] = (),
 ) -> Child:
     """Start the program as a parent does: one socket pair a conversation, one half inherited.
 
-    `files` are descriptors that it inherits besides.
+    `files` are descriptors that it inherits besides, `around` what its command line begins with.
     """
     pairs = [socket.socketpair() for _ in range(sockets)]
     theirs = [pair[1] for pair in pairs]
@@ -378,7 +379,8 @@ def start(
     if policy is not None:
         options = (policy, *options)
     try:
-        child = Child(command(image, *options, fds=fds), pass_fds=[*fds, *files], env=env)
+        arguments = [*around, *command(image, *options, fds=fds)]
+        child = Child(arguments, pass_fds=[*fds, *files], env=env)
     finally:
         for half in theirs:
             half.close()

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import socket
@@ -25,12 +26,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
 # A server that has not answered by then never will.
 STARTING = 10.0
@@ -69,15 +70,18 @@ def free_port() -> int:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the port accepts connections; raise with the log if it never does."""
+    """Return when somebody listens on the port, in the network that the process is in.
+
+    Raise with the log if nobody ever does.
+    """
+    # proc(5): the local address, the remote one, and 0A for a socket that listens
+    listening = re.compile(f":{port:04X} [0-9A-F]+:0000 0A ")
     deadline = time.monotonic() + STARTING
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.01)
-        else:
+        tables = (f"/proc/{process.pid}/net/{name}" for name in ("tcp", "tcp6"))
+        if any(listening.search(Path(table).read_text()) for table in tables):
             return
+        time.sleep(0.01)
     raise RuntimeError(f"{process.args!r} does not answer on {port}: {log.read_text()}")
 
 
@@ -312,16 +316,18 @@ def docker_registry(
     auth: TokenService | Literal["htpasswd"] | None = None,
     origin: str = "",
     port: int | None = None,
+    around: Sequence[str] = (),
 ) -> Iterator[str]:
     """Run distribution's registry over the directory; yield its address.
 
     Several may run over one directory: one without `auth` fills it, others require credentials.
-    With an `origin` it is a pull-through cache of that.
+    With an `origin` it is a pull-through cache of that. `around` is what its command line begins
+    with; it may lead into another network, where all addresses are listened on.
     """
     program = require("docker-registry")
     directory.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
-    http: dict[str, Any] = {"addr": f"127.0.0.1:{port}", "secret": "shared"}
+    http: dict[str, Any] = {"addr": f"{'' if around else '127.0.0.1'}:{port}", "secret": "shared"}
     if tls:
         http["tls"] = {"certificate": str(tls.certificate), "key": str(tls.key)}
     document: dict[str, Any] = {
@@ -346,7 +352,7 @@ def docker_registry(
         }
     config = directory / f"registry-{port}.yaml"  # JSON is YAML
     config.write_text(json.dumps(document))
-    with running([program, "serve", str(config)], port, config.with_suffix(".log")):
+    with running([*around, program, "serve", str(config)], port, config.with_suffix(".log")):
         yield f"127.0.0.1:{port}"
 
 
