@@ -24,6 +24,7 @@ from imgproxy import __version__, errors
 from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern
 from imgproxy.errors import Failure
 from imgproxy.host import environment
+from imgproxy.images import selection
 from imgproxy.server import request_errors
 from imgproxy.specs.http import proxy, url
 from imgproxy.specs.oci import digest as digests
@@ -396,6 +397,11 @@ def test_the_limits_are_those_of_the_program() -> None:
         assert limit in in_man
     for name in tar_archive._CONTROL:
         assert f"{name}" in in_man
+    assert (
+        f"{selection.MAX_INDEXES} indexes in the first one,"
+        f" of {selection.MAX_TOTAL_SIZE // mib} MiB and {selection.MAX_ENTRIES:,} entries in all"
+    ) in " ".join(section("PLATFORMS").split())
+    assert f"At most {selection._MAX_LISTED} platforms" in section("PLATFORMS")
     assert failover.REJECTION_TIME == 5 * 60
     assert "until five minutes have passed" in " ".join(section("REGISTRIES").split())
     assert foreign_layers._MAX_URLS == 8

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.policy import Conditions, Policy
     from imgproxy.specs.oci.digest import Digest
-    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.manifest import Descriptor, Index
     from imgproxy.specs.oci.platform import Platform
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verification.documents import VerifiedDocument
@@ -102,13 +102,12 @@ class Image:
                     self._keep(source)
                     self._opened = opened
                     return opened
+            message = "; ".join(each.message for each in failures)
+            raise failures[0] if len(failures) == 1 else failures[-1].merged(failures, message)
         finally:
             for source in untried:
                 source.close()
-        if len(failures) == 1:
-            raise failures[0]
-        message = "; ".join(each.message for each in failures)
-        raise failures[-1].merged(failures, message)
+            failures.clear()  # their tracebacks hold this frame, and whatever was parsed
 
     def _keep(self, source: Source) -> None:
         """Keep a source open, and the previous one, whose blobs may still be in use."""
@@ -120,13 +119,13 @@ class Image:
         transport, scopes, _ = source.identity
         conditions = policies.evaluate(policy, transport, scopes, source.name)
         walk = IndexWalk(VerifiedSource(source, self._large_blobs))
-        check = _policy_check(conditions, source, walk.documents)
+        check = _policy_check(conditions, source, walk.indexes)
         root = await walk.source.root()
         if isinstance(root.parsed, Manifest):
             await check(root)
             return OpenedImage(walk, root, None, check, self._open_foreign)
         chosen = await walk.choose(root, self._platform)
-        await check(root, *walk.between(root, chosen), chosen)
+        await check(*walk.way, chosen)
         return OpenedImage(walk, chosen, root, check, self._open_foreign)
 
     def close(self) -> None:
@@ -136,14 +135,12 @@ class Image:
             self._sources.pop(0).close()
 
 
-def _policy_check(
-    conditions: Conditions, source: Source, documents: dict[Digest, VerifiedDocument]
-) -> Check:
+def _policy_check(conditions: Conditions, source: Source, indexes: dict[Digest, Index]) -> Check:
     """Return the check of documents, once the policy has not rejected the whole image."""
     if conditions.requirements:
         from imgproxy.verification.signatures.policy_check import PolicyCheck
 
-        return PolicyCheck(conditions, source, documents).check
+        return PolicyCheck(conditions, source, indexes).check
     return _accept
 
 
@@ -171,10 +168,9 @@ class OpenedImage:
         self.index = index
         self.is_replaced = False
         self._open_foreign = open_foreign
-        self._documents = walk.documents
+        self._documents = {each.digest: each for each in (*walk.way, manifest)}
         self._known = walk.known
         self._blobs: dict[Digest, Descriptor] = {}
-        self._documents[manifest.digest] = manifest
         self._release(manifest)
 
     def find_config(self) -> Descriptor:

@@ -13,12 +13,12 @@ from imgproxy.errors import Failure, InvalidError, NotFoundError, clean
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import platform as platforms
-from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Index, Manifest
 
 if TYPE_CHECKING:
     from imgproxy.images.verified_source import VerifiedSource
     from imgproxy.specs.oci.digest import Digest
-    from imgproxy.specs.oci.manifest import Descriptor, Index
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.platform import Platform
     from imgproxy.verification.documents import VerifiedDocument
 
@@ -28,8 +28,17 @@ MAX_DEPTH = 4
 # Indexes in one image; each costs a request.
 MAX_INDEXES = 64
 
+# All of these together, in bytes and in entries, of which each takes half a kilobyte of memory. The
+# indexes of published images have some tens of entries, and one of the largest size 16,000 of the
+# usual length.
+MAX_TOTAL_SIZE = 32 * 1024 * 1024
+MAX_ENTRIES = 65536
+
 # Manifests that are looked for to list what is there, where the chosen one is missing.
 _MAX_LOOKED_FOR = 16
+
+# A message with thousands of platforms is too long to be read.
+_MAX_LISTED = 64
 
 
 class _Candidate(NamedTuple):
@@ -42,15 +51,19 @@ class _Candidate(NamedTuple):
 class IndexWalk:
     """The walk through an index and the indexes in it, in document order.
 
-    `documents` are the indexes that were entered, `known` the descriptors that they contain.
+    `indexes` are those that were entered, `known` the descriptors that they contain. `way` has the
+    documents of those that lead to the chosen manifest, the root first.
     """
 
     def __init__(self, source: VerifiedSource) -> None:
         self.source = source
-        self.documents: dict[Digest, VerifiedDocument] = {}
+        self.indexes: dict[Digest, Index] = {}
+        self.way: list[VerifiedDocument] = []
         self.known: dict[Digest, Descriptor] = {}
         self._candidates: list[_Candidate] = []
         self._entered: set[Digest] = set()
+        self._documents: list[VerifiedDocument] = []
+        self._size = self._entries = 0
         self._missing: list[NotFoundError] = []
 
     async def choose(self, root: VerifiedDocument, wanted: Platform) -> VerifiedDocument:
@@ -74,6 +87,7 @@ class IndexWalk:
             )
         if len(self._candidates) == 1 and self._candidates[at].platform is None:
             await self._check_platform(chosen.parsed.config, descriptor, wanted)
+        self.way = self._way(chosen.digest)
         return chosen
 
     async def _check_platform(
@@ -111,27 +125,24 @@ class IndexWalk:
             **{**error.detail, "platforms": there},
         )
 
-    def between(self, root: VerifiedDocument, chosen: VerifiedDocument) -> list[VerifiedDocument]:
-        """Return the indexes other than the root that lead to the chosen manifest."""
-        leading = {chosen.digest}
+    def _way(self, chosen: Digest) -> list[VerifiedDocument]:
+        """Return the indexes that lead to the chosen manifest."""
+        leading = {chosen}
         for _ in range(MAX_DEPTH):
             leading |= {
-                index.digest
-                for index in self.documents.values()
-                if any(entry.digest in leading for entry in _entries(index))
+                digest
+                for digest, index in self.indexes.items()
+                if any(entry.digest in leading for entry in index.manifests)
             }
-        return [
-            index
-            for index in self.documents.values()
-            if index.digest in leading and index is not root
-        ]
+        return [document for document in self._documents if document.digest in leading]
 
     def _nothing_for(self, wanted: Platform) -> NotFoundError:
-        there = [clean(str(each.platform)) for each in self._candidates if each.platform]
-        there = list(dict.fromkeys(there))
+        every = [clean(str(each.platform)) for each in self._candidates if each.platform]
+        every = list(dict.fromkeys(every))
+        there, more = every[:_MAX_LISTED], len(every) - _MAX_LISTED
         return NotFoundError(
-            f"{self.source.name} has no manifest for {wanted}"
-            f" (there are: {', '.join(there) or 'none'})",
+            f"{self.source.name} has no manifest for {wanted} (there are: "
+            f"{', '.join(there) or 'none'}{f' and {more} more' if more > 0 else ''})",
             code="MANIFEST_UNKNOWN",
             platforms=there,
         )
@@ -140,10 +151,17 @@ class IndexWalk:
         self, index: VerifiedDocument, wanted: Platform, around: Platform | None, depth: int
     ) -> None:
         """Collect the candidates of an index; `around` is the platform of the index itself."""
-        self.documents[index.digest] = index
+        assert isinstance(index.parsed, Index)  # noqa: S101  (`parse` refuses others of this type)
+        entries = index.parsed.manifests
+        self._size += len(index.raw)
+        self._entries += len(entries)
+        if self._entries > MAX_ENTRIES:
+            raise self._too_much(f"{MAX_ENTRIES} entries in all indexes together")
+        self.indexes[index.digest] = index.parsed
+        self._documents.append(index)
         for named in descriptors_in(index):
             self.known.setdefault(named.digest, named)
-        for entry in _entries(index):
+        for entry in entries:
             platform = entry.platform or around
             if entry.is_attestation:
                 continue
@@ -159,11 +177,12 @@ class IndexWalk:
         if entry.digest in self._entered:
             return  # named twice; its entries are candidates already
         self._entered.add(entry.digest)
-        if depth > MAX_DEPTH or len(self._entered) > MAX_INDEXES:
-            raise InvalidError(
-                f"{self.source.name}: more than {MAX_DEPTH} indexes in one another,"
-                f" or more than {MAX_INDEXES} in all"
-            )
+        if depth > MAX_DEPTH:
+            raise self._too_much(f"{MAX_DEPTH} indexes in one another")
+        if len(self._entered) > MAX_INDEXES:
+            raise self._too_much(f"{MAX_INDEXES} indexes in the first one")
+        if self._size + entry.size > MAX_TOTAL_SIZE:
+            raise self._too_much(f"{MAX_TOTAL_SIZE} bytes of indexes")
         try:
             inner = await self.source.document(entry)
         except NotFoundError as error:
@@ -171,6 +190,9 @@ class IndexWalk:
             self._missing.append(error)
             return
         await self._enter(inner, wanted, platform, depth)
+
+    def _too_much(self, limit: str) -> InvalidError:
+        return InvalidError(f"{self.source.name}: more than {limit}, which is the limit")
 
 
 def descriptors_in(document: VerifiedDocument) -> list[Descriptor]:

@@ -117,7 +117,12 @@ class Fields:
 
     def objects(self, key: str) -> list[Self]:
         """Return the objects of an array, an empty list where it is absent."""
-        return [type(self)(item, f"{self.at(key)}[{n}]") for n, item in enumerate(self._array(key))]
+        return list(self.each_object(key))
+
+    def each_object(self, key: str) -> Iterator[Self]:
+        """Yield the objects of an array, so that one is refused before the next one is made."""
+        for n, item in enumerate(self._array(key)):
+            yield type(self)(item, f"{self.at(key)}[{n}]")
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return the strings of an array, an empty tuple where it is absent."""

@@ -236,3 +236,11 @@ def test_a_whole_number_may_be_written_with_a_fraction_of_zero(
 def test_a_number_that_is_not_whole_has_its_path(value: object) -> None:
     with pytest.raises(FieldError, match=r"^key: expected an integer, got "):
         get("optional_whole_number", value)
+
+
+def test_the_first_bad_object_of_many_is_found_without_the_others() -> None:
+    """An array of a million empty objects takes little text, and no more memory than it must."""
+    objects = Fields({"a": [{}, 5, *[{}] * 9]}).each_object("a")
+    assert next(objects).path == "a[0]"
+    with pytest.raises(FieldError, match="expected an object, got 5"):
+        next(objects)

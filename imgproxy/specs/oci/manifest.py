@@ -101,10 +101,10 @@ def parse(raw: bytes, claimed_type: str, name: str) -> Manifest | Index:
         subject = document.optional_object("subject")
         subject_descriptor = None if subject is None else parse_descriptor(subject)
         if media_type in types.INDEXES:
-            entries = tuple(map(parse_descriptor, document.objects("manifests")))
+            entries = tuple(map(parse_descriptor, document.each_object("manifests")))
             return Index(media_type, entries, subject_descriptor)
         config = parse_descriptor(document.object("config"))
-        layers = tuple(map(parse_descriptor, document.objects("layers")))
+        layers = tuple(map(parse_descriptor, document.each_object("layers")))
         artifact_type = _media_type_of(document, "artifactType")
         return Manifest(media_type, config, layers, subject_descriptor, artifact_type)
     except (FieldError, strict_json.JsonError) as error:

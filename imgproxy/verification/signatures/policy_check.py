@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from imgproxy.config.policy import Conditions
     from imgproxy.config.signature_requirements import SigstoreSigned
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Manifest
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.specs.signing.simple_signing import Claim
     from imgproxy.transports.source import SignaturePlace, Source
@@ -47,7 +48,7 @@ class _Condition(NamedTuple):
 
 
 class PolicyCheck:
-    """The check of the documents of one source; `documents` are those known so far.
+    """The check of the documents of one source; `indexes` are those known so far.
 
     Raises `ConfigurationError` for a key that the policy names and that is unusable, and
     `DeniedError` where a library is missing.
@@ -57,9 +58,9 @@ class PolicyCheck:
         self,
         conditions: Conditions,
         source: Source,
-        documents: Mapping[Digest, VerifiedDocument],
+        indexes: Mapping[Digest, Index],
     ) -> None:
-        self._documents = documents
+        self._indexes = indexes
         self._where = conditions.where
         self._source = source
         self._accepted: set[Digest] = set()
@@ -83,22 +84,19 @@ class PolicyCheck:
             if document.digest in self._accepted or await self._is_signed(
                 document, reasons, transient
             ):
-                self._accept(document)
+                self._accept(document.digest, document.parsed)
                 return
         if transient:  # the verdict may be another one later
-            raise transient[0]
+            raise transient.pop(0)  # the list would keep it, and the frames of its traceback
         raise DeniedError(f"{self._source.name} is rejected: {'; '.join(reasons)}")
 
-    def _accept(self, document: VerifiedDocument) -> None:
+    def _accept(self, digest: Digest, document: Manifest | Index | None) -> None:
         """Note an accepted document; what an index names is signed with it, by its digest."""
-        self._accepted.add(document.digest)
-        if not isinstance(document.parsed, Index):
-            return
-        for entry in document.parsed.manifests:
-            inner = self._documents.get(entry.digest)
-            if inner is not None and entry.digest not in self._accepted:
-                self._accept(inner)
-            self._accepted.add(entry.digest)
+        self._accepted.add(digest)
+        if isinstance(document, Index):
+            for entry in document.manifests:
+                if entry.digest not in self._accepted:
+                    self._accept(entry.digest, self._indexes.get(entry.digest))
 
     async def _is_signed(
         self, document: VerifiedDocument, reasons: list[str], transient: list[Failure]
