@@ -33,6 +33,7 @@ from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.manifest import Descriptor
+from imgproxy.transports import signature_files
 from imgproxy.transports.local import decompression, listing, tar_archive
 from imgproxy.transports.local.listing import Choice
 from imgproxy.transports.registry import failover, foreign_layers
@@ -402,6 +403,7 @@ def test_the_limits_are_those_of_the_program() -> None:
         f" of {selection.MAX_TOTAL_SIZE // mib} MiB and {selection.MAX_ENTRIES:,} entries in all"
     ) in " ".join(section("PLATFORMS").split())
     assert f"At most {selection._MAX_LISTED} platforms" in section("PLATFORMS")
+    assert f"up to {signature_files.MAX_TOGETHER} at the same time" in section("SIGNATURES")
     assert failover.REJECTION_TIME == 5 * 60
     assert "until five minutes have passed" in " ".join(section("REGISTRIES").split())
     assert foreign_layers._MAX_URLS == 8

@@ -8,13 +8,14 @@ because that signature may be the one that matters.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import BadUpstreamError, InvalidError, NotFoundError
 from imgproxy.specs.signing import artifact, signature
 from imgproxy.specs.signing.signature import MAX_TOTAL_SIZE, BundleSignature, SigstoreSignature
 from imgproxy.transports.registry.lookaside import Lookaside
-from imgproxy.transports.signature_files import Total, limited, readable
+from imgproxy.transports.signature_files import Total, in_batches, limited, readable
 from imgproxy.transports.source import SignaturePlace, docker_identity
 
 if TYPE_CHECKING:
@@ -110,37 +111,38 @@ class _Attached:
         with readable(document.name):
             parts = limited(artifact.layers(document.raw), document.name)
         total = Total()
-        return [
-            SigstoreSignature(
-                f"{self._name}:{tag}, layer {n}",
-                part.kind,
-                await self._content(part.descriptor, total),
-                part.annotations,
-            )
-            for n, part in enumerate(parts, 1)
-        ]
+
+        async def read(n: int, part: Part) -> Signature:
+            content = await self._content(part.descriptor, total)
+            name = f"{self._name}:{tag}, layer {n}"
+            return SigstoreSignature(name, part.kind, content, part.annotations)
+
+        return await in_batches([partial(read, n, part) for n, part in enumerate(parts, 1)])
 
     async def bundles(self) -> list[Signature]:
         """Return the signatures of cosign 3: artifacts of its type that refer to the document."""
-        found: list[Signature] = []
         total = Total()
         named = {each.descriptor.digest: each for each in await self._referrers()}
         # Each costs a request, and any user who may push can add to them.
         where = f"referrers of {self._digest} at {self._name}"
-        for part in limited(_of_kind([*named.values()]), where):
-            document = await self._image.document(part.descriptor)
-            total.add(len(document.raw), document.name)
-            with readable(document.name):
-                layers = _of_kind(artifact.layers(document.raw))
-            found += [
-                BundleSignature(
-                    f"bundle {part.descriptor.digest}",
-                    await self._content(each.descriptor, total),
-                )
-                for each in layers
-            ]
-            limited(found, document.name)
-        return found
+        parts = limited(_of_kind([*named.values()]), where)
+        layers = await in_batches([partial(self._layers, part, total) for part in parts])
+
+        async def read(part: Part, layer: Part) -> Signature:
+            content = await self._content(layer.descriptor, total)
+            return BundleSignature(f"bundle {part.descriptor.digest}", content)
+
+        pairs = [
+            (part, layer) for part, those in zip(parts, layers, strict=True) for layer in those
+        ]
+        return await in_batches([partial(read, *pair) for pair in limited(pairs, where)])
+
+    async def _layers(self, part: Part, total: Total) -> list[Part]:
+        """Return the bundles in an artifact that refers to the document."""
+        document = await self._image.document(part.descriptor)
+        total.add(len(document.raw), document.name)
+        with readable(document.name):
+            return _of_kind(artifact.layers(document.raw))
 
     async def _referrers(self) -> list[Part]:
         """Return what refers to the document, by the registry's list or by the one under a tag."""
