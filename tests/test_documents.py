@@ -25,6 +25,7 @@ from imgproxy.config import endpoints, registries_conf, search_paths, sideload_p
 from imgproxy.errors import Failure
 from imgproxy.host import environment
 from imgproxy.images import selection
+from imgproxy.parent import process
 from imgproxy.server import request_errors
 from imgproxy.specs.http import proxy, url
 from imgproxy.specs.oci import digest as digests
@@ -33,7 +34,7 @@ from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.manifest import Descriptor
-from imgproxy.transports import signature_files
+from imgproxy.transports import signature_files, time_limit
 from imgproxy.transports.local import decompression, listing, tar_archive
 from imgproxy.transports.local.listing import Choice
 from imgproxy.transports.registry import failover, foreign_layers
@@ -403,6 +404,11 @@ def test_the_limits_are_those_of_the_program() -> None:
         f" of {selection.MAX_TOTAL_SIZE // mib} MiB and {selection.MAX_ENTRIES:,} entries in all"
     ) in " ".join(section("PLATFORMS").split())
     assert f"At most {selection._MAX_LISTED} platforms" in section("PLATFORMS")
+    networks = " ".join(section("NETWORKS").split())
+    minutes = round(time_limit.TIME_LIMIT / 60)
+    assert f"may take {time_limit.TIME_LIMIT:g} seconds ({minutes} minutes) together" in networks
+    assert f"After {minutes} minutes of waiting for registries" in PROTOCOL
+    assert process.TIMEOUT == 15 * 60 > time_limit.TIME_LIMIT
     assert f"up to {signature_files.MAX_TOGETHER} at the same time" in section("SIGNATURES")
     assert failover.REJECTION_TIME == 5 * 60
     assert "until five minutes have passed" in " ".join(section("REGISTRIES").split())

@@ -52,6 +52,12 @@ class SingleImage:
         asked = single_image_routes.parse(request.method, request.target)
         if isinstance(asked, Quit):
             return Reply([], 0, b"", ends_service=True)
+        with self._image.limited():
+            return await self._reply(asked, head_only=request.is_head)
+
+    async def _reply(
+        self, asked: GetManifest | GetDocument | GetConfig | GetBlob, *, head_only: bool
+    ) -> Reply:
         image = await self._image.open()
         if isinstance(asked, GetManifest):
             manifest = self._oci_manifest(image.manifest)
@@ -60,7 +66,7 @@ class SingleImage:
             document = await image.document(asked.digest)
             fields = _content_fields(document.media_type, asked.digest)
             return Reply(fields, len(document.raw), document.raw)
-        return await _blob(image, asked, head_only=request.is_head)
+        return await _blob(image, asked, head_only=head_only)
 
     def _oci_manifest(self, original: VerifiedDocument) -> OciManifest:
         """Return a manifest as OCI; it is converted once for each image that is opened."""

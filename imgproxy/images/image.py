@@ -25,10 +25,12 @@ from imgproxy.images.selection import IndexWalk, descriptors_in
 from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
+from imgproxy.transports import time_limit as time_limits
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from imgproxy.config.policy import Conditions, Policy
     from imgproxy.specs.oci.digest import Digest
@@ -53,7 +55,7 @@ class Image:
 
     `open_sources` returns the sources that may have it, in the order to try them, `load_policy` the
     policy that applies; `platform` is the one to choose for. `large_blobs` bounds the memory of
-    its blobs; by default it has one of its own.
+    its blobs; by default it has one of its own. `time_limit` is in seconds: see `limited`.
     """
 
     def __init__(
@@ -63,7 +65,10 @@ class Image:
         platform: Platform,
         open_foreign: OpenForeign,
         large_blobs: LargeBlobs | None = None,
+        *,
+        time_limit: float = time_limits.TIME_LIMIT,
     ) -> None:
+        self._time_limit = time_limit
         self._open_sources = open_sources
         self._load_policy = load_policy
         self._platform = platform
@@ -72,6 +77,10 @@ class Image:
         self._opened: OpenedImage | None = None
         self._sources: list[Source] = []
         self._opening = SingleFlight()
+
+    def limited(self) -> AbstractContextManager[None]:
+        """Return a block with the time limit of what precedes a reply: `transports.time_limit`."""
+        return time_limits.limited(self._time_limit)
 
     async def open(self) -> OpenedImage:
         """Return the opened image. Raises `Failure`; the next request tries again."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 COMMAND = (sys.executable, "-m", "imgproxy")
 
-# In seconds: how long the child may send nothing. Its work before a reply has limits of its own,
-# but it reads a compressed archive once as a whole, and retries over a bad network for minutes.
+# In seconds: how long the child may send nothing. It waits for the network for 14 minutes at most
+# before a reply, and reads a compressed archive once as a whole.
 TIMEOUT = 900.0
 
 # In seconds: how long a child whose sockets are all closed may take to end by itself. It needs a

@@ -416,7 +416,7 @@ SERVED = {
     *within("server", "error_body", "handler", "http_connection", "inherited_sockets"),
     *within("server", "request_errors", "service", "shutdown"),
     *within("specs.oci", "convert", "digest", "manifest", "media_type", "platform", "reference"),
-    *within("transports", "readers", "source"),
+    *within("transports", "readers", "source", "time_limit"),
     *within("transports.registry", "foreign_layers", "network", "options"),
     *within("verification", "documents", "hashing", "verified_blob"),
 }

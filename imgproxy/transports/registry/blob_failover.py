@@ -54,7 +54,7 @@ class _Supply(Generic[L]):
 
     async def rest(self, offset: int, failure: Failure | None) -> Part:
         if failure is not None:
-            self._used[-1].demerits += 1
+            self.blame()
             if not await self._retries.pause([failure], offset):
                 raise failure
         wanted = Range(offset, self._size)
@@ -66,6 +66,9 @@ class _Supply(Generic[L]):
         part = await location.blob(self._path.digest, wanted)
         self._used.append(location)
         return part
+
+    def blame(self) -> None:
+        self._used[-1].demerits += 1
 
     def reject(self, failure: Failure) -> bool:
         return self._failover.reject(self._path, self._used, failure)

@@ -8,15 +8,17 @@ that sent wrong bytes is not asked for the same thing again for a while.
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import trio
 
 from imgproxy.errors import ConfigurationError, DeniedError, Failure, NotFoundError
 from imgproxy.specs.http import retry
+from imgproxy.transports.time_limit import TimeLimitError, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
 T = TypeVar("T")
 
@@ -51,7 +53,7 @@ class Retries:
     def __init__(self, count: int) -> None:
         self._budget = retry.Budget(count)
 
-    async def pause(self, failures: Iterable[Failure], offset: int = 0) -> bool:
+    async def pause(self, failures: Collection[Failure], offset: int = 0) -> bool:
         """Wait before the next try; return whether there is one, without a wait if there is none.
 
         `failures` happened at a byte `offset` of a blob. The shortest `retry_after` among
@@ -62,7 +64,9 @@ class Retries:
             return False
         self._budget = left
         waits = [each.retry_after for each in failures if each.retry_after is not None]
-        await trio.sleep(retry.delay(left.spent, random.random(), min(waits, default=None)))  # noqa: S311
+        pause = retry.delay(left.spent, random.random(), min(waits, default=None))  # noqa: S311
+        with waiting(lambda: f"the pause after {'; '.join(each.message for each in failures)}"):
+            await trio.sleep(pause)
         return True
 
 
@@ -114,9 +118,13 @@ class Failover(Generic[L]):
                 if location in failures and not failures[location].is_transient:
                     continue
                 try:
-                    return await attempt(location)
+                    with waiting(partial(self._described, what, location)):
+                        return await attempt(location)
                 except ConfigurationError:
                     raise  # a mistake on this host, and not the location's
+                except TimeLimitError:
+                    location.demerits += 1
+                    raise
                 except Failure as failure:
                     failures[location] = failure
                     location.demerits += failure.retryable
@@ -125,6 +133,9 @@ class Failover(Generic[L]):
                 transient = []
             if not transient or not await retries.pause(transient):
                 raise self._merged(failures)
+
+    def _described(self, what: object, location: L) -> str:
+        return f"{self.name}: {what} from {location.name}"
 
     def reject(self, what: object, locations: Collection[L], failure: Failure) -> bool:
         """Exclude locations for `what`, and return whether to ask for it again.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from imgproxy.errors import BadUpstreamError, Failure, clean
 from imgproxy.specs.http import retry
 from imgproxy.specs.oci import distribution
+from imgproxy.transports.time_limit import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,7 +35,8 @@ async def follow(
     `allow_http` allows redirects from https to http. Raises `Failure`.
     """
     for _ in range(distribution.MAX_REDIRECTS + 1):
-        response = await get(url, headers(url))
+        with waiting(lambda: f"GET {url}"):  # noqa: B023  (called within the block)
+            response = await get(url, headers(url))
         if response.status not in distribution.REDIRECTS:
             return response
         await discard(response)

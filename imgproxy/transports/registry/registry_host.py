@@ -12,6 +12,7 @@ from imgproxy.errors import ConfigurationError, Failure, UnreachableError
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import distribution
 from imgproxy.transports.registry.redirects import follow
+from imgproxy.transports.time_limit import waiting
 
 if TYPE_CHECKING:
     from imgproxy.net.client import Client
@@ -60,7 +61,8 @@ class RegistryHost:
         authorized = {**fields, "Authorization": authorization} if authorization else fields
         get = partial(self._client.get, form=form, note=note)
         if form is not None:
-            return await get(url, authorized)
+            with waiting(lambda: f"POST {url}"):
+                return await get(url, authorized)
         return await follow(
             get,
             url,

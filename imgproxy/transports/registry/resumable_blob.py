@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.errors import Failure, UnavailableError
+from imgproxy.transports.time_limit import TimeLimitError, waiting
 
 if TYPE_CHECKING:
     from imgproxy.transports.registry.blob_part import Part
@@ -31,6 +32,9 @@ class Supply(Protocol):
 
         Raises `Failure` when all retries are used up.
         """
+
+    def blame(self) -> None:
+        """Count a failure of the location that is sending."""
 
     def reject(self, failure: Failure) -> bool:
         """Reject the locations that sent a part of the blob; see `Reader.reject`."""
@@ -58,7 +62,11 @@ class ResumableBlob:
         """See `Reader`. Raises `Failure` only when all retries are used up."""
         while True:
             try:
-                count = await self._response.receive_into(buffer)
+                with waiting(lambda: self.name):
+                    count = await self._response.receive_into(buffer)
+            except TimeLimitError:
+                self._supply.blame()
+                raise
             except Failure as failure:
                 if self._position >= self._length:
                     return 0  # all bytes are there; verification compares them
