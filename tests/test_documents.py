@@ -26,7 +26,7 @@ from imgproxy.errors import Failure
 from imgproxy.host import environment
 from imgproxy.images import selection
 from imgproxy.parent import process
-from imgproxy.server import request_errors
+from imgproxy.server import http_connection, request_errors, service
 from imgproxy.specs.http import proxy, url
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import docker_archive, tar
@@ -412,6 +412,16 @@ def test_the_limits_are_those_of_the_program() -> None:
     assert f"up to {signature_files.MAX_TOGETHER} at the same time" in section("SIGNATURES")
     assert failover.REJECTION_TIME == 5 * 60
     assert "until five minutes have passed" in " ".join(section("REGISTRIES").split())
+    sockets = " ".join(section("SOCKETS").split())
+    for limit in (
+        f"one of the {service.MAX_ACCEPTED} places",
+        f"{service.MAX_WAITING} connections may be open",
+        f"not begun for {http_connection.IDLE_LIMIT:g} seconds",
+        f"not complete {http_connection.REQUEST_LIMIT:g} seconds after it has",
+        f"been read for {http_connection.STALL_LIMIT:g}",
+        f"reads nothing for {http_connection.STALL_LIMIT:g} seconds",
+    ):
+        assert limit in sockets
     assert foreign_layers._MAX_URLS == 8
     assert "those of http and https, eight at most" in " ".join(section("REGISTRIES").split())
 

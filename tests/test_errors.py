@@ -25,6 +25,7 @@ LEAVES = {
     errors.BadUpstreamError: (502, "BAD_UPSTREAM", False),
     errors.UnavailableError: (503, "UNAVAILABLE", True),
     errors.UnreachableError: (504, "UNREACHABLE", True),
+    request_errors.HttpVersionError: (505, "UNSUPPORTED", False),
 }
 
 
@@ -36,7 +37,7 @@ def test_the_tree_has_no_other_leaves() -> None:
 
 def test_failures_of_requests_are_no_part_of_the_tree_of_all() -> None:
     of_requests = {each for each in LEAVES if each.__module__ == request_errors.__name__}
-    assert {each.status for each in of_requests} == {405, 413, 431}
+    assert {each.status for each in of_requests} == {405, 413, 431, 505}
     assert not {each.__name__ for each in of_requests} & vars(errors).keys()
 
 

@@ -58,6 +58,7 @@ class Options(argparse.Namespace):
     retries: int
     stall_timeout: float
     allow_remote: bool
+    hosts: list[str]
     quiet: bool
     debug: bool
 
@@ -192,6 +193,16 @@ def _add_service(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept connections on a TCP listener from other than loopback",
     )
+    add(
+        "--host",
+        metavar="NAME",
+        dest="hosts",
+        type=_host,
+        action="append",
+        default=[],
+        help="a name or address, besides those of loopback, that requests on a TCP listener may be"
+        " for; may be given several times",
+    )
     add("-q", "--quiet", action="store_true", help="nothing on standard error")
     add("--debug", action="store_true", help="a line for each request on standard error")
     add("--version", action="version", version=f"imgproxy {__version__}")
@@ -217,6 +228,15 @@ def _pattern(text: str) -> Pattern:
 
     try:
         return sideload_pattern.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def _host(text: str) -> str:
+    from imgproxy.server import access
+
+    try:
+        return access.parse_host(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
 

@@ -42,7 +42,9 @@ def run(options: Options) -> int:
     network = runtime.new_network(options, configuration, diagnostics, preconnection)
     catalog = runtime.new_catalog(options, configuration, network)
     image = catalog.image(options.image, options.platform or environment.host_platform())
-    service = Service(SingleImage(image), diagnostics, allow_remote=options.allow_remote)
+    service = Service(
+        SingleImage(image), diagnostics, allow_remote=options.allow_remote, hosts=options.hosts
+    )
     return trio.run(_serve, service, inherited, catalog, network)
 
 

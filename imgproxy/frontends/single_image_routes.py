@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from imgproxy.errors import BadRequestError, NotFoundError, clean
+from imgproxy.errors import BadRequestError, NotFoundError, NotImplementedByUsError, clean
 from imgproxy.server.request_errors import MethodNotAllowedError
 from imgproxy.specs.oci import digest as digests
 
@@ -49,8 +49,10 @@ Request = GetManifest | GetConfig | GetBlob | GetDocument | Quit
 def parse(method: bytes, target: bytes) -> Request:
     """Return what is asked for; `HEAD` asks for the same as `GET`.
 
-    Raises `BadRequestError`, `NotFoundError` or `MethodNotAllowedError`.
+    Raises `BadRequestError`, `NotFoundError`, `MethodNotAllowedError` or `NotImplementedByUsError`.
     """
+    if method == b"CONNECT" and not target.startswith(b"/"):
+        raise NotImplementedByUsError("CONNECT is a request to a proxy, and this is none")
     path = _path(target)
     request = _route(path)
     allowed = (b"POST",) if isinstance(request, Quit) else (b"GET", b"HEAD")
@@ -71,13 +73,14 @@ def _path(target: bytes) -> str:
             parts = None
         if parts is None or parts.scheme not in (b"http", b"https") or not parts.netloc:
             raise BadRequestError(f"the request target {_shown(target)} is not a path")
-        target = target[target.index(b"//") + 2 + len(parts.netloc) :] or b"/"
-    if b"?" in target:
-        raise BadRequestError(f"{_shown(target)}: a query is not supported")
+        target = target[target.index(b"//") + 2 + len(parts.netloc) :]
+    target, _, query = target.partition(b"?")
+    if query:
+        raise BadRequestError(f"{_shown(target)}?{_shown(query)}: a query is not supported")
     if _BAD_ESCAPE.search(target):
         raise BadRequestError(f"{_shown(target)}: a % must be followed by two hex digits")
     try:
-        return unquote_to_bytes(target).decode()
+        return unquote_to_bytes(target or b"/").decode()
     except UnicodeDecodeError:
         raise BadRequestError(f"{_shown(target)}: the path is not UTF-8") from None
 

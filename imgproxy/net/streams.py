@@ -48,6 +48,10 @@ Buffer = bytes | bytearray | memoryview
 class ByteStream(Protocol):
     """A bidirectional stream of bytes."""
 
+    @property
+    def sent_bytes(self) -> int:
+        """How many bytes have been sent, those included of a `send` that still waits."""
+
     async def receive_into(self, buffer: memoryview) -> int:
         """Wait for bytes and return how many were put at the start of `buffer`, 0 at the end."""
 
@@ -76,6 +80,7 @@ class SocketStream:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self.sent_bytes = 0
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `ByteStream`."""
@@ -86,7 +91,9 @@ class SocketStream:
         """See `ByteStream`."""
         sock, rest = self._socket, memoryview(data)
         while rest:
-            rest = rest[await _retried(partial(sock.send, rest), sock, wait_writable) :]
+            count = await _retried(partial(sock.send, rest), sock, wait_writable)
+            self.sent_bytes += count
+            rest = rest[count:]
 
     async def finish(self, limit: int, patience: float) -> None:
         """See `ByteStream`."""
@@ -170,6 +177,7 @@ class FdStream:
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._read_fd = read_fd
         self._write_fd = write_fd
+        self.sent_bytes = 0
         self._blocking = {fd: os.get_blocking(fd) for fd in (read_fd, write_fd)}
         for fd in self._blocking:
             os.set_blocking(fd, False)
@@ -183,7 +191,9 @@ class FdStream:
         """See `ByteStream`."""
         fd, rest = self._write_fd, memoryview(data)
         while rest:
-            rest = rest[await _retried(partial(os.write, fd, rest), fd, wait_writable) :]
+            count = await _retried(partial(os.write, fd, rest), fd, wait_writable)
+            self.sent_bytes += count
+            rest = rest[count:]
 
     async def finish(self, limit: int, patience: float) -> None:
         """See `ByteStream`. Pipes and files cannot be reset."""

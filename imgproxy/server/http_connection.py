@@ -1,16 +1,18 @@
 """The server's side of one HTTP/1.1 connection: RFC 9110 and 9112, by h11.
 
-Requests are read and framed here, replies and failures are sent; what a request means is decided
-by a front-end (`handler`). A connection ends at the client's end of file, at a shutdown, after a
-message whose framing is not certain, or when the client has hung up, which is noticed even while a
-registry is awaited or a body waits for room. Bodies are pulled, so that a client that does not read
-stops the registry.
+Requests are read by `request_reader`, replies and failures are sent; what a request means is
+decided by a front-end (`handler`). A connection ends at the client's end of file, at a shutdown,
+after a message whose framing is not certain, or when the client has hung up, which is noticed even
+while a registry is awaited or a body waits for room; a client that makes no progress is told from
+others for those who need what it holds (`is_overdue`). Bodies are pulled, so that a client that
+does not read stops the registry.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
+import math
 import time
 import traceback
 from typing import TYPE_CHECKING
@@ -21,25 +23,23 @@ import trio
 from imgproxy.errors import (
     BadRequestError,
     DefectError,
-    DeniedError,
     Failure,
     InvalidError,
-    NotImplementedByUsError,
     clean,
 )
 from imgproxy.server.error_body import ERROR_TYPE, error_body
 from imgproxy.server.handler import Request
-from imgproxy.server.request_errors import BodyTooLargeError, HeadTooLargeError
+from imgproxy.server.request_errors import BodyTooLargeError, HttpVersionError
+from imgproxy.server.request_reader import MAX_HEAD, RequestReader, persistence
 from imgproxy.server.shutdown import HangUp
 
 if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.streams import Buffer, ByteStream
+    from imgproxy.server.access import Access
     from imgproxy.server.handler import Body, Handler, Reply
+    from imgproxy.server.places import Places
     from imgproxy.server.shutdown import Shutdown
-
-# A request is a line and some fields; 16 KiB is what servers in the field allow for both.
-MAX_HEAD = 16 * 1024
 
 # What is read and discarded of a request body, which no request needs, and of what comes after the
 # last reply.
@@ -52,7 +52,15 @@ _JOINED = 64 * 1024
 # What sending fails with where the other side has gone.
 _HUNG_UP = frozenset({errno.EPIPE, errno.ECONNRESET})
 
-_CONTINUE = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+# For how many seconds a client may make the conversation wait where others need what it holds: for
+# a request, for the rest of one, and for room for a reply.
+IDLE_LIMIT = 60.0
+REQUEST_LIMIT = 10.0
+STALL_LIMIT = 30.0
+
+# The methods that ask for content. Others are answered at once, and need no place: a service is
+# ended by one of them.
+_CONTENT = frozenset({b"GET", b"HEAD"})
 
 _REASONS = {
     200: "OK",
@@ -70,6 +78,7 @@ _REASONS = {
     502: "Bad Gateway",
     503: "Service Unavailable",
     504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
 }
 
 
@@ -89,7 +98,8 @@ class _ConnectionLostError(Exception):
 class HttpConnection:
     """One client on one stream.
 
-    `accepted`: the connection came through a listener, so the client may be a browser.
+    `access` and `places` are set if the connection came through a listener: the client may be a
+    browser then, and needs a place before it gets content.
     """
 
     def __init__(
@@ -99,18 +109,22 @@ class HttpConnection:
         shutdown: Shutdown,
         diagnostics: Diagnostics,
         *,
-        accepted: bool = False,
+        access: Access | None = None,
+        places: Places[HttpConnection] | None = None,
     ) -> None:
         self._stream = stream
         self._handler = handler
         self._shutdown = shutdown
         self._hang_up = HangUp()
         self._diagnostics = diagnostics
-        self._accepted = accepted
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        # One byte more than h11 may keep, however the head is split on its way.
+        self._access = access
+        self._places = places
+        self._requests = RequestReader()
         self._received = memoryview(bytearray(MAX_HEAD + 1))
+        self._name = ""  # the request that is answered
+        self._persistence = "close"  # what its reply will say
         self._severity = Severity.NOTHING
+        self._limit, self._since, self._sent = IDLE_LIMIT, trio.current_time(), 0
 
     async def run(self) -> Severity:
         """Answer requests until there are no more, close the stream, and return what happened."""
@@ -121,13 +135,46 @@ class HttpConnection:
                     drain_timeout = await self._serve()
                     await self._stream.finish(MAX_DRAIN, drain_timeout)
                 except _ConnectionLostError as error:
-                    self._diagnostics.debug(f"the parent is gone: {error}")
+                    self._diagnostics.debug(str(error))
                 nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001  (the other connections are to go on)
             self._report_defect("the conversation", error)
         finally:
             self._stream.close()
         return self._severity
+
+    # --- patience -------------------------------------------------------------------------------
+
+    def awaits_request(self) -> bool:
+        """Return whether a request, or the rest of one, has not been received yet."""
+        return self._limit in (IDLE_LIMIT, REQUEST_LIMIT)
+
+    def is_overdue(self) -> bool:
+        """Return whether the client has made no progress for longer than others must put up with.
+
+        How much of a reply has been taken is looked at here, so this is to be asked repeatedly.
+        """
+        now, sent = trio.current_time(), self._stream.sent_bytes
+        if self._limit == STALL_LIMIT and sent != self._sent:
+            self._sent, self._since = sent, now
+        return now - self._since >= self._limit
+
+    def end(self, reason: str) -> None:
+        """End the conversation, and with it what is under way."""
+        if self._limit == STALL_LIMIT:
+            self._diagnostics.failure(
+                f"{self._name}: broken off: the parent has read nothing for {STALL_LIMIT:g}"
+                f" seconds, and {reason}"
+            )
+        else:
+            self._diagnostics.debug(f"a conversation is closed: {reason}")
+        self._allow(math.inf)
+        self._hang_up.request()
+
+    def _allow(self, seconds: float) -> None:
+        """Begin to wait for the client, for so long if others need what the conversation holds."""
+        self._limit, self._since = seconds, trio.current_time()
+        self._sent = self._stream.sent_bytes
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -137,45 +184,44 @@ class HttpConnection:
         Return for how many seconds what the client still sends is to be drained.
         """
         while True:
-            request = None
             try:
                 request = await self._next_request()
-                if request is None:
-                    return DRAIN_TIMEOUT
-                if await self._exchange(request):
-                    return 0  # a client that ends the service sends nothing after that
-            except h11.RemoteProtocolError as error:
-                is_head = request is not None and request.method == b"HEAD"
-                await self._send_refusal(_refusal(error), head_only=is_head)
+            except Failure as failure:
+                await self._refuse(failure)
                 return DRAIN_TIMEOUT
-            is_reusable = self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
-            if self._shutdown.requested or not is_reusable:
+            if request is None:
+                return 0 if self._hang_up.requested else DRAIN_TIMEOUT
+            if await self._exchange(request):
+                return 0  # a client that ends the service sends nothing after that
+            if self._shutdown.requested or self._persistence == "close":
                 return DRAIN_TIMEOUT
-            self._http.start_next_cycle()
+            self._requests.start_next()
 
     async def _next_request(self) -> h11.Request | None:
         """Return the next request, or None at the end of file and at a shutdown.
 
-        Of a client that has hung up, only what has been received already counts.
+        Of a client that has hung up, only what has been received already counts. Raises a `Failure`
+        for bytes that are no request.
         """
         event = None
+        self._allow(IDLE_LIMIT)
         with self._shutdown.interrupts(), self._hang_up.interrupts():
             event = await self._next_event()
         return event if isinstance(event, h11.Request) else None
 
     async def _next_event(self) -> object:
-        while True:
-            event = self._http.next_event()
-            if event is not h11.NEED_DATA:
-                return event
-            if self._http.they_are_waiting_for_100_continue:
-                await self._send(self._http.send(_CONTINUE) or b"")
+        requests = self._requests
+        while (event := requests.next_event()) is h11.NEED_DATA:
+            if self._limit == IDLE_LIMIT and requests.is_begun:
+                self._allow(REQUEST_LIMIT)
+            if continuation := requests.continuation():
+                await self._send(continuation)
             try:
-                kept = len(self._http.trailing_data[0])
-                count = await self._stream.receive_into(self._received[: MAX_HEAD + 1 - kept])
+                count = await self._stream.receive_into(self._received[: requests.room])
             except OSError as error:
-                raise _ConnectionLostError(error.strerror) from error
-            self._http.receive_data(bytes(self._received[:count]))
+                raise _lost(error) from error
+            requests.receive(bytes(self._received[:count]))
+        return event
 
     async def _exchange(self, request: h11.Request) -> bool:
         """Answer a request, and return whether it ended the service.
@@ -185,18 +231,19 @@ class HttpConnection:
         """
         with self._hang_up.interrupts():
             return await self._answer(request)
-        raise _ConnectionLostError("it hung up")
+        raise _ConnectionLostError("the parent is gone: it hung up, or has read nothing")
 
     async def _answer(self, request: h11.Request) -> bool:
         """Answer a request, by a reply or by a failure; return whether it ended the service."""
         head_only = request.method == b"HEAD"
-        name = f"{request.method.decode()} {clean(request.target.decode())}"
+        self._name = name = f"{request.method.decode()} {clean(request.target.decode())}"
+        self._persistence = persistence(request)
         try:
             reply = await self._reply(request)
         except Failure as failure:
             self._diagnostics.failure(f"{name}: {failure.status} {failure.code}: {failure.message}")
             await self._send_error(failure, head_only=head_only)
-        except (_ConnectionLostError, h11.RemoteProtocolError):
+        except _ConnectionLostError:
             raise
         except Exception as error:  # noqa: BLE001  (a defect is answered as one)
             await self._send_error(self._report_defect(name, error), head_only=head_only)
@@ -208,16 +255,21 @@ class HttpConnection:
         return False
 
     async def _reply(self, request: h11.Request) -> Reply | None:
-        """Return the front-end's reply, or None if a shutdown came before the whole request.
+        """Return the front-end's reply, or None if a shutdown came before its turn.
 
         Raises `Failure`.
         """
         _check_framing(request)
         with self._shutdown.interrupts() as scope:
             await self._discard_body(request)
+            self._allow(math.inf)
+            self._requests.check_host(request)
+            if self._access is not None:
+                self._access.check(request)
+            if self._places is not None and request.method in _CONTENT:
+                await self._places.take(self)
         if scope.cancelled_caught:
             return None
-        self._check_origin(request)
         reply = await self._handler.handle(Request(request.method, request.target))
         if reply.ends_service:
             self._shutdown.request()
@@ -236,73 +288,73 @@ class HttpConnection:
             f"no request needs a body, and this one's exceeds {MAX_DRAIN} bytes"
         )
 
-    def _check_origin(self, request: h11.Request) -> None:
-        """Reject what a page in a browser could send to a listener on its own machine."""
-        if self._accepted and any(name == b"origin" for name, _ in request.headers):
-            raise DeniedError(
-                "a request with an Origin header comes from a browser, and is refused"
-            )
-
     # --- replies --------------------------------------------------------------------------------
 
     async def _send_reply(self, name: str, reply: Reply, *, head_only: bool) -> None:
         if isinstance(reply.body, bytes):
             body = b"" if head_only else reply.body
-            await self._send_whole(self._head(200, reply.size, reply.fields), body)
+            await self._send_piece(body, self._head(200, reply.size, reply.fields))
             return
         try:
             head = self._head(200, reply.size, reply.fields)
             if head_only:
-                await self._send_whole(head, b"")
+                await self._send(head)
             else:
-                await self._send_body(head, reply.body)
+                await self._send_body(head, reply.size, reply.body)
         except Failure as failure:
+            self._persistence = "close"
             is_mismatch = isinstance(failure, InvalidError)
             self._record(Severity.MISMATCH if is_mismatch else Severity.LOST)
             self._diagnostics.failure(f"{name}: broken off: {failure.code}: {failure.message}")
         except _ConnectionLostError:
             raise
         except Exception as error:  # noqa: BLE001  (a defect is reported as one)
+            self._persistence = "close"
             self._report_defect(name, error)
         finally:
             reply.body.close()
 
-    async def _send_body(self, head: bytes, body: Body) -> None:
+    async def _send_body(self, head: bytes, size: int, body: Body) -> None:
         """Send a reply whose body is pulled; one that fails on the way stays too short."""
-        await self._send_piece(await body.read(), head)
         while piece := await body.read():
-            await self._send_piece(piece)
-        self._http.send(h11.EndOfMessage())
+            size -= len(piece)
+            if size < 0:
+                raise ValueError(f"{-size} bytes more than announced")
+            await self._send_piece(piece, head)
+            head = b""
+        if size:
+            raise ValueError(f"{size} bytes fewer than announced")
+        if head:  # of an empty body
+            await self._send(head)
 
-    async def _send_refusal(self, failure: Failure, *, head_only: bool) -> None:
+    async def _refuse(self, failure: Failure) -> None:
         """Answer bytes that are no request."""
-        self._diagnostics.failure(f"{failure.status} {failure.code}: {failure.message}")
-        await self._send_error(failure, head_only=head_only)
+        self._name = f"{failure.status} {failure.code}"
+        self._diagnostics.failure(f"{self._name}: {failure.message}")
+        with self._hang_up.interrupts():
+            await self._send_error(failure, head_only=False)
 
     async def _send_error(self, failure: Failure, *, head_only: bool) -> None:
-        """Answer with a failure; where the request was not read to its end, close after it."""
         body = error_body(failure)
         fields = [("Content-Type", ERROR_TYPE), *failure.header_fields]
-        if self._http.their_state is not h11.DONE:
-            fields.append(("Connection", "close"))
-        head = self._head(failure.status, len(body), fields)
-        await self._send_whole(head, b"" if head_only else body)
+        await self._send_piece(
+            b"" if head_only else body, self._head(failure.status, len(body), fields)
+        )
 
     def _head(self, status: int, size: int, fields: list[tuple[str, str]]) -> bytes:
+        """Return the head of a reply, which says whether the connection ends after it."""
+        if not self._requests.is_whole or self._shutdown.requested:
+            self._persistence = "close"
         date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
         common = [("Date", date), ("Content-Length", str(size)), ("Accept-Ranges", "none")]
-        response = h11.Response(
-            status_code=status, headers=[*common, *fields], reason=_REASONS[status]
-        )
-        return self._http.send(response) or b""
-
-    async def _send_whole(self, head: bytes, body: bytes) -> None:
-        await self._send_piece(body, head)
-        self._http.send(h11.EndOfMessage())
+        ending = [("Connection", self._persistence)] if self._persistence else []
+        # h11 checks the fields. It does not write them, as it would close each HTTP/1.0 connection.
+        response = h11.Response(status_code=status, headers=[*common, *fields, *ending])
+        lines = [b"%b: %b\r\n" % field for field in response.headers.raw_items()]
+        start = f"HTTP/1.1 {status} {_REASONS[status]}\r\n".encode()
+        return b"".join([start, *lines, b"\r\n"])
 
     async def _send_piece(self, piece: Buffer, head: bytes = b"") -> None:
-        if piece:
-            self._http.send_with_data_passthrough(h11.Data(data=piece))  # type: ignore[arg-type]  # passed through
         if len(piece) <= _JOINED:
             await self._send(head + bytes(piece))
         else:
@@ -310,12 +362,15 @@ class HttpConnection:
             await self._send(piece)
 
     async def _send(self, data: Buffer) -> None:
+        before = self._limit, self._since
+        self._allow(STALL_LIMIT)
         try:
             await self._stream.send(data)
         except OSError as error:
             if error.errno not in _HUNG_UP:  # a full disk under standard output, perhaps
                 self._diagnostics.failure(f"sending a reply: {error.strerror}")
-            raise _ConnectionLostError(error.strerror) from error
+            raise _lost(error) from error
+        self._limit, self._since = before
 
     # --- what happened --------------------------------------------------------------------------
 
@@ -331,20 +386,14 @@ class HttpConnection:
         self._severity = max(self._severity, severity)
 
 
+def _lost(error: OSError) -> _ConnectionLostError:
+    return _ConnectionLostError(f"the parent is gone: {error.strerror}")
+
+
 def _check_framing(request: h11.Request) -> None:
     """Reject what two servers could understand in two ways: RFC 9112 sections 2.3 and 6.1."""
     if {b"transfer-encoding", b"content-length"} <= {name for name, _ in request.headers}:
         raise BadRequestError("the request has both Transfer-Encoding and Content-Length")
     if not request.http_version.startswith(b"1."):
-        raise BadRequestError(f"unsupported HTTP version HTTP/{request.http_version.decode()}")
-
-
-def _refusal(error: h11.RemoteProtocolError) -> Failure:
-    """Return the failure that answers bytes that are no request."""
-    reason = str(error).partition(": bytearray")[0]  # what h11 quotes, it quotes as Python does
-    message = f"not an HTTP/1.1 request: {clean(reason)}"
-    if error.error_status_hint == HeadTooLargeError.status:
-        return HeadTooLargeError(f"the head of the request exceeds {MAX_HEAD} bytes")
-    if error.error_status_hint == NotImplementedByUsError.status:
-        return NotImplementedByUsError(message)
-    return BadRequestError(message)
+        version = request.http_version.decode()
+        raise HttpVersionError(f"HTTP/{version} is not spoken here; use HTTP/1.1")

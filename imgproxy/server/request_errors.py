@@ -31,3 +31,10 @@ class HeadTooLargeError(Failure):
 
     status = 431
     default_code = "HEAD_TOO_LARGE"
+
+
+class HttpVersionError(Failure):
+    """The request is in a version of HTTP that is not spoken here."""
+
+    status = 505
+    default_code = "UNSUPPORTED"

@@ -8,26 +8,32 @@ severe event on a connected descriptor: imgproxy(1), EXIT STATUS.
 from __future__ import annotations
 
 import errno
-import ipaddress
+import math
 import socket
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from imgproxy.errors import closing_on_error
 from imgproxy.net.streams import FdStream, SocketStream, accept
-from imgproxy.server.http_connection import HttpConnection, Severity
+from imgproxy.server.access import Access, is_loopback, parse_host
+from imgproxy.server.http_connection import STALL_LIMIT, HttpConnection, Severity
 from imgproxy.server.inherited_sockets import Pipes
+from imgproxy.server.places import INTERVAL, Places
 from imgproxy.server.shutdown import Shutdown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.streams import ByteStream
     from imgproxy.server.handler import Handler
     from imgproxy.server.inherited_sockets import InheritedSockets
 
-# Connections that listeners accept at the same time; the others wait in the kernel's queue.
+# Conversations of listeners that get content at the same time. As many connections again wait for
+# their place, and can end the service meanwhile; the others wait in the kernel's queue.
 MAX_ACCEPTED = 64
+MAX_WAITING = 64
 
 # As much as the system allows, up to one piece of a large body: each time the buffer is full costs
 # a wait for the parent.
@@ -37,58 +43,83 @@ SEND_BUFFER = 2 * 1024 * 1024
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SHORTAGE_PAUSE = 0.2
 
+# Where a browser can connect.
+_INTERNET = frozenset({socket.AF_INET, socket.AF_INET6})
+
 EXIT_STATUS = {Severity.NOTHING: 0, Severity.DEFECT: 1, Severity.MISMATCH: 4, Severity.LOST: 5}
 
 
 class Service:
     """A front-end, served on all sockets of the process.
 
-    `allow_remote`: connections from other hosts than this one are accepted as well.
+    `allow_remote`: connections from other hosts than this one are accepted as well. `hosts` are
+    what requests on a TCP listener may be for besides loopback.
     """
 
     def __init__(
-        self, handler: Handler, diagnostics: Diagnostics, *, allow_remote: bool = False
+        self,
+        handler: Handler,
+        diagnostics: Diagnostics,
+        *,
+        allow_remote: bool = False,
+        hosts: Iterable[str] = (),
     ) -> None:
         self._handler = handler
         self._diagnostics = diagnostics
         self._allow_remote = allow_remote
+        self._hosts = frozenset(hosts)
         self._shutdown = Shutdown()
-        self._slots = trio.Semaphore(MAX_ACCEPTED)
+        self._places = Places(MAX_ACCEPTED, HttpConnection.is_overdue)
+        self._connections = Places(MAX_ACCEPTED + MAX_WAITING, self._is_dispensable)
+        self._conversations: set[HttpConnection] = set()
         self._severity = Severity.NOTHING
 
     async def run(self, inherited: InheritedSockets) -> int:
         """Serve until the end, and return the exit status. Closes the sockets."""
-        async with trio.open_nursery() as listeners:
-            for listener in inherited.listening:
-                listeners.start_soon(self._listen, listener)
-            if inherited.connected:
-                async with trio.open_nursery() as connected:
-                    for descriptor in inherited.connected:
-                        connected.start_soon(self._serve_connected, descriptor)
-                self._shutdown.request()
+        async with trio.open_nursery() as watching:
+            watching.start_soon(self._end_stalled)
+            async with trio.open_nursery() as listeners:
+                for listener in inherited.listening:
+                    listeners.start_soon(self._listen, listener)
+                if inherited.connected:
+                    async with trio.open_nursery() as connected:
+                        for descriptor in inherited.connected:
+                            connected.start_soon(self._serve_connected, descriptor)
+                    self._shutdown.request()
+            watching.cancel_scope.cancel()
         return EXIT_STATUS[self._severity]
 
+    async def _end_stalled(self) -> None:
+        """After a shutdown, end the conversations whose clients do not take their replies."""
+        with self._shutdown.interrupts():
+            await trio.sleep(math.inf)
+        await trio.sleep(STALL_LIMIT)
+        while True:
+            for conversation in self._conversations:
+                if conversation.is_overdue():
+                    conversation.end("the service ends")
+            await trio.sleep(INTERVAL)
+
     async def _serve_connected(self, descriptor: socket.socket | Pipes) -> None:
-        stream = _stream(descriptor)
-        connection = HttpConnection(stream, self._handler, self._shutdown, self._diagnostics)
-        severity = await connection.run()
+        severity = await self._converse(self._conversation(_stream(descriptor)))
         # Compared after the wait: other connections may have ended during it.
         self._severity = max(self._severity, severity)
 
     async def _listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)  # noqa: FBT003  (the name says it)
+        is_tcp = listener.family in _INTERNET
+        access = Access(self._hosts if is_tcp else None)
         async with trio.open_nursery() as connections:
             with listener, self._shutdown.interrupts():
                 while True:
-                    await self._slots.acquire()
-                    with ExitStack() as slot:
-                        slot.callback(self._slots.release)
-                        stream, address = await self._accept(listener)
-                        if self._is_allowed(listener, address):
-                            connections.start_soon(self._serve_accepted, stream)
-                            slot.pop_all()  # released when the connection has ended
-                        else:
-                            stream.close()
+                    stream, address = await self._accept(listener)
+                    if is_tcp and not self._is_allowed(address[0]):
+                        stream.close()
+                        continue
+                    conversation = self._conversation(stream, access)
+                    with closing_on_error(stream):
+                        await self._connections.take(conversation)
+                    connections.start_soon(self._serve_accepted, conversation)
 
     async def _accept(self, listener: socket.socket) -> tuple[SocketStream, Any]:
         while True:
@@ -100,20 +131,37 @@ class Service:
                     self._diagnostics.failure(f"accepting a connection: {error.strerror}")
                 await trio.sleep(_SHORTAGE_PAUSE)
 
-    async def _serve_accepted(self, stream: ByteStream) -> None:
+    async def _serve_accepted(self, conversation: HttpConnection) -> None:
         try:
-            await HttpConnection(
-                stream, self._handler, self._shutdown, self._diagnostics, accepted=True
-            ).run()
+            await self._converse(conversation)
         finally:
-            self._slots.release()
+            self._places.leave(conversation)
+            self._connections.leave(conversation)
 
-    def _is_allowed(self, listener: socket.socket, address: Any) -> bool:  # noqa: ANN401  (socket's)
+    def _conversation(self, stream: ByteStream, access: Access | None = None) -> HttpConnection:
+        """Return a conversation; one of a listener has its rules of `access`, and needs a place."""
+        places = self._places if access else None
+        return HttpConnection(
+            stream, self._handler, self._shutdown, self._diagnostics, access=access, places=places
+        )
+
+    async def _converse(self, conversation: HttpConnection) -> Severity:
+        self._conversations.add(conversation)
+        try:
+            return await conversation.run()
+        finally:
+            self._conversations.remove(conversation)
+
+    def _is_dispensable(self, conversation: HttpConnection) -> bool:
+        """Return whether a connection has no place, and has not asked for anything either."""
+        return conversation not in self._places and (
+            conversation.awaits_request() or conversation.is_overdue()
+        )
+
+    def _is_allowed(self, address: str) -> bool:
         """Return whether a connection comes from this host, or others are allowed as well."""
-        if listener.family not in (socket.AF_INET, socket.AF_INET6) or self._allow_remote:
-            return True
-        host = ipaddress.ip_address(address[0].partition("%")[0])
-        if (getattr(host, "ipv4_mapped", None) or host).is_loopback:
+        host = parse_host(address.partition("%")[0])
+        if self._allow_remote or is_loopback(host):
             return True
         self._diagnostics.failure(
             f"refused a connection from {host}: only loopback is answered without --allow-remote"

@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "retries": 5,
     "stall_timeout": 60.0,
     "allow_remote": False,
+    "hosts": [],
     "quiet": False,
     "debug": False,
 }
@@ -91,6 +92,11 @@ DEFAULTS: dict[str, Any] = {
         ("--stall-timeout 5 os", {"stall_timeout": 5.0}),
         ("--stall-timeout=0.5 os", {"stall_timeout": 0.5}),
         ("--allow-remote os", {"allow_remote": True}),
+        ("--host image.lan os", {"hosts": ["image.lan"]}),
+        (
+            "--host=Image.LAN. --host [2001:DB8::1] os --host 10.0.0.1",
+            {"hosts": ["image.lan", "2001:db8::1", "10.0.0.1"]},
+        ),
         ("-q os", {"quiet": True}),
         ("--quiet os", {"quiet": True}),
         ("os --debug", {"debug": True}),
@@ -123,6 +129,11 @@ def test_options_say_what_differs_from_the_defaults(
         ("--sockfd=+1 os", 'argument --sockfd: "+1" is not the number of a descriptor'),
         ("--sockfd=1_0 os", 'argument --sockfd: "1_0" is not the number of a descriptor'),
         ("--sockfd=\u0663 os", 'argument --sockfd: "\u0663" is not the number of a descriptor'),
+        (
+            "--host image.lan:80 os",
+            'argument --host: "image.lan:80": expected the name or the address of a host, without a'
+            " port",
+        ),
         (
             "--platform linux os",
             'argument --platform: "linux": expected OS/ARCH or OS/ARCH/VARIANT, such as'
@@ -220,7 +231,12 @@ def test_help_lists_every_option(option: str, capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     assert text.startswith("usage: imgproxy ")
     assert Options.__annotations__.keys() == DEFAULTS.keys()
-    known = {"image": "IMAGE", "sockfds": "--sockfd", "registries_d": "--registries.d"}
+    known = {
+        "image": "IMAGE",
+        "sockfds": "--sockfd",
+        "hosts": "--host",
+        "registries_d": "--registries.d",
+    }
     for name in DEFAULTS:
         word = known.get(name, f"--{name.replace('_', '-')}")
         assert f" {word} " in text.replace(",", " ").replace("\n", " "), word

@@ -290,7 +290,7 @@ REFUSED = {
     "/blobs/md7:x": (404, "BLOB_UNKNOWN"),
     "/manifests/latest": (400, "DIGEST_INVALID"),
     f"/manifests/{UNKNOWN_DIGEST}": (404, "MANIFEST_UNKNOWN"),
-    "/manifest?": (400, "BAD_REQUEST"),
+    "/manifest?x": (400, "BAD_REQUEST"),
     "/manifest?x=y": (400, "BAD_REQUEST"),
     "/manifest%": (400, "BAD_REQUEST"),
     "/manifest%zz": (400, "BAD_REQUEST"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.errors import BadRequestError, NotFoundError
+from imgproxy.errors import BadRequestError, NotFoundError, NotImplementedByUsError
 from imgproxy.frontends.single_image_routes import (
     GetBlob,
     GetConfig,
@@ -37,6 +37,10 @@ DIGEST = Digest("sha256", HEX)
         ("http://localhost/manifest", GetManifest()),
         ("HTTP://localhost:80/config", GetConfig()),
         (f"https://[::1]:8080/blobs/sha256:{HEX}", GetBlob(DIGEST)),
+        # an empty query
+        ("/manifest?", GetManifest()),
+        (f"/blobs/sha256:{HEX}?", GetBlob(DIGEST)),
+        ("http://localhost/config?", GetConfig()),
         # hosts whose names stand in the scheme as well
         ("http://h/manifest", GetManifest()),
         ("http://http/manifest", GetManifest()),
@@ -107,7 +111,7 @@ def test_an_unknown_path_is_not_found_whatever_the_method(target: str) -> None:
         pytest.param(b"http://[::1/manifest", "the request target http://[", id="bad-host"),
         pytest.param(b"http://\xff/manifest", "the request target http://ÿ", id="no-ascii"),
         pytest.param(b"\x1b[31m", "the request target [31m is not a path", id="controls"),
-        pytest.param(b"/manifest?", "/manifest?: a query is not supported", id="empty-query"),
+        pytest.param(b"/manifest??", "/manifest??: a query is not supported", id="second-query"),
         pytest.param(b"/manifest?x=1", "/manifest?x=1: a query is not", id="query"),
         pytest.param(b"http://localhost?x", "?x: a query is not supported", id="query-alone"),
         pytest.param(b"/manifest%", "/manifest%: a % must be followed", id="percent"),
@@ -122,6 +126,12 @@ def test_a_malformed_target_is_a_bad_request(target: bytes, complaint: str) -> N
         parse(b"GET", target)
     assert caught.value.message.startswith(complaint)
     assert caught.value.code == "BAD_REQUEST"
+
+
+@pytest.mark.parametrize("target", ["localhost:80", "[::1]:443", "*", ""])
+def test_a_tunnel_is_not_implemented(target: str) -> None:
+    with pytest.raises(NotImplementedByUsError, match="CONNECT is a request to a proxy"):
+        parse(b"CONNECT", target.encode())
 
 
 @pytest.mark.parametrize("prefix", ["/blobs/", "/manifests/"])

@@ -199,7 +199,15 @@ def test_a_tcp_listener_does_not_serve_strangers(sample: Sample, listen: Listen)
 
 
 def test_a_tcp_listener_serves_strangers_when_told_to(sample: Sample, listen: Listen) -> None:
-    assert remote_reply(sample, listen, "--allow-remote").endswith(sample.manifest)
+    reply = remote_reply(sample, listen, "--allow-remote", "--host=x")
+    assert reply.endswith(sample.manifest)
+
+
+def test_a_stranger_is_not_served_whatever_host_it_asks_for(sample: Sample, listen: Listen) -> None:
+    """A page in a browser on another host can be made to resolve to this one as well."""
+    reply = remote_reply(sample, listen, "--allow-remote")
+    assert reply.startswith(b"HTTP/1.1 403 ")
+    assert b"--host" in reply
 
 
 @pytest.mark.parametrize("place", ["unix", "tcp"])

@@ -20,6 +20,10 @@ REFUSED: dict[str, tuple[list[str], bytes, int, str]] = {
     "no such path": (["GET /nowhere HTTP/1.1", HOST], b"", 404, "NOT_FOUND"),
     "the root": (["GET / HTTP/1.1", HOST], b"", 404, "NOT_FOUND"),
     "a query": (["GET /manifest?x HTTP/1.1", HOST], b"", 400, "BAD_REQUEST"),
+    "no Host": (["GET /manifest HTTP/1.1"], b"", 400, "BAD_REQUEST"),
+    "two Hosts": (["GET /manifest HTTP/1.1", HOST, HOST], b"", 400, "BAD_REQUEST"),
+    "no Host and a body": (["POST /quit HTTP/1.1", "Content-Length: 2"], b"ok", 400, "BAD_REQUEST"),
+    "a tunnel": (["CONNECT localhost:80 HTTP/1.1", HOST], b"", 501, "UNSUPPORTED"),
     "decoded once": (["GET /%256danifest HTTP/1.1", HOST], b"", 404, "NOT_FOUND"),
     "half an escape": (["GET /manifest%4 HTTP/1.1", HOST], b"", 400, "BAD_REQUEST"),
     "no digest": (["GET /blobs/latest HTTP/1.1", HOST], b"", 400, "DIGEST_INVALID"),
@@ -51,7 +55,7 @@ REFUSED: dict[str, tuple[list[str], bytes, int, str]] = {
 
 CLOSED: dict[str, tuple[list[str], bytes, int]] = {
     "no HTTP at all": (["hello"], b"", 400),
-    "no Host": (["GET /manifest HTTP/1.1"], b"", 400),
+    "HTTP/2": (["PRI * HTTP/2.0", "", "SM"], b"", 505),
     "two lengths": (
         ["GET /manifest HTTP/1.1", HOST, "Content-Length: 1", "Content-Length: 2"],
         b"ab",
@@ -188,6 +192,9 @@ def test_other_ways_to_write_a_path_are_understood(sample: Sample, serve: Serve)
     child = serve(sample.name)
     assert child.client.get("http://localhost/manifest").body == sample.manifest
     assert child.client.get("/%6danifest").body == sample.manifest
+    assert child.client.get("/manifest?").body == sample.manifest
+    child.client.send(b"\r\n")
+    assert child.client.get("/manifest").body == sample.manifest
     assert child.client.get(f"/blobs/{layer.replace(':', '%3A')}").body == sample.layers[0]
     assert_goes_on(child, sample)
 
@@ -208,6 +215,15 @@ def test_http_1_0_is_answered_once(sample: Sample, serve: Serve) -> None:
     assert child.client.reply().body == sample.manifest
     assert child.client.ending() == "end"
     assert child.wait() == 0
+
+
+def test_http_1_0_is_kept_alive_where_it_is_asked_for(sample: Sample, serve: Serve) -> None:
+    child = serve(sample.name)
+    for _ in range(3):
+        child.client.send(b"GET /manifest HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        reply = child.client.reply()
+        assert (reply.body, reply.get("Connection")) == (sample.manifest, "keep-alive")
+    assert_goes_on(child, sample)
 
 
 def test_pipelined_requests_are_answered_in_order(sample: Sample, serve: Serve) -> None:

@@ -319,7 +319,7 @@ def test_quit_ends_idle_conversations(serve: Serve, sample: Sample) -> None:
     child = serve(sample.name, sockets=3)
     assert child.clients[1].get("/manifest").status == 200
     reply = child.clients[0].quit()
-    assert (reply.status, reply.length) == (200, 0)
+    assert (reply.status, reply.length, reply.get("Connection")) == (200, 0, "close")
     assert [client.ending() for client in child.clients] == ["end"] * 3
     assert child.wait() == 0
 
@@ -351,6 +351,50 @@ def test_quit_stops_a_listener(sample: Sample, listen: Listen, tmp_path: Path) -
     assert idle.get("/manifest").status == 200
     assert child.connect(str(tmp_path / "socket")).quit().status == 200
     assert idle.ending() == "end"
+    assert child.wait() == 0
+
+
+@pytest.mark.slow
+def test_quit_does_not_wait_for_ever_for_a_reader_that_stopped(
+    serve: Serve, layout: Layout, large: str
+) -> None:
+    """As a program in Go stops that has not closed the body of a response."""
+    child = serve(f"oci:{layout.path}", sockets=2)
+    stopped, other = child.clients
+    begin(stopped, large)
+    assert other.quit().status == 200
+    assert child.wait(120) == 0
+    assert f"GET {large}: broken off: the parent has read nothing for 30 seconds" in child.stderr
+
+
+def test_silent_connections_do_not_lock_a_listener(
+    sample: Sample, listen: Listen, tmp_path: Path
+) -> None:
+    """More of them than conversations that are served and that may wait together."""
+    path = str(tmp_path / "socket")
+    child = listen(sample.name, listener=listener_at(tmp_path / "socket"))
+    for _ in range(5):
+        for number in range(40):
+            silent = child.connect(path)
+            silent.send(b"GET /manifest HTTP/1.1\r\n"[: number % 3 * 9])
+        assert child.connect(path).get("/manifest").body == sample.manifest
+    assert child.connect(path).quit().status == 200
+    assert child.wait() == 0
+
+
+@pytest.mark.slow
+def test_idle_conversations_do_not_lock_a_listener(
+    sample: Sample, listen: Listen, tmp_path: Path
+) -> None:
+    """They keep their places for a minute, and no `POST /quit` waits for that."""
+    path = str(tmp_path / "socket")
+    child = listen(sample.name, listener=listener_at(tmp_path / "socket"))
+    idle = [child.connect(path) for _ in range(64)]
+    assert {client.get("/manifest").status for client in idle} == {200}
+    late = child.connect(path)
+    late.socket.settimeout(120)
+    assert late.get("/manifest").body == sample.manifest
+    assert child.connect(path).quit().status == 200
     assert child.wait() == 0
 
 

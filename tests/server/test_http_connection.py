@@ -37,8 +37,10 @@ from trio.testing import wait_all_tasks_blocked
 from imgproxy import errors
 from imgproxy.errors import Failure, InvalidError, UnavailableError
 from imgproxy.server import http_connection, request_errors
-from imgproxy.server.http_connection import MAX_DRAIN, MAX_HEAD, Severity
+from imgproxy.server.access import Access
+from imgproxy.server.http_connection import MAX_DRAIN, Severity
 from imgproxy.server.request_errors import MethodNotAllowedError
+from imgproxy.server.request_reader import MAX_HEAD
 from imgproxy.server.shutdown import Shutdown
 
 if TYPE_CHECKING:
@@ -109,21 +111,20 @@ async def test_a_failure_is_answered_as_its_class_says(failure: Failure) -> None
     assert talked.notes.failures == [f"{method} /manifest: {line}" for method in ("GET", "HEAD")]
 
 
-@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("access", [Access(None), Access(()), None], ids=["unix", "tcp", "pair"])
 @pytest.mark.parametrize("field", ["Origin: null", "ORIGIN: http://localhost", "Origin:"])
 @virtual_time
 async def test_a_request_from_a_page_in_a_browser_is_refused_at_a_listener(
-    field: str,
-    accepted: bool,  # noqa: FBT001  (a parameter)
+    field: str, access: Access | None
 ) -> None:
     shutdown = Shutdown()
     stream = MemoryStream(ask("GET", "/manifest", field), ask("POST", "/quit", field), END)
-    talked = await hold(FrontEnd(), stream, shutdown=shutdown, accepted=accepted)
+    talked = await hold(FrontEnd(), stream, shutdown=shutdown, access=access)
     got, asked_to_quit = talked.replies("GET", "POST")
-    if accepted:
+    if access is not None:
         assert (got.status, got.code) == (403, "DENIED")
         assert asked_to_quit.status == 403
-    assert shutdown.requested != accepted
+    assert shutdown.requested == (access is None)
 
 
 # --- bodies of requests -------------------------------------------------------------------------
@@ -277,7 +278,11 @@ LAST_REQUESTS = {
     "Connection: x, Close": ask("GET", "/manifest", "Connection: x, Close"),
     "HTTP/1.0": ask(version="1.0"),
     "HTTP/1.0 without a host": b"GET /manifest HTTP/1.0\r\n\r\n",
-    "HTTP/1.0 with keep-alive": ask("GET", "/manifest", "Connection: keep-alive", version="1.0"),
+    "HTTP/1.0 with both": ask("GET", "/manifest", "Connection: keep-alive, close", version="1.0"),
+    # RFC 9112 section 6.1: whoever passed it on may have understood its end in another way
+    "HTTP/1.0 in chunks": ask(
+        "GET", "/manifest", "Connection: keep-alive", CHUNKED, version="1.0", body=chunks(3)
+    ),
 }
 
 
@@ -297,11 +302,10 @@ GARBAGE = {
     "no HTTP": b"hello\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "TLS and a line": b"\x16\x03\x01\r\n\r\n",
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "HTTP/0.9": b"GET /manifest\r\n\r\n",
-    "HTTP/3.0": ask(version="3.0"),
-    "no host": b"GET /manifest HTTP/1.1\r\n\r\n",
-    "two hosts": ask("GET", "/manifest", "Host: other"),
+    "a line end that is no CRLF": b"\n" + GET,
+    "an empty line with a space": b" \r\n" + GET,
+    "a folded line before the fields": b"GET /manifest HTTP/1.1\r\n x\r\n\r\n",
     "a space in the target": ask("GET", "/mani fest"),
     "a control in the target": ask("GET", "/mani\x1bfest"),
     "eight bits in the target": ask("GET", "/mani\xfffest"),
@@ -332,6 +336,143 @@ async def test_garbage_is_refused_and_ends_the_conversation(case: str, before: l
     assert [each.status for each in answered] == [200] * len(before)
     assert (reply.status, reply.code) == (400, "BAD_REQUEST")
     assert_closing(talked, reply)
+
+
+@pytest.mark.parametrize(
+    "request_line", ["PRI * HTTP/2.0", "GET /manifest HTTP/2.0", "GET /manifest HTTP/3.0"]
+)
+@pytest.mark.parametrize("fields", ["", "Host: localhost\r\n"])
+@virtual_time
+async def test_another_version_of_http_is_refused_and_ends_the_conversation(
+    request_line: str, fields: str
+) -> None:
+    """The first is what a client sends that takes it for granted that HTTP/2 is spoken."""
+    sent = f"{request_line}\r\n{fields}\r\nSM\r\n\r\n".encode()
+    talked = await hold(FrontEnd(), MemoryStream(sent, SILENCE))
+    reply = talked.reply()
+    assert (reply.status, reply.reason) == (505, "HTTP Version Not Supported")
+    assert (reply.code, reply.message.endswith("; use HTTP/1.1")) == ("UNSUPPORTED", True)
+    assert_closing(talked, reply)
+
+
+# RFC 9112 section 3.2: the request is refused, and as its end is known, the next one is not.
+HOSTS = {
+    "none": (b"GET /manifest HTTP/1.1\r\n\r\n", 0),
+    "none, and other fields": (b"GET /manifest HTTP/1.1\r\nX-Host: a\r\nHostess: b\r\n\r\n", 0),
+    "none, and a body": (b"GET /manifest HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 0),
+    "none, and chunks": (
+        b"GET /manifest HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks(5),
+        0,
+    ),
+    "none, and lines that end with LF": (b"GET /manifest HTTP/1.1\nAccept: */*\n\n", 0),
+    "two": (ask("GET", "/manifest", "Host: other"), 2),
+    "two that are the same": (ask("GET", "/manifest", "Host: localhost"), 2),
+    "two, one in capitals": (ask("GET", "/manifest", "HOST: localhost"), 2),
+    "two, one on two lines": (ask("GET", "/manifest", "Host: a\r\n b"), 2),
+    "three, and a body": (
+        ask("GET", "/manifest", "Host:", "Host: x", "Content-Length: 2", body=b"ok"),
+        3,
+    ),
+    "two, in HTTP/1.0": (
+        ask("GET", "/manifest", "Host: other", "Connection: keep-alive", version="1.0"),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTS)
+@virtual_time
+async def test_a_request_without_exactly_one_host_is_refused_and_the_next_is_answered(
+    case: str,
+) -> None:
+    request, count = HOSTS[case]
+    front_end = FrontEnd()
+    refused, answered = (await talk(front_end, request + GET)).replies("GET", "GET")
+    assert (refused.status, refused.code) == (400, "BAD_REQUEST")
+    assert refused.message == f"the request has {count} Host fields, and must have one"
+    assert answered.status == 200
+    assert len(front_end.asked) == 1
+
+
+@virtual_time
+async def test_what_is_wrong_besides_the_host_still_ends_the_conversation() -> None:
+    """Such as two lengths, between which no end of the request can be told."""
+    lengths = b"Content-Length: 1\r\nContent-Length: 2\r\n"
+    for hosts in (b"", b"Host: a\r\nHost: b\r\n"):
+        request = b"GET /manifest HTTP/1.1\r\n" + hosts + lengths + b"\r\n"
+        talked = await hold(FrontEnd(), MemoryStream(request + GET, SILENCE))
+        reply = talked.reply()
+        assert reply.status == 400
+        assert_closing(talked, reply)
+
+
+@pytest.mark.parametrize("lines", [b"\r\n", b"\r\n\r\n", b"\r\n" * 20_000])
+@virtual_time
+async def test_empty_lines_before_a_request_are_ignored(lines: bytes) -> None:
+    """RFC 9112 section 2.2: old clients send one after the body of a POST."""
+    posted = ask("POST", "/no", "Content-Length: 5", body=b"hello")
+    talked = await talk(FrontEnd(), lines + posted + lines + GET + lines)
+    assert [reply.status for reply in talked.replies("POST", "GET")] == [404, 200]
+
+
+KEPT = {
+    "keep-alive": ask("GET", "/manifest", "Connection: keep-alive", version="1.0"),
+    "in a list": ask("GET", "/manifest", "Connection: TE, Keep-Alive", version="1.0"),
+    "without a host": b"GET /manifest HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    "with a body": ask(
+        "GET",
+        "/manifest",
+        "Connection: keep-alive",
+        "Content-Length: 2",
+        version="1.0",
+        body=b"ok",
+    ),
+    "that has no meaning in it": ask(
+        "GET", "/manifest", "Connection: keep-alive", "Expect: 100-continue", version="1.0"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+@virtual_time
+async def test_http_1_0_is_kept_alive_where_it_is_asked_for(case: str) -> None:
+    first, error, last = (
+        await talk(
+            FrontEnd(),
+            KEPT[case] + ask("GET", "/no", "Connection: keep-alive", version="1.0"),
+            ask(version="1.0"),
+        )
+    ).replies("GET", "GET", "GET")
+    assert (first.status, first.get("Connection"), first.interim) == (200, "keep-alive", [])
+    assert (error.status, error.get("Connection")) == (404, "keep-alive")
+    assert (last.status, last.get("Connection")) == (200, "close")
+
+
+@virtual_time
+async def test_a_reply_says_that_the_connection_ends_where_a_shutdown_comes_before_it() -> None:
+    front_end, stream, shutdown = FrontEnd(), MemoryStream(), Shutdown()
+    waits_for_its_answer(front_end, stream)
+    async with trio.open_nursery() as nursery:
+        ended = await started(nursery, front_end, stream, shutdown)
+        quitting = await hold(front_end, MemoryStream(QUIT), shutdown=shutdown)
+        front_end.gate.set()
+    assert quitting.reply("POST").get("Connection") == "close"
+    assert ended[0].reply().get("Connection") == "close"
+
+
+@pytest.mark.parametrize("steps", [(b"abc",), (b"a", b"bcd")])
+@pytest.mark.parametrize("size", [2, 5])
+@virtual_time
+async def test_a_body_of_another_length_than_announced_is_a_defect(
+    size: int, steps: tuple[bytes, ...]
+) -> None:
+    """And never more than announced, which the client would take for the next reply."""
+    front_end = FrontEnd({"/blob": steps}, {"/blob": size})
+    talked = await talk(front_end, ask(target="/blob") + GET)
+    _, _, body = bytes(talked.stream.sent).partition(b"\r\n\r\n")
+    assert b"abcd".startswith(body)
+    assert len(body) <= size
+    assert talked.severity == Severity.DEFECT
 
 
 @virtual_time

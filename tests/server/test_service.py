@@ -5,25 +5,34 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from support.conversations import FrontEnd
+from support.parent import listener_at
 from support.streams import Notes, Step, elapsing, real_time, replies, virtual_time
 from trio.testing import wait_all_tasks_blocked
 
 from imgproxy.errors import InvalidError, UnavailableError
 from imgproxy.net.streams import accept
 from imgproxy.server import service as services
-from imgproxy.server.http_connection import Severity
+from imgproxy.server.http_connection import (
+    DRAIN_TIMEOUT,
+    IDLE_LIMIT,
+    REQUEST_LIMIT,
+    STALL_LIMIT,
+    Severity,
+)
 from imgproxy.server.inherited_sockets import InheritedSockets, Pipes
-from imgproxy.server.service import EXIT_STATUS, MAX_ACCEPTED, SEND_BUFFER, Service
+from imgproxy.server.places import INTERVAL
+from imgproxy.server.service import EXIT_STATUS, MAX_ACCEPTED, MAX_WAITING, SEND_BUFFER, Service
 from imgproxy.verification.verified_blob import CHUNK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from pathlib import Path
 
     from support.parent import Reply
 
@@ -31,6 +40,8 @@ if TYPE_CHECKING:
     from imgproxy.server.handler import Handler
 
 LARGE = bytes(2 * CHUNK)
+# More than all buffers of a connection hold.
+ENDLESS = bytes(16 * CHUNK) + b"end"
 BLOB = "/blob"
 
 
@@ -66,14 +77,19 @@ def pair(
     return ours, theirs
 
 
+def listening_at(resources: ExitStack, path: Path) -> socket.socket:
+    return resources.enter_context(listener_at(path))
+
+
 def listening(resources: ExitStack) -> socket.socket:
     listener = socket.create_server(("127.0.0.1", 0), backlog=200)
     return resources.enter_context(listener)
 
 
 def connect(resources: ExitStack, listener: socket.socket, *requests: bytes) -> socket.socket:
-    sock = socket.create_connection(listener.getsockname(), timeout=10)
-    resources.enter_context(sock)
+    sock = resources.enter_context(socket.socket(listener.family))
+    sock.settimeout(10)
+    sock.connect(listener.getsockname())
     sock.sendall(b"".join(requests))
     return sock
 
@@ -100,11 +116,11 @@ async def serve(
     handler: Handler,
     *connected: socket.socket | Pipes,
     listening: tuple[socket.socket, ...] = (),
-    allow_remote: bool = False,
+    hosts: tuple[str, ...] = (),
 ) -> tuple[int, Notes]:
     notes = Notes()
     inherited = InheritedSockets(list(connected), list(listening), shares_stderr=False)
-    return await Service(handler, notes, allow_remote=allow_remote).run(inherited), notes
+    return await Service(handler, notes, hosts=hosts).run(inherited), notes
 
 
 # --- connected descriptors ----------------------------------------------------------------------
@@ -303,6 +319,259 @@ async def test_a_page_in_a_browser_gets_nothing_from_a_listener(resources: ExitS
     assert replies(read_to_end(theirs), "GET")[0].status == 200
 
 
+@real_time
+async def test_a_page_whose_name_resolves_to_this_host_gets_nothing_from_a_tcp_listener(
+    resources: ExitStack, tmp_path: Path
+) -> None:
+    """DNS rebinding. A Unix socket and a connected one, which no browser reaches, have no rule."""
+    request = GET.replace(b"localhost", b"attacker.example")
+    quitting = QUIT.replace(b"localhost", b"attacker.example")
+    listener, unix = listening(resources), listening_at(resources, tmp_path / "socket")
+    foreign = connect(resources, listener, request, quitting)
+    named = connect(resources, listener, GET.replace(b"localhost", b"image.lan:80"))
+    by_path = connect(resources, unix, request)
+    ours, theirs = pair(resources, request, ends=False)
+
+    async def read_all() -> None:
+        for sock in (named, by_path, theirs):
+            assert (await trio.to_thread.run_sync(read_reply, sock)).status == 200
+        foreign.shutdown(socket.SHUT_WR)
+        refused = await trio.to_thread.run_sync(read_to_end, foreign)
+        assert [reply.status for reply in replies(refused, "GET", "POST")] == [403, 403]
+        theirs.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_all)
+        listeners = (listener, unix)
+        _, notes = await serve(front_end(), ours, listening=listeners, hosts=("image.lan",))
+    assert len(notes.failures) == 2
+    assert all('"attacker.example"' in line for line in notes.failures)
+
+
+# --- clients that make no progress --------------------------------------------------------------
+
+# Their places are taken for others, as whoever can connect could else lock everybody out by doing
+# nothing. By the virtual clock: what was sent before is there at once.
+
+
+def fill(resources: ExitStack, listener: socket.socket, *requests: bytes) -> list[socket.socket]:
+    """Return as many connections as there are places, each with these requests."""
+    return [connect(resources, listener, *requests) for _ in range(MAX_ACCEPTED)]
+
+
+def received(sock: socket.socket) -> bytes | None:
+    """Return what has been received, nothing for the end, None if there is neither."""
+    sock.settimeout(0)
+    try:
+        return sock.recv(1 << 16)
+    except BlockingIOError:
+        return None
+
+
+def drained(sock: socket.socket) -> bytes:
+    """Return all that has been received."""
+    parts = []
+    while part := received(sock):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def are_open(socks: list[socket.socket]) -> list[bool]:
+    return [received(sock) is None for sock in socks]
+
+
+@asynccontextmanager
+async def served(handler: Handler, listener: socket.socket) -> AsyncIterator[Notes]:
+    """Serve a listener; it must end by itself at the end of the block."""
+    notes = Notes()
+    service = Service(handler, notes)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run, InheritedSockets([], [listener], shares_stderr=False))
+        await wait_all_tasks_blocked()
+        yield notes
+
+
+@pytest.mark.parametrize("sent", [b"", GET[:20], b"\r\n", ask(method="POST")], ids=repr)
+@virtual_time
+async def test_connections_that_ask_for_nothing_keep_nobody_waiting(
+    sent: bytes, resources: ExitStack
+) -> None:
+    listener = listening(resources)
+    silent = fill(resources, listener, sent) + fill(resources, listener, sent)
+    async with served(front_end(), listener):
+        with elapsing(0):
+            late = connect(resources, listener, GET)
+            await wait_all_tasks_blocked()
+            assert replies(received(late) or b"", "GET")[0].status == 200
+            quitting = connect(resources, listener, QUIT)
+            await wait_all_tasks_blocked()
+            assert replies(received(quitting) or b"", "POST")[0].status == 200
+    resources.close()
+    assert len(silent) == 2 * MAX_ACCEPTED
+
+
+PATIENCE = {"idle": (b"", IDLE_LIMIT), "half a head": (GET[:20], REQUEST_LIMIT)} | {
+    "half a body": (GET[:-2] + b"Content-Length: 5\r\n\r\nhell", REQUEST_LIMIT)
+}
+
+
+@pytest.mark.parametrize("case", PATIENCE)
+@virtual_time
+async def test_a_conversation_gives_its_place_after_a_while_to_another_that_waits(
+    case: str, resources: ExitStack
+) -> None:
+    sent, limit = PATIENCE[case]
+    listener = listening(resources)
+    held = fill(resources, listener, GET, sent)
+    async with served(front_end(), listener) as notes:
+        assert all(replies(received(sock) or b"", "GET") for sock in held)
+        late = connect(resources, listener, GET)
+        await trio.sleep(limit - 1)
+        assert (received(late), are_open(held)) == (None, [True] * MAX_ACCEPTED)
+        await trio.sleep(1 + INTERVAL + DRAIN_TIMEOUT)
+        assert replies(received(late) or b"", "GET")[0].status == 200
+        assert are_open(held).count(False) == 1, "no more than those that wait"
+        late.sendall(QUIT)
+    assert notes.failures == []
+
+
+@pytest.mark.parametrize("case", PATIENCE)
+@virtual_time
+async def test_while_nobody_waits_nobody_gives_way(case: str, resources: ExitStack) -> None:
+    listener = listening(resources)
+    held = fill(resources, listener, GET, PATIENCE[case][0])
+    async with served(front_end(), listener):
+        assert all(replies(received(sock) or b"", "GET") for sock in held)
+        await trio.sleep(10_000)
+        assert are_open(held) == [True] * MAX_ACCEPTED
+        connect(resources, listener, QUIT)
+
+
+@virtual_time
+async def test_a_reply_that_is_not_read_gives_its_place_to_another_that_waits(
+    resources: ExitStack,
+) -> None:
+    listener = listening(resources)
+    held = fill(resources, listener, ask(BLOB))
+    async with served(FrontEnd({BLOB: (ENDLESS,)}), listener) as notes:
+        late = connect(resources, listener, GET)
+        await trio.sleep(STALL_LIMIT - 1)
+        assert received(late) is None
+        await trio.sleep(1 + INTERVAL)
+        assert replies(received(late) or b"", "GET")[0].status == 200
+        assert len(notes.failures) == 1
+        connect(resources, listener, QUIT)
+        for sock in held:
+            sock.close()
+    assert notes.failures[0].startswith("GET /blob: broken off: the parent has read nothing for 30")
+    assert notes.failures[0].endswith("others wait for its place")
+
+
+@virtual_time
+async def test_a_reply_that_is_read_however_slowly_keeps_its_place(
+    resources: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "MAX_ACCEPTED", 1)
+    listener = listening(resources)
+    slow = connect(resources, listener, ask(BLOB))
+    async with served(FrontEnd({BLOB: (ENDLESS,) * 20}), listener) as notes:
+        late = connect(resources, listener, GET)
+        for _ in range(10):
+            await trio.sleep(STALL_LIMIT - 2)
+            assert drained(slow)
+        assert (received(late), notes.failures) == (None, [])
+        connect(resources, listener, QUIT)
+        slow.close()
+
+
+@virtual_time
+async def test_a_reply_that_is_awaited_from_a_registry_keeps_its_place(
+    resources: ExitStack,
+) -> None:
+    listener = listening(resources)
+    handler = FrontEnd()
+    handler.gate = trio.Event()
+    held = fill(resources, listener, GET)
+    async with served(handler, listener):
+        late = connect(resources, listener, GET)
+        await trio.sleep(10_000)
+        assert are_open([*held, late]) == [True] * (MAX_ACCEPTED + 1)
+        handler.gate.set()
+        connect(resources, listener, QUIT)
+
+
+@virtual_time
+async def test_a_quit_gets_through_when_all_places_are_taken_and_others_wait(
+    resources: ExitStack,
+) -> None:
+    listener = listening(resources)
+    handler = FrontEnd()
+    handler.gate = trio.Event()
+    held = fill(resources, listener, GET)
+    late = [connect(resources, listener, GET) for _ in range(MAX_WAITING - 1)]
+    async with served(handler, listener):
+        with elapsing(0):
+            quitting = connect(resources, listener, QUIT)
+            await wait_all_tasks_blocked()
+            (reply,) = replies(received(quitting) or b"", "POST")
+        assert (reply.status, reply.get("Connection")) == (200, "close")
+        handler.gate.set()
+    for sock in held:
+        (reply,) = replies(received(sock) or b"", "GET")
+        assert (reply.status, reply.get("Connection")) == (200, "close")
+    assert [received(sock) for sock in late] == [b""] * len(late)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+@virtual_time
+async def test_a_service_that_ends_does_not_wait_for_ever_for_a_reader_that_stopped(
+    accepted: bool,  # noqa: FBT001  (a parameter)
+    resources: ExitStack,
+) -> None:
+    """Such as a program in Go that has not closed the body of a response."""
+    listener = listening(resources)
+    ours, theirs = pair(resources, ask(BLOB), ends=False)
+    quitting, to_quitting = pair(resources, ends=False)
+    connected = (quitting,) if accepted else (quitting, ours)
+    if accepted:
+        theirs = connect(resources, listener, ask(BLOB))
+    ended: list[tuple[int, Notes]] = []
+
+    async def run() -> None:
+        ended.append(await serve(FrontEnd({BLOB: (ENDLESS,)}), *connected, listening=(listener,)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.sleep(1000)  # while it does not end, nobody minds
+        to_quitting.sendall(QUIT)
+        with elapsing(STALL_LIMIT):
+            await trio.sleep(STALL_LIMIT - 1)
+            assert ended == []
+            await trio.sleep(1)
+    ((status, notes),) = ended
+    assert status == 0
+    (line,) = notes.failures
+    assert line.startswith("GET /blob: broken off: the parent has read nothing for 30 seconds, and")
+    assert line.endswith("the service ends")
+    theirs.settimeout(10)
+
+
+@virtual_time
+async def test_a_service_that_ends_finishes_a_reply_that_is_read_slowly(
+    resources: ExitStack,
+) -> None:
+    ours, theirs = pair(resources, ask(BLOB), ends=False)
+    quitting, _ = pair(resources, QUIT, ends=False)
+    got = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, FrontEnd({BLOB: (ENDLESS,)}), ours, quitting)
+        await trio.sleep(STALL_LIMIT - 2)
+        while part := drained(theirs):
+            got += part
+            await trio.sleep(STALL_LIMIT - 2)
+    assert replies(got, "GET")[0].body == ENDLESS
+
+
 ADDRESSES = {
     "127.0.0.1": True,
     "127.255.0.3": True,
@@ -319,23 +588,14 @@ ADDRESSES = {
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_only_this_host_is_answered_unless_others_are_allowed(
-    address: str, resources: ExitStack
-) -> None:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = resources.enter_context(socket.socket(family))
+def test_only_this_host_is_answered_unless_others_are_allowed(address: str) -> None:
     notes = Notes()
     service = Service(front_end(), notes)
-    assert service._is_allowed(listener, (address, 1234)) == ADDRESSES[address]
+    assert service._is_allowed(address) == ADDRESSES[address]
     assert len(notes.failures) == (not ADDRESSES[address])
     assert all("--allow-remote" in line for line in notes.failures)
     service = Service(front_end(), notes, allow_remote=True)
-    assert service._is_allowed(listener, (address, 1234))
-
-
-def test_unix_sockets_have_no_remote(resources: ExitStack) -> None:
-    listener = resources.enter_context(socket.socket(socket.AF_UNIX))
-    assert Service(front_end(), Notes())._is_allowed(listener, "")
+    assert service._is_allowed(address)
 
 
 class Accepting:

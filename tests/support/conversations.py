@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from support.parent import Reply as Received
 
+    from imgproxy.server.access import Access
     from imgproxy.server.handler import Handler, Request
 
     Answer: TypeAlias = bytes | Exception | tuple[Step, ...]
@@ -127,12 +128,12 @@ async def hold(
     stream: MemoryStream,
     *,
     shutdown: Shutdown | None = None,
-    accepted: bool = False,
+    access: Access | None = None,
 ) -> Talk:
     """Hold a conversation to its end."""
     notes = Notes()
     shutdown = Shutdown() if shutdown is None else shutdown
-    severity = await HttpConnection(stream, handler, shutdown, notes, accepted=accepted).run()
+    severity = await HttpConnection(stream, handler, shutdown, notes, access=access).run()
     assert stream.closed
     return Talk(stream, notes, severity)
 

@@ -152,6 +152,10 @@ class MemoryStream:
         self._room = trio.Event()
         self._room.set()
 
+    @property
+    def sent_bytes(self) -> int:
+        return len(self.sent)
+
     def stop_reading(self) -> None:
         """Make `send` wait until `read_on`."""
         self._room = trio.Event()
