@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgproxy.errors import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # The deepest documents in practice (an index's platform, a config's health check) stay under 10,
 # signatures of payloads in payloads under 20. Interpreters have different limits; this one is the
 # same everywhere.
 MAX_DEPTH = 64
+
+
+class Twice:
+    """The value of a key that occurs twice in one object, in place of either."""
 
 
 class JsonError(ValueError):
@@ -30,14 +37,31 @@ def loads(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any)
     """
     try:
         text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise JsonError(f"not UTF-8 at byte {error.start}") from None
+    value = _loads(text, _object)
+    if "\\u" in text:
+        _check_unicode(value)
+    return value
+
+
+def loads_tolerant(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any)
+    """Return the value of a JSON document of which only some members have a meaning here.
+
+    What is not text in UTF-8 is replaced, and a key that occurs twice has a `Twice` for its
+    value, which none of the getters in `typed_fields` accepts. Raises `JsonError`.
+    """
+    return _loads(raw.decode(errors="replace"), _object_with_twice)
+
+
+def _loads(text: str, make_object: Callable[[list[tuple[str, Any]]], Any]) -> Any:  # noqa: ANN401
+    try:
         value = json.loads(
             text,
-            object_pairs_hook=_object,
+            object_pairs_hook=make_object,
             parse_constant=_refuse_constant,
             parse_float=_finite,
         )
-    except UnicodeDecodeError as error:
-        raise JsonError(f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise JsonError(f"not JSON: {error}") from None
     except RecursionError:
@@ -47,18 +71,26 @@ def loads(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any)
     except ValueError:  # int() refuses more digits than `sys.get_int_max_str_digits`
         raise JsonError("a number has too many digits") from None
     _check_depth(value)
-    if "\\u" in text:
-        _check_unicode(value)
     return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise JsonError(f'the key "{clean(twice)}" occurs twice in one object')
+        raise JsonError(f'the key "{clean(_repeated(pairs)[0])}" occurs twice in one object')
     return result
+
+
+def _object_with_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        result |= dict.fromkeys(_repeated(pairs), Twice())
+    return result
+
+
+def _repeated(pairs: list[tuple[str, Any]]) -> list[str]:
+    seen: set[str] = set()
+    return [key for key, _ in pairs if key in seen or seen.add(key)]  # type: ignore[func-returns-value]
 
 
 def _refuse_constant(name: str) -> None:

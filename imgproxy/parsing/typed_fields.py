@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from imgproxy.errors import clean
+from imgproxy.parsing.strict_json import Twice
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -60,6 +61,20 @@ class Fields:
                 raise FieldError(f"{self.at(key)}: unknown key")
             if value is None:
                 raise FieldError(f"{self.at(key)}: expected a value, got null")
+
+    def folded(self, known: Collection[str]) -> Self:
+        """Return the object with the known keys in this spelling, whatever their case in it.
+
+        So Go reads them. Raises `FieldError` for a key that is there in two spellings.
+        """
+        spellings = {key.casefold(): key for key in known}
+        values: dict[str, Any] = {}
+        for key, value in self._values.items():
+            name = spellings.get(key.casefold(), key)
+            if name in values:
+                raise FieldError(f"{self.at(name)}: ambiguous, there in two spellings")
+            values[name] = value
+        return type(self)(values, self.path)
 
     def optional_text(self, key: str) -> str | None:
         """Return a string, None where it is absent."""
@@ -171,6 +186,8 @@ def shown(value: object) -> str:
         return "an object"
     if isinstance(value, list):
         return "an array"
+    if isinstance(value, Twice):
+        return "two values"
     return clean(json.dumps(value, ensure_ascii=False, default=str), 80)
 
 

@@ -794,7 +794,7 @@ ITEM = '{"Config":"c.json","RepoTags":null,"Layers":["a/layer.tar"]}'
 
 @rows(
     "content, words",
-    ("layers", f'[{ITEM[:-1]},"layers":[]}}]', "layers"),
+    ("layers", f'[{ITEM[:-1]},"layers":[]}}]', "Layers"),
     ("twice", f'[{ITEM[:-1]},"Config":"d.json"}}]', "Config"),
     ("BOM", f"\ufeff[{ITEM}]", "manifest.json"),
     ("depth", "[" * 10_000 + "]" * 10_000, "manifest.json"),

@@ -25,6 +25,7 @@ from support.archives import (
     copy_layout,
     layer,
     pack,
+    replaced,
     saved,
     saved_from,
     stored,
@@ -223,6 +224,52 @@ def test_every_dialect_of_docker_archives_is_read(
     assert pull_from(serve(f"docker-archive:{file}")).content == expected
     if dialect in WITH_INDEX:
         assert pull_from(serve(str(file))).content == expected, "by its index.json"
+
+
+# What is changed in a config, and into what.
+CONFIGS: dict[str, tuple[bytes, bytes]] = {
+    "Latin-1": (b'"config": {}', b'"config": {}, "author": "J\xf6rg"'),
+    "a lone surrogate": (b'"config": {}', b'"config": {"Labels": {"a": "\\ud800"}}'),
+    "a label twice": (b'"config": {}', b'"config": {"Labels": {"a": "1", "a": "2"}}'),
+    "keys in another case": (b"diff_ids", b"DIFF_IDS"),
+}
+
+
+@pytest.mark.parametrize("oddity", CONFIGS)
+def test_a_config_is_read_for_its_layers_alone(
+    oddity: str, made: Made, serve: Serve, tmp_path: Path
+) -> None:
+    """What else it says is served as it is, as it is from a layout; skopeo reads all of these."""
+    config = made.saved.config.replace(*CONFIGS[oddity])
+    assert config != made.saved.config
+    image = made.saved._replace(config=config)
+    file = tmp_path / "image.tar"
+    file.write_bytes(pack(DIALECTS["skopeo"](image)))
+    pulled = pull_from(serve(f"docker-archive:{file}"))
+    assert pulled.content == (config, list(image.layers))
+    assert pulled.content == read_by_skopeo(f"docker-archive:{file}", tmp_path / "read")
+
+
+@pytest.mark.parametrize("spell", ["lower", "upper", "swapcase"])
+def test_keys_of_manifest_json_may_be_in_any_case(
+    spell: str, made: Made, serve: Serve, tmp_path: Path
+) -> None:
+    """As skopeo reads them; nobody else sees this file."""
+    members = DIALECTS["skopeo"](made.saved)
+    (control,) = (each for each in members if each.name == "manifest.json")
+    items = [
+        {getattr(key, spell)(): value for key, value in each.items()}
+        for each in json.loads(control.content)
+    ]
+    changed = control._replace(content=json.dumps(items).encode())
+    file = tmp_path / "image.tar"
+    file.write_bytes(pack(replaced(members, "manifest.json", changed)))
+    pulled = pull_from(serve(f"docker-archive:{file}"))
+    assert (
+        pulled.content
+        == made.content
+        == read_by_skopeo(f"docker-archive:{file}", tmp_path / "read")
+    )
 
 
 def test_images_that_nix_has_merged_are_told_apart(serve: Serve, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from imgproxy.parsing.strict_json import JsonError, loads
+from imgproxy.parsing.strict_json import JsonError, Twice, loads, loads_tolerant
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,21 @@ def test_a_key_in_a_complaint_is_bounded() -> None:
     with pytest.raises(JsonError) as caught:
         loads(b"{" + key + b"," + key + b"}")
     assert len(str(caught.value)) < 1000
+
+
+def test_what_is_read_tolerantly_has_no_value_where_it_has_two() -> None:
+    value = loads_tolerant(b'{"a":1,"b":{"c":1,"d":2,"c":3},"a":1}')
+    assert list(value) == ["a", "b"]
+    assert isinstance(value["a"], Twice)
+    assert isinstance(value["b"]["c"], Twice)
+    assert value["b"]["d"] == 2
+
+
+def test_what_is_read_tolerantly_is_text_as_far_as_it_is() -> None:
+    assert loads_tolerant(b'{"a":"J\xf6rg","b":"\\ud800"}') == {"a": "J\ufffdrg", "b": "\ud800"}
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff", b"{}{}", b"NaN", b"1e999", b"[" * 70 + b"]" * 70])
+def test_what_is_no_json_is_not_read_tolerantly_either(raw: bytes) -> None:
+    with pytest.raises(JsonError):
+        loads_tolerant(raw)

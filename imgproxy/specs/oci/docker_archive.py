@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
 
-_KEYS = frozenset({"Config", "RepoTags", "Layers", "Parent", "LayerSources"})
+_KEYS = frozenset({"Config", "RepoTags", "Layers", "LayerSources"})
 _CONFIG_KEYS = frozenset({"rootfs"})
 _ROOTFS_KEYS = frozenset({"type", "diff_ids"})
 
@@ -61,8 +61,8 @@ def parse(raw: bytes, name: str) -> list[Item]:
         raise InvalidError(f"parsing {name}: {error}") from None
 
 
-def _item(fields: Fields) -> Item:
-    manifests.refuse_lookalikes(fields, _KEYS)
+def _item(item: Fields) -> Item:
+    fields = item.folded(_KEYS)
     sources = fields.optional_object("LayerSources")
     return Item(
         fields.text("Config"),
@@ -77,16 +77,15 @@ def _item(fields: Fields) -> Item:
 def parse_diff_ids(raw: bytes, name: str) -> tuple[Digest, ...] | None:
     """Return the digests of the uncompressed layers in a config, None where it lists none.
 
-    OCI image specification, config.md, "rootfs". Raises `InvalidError`.
+    OCI image specification, config.md, "rootfs". The rest of a config is not looked at, as that of
+    a config in a layout is not: it is for those who run the image. Raises `InvalidError`.
     """
     try:
-        document = Fields(strict_json.loads(raw))
-        manifests.refuse_lookalikes(document, _CONFIG_KEYS)
+        document = Fields(strict_json.loads_tolerant(raw)).folded(_CONFIG_KEYS)
         rootfs = document.optional_object("rootfs")
         if rootfs is None:
             return None
-        manifests.refuse_lookalikes(rootfs, _ROOTFS_KEYS)
-        return tuple(map(digests.parse, rootfs.texts("diff_ids")))
+        return tuple(map(digests.parse, rootfs.folded(_ROOTFS_KEYS).texts("diff_ids")))
     except ValueError as error:  # FieldError, JsonError, or of a digest
         raise InvalidError(f"parsing {name}: {error}") from None
 

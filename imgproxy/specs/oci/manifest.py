@@ -15,10 +15,11 @@ from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields, shown
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import media_type as types
-from imgproxy.specs.oci.platform import Platform
+from imgproxy.specs.oci import platform as platforms
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.platform import Platform
 
 # The distribution specification requires registries to accept manifests of 4 MiB; larger ones are
 # not portable. The same holds for configs, which every client reads whole.
@@ -124,9 +125,7 @@ def parse_platform(raw: bytes) -> Platform | None:
     OCI image specification, config.md.
     """
     try:
-        config = Fields(strict_json.loads(raw))
-        parts = (config.optional_text(key) or "" for key in ("os", "architecture", "variant"))
-        platform = Platform(*parts)
+        platform = _platform(Fields(strict_json.loads_tolerant(raw)))
     except (FieldError, strict_json.JsonError):
         return None
     return platform if platform.os and platform.architecture else None
@@ -189,7 +188,7 @@ def parse_descriptor(fields: Fields) -> Descriptor:
     if not 0 <= size <= _MAX_SIZE:
         raise FieldError(f"{fields.at('size')}: expected a size, got {size}")
     annotations = fields.text_map("annotations")
-    platform = _platform(fields)
+    platform = _platform_of(fields)
     return Descriptor(
         media_type,
         _digest(fields),
@@ -225,11 +224,17 @@ def _data(fields: Fields) -> bytes | None:
     return fields.optional_base64("data")
 
 
-def _platform(fields: Fields) -> Platform | None:
+def _platform_of(fields: Fields) -> Platform | None:
     platform = fields.optional_object("platform")
     if platform is None:
         return None
     refuse_lookalikes(platform, _PLATFORM_KEYS)
-    parts = (platform.optional_text(key) or "" for key in ("os", "architecture", "variant"))
-    parsed = Platform(*parts)
+    parsed = _platform(platform)
     return parsed if parsed.os or parsed.architecture else None
+
+
+def _platform(fields: Fields) -> Platform:
+    os, architecture, variant = (
+        fields.optional_text(key) or "" for key in ("os", "architecture", "variant")
+    )
+    return platforms.normalized(os, architecture, variant)

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 _COMPONENT = re.compile(r"[a-z0-9_.-]+")
 
-# Names printed by `uname -m` or typed by people, with Go's equivalents.
+# Names printed by `uname -m`, used by distributions or typed by people, with Go's equivalents.
 _MACHINES: dict[str, tuple[str, str]] = {
     "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
     "i386": ("386", ""),
     "i486": ("386", ""),
     "i586": ("386", ""),
     "i686": ("386", ""),
     "aarch64": ("arm64", ""),
+    "armel": ("arm", "v6"),
+    "armhf": ("arm", "v7"),
     "armv5l": ("arm", "v5"),
     "armv5tel": ("arm", "v5"),
     "armv6l": ("arm", "v6"),
@@ -30,6 +33,7 @@ _MACHINES: dict[str, tuple[str, str]] = {
     "armv8l": ("arm", "v8"),
     "loongarch64": ("loong64", ""),
 }
+_SYSTEMS = {"macos": "darwin"}
 
 # The x86-64 psABI's micro-architecture levels, by the flags that Linux shows in /proc/cpuinfo
 # (`pni` is SSE3, `abm` is LZCNT, `xsave` stands for OSXSAVE).
@@ -59,9 +63,19 @@ def parse(text: str) -> Platform:
     parts = text.lower().split("/")
     if len(parts) not in (2, 3) or not all(map(_COMPONENT.fullmatch, parts)):
         raise ValueError("expected OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64")
-    os, architecture, *variant = parts
+    return normalized(*parts)
+
+
+def normalized(os: str, architecture: str, variant: str = "") -> Platform:
+    """Return the platform in Go's words, whatever an option, an index or a config calls it.
+
+    `Linux/x86_64` is `linux/amd64`, `linux/arm/7` and `linux/armhf` are `linux/arm/v7`.
+    """
+    os, architecture, variant = os.lower(), architecture.lower(), variant.lower()
     architecture, implied = _MACHINES.get(architecture, (architecture, ""))
-    return Platform(os, architecture, variant[0] if variant else implied)
+    if variant.isdecimal():
+        variant = f"v{variant}"
+    return Platform(_SYSTEMS.get(os, os), architecture, variant or implied)
 
 
 def of_host(os: str, machine: str, cpu_flags: Collection[str]) -> Platform:
@@ -69,10 +83,10 @@ def of_host(os: str, machine: str, cpu_flags: Collection[str]) -> Platform:
 
     `machine` is that of uname(2); `cpu_flags` are those of one x86 processor, else empty.
     """
-    architecture, variant = _MACHINES.get(machine, (machine, ""))
-    if architecture == "amd64":
-        variant = _amd64_variant(cpu_flags)
-    return Platform(os, architecture, variant)
+    host = normalized(os, machine)
+    if host.architecture == "amd64":
+        return host._replace(variant=_amd64_variant(cpu_flags))
+    return host
 
 
 def _amd64_variant(flags: Collection[str]) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from itertools import permutations
 
 import pytest
 
-from imgproxy.specs.oci.platform import Platform, choose, of_host, parse
+from imgproxy.parsing.typed_fields import Fields
+from imgproxy.specs.oci.manifest import parse_descriptor, parse_platform
+from imgproxy.specs.oci.platform import Platform, choose, normalized, of_host, parse
+
+SHA256 = f"sha256:{'0' * 64}"
 
 # wanted: the variants tried, best first; those in one string are equal, the first entry wins
 ORDERS = {
@@ -226,3 +231,34 @@ def test_a_level_wants_every_flag_of_its_own(below: int, missing: str) -> None:
 def test_a_machine_has_go_s_name(machine: str, platform: str) -> None:
     flags = {*V2, *V3, *V4}  # which are used only for x86-64
     assert of_host("linux", machine, flags) == parse(platform)
+
+
+@pytest.mark.parametrize(
+    ("words", "platform"),
+    [
+        ("Linux/amd64", "linux/amd64"),
+        ("linux/x86_64", "linux/amd64"),
+        ("linux/x86-64", "linux/amd64"),
+        ("LINUX/X86_64/V3", "linux/amd64/v3"),
+        ("linux/aarch64", "linux/arm64"),
+        ("linux/arm64/8", "linux/arm64/v8"),
+        ("linux/armhf", "linux/arm/v7"),
+        ("linux/armel", "linux/arm/v6"),
+        ("linux/armhf/v6", "linux/arm/v6"),
+        ("linux/arm/7", "linux/arm/v7"),
+        ("linux/i686", "linux/386"),
+        ("linux/ppc64le/power9", "linux/ppc64le/power9"),
+        ("macOS/arm64", "darwin/arm64"),
+    ],
+)
+def test_options_and_entries_may_use_the_same_words(words: str, platform: str) -> None:
+    assert str(parse(words)) == str(normalized(*words.split("/"))) == platform
+    entry = json.dumps(dict(zip(("os", "architecture", "variant"), words.split("/"), strict=False)))
+    assert str(parse_platform(entry.encode())) == platform
+    described = f'{{"mediaType":"a/b","digest":"{SHA256}","size":1,"platform":{entry}}}'
+    assert str(parse_descriptor(Fields(json.loads(described))).platform) == platform
+
+
+def test_a_platform_in_a_config_that_is_given_twice_is_none() -> None:
+    assert parse_platform(b'{"os":"linux","os":"windows","architecture":"amd64"}') is None
+    assert parse_platform(b'{"os":"linux","a":1,"a":2,"architecture":"amd64"}') is not None

@@ -656,7 +656,7 @@ REFUSED: dict[str, tuple[list[Member], tuple[int, str], str]] = {
         INVALID,
         "Config",
     ),
-    "lookalike": (item(layers=["evil"]), INVALID, "ambiguous, keys are case-sensitive"),
+    "lookalike": (item(layers=["evil"]), INVALID, "ambiguous, there in two spellings"),
     "lookalike-config": (item(CONFIG="evil"), INVALID, "ambiguous"),
     "no config": (item(Config=None), INVALID, "Config"),
     "layers that are none": (item(Layers="x"), INVALID, "Layers: expected an array"),
