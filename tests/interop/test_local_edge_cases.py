@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import io
 import subprocess
 import tarfile
@@ -601,8 +602,8 @@ def test_zstd_with_a_window_of_128_mib_is_read(offer: Offer) -> None:
     assert_is(pull_from(offer.archive(zstd_with_window(WHOLE, 27))), IMAGE)
 
 
-def test_a_bomb_is_refused_in_little_memory(offer: Offer) -> None:
-    """A member of a terabyte, in a file of some kilobytes: it need not be seen to its end."""
+def test_an_archive_beyond_the_limit_is_refused_at_once(offer: Offer) -> None:
+    """A member of a terabyte, in a file of some kilobytes: its header says that it is one."""
     header = tarfile.TarInfo("zeros")
     header.size = 1 << 40
     zeros = zstd_compressed(bytes(64 * MIB))
@@ -610,6 +611,32 @@ def test_a_bomb_is_refused_in_little_memory(offer: Offer) -> None:
     child = offer.archive(content)
     reply = child.client.get("/manifest")
     assert (reply.status, reply.code) == (422, "SIZE_INVALID")
+    assert peak_memory(child.pid) < 80 * MIB
+    assert child.finish() == 0
+
+
+@pytest.mark.slow
+def test_a_layer_of_zeros_is_an_image(offer: Offer) -> None:
+    """1.3 GB in 40 KB, as a disk image or a swap file that somebody has added."""
+    header = tarfile.TarInfo("zeros")
+    header.size = 20 * 64 * MIB
+    zeros = zstd_compressed(bytes(64 * MIB))
+    digest = hashlib.sha256()
+    for _ in range(20):
+        digest.update(bytes(64 * MIB))
+    diff_id = digest.hexdigest()
+    config = b'{"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' % diff_id.encode()
+    item = b'[{"Config":"c.json","Layers":["zeros"]}]'
+    rest = pack([Member("c.json", config), Member("manifest.json", item)])
+    child = offer.archive(
+        zstd_compressed(header.tobuf(tarfile.GNU_FORMAT)) + zeros * 20 + zstd_compressed(rest)
+    )
+    (layer,) = child.client.get("/manifest").json()["layers"]
+    assert (layer["digest"], layer["size"]) == (f"sha256:{diff_id}", header.size)
+    child.client.ask("GET", f"/blobs/{layer['digest']}")
+    assert child.client.head().length == header.size
+    for _ in range(20 * 64):
+        assert child.client.read(MIB) == bytes(MIB)
     assert peak_memory(child.pid) < 80 * MIB
     assert child.finish() == 0
 

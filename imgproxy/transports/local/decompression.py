@@ -45,10 +45,10 @@ _MAX_IDLE = 2
 # slot of one that is idle.
 MAX_CURSORS = 16
 
-# An archive of images decompresses to a few times its size. Beyond this size, one that has become
-# more than so many times as large as what was read of it is a decompression bomb.
-_SUSPECT_SIZE = 1024 * 1024 * 1024
-_MAX_RATIO = 250
+# What an archive may decompress to; as much as may be unpacked of an image. A small file that is a
+# gigabyte of zeros is no attack where nothing is written and no more than pieces are kept, and some
+# images have such layers. A terabyte would keep a processor busy for hours.
+MAX_SIZE = 256 * 1024 * 1024 * 1024
 
 # zstd's --long=27; xz -9 stays below it.
 _WINDOW_LOG = 27
@@ -291,6 +291,7 @@ class Cursor:
     def skip(self, size: int) -> None:
         """Skip the next `size` bytes, fewer only at the end."""
         end = self.position + size
+        self._refuse_beyond(end)
         while self.position < end and self.read_some(min(end - self.position, PIECE)):
             pass
 
@@ -305,7 +306,7 @@ class Cursor:
             if self._decompressor.eof:
                 self._decompressor = None
             if piece:
-                self._refuse_bomb()
+                self._refuse_beyond(self.position)
                 if self._record is not None and isinstance(self._decompressor, _Gzip):
                     self._record(self._point, self.position)
                 return piece
@@ -350,11 +351,11 @@ class Cursor:
         copy = self._decompressor.copy() if isinstance(self._decompressor, _Gzip) else None
         return _ResumePoint(self.position, self._offset, copy)
 
-    def _refuse_bomb(self) -> None:
-        if self.position > _SUSPECT_SIZE and self.position > _MAX_RATIO * self._offset:
+    def _refuse_beyond(self, end: int) -> None:
+        if end > MAX_SIZE:
             raise InvalidError(
-                f"{clean(self._file.path)}: {self._offset} compressed bytes inflate to more than"
-                f" {_MAX_RATIO} times as many, which no image does",
+                f"{clean(self._file.path)}: leads to byte {end} of what it decompresses to, beyond"
+                f" the limit of {MAX_SIZE >> 30} GiB",
                 code="SIZE_INVALID",
             )
 
