@@ -197,6 +197,17 @@ def test_what_a_tool_wrote_is_read_as_skopeo_reads_it(
     assert pull_from(serve(path)) == pulled, "by its path alone"
 
 
+def test_what_skopeo_has_synchronized_is_read(made: Made, serve: Serve, tmp_path: Path) -> None:
+    """Whose directories are called by the whole reference, port and tag included."""
+    with docker_registry(tmp_path / "registry") as address:
+        skopeo_copy(f"oci:{made.layout.path}", f"docker://{address}/acme/app:1.36")
+        options = ("--src=docker", "--src-tls-verify=false", "--dest=dir", "--scoped")
+        names = (f"{address}/acme/app", str(tmp_path))
+        run(require("skopeo"), "--insecure-policy", "sync", *options, *names)
+    image = f"dir:{tmp_path}/{address}/acme/app:1.36"
+    assert pull_from(serve(image)).content == read_by_skopeo(image, tmp_path / "read")
+
+
 @pytest.mark.parametrize("packer", PACKERS)
 def test_an_archive_packed_by_hand_is_the_same_image(
     packer: str, made: Made, serve: Serve, tmp_path: Path
@@ -442,13 +453,14 @@ def test_an_archive_comes_through_a_descriptor(
     assert child.finish() == 0
 
 
-def test_standard_input(made: Made, packed: bytes, keep: Keep) -> None:
+@pytest.mark.parametrize("path", ["/dev/stdin", "-"])
+def test_standard_input(path: str, made: Made, packed: bytes, keep: Keep) -> None:
     """`zcat … | imgproxy`; and another request after a failure finds the same."""
     ours, theirs = socket.socketpair()
     reading, writing = os.pipe()
     with theirs, open(reading, "rb", buffering=0) as stdin:
         fd = theirs.fileno()
-        arguments = command("docker-archive:/dev/stdin:no/such", INSECURE, fds=[fd])
+        arguments = command(f"docker-archive:{path}:no/such", INSECURE, fds=[fd])
         child = keep(Child(arguments, pass_fds=[fd], stdin=stdin))
     child.clients.append(Client(ours))
     feed(writing, packed, MIB)

@@ -35,6 +35,7 @@ def test_the_made_manifest_says_what_the_image_is(
     image: tuple[Descriptor, list[Descriptor]],
 ) -> None:
     config, layers = image
+    config = config._replace(media_type=types.OCI_CONFIG)
     parsed = parse_manifest(make_manifest(config, layers), types.OCI_MANIFEST, "it")
     assert parsed == Manifest(types.OCI_MANIFEST, config, tuple(layers), None)
 

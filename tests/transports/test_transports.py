@@ -173,7 +173,7 @@ async def test_relative_paths_begin_here(
 @pytest.mark.parametrize(
     "image",
     [
-        *("docker:x", "docker://UPPER/case", "oci:", "ftp://x", "sif:/x", "dir:/x:y", ""),
+        *("docker:x", "docker://UPPER/case", "oci:", "ftp://x", "sif:/x", ""),
         *("dir:", "oci-archive:", "docker-archive:/x:UPPER/case", "oci-archive:/x:@x"),
     ],
 )

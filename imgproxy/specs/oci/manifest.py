@@ -68,7 +68,8 @@ class Descriptor(NamedTuple):
 class Manifest(NamedTuple):
     """An image's (or artifact's) manifest, OCI or Docker schema 2.
 
-    `artifact_type` is empty for an image.
+    `artifact_type` is empty for an image; else it is the one that the manifest states, or the type
+    of its config (OCI image specification, manifest.md, "Guidelines for Artifact Usage").
     """
 
     media_type: str
@@ -106,7 +107,7 @@ def parse(raw: bytes, claimed_type: str, name: str) -> Manifest | Index:
             return Index(media_type, entries, subject_descriptor)
         config = parse_descriptor(document.object("config"))
         layers = tuple(map(parse_descriptor, document.each_object("layers")))
-        artifact_type = _media_type_of(document, "artifactType")
+        artifact_type = _artifact_type(document, config)
         return Manifest(media_type, config, layers, subject_descriptor, artifact_type)
     except (FieldError, strict_json.JsonError) as error:
         raise InvalidError(f"parsing {name}: {error}") from None
@@ -152,6 +153,13 @@ def _media_type(document: Fields, claimed: str, name: str) -> str:
     if version not in (2, None):
         raise FieldError(f"schemaVersion: expected 2, got {version}")
     return media_type
+
+
+def _artifact_type(document: Fields, config: Descriptor) -> str:
+    # go-containerregistry states the type of the config for true images as well.
+    stated = _media_type_of(document, "artifactType")
+    artifact_type = stated or config.media_type
+    return "" if artifact_type in types.CONFIGS | {types.EMPTY} else artifact_type
 
 
 def _guess(document: Fields) -> str:

@@ -119,6 +119,11 @@ class PathName(NamedTuple):
 
     def of(self, transport: str) -> LocalName:
         """Return the name with the transport that has been detected."""
+        if self.tail and transport == "dir":
+            _refuse(
+                f"{self.path}:{self.tail}",
+                f"{self.path} is a dir:, which has one image; expected {self.path} alone",
+            )
         return _local(transport, f"{self.path}:{self.tail}" if self.tail else self.path)
 
 
@@ -235,12 +240,15 @@ def _digest(text: str, digest_text: str) -> Digest:
 
 
 def _local(transport: str, text: str) -> LocalName:
-    path, _, tail = text.partition(":")
+    # `skopeo sync` writes directories with colons in their names, HOST:PORT/NAME:TAG.
+    path, _, tail = (text, "", "") if transport == "dir" else text.partition(":")
     whole = f"{transport}:{text}"
-    if not path or "\0" in path or (tail and transport == "dir"):
+    if not path or "\0" in path:
         _refuse(whole, f"expected {_LOCAL[transport]}")
     if transport == "dir":
         return DirectoryName(path)
+    if path == "-" and transport != "oci":
+        path = "/dev/stdin"
     match = _POSITION.fullmatch(tail)
     position = int(match[1]) if match else None
     if transport == "docker-archive":

@@ -86,6 +86,10 @@ def test_an_index_has_entries_in_their_order() -> None:
     )
 
 
+def of_config(media_type: str | None) -> Json:
+    return {"config": {**MANIFEST["config"], "mediaType": media_type}}
+
+
 @pytest.mark.parametrize("document", [MANIFEST, INDEX], ids=["manifest", "index"])
 def test_a_subject_is_read(document: Json) -> None:
     assert read({**document, "subject": ENTRY}).subject == entry()
@@ -98,6 +102,22 @@ def test_a_subject_is_read(document: Json) -> None:
         ({"artifactType": None}, ""),
         ({"artifactType": ""}, ""),
         ({"artifactType": "application/vnd.example+json"}, "application/vnd.example+json"),
+        # go-containerregistry states it for images
+        ({"artifactType": types.OCI_CONFIG}, ""),
+        # Helm and others say it by the type of the config alone
+        (
+            of_config("application/vnd.cncf.helm.config.v1+json"),
+            "application/vnd.cncf.helm.config.v1+json",
+        ),
+        (of_config(types.EMPTY), ""),
+        (of_config(types.DOCKER_CONFIG), ""),
+        (of_config(None), ""),
+        ({**of_config(types.EMPTY), "artifactType": "application/x.y"}, "application/x.y"),
+        (
+            {**of_config("application/x.config"), "artifactType": "application/x.y"},
+            "application/x.y",
+        ),
+        ({**of_config("application/x.config"), "artifactType": types.OCI_CONFIG}, ""),
     ],
     ids=str,
 )

@@ -243,10 +243,23 @@ def test_a_docker_archive_s_image_is_named_by_tag_or_position(
     assert parse_image(text) == name
 
 
-@pytest.mark.parametrize("path", ["a", "/a/b", "/a b/", "/"])
-def test_a_directory_is_named_by_its_path_alone(path: str) -> None:
+@pytest.mark.parametrize(
+    "path", ["a", "/a/b", "/a b/", "/", "/a:", ":", "/a:@0", "localhost:5000/acme/app:1.36", "-"]
+)
+def test_a_directory_is_named_by_all_of_the_rest(path: str) -> None:
+    """Colons too, which `skopeo sync` writes in names of directories."""
     assert parse_image(f"dir:{path}") == DirectoryName(path)
-    assert parse_image(f"dir:{path}:") == DirectoryName(path)
+
+
+@pytest.mark.parametrize("transport", ["docker-archive", "oci-archive"])
+@pytest.mark.parametrize("tail", ["", ":@1"])
+def test_an_archive_may_come_through_standard_input(transport: str, tail: str) -> None:
+    assert parse_image(f"{transport}:-{tail}") == parse_image(f"{transport}:/dev/stdin{tail}")
+
+
+@pytest.mark.parametrize("text", ["oci:-", "oci:-:v1", "docker-archive:./-", "oci-archive:-x"])
+def test_what_is_no_archive_on_standard_input_is_a_path(text: str) -> None:
+    assert "/dev/stdin" not in str(parse_image(text))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +347,7 @@ def test_what_is_found_at_a_path_says_how_the_rest_is_read(
             f"docker-archive:/a:os@{SHA256}",
             "images in a Docker archive have names and positions, no digests",
         ),
-        *((f"dir:{tail}", "expected dir:DIR") for tail in ("", ":", "/a:b", "/a:@0", "a\0b")),
+        *((f"dir:{tail}", "expected dir:DIR") for tail in ("", "a\0b")),
         (
             "containers-storage:os",
             "the transport containers-storage: is not supported; push the image from there to a"
@@ -382,6 +395,18 @@ def test_a_name_without_a_registry_is_short(text: str) -> None:
     assert str(name) == text
 
 
+@pytest.mark.parametrize("tail", ["v1", "@0", "a:b"])
+def test_a_path_with_a_tail_is_no_directory_of_skopeo_s(tail: str) -> None:
+    name = parse_image(f"./a:{tail}")
+    assert isinstance(name, PathName)
+    with pytest.raises(BadRequestError) as caught:
+        name.of("dir")
+    assert caught.value.code == "NAME_INVALID"
+    assert caught.value.message == (
+        f'the image name "./a:{tail}": ./a is a dir:, which has one image; expected ./a alone'
+    )
+
+
 def test_a_path_s_tail_is_refused_when_it_is_read() -> None:
     name = parse_image("/a:@x")
     assert isinstance(name, PathName)
@@ -397,7 +422,6 @@ def test_a_path_s_tail_is_refused_when_it_is_read() -> None:
             for tail in ("UPPER/case", "@1000000000", "@x", "@", "os:", f"os@{SHA256[:-1]}")
         ),
         (f":os@{SHA256}", "docker-archive", "names and positions, no digests"),
-        (":v1", "dir", "expected dir:DIR"),
         (":b c", "oci-archive", "neither a reference nor a position"),
     ],
 )
