@@ -1,7 +1,8 @@
 """Authentication challenges: RFC 9110 section 11.6.1, as registries use them for tokens.
 
 A field may hold several challenges, separated by the same commas that separate the parameters of
-one challenge; what follows a word tells whether it is a scheme or a parameter's name.
+one challenge; what follows a word tells whether it is a scheme or a parameter's name. Some servers
+separate parameters by semicolons, as other fields do.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import re
 from typing import NamedTuple
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SKIP = re.compile(r"[ \t,]*")
+_SKIP = re.compile(r"[ \t,;]*")
 _PARAMETER = re.compile(
-    rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_WORD}))[ \t]*(?=,|$)', re.DOTALL
+    rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_WORD}))[ \t]*(?=[,;]|$)', re.DOTALL
 )
-_SCHEME = re.compile(rf"({_WORD})(?:[ \t]+|(?=,)|$)")
-_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
+_SCHEME = re.compile(rf"({_WORD})(?:[ \t]+|(?=[,;])|$)")
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=[,;]|$)")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 

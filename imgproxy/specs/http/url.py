@@ -62,7 +62,9 @@ def parse(text: str) -> Url:
     if scheme not in _PORTS:
         raise ValueError("neither http nor https")
     written = f"[{host}]" if "[" in parts.netloc else host
-    if parts.username is not None or _HOST.fullmatch(written) is None:
+    if parts.username is not None:
+        raise ValueError("it has user information (USER:PASSWORD@)")
+    if _HOST.fullmatch(written) is None:
         raise ValueError("its host is malformed")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Url(scheme, host, _PORTS[scheme] if port is None else port, target)

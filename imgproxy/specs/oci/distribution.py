@@ -6,8 +6,9 @@ acts.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from imgproxy.errors import (
     BadUpstreamError,
@@ -15,15 +16,15 @@ from imgproxy.errors import (
     Failure,
     NotFoundError,
     UnavailableError,
-    clean,
 )
-from imgproxy.parsing import strict_json
-from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.specs.http import retry
 from imgproxy.specs.http import url as urls
+from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import media_type as types
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
 
@@ -39,6 +40,9 @@ MAX_ERROR_SIZE = 64 * 1024
 # The longest chain seen in practice is registry, object store, its regional host. Go stops at ten
 # as well.
 MAX_REDIRECTS = 10
+
+# What is left as it is in a `Location`: all of ASCII that may be in a field but the blank.
+_PRINTABLE = bytes(range(0x21, 0x7F))
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -144,11 +148,29 @@ def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
 
 
 def _resolve(url: Url, location: str) -> str:
-    """Return a `Location` as an absolute URL: RFC 9110 section 10.2.2."""
+    """Return a `Location` as an absolute URL: RFC 9110 section 10.2.2.
+
+    What may not be in a URL and has one meaning there all the same, blanks and bytes beyond ASCII,
+    is percent-encoded.
+    """
+    written = quote(location.strip().encode("latin-1"), safe=_PRINTABLE)
     try:
-        return urljoin(f"{url.scheme}://{url.authority}{url.target}", location)
+        return urljoin(f"{url.scheme}://{url.authority}{url.target}", written)
     except ValueError:  # its message may quote a secret
         raise ValueError("its host or port is malformed") from None
+
+
+def content_digests(fields: Sequence[str]) -> tuple[Digest, ...]:
+    """Return the digests that `Docker-Content-Digest` names, each of which the content must have.
+
+    It helps where it is right: quoted, in upper case or given twice it still names a digest, and
+    what names none, or by an algorithm that is not available, is as if it were not there.
+    """
+    found = []
+    for text in ",".join(fields).split(","):
+        with suppress(ValueError):
+            found.append(digests.parse(text.strip(' \t"').lower()))
+    return tuple(digest for digest in dict.fromkeys(found) if digests.is_available(digest))
 
 
 def failure(
@@ -156,10 +178,12 @@ def failure(
 ) -> Failure:
     """Return the failure that a response other than the wanted 200 stands for.
 
-    `asked` is what was asked for; the message begins with it. The registry's own message is quoted
-    if it sent the specification's error body. `retry_after` is in seconds, None if unspecified.
+    `asked` is what was asked for; the message begins with it, and quotes what the registry says.
+    `retry_after` is in seconds, None if unspecified.
     """
-    codes, words = parse_error_body(body)
+    from imgproxy.specs.http import refusal_body
+
+    codes, words = refusal_body.parse(body)
     message = f"{asked}: GET {url}: {status}" + (f" ({words})" if words else "")
     if status == 404:
         default = "BLOB_UNKNOWN" if isinstance(asked, BlobPath) else "MANIFEST_UNKNOWN"
@@ -178,19 +202,3 @@ def refusal(message: str, status: int, *, retry_after: float | None = None) -> F
         return UnavailableError(message, code="TOOMANYREQUESTS", retry_after=retry_after)
     kind = UnavailableError if retry.is_transient_status(status) else BadUpstreamError
     return kind(message, retry_after=retry_after)
-
-
-def parse_error_body(body: bytes) -> tuple[list[str], str]:
-    """Return the codes of the specification's error body, and a summary for messages.
-
-    Both are empty for any other body.
-    """
-    try:
-        errors = Fields(strict_json.loads(body)).objects("errors")
-        codes = [error.optional_text("code") or "" for error in errors]
-        messages = [error.optional_text("message") or "" for error in errors]
-    except (strict_json.JsonError, FieldError):
-        return [], ""
-    return codes, clean(
-        "; ".join(f"{code}: {text}" for code, text in zip(codes, messages, strict=True))
-    )

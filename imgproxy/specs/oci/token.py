@@ -7,6 +7,7 @@ from one repository for a limited time.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -119,7 +120,7 @@ def parse(body: bytes, url: Url) -> Token:
     try:
         fields = Fields(strict_json.loads(body))
         value = fields.optional_text("token") or fields.optional_text("access_token") or ""
-        lifetime = fields.optional_integer("expires_in") or 0
+        lifetime = _lifetime(fields)
     except strict_json.JsonError as error:
         raise BadUpstreamError(f"GET {url}: the token server's reply: {error}") from None
     except FieldError:  # its message may quote a secret
@@ -127,6 +128,15 @@ def parse(body: bytes, url: Url) -> Token:
     if not is_usable(value):
         raise BadUpstreamError(f"GET {url}: the token server's reply holds no usable token")
     return Token(value, max(float(min(lifetime, 2**31)), MIN_LIFETIME))
+
+
+def _lifetime(fields: Fields) -> int:
+    """Return `expires_in` in seconds, 0 where it says nothing; some servers write it as text."""
+    with suppress(FieldError):
+        return fields.optional_whole_number("expires_in") or 0
+    with suppress(FieldError, ValueError):
+        return int(fields.text("expires_in"))
+    return 0
 
 
 def failure(
@@ -137,7 +147,9 @@ def failure(
     `source` is the origin of the credentials that were sent to it, empty for none;
     `retry_after` is in seconds, None if unspecified.
     """
-    _, words = distribution.parse_error_body(body)
+    from imgproxy.specs.http import refusal_body
+
+    words = refusal_body.parse(body).summary
     shown = f" to the credentials from {source}" if source else ""
     message = f"asking for a token: {url}: {status}{shown}" + (f" ({words})" if words else "")
     return distribution.refusal(message, status, retry_after=retry_after)

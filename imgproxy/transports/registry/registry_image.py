@@ -73,7 +73,7 @@ class RegistryImage:
         return Document(
             found.raw,
             found.media_type,
-            tuple(each for each in (digest, found.digest) if each is not None),
+            (*([] if digest is None else [digest]), *found.digests),
             None,
             f"{self.name}: {path} from {location.name}",
             lambda failure: self.failover.reject(path, [location], failure),

@@ -9,8 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy.errors import BadUpstreamError, DeniedError, closing_on_error
-from imgproxy.specs.oci import digest as digests
+from imgproxy.errors import DeniedError
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.distribution import (
@@ -45,12 +44,12 @@ _ANY_STATUS = range(100, 600)
 class FoundManifest(NamedTuple):
     """A manifest or an index as a registry sent it.
 
-    `digest` is that of `Docker-Content-Digest`, None where there is no usable algorithm in it.
+    `digests` are those of `Docker-Content-Digest`.
     """
 
     raw: bytes
     media_type: str
-    digest: Digest | None
+    digests: tuple[Digest, ...]
 
 
 class Repository:
@@ -87,10 +86,9 @@ class Repository:
     async def manifest(self, name: str) -> FoundManifest:
         """Return a manifest or an index by a tag or a digest."""
         response = await self._get(ManifestPath(name), {"Accept": distribution.ACCEPT_MANIFESTS})
-        with closing_on_error(response):
-            digest = _content_digest(response)
+        named = distribution.content_digests(response.headers("docker-content-digest"))
         raw = await response.read(MAX_DOCUMENT_SIZE)
-        return FoundManifest(raw, response.header("content-type"), digest)
+        return FoundManifest(raw, response.header("content-type"), named)
 
     async def blob(self, digest: Digest, wanted: Range | None = None) -> Part:
         """Return the response with a blob, or with the wanted rest of it, to be read."""
@@ -149,20 +147,3 @@ class Repository:
             else f"there are no credentials for {self.name}"
         )
         return DeniedError(f"{failure.message}: {reason}", code=failure.code, retry_after=wait)
-
-
-def _content_digest(response: Response) -> Digest | None:
-    """Return the digest that the registry claims for a manifest.
-
-    A digest by an unavailable algorithm is ignored; it is not an error.
-    """
-    text = response.header("docker-content-digest")
-    if not text:
-        return None
-    try:
-        digest = digests.parse(text)
-    except ValueError as error:
-        raise BadUpstreamError(
-            f"GET {response.url}: its Docker-Content-Digest is unusable: {error}"
-        ) from None
-    return digest if digests.is_available(digest) else None

@@ -85,7 +85,13 @@ TOKEN = Challenge("bearer", {"realm": "https://a/token", "service": "a"})
         pytest.param("A b=c d=e", [Challenge("a", {})], id="comma-missing"),
         pytest.param('A b=c, d="e"f, G h=i', [Challenge("a", {"b": "c"})], id="after-the-quotes"),
         pytest.param("A b=c, =d", [Challenge("a", {"b": "c"})], id="name-missing"),
-        pytest.param("A b=c; d=e", [Challenge("a", {})], id="semicolon"),
+        pytest.param("A b=c; d=e", [Challenge("a", {"b": "c", "d": "e"})], id="semicolon"),
+        pytest.param('A b="c";d="e";', [Challenge("a", {"b": "c", "d": "e"})], id="semicolons"),
+        pytest.param(
+            'A b="c;d"; E f=g',
+            [Challenge("a", {"b": "c;d"}), Challenge("e", {"f": "g"})],
+            id="semicolon-and-scheme",
+        ),
     ],
 )
 def test_a_header_holds_challenges(header: str, challenges: list[Challenge]) -> None:

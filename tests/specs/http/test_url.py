@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from imgproxy.specs.http.url import Url, parse, redacted
@@ -60,10 +62,10 @@ def test_a_url_says_where_to_dial_and_what_to_ask(
         ("https:/a", "its host is malformed"),
         ("https:///a", "its host is malformed"),
         ("https://:80/", "its host is malformed"),
-        ("https://user@a/", "its host is malformed"),
-        ("https://user:password@a/", "its host is malformed"),
-        ("https://@a/", "its host is malformed"),
-        ("https://a\\@b/", "its host is malformed"),
+        ("https://user@a/", "it has user information (USER:PASSWORD@)"),
+        ("https://user:password@a/", "it has user information (USER:PASSWORD@)"),
+        ("https://@a/", "it has user information (USER:PASSWORD@)"),
+        ("https://a\\@b/", "it has user information (USER:PASSWORD@)"),
         ("https://a%00/", "its host is malformed"),
         ("https://a..b/", "its host is malformed"),
         ("https://.a/", "its host is malformed"),
@@ -85,7 +87,7 @@ def test_a_url_says_where_to_dial_and_what_to_ask(
     ],
 )
 def test_anything_else_is_refused(text: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=f"^{complaint}$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(complaint)}$"):
         parse(text)
 
 

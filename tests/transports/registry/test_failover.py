@@ -256,7 +256,6 @@ PASSED_OVER: dict[str, tuple[Step, ...]] = {
     "garbage": (b"SSH-2.0\r\n\r\n",),
     "encoded": (answer(body=MANIFEST, content_encoding="gzip"),),
     "too large": (head(200, content_length=str(MAX_DOCUMENT_SIZE + 1)),),
-    "a digest that is none": (answer(body=MANIFEST, docker_content_digest="x"),),
     "a redirect to nowhere": (answer(307, location="ftp://x"),),
     "a circle": (),
 }
