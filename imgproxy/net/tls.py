@@ -23,6 +23,9 @@ def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     if verify:
         context.load_default_certs()
+        # An administrator who installs an intermediate authority, or the certificate of the server
+        # itself, trusts that, whoever has signed it. The other clients of certs.d agree.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     else:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -33,6 +36,8 @@ def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
             pass  # a dangling link
         except OSError as error:
             raise _unusable(path, error) from None
+    # Apache asks for a certificate after the request where only some paths need one.
+    context.post_handshake_auth = bool(certificates.clients)
     for certificate, key in certificates.clients:
         try:
             context.load_cert_chain(certificate, key, password=_no_password)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from support.home import REGISTRIES_CONF, table
-from support.servers import Certificates, certificates, nginx, require
+from support.servers import Certificates, certificates, http_server, nginx, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from support.filled import Registry
     from support.home import Home
     from support.parent import Child
+    from support.servers import Answering
 
 CLASSIC, NEW = ".config/containers/certs.d", "xdg/containers/certs.d"
 
@@ -115,6 +118,56 @@ def test_an_option_names_the_directory_for_every_host(
     assert_pulled(pull(registry.name(":large", front), f"--cert-dir={directory}"), registry)
 
 
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Certificates, Path]:
+    """Return what a server behind an intermediate authority has, and that authority alone."""
+    import trustme
+
+    directory = tmp_path_factory.mktemp("issued")
+    root = trustme.CA()
+    intermediate = root.create_child_ca()
+    leaf = intermediate.issue_cert("127.0.0.1", "localhost")
+    files = Certificates(directory / "root.pem", directory / "chain.pem", directory / "key.pem")
+    root.cert_pem.write_to_path(str(files.authority))
+    files.certificate.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
+    leaf.private_key_pem.write_to_path(str(files.key))
+    intermediate.cert_pem.write_to_path(str(directory / "intermediate.pem"))
+    leaf.cert_chain_pems[0].write_to_path(str(directory / "leaf.pem"))
+    return files, directory
+
+
+@pytest.mark.parametrize("trusted", ["root", "intermediate", "leaf"])
+def test_any_certificate_of_the_chain_is_an_anchor(
+    trusted: str,
+    issued: tuple[Certificates, Path],
+    registry: Registry,
+    pull: Pull,
+    home: Home,
+    tmp_path: Path,
+) -> None:
+    """As for skopeo and curl: who installs one trusts it, whoever has signed it."""
+    files, directory = issued
+    with nginx(tmp_path / "nginx", proxied(registry), tls=files) as address:
+        certs = home.write(
+            f"{CLASSIC}/{address}/ca.crt", (directory / f"{trusted}.pem").read_bytes()
+        )
+        assert_pulled(pull(registry.name(":large", address)), registry)
+        by_skopeo = [require("skopeo"), "inspect", "--raw", f"--cert-dir={certs.parent}"]
+        subprocess.run(
+            [*by_skopeo, registry.name(":large", address)],
+            check=True,
+            timeout=30,
+            capture_output=True,
+        )
+
+
+def test_the_certificate_of_another_server_is_no_anchor(
+    issued: tuple[Certificates, Path], front: str, registry: Registry, pull: Pull, home: Home
+) -> None:
+    home.write(f"{CLASSIC}/{front}/ca.crt", (issued[1] / "leaf.pem").read_bytes())
+    assert_refused(pull(registry.name(":large", front)), 502, "TLS", "issuer")
+
+
 BROKEN = {
     "no certificate": {"ca.crt": "nothing of the kind"},
     "half of a pair": {"me.cert": "TLS"},
@@ -146,6 +199,51 @@ def test_a_client_certificate_is_shown(
     home.write(f"{CLASSIC}/{strict}/me.cert", tls.certificate.read_bytes())
     home.write(f"{CLASSIC}/{strict}/me.key", tls.key.read_bytes())
     assert_pulled(pull(registry.name(":large", strict)), registry)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_client_certificate_may_be_asked_for_after_the_request(
+    shown: bool,  # noqa: FBT001  (a parameter)
+    tls: Certificates,
+    registry: Registry,
+    pull: Pull,
+    home: Home,
+) -> None:
+    """TLS 1.3, RFC 8446 section 4.6.2: what Apache does where a path alone requires one."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.authority))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(tls.certificate, tls.key)
+    context.post_handshake_auth = True
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def get(request: Answering) -> None:
+        connection = request.connection
+        assert isinstance(connection, ssl.SSLSocket)
+        if not connection.getpeercert():
+            try:
+                connection.verify_client_post_handshake()
+                connection.settimeout(0.1)
+                for _ in range(50):  # the answer is read by reading what else there may be
+                    with suppress(TimeoutError):
+                        connection.recv(1)
+                    if connection.getpeercert():
+                        break
+                connection.settimeout(None)
+            except ssl.SSLError:
+                request.answer(403, b"no certificate")
+                return
+        request.answer(307, b"", Location=f"http://{registry.address}{request.path}")
+
+    with http_server(get, tls=context) as address:
+        home.write(f"{CLASSIC}/{address}/ca.crt", tls.authority.read_bytes())
+        if shown:
+            home.write(f"{CLASSIC}/{address}/me.cert", tls.certificate.read_bytes())
+            home.write(f"{CLASSIC}/{address}/me.key", tls.key.read_bytes())
+        child = pull(registry.name(":large", address), "--tls-verify=false")
+        if shown:
+            assert_pulled(child, registry)
+        else:
+            assert_refused(child, 403, "DENIED", "no certificate")
 
 
 def test_without_a_client_certificate_the_server_has_its_say(

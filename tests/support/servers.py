@@ -274,7 +274,9 @@ class Answering(BaseHTTPRequestHandler):
 
 @contextmanager
 def http_server(
-    get: Callable[[Answering], None], post: Callable[[Answering], None] | None = None
+    get: Callable[[Answering], None],
+    post: Callable[[Answering], None] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[str]:
     """Run an HTTP server whose replies are sent by the functions; yield its address."""
 
@@ -289,6 +291,8 @@ def http_server(
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     with in_thread(server):
         yield f"127.0.0.1:{server.server_port}"
 
