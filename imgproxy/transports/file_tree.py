@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
-from imgproxy.errors import clean
+from imgproxy.errors import NotFoundError, clean
 from imgproxy.transports.readers import LocalFile
 
 if TYPE_CHECKING:
@@ -35,7 +36,15 @@ class Directory:
 
     async def open(self, path: str, name: str, *, sole: bool = False) -> Content:  # noqa: ARG002
         """See `Tree`. A directory has each name once."""
-        return LocalFile(f"{self.path}/{path}", name)
+        try:
+            return LocalFile(f"{self.path}/{path}", name)
+        except NotFoundError as error:
+            from imgproxy.transports.local import near_misses
+
+            raise near_misses.backslashes(path, self, error) from None
+
+    def __contains__(self, path: object) -> bool:
+        return os.path.lexists(f"{self.path}/{path}")
 
     def close(self) -> None:
         """See `Tree`. Nothing is open."""

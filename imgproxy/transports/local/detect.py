@@ -10,7 +10,13 @@ import stat
 from typing import TYPE_CHECKING
 
 from imgproxy.config.policy import path_scopes
-from imgproxy.errors import InvalidError, UnsupportedFormatError, clean, closing_on_error
+from imgproxy.errors import (
+    InvalidError,
+    NotFoundError,
+    UnsupportedFormatError,
+    clean,
+    closing_on_error,
+)
 from imgproxy.host.files import OpenFile, failure
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
@@ -34,6 +40,15 @@ _MAX_INSPECTED = 64
 
 async def open_named(name: LocalName | PathName) -> SearchableSource:
     """Open what a name with a path refers to. Raises `Failure`."""
+    try:
+        return await _open_named(name)
+    except NotFoundError as error:
+        from imgproxy.transports.local import near_misses
+
+        raise near_misses.cut_at_a_colon(name.path, error) from None
+
+
+async def _open_named(name: LocalName | PathName) -> SearchableSource:
     if isinstance(name, PathName):
         return await _open_detected(name.path, name.of)
     if isinstance(name, DirectoryName) or (
@@ -167,6 +182,8 @@ def _readable_name(name: LocalName, archive: Archive) -> LocalName:
     `docker save` writes a layout without a manifest.json in some versions of Docker. Raises
     `UnsupportedFormatError` where the archive has neither.
     """
+    from imgproxy.transports.local import near_misses
+
     where = clean(archive.path)
     if isinstance(name, DockerArchiveName) and "manifest.json" not in archive:
         if "index.json" in archive:
@@ -179,10 +196,11 @@ def _readable_name(name: LocalName, archive: Archive) -> LocalName:
             )
         raise UnsupportedFormatError(
             f"{where} has neither manifest.json nor index.json, so it is not an image"
-            f" (it has: {archive.names})"
+            f" (it has: {archive.names}){near_misses.no_image(archive)}"
         )
     if isinstance(name, LayoutName) and "index.json" not in archive:
-        way_out = "; read it with docker-archive:" if "manifest.json" in archive else ""
+        is_docker_s = "manifest.json" in archive
+        way_out = "; read it with docker-archive:" if is_docker_s else near_misses.no_image(archive)
         raise UnsupportedFormatError(
             f"{where} has no index.json, so it is not an OCI layout"
             f" (it has: {archive.names}){way_out}"
@@ -208,7 +226,7 @@ async def _has_an_image(archive: Archive) -> bool:
                     str(entry.digest),
                 )
                 for entry in level[:left]
-                if _blob_path(entry.digest) in archive and not entry.is_attestation
+                if _is_there(entry, archive) and not entry.is_companion
             ]
             left -= len(level)
             if any(_is_whole(each, archive) for each in documents if isinstance(each, Manifest)):
@@ -226,7 +244,18 @@ async def _has_an_image(archive: Archive) -> bool:
 
 def _is_whole(manifest: Manifest, archive: Archive) -> bool:
     blobs = (manifest.config, *manifest.layers)
-    return bool(manifest.layers) and all(_blob_path(each.digest) in archive for each in blobs)
+    return bool(manifest.layers) and all(_is_there(each, archive) for each in blobs)
+
+
+def _is_there(descriptor: Descriptor, archive: Archive) -> bool:
+    """Return whether an archive has content of the size that its descriptor says.
+
+    Docker 25.0 wrote wrong sizes (moby #47072).
+    """
+    try:
+        return archive.find(_blob_path(descriptor.digest)).size == descriptor.size
+    except (NotFoundError, InvalidError):
+        return False
 
 
 def _blob_path(digest: Digest) -> str:

@@ -49,6 +49,12 @@ class ImageDirectory:
                     f'{self.name}: unsupported version: "{clean(version.decode(errors="replace"))}"'
                 )
         raw = await file_tree.read(self._tree, "manifest.json", MAX_DOCUMENT_SIZE)
+        if raw.lstrip()[:1] == b"[":
+            raise UnsupportedFormatError(
+                f"{self.name}: its manifest.json is that of a Docker archive: docker save wrote it,"
+                " and it was unpacked; pack it with tar -C DIR -cf FILE . and read it with"
+                " docker-archive:FILE"
+            )
         self._root = digests.compute(raw)
         return Document(raw, "", (), None, f"{self.name}: manifest.json")
 

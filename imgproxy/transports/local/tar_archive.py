@@ -28,6 +28,8 @@ from imgproxy.transports.local import decompression
 from imgproxy.transports.readers import Bytes, Content
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from imgproxy.specs.oci.tar import Stream
     from imgproxy.transports.local.decompression import CompressedFile
 
@@ -79,8 +81,11 @@ class Archive:
         self._compressed = compressed
         self._members = members
 
-    def __contains__(self, path: str) -> bool:
+    def __contains__(self, path: object) -> bool:
         return path in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
 
     @property
     def names(self) -> str:
@@ -104,7 +109,10 @@ class Archive:
             if member is None:
                 if hops:
                     raise _invalid(f"{where} is a link to {clean(name)}, which is not there")
-                raise NotFoundError(f"{where} is not there")
+                from imgproxy.transports.local import near_misses
+
+                error = NotFoundError(f"{where} is not there")
+                raise near_misses.backslashes(name, self, error)
             if sole and member.copies > 1:
                 raise _invalid(f"{where} is in the archive {member.copies} times")
             if member.kind == "symlink":

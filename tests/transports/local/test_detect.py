@@ -13,11 +13,13 @@ from support.archives import (
     WITH_INDEX,
     Member,
     control,
+    directory,
     docker_containerd,
     docker_graphdriver,
     docker_legacy,
     gzipped,
     layer,
+    once,
     pack,
     packed,
     replaced,
@@ -31,6 +33,7 @@ from support.archives import (
 from support.images import (
     OCI_CONFIG,
     OCI_INDEX,
+    OCI_LAYER,
     OCI_MANIFEST,
     Json,
     Layout,
@@ -210,6 +213,82 @@ async def test_a_file_is_no_directory_and_the_way_out_is_told(
         await place_of(form.format(path))
 
 
+# --- what was probably meant ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["", "oci:", "oci-archive:", "docker-archive:"])
+@real_time
+async def test_a_path_that_was_cut_at_a_colon_is_told(tmp_path: Path, transport: str) -> None:
+    (tmp_path / "localhost:5000/acme/app:1.36").mkdir(parents=True)
+    way_out = f"there is {tmp_path}/localhost:5000, but what follows a colon is no part of the path"
+    with refusing(NOT_FOUND, f"{tmp_path}/localhost", way_out, "or use dir:") as raised:
+        source = await place_of(f"{transport}{tmp_path}/localhost:5000/acme/app")
+        await source.root()
+    assert raised.value.code == "NOT_FOUND"
+    with refusing(NOT_FOUND) as raised:
+        await (await place_of(f"{transport}{tmp_path}/other:5000")).root()
+    assert "colon" not in raised.value.message
+
+
+def renamed(members: list[Member], rename: Callable[[str], str]) -> list[Member]:
+    return [each._replace(name=rename(each.name)) for each in members]
+
+
+@pytest.mark.parametrize("control", ["manifest.json", "index.json"])
+@pytest.mark.parametrize("transport", ["", "oci-archive:", "docker-archive:"])
+@real_time
+async def test_an_archive_that_was_packed_with_its_directory_is_told(
+    tmp_path: Path, control: str, transport: str
+) -> None:
+    members = [
+        each for each in docker_graphdriver(IMAGE) if each.name.startswith(("blobs", control))
+    ]
+    for prefix in ("./saved/", "saved/"):
+        packed = pack(renamed(members, lambda name: f"{prefix}{name}"))  # noqa: B023  (called here)
+        path = write_file(tmp_path / "image", packed)
+        with refusing(UNSUPPORTED, f"it has saved/{control}", "pack it again with tar -C saved"):
+            await place_of(f"{transport}{path}")
+
+
+@pytest.mark.parametrize("names", [[".dockerenv", "x"], ["bin", "etc", "usr", "var"]])
+@real_time
+async def test_the_files_of_a_container_are_told(tmp_path: Path, names: list[str]) -> None:
+    path = write_file(tmp_path / "image", pack([directory(each) for each in names]))
+    with refusing(UNSUPPORTED, "docker export writes", "docker save"):
+        await place_of(path)
+
+
+@pytest.mark.parametrize("form", ["{}", "dir:{}"])
+@real_time
+async def test_what_docker_save_wrote_and_was_unpacked_is_told(tmp_path: Path, form: str) -> None:
+    for member in docker_legacy(IMAGE):
+        if member.kind == b"0":
+            write_file(tmp_path / "saved" / member.name, member.content)
+    with refusing(UNSUPPORTED, "docker save", "unpacked", "tar -C", "docker-archive:FILE"):
+        await (await place_of(form.format(tmp_path / "saved"))).root()
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+@real_time
+async def test_backslashes_in_names_are_told(
+    tmp_path: Path, layout: Layout, *, is_archive: bool
+) -> None:
+    layout.save_image(b"x")
+    if is_archive:
+        members = [
+            Member(str(file.relative_to(layout.path)).replace("/", "\\"), file.read_bytes())
+            for file in layout.path.rglob("*")
+            if file.is_file()
+        ]
+        name = f"oci-archive:{write_file(tmp_path / 'image', pack(members))}"
+    else:
+        for file in [*layout.path.glob("blobs/*/*")]:
+            file.rename(layout.path / str(file.relative_to(layout.path)).replace("/", "\\"))
+        name = f"oci:{layout.path}"
+    with refusing(UNKNOWN, "with backslashes in its name", "Windows"):
+        await (await place_of(name)).root()
+
+
 # --- archives that can be read in two ways ------------------------------------------------------
 
 
@@ -234,6 +313,45 @@ def without_layers() -> list[Member]:
     return [*members, Member(f"blobs/sha256/{entry['digest'][7:]}", manifest)]
 
 
+def with_sizes(change: Callable[[Json], None]) -> list[Member]:
+    """Return what Docker 25.0.1 wrote: a manifest that an index.json names, with wrong sizes."""
+    layers = [
+        {"mediaType": OCI_LAYER, "digest": digest_of(each), "size": len(each)} for each in LAYERS
+    ]
+    config = {
+        "mediaType": OCI_CONFIG,
+        "digest": digest_of(IMAGE.config),
+        "size": len(IMAGE.config),
+    }
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": config,
+        "layers": layers,
+    }
+    change(document)
+    manifest = encode(document)
+    entry = {"mediaType": OCI_MANIFEST, "digest": digest_of(manifest), "size": len(manifest)}
+    change(entry)
+    members = replaced(docker_graphdriver(IMAGE), "index.json", index_of(entry))
+    return once([*members, Member(f"blobs/sha256/{entry['digest'][7:]}", manifest)])
+
+
+def wrong_layer(document: Json) -> None:
+    if "layers" in document:
+        document["layers"][1]["size"] += 1
+
+
+def wrong_config(document: Json) -> None:
+    if "config" in document:
+        document["config"]["size"] = 0
+
+
+def wrong_manifest(document: Json) -> None:
+    if "layers" not in document:
+        document["size"] -= 1
+
+
 def lacking(members: list[Member], content: bytes) -> list[Member]:
     return [each for each in members if each.content != content]
 
@@ -248,6 +366,9 @@ FALLING_BACK: dict[str, list[Member]] = {
         *replaced(skopeo(IMAGE), "x"),
         index_of({"mediaType": OCI_MANIFEST, "digest": digest_of(b"x"), "size": 1}),
     ],
+    "the size of a layer is wrong": with_sizes(wrong_layer),
+    "the size of the config is wrong": with_sizes(wrong_config),
+    "the size of the manifest is wrong": with_sizes(wrong_manifest),
     "index.json is broken": replaced(
         docker_graphdriver(IMAGE), "index.json", Member("index.json", b"{")
     ),
@@ -268,6 +389,14 @@ async def test_manifest_json_is_read_where_index_json_leads_nowhere(
     source = await place_of(path)
     assert source.name == f"docker-archive:{path}"
     assert (await served_from(source)).layers == list(LAYERS)
+    source.close()
+
+
+@real_time
+async def test_an_archive_whose_sizes_are_right_is_a_layout(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "image", pack(with_sizes(lambda _: None)))
+    source = await place_of(path)
+    assert source.name == f"oci-archive:{path}"
     source.close()
 
 
