@@ -28,15 +28,15 @@ from imgproxy.images import selection
 from imgproxy.parent import process
 from imgproxy.server import http_connection, request_errors, service
 from imgproxy.specs.http import proxy, url
+from imgproxy.specs.oci import choices, docker_archive, tar
 from imgproxy.specs.oci import digest as digests
-from imgproxy.specs.oci import docker_archive, tar
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci.choices import Choice
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports import signature_files, time_limit
-from imgproxy.transports.local import decompression, listing, tar_archive
-from imgproxy.transports.local.listing import Choice
+from imgproxy.transports.local import decompression, tar_archive
 from imgproxy.transports.registry import failover, foreign_layers
 
 if TYPE_CHECKING:
@@ -439,7 +439,7 @@ def test_a_made_manifest_has_the_form_in_the_man_page() -> None:
 
 
 def test_the_man_page_has_the_members_of_a_choice() -> None:
-    (choice,) = listing.detail([Choice(0, (), None)])
+    (choice,) = choices.detail([Choice(0, (), None)])
     _, _, text = section("ERRORS").partition(".B choices\n(each with\n")
     assert set(re.findall(r"^\.BR? (\w+)", text.partition("null")[0], re.MULTILINE)) == set(choice)
 

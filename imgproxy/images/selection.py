@@ -9,13 +9,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy.errors import Failure, InvalidError, NotFoundError, clean
+from imgproxy.errors import AmbiguousError, Failure, InvalidError, NotFoundError, clean
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import platform as platforms
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Index, Manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imgproxy.images.verified_source import VerifiedSource
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
@@ -34,6 +36,9 @@ MAX_INDEXES = 64
 MAX_TOTAL_SIZE = 32 * 1024 * 1024
 MAX_ENTRIES = 65536
 
+# Manifests that are read because their descriptors do not say what they are.
+_MAX_LOOKED_INTO = 64
+
 # Manifests that are looked for to list what is there, where the chosen one is missing.
 _MAX_LOOKED_FOR = 16
 
@@ -42,10 +47,16 @@ _MAX_LISTED = 64
 
 
 class _Candidate(NamedTuple):
-    """An entry that could be chosen; `platform` is its own, or that of the index around it."""
+    """An entry that could be chosen, or an index whose entries could be.
 
+    `position` is its place in the index that names it. `platform` is its own, or that of the index
+    around it; `is_companion` holds if either is one.
+    """
+
+    position: int
     descriptor: Descriptor
     platform: Platform | None
+    is_companion: bool = False
 
 
 class IndexWalk:
@@ -69,34 +80,85 @@ class IndexWalk:
     async def choose(self, root: VerifiedDocument, wanted: Platform) -> VerifiedDocument:
         """Return the manifest for a platform from an index and the indexes in it.
 
-        Raises `NotFoundError` with the platforms that there are, where none fits.
+        What accompanies images (`Descriptor.is_companion`) is chosen only where there are none.
+        Raises `NotFoundError` with the platforms that there are, where none fits, and
+        `AmbiguousError` where entries without a platform are all that fits.
         """
         await self._enter(root, wanted, None, 1)
-        at = platforms.choose(wanted, [candidate.platform for candidate in self._candidates])
-        if at is None:
+        images = [each for each in self._candidates if not each.is_companion]
+        self._candidates = images or self._candidates
+        chosen = await self._fetch_best(wanted)
+        self.way = self._way(chosen.digest)
+        return chosen
+
+    async def _fetch_best(self, wanted: Platform) -> VerifiedDocument:
+        """Return the manifest of the best candidate: of the best image, if any of them is one."""
+        left, passed_over = self._candidates, None
+        for _ in range(_MAX_LOOKED_INTO):
+            at = platforms.choose(wanted, [each.platform for each in left])
+            if at is None:
+                break
+            if left[at].platform is None:
+                return await self._without_platform(left, wanted)
+            found = await self._fetch(left[at].descriptor)
+            if not found.parsed.is_companion:
+                return found
+            passed_over = passed_over or found
+            left = [each for each in left if each.descriptor.digest != found.digest]
+        if passed_over is None:
             raise self._missing[0] if self._missing else self._nothing_for(wanted)
-        descriptor = self._candidates[at].descriptor
+        return passed_over
+
+    async def _without_platform(
+        self, candidates: list[_Candidate], wanted: Platform
+    ) -> VerifiedDocument:
+        """Return the only image among candidates without a platform, by what the manifests say."""
+        by_digest: dict[Digest, _Candidate] = {}
+        for each in candidates:
+            if each.platform is None:
+                by_digest.setdefault(each.descriptor.digest, each)
+        if len(by_digest) > _MAX_LOOKED_INTO:
+            raise self._ambiguous(by_digest.values())
+        found = [await self._fetch(each.descriptor) for each in by_digest.values()]
+        images = [each for each in found if not each.parsed.is_companion] or found
+        if len(images) > 1:
+            raise self._ambiguous(by_digest[each.digest] for each in images)
+        (image,) = images
+        if len(self._candidates) == 1 or len(found) > 1:
+            await self._check_platform(image.parsed, by_digest[image.digest].descriptor, wanted)
+        return image
+
+    async def _fetch(self, descriptor: Descriptor) -> VerifiedDocument:
         try:
-            chosen = await self.source.document(descriptor)
+            found = await self.source.document(descriptor)
         except NotFoundError as error:
             raise await self._with_what_is_there(error, descriptor) from None
-        if not isinstance(chosen.parsed, Manifest):
+        if not isinstance(found.parsed, Manifest):
             raise InvalidError(
                 f"{self.source.name}: {descriptor.digest} is an index, but the index that names"
                 " it lists it as a manifest or without a type"
             )
-        if len(self._candidates) == 1 and self._candidates[at].platform is None:
-            await self._check_platform(chosen.parsed.config, descriptor, wanted)
-        self.way = self._way(chosen.digest)
-        return chosen
+        return found
+
+    def _ambiguous(self, candidates: Iterable[_Candidate]) -> AmbiguousError:
+        from imgproxy.specs.oci import choices
+
+        offered = [choices.of(each.position, each.descriptor) for each in candidates]
+        return AmbiguousError(
+            f"{self.source.name} fits {len(offered)} manifests without a platform; choose one by"
+            f" its digest: {choices.listed_by_digest(offered)}",
+            choices=choices.detail(offered),
+        )
 
     async def _check_platform(
-        self, config: Descriptor, descriptor: Descriptor, wanted: Platform
+        self, chosen: Manifest | Index, descriptor: Descriptor, wanted: Platform
     ) -> None:
-        """Raise `NotFoundError` if the config of the only entry is for another platform.
+        """Raise `NotFoundError` if the config of the only image is for another platform.
 
         An entry without a platform may be for any; what is not an image has none.
         """
+        assert isinstance(chosen, Manifest)  # noqa: S101  (`_fetch` returns nothing else)
+        config = chosen.config
         if config.media_type not in types.CONFIGS or config.size > MAX_DOCUMENT_SIZE:
             return
         blob = await self.source.blob(config)
@@ -108,7 +170,7 @@ class IndexWalk:
             blob.close()
         found = manifests.parse_platform(bytes(raw))
         if found is not None and platforms.choose(wanted, [found]) is None:
-            self._candidates = [_Candidate(descriptor, found)]
+            self._candidates = [_Candidate(0, descriptor, found)]
             raise self._nothing_for(wanted)
 
     async def _with_what_is_there(self, error: NotFoundError, missing: Descriptor) -> NotFoundError:
@@ -148,9 +210,9 @@ class IndexWalk:
         )
 
     async def _enter(
-        self, index: VerifiedDocument, wanted: Platform, around: Platform | None, depth: int
+        self, index: VerifiedDocument, wanted: Platform, around: _Candidate | None, depth: int
     ) -> None:
-        """Collect the candidates of an index; `around` is the platform of the index itself."""
+        """Collect the candidates of an index; `around` is its own entry, None for the root."""
         assert isinstance(index.parsed, Index)  # noqa: S101  (`parse` refuses others of this type)
         entries = index.parsed.manifests
         self._size += len(index.raw)
@@ -161,19 +223,26 @@ class IndexWalk:
         self._documents.append(index)
         for named in descriptors_in(index):
             self.known.setdefault(named.digest, named)
-        for entry in entries:
-            platform = entry.platform or around
+        for position, entry in enumerate(entries):
             if entry.is_attestation:
                 continue
+            candidate = _Candidate(position, entry, entry.platform, entry.is_companion)
+            if around is not None:
+                candidate = candidate._replace(
+                    platform=entry.platform or around.platform,
+                    is_companion=(
+                        entry.is_companion or around.is_companion or index.parsed.is_companion
+                    ),
+                )
             if entry.media_type in types.INDEXES:
+                platform = candidate.platform
                 if platform is None or platforms.choose(wanted, [platform]) is not None:
-                    await self._descend(entry, wanted, platform, depth + 1)
+                    await self._descend(candidate, wanted, depth + 1)
             elif not entry.media_type or entry.media_type in types.KNOWN_DOCUMENTS:
-                self._candidates.append(_Candidate(entry, platform))
+                self._candidates.append(candidate)
 
-    async def _descend(
-        self, entry: Descriptor, wanted: Platform, platform: Platform | None, depth: int
-    ) -> None:
+    async def _descend(self, index: _Candidate, wanted: Platform, depth: int) -> None:
+        entry = index.descriptor
         if entry.digest in self._entered:
             return  # named twice; its entries are candidates already
         self._entered.add(entry.digest)
@@ -189,7 +258,7 @@ class IndexWalk:
             # Stores save an index whole and only some of what it names.
             self._missing.append(error)
             return
-        await self._enter(inner, wanted, platform, depth)
+        await self._enter(inner, wanted, index, depth)
 
     def _too_much(self, limit: str) -> InvalidError:
         return InvalidError(f"{self.source.name}: more than {limit}, which is the limit")

@@ -127,6 +127,188 @@ async def test_attestations_are_never_chosen(store: Store, mark: Callable[[Json]
     assert failure.message.endswith("(there are: none)")
 
 
+# --- what accompanies images ----------------------------------------------------------------------
+
+EMPTY = "application/vnd.oci.empty.v1+json"
+SPDX = "application/spdx+json"
+COSIGN = "dev.cosignproject.cosign"
+
+
+def annotated(entry: Json, **annotations: str) -> Json:
+    return {**entry, "annotations": annotations}
+
+
+def artifact(store: Store, **fields: object) -> Json:
+    """Return an artifact whose descriptor does not say that it is one."""
+    config = store.add(b"{}", EMPTY)
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": config,
+        "layers": [store.add(encoded(fields), "text/plain")],
+        **fields,
+    }
+    return store.add(encoded(document), OCI_MANIFEST)
+
+
+SAYING = {
+    "a type": lambda entry: {**entry, "artifactType": SPDX},
+    "cosign's signatures": lambda entry: annotated(entry, kind=f"{COSIGN}/sigs"),
+    "cosign's attestations": lambda entry: annotated(entry, kind=f"{COSIGN}/atts"),
+    "a type and the platform": lambda entry: on({**entry, "artifactType": SPDX}, "linux/amd64"),
+}
+
+
+@pytest.mark.parametrize("mark", SAYING.values(), ids=SAYING)
+@pytest.mark.parametrize("platform", ["linux/amd64", ""])
+@virtual_time
+async def test_a_companion_that_says_so_is_not_even_fetched(
+    store: Store, mark: Callable[[Json], Json], platform: str
+) -> None:
+    image = store.image(b"image")
+    image = on(image, platform) if platform else image
+    root = store.index(mark(artifact(store)), image, mark(artifact(store, more="x")))
+    source = MemorySource(store, root)
+    assert await chosen(source) == image["digest"]
+    assert source.asked[:2] == [root["digest"], image["digest"]]
+
+
+@virtual_time
+async def test_an_image_may_state_the_type_of_its_config(store: Store) -> None:
+    """go-containerregistry does, and cosign calls images so in its layouts."""
+    for said in ({"artifactType": OCI_CONFIG}, {"annotations": {"kind": f"{COSIGN}/image"}}):
+        image = on({**store.image(b"x"), **said}, "linux/amd64")
+        root = store.index(image, on(store.image(b"y"), "linux/amd64"))
+        assert await chosen(MemorySource(store, root)) == image["digest"]
+
+
+TURNING_OUT = {
+    "a type": {"artifactType": SPDX},
+    "an empty config": {},
+    "a type of config": {"config": {"mediaType": "application/vnd.cncf.helm.config.v1+json"}},
+    "a subject": {"subject": True},
+}
+
+
+def turning_out(store: Store, case: str) -> Json:
+    fields: Json = dict(TURNING_OUT[case])
+    if case == "a type of config":
+        fields["config"] = {**store.add(b"{}", EMPTY), **fields["config"]}
+    if case == "a subject":
+        return store.image(b"attached", subject=store.image(b"subject"))
+    return artifact(store, **fields)
+
+
+@pytest.mark.parametrize("case", TURNING_OUT)
+@virtual_time
+async def test_the_next_is_taken_if_the_best_turns_out_to_be_a_companion(
+    store: Store, case: str
+) -> None:
+    other, image = turning_out(store, case), on(store.image(b"image"), "linux/amd64")
+    root = store.index(on(other, "linux/amd64"), image, on(store.image(b"x"), "linux/amd64"))
+    source = MemorySource(store, root)
+    assert await chosen(source) == image["digest"]
+    assert source.asked == [root["digest"], other["digest"], image["digest"]]
+
+
+@pytest.mark.parametrize("case", TURNING_OUT)
+@virtual_time
+async def test_without_platforms_the_manifests_decide(store: Store, case: str) -> None:
+    other, image = turning_out(store, case), store.image(b"image")
+    for entries in ((other, image), (image, other)):
+        assert await chosen(MemorySource(store, store.index(*entries))) == image["digest"]
+
+
+@pytest.mark.parametrize("case", TURNING_OUT)
+@virtual_time
+async def test_where_there_are_no_images_artifacts_are_chosen(store: Store, case: str) -> None:
+    other = turning_out(store, case)
+    for entry in (other, {**other, "artifactType": SPDX}, on(other, "linux/amd64")):
+        source = MemorySource(store, store.index(entry))
+        assert await chosen(source) == other["digest"]
+
+
+@virtual_time
+async def test_an_artifact_for_the_platform_is_chosen_where_no_image_is(store: Store) -> None:
+    other = artifact(store, artifactType="application/vnd.wasm.module")
+    root = store.index(on(other, "linux/amd64"), on(store.image(b"x"), "linux/arm64"))
+    assert await chosen(MemorySource(store, root)) == other["digest"]
+
+
+@virtual_time
+async def test_what_is_in_a_companion_is_one_too(store: Store) -> None:
+    image = on(store.image(b"image"), "linux/amd64")
+    inner = on(store.image(b"in an index of artifacts"), "linux/amd64")
+    for index in (
+        {**store.index(inner), "artifactType": SPDX},
+        annotated(store.index(inner), kind=f"{COSIGN}/sigs"),
+        store.index(inner, subject=image),
+    ):
+        assert await chosen(MemorySource(store, store.index(index, image))) == image["digest"]
+
+
+@virtual_time
+async def test_several_images_without_a_platform_are_a_choice(store: Store) -> None:
+    images = [annotated(store.image(bytes([n])), x=f"\x1b{n}") for n in range(3)]
+    sbom = {**artifact(store), "artifactType": SPDX}
+    root = store.index(sbom, *images, artifact(store, more="x"), images[0])
+    failure = await failure_of(MemorySource(store, root))
+    assert refused(failure) == (409, "AMBIGUOUS", False)
+    assert failure.message.isprintable()
+    for entry in images:
+        assert f"@{entry['digest']}" in failure.message
+    assert failure.detail["choices"] == [
+        {
+            "position": f"@{n + 1}",
+            "name": None,
+            "names": [],
+            "digest": entry["digest"],
+            "kind": "image",
+            "mediaType": OCI_MANIFEST,
+            "artifactType": None,
+            "platform": None,
+            "annotations": {"x": str(n)},
+            "size": entry["size"],
+        }
+        for n, entry in enumerate(images)
+    ]
+
+
+@virtual_time
+async def test_no_more_manifests_are_read_than_help(store: Store) -> None:
+    entries = [artifact(store, n=str(n)) for n in range(100)]
+    source = MemorySource(store, store.index(*entries))
+    failure = await failure_of(source)
+    assert refused(failure) == (409, "AMBIGUOUS", False)
+    assert len(source.asked) == 1
+    image = on(store.image(b"image"), "linux/amd64")
+    root = store.index(*(on(entry, "linux/amd64") for entry in entries), image)
+    source = MemorySource(store, root)
+    assert await chosen(source) == entries[0]["digest"]
+    assert len(source.asked) < 80
+
+
+@virtual_time
+async def test_the_only_image_among_companions_is_for_the_platform_of_its_config(
+    store: Store,
+) -> None:
+    root = store.index(artifact(store), store.image(b"x", platform="linux/arm64"))
+    failure = await failure_of(MemorySource(store, root))
+    assert refused(failure) == UNKNOWN
+    assert failure.detail["platforms"] == ["linux/arm64"]
+
+
+@virtual_time
+async def test_what_requires_features_is_for_when_nothing_else_fits(store: Store) -> None:
+    plain = on(store.image(b"plain"), "linux/amd64")
+    nydus = on(store.image(b"nydus"), "linux/amd64")
+    nydus["platform"]["os.features"] = ["nydus.remoteimage.v1"]
+    for entries in ((nydus, plain), (plain, nydus)):
+        assert await chosen(MemorySource(store, store.index(*entries))) == plain["digest"]
+    for entries in ((nydus,), (nydus, on(store.image(b"other"), "linux/arm64"))):
+        assert await chosen(MemorySource(store, store.index(*entries))) == nydus["digest"]
+
+
 @virtual_time
 async def test_entries_of_other_types_are_never_chosen(store: Store) -> None:
     other = on(store.add(b"anything", "application/vnd.example+json"), "linux/amd64")

@@ -422,7 +422,8 @@ SERVED = {
 }
 LAYOUT = {
     *(*SERVED, "transports.file_tree"),
-    *within("transports.local", "detect", "listing", "oci_layout"),
+    "specs.oci.choices",
+    *within("transports.local", "detect", "oci_layout"),
 }
 REGISTRY = {
     *SERVED,

@@ -19,6 +19,7 @@ PLATFORMS = st.builds(
     st.sampled_from(["linux", "windows", "freebsd", "unknown", ""]),
     st.sampled_from(["amd64", "arm", "arm64", "386", "riscv64", "unknown", ""]),
     st.sampled_from(VARIANTS),
+    st.sampled_from([(), (), ("nydus.remoteimage.v1",), ("a", "b")]),
 )
 ENTRIES = st.lists(st.none() | PLATFORMS, max_size=8)
 
@@ -68,19 +69,33 @@ def test_the_choice_from_two_lists_is_the_choice_from_their_choices(
 
 
 @given(PLATFORMS, ENTRIES)
-def test_an_entry_without_a_platform_is_the_last_resort(
+def test_an_entry_without_a_platform_comes_after_those_that_fit_as_they_are(
     wanted: Platform, entries: list[Platform | None]
 ) -> None:
     at = choose(wanted, [None, *entries])
     assert at is not None
-    fitting = any(entry is not None and fits(wanted, entry) for entry in entries)
+    fitting = any(
+        entry is not None and not entry.os_features and fits(wanted, entry) for entry in entries
+    )
     assert (at != 0) == fitting
+
+
+@given(PLATFORMS, ENTRIES)
+def test_what_requires_features_comes_last(
+    wanted: Platform, entries: list[Platform | None]
+) -> None:
+    at = choose(wanted, entries)
+    if at is not None and (chosen := entries[at]) is not None and chosen.os_features:
+        others = [entry for entry in entries if entry is None or not entry.os_features]
+        assert choose(wanted, others) is None
 
 
 @given(PLATFORMS.filter(lambda platform: platform.os and platform.architecture))
 def test_a_platform_serves_itself_and_is_read_as_it_is_written(platform: Platform) -> None:
     assert fits(platform, platform)
-    assert parse(str(platform)) == platform._replace(variant=platform.variant.lower())
+    assert parse(str(platform)) == platform._replace(
+        variant=platform.variant.lower(), os_features=()
+    )
 
 
 @given(st.text())

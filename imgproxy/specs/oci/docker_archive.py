@@ -20,8 +20,10 @@ from imgproxy.specs.oci import media_type as types
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imgproxy.specs.oci.choices import Choice
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.platform import Platform
 
 _KEYS = frozenset({"Config", "RepoTags", "Layers", "LayerSources"})
 _CONFIG_KEYS = frozenset({"rootfs"})
@@ -100,6 +102,31 @@ def foreign_type(media_type: str) -> str:
     """Return the media type of a layer of which the archive has only the source's descriptor."""
     _, plus, suffix = media_type.replace(".tar.", ".tar+").partition("+")
     return f"{types.OCI_NONDISTRIBUTABLE}{plus}{suffix}"
+
+
+def make_index(images: Sequence[Choice]) -> bytes:
+    """Return an index of images whose digests, sizes and platforms are known, in a fixed form."""
+    entries = [
+        {
+            "mediaType": image.media_type,
+            "digest": str(image.digest),
+            "size": image.size,
+            "platform": _platform(image.platform),
+        }
+        for image in images
+        if image.platform is not None
+    ]
+    document = {"schemaVersion": 2, "mediaType": types.OCI_INDEX, "manifests": entries}
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _platform(platform: Platform) -> dict[str, object]:
+    described: dict[str, object] = {"architecture": platform.architecture, "os": platform.os}
+    if platform.os_features:
+        described["os.features"] = list(platform.os_features)
+    if platform.variant:
+        described["variant"] = platform.variant
+    return described
 
 
 def make_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:

@@ -43,15 +43,24 @@ _TOP_KEYS = _FORMAT_KEYS | {
 _DESCRIPTOR_KEYS = frozenset(
     {"mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform"}
 )
-_PLATFORM_KEYS = frozenset({"os", "architecture", "variant"})
+_PLATFORM_KEYS = frozenset({"os", "architecture", "variant", "os.features"})
+
+# What a descriptor or a manifest may state without being an artifact; go-containerregistry states
+# the type of the config for true images as well.
+_NO_ARTIFACTS = types.CONFIGS | {""}
+
+# The annotation `kind` of cosign's layouts: images, indexes, and their signatures (`/sigs`),
+# attestations (`/atts`) and SBOMs.
+_COSIGN = "dev.cosignproject.cosign/"
+_COSIGN_IMAGES = frozenset({f"{_COSIGN}image", f"{_COSIGN}imageIndex"})
 
 
 class Descriptor(NamedTuple):
     """A descriptor of a blob or a manifest.
 
     `size` is in bytes, `media_type` empty where the document has none, `data` the embedded content
-    if there is any, `platform` None where there is none. `ref_name` and `image_name` are the
-    names of the image in a layout and in containerd.
+    if there is any, `platform` None where there is none, `artifact_type` empty where none is
+    stated. `annotations` are pairs of key and value.
     """
 
     media_type: str
@@ -60,9 +69,35 @@ class Descriptor(NamedTuple):
     data: bytes | None = None
     urls: tuple[str, ...] = ()
     platform: Platform | None = None
-    ref_name: str | None = None
-    is_attestation: bool = False
-    image_name: str | None = None
+    artifact_type: str = ""
+    annotations: tuple[tuple[str, str], ...] = ()
+
+    def annotation(self, key: str) -> str | None:
+        """Return the value of an annotation, None where there is none."""
+        return next((value for name, value in self.annotations if name == key), None)
+
+    @property
+    def ref_name(self) -> str | None:
+        """The name of the image in a layout."""
+        return self.annotation("org.opencontainers.image.ref.name")
+
+    @property
+    def image_name(self) -> str | None:
+        """The name of the image in containerd, a whole reference."""
+        return self.annotation("io.containerd.image.name")
+
+    @property
+    def is_attestation(self) -> bool:
+        """Whether it says that it is one: BuildKit in both ways, other writers only in one."""
+        unknown = self.platform is not None and self.platform[:2] == ("unknown", "unknown")
+        return unknown or self.annotation("vnd.docker.reference.type") is not None
+
+    @property
+    def is_companion(self) -> bool:
+        """Whether it says that it is not an image but accompanies one, or stands for itself."""
+        kind = self.annotation("kind") or ""
+        is_cosign_s = kind.startswith(_COSIGN) and kind not in _COSIGN_IMAGES
+        return self.is_attestation or is_cosign_s or self.artifact_type not in _NO_ARTIFACTS
 
 
 class Manifest(NamedTuple):
@@ -78,6 +113,12 @@ class Manifest(NamedTuple):
     subject: Descriptor | None
     artifact_type: str = ""
 
+    @property
+    def is_companion(self) -> bool:
+        """Whether it is not an image: an artifact, or what refers to an image."""
+        is_empty = self.config.media_type == types.EMPTY
+        return is_empty or bool(self.artifact_type) or self.subject is not None
+
 
 class Index(NamedTuple):
     """An OCI image index or a Docker manifest list."""
@@ -85,6 +126,11 @@ class Index(NamedTuple):
     media_type: str
     manifests: tuple[Descriptor, ...]
     subject: Descriptor | None
+
+    @property
+    def is_companion(self) -> bool:
+        """Whether it refers to an image rather than to be one for several platforms."""
+        return self.subject is not None
 
 
 def parse(raw: bytes, claimed_type: str, name: str) -> Manifest | Index:
@@ -156,10 +202,8 @@ def _media_type(document: Fields, claimed: str, name: str) -> str:
 
 
 def _artifact_type(document: Fields, config: Descriptor) -> str:
-    # go-containerregistry states the type of the config for true images as well.
-    stated = _media_type_of(document, "artifactType")
-    artifact_type = stated or config.media_type
-    return "" if artifact_type in types.CONFIGS | {types.EMPTY} else artifact_type
+    artifact_type = _media_type_of(document, "artifactType") or config.media_type
+    return "" if artifact_type in _NO_ARTIFACTS | {types.EMPTY} else artifact_type
 
 
 def _guess(document: Fields) -> str:
@@ -195,20 +239,15 @@ def parse_descriptor(fields: Fields) -> Descriptor:
     size = fields.integer("size")
     if not 0 <= size <= _MAX_SIZE:
         raise FieldError(f"{fields.at('size')}: expected a size, got {size}")
-    annotations = fields.text_map("annotations")
-    platform = _platform_of(fields)
     return Descriptor(
         media_type,
         _digest(fields),
         size,
         _data(fields),
         fields.texts("urls"),
-        platform,
-        annotations.get("org.opencontainers.image.ref.name"),
-        # BuildKit marks attestations in both ways, other writers only in one.
-        "vnd.docker.reference.type" in annotations
-        or (platform is not None and platform[:2] == ("unknown", "unknown")),
-        annotations.get("io.containerd.image.name"),
+        _platform_of(fields),
+        fields.optional_text("artifactType") or "",
+        tuple(fields.text_map("annotations").items()),
     )
 
 
@@ -245,4 +284,5 @@ def _platform(fields: Fields) -> Platform:
     os, architecture, variant = (
         fields.optional_text(key) or "" for key in ("os", "architecture", "variant")
     )
-    return platforms.normalized(os, architecture, variant)
+    features = fields.texts("os.features")
+    return platforms.normalized(os, architecture, variant, os_features=features)

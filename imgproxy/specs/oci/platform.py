@@ -45,14 +45,18 @@ _AMD64_LEVELS = {
 
 
 class Platform(NamedTuple):
-    """The platform of an image; `variant` is empty where there is none."""
+    """The platform of an image; `variant` is empty where there is none.
+
+    `os_features` are what it requires of the system beside that (nydus and EROFS images have some).
+    """
 
     os: str
     architecture: str
     variant: str = ""
+    os_features: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "/".join(part for part in self if part)
+        return "/".join(filter(None, self[:3]))
 
 
 def parse(text: str) -> Platform:
@@ -66,7 +70,9 @@ def parse(text: str) -> Platform:
     return normalized(*parts)
 
 
-def normalized(os: str, architecture: str, variant: str = "") -> Platform:
+def normalized(
+    os: str, architecture: str, variant: str = "", *, os_features: tuple[str, ...] = ()
+) -> Platform:
     """Return the platform in Go's words, whatever an option, an index or a config calls it.
 
     `Linux/x86_64` is `linux/amd64`, `linux/arm/7` and `linux/armhf` are `linux/arm/v7`.
@@ -75,7 +81,7 @@ def normalized(os: str, architecture: str, variant: str = "") -> Platform:
     architecture, implied = _MACHINES.get(architecture, (architecture, ""))
     if variant.isdecimal():
         variant = f"v{variant}"
-    return Platform(_SYSTEMS.get(os, os), architecture, variant or implied)
+    return Platform(_SYSTEMS.get(os, os), architecture, variant or implied, os_features)
 
 
 def of_host(os: str, machine: str, cpu_flags: Collection[str]) -> Platform:
@@ -102,7 +108,8 @@ def choose(wanted: Platform, entries: Iterable[Platform | None]) -> int | None:
     """Return the position of the entry to choose for `wanted`, None where no entry matches.
 
     `entries` are the platforms of an index in its order, None for an entry without one, which is
-    chosen only where no other matches.
+    chosen only where no other matches. One that requires features of the system comes after all
+    that do not, for nothing says which this system has.
     """
     ranks = {variant: rank for rank, variant in reversed([*enumerate(_variants(wanted))])}
     best: tuple[int, int] | None = None
@@ -116,7 +123,9 @@ def choose(wanted: Platform, entries: Iterable[Platform | None]) -> int | None:
 def _rank(wanted: Platform, entry: Platform, ranks: dict[str, int]) -> int | None:
     if (entry.os, entry.architecture) != (wanted.os, wanted.architecture):
         return None
-    return 0 if wanted.os == "windows" else ranks.get(_plain(entry.architecture, entry.variant))
+    variant = _plain(entry.architecture, entry.variant)
+    rank = 0 if wanted.os == "windows" else ranks.get(variant)
+    return rank if rank is None or not entry.os_features else rank + len(ranks) + 1
 
 
 def _plain(architecture: str, variant: str) -> str:

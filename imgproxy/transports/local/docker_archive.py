@@ -9,6 +9,7 @@ and its digest is that of the stored bytes.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -21,20 +22,22 @@ from imgproxy.errors import (
     NotFoundError,
     clean,
 )
+from imgproxy.specs.oci import choices
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import docker_archive as formats
+from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci.choices import Choice
 from imgproxy.specs.oci.digest import Digest
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor
 from imgproxy.transports import file_tree
-from imgproxy.transports.local import listing
-from imgproxy.transports.local.listing import Choice
 from imgproxy.transports.readers import Bytes
 from imgproxy.transports.source import Document, Identity
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.docker_archive import Item
+    from imgproxy.specs.oci.platform import Platform
     from imgproxy.specs.oci.reference import DockerArchiveName, Reference
     from imgproxy.transports.local.tar_archive import Archive, Member
     from imgproxy.transports.source import Reader, SignaturePlace
@@ -47,10 +50,14 @@ _PIECE = 1024 * 1024
 
 
 class _Image(NamedTuple):
-    """A manifest that was made for an image, and its blobs: in memory, or by their paths."""
+    """A manifest that was made for an image, and its blobs: in memory, or by their paths.
+
+    `platform` is that in its config, None where there is none.
+    """
 
     manifest: bytes
     blobs: dict[Digest, bytes | str]
+    platform: Platform | None
 
 
 class DockerArchive:
@@ -84,16 +91,19 @@ class DockerArchive:
             position, item = next(iter(fitting.items()))
             return await self._document(position, item)
         offered = await self._choices(fitting or items)
-        way_out = f"choose one: {listing.listed(offered)}"
+        if fitting and _differ_by_platform(offered):
+            raw = formats.make_index(offered)
+            return Document(raw, types.OCI_INDEX, (), None, f"{self.name}: its images")
+        way_out = f"choose one: {choices.listed(offered)}"
         if fitting:
             raise AmbiguousError(
                 f"{self.name} fits {len(fitting)} images; {way_out}",
-                choices=listing.detail(offered),
+                choices=choices.detail(offered),
             )
         raise NotFoundError(
             f"{self.name}: no such image in the archive; {way_out}",
             code="MANIFEST_UNKNOWN",
-            choices=listing.detail(offered),
+            choices=choices.detail(offered),
         )
 
     async def find(self, digest: Digest) -> Document:
@@ -110,9 +120,9 @@ class DockerArchive:
             if digest in named:
                 return await self._document(named[digest], items[named[digest]])
         raise InvalidError(
-            f"{self.name}: none of its images has the digest {digest}: {listing.listed(offered)}",
+            f"{self.name}: none of its images has the digest {digest}: {choices.listed(offered)}",
             code="DIGEST_INVALID",
-            choices=listing.detail(offered),
+            choices=choices.detail(offered),
         )
 
     async def _items(self) -> dict[int, Item]:
@@ -134,11 +144,12 @@ class DockerArchive:
     async def _choices(self, items: dict[int, Item]) -> list[Choice]:
         offered = []
         for position, item in items.items():
-            try:
-                digest = digests.compute((await self._image(position, item)).manifest)
-            except Failure:
-                digest = None  # this image is broken, the others need not be
-            offered.append(Choice(position, item.repo_tags, digest))
+            choice = Choice(position, item.repo_tags, None)
+            with suppress(Failure):  # this image is broken, the others need not be
+                raw, _, platform = await self._image(position, item)
+                digest = digests.compute(raw)
+                choice = choice._replace(digest=digest, size=len(raw), platform=platform)
+            offered.append(choice)
         return offered
 
     async def _document(self, position: int, item: Item) -> Document:
@@ -173,7 +184,8 @@ class DockerArchive:
             for path, layer in zip(item.layers, layers, strict=True)
             if not layer.urls
         }
-        return _Image(formats.make_manifest(config, layers), {**blobs, config.digest: raw})
+        manifest = formats.make_manifest(config, layers)
+        return _Image(manifest, {**blobs, config.digest: raw}, manifests.parse_platform(raw))
 
     async def _layer(self, path: str, diff_id: Digest | None, item: Item) -> Descriptor:
         """Return the descriptor of a layer, of the bytes that are served for it."""
@@ -211,10 +223,13 @@ class DockerArchive:
         return self._hashed[member.offset]
 
     async def document(self, descriptor: Descriptor) -> Document:
-        """See `Source`. The only manifests are those that are made, and those are roots."""
-        raise NotFoundError(
-            f"{self.name}: manifest {descriptor.digest} is not there", code="MANIFEST_UNKNOWN"
-        )
+        """See `Source`. The only manifests are those that were made."""
+        name = f"{self.name}: manifest {descriptor.digest}"
+        for image in self._images.values():
+            if digests.compute(image.manifest) == descriptor.digest:
+                named = (descriptor.digest,)
+                return Document(image.manifest, types.OCI_MANIFEST, named, descriptor.size, name)
+        raise NotFoundError(f"{name} is not there", code="MANIFEST_UNKNOWN")
 
     async def blob(self, descriptor: Descriptor) -> Reader:
         """See `Source`."""
@@ -234,6 +249,12 @@ class DockerArchive:
     def close(self) -> None:
         """See `Source`."""
         self._archive.close()
+
+
+def _differ_by_platform(offered: list[Choice]) -> bool:
+    """Return whether images are one for several platforms, as far as their configs tell."""
+    platforms = {each.platform for each in offered}
+    return None not in platforms and len(platforms) == len(offered)
 
 
 def _has_name(tag: str, reference: Reference) -> bool:

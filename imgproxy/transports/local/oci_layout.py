@@ -6,22 +6,25 @@ The file `oci-layout` is not required, as no other reader requires it; `index.js
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clean
+from imgproxy.errors import AmbiguousError, BadRequestError, Failure, NotFoundError, clean
+from imgproxy.specs.oci import choices
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci.manifest import Index, Manifest
 from imgproxy.transports import file_tree
-from imgproxy.transports.local import listing
-from imgproxy.transports.local.listing import Choice
 from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from imgproxy.specs.oci.choices import Choice
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.platform import Platform
     from imgproxy.specs.oci.reference import LayoutName, Reference
     from imgproxy.transports.file_tree import Tree
     from imgproxy.transports.readers import Content
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 # Not images, but artifacts that refer to one: under the tag for registries without a referrers API
 # (distribution specification, "Referrers Tag Schema"), and under the tags that cosign uses.
 _FALLBACK_TAG = re.compile(r"[a-z0-9]+-[0-9a-f]{64,}(?:\.[a-z]+)?")
+
+
+# Documents that are read to tell images from what accompanies them.
+_MAX_LOOKED_INTO = 64
 
 
 class OciLayout:
@@ -55,16 +62,18 @@ class OciLayout:
     async def root(self) -> Document:
         """See `Source`. Raises `AmbiguousError` where the name fits several images."""
         index, entries = await self._index()
-        fitting = self._matching(entries)
+        fitting = await self._matching(entries)
+        if self._wanted.ref_name is None:
+            fitting = await self._images(fitting)
         images = {entry.digest for entry in fitting.values()}
         if len(images) == 1:
             return await self.document(next(iter(fitting.values())))
         if self._wanted.ref_name is None and _differ_by_platform(fitting.values()):
             return index
-        offered = _choices(fitting)
+        offered = await self._choices(fitting)
         raise AmbiguousError(
-            f"{self.name} fits {len(images)} images; choose one: {listing.listed(offered)}",
-            choices=listing.detail(offered),
+            f"{self.name} fits {len(images)} images; choose one: {choices.listed(offered)}",
+            choices=choices.detail(offered),
         )
 
     async def find(self, digest: Digest) -> Document:
@@ -77,24 +86,77 @@ class OciLayout:
         return await find_by_digest(self, index, digest)
 
     async def _index(self) -> tuple[Document, tuple[Descriptor, ...]]:
-        raw = await file_tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
+        try:
+            raw = await file_tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
+        except NotFoundError as error:
+            from imgproxy.transports.local import near_misses
+
+            raise near_misses.cut_at_a_colon(self._wanted.path, error) from None
         name = f"{clean(self._tree.path)}: index.json"
         entries = manifests.parse_index(raw, name).manifests
         return Document(raw, types.OCI_INDEX, (), None, name), entries
 
-    def _matching(self, entries: tuple[Descriptor, ...]) -> dict[int, Descriptor]:
+    async def _matching(self, entries: tuple[Descriptor, ...]) -> dict[int, Descriptor]:
         """Return the entries that the name fits, by position. Raises `NotFoundError` for none."""
         everything = dict(enumerate(entries))
         for matches in self._matchers():
             fitting = {n: entry for n, entry in everything.items() if matches(n, entry)}
             if fitting:
                 return fitting
-        offered = _choices(everything)
+        offered = await self._choices(everything)
         raise NotFoundError(
-            f"{self.name}: no such image in the layout (there are: {listing.listed(offered)})",
+            f"{self.name}: no such image in the layout (there are: {choices.listed(offered)})",
             code="MANIFEST_UNKNOWN",
-            choices=listing.detail(offered),
+            choices=choices.detail(offered),
         )
+
+    async def _images(self, entries: dict[int, Descriptor]) -> dict[int, Descriptor]:
+        """Return the entries that are images of their own, or all where none is.
+
+        oras lists the children of an index beside it, and what refers to an image; cosign, and
+        some registries' tools, list signatures and SBOMs.
+        """
+        left = {n: entry for n, entry in entries.items() if not entry.is_companion}
+        if len({entry.digest for entry in left.values()}) == 1:
+            return left
+        documents = await self._parsed(left)
+        others = {digest for digest, each in documents.items() if each.is_companion}
+        for each in documents.values():
+            if isinstance(each, Index):
+                others |= {child.digest for child in each.manifests}
+        return {n: entry for n, entry in left.items() if entry.digest not in others} or entries
+
+    async def _parsed(self, entries: dict[int, Descriptor]) -> dict[Digest, Manifest | Index]:
+        """Return the documents of entries that are there and can be read, not verified."""
+        documents = {}
+        for entry in [*entries.values()][:_MAX_LOOKED_INTO]:
+            with suppress(Failure):
+                found = await self.document(entry)
+                documents[entry.digest] = manifests.parse(found.raw, found.media_type, found.name)
+        return documents
+
+    async def _choices(self, entries: dict[int, Descriptor]) -> list[Choice]:
+        """Return entries as choices, with what their documents say where the entries do not."""
+        documents = await self._parsed(entries)
+        offered = []
+        for position, entry in entries.items():
+            choice, parsed = choices.of(position, entry), documents.get(entry.digest)
+            if isinstance(parsed, Manifest):
+                artifact_type = choice.artifact_type or parsed.artifact_type
+                platform = choice.platform or await self._platform(parsed)
+                choice = choice._replace(artifact_type=artifact_type, platform=platform)
+            offered.append(choice)
+        return offered
+
+    async def _platform(self, manifest: Manifest) -> Platform | None:
+        """Return the platform in an image's config, None where it has none that can be read."""
+        if manifest.config.media_type not in types.CONFIGS:
+            return None
+        try:
+            content = await self._open(manifest.config, self.name, "BLOB_UNKNOWN")
+            return manifests.parse_platform(await content.read(manifests.MAX_DOCUMENT_SIZE))
+        except Failure:
+            return None
 
     def _matchers(self) -> list[Callable[[int, Descriptor], bool]]:
         """Return predicates for position and entry; the first that any entry fulfils decides."""
@@ -163,10 +225,3 @@ def _differ_by_platform(entries: Collection[Descriptor]) -> bool:
     platforms = {entry.platform for entry in entries}
     names = {entry.ref_name for entry in entries}
     return None not in platforms and len(platforms) == len(entries) and len(names) == 1
-
-
-def _choices(entries: dict[int, Descriptor]) -> list[Choice]:
-    return [
-        Choice(position, [entry.ref_name] if entry.ref_name else [], entry.digest, entry.platform)
-        for position, entry in entries.items()
-    ]

@@ -321,7 +321,7 @@ def test_the_manifest_is_compact_and_in_the_order_of_the_specification() -> None
 
 def test_what_else_a_descriptor_has_is_left_out() -> None:
     """The annotations describe the source in the registry, not the layer."""
-    more = LAYER._replace(data=b"x", ref_name="a", image_name="b", is_attestation=True)
+    more = LAYER._replace(data=b"x", annotations=(("a", "b"),), artifact_type="a/b")
     assert make_manifest(CONFIG, [more]) == make_manifest(CONFIG, [LAYER])
 
 

@@ -153,19 +153,9 @@ def test_an_index_may_have_no_entries(nothing: Json) -> None:
         ({"data": "YWI="}, {"data": b"ab"}),
         ({"data": ""}, {"data": b""}),
         ({"urls": ["http://a", "b"]}, {"urls": ("http://a", "b")}),
-        ({"artifactType": "a/b", "unheard-of": {}}, {}),
-        ({"annotations": {"org.opencontainers.image.ref.name": "v1"}}, {"ref_name": "v1"}),
-        ({"annotations": {"io.containerd.image.name": "a/b:1"}}, {"image_name": "a/b:1"}),
-        (
-            {
-                "annotations": {
-                    "io.containerd.image.name": "a/b:1",
-                    "org.opencontainers.image.ref.name": "1",
-                }
-            },
-            {"image_name": "a/b:1", "ref_name": "1"},
-        ),
-        ({"annotations": {"other": "v1"}}, {}),
+        ({"artifactType": "a/b", "unheard-of": {}}, {"artifact_type": "a/b"}),
+        ({"artifactType": None, "annotations": {}}, {}),
+        ({"annotations": {"x": "v1", "y": ""}}, {"annotations": (("x", "v1"), ("y", ""))}),
         ({"platform": None}, {}),
         ({"platform": {}}, {}),
         ({"platform": {"os": "", "architecture": "", "variant": "v8"}}, {}),
@@ -178,14 +168,9 @@ def test_an_index_may_have_no_entries(nothing: Json) -> None:
             {"platform": Platform("linux", "amd64")},
         ),
         ({"platform": {"architecture": "amd64"}}, {"platform": Platform("", "amd64")}),
-        # attestations have both marks, or one of them
         (
-            {"platform": {"os": "unknown", "architecture": "unknown"}},
-            {"platform": Platform("unknown", "unknown"), "is_attestation": True},
-        ),
-        (
-            {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}},
-            {"is_attestation": True},
+            {"platform": {"os": "linux", "architecture": "arm64", "os.features": ["nydus"]}},
+            {"platform": Platform("linux", "arm64", "", ("nydus",))},
         ),
         (
             {"platform": {"os": "linux", "architecture": "unknown"}},
@@ -197,6 +182,77 @@ def test_an_index_may_have_no_entries(nothing: Json) -> None:
 def test_a_descriptor_says_what_it_names(fields: Json, expected: Json) -> None:
     plain = Descriptor(types.OCI_MANIFEST, DIGEST, 12)
     assert entry(**fields) == plain._replace(**expected)
+
+
+def test_a_descriptor_has_the_names_of_an_image() -> None:
+    annotations = {
+        "io.containerd.image.name": "a/b:1",
+        "org.opencontainers.image.ref.name": "1",
+    }
+    described = entry(annotations=annotations)
+    assert (described.image_name, described.ref_name) == ("a/b:1", "1")
+    assert (entry().image_name, entry().ref_name) == (None, None)
+
+
+COSIGN = "dev.cosignproject.cosign"
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_attestation", "is_companion"),
+    [
+        ({}, False, False),
+        ({"platform": {"os": "linux", "architecture": "unknown"}}, False, False),
+        ({"platform": {"os": "unknown", "architecture": "unknown"}}, True, True),
+        ({"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}, True, True),
+        ({"annotations": {"vnd.docker.reference.digest": str(DIGEST)}}, False, False),
+        ({"artifactType": "application/spdx+json"}, False, True),
+        ({"artifactType": "no media type"}, False, True),
+        ({"artifactType": ""}, False, False),
+        # as go-containerregistry writes it
+        ({"artifactType": types.OCI_CONFIG}, False, False),
+        ({"artifactType": types.DOCKER_CONFIG}, False, False),
+        ({"artifactType": types.EMPTY}, False, True),
+        *(
+            ({"annotations": {"kind": f"{COSIGN}/{kind}"}}, False, is_companion)
+            for kind, is_companion in (
+                ("image", False),
+                ("imageIndex", False),
+                ("sigs", True),
+                ("atts", True),
+                ("sboms", True),
+            )
+        ),
+        ({"annotations": {"kind": "another"}}, False, False),
+    ],
+    ids=str,
+)
+def test_a_descriptor_says_whether_it_is_an_image(
+    fields: Json,
+    is_attestation: bool,  # noqa: FBT001  (a parameter)
+    is_companion: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    described = entry(**fields)
+    assert (described.is_attestation, described.is_companion) == (is_attestation, is_companion)
+
+
+@pytest.mark.parametrize(
+    ("document", "is_companion"),
+    [
+        (MANIFEST, False),
+        (INDEX, False),
+        ({**MANIFEST, "artifactType": types.OCI_CONFIG}, False),
+        ({**MANIFEST, "artifactType": "application/x.y"}, True),
+        ({**MANIFEST, **of_config("application/x.y")}, True),
+        ({**MANIFEST, **of_config(types.EMPTY)}, True),
+        ({**MANIFEST, "subject": ENTRY}, True),
+        ({**INDEX, "subject": ENTRY}, True),
+    ],
+)
+def test_a_document_says_whether_it_is_an_image(
+    document: Json,
+    is_companion: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    assert read(document).is_companion == is_companion
 
 
 @pytest.mark.parametrize(

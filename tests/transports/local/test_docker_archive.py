@@ -28,7 +28,7 @@ from support.archives import (
     symlink,
     zstd_compressed,
 )
-from support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Json, digest_of
+from support.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Json, digest_of
 from support.opened import (
     AMBIGUOUS,
     BLOB_UNKNOWN,
@@ -44,7 +44,7 @@ from support.sources import describe
 from support.streams import real_time
 
 from imgproxy.specs.oci import digest as digests
-from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, parse_index
 from imgproxy.specs.oci.reference import DockerArchiveName, parse_reference
 from imgproxy.transports.local.docker_archive import DockerArchive
 from imgproxy.transports.local.tar_archive import Archive, open_archive
@@ -465,10 +465,61 @@ async def test_several_images_and_no_name_are_ambiguous(path: Path) -> None:
             "name": image.tags[0] if image.tags else None,
             "names": list(image.tags),
             "digest": made[n],
-            "platform": None,
+            "kind": "image",
+            "mediaType": OCI_MANIFEST,
+            "artifactType": None,
+            "platform": "linux/amd64",
+            "annotations": {},
+            "size": len(images[n].manifest),
         }
         for n, image in enumerate((IMAGE, OTHER, UNTAGGED))
     ]
+
+
+ARM = saved(layer("for arm"), tags=["example.com/os:1"], platform="linux/arm/v7")
+
+
+@pytest.mark.parametrize("name", [None, "example.com/os:1"])
+@real_time
+async def test_images_whose_configs_differ_by_platform_are_an_index(
+    path: Path, name: str | None
+) -> None:
+    source = await opened(path, skopeo(IMAGE, ARM), name or "")
+    root = await source.root()
+    assert root.media_type == OCI_INDEX
+    entries = parse_index(root.raw, "it").manifests
+    assert [str(each.platform) for each in entries] == ["linux/amd64", "linux/arm/v7"]
+    for n, (entry, image) in enumerate(zip(entries, (IMAGE, ARM), strict=True)):
+        document = await source.document(entry)
+        assert (document.size, len(document.raw)) == (entry.size, entry.size)
+        alone = await opened(path, skopeo(IMAGE, ARM), f"@{n}")
+        assert document.raw == (await alone.root()).raw
+        assert (await served_from(alone)).config == image.config
+    again = await opened(path, nix_layered(IMAGE, ARM))
+    assert (await again.root()).raw == root.raw, "the same from every writer"
+
+
+@real_time
+async def test_an_image_for_the_platform_is_served_from_several(path: Path) -> None:
+    served = await served_from(await opened(path, skopeo(ARM, IMAGE)))
+    assert served.config == IMAGE.config
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [saved(layer("x"), platform="linux/amd64"), ARM],
+        [ARM._replace(config=b'{"rootfs":{"diff_ids":["%s"]}}' % ARM.diff_ids[0].encode())],
+        [ARM._replace(config=b"{")],
+    ],
+    ids=["the same platform", "no platform", "broken"],
+)
+@real_time
+async def test_images_whose_configs_do_not_tell_them_apart_are_a_choice(
+    path: Path, others: list[Saved]
+) -> None:
+    with refusing(AMBIGUOUS, ":@0", ":@1"):
+        await (await opened(path, skopeo(IMAGE, *others))).root()
 
 
 @real_time
@@ -774,10 +825,10 @@ async def test_only_what_an_image_has_is_a_blob(path: Path) -> None:
 @real_time
 async def test_there_is_no_manifest_but_the_one_that_is_made(path: Path) -> None:
     source = await opened(path, skopeo(IMAGE))
-    document = await source.root()
-    for content in (document.raw, b"nothing"):
-        with refusing(UNKNOWN, f"manifest {digest_of(content)} is not there"):
-            await source.document(describe(described(content)))
+    made = describe(described((await source.root()).raw))
+    assert (await source.document(made)).digests == (made.digest,)
+    with refusing(UNKNOWN, f"manifest {digest_of(b'nothing')} is not there"):
+        await source.document(describe(described(b"nothing")))
 
 
 @real_time

@@ -126,7 +126,7 @@ async def test_an_image_that_is_not_there_is_answered_with_those_that_are(
 
 def assert_offers(failure: Failure, entries: list[Json]) -> None:
     """Assert that a failure of `three` lists them, for a program and for a person."""
-    platforms = [None, "linux/arm/v7", None]
+    platforms = ["linux/amd64", "linux/arm/v7", "linux/amd64"]  # in configs, but for the second
     names = ["a", "b", None]
     assert failure.detail["choices"] == [
         {
@@ -134,7 +134,12 @@ def assert_offers(failure: Failure, entries: list[Json]) -> None:
             "name": name,
             "names": [name] if name else [],
             "digest": entry["digest"],
+            "kind": "image",
+            "mediaType": entry["mediaType"],
+            "artifactType": None,
             "platform": platform,
+            "annotations": entry.get("annotations", {}),
+            "size": entry["size"],
         }
         for n, (name, entry, platform) in enumerate(zip(names, entries, platforms, strict=True))
     ]
@@ -225,6 +230,98 @@ async def test_images_that_differ_otherwise_are_several(
     entries = [on(layout.image(b"1"), "linux/amd64"), on(layout.image(b"2"), "linux/arm64")]
     layout.save(*change(entries))
     assert refused(await failure_of(layout)) == AMBIGUOUS
+
+
+EMPTY = "application/vnd.oci.empty.v1+json"
+COSIGN = "dev.cosignproject.cosign"
+
+
+def artifact(layout: Layout, **fields: object) -> Json:
+    """Return an artifact whose entry does not say that it is one."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": layout.add(b"{}", EMPTY),
+        "layers": [layout.add(encode(fields), "text/plain")],
+        **fields,
+    }
+    return layout.add(encode(document), OCI_MANIFEST)
+
+
+def of_oras(layout: Layout) -> tuple[Json, list[Json]]:
+    """Return an index, and what oras lists beside it: its children, and what refers to it."""
+    children = [on(layout.image(p.encode(), platform=p), p) for p in ("linux/amd64", "linux/arm64")]
+    index = named(layout.index(*children), "v1")
+    referrer = artifact(layout, artifactType="application/spdx+json", subject=children[0])
+    return index, [index, *children, referrer]
+
+
+def of_cosign(layout: Layout) -> tuple[Json, list[Json]]:
+    """Return an image, and what `cosign save` lists beside it."""
+    entries = [
+        {**layout.image(kind.encode()), "annotations": {"kind": f"{COSIGN}/{kind}"}}
+        for kind in ("sigs", "image", "atts")
+    ]
+    return entries[1], entries
+
+
+def of_silence(layout: Layout) -> tuple[Json, list[Json]]:
+    """Return an image, and artifacts whose entries do not say what they are."""
+    image = layout.image(b"image")
+    attached = layout.image(b"attached", subject=image)
+    typed = artifact(layout, artifactType="application/spdx+json")
+    return image, [artifact(layout), attached, image, typed]
+
+
+@pytest.mark.parametrize("write", [of_oras, of_cosign, of_silence])
+@pytest.mark.parametrize("reference", [None, "quay.io/acme/os:1"])
+@real_time
+async def test_the_only_image_is_told_from_what_accompanies_it(
+    layout: Layout, write: Callable[[Layout], tuple[Json, list[Json]]], reference: str | None
+) -> None:
+    image, entries = write(layout)
+    for order in (entries, entries[::-1]):
+        layout.save(*order)
+        found = await root_of(layout, reference=reference)
+        assert found.raw == layout.read(image["digest"])
+    for position, entry in enumerate(entries):  # whoever asks for another by its position has it
+        layout.save(*entries)
+        assert (await root_of(layout, position=position)).raw == layout.read(entry["digest"])
+
+
+@real_time
+async def test_several_artifacts_and_no_image_are_a_choice(layout: Layout) -> None:
+    spdx = "application/spdx+json"
+    entries = [
+        {
+            **artifact(layout, artifactType=spdx, n="1"),
+            "annotations": {"io.containerd.image.name": "a/b"},
+        },
+        artifact(layout, n="2"),
+        {**artifact(layout, n="3"), "artifactType": "application/x.y"},
+    ]
+    layout.save(*entries)
+    failure = await failure_of(layout)
+    assert refused(failure) == AMBIGUOUS
+    choices = failure.detail["choices"]
+    assert [each["artifactType"] for each in choices] == [spdx, None, "application/x.y"]
+    assert [each["kind"] for each in choices] == ["artifact", "image", "artifact"]
+    assert [each["names"] for each in choices] == [["a/b"], [], []]
+    for words in (f"({spdx})", "(application/x.y)", ":@1"):
+        assert words in failure.message
+
+
+@real_time
+async def test_a_document_that_is_broken_or_missing_is_no_companion(layout: Layout) -> None:
+    broken = layout.add(b"{", OCI_MANIFEST)
+    missing = {**layout.image(b"x"), "digest": digest_of(b"missing")}
+    layout.save(broken, missing)
+    failure = await failure_of(layout)
+    assert refused(failure) == AMBIGUOUS
+    assert [each["digest"] for each in failure.detail["choices"]] == [
+        broken["digest"],
+        missing["digest"],
+    ]
 
 
 @real_time
