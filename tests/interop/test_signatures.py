@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from support import skopeo
+from support import skopeo, version3
 from support.effort import some
 from support.gnupg import Gnupg, gnupg
 from support.home import Home, mirror, table
@@ -29,6 +29,8 @@ from support.sigstores import (
     rsa_signer,
     statement,
 )
+
+from imgproxy.specs.signing.openpgp import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,6 +59,7 @@ class Keys(NamedTuple):
     expired: str
     revoked: str
     renewed: str
+    old: str
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,8 @@ def keys() -> Iterator[Keys]:
     with gnupg() as gpg:
         signer, other = gpg.key("signer"), gpg.key("other")
         expired, renewed = (gpg.key(name, expire=EXPIRING) for name in ("expired", "renewed"))
-        yield Keys(gpg, signer, other, expired, gpg.key("revoked"), renewed)
+        old = gpg.key("old", algorithm="rsa2048")
+        yield Keys(gpg, signer, other, expired, gpg.key("revoked"), renewed, old)
 
 
 def simple(digest: str, name: str, **changes: object) -> bytes:
@@ -146,6 +150,13 @@ def cases(keys: Keys, registry: Registry) -> Mapping[str, Case]:
     revoked = sign(simple(digest, f"{name}:latest"), keys.revoked, at=BETWEEN)
     gpg.revoke(keys.revoked)
 
+    old_ring = [signed_by(gpg.export(keys.old))]
+
+    def version_3(content: bytes, **named: Any) -> bytes:  # noqa: ANN401
+        return gpg.sign_version_3(content, keys.old, **named)
+
+    good_3, other_3 = (version_3(simple(digest, f"{name}:{tag}")) for tag in ("latest", "2"))
+
     def identity(kind: str, **fields: str) -> list[Json]:
         return [signed_by(ring, signedIdentity={"type": kind, **fields})]
 
@@ -200,6 +211,27 @@ def cases(keys: Keys, registry: Registry) -> Mapping[str, Case]:
             [sign(simple("sha256:" + "0" * 64, f"{name}:latest"))], trusted, NO
         ),
         "more in the payload": Case([sign(simple(digest, f"{name}:latest", more=1))], trusted, NO),
+        "version 3": Case([good_3], old_ring, YES),
+        "version 3, the second": Case([other_3, good, good_3], old_ring, YES),
+        "version 3, by another key": Case([good_3], trusted, NO),
+        "version 3, another tag": Case([other_3], old_ring, NO),
+        "version 3, changed": Case(
+            [version3.message(simple(digest, f"{name}:latest"), parse(other_3).signature[6:])],
+            old_ring,
+            NO,
+        ),
+        "version 3, of text": Case(
+            [version_3(simple(digest, f"{name}:latest"), kind=1)],
+            old_ring,
+            NO,
+            stricter="what a signature of text covers is not exactly the bytes that are used",
+        ),
+        "version 3, SHA-1": Case(
+            [version_3(simple(digest, f"{name}:latest"), hash_algorithm=2)],
+            old_ring,
+            NO,
+            stricter="others can make a document that it fits as well",
+        ),
         "an expired key": Case([expired], [signed_by(gpg.export(keys.expired))], NO),
         "a revoked key": Case([revoked], [signed_by(gpg.export(keys.revoked))], NO),
         "an expired signature": Case(

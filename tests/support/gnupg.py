@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from support import version3
 from support.servers import require
 
 if TYPE_CHECKING:
@@ -68,9 +70,17 @@ class Gnupg:
         self.run("--quick-generate-key", name, algorithm, use, expire, at=at)
         return self.fingerprints(name)[0]
 
-    def subkey(self, primary: str, *, expire: str = "never", at: str = "20250102T000000") -> str:
-        """Add a subkey that signs; return its fingerprint."""
-        self.run("--quick-add-key", primary, "ed25519", "sign", expire, at=at)
+    def subkey(
+        self,
+        primary: str,
+        *,
+        use: str = "sign",
+        expire: str = "never",
+        at: str = "20250102T000000",
+        algorithm: str = "ed25519",
+    ) -> str:
+        """Add a subkey, which signs by default; return its fingerprint."""
+        self.run("--quick-add-key", primary, algorithm, use, expire, at=at)
         return self.fingerprints(primary)[-1]
 
     def fingerprints(self, name: str) -> list[str]:
@@ -99,3 +109,24 @@ class Gnupg:
     ) -> bytes:
         """Sign as a key, a subkey of which is written with a `!`; return the message."""
         return self.run("--local-user", by, *options, mode, given=content, at=at)
+
+    def sign_version_3(
+        self, content: bytes, by: str, *, at: str | None = None, **fields: int
+    ) -> bytes:
+        """Sign as the RSA key with this fingerprint; return the message.
+
+        GnuPG 2 verifies such signatures, but makes none any more. `fields` are those of
+        `version3.signature`.
+        """
+        time = datetime.strptime(f"{at}Z", "%Y%m%dT%H%M%S%z") if at else datetime.now(UTC)
+        key = version3.private_key(self.run("--export-secret-keys", by), by)
+        signed = version3.signature(content, key, by, int(time.timestamp()), **fields)
+        return version3.message(content, signed)
+
+    def verify(self, message: bytes, at: str | None = None) -> bool:
+        """Return whether gpg verifies a message."""
+        try:
+            self.run("--verify", given=message, at=at)
+        except RuntimeError:
+            return False
+        return True

@@ -32,9 +32,19 @@ _NAMES = {
 }
 
 # The type of signatures of binary documents; one of text covers normalised line ends, and so other
-# bytes than the content.
+# bytes than the content. By the version of the signature, its position.
 _BINARY = 0
-_VERSIONS = frozenset({4, 6})
+_TYPE_AT = {3: 2, 4: 1, 6: 1}
+
+# The parts of a signature of version 3, by position (section 5.2.2). Of the algorithms, those that
+# its signers have used: RSA (section 9.1), with SHA-256, SHA-384 and SHA-512 (section 9.4).
+_KEY_ID, _ALGORITHM, _HASH, _NUMBER = slice(7, 15), 15, 16, 19
+_HASHED_SIZE = 5
+_RSA = frozenset({1, 3})
+_SHA_2 = frozenset({8, 9, 10})
+
+# That of the packets that are written here; others have shorter ones, too.
+_HEADER_SIZE = 6
 
 
 class Packet(NamedTuple):
@@ -49,6 +59,19 @@ class Message(NamedTuple):
 
     content: bytes
     signature: bytes
+
+    @property
+    def version(self) -> int:
+        """The version of the signature."""
+        return self.signature[_HEADER_SIZE]
+
+    def in_one_pass(self) -> bytes:
+        """Return the message with a signature of version 3 anew, of three packets: section 11.3."""
+        body = self.signature[_HEADER_SIZE:]
+        algorithms = bytes([body[_HASH], body[_ALGORITHM]])
+        one_pass = bytes([3, _BINARY, *algorithms, *body[_KEY_ID], 1])
+        literal = b"b\0" + bytes(4) + self.content
+        return _framed(_ONE_PASS, one_pass) + _framed(_LITERAL, literal) + self.signature
 
 
 def parse(raw: bytes) -> Message:
@@ -71,10 +94,23 @@ def parse(raw: bytes) -> Message:
 
 
 def _check_signature(body: bytes) -> None:
-    if body[:1] == b"" or body[0] not in _VERSIONS:
-        raise SignatureError("its signature has an unsupported version (supported: 4, 6)")
-    if body[1:2] != bytes([_BINARY]):
+    version = body[0] if body else 0
+    if version not in _TYPE_AT:
+        raise SignatureError("its signature has an unsupported version (supported: 3, 4, 6)")
+    if body[_TYPE_AT[version] :][:1] != bytes([_BINARY]):
         raise SignatureError("its signature is not of the type for binary documents")
+    if version == 3:  # noqa: PLR2004
+        _check_version_3(body)
+
+
+def _check_version_3(body: bytes) -> None:
+    size = (int.from_bytes(body[_NUMBER : _NUMBER + 2]) + 7) // 8
+    if len(body) != _NUMBER + 2 + size or body[1] != _HASHED_SIZE:
+        raise SignatureError("its signature of version 3 is malformed")
+    if body[_ALGORITHM] not in _RSA or body[_HASH] not in _SHA_2:
+        raise SignatureError(
+            "its signature of version 3 is not by RSA with SHA-256, SHA-384 or SHA-512"
+        )
 
 
 def _literal(body: bytes) -> bytes:
@@ -86,6 +122,7 @@ def _literal(body: bytes) -> bytes:
 
 
 def _framed(tag: int, body: bytes) -> bytes:
+    """Return a packet with a header of `_HEADER_SIZE` bytes."""
     return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
 
 

@@ -122,7 +122,8 @@ STRUCTURE = "it is not a message with one signature, but consists of "
             "a packet that is not data has no de",
         ),
         (ONE_PASS + LITERAL + old(2, b""), "its signature has an unsupported version"),
-        (ONE_PASS + LITERAL + old(2, b"\x03\x05\x00"), "its signature has an unsupported version"),
+        (ONE_PASS + LITERAL + old(2, b"\x02\x05\x00"), "its signature has an unsupported version"),
+        (ONE_PASS + LITERAL + old(2, b"\x05\x00"), "its signature has an unsupported version"),
         (ONE_PASS + LITERAL + old(2, b"\x04"), "its signature is not of the type for binary"),
         (ONE_PASS + LITERAL + old(2, b"\x04\x01"), "its signature is not of the type for binary"),
         (ONE_PASS + old(11, b"") + SIGNATURE, "its literal is malformed"),
@@ -137,12 +138,73 @@ STRUCTURE = "it is not a message with one signature, but consists of "
         (old(8, b"\x03rubbish", 3), "its compressed data is broken"),
         (old(8, b"\x03" + bz2.compress(SIGNED)[:-1], 3), "its compressed data is broken"),
     ],
-    ids=range(38),
+    ids=range(39),
 )
 def test_anything_else_is_none(raw: bytes, reason: str) -> None:
     with pytest.raises(SignatureError) as raised:
         parse(raw)
     assert str(raised.value).startswith(reason)
+
+
+# --- version 3 ------------------------------------------------------------------------------------
+
+TIME, KEY_ID = b"\x01\x02\x03\x04", b"12345678"
+
+
+def version_3(
+    *,
+    hashed: int = 5,
+    kind: int = 0,
+    algorithm: int = 1,
+    hash_algorithm: int = 8,
+    bits: int = 12,
+    number: bytes = b"\x0f\xff",
+) -> bytes:
+    parts = bytes([3, hashed, kind]) + TIME + KEY_ID + bytes([algorithm, hash_algorithm])
+    return parts + b"lr" + bits.to_bytes(2) + number
+
+
+@pytest.mark.parametrize("algorithm", [1, 3])
+@pytest.mark.parametrize("hash_algorithm", [8, 9, 10])
+def test_a_signature_of_version_3_is_by_rsa_with_sha_2(algorithm: int, hash_algorithm: int) -> None:
+    body = version_3(algorithm=algorithm, hash_algorithm=hash_algorithm)
+    one_pass = bytes([3, 0, hash_algorithm, algorithm]) + KEY_ID + b"\x01"
+    anew = five(4, one_pass) + five(11, b"b\0\0\0\0\0" + CONTENT) + five(2, body)
+    # What another one-pass packet announces has no effect.
+    for raw in (ONE_PASS + LITERAL + old(2, body), new(2, body) + LITERAL):
+        message = parse(raw)
+        assert message == (CONTENT, five(2, body))
+        assert message.version == 3
+        assert message.in_one_pass() == anew
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (version_3(kind=1), "is not of the type for binary documents"),
+        (version_3(kind=0x10), "is not of the type for binary documents"),
+        (version_3()[:2], "is not of the type for binary documents"),
+        *((version_3()[:end], "of version 3 is malformed") for end in range(3, 23)),
+        (version_3(number=b"\x0f\xff\x00"), "of version 3 is malformed"),
+        (version_3(bits=17), "of version 3 is malformed"),
+        (version_3(bits=8), "of version 3 is malformed"),
+        (version_3(hashed=4), "of version 3 is malformed"),
+        (version_3(hashed=6), "of version 3 is malformed"),
+        *(
+            (version_3(algorithm=each), "of version 3 is not by RSA with SHA-256, SHA-384 or")
+            for each in (0, 2, 16, 17, 19, 22, 27)
+        ),
+        *(
+            (version_3(hash_algorithm=each), "of version 3 is not by RSA with SHA-256, SHA-384 or")
+            for each in (0, 1, 2, 3, 11, 12)
+        ),
+    ],
+    ids=lambda value: value[:18].hex() if isinstance(value, bytes) else "",
+)
+def test_any_other_signature_of_version_3_is_refused(body: bytes, reason: str) -> None:
+    """With MD5 and SHA-1, others can make a document that has the same signature."""
+    with pytest.raises(SignatureError, match=f"its signature {reason}"):
+        parse(ONE_PASS + LITERAL + old(2, body))
 
 
 @pytest.mark.parametrize("compress", [deflated, bz2.compress])

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from support import version3
 from support.gnupg import Gnupg, gnupg
 
 from imgproxy.config.signature_requirements import Material, SignedBy
@@ -15,6 +16,7 @@ from imgproxy.config.signed_identity import DEFAULT
 from imgproxy.errors import ConfigurationError
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import reference as references
+from imgproxy.specs.signing import openpgp
 from imgproxy.specs.signing.signature import BundleSignature, SignatureError, SimpleSignature
 from imgproxy.specs.signing.simple_signing import Claim
 from imgproxy.verification.signatures.openpgp import Verifier
@@ -230,14 +232,186 @@ def test_short_keys_are_refused(gpg: Gnupg) -> None:
     assert refusal(gpg.export("short"), gpg.sign(SIGNED, "short")).startswith(BY_NONE)
 
 
+# --- version 3 ------------------------------------------------------------------------------------
+
+
+def rsa(gpg: Gnupg, name: str, **fields: str) -> str:
+    return gpg.key(name, **{"algorithm": "rsa2048", **fields})
+
+
+@pytest.fixture(scope="module")
+def old(gpg: Gnupg) -> str:
+    """Make a key that signs as GnuPG 1 did."""
+    return rsa(gpg, "old")
+
+
+@pytest.mark.parametrize("hash_algorithm", [8, 9, 10])
+@pytest.mark.parametrize("algorithm", [1, 3])
+def test_a_signature_may_be_of_version_3(
+    gpg: Gnupg, old: str, hash_algorithm: int, algorithm: int
+) -> None:
+    fields = {"hash_algorithm": hash_algorithm, "algorithm": algorithm}
+    message = gpg.sign_version_3(SIGNED, old, **fields)
+    assert gpg.verify(message)
+    assert claim_of(gpg.export("signer", "old"), message) == CLAIM
+    assert refusal(gpg.export("signer"), message).startswith(f"{BY_NONE}(by {old[-16:].lower()}): ")
+
+
+def test_a_signature_of_version_3_may_be_in_front(gpg: Gnupg, old: str) -> None:
+    """The older form of a message."""
+    behind = gpg.sign_version_3(SIGNED, old)
+    in_front = openpgp.parse(behind).signature + version3.packet(11, b"b\0" + bytes(4) + SIGNED)
+    assert gpg.verify(in_front)
+    assert claim_of(gpg.export("old"), in_front) == CLAIM
+
+
+def test_what_a_signature_of_version_3_covers_cannot_be_changed(gpg: Gnupg, old: str) -> None:
+    """The content, its type and the time; a flipped bit anywhere else is no other claim."""
+    message = gpg.sign_version_3(SIGNED, old, at=BETWEEN)
+    content, body = SIGNED, openpgp.parse(message).signature[6:]
+    altered = version3.message(content.replace(b"os:1", b"os:2"), body)
+    judge = verifier(gpg.export("old"))
+    assert not gpg.verify(altered)
+    assert refusal(judge, altered).startswith(BY_NONE)
+    for position in (*range(17), *range(19, len(body), 17)):
+        flipped = bytearray(body)
+        flipped[position] ^= 1
+        assert refusal(judge, version3.message(content, bytes(flipped)))
+    for wrong in (body + b"\0", body[:-1], body[:19]):
+        assert refusal(judge, version3.message(content, wrong))
+    # The quick test (RFC 4880 section 5.2.2) is no part of the proof, and gpg ignores it, too.
+    quick = body[:17] + bytes([body[17] ^ 1]) + body[18:]
+    assert gpg.verify(version3.message(content, quick))
+    assert claim_of(judge, version3.message(content, quick)) == CLAIM
+
+
+def test_a_signature_of_version_3_is_of_a_document(gpg: Gnupg, old: str) -> None:
+    """One of text, or of a key, covers something else than it seems to."""
+    for kind in (1, 2, 0x10, 0x13, 0x18, 0x1F, 0x20, 0x40, 0xFF):
+        message = gpg.sign_version_3(SIGNED, old, kind=kind)
+        assert "not of the type for binary" in refusal(gpg.export("old"), message)
+
+
+@pytest.mark.parametrize("hash_algorithm", [1, 2, 11])
+def test_a_signature_of_version_3_has_a_strong_hash(
+    gpg: Gnupg, old: str, hash_algorithm: int
+) -> None:
+    """With MD5 and SHA-1, whoever has a signature can make a document that it fits as well."""
+    message = gpg.sign_version_3(SIGNED, old, hash_algorithm=hash_algorithm)
+    assert "not by RSA with SHA-256" in refusal(gpg.export("old"), message)
+    # What it says of itself is not what was signed.
+    body = bytearray(openpgp.parse(gpg.sign_version_3(SIGNED, old)).signature[6:])
+    for other in (9, 10):
+        body[16] = other
+        assert refusal(gpg.export("old"), version3.message(SIGNED, bytes(body)))
+
+
+# What a key must be when it signs, and now, does not depend on the version of the signature: each
+# refusal that the tests above show for version 4 holds for version 3, which could otherwise be
+# chosen to get around it.
+
+
+def test_version_3_needs_a_time_at_which_its_key_was_valid(gpg: Gnupg, old: str) -> None:
+    for time in ("20240101T000000", "20990101T000000"):
+        message = gpg.sign_version_3(SIGNED, old, at=time)
+        assert refusal(gpg.export("old"), message).startswith(BY_NONE)
+
+
+def test_version_3_needs_a_key_that_has_not_expired(gpg: Gnupg) -> None:
+    fingerprint = rsa(gpg, "expired, old", expire=EXPIRING)
+    before = gpg.export(fingerprint)
+    in_time = gpg.sign_version_3(SIGNED, fingerprint, at=BETWEEN)
+    too_late = gpg.sign_version_3(SIGNED, fingerprint, at="20250701T000000")
+    assert claimed_at_that_time(gpg, in_time)
+    assert refusal(before, in_time) == f"its key {fingerprint.lower()} has expired (2025-06-01)"
+    assert refusal(before, too_late).startswith(BY_NONE)
+    gpg.run("--quick-set-expire", fingerprint, "20y")
+    after = gpg.export(fingerprint)
+    assert refusal(after, in_time).startswith(BY_NONE)
+    assert claim_of(verifier(before, after), in_time) == CLAIM
+    assert refusal(verifier(before, after), too_late).startswith(BY_NONE)
+
+
+def claimed_at_that_time(gpg: Gnupg, message: bytes) -> bool:
+    """Return whether gpg verified it then: what is refused is the key's age, and nothing else."""
+    return gpg.verify(message, at=BETWEEN)
+
+
+@pytest.mark.parametrize("reason", ["0", "1", "2", "3"])
+def test_version_3_needs_a_key_that_is_not_revoked(gpg: Gnupg, reason: str) -> None:
+    fingerprint = rsa(gpg, f"revoked, old, {reason}")
+    message = gpg.sign_version_3(SIGNED, fingerprint, at=BETWEEN)
+    assert claim_of(gpg.export(fingerprint), message) == CLAIM
+    gpg.edit(fingerprint, "revkey", "y", reason, "", "y", "save")
+    assert refusal(gpg.export(fingerprint), message)
+
+
+def test_version_3_needs_a_key_that_is_long_enough(gpg: Gnupg) -> None:
+    short = rsa(gpg, "short, old", algorithm="rsa1024")
+    assert refusal(gpg.export(short), gpg.sign_version_3(SIGNED, short)).startswith(BY_NONE)
+
+
+def test_version_3_needs_a_key_that_is_for_signing(gpg: Gnupg) -> None:
+    """A key for certificates or encryption may be kept elsewhere, by others."""
+    primary = rsa(gpg, "for certificates, old", use="cert")
+    encrypting = gpg.subkey(primary, use="encr", algorithm="rsa2048")
+    authenticating = gpg.subkey(primary, use="auth", algorithm="rsa2048")
+    ring = gpg.export(primary)
+    for key in (primary, encrypting, authenticating):
+        assert refusal(ring, gpg.sign_version_3(SIGNED, key)).startswith(BY_NONE)
+
+
+@pytest.mark.parametrize("algorithm", ["rsa2048", "ed25519"])
+def test_version_3_may_be_by_a_subkey_that_signs(gpg: Gnupg, algorithm: str) -> None:
+    primary = gpg.key(f"with old subkey, {algorithm}", use="cert", algorithm=algorithm)
+    subkey = gpg.subkey(primary, algorithm="rsa2048")
+    message = gpg.sign_version_3(SIGNED, subkey, at=BETWEEN)
+    before = gpg.export(primary)
+    assert gpg.verify(message)
+    assert claim_of(before, message) == CLAIM
+    early = gpg.sign_version_3(SIGNED, subkey, at="20250101T120000")
+    assert refusal(before, early).startswith(BY_NONE)
+    gpg.edit(primary, "key 1", "revkey", "y", "2", "", "y", "save")
+    assert refusal(gpg.export(primary), message) == f"its key {subkey.lower()} is revoked"
+
+
+def test_version_3_needs_a_subkey_that_has_not_expired(gpg: Gnupg) -> None:
+    primary = gpg.key("with expiring old subkey", use="cert")
+    subkey = gpg.subkey(primary, expire=EXPIRING, algorithm="rsa2048")
+    message = gpg.sign_version_3(SIGNED, subkey, at=BETWEEN)
+    before = gpg.export(primary)
+    assert refusal(before, message) == f"its key {subkey.lower()} has expired (2025-06-01)"
+    gpg.run("--quick-set-expire", primary, "20y", subkey)
+    after = gpg.export(primary)
+    assert refusal(verifier(before, after), message).endswith("has expired (2025-06-01)")
+    assert claim_of(verifier(before, after), gpg.sign_version_3(SIGNED, subkey)) == CLAIM
+
+
+def test_version_3_needs_a_subkey_that_is_bound_to_its_key(gpg: Gnupg) -> None:
+    """Otherwise who is trusted for one key could pass off the signatures of another as its own."""
+    from pysequoia.packet import PacketPile
+
+    owner = gpg.key("owner of an old subkey", use="cert")
+    subkey = gpg.subkey(owner, algorithm="rsa2048")
+    message = gpg.sign_version_3(SIGNED, subkey, at=BETWEEN)
+    mine, theirs = (list(PacketPile.from_bytes(gpg.export(name))) for name in ("signer", owner))
+    taken = b"".join(map(bytes, [*mine, *theirs[-2:]]))
+    assert claim_of(gpg.export(owner), message) == CLAIM
+    assert refusal(taken, message).startswith(BY_NONE)
+
+
 # --- by the thousand ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", ["none", "zip"])
-def test_no_mutation_is_accepted_as_something_else(gpg: Gnupg, algorithm: str) -> None:
+@pytest.mark.parametrize("form", ["none", "zip", "version 3"])
+def test_no_mutation_is_accepted_as_something_else(gpg: Gnupg, old: str, form: str) -> None:
     source = random.Random(7)
-    judge = verifier(gpg.export("signer"))
-    original = gpg.sign(SIGNED, "signer", "--compress-algo", algorithm)
+    judge = verifier(gpg.export("signer", "old"))
+    original = (
+        gpg.sign_version_3(SIGNED, old)
+        if form == "version 3"
+        else gpg.sign(SIGNED, "signer", "--compress-algo", form)
+    )
     claims = set()
     for _ in range(1000):
         message = bytearray(original)
