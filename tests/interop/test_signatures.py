@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -10,7 +11,7 @@ from support.effort import some
 from support.gnupg import Gnupg, gnupg
 from support.home import Home, mirror, table
 from support.images import OCI_INDEX, OCI_MANIFEST, Json, digest_of
-from support.servers import nginx, put_blob, put_manifest, skopeo_copy
+from support.servers import free_port, nginx, put_blob, put_manifest, skopeo_copy
 from support.sigstores import (
     BUNDLE,
     EMAIL,
@@ -630,6 +631,68 @@ def test_the_name_that_was_asked_for_decides_wherever_the_bytes_are(
         assert sideload("--offline") == status
     (home.path / f"ours/{REPOSITORY}{write}").unlink()
     assert sideload("--offline") == 403
+
+
+# --- places that cannot be reached ----------------------------------------------------------------
+
+NOBODY = "Connection refused"
+
+
+def test_a_dead_primary_beside_a_mirror(
+    registry: Registry, keys: Keys, home: Home, pull: Pull
+) -> None:
+    digest = registry.images["latest"]["digest"]
+    image, dead = "registry.example/acme/os:latest", f"127.0.0.1:{free_port()}/dead/os"
+    home.write(
+        ".config/containers/registries.conf",
+        table("registry.example/acme/os", dead, "insecure = true")
+        + mirror(f"{registry.address}/{REPOSITORY}", "insecure = true"),
+    )
+    ours = signed_by(keys.gpg.export(keys.signer))
+    both = [ours, signed_by(keys.gpg.export(keys.other))]
+    good = keys.gpg.sign(simple(digest, image), keys.signer)
+    bad = keys.gpg.sign(simple(digest, image), keys.other)
+    by_none = "it is by none of the keys"
+    for at_mirror, at_primary, requirements, status, words in (
+        ([], [], [ours], 504, [NOBODY]),
+        ([bad], [], [ours], 403, [by_none, NOBODY]),
+        ([], [bad], [ours], 403, [by_none, NOBODY]),
+        ([good], [], both, 403, [by_none, NOBODY]),
+        ([good], [], [ours], 200, []),
+        ([bad], [good], [ours], 200, []),  # its lookaside is another server
+        ([good], [bad], both, 200, []),
+    ):
+        shutil.rmtree(home.path / "lookaside", ignore_errors=True)
+        lay(home, digest, *at_mirror)
+        lay(home, digest, *at_primary, repository="dead/os")
+        options = with_policy(home, *requirements)
+        found, message = answer(pull, image, "--retries=0", *options)
+        assert found == status, message
+        assert all(word in message for word in words), message
+
+
+def test_a_dead_lookaside_beside_attachments(registry: Registry, home: Home, pull: Pull) -> None:
+    digest = registry.images["latest"]["digest"]
+    lookaside = {
+        "lookaside": f"http://127.0.0.1:{free_port()}",
+        "use-sigstore-attachments": True,
+    }
+    for signer, status, words in (
+        (None, 504, [NOBODY]),
+        (OTHER, 403, ["it is by none of the keys", NOBODY]),
+        (SIGNER, 200, []),
+    ):
+        repository = f"dead/{status}"
+        name = f"{registry.address}/{repository}"
+        copy(registry, f"docker://{name}:1")
+        if signer is not None:
+            content = payload(digest, name)
+            layers = [(content, annotated(content, signer))]
+            attach(registry.address, repository, digest, layers)
+        options = with_policy(home, sigstore_signed(SIGNER), default_docker=lookaside)
+        found, message = answer(pull, f"docker://{name}:1", "--retries=0", *options)
+        assert found == status, message
+        assert all(word in message for word in words), message
 
 
 # --- what it costs ------------------------------------------------------------------------------

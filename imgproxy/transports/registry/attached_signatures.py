@@ -2,8 +2,9 @@
 
 A lookaside, or in its place the signature extension of OpenShift's registry; where
 `use-sigstore-attachments` is set, what cosign attaches to images: signatures under a tag, and
-bundles that refer to them. If one signature in a place cannot be read, the whole place fails,
-because that signature may be the one that matters.
+bundles that refer to them. Each is a place of its own, so that one that cannot be reached hides
+nothing in the others. If one signature in a place cannot be read, the whole place fails, because
+that signature may be the one that matters.
 """
 
 from __future__ import annotations
@@ -11,9 +12,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import BadUpstreamError, InvalidError, NotFoundError
+from imgproxy.errors import (
+    BadUpstreamError,
+    ConfigurationError,
+    Failure,
+    InvalidError,
+    NotFoundError,
+)
 from imgproxy.specs.signing import artifact, signature
 from imgproxy.specs.signing.signature import MAX_TOTAL_SIZE, BundleSignature, SigstoreSignature
+from imgproxy.transports.registry.failover import Retries
 from imgproxy.transports.registry.lookaside import Lookaside
 from imgproxy.transports.signature_files import Total, in_batches, limited, readable
 from imgproxy.transports.source import SignaturePlace, docker_identity
@@ -53,16 +61,26 @@ def places(
     lookaside = Lookaside(section, reference, digest)
     attached = _Attached(image, reference.name, digest)
 
-    async def read() -> list[Signature]:
+    async def in_lookaside() -> list[Signature]:
+        try:
+            if await attached.has_extension(Retries(0)):
+                return []
+        except ConfigurationError:
+            raise
+        except Failure:
+            pass  # the next place asks again, and reports it; what is here counts in any case
+        return await lookaside.read(connect)
+
+    async def in_registry() -> list[Signature]:
         found = await attached.extension()
-        if found is None:
-            found = await lookaside.read(connect)
         return found + (await attached.attachments() if section.attachments else [])
 
+    first = SignaturePlace(lookaside.name, in_lookaside)
     if not section.attachments:
-        return [SignaturePlace(lookaside.name, read)]
+        return [first, SignaturePlace(f"the registry {reference.registry} itself", in_registry)]
     return [
-        SignaturePlace(f"{lookaside.name} and attached to {reference.name}", read),
+        first,
+        SignaturePlace(f"attached to {reference.name}", in_registry),
         SignaturePlace(f"bundles at {reference.name}", attached.bundles),
     ]
 
@@ -85,15 +103,23 @@ class _Attached:
         self._image = image
         self._name = name
         self._digest = digest
+        self._has_extension: bool | None = None
 
-    async def extension(self) -> list[Signature] | None:
-        """Return what the extension has, None where the registry does not announce it."""
-        ask = self._image.failover.ask
-        if not await ask("base", lambda location: location.has_signatures()):
-            return None
+    async def has_extension(self, retries: Retries | None = None) -> bool:
+        """Return whether the registry announces the extension; ask it once."""
+        if self._has_extension is None:
+            self._has_extension = await self._image.failover.ask(
+                "base", lambda location: location.has_signatures(), retries
+            )
+        return self._has_extension
+
+    async def extension(self) -> list[Signature]:
+        """Return what the extension has, if the registry announces it."""
+        if not await self.has_extension():
+            return []
         where = f"signatures of {self._digest} at {self._name}"
         try:
-            raw = await ask(
+            raw = await self._image.failover.ask(
                 where, lambda location: location.signatures(self._digest, MAX_TOTAL_SIZE)
             )
         except NotFoundError:

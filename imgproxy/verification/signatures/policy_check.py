@@ -14,7 +14,7 @@ import trio
 
 from imgproxy.config import signed_identity
 from imgproxy.config.signature_requirements import SignedBy
-from imgproxy.errors import ConfigurationError, DeniedError, Failure
+from imgproxy.errors import ConfigurationError, DeniedError, Failure, InvalidError
 from imgproxy.specs.oci.manifest import Index
 from imgproxy.specs.signing.signature import SignatureError
 from imgproxy.verification.documents import has_digest
@@ -47,6 +47,18 @@ class _Condition(NamedTuple):
     verifier: _Verifier
 
 
+class _Search(NamedTuple):
+    """What came of looking for signatures of several documents, none of which was enough.
+
+    `reasons` has one entry for each document, `found` the names of signatures, and of places whose
+    content is none; `later` are the failures of places that may succeed later.
+    """
+
+    reasons: list[str]
+    found: list[str]
+    later: list[Failure]
+
+
 class PolicyCheck:
     """The check of the documents of one source; `indexes` are those known so far.
 
@@ -75,20 +87,21 @@ class PolicyCheck:
     async def check(self, *documents: VerifiedDocument) -> None:
         """Return if one of these documents is acceptable: on its own, or named by one that is.
 
-        Raises `DeniedError`, with the reason of each signature, or the failure of a place of
-        signatures that may succeed later.
+        Raises `DeniedError`, with the reason of each signature and of each place that failed. Where
+        nothing was found, and a place may succeed later, it raises the failure of that place.
         """
-        reasons: list[str] = []
-        transient: list[Failure] = []
+        search = _Search([], [], [])
         for document in documents:
-            if document.digest in self._accepted or await self._is_signed(
-                document, reasons, transient
-            ):
+            if document.digest in self._accepted or await self._is_signed(document, search):
                 self._accept(document.digest, document.parsed)
                 return
-        if transient:  # the verdict may be another one later
-            raise transient.pop(0)  # the list would keep it, and the frames of its traceback
-        raise DeniedError(f"{self._source.name} is rejected: {'; '.join(reasons)}")
+        reasons = "; ".join(search.reasons)
+        if search.later and not search.found:
+            message = f"{self._source.name} cannot be checked now: {reasons}"
+            failure = search.later[0].merged(search.later, message)
+            search.later.clear()  # their tracebacks hold frames that hold the list
+            raise failure
+        raise DeniedError(f"{self._source.name} is rejected: {reasons}")
 
     def _accept(self, digest: Digest, document: Manifest | Index | None) -> None:
         """Note an accepted document; what an index names is signed with it, by its digest."""
@@ -98,12 +111,11 @@ class PolicyCheck:
                 if entry.digest not in self._accepted:
                     self._accept(entry.digest, self._indexes.get(entry.digest))
 
-    async def _is_signed(
-        self, document: VerifiedDocument, reasons: list[str], transient: list[Failure]
-    ) -> bool:
-        """Return whether every requirement is met; otherwise add why not to the lists."""
+    async def _is_signed(self, document: VerifiedDocument, search: _Search) -> bool:
+        """Return whether every requirement is met; otherwise add to the search why not."""
         left = list(self._conditions)
         why: list[str] = []
+        failed: list[str] = []
         places = self._source.signatures(document.digest)
         for place in places:
             try:
@@ -111,10 +123,13 @@ class PolicyCheck:
             except ConfigurationError:
                 raise
             except Failure as failure:
-                if failure.retryable:
-                    transient.append(failure)
-                why.append(f"[{place.name}] {failure.message}")
+                if isinstance(failure, InvalidError):
+                    search.found.append(place.name)
+                elif failure.retryable:
+                    search.later.append(failure)
+                failed.append(f"[{place.name}] {failure.message}")
                 continue
+            search.found.extend(each.name for each in signatures)
             # A signature takes milliseconds, and there may be many of them.
             left = await trio.to_thread.run_sync(
                 partial(self._unmet, left, signatures, document, why)
@@ -122,8 +137,8 @@ class PolicyCheck:
             if not left:
                 return True
         kinds = " and ".join(each.requirement.kind for each in left)
-        reasons.append(
-            f"{self._where} requires {kinds} of {document.digest}: {_listed(why, places)}"
+        search.reasons.append(
+            f"{self._where} requires {kinds} of {document.digest}: {_listed(why, failed, places)}"
         )
         return False
 
@@ -177,13 +192,17 @@ class PolicyCheck:
             )
 
 
-def _listed(why: list[str], places: list[SignaturePlace]) -> str:
-    """Return the part of a message that says why no signature was accepted."""
-    if not why:
+def _listed(why: list[str], failed: list[str], places: list[SignaturePlace]) -> str:
+    """Return the part of a message that says why no signature was accepted.
+
+    `why` are the reasons of the signatures, `failed` those of the places that could not be read.
+    """
+    if not why and not failed:
         searched = " and ".join(place.name for place in places)
         return f"there is no signature ({searched or 'its transport has none'})"
     more = len(why) - _MAX_REASONS
-    return "; ".join(why[:_MAX_REASONS]) + (f"; and {more} more" if more > 0 else "")
+    omitted = [f"and {more} more"] if more > 0 else []
+    return "; ".join([*why[:_MAX_REASONS], *omitted, *failed])
 
 
 def _condition(requirement: SignedBy | SigstoreSigned) -> _Condition:

@@ -90,14 +90,14 @@ async def places(
 
 
 async def found(section: Section, *exchanges: Exchange, **named: Any) -> list[Signature]:  # noqa: ANN401
-    """Read the first place."""
-    async with places(section, *exchanges, **named) as every:
-        return await every[0].read()
+    """Read the lookaside, and then the registry."""
+    async with places(section, *exchanges, **named) as (lookaside, attached, *_):
+        return await lookaside.read() + await attached.read()
 
 
 async def bundles(*exchanges: Exchange, **named: Any) -> list[Signature]:  # noqa: ANN401
     async with places(Section("file:///none", attachments=True), *exchanges, **named) as every:
-        return await every[1].read()
+        return await every[-1].read()
 
 
 async def failure_of(section: Section, *exchanges: Exchange, **named: Any) -> Failure:  # noqa: ANN401
@@ -129,7 +129,10 @@ async def test_a_lookaside_may_be_a_directory(tmp_path: Path) -> None:
         assert await found(section._replace(lookaside=written), PING) == expected
     assert await found(Section(f"file://{tmp_path}/none"), PING) == []
     async with places(section) as every:
-        assert [each.name for each in every] == [section.lookaside]
+        assert [each.name for each in every] == [
+            section.lookaside,
+            "the registry registry.test itself",
+        ]
 
 
 @virtual_time
@@ -173,7 +176,7 @@ async def test_a_lookaside_may_be_a_web_server() -> None:
         file(3, NOTHING),
     ) == [SimpleSignature(f"{name}-1", SIGNED), SimpleSignature(f"{name}-2", SIGNED)]
     async with places(WEB) as every:
-        assert [each.name for each in every] == ["https://lookaside.test/…"]
+        assert every[0].name == "https://lookaside.test/…"
 
 
 @virtual_time
@@ -322,7 +325,8 @@ async def test_attachments_are_all_layers_under_a_tag() -> None:
     assert await found(WITH, PING, asked(ATTACHED, NOTHING)) == []
     async with places(WITH) as every:
         assert [each.name for each in every] == [
-            "file:///none and attached to registry.test/acme/os",
+            "file:///none",
+            "attached to registry.test/acme/os",
             "bundles at registry.test/acme/os",
         ]
 
@@ -331,8 +335,7 @@ async def test_attachments_are_all_layers_under_a_tag() -> None:
 async def test_attachments_are_looked_at_where_that_is_set() -> None:
     for attachments in (None, False):
         async with places(NONE._replace(attachments=attachments), PING) as every:
-            (only,) = every
-            assert await only.read() == []
+            assert [await each.read() for each in every] == [[], []]
 
 
 @virtual_time
@@ -353,6 +356,51 @@ async def test_an_attachment_that_is_short_is_what_came() -> None:
     (one,) = await found(WITH, PING, at(ATTACHED, manifest(layer)), blob(b"one"))
     assert isinstance(one, SigstoreSignature)
     assert one.payload == b"one"
+
+
+# --- places that cannot be reached ----------------------------------------------------------------
+
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+
+
+@virtual_time
+async def test_a_registry_that_cannot_be_reached_hides_no_lookaside(tmp_path: Path) -> None:
+    """Nobody knows if it has the extension, but a signature proves the same in either place."""
+    section = filled(tmp_path, SIGNED)._replace(attachments=True)
+    unreachable = {HOST: REFUSED}
+    async with places(section, unreachable=unreachable) as (lookaside, *others):
+        assert len(await lookaside.read()) == 1
+        for each in others:
+            with pytest.raises(Failure) as raised:
+                await each.read()
+            assert refused(raised.value) == (504, "UNREACHABLE", True)
+
+
+@virtual_time
+async def test_a_lookaside_that_cannot_be_reached_hides_nothing_in_the_registry() -> None:
+    section = WEB._replace(attachments=True)
+    document = manifest(described(b"one"))
+    script = (
+        *(PING, at(ATTACHED, document), blob(b"one")),
+        *(referrers(FILTERED, LISTED), FETCHED, blob(CONTENT)),
+    )
+    unreachable = {"https://lookaside.test": REFUSED}
+    async with places(section, *script, unreachable=unreachable) as (lookaside, *others):
+        with pytest.raises(Failure) as raised:
+            await lookaside.read()
+        assert refused(raised.value) == (504, "UNREACHABLE", True)
+        assert [len(await each.read()) for each in others] == [1, 1]
+
+
+@virtual_time
+async def test_what_is_asked_of_a_registry_is_asked_again_where_it_is_needed() -> None:
+    """The lookaside does not wait for a registry that is busy; the registry's own place does."""
+    section = Section("file:///none")
+    busy = asked(f"{HOST}/v2/", b"")
+    read = asked(EXTENSION, answer(body=listed(SIGNED)))
+    async with places(section, busy, busy, SUPPORTED, read, retries=1) as (lookaside, attached):
+        assert await lookaside.read() == []
+        assert len(await attached.read()) == 1
 
 
 # --- bundles --------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from imgproxy.errors import (
     Failure,
     InvalidError,
     UnavailableError,
+    UnreachableError,
 )
 from imgproxy.images.image import Image, OpenedImage
 from imgproxy.specs.oci import digest as digests
@@ -151,8 +152,8 @@ async def test_each_signature_has_its_own_reason(store: Store) -> None:
         "[1] it is by none of the keys; "
         f"[2] it is for {other}; "
         "[3] it is for the name quay.io/acme/os:2 (signedIdentity: matchRepoDigestOrExact); "
-        "[broken place] broken; "
-        "[4] it is not a sigstore signature"
+        "[4] it is not a sigstore signature; "
+        "[broken place] broken"
     )
 
 
@@ -226,15 +227,93 @@ async def test_every_requirement_must_be_met_each_by_any_signature(store: Store)
     )
 
 
+BUSY, DEAD = UnavailableError("busy", retry_after=7), UnreachableError("nobody answers")
+
+
+@pytest.mark.parametrize(
+    ("places", "code", "words"),
+    [
+        ([failing(BUSY)], "UNAVAILABLE", "[broken place] busy"),
+        ([failing(DEAD), found()], "UNREACHABLE", "[broken place] nobody answers"),
+        ([found(), failing(DEAD)], "UNREACHABLE", "[broken place] nobody answers"),
+        (
+            [failing(DEAD), failing(BUSY)],
+            "UNREACHABLE",
+            "[broken place] nobody answers; [broken place] busy",
+        ),
+        (
+            [failing(DeniedError("no credentials")), failing(DEAD)],
+            "UNREACHABLE",
+            "[broken place] no credentials; [broken place] nobody answers",
+        ),
+    ],
+)
+def test_where_nothing_was_found_a_place_that_may_succeed_later_is_the_answer(
+    places: list[SignaturePlace], code: str, words: str
+) -> None:
+    @real_time
+    async def run() -> None:
+        store = Store()
+        root = store.image(b"x")
+        source = source_of(store, root)
+        source.signed[root["digest"]] = places
+        with pytest.raises(Failure) as raised:
+            await opened(source)
+        assert refused(raised.value)[1:] == (code, True)
+        assert raised.value.message == (
+            "memory:image cannot be checked now: the policy /policy.json (default) requires"
+            f" sigstoreSigned of {root['digest']}: {words}"
+        )
+        assert raised.value.retry_after == (7 if "busy" in words else None)
+
+    run()
+
+
+@pytest.mark.parametrize("failure", [BUSY, DEAD])
+@pytest.mark.parametrize("is_first", [True, False])
 @real_time
-async def test_a_place_that_may_succeed_later_makes_the_failure_retryable(store: Store) -> None:
+async def test_a_signature_that_was_found_and_rejected_is_the_answer_with_every_place(
+    store: Store, failure: Failure, *, is_first: bool
+) -> None:
+    """Who makes a place unreachable must not turn a rejection into something to try again."""
     root = store.image(b"x")
     source = source_of(store, root)
-    source.signed[root["digest"]] = [failing(UnavailableError("busy")), found(signed(root, OTHER))]
-    with pytest.raises(Failure) as raised:
-        await opened(source)
-    assert refused(raised.value) == (503, "UNAVAILABLE", True)
-    assert raised.value.message == "busy"
+    bad = [signed(root, OTHER)._replace(name=str(n)) for n in range(20)]
+    for signatures, requirements in (
+        (bad[:1], [requirement()]),
+        (bad, [requirement()]),
+        ([SimpleSignature("of another kind", b"")], [requirement()]),
+        # One requirement is met, and the signature for the other one may be where nobody answers.
+        (bad[:1], [requirement(OTHER), requirement(SIGNER)]),
+        (bad[:1], [requirement(SIGNER), requirement(OTHER)]),
+    ):
+        places = [failing(failure), found(*signatures)]
+        source.signed[root["digest"]] = places if is_first else places[::-1]
+        message = await denied(source, *requirements)
+        assert message.endswith(f"; [broken place] {failure.message}")
+        assert f"[{signatures[0].name}] it is " in message
+
+
+@real_time
+async def test_what_is_there_and_is_no_signature_was_found_and_rejected(store: Store) -> None:
+    root = store.image(b"x")
+    source = source_of(store, root)
+    source.signed[root["digest"]] = [failing(DEAD), failing(InvalidError("rubbish"))]
+    assert (await denied(source)).endswith("nobody answers; [broken place] rubbish")
+
+
+@real_time
+async def test_what_was_found_of_one_document_counts_for_the_image(store: Store) -> None:
+    """An index and the manifest chosen from it are looked for in the same places."""
+    amd64 = on(store.image(b"amd64"), "linux/amd64")
+    root = store.index(amd64)
+    source = source_of(store, root)
+    for rejected, unreachable in ((root, amd64), (amd64, root)):
+        source.signed[rejected["digest"]] = [found(signed(rejected, OTHER))]
+        source.signed[unreachable["digest"]] = [failing(DEAD)]
+        message = await denied(source)
+        assert "[a signature] it is by none of the keys" in message
+        assert "[broken place] nobody answers" in message
 
 
 @real_time
