@@ -106,4 +106,5 @@ def new_catalog(options: Options, configuration: Configuration, network: Network
         open_sources=partial(open_sources, network=network, sideload=options.sideload),
         load_policy=configuration.policy,
         open_foreign=ForeignLayers(network).open,
+        warn=configuration.warn,
     )

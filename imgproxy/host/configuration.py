@@ -50,6 +50,10 @@ class Configuration:
         self._diagnostics = diagnostics
         self._host = environment.host()
 
+    def warn(self, message: str) -> None:
+        """Report what has no effect in a file that is used all the same."""
+        self._diagnostics.failure(f"warning: {message}")
+
     def policy(self) -> Policy:
         """Return the policy: containers-policy.json(5).
 
@@ -87,7 +91,7 @@ class Configuration:
         ]
         merged = registries_conf.merge(files)
         for warning in merged.warnings:
-            self._diagnostics.failure(f"warning: {warning}")
+            self.warn(warning)
         return merged
 
     @cached_property
@@ -127,7 +131,7 @@ class Configuration:
                 " pip install 'oci-imgproxy[signatures]'"
             ) from None
         for warning in (each for file in files for each in file.warnings):
-            self._diagnostics.failure(f"warning: {warning}")
+            self.warn(warning)
         return registries_d.merge(files)
 
     def auth_files(self) -> list[AuthFile]:

@@ -25,8 +25,8 @@ class Catalog:
     """The images of a process, by name and platform.
 
     `open_sources` returns the sources that a name may stand for, in the order to try them,
-    `load_policy` the policy that applies; `open_foreign` opens layers from their `urls`. The memory
-    of the blobs of all images together is bounded.
+    `load_policy` the policy that applies; `open_foreign` opens layers from their `urls`. `warn` is
+    that of `Image`. The memory of the blobs of all images together is bounded.
     """
 
     def __init__(
@@ -34,10 +34,12 @@ class Catalog:
         open_sources: Callable[[str], Awaitable[list[Source]]],
         load_policy: Callable[[], Policy],
         open_foreign: OpenForeign,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._open_sources = open_sources
         self._load_policy = load_policy
         self._open_foreign = open_foreign
+        self._warn = warn
         self._large_blobs = LargeBlobs()
         self._images: dict[tuple[str, Platform], _SharedImage] = {}
 
@@ -52,8 +54,9 @@ class Catalog:
                 platform,
                 self._open_foreign,
                 self._large_blobs,
-                partial(self._forget, key),
+                self._warn,
             )
+            image.forget = partial(self._forget, key)
         image.users += 1
         return image
 
@@ -70,26 +73,16 @@ class Catalog:
 
 
 class _SharedImage(Image):
-    """An image that is closed with the last of its `users`."""
+    """An image that is closed, and forgotten, with the last of its `users`."""
 
-    def __init__(
-        self,
-        open_sources: Callable[[], Awaitable[list[Source]]],
-        load_policy: Callable[[], Policy],
-        platform: Platform,
-        open_foreign: OpenForeign,
-        large_blobs: LargeBlobs,
-        forget: Callable[[], None],
-    ) -> None:
-        super().__init__(open_sources, load_policy, platform, open_foreign, large_blobs)
-        self.users = 0
-        self._forget = forget
+    users = 0
+    forget: Callable[[], None]
 
     def close(self) -> None:
         """Close the image for one of its users."""
         self.users -= 1
         if self.users == 0:
-            self._forget()
+            self.forget()
             self.close_sources()
 
     def close_sources(self) -> None:

@@ -55,7 +55,8 @@ class Image:
 
     `open_sources` returns the sources that may have it, in the order to try them, `load_policy` the
     policy that applies; `platform` is the one to choose for. `large_blobs` bounds the memory of
-    its blobs; by default it has one of its own. `time_limit` is in seconds: see `limited`.
+    its blobs; by default it has one of its own. `warn` takes lines about keys of the policy that
+    are passed over. `time_limit` is in seconds: see `limited`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Image:
         platform: Platform,
         open_foreign: OpenForeign,
         large_blobs: LargeBlobs | None = None,
+        warn: Callable[[str], None] = lambda _: None,
         *,
         time_limit: float = time_limits.TIME_LIMIT,
     ) -> None:
@@ -74,6 +76,7 @@ class Image:
         self._platform = platform
         self._open_foreign = open_foreign
         self._large_blobs = large_blobs or LargeBlobs()
+        self._warn = warn
         self._opened: OpenedImage | None = None
         self._sources: list[Source] = []
         self._opening = SingleFlight()
@@ -128,7 +131,7 @@ class Image:
         transport, scopes, _ = source.identity
         conditions = policies.evaluate(policy, transport, scopes, source.name)
         walk = IndexWalk(VerifiedSource(source, self._large_blobs))
-        check = _policy_check(conditions, source, walk.indexes)
+        check = _policy_check(conditions, source, walk.indexes, self._warn)
         root = await walk.source.root()
         if isinstance(root.parsed, Manifest):
             await check(root)
@@ -144,12 +147,17 @@ class Image:
             self._sources.pop(0).close()
 
 
-def _policy_check(conditions: Conditions, source: Source, indexes: dict[Digest, Index]) -> Check:
+def _policy_check(
+    conditions: Conditions,
+    source: Source,
+    indexes: dict[Digest, Index],
+    warn: Callable[[str], None],
+) -> Check:
     """Return the check of documents, once the policy has not rejected the whole image."""
     if conditions.requirements:
         from imgproxy.verification.signatures.policy_check import PolicyCheck
 
-        return PolicyCheck(conditions, source, indexes).check
+        return PolicyCheck(conditions, source, indexes, warn).check
     return _accept
 
 

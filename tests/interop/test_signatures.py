@@ -719,6 +719,31 @@ def test_who_demands_no_signatures_does_not_pay_for_them(
     assert not [each for each in imported if each.startswith(HEAVY)]
 
 
+KEYBOX = bytes.fromhex("00000020010100024b42586600000000") + bytes(16)
+OLD_KEY = version3.packet(6, b"\3" + bytes(11)) + version3.packet(13, b"old")
+
+
+def test_a_key_that_cannot_be_read_is_passed_over_with_a_line(
+    registry: Registry, keys: Keys, home: Home, pull: Pull
+) -> None:
+    image, digest = registry.name(":latest"), registry.images["latest"]["digest"]
+    name = f"{registry.address}/{REPOSITORY}:latest"
+    keyring = home.write("keys.gpg", OLD_KEY + keys.gpg.export(keys.signer))
+    by_path = {"type": "signedBy", "keyType": "GPGKeys", "keyPath": str(keyring)}
+    options = (*with_policy(home, by_path), INSECURE_TLS)
+    lay(home, digest, keys.gpg.sign(simple(digest, name), keys.signer))
+    for quiet in ((), ("--quiet",)):
+        child = pull(image, *options, *quiet, policy=None)
+        assert [child.client.get("/manifest").status for _ in range(2)] == [200, 200]
+        assert child.finish() == 0
+        lines = [line for line in child.stderr.splitlines() if "passed over" in line]
+        assert len(lines) == (0 if quiet else 1)
+        assert all(
+            line.startswith(f"imgproxy: warning: {keyring}: key 1 of version 3 (old): ")
+            for line in lines
+        )
+
+
 def test_a_broken_policy_or_a_key_that_is_not_there_serves_nothing(
     registry: Registry, home: Home, pull: Pull
 ) -> None:
@@ -727,6 +752,8 @@ def test_a_broken_policy_or_a_key_that_is_not_there_serves_nothing(
         (missing, "No such file"),
         ({**missing, "keyData": "eA=="}, "expected one of keyPath, keyPaths, keyData"),
         (signed_by(b"no key"), "is unusable"),
+        (signed_by(KEYBOX), "it is a keybox (pubring.kbx), which GnuPG alone reads"),
+        (signed_by(OLD_KEY), "is unusable: key 1 of version 3 (old): "),
         (sigstore_signed(SIGNER, keyData=b64(b"no key")), "is unusable"),
     ):
         status, message = answer(pull, registry.name(":latest"), *with_policy(home, requirement))

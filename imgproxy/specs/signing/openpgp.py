@@ -1,4 +1,4 @@
-"""OpenPGP messages with exactly one signature: RFC 4880 sections 4, 5 and 11.3.
+"""OpenPGP messages with exactly one signature: RFC 4880 sections 5 and 11.3.
 
 Programs have accepted messages that were not signed at all, or had unsigned parts, because their
 OpenPGP library returned whatever it found. Here a message is taken apart before verification: it
@@ -13,22 +13,31 @@ import bz2
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from imgproxy.specs.signing.packets import (
+    COMPRESSED,
+    HEADER_SIZE,
+    LITERAL,
+    ONE_PASS,
+    SIGNATURE,
+    Packet,
+    Reader,
+    framed,
+)
 from imgproxy.specs.signing.signature import MAX_SIGNATURE_SIZE, SignatureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SIGNATURE, _ONE_PASS, _COMPRESSED, _LITERAL = 2, 4, 8, 11
 _NAMES = {
     1: "an encrypted session key",
     3: "an encrypted session key",
     9: "encrypted data",
     18: "encrypted data",
     20: "encrypted data",
-    _SIGNATURE: "a signature",
-    _ONE_PASS: "a one-pass signature",
-    _COMPRESSED: "compressed data",
-    _LITERAL: "a literal",
+    SIGNATURE: "a signature",
+    ONE_PASS: "a one-pass signature",
+    COMPRESSED: "compressed data",
+    LITERAL: "a literal",
 }
 
 # The type of signatures of binary documents; one of text covers normalised line ends, and so other
@@ -43,16 +52,6 @@ _HASHED_SIZE = 5
 _RSA = frozenset({1, 3})
 _SHA_2 = frozenset({8, 9, 10})
 
-# That of the packets that are written here; others have shorter ones, too.
-_HEADER_SIZE = 6
-
-
-class Packet(NamedTuple):
-    """A packet without its header."""
-
-    tag: int
-    body: bytes
-
 
 class Message(NamedTuple):
     """The signed content, and the packet of the signature with a header."""
@@ -63,15 +62,15 @@ class Message(NamedTuple):
     @property
     def version(self) -> int:
         """The version of the signature."""
-        return self.signature[_HEADER_SIZE]
+        return self.signature[HEADER_SIZE]
 
     def in_one_pass(self) -> bytes:
         """Return the message with a signature of version 3 anew, of three packets: section 11.3."""
-        body = self.signature[_HEADER_SIZE:]
+        body = self.signature[HEADER_SIZE:]
         algorithms = bytes([body[_HASH], body[_ALGORITHM]])
         one_pass = bytes([3, _BINARY, *algorithms, *body[_KEY_ID], 1])
         literal = b"b\0" + bytes(4) + self.content
-        return _framed(_ONE_PASS, one_pass) + _framed(_LITERAL, literal) + self.signature
+        return framed(ONE_PASS, one_pass) + framed(LITERAL, literal) + self.signature
 
 
 def parse(raw: bytes) -> Message:
@@ -79,18 +78,18 @@ def parse(raw: bytes) -> Message:
     if raw.startswith(b"-----"):
         raise SignatureError("it is clear text or armored, expected an OpenPGP message in binary")
     packets = _packets(raw)
-    if [packet.tag for packet in packets] == [_COMPRESSED]:
+    if [packet.tag for packet in packets] == [COMPRESSED]:
         packets = _packets(_decompressed(packets[0].body))
     tags = [packet.tag for packet in packets]
-    if tags == [_ONE_PASS, _LITERAL, _SIGNATURE]:
+    if tags == [ONE_PASS, LITERAL, SIGNATURE]:
         _, literal, signature = packets
-    elif tags == [_SIGNATURE, _LITERAL]:  # an older form
+    elif tags == [SIGNATURE, LITERAL]:  # an older form
         signature, literal = packets
     else:
         parts = ", ".join(_NAMES.get(tag, f"a packet {tag}") for tag in tags)
         raise SignatureError(f"it is not a message with one signature, but consists of {parts}")
     _check_signature(signature.body)
-    return Message(_literal(literal.body), _framed(_SIGNATURE, signature.body))
+    return Message(_literal(literal.body), framed(SIGNATURE, signature.body))
 
 
 def _check_signature(body: bytes) -> None:
@@ -119,11 +118,6 @@ def _literal(body: bytes) -> bytes:
     if start > len(body) or body[:1] not in (b"b", b"t", b"u"):
         raise SignatureError("its literal is malformed")
     return body[start:]
-
-
-def _framed(tag: int, body: bytes) -> bytes:
-    """Return a packet with a header of `_HEADER_SIZE` bytes."""
-    return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
 
 
 def _decompressed(body: bytes) -> bytes:
@@ -164,73 +158,8 @@ _BY_ALGORITHM: dict[int, Callable[[bytes], bytes]] = {
 
 def _packets(raw: bytes) -> list[Packet]:
     """Return the packets of a message, at most one more than an accepted message has."""
-    packets: list[Packet] = []
-    reader = _Reader(raw)
-    while not reader.at_end and len(packets) < 4:  # noqa: PLR2004  (see above)
-        packets.append(reader.packet())
-    return packets
-
-
-def _expect_data(tag: int) -> None:
-    if tag not in (_COMPRESSED, _LITERAL):
-        raise SignatureError("a packet that is not data has no definite length")
-
-
-class _Reader:
-    """The bytes of packets, read from the front. Raises `SignatureError` at a premature end."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-        self._position = 0
-
-    @property
-    def at_end(self) -> bool:
-        return self._position == len(self._raw)
-
-    def packet(self) -> Packet:
-        head = self._number(1)
-        if not head & 0x80:
-            raise SignatureError(
-                f"it is not an OpenPGP message (a packet begins with 0x{head:02x})"
-            )
-        if head & 0x40:
-            return Packet(head & 0x3F, self._new_body(head & 0x3F))
-        return Packet(head >> 2 & 0x0F, self._old_body(head >> 2 & 0x0F, head & 3))
-
-    def _old_body(self, tag: int, kind: int) -> bytes:
-        """Return the body of a packet with an old header: section 4.2.1.
-
-        The last kind of length is indeterminate: up to the end.
-        """
-        if kind < 3:  # noqa: PLR2004
-            return self._take(self._number(1 << kind))
-        _expect_data(tag)
-        return self._take(len(self._raw) - self._position)
-
-    def _new_body(self, tag: int) -> bytes:
-        """Return the body of a packet with a new header: section 4.2.2.
-
-        Only data may have partial lengths.
-        """
-        body = b""
-        while True:
-            first = self._number(1)
-            if 224 <= first < 255:  # noqa: PLR2004
-                _expect_data(tag)
-                body += self._take(1 << (first & 0x1F))
-                continue
-            if first == 255:  # noqa: PLR2004
-                return body + self._take(self._number(4))
-            if first >= 192:  # noqa: PLR2004
-                return body + self._take(((first - 192) << 8) + self._number(1) + 192)
-            return body + self._take(first)
-
-    def _number(self, size: int) -> int:
-        return int.from_bytes(self._take(size))
-
-    def _take(self, size: int) -> bytes:
-        piece = self._raw[self._position : self._position + size]
-        if len(piece) < size:
-            raise SignatureError("it ends in the middle of a packet")
-        self._position += size
-        return piece
+    found: list[Packet] = []
+    reader = Reader(raw)
+    while not reader.at_end and len(found) < 4:  # noqa: PLR2004  (see above)
+        found.append(reader.packet())
+    return found

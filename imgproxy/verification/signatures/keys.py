@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # A shorter key may have been factored, and used by others; 2048 is what sigstore requires.
 _MIN_RSA = 2048
 
+# In characters: a keyring may have a reason for each of its keys.
+_MAX_REASON = 1024
+
 
 def read(material: Material) -> list[tuple[str, bytes]]:
     """Return the content of each file or value that a requirement names, with a name for messages.
@@ -42,7 +45,7 @@ def read(material: Material) -> list[tuple[str, bytes]]:
 
 def unusable(name: str, reason: object) -> ConfigurationError:
     """Return the failure for a key or a certificate that a policy names and that is unusable."""
-    return ConfigurationError(f"{name} is unusable: {clean(str(reason))}", file=name)
+    return ConfigurationError(f"{name} is unusable: {clean(str(reason), _MAX_REASON)}", file=name)
 
 
 def public_keys(material: Material) -> list[PublicKey]:

@@ -7,16 +7,18 @@ revoked, for whatever reason, is not accepted, because signatures made with it n
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import clean
-from imgproxy.specs.signing import openpgp, simple_signing
+from imgproxy.specs.signing import keyring, openpgp, simple_signing
+from imgproxy.specs.signing.keyring import Part
 from imgproxy.specs.signing.signature import SignatureError, SimpleSignature
 from imgproxy.verification.signatures import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pysequoia import Cert, Sig
     from pysequoia.packet import Packet
@@ -31,23 +33,47 @@ if TYPE_CHECKING:
 class Verifier:
     """A requirement of OpenPGP signatures, with its keyrings read.
 
-    Raises `ConfigurationError` for keyrings that are unusable, `ImportError` without `pysequoia`.
+    A key that cannot be read is passed over, and `warn` is called with a line about it: fewer keys
+    accept fewer signatures. Raises `ConfigurationError` where none is left, `ImportError` without
+    `pysequoia`.
     """
 
-    def __init__(self, requirement: SignedBy) -> None:
-        from pysequoia import Cert
+    def __init__(self, requirement: SignedBy, warn: Callable[[str], None]) -> None:
+        import pysequoia  # noqa: F401  (it is needed whatever the keyrings hold)
 
         self._certs: dict[str, Cert] = {}
-        for name, content in keys.read(requirement.keys):
+        self._damaged: set[str] = set()
+        problems: list[tuple[str, str]] = []
+        keyrings = keys.read(requirement.keys)
+        for name, content in keyrings:
+            problems += [(name, problem) for problem in self._add(content)]
+        for fingerprint in self._damaged:  # the damage may have been a revocation
+            self._certs.pop(fingerprint, None)
+        if not self._certs:
+            first, _ = keyrings[0]
+            reasons = [each if name == first else f"{name}: {each}" for name, each in problems]
+            raise keys.unusable(first, "; ".join(reasons))
+        for name, problem in problems:
+            warn(f"{name}: {problem}; passed over")
+
+    def _add(self, content: bytes) -> list[str]:
+        """Add the keys of a keyring; return what cannot be read in it, and why."""
+        problems: list[str] = []
+        try:
+            parts = keyring.split(content)
+        except ValueError as error:
+            return [str(error)]
+        for part in parts:
             try:
-                found = Cert.split_bytes(content)
-            except Exception as error:  # noqa: BLE001  (whatever the library raises)
-                raise keys.unusable(name, _first_line(error)) from None
-            if not found:
-                raise keys.unusable(name, "there is no key in it")
-            for cert in found:
-                known = self._certs.get(cert.fingerprint)
-                self._certs[cert.fingerprint] = cert if known is None else known.merge(cert)
+                cert = _cert(part)
+            except ValueError as error:
+                problems.append(f"{part.name}: {error}")
+                with suppress(ValueError):
+                    self._damaged.add(_cert(Part(part.name, part.packets[:1])).fingerprint)
+                continue
+            known = self._certs.get(cert.fingerprint)
+            self._certs[cert.fingerprint] = cert if known is None else known.merge(cert)
+        return problems
 
     def verify(self, signature: Signature, _: VerifiedDocument) -> Claim:
         """Return what a signature claims, if it is by one of the keys.
@@ -64,6 +90,18 @@ class Verifier:
         if signer != primary:
             _check_subkey(cert, signer, message, sig)
         return simple_signing.parse(message.content, simple_signing.ATOMIC)
+
+
+def _cert(part: Part) -> Cert:
+    """Return a key of a keyring. Raises `ValueError`."""
+    from pysequoia import Cert
+
+    if part.problem:
+        raise ValueError(part.problem)
+    try:
+        return Cert.from_bytes(b"".join(part.packets))
+    except Exception as error:  # noqa: BLE001  (whatever the library raises)
+        raise ValueError(_first_line(error)) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from imgproxy.specs.signing.signature import SignatureError
 from imgproxy.verification.documents import has_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from imgproxy.config.policy import Conditions
     from imgproxy.config.signature_requirements import SigstoreSigned
@@ -62,8 +62,9 @@ class _Search(NamedTuple):
 class PolicyCheck:
     """The check of the documents of one source; `indexes` are those known so far.
 
-    Raises `ConfigurationError` for a key that the policy names and that is unusable, and
-    `DeniedError` where a library is missing.
+    `warn` takes a line about each key of the policy that is passed over. Raises
+    `ConfigurationError` for a key that the policy names and that is unusable, and `DeniedError`
+    where a library is missing.
     """
 
     def __init__(
@@ -71,13 +72,14 @@ class PolicyCheck:
         conditions: Conditions,
         source: Source,
         indexes: Mapping[Digest, Index],
+        warn: Callable[[str], None],
     ) -> None:
         self._indexes = indexes
         self._where = conditions.where
         self._source = source
         self._accepted: set[Digest] = set()
         try:
-            self._conditions = [_condition(each) for each in conditions.requirements]
+            self._conditions = [_condition(each, warn) for each in conditions.requirements]
         except ImportError as error:
             raise DeniedError(
                 f"{source.name} is rejected: {self._where} requires signatures, and to verify them"
@@ -205,11 +207,11 @@ def _listed(why: list[str], failed: list[str], places: list[SignaturePlace]) -> 
     return "; ".join([*why[:_MAX_REASONS], *omitted, *failed])
 
 
-def _condition(requirement: SignedBy | SigstoreSigned) -> _Condition:
+def _condition(requirement: SignedBy | SigstoreSigned, warn: Callable[[str], None]) -> _Condition:
     if isinstance(requirement, SignedBy):
         from imgproxy.verification.signatures import openpgp
 
-        return _Condition(requirement, openpgp.Verifier(requirement))
+        return _Condition(requirement, openpgp.Verifier(requirement, warn))
     from imgproxy.verification.signatures import sigstore
 
     return _Condition(requirement, sigstore.Verifier(requirement))

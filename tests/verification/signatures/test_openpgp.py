@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from pysequoia import ArmorKind, armor
 from support import version3
 from support.gnupg import Gnupg, gnupg
+from support.version3 import packet
 
 from imgproxy.config.signature_requirements import Material, SignedBy
 from imgproxy.config.signed_identity import DEFAULT
@@ -22,8 +25,7 @@ from imgproxy.specs.signing.simple_signing import Claim
 from imgproxy.verification.signatures.openpgp import Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 DIGEST = "sha256:" + "0" * 64
 NAME = "quay.io/acme/os:1"
@@ -50,8 +52,12 @@ def gpg() -> Iterator[Gnupg]:
         yield gpg
 
 
-def verifier(*keyrings: bytes) -> Verifier:
-    return Verifier(SignedBy("signedBy", Material("place", contents=keyrings), DEFAULT))
+def never(line: str) -> None:
+    raise AssertionError(line)
+
+
+def verifier(*keyrings: bytes, warn: Callable[[str], None] = never) -> Verifier:
+    return Verifier(SignedBy("signedBy", Material("place", contents=keyrings), DEFAULT), warn)
 
 
 def claim_of(keyring: bytes | Verifier, message: bytes) -> Claim:
@@ -96,10 +102,129 @@ def test_a_keyring_that_is_none_breaks_the_policy(keyring: bytes) -> None:
         verifier(keyring)
 
 
+def public_key(version: int, rest: bytes) -> bytes:
+    """Return a key packet made by hand, with a user."""
+    body = bytes([version]) + (1_000_000_000).to_bytes(4) + rest
+    return packet(6, body) + packet(13, b"old <old@acme.example>")
+
+
+NUMBERS = b"\x08\x00\x80" + b"\x11" * 255 + b"\0\5\x11"
+UNREADABLE = {
+    "version 3": public_key(3, b"\0\0\1" + NUMBERS),
+    "version 5": public_key(5, b"\1" + len(NUMBERS).to_bytes(4) + NUMBERS),
+    "version 7": public_key(7, b"\1" + len(NUMBERS).to_bytes(4) + NUMBERS),
+    "a broken one of version 6": public_key(6, b"\x1b" + (32).to_bytes(4) + bytes(31)),
+    "a broken one of version 4": public_key(4, b"\1" + NUMBERS[:100]),
+    "no version": packet(6, b"") + packet(13, b"old <old@acme.example>"),
+}
+
+
+@pytest.mark.parametrize("unreadable", UNREADABLE)
+def test_a_key_that_cannot_be_read_does_not_spoil_the_others(gpg: Gnupg, unreadable: str) -> None:
+    """Fewer keys accept fewer signatures, so that nothing is accepted that was not before."""
+    bad, message = UNREADABLE[unreadable], gpg.sign(SIGNED, "signer")
+    good, other = gpg.export("signer"), gpg.export("other")
+    number = {(bad + good,): 1, (good + bad,): 2, (other + bad + good,): 2, (good, bad): 1}
+    armored = gpg.export("signer", armor=True)
+    number[armored + armor(bad, ArmorKind.PublicKey).encode(),] = 2
+    number[b"Our keys:\n" + armor(bad, ArmorKind.PublicKey).encode() + armored,] = 1
+    number[armor(bad + good, ArmorKind.PublicKey).encode(),] = 1
+    for keyrings, n in number.items():
+        lines: list[str] = []
+        assert claim_of(verifier(*keyrings, warn=lines.append), message) == CLAIM
+        (line,) = lines
+        assert line.startswith(f"place of the policy: key {n}")
+        assert "(old <old@acme.example>): " in line
+        assert line.endswith("; passed over")
+        assert f"version {unreadable[-1]}" in line or unreadable == "no version"
+
+
+def test_a_key_that_is_cut_off_does_not_spoil_the_others(gpg: Gnupg) -> None:
+    good, other = gpg.export("signer"), gpg.export("other")
+    message = gpg.sign(SIGNED, "signer")
+    for end in (1, 2, 10, len(other) // 2, len(other) - 1):
+        lines: list[str] = []
+        assert claim_of(verifier(good + other[:end], warn=lines.append), message) == CLAIM
+        (line,) = lines
+        assert line.startswith("place of the policy: key 2")
+        assert line.endswith(": it ends in the middle of a packet; passed over")
+
+
+def test_a_revocation_that_is_broken_takes_its_key_along(gpg: Gnupg) -> None:
+    """Otherwise damage to a keyring would bring back a key that was given up."""
+    from pysequoia.packet import PacketPile
+
+    fingerprint = gpg.key("damaged")
+    message = gpg.sign(SIGNED, fingerprint, at=BETWEEN)
+    gpg.revoke(fingerprint)
+    key, revocation, *rest = map(bytes, PacketPile.from_bytes(gpg.export(fingerprint)))
+    other, before = gpg.export("other"), b"".join([key, *rest])
+    assert claim_of(other + before, message) == CLAIM
+    assert refusal(other + before + revocation, message)
+    for end in range(1, len(revocation)):
+        judge = verifier(other + before + revocation[:end], warn=lambda _: None)
+        assert refusal(judge, message).startswith(BY_NONE)
+    damaged = before + b"\0" + revocation
+    foreign = before + packet(0, b"no packet of a key") + revocation
+    # A newer export often stands behind the older one, or in a file of its own.
+    for keyrings in (
+        [other + damaged],
+        [other + before + damaged],
+        [other + before, damaged],
+        [damaged, other + before],
+        [other + before, foreign],
+        [foreign + before + other],
+    ):
+        judge = verifier(*keyrings, warn=lambda _: None)
+        assert refusal(judge, message).startswith(BY_NONE)
+    with pytest.raises(ConfigurationError, match="what follows is no packet"):
+        verifier(before, damaged)
+
+
+def test_where_no_key_is_left_the_policy_is_broken() -> None:
+    for name, bad in UNREADABLE.items():
+        with pytest.raises(ConfigurationError) as raised:
+            verifier(bad)
+        assert raised.value.message.startswith("place of the policy is unusable: key 1")
+        assert name[-1] in raised.value.message
+    with pytest.raises(ConfigurationError) as raised:
+        verifier(*UNREADABLE.values())
+    assert raised.value.message.count("(old <old@acme.example>): ") == len(UNREADABLE)
+
+
+def test_several_files_are_told_apart(gpg: Gnupg, tmp_path: Path) -> None:
+    good, bad, keybox, empty = (str(tmp_path / name) for name in ("good", "bad", "box", "empty"))
+    Path(good).write_bytes(gpg.export("signer"))
+    Path(bad).write_bytes(UNREADABLE["version 3"])
+    Path(keybox).write_bytes((gpg.home / "pubring.kbx").read_bytes())
+    Path(empty).write_bytes(b"")
+    lines: list[str] = []
+    by_path = SignedBy("signedBy", Material("keyPaths", paths=(bad, keybox, good, empty)), DEFAULT)
+    judge = Verifier(by_path, lines.append)
+    assert claim_of(judge, gpg.sign(SIGNED, "signer")) == CLAIM
+    assert [line.partition(": ")[0] for line in lines] == [bad, keybox, empty]
+    assert "key 1 of version 3 (old <old@acme.example>): " in lines[0]
+    assert "it is a keybox (pubring.kbx), which GnuPG alone reads" in lines[1]
+    assert "gpg --export KEY > FILE" in lines[1]
+    with pytest.raises(ConfigurationError) as raised:
+        Verifier(by_path._replace(keys=Material("keyPaths", paths=(keybox, empty))), never)
+    assert raised.value.message.startswith(f"{keybox} is unusable: it is a keybox (pubring.kbx)")
+    assert raised.value.message.endswith(f"; {empty}: there is no key in it")
+    assert raised.value.detail == {"file": keybox}
+
+
+def test_a_keybox_says_how_to_do_it(gpg: Gnupg) -> None:
+    """What the message proposes works."""
+    content = (gpg.home / "pubring.kbx").read_bytes()
+    with pytest.raises(ConfigurationError, match=r"is unusable: it is a keybox.* gpg --export KEY"):
+        verifier(content)
+    assert claim_of(gpg.run("--export", "signer"), gpg.sign(SIGNED, "signer")) == CLAIM
+
+
 def test_a_keyring_that_cannot_be_read_breaks_the_policy(tmp_path: Path) -> None:
     path = str(tmp_path / "absent.gpg")
     with pytest.raises(ConfigurationError) as raised:
-        Verifier(SignedBy("signedBy", Material("keys", paths=(path,)), DEFAULT))
+        Verifier(SignedBy("signedBy", Material("keys", paths=(path,)), DEFAULT), never)
     assert raised.value.message == f"keys of the policy: reading {path}: No such file or directory"
     assert raised.value.detail == {"file": path}
 
@@ -260,7 +385,7 @@ def test_a_signature_may_be_of_version_3(
 def test_a_signature_of_version_3_may_be_in_front(gpg: Gnupg, old: str) -> None:
     """The older form of a message."""
     behind = gpg.sign_version_3(SIGNED, old)
-    in_front = openpgp.parse(behind).signature + version3.packet(11, b"b\0" + bytes(4) + SIGNED)
+    in_front = openpgp.parse(behind).signature + packet(11, b"b\0" + bytes(4) + SIGNED)
     assert gpg.verify(in_front)
     assert claim_of(gpg.export("old"), in_front) == CLAIM
 
