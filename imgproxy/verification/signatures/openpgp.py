@@ -134,13 +134,25 @@ def _signer(message: Message, sig: Sig, certs: Iterable[Cert]) -> tuple[str, str
         else:
             found = verify(bytes=message.content, signature=sig, store=lambda _: known).valid_sigs
     except Exception as error:  # noqa: BLE001  (whatever the library raises)
-        by = clean(sig.issuer_fingerprint or sig.issuer_key_id or "a key that it does not name")
+        by = sig.issuer_fingerprint or sig.issuer_key_id
+        own = [_unusable(each) for each in known if by and each.fingerprint.endswith(by)]
         raise SignatureError(
-            f"it is by none of the keys, or was not valid when it was made (by {by}):"
-            f" {_first_line(error)}"
+            "it is by none of the keys, or was not valid when it was made"
+            f" (by {clean(by or 'a key that it does not name')}):"
+            f" {'; '.join([_first_line(error), *filter(None, own)])}"
         ) from None
     ((primary, signer),) = {(each.certificate, each.signing_key) for each in found}
     return primary, signer
+
+
+def _unusable(cert: Cert) -> str:
+    """Return why no signature of a key is accepted; the library says it for the key alone."""
+    try:
+        _ = cert.expiration
+    except Exception as error:  # noqa: BLE001  (whatever the library raises)
+        causes, _, _ = str(error).partition("Stack backtrace")
+        return f"the key itself: {clean(' '.join(causes.split()))}"
+    return ""
 
 
 def _check_primary(cert: Cert) -> None:

@@ -357,6 +357,24 @@ def test_short_keys_are_refused(gpg: Gnupg) -> None:
     assert refusal(gpg.export("short"), gpg.sign(SIGNED, "short")).startswith(BY_NONE)
 
 
+@pytest.mark.parametrize("version", [3, 4])
+def test_a_key_that_is_signed_with_a_weak_hash_is_refused_and_says_so(
+    gpg: Gnupg, version: int
+) -> None:
+    """Who finds a collision has the key's signature for another user, use or time of expiry.
+
+    Keyrings from before 2010 have such keys, and newer exports of the same keys are without.
+    """
+    user = f"signed with SHA-1, {version}"
+    gpg.run("--cert-digest-algo", "SHA1", "--quick-generate-key", user, "rsa2048", "sign", "never")
+    fingerprint = gpg.fingerprints(user)[0]
+    sign = gpg.sign_version_3 if version == 3 else gpg.sign
+    reason = refusal(gpg.export(fingerprint), sign(SIGNED, fingerprint))
+    assert reason.startswith(BY_NONE)
+    assert "; the key itself: " in reason
+    assert "SHA1 is not considered secure" in reason
+
+
 # --- version 3 ------------------------------------------------------------------------------------
 
 
