@@ -59,6 +59,8 @@ class Image:
     are passed over. `time_limit` is in seconds: see `limited`.
     """
 
+    time_limit = time_limits.TIME_LIMIT
+
     def __init__(
         self,
         open_sources: Callable[[], Awaitable[list[Source]]],
@@ -67,10 +69,7 @@ class Image:
         open_foreign: OpenForeign,
         large_blobs: LargeBlobs | None = None,
         warn: Callable[[str], None] = lambda _: None,
-        *,
-        time_limit: float = time_limits.TIME_LIMIT,
     ) -> None:
-        self._time_limit = time_limit
         self._open_sources = open_sources
         self._load_policy = load_policy
         self._platform = platform
@@ -83,7 +82,7 @@ class Image:
 
     def limited(self) -> AbstractContextManager[None]:
         """Return a block with the time limit of what precedes a reply: `transports.time_limit`."""
-        return time_limits.limited(self._time_limit)
+        return time_limits.limited(self.time_limit)
 
     async def open(self) -> OpenedImage:
         """Return the opened image. Raises `Failure`; the next request tries again."""

@@ -310,7 +310,7 @@ async def test_the_body_of_a_blob_is_not_limited() -> None:
     headed = head(200, content_length=str(len(LAYER))) + LAYER[:half]
     servers.replies["blobs"] = (headed, 0.5, LAYER[half:], END)
     image, source = image_from(servers)
-    image._time_limit = 0.3
+    image.time_limit = 0.3
     reply = await reply_to(image, f"/blobs/{digest_of(LAYER)}")
     assert not isinstance(reply.body, bytes)
     received = 0
@@ -420,7 +420,7 @@ async def test_a_verdict_that_one_gave_up_waiting_for_is_found_by_the_next() -> 
 @real_time
 async def test_a_small_limit_in_real_time() -> None:
     image, source = image_from(Servers(manifests=(SILENCE,)))
-    image._time_limit = 0.2
+    image.time_limit = 0.2
     with pytest.raises(UnreachableError, match=r"given up after 0\.2 s"):
         await reply_to(image)
     source.close()
