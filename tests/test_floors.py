@@ -259,7 +259,11 @@ PRIVILEGES = [
         },
         id="running-programs",
     ),
-    pytest.param(r"\bopen_tcp_stream\b", {"imgproxy.net.dialer"}, id="opening-connections"),
+    pytest.param(
+        r"\bgetaddrinfo\b|\bcreate_connection\b|\bopen_tcp_stream\b",
+        {"imgproxy.net.tcp", "imgproxy.net.preconnect"},
+        id="opening-connections",
+    ),
     pytest.param(
         r"\bhexdigest\b|\bhasher\(|\bhashlib\b|\bcompare_digest\b",
         # The last hashes to give a name to what has none; it is verified like anything else.

@@ -1,18 +1,16 @@
 """Connections to registries: TCP, proxies, TLS.
 
 One `Dialer` serves one endpoint of the configuration and the hosts that it redirects to. Hosts that
-only a response names are foreign: no link-local address is dialled for them, because clouds serve
-the credentials of their machines there.
+only a response names are foreign: no metadata service, where clouds serve the credentials of their
+machines, is dialled for them. The addresses of a name are judged before one of them is connected
+to. A proxy looks up names by itself, so that of those it is asked for only addresses are judged.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from typing import TYPE_CHECKING
 
 import h11
-import trio
 
 from imgproxy.errors import (
     BadUpstreamError,
@@ -24,12 +22,14 @@ from imgproxy.errors import (
     clean,
     closing_on_error,
 )
+from imgproxy.net import tcp
 from imgproxy.net.response import reason
 from imgproxy.net.streams import SocketStream, start_tls
 from imgproxy.net.tls import make_context
-from imgproxy.specs.http import retry
+from imgproxy.specs.http import addresses, retry
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Callable
 
@@ -68,21 +68,26 @@ class Dialer:
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     async def __call__(self, url: Url) -> ByteStream:
-        """See `client.Dial`. Addresses are tried in the manner of RFC 8305, happy eyeballs."""
+        """See `client.Dial`."""
         proxy = self.proxy_for(url)
-        if url.host != self._home:
-            _refuse_link_local(url, url.host)
+        is_foreign = url.host != self._home
+        if is_foreign:
+            _refuse_metadata_service(url, url.host)
         if proxy is None:
-            sock = await _connect(url)
-            if url.host != self._home:
-                with closing_on_error(sock):
-                    _refuse_link_local(url, sock.getpeername()[0])
-        elif url.scheme == "http":
+            targets = await tcp.look_up(url.host, url.port)
+            if is_foreign:
+                for _, address in targets:
+                    _refuse_metadata_service(url, address[0])
+            sock = await tcp.connect(targets)
+            with closing_on_error(sock):
+                peer = sock.getpeername()[0]
+            stream = await self._secured(sock, url)
+            stream.peer = peer
+            return stream
+        if url.scheme == "http":
             # Connect to the proxy itself, which forwards requests for plain http.
             return await self._secured(await _connect_to_proxy(url, proxy), proxy.url)
-        else:
-            sock = await _tunnel(url, proxy)
-        return await self._secured(sock, url)
+        return await self._secured(await _tunnel(url, proxy), url)
 
     async def _secured(self, sock: socket.socket, url: Url) -> ByteStream:
         """Return a stream over a socket, with TLS for an https URL."""
@@ -96,16 +101,9 @@ class Dialer:
         return await start_tls(sock, context, url.host)
 
 
-async def _connect(url: Url) -> socket.socket:
-    stream = await trio.open_tcp_stream(url.host, url.port)
-    sock = socket.socket(fileno=stream.socket.detach())
-    sock.setblocking(False)  # noqa: FBT003  (the name says it)
-    return sock
-
-
 async def _connect_to_proxy(url: Url, proxy: Proxy) -> socket.socket:
     try:
-        return await _connect(proxy.url)
+        return await tcp.connect(await tcp.look_up(proxy.url.host, proxy.url.port))
     except OSError as error:
         raise UnreachableError(
             f"connecting to {url.scheme}://{url.endpoint} through the proxy {proxy}:"
@@ -166,10 +164,10 @@ def _refusal(status: int, message: str) -> Failure:
     return (UnavailableError if is_transient else BadUpstreamError)(message, code="PROXY")
 
 
-def _refuse_link_local(url: Url, address: str) -> None:
-    try:
-        refused = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return  # a name, whose address is checked after it has been resolved
-    if (getattr(refused, "ipv4_mapped", None) or refused).is_link_local:
-        raise BadUpstreamError(f"GET {url}: leads to the link-local address {refused}, refused")
+def _refuse_metadata_service(url: Url, host: str) -> None:
+    service = addresses.metadata_service(host)
+    if service:
+        raise BadUpstreamError(
+            f"GET {url}: leads to {service}, where clouds serve the credentials of their machines:"
+            " refused"
+        )

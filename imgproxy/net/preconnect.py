@@ -51,6 +51,7 @@ class Preconnection:
         self._certificates = certificates
         self._is_wanted = is_wanted
         self._timeout = timeout
+        self._peer = ""
         self._sent = b""
         self._sent_at = 0.0
         self._socket: ssl.SSLSocket | None = None
@@ -77,6 +78,7 @@ class Preconnection:
         context = make_context(self._certificates(), verify=True)
         plain = socket.create_connection((self.url.host, self.url.port), self._timeout)
         with closing_on_error(plain):
+            self._peer = plain.getpeername()[0]
             secure = context.wrap_socket(plain, server_hostname=self.url.host)
         with closing_on_error(secure):
             if not self._is_settled and self._is_wanted():
@@ -111,7 +113,9 @@ class Preconnection:
         if self._sent and time.monotonic() - self._sent_at > _FRESH:
             made.close()
             return None
-        return Connection(TlsStream(made), self._sent)
+        stream = TlsStream(made)
+        stream.peer = self._peer
+        return Connection(stream, self._sent)
 
     def close(self) -> None:
         """Close the connection, also one that is still being made. May be called again."""

@@ -46,7 +46,12 @@ Buffer = bytes | bytearray | memoryview
 
 
 class ByteStream(Protocol):
-    """A bidirectional stream of bytes."""
+    """A bidirectional stream of bytes.
+
+    `peer` is the address of the server at the other side, empty where it is not known.
+    """
+
+    peer: str
 
     @property
     def sent_bytes(self) -> int:
@@ -77,6 +82,8 @@ class ByteStream(Protocol):
 
 class SocketStream:
     """A connected stream socket, which must be non-blocking and is closed with the stream."""
+
+    peer = ""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -173,6 +180,8 @@ class FdStream:
     Both stay open when the stream is closed, and are set to the mode that they had before: the
     process that started this program may share them.
     """
+
+    peer = ""
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self._read_fd = read_fd

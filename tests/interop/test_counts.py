@@ -431,8 +431,10 @@ REGISTRY = {
     *within("config", "registry_tables", "short_names"),
     *within("host", "credential_lookup"),
     *within("net", "client", "connection_pool", "dialer", "preconnect", "request"),
-    *within("net", "response", "tls"),
-    *within("specs.http", "basic", "challenge", "content_range", "credentials", "proxy"),
+    *within("net", "response", "tcp", "tls"),
+    *within(
+        "specs.http", "addresses", "basic", "challenge", "content_range", "credentials", "proxy"
+    ),
     *within("specs.http", "retry", "url"),
     *within("specs.oci", "distribution", "token"),
     *within("transports.registry", "authorization", "blob_failover", "blob_part", "failover"),

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,18 +25,20 @@ from support.streams import Notes, answer, elapsing, real_time, refused, virtual
 from imgproxy.config.certs import Certificates
 from imgproxy.errors import ConfigurationError, Failure
 from imgproxy.net import dialer as dialling
+from imgproxy.net import tcp
 from imgproxy.net.client import Client
 from imgproxy.net.dialer import Dialer
 from imgproxy.net.tls import make_context
 from imgproxy.specs.http import proxy as proxies
 from imgproxy.specs.http import url as urls
+from imgproxy.transports.registry.redirects import follow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from imgproxy.net.tcp import Target
     from imgproxy.specs.http.proxy import Proxy
-    from imgproxy.specs.http.url import Url
 
 BODY = bytes(range(100))
 REPLY = answer(body=BODY)
@@ -45,7 +47,6 @@ TLS = (502, "TLS", False)
 UNREACHABLE = (504, "UNREACHABLE", True)
 BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
 CONFIGURATION = (500, "CONFIGURATION", False)
-LINK_LOCAL = "leads to the link-local address "
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -345,14 +346,19 @@ async def test_certificates_are_looked_up_as_references_call_the_registry(
         asked.append(host)
         raise ConfigurationError("that will do")
 
-    async def connect(_: Url) -> socket.socket:
+    async def resolve(*_: object) -> list[Target]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+    async def connect(_: Sequence[Target]) -> socket.socket:
         await trio.lowlevel.checkpoint()
         sock, other = socket.socketpair()
         other.close()
         monkeypatch.setattr(sock.__class__, "getpeername", lambda _: ("192.0.2.1", 1))
         return sock
 
-    monkeypatch.setattr(dialling, "_connect", connect)
+    monkeypatch.setattr(tcp, "look_up", resolve)
+    monkeypatch.setattr(tcp, "connect", connect)
     with pytest.raises(ConfigurationError):
         await fetch(dialer("https://home.test", "registry.test", certificates=look_up), url)
     assert asked == [name]
@@ -425,74 +431,201 @@ async def test_a_broken_certificate_leaves_no_connection_open(tmp_path: Path) ->
     assert refused(await failure_of(keep_silent, "https", dial)) == CONFIGURATION
 
 
-# --- link-local addresses -----------------------------------------------------------------------
+# --- metadata services --------------------------------------------------------------------------
+#
+# Whoever writes a redirect, a realm or the URL of a layer chooses where it leads. Clouds give the
+# credentials of a machine to whatever asks from it: not even a connection may be made there.
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["169.254.169.254", "169.254.0.1:8080", "[fe80::1]", "[::ffff:169.254.169.254]:80"],
-)
-@pytest.mark.parametrize("proxy", [None, proxies.parse("http://127.0.0.1:1", "HTTP_PROXY")])
-@real_time
-async def test_foreign_hosts_may_not_have_a_link_local_address(
-    host: str, proxy: Proxy | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No connection is attempted."""
+class Resolver(trio.abc.HostnameResolver):
+    """A resolver that has these addresses for each name, or another failure."""
 
-    async def never(_: Url) -> socket.socket:
+    def __init__(self, *found: tuple[str, int] | Exception) -> None:
+        self._found = found
+
+    async def getaddrinfo(self, *_: Any, **__: Any) -> list[Any]:  # noqa: ANN401  (as trio has it)
+        await trio.lowlevel.checkpoint()
+        targets = []
+        for each in self._found:
+            if isinstance(each, Exception):
+                raise each
+            family = socket.AF_INET6 if ":" in each[0] else socket.AF_INET
+            address = (*each, 0, 0) if ":" in each[0] else each
+            targets.append((family, socket.SOCK_STREAM, 6, "", address))
+        return targets
+
+    async def getnameinfo(self, *_: object) -> tuple[str, str]:
         raise AssertionError
 
-    monkeypatch.setattr(dialling, "_connect", never)
-    with pytest.raises(Failure) as raised:
-        await fetch(dialer("https://registry.test", proxy=proxy), f"http://{host}/latest")
-    assert refused(raised.value) == BAD_UPSTREAM
-    assert LINK_LOCAL in raised.value.message
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return what would have been connected to, while nothing is."""
+    found: list[Any] = []
+
+    async def connect(targets: Sequence[Target]) -> socket.socket:
+        await trio.lowlevel.checkpoint()
+        found.extend(address[0] for _, address in targets)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    monkeypatch.setattr(tcp, "connect", connect)
+    return found
 
 
+THROUGH = {
+    "directly": None,
+    "forwarded": proxies.parse("http://127.0.0.1:1", "HTTP_PROXY"),
+    "by a tunnel": proxies.parse("http://127.0.0.1:1", "HTTPS_PROXY"),
+}
+
+
+@pytest.mark.parametrize("how", THROUGH)
 @pytest.mark.parametrize(
-    ("home", "address", "is_refused"),
+    "host",
     [
-        ("https://registry.test", "169.254.169.254", True),
-        ("https://registry.test", "fe80::1%eth0", True),
-        ("https://registry.test", "::ffff:169.254.1.1", True),
-        ("https://registry.test", "127.0.0.1", False),
-        ("https://registry.test", "10.0.0.1", False),
-        ("http://localhost", "169.254.169.254", False),
+        *("169.254.169.254", "169.254.0.1:8080", "[fe80::1]", "[::ffff:169.254.169.254]:80"),
+        *("2852039166", "0xA9FEA9FE", "0251.0376.0251.0376", "169.254.43518", "169.254.169.254."),
+        *("100.100.100.200", "192.0.0.192", "168.63.129.16", "[fd00:ec2::254]", "[fd20:ce::254]"),
+        *("[64:ff9b::a9fe:a9fe]", "[64:ff9b:1::a9fe:a9fe]", "[2002:a9fe:a9fe::1]"),
+        *("[::169.254.169.254]", "[2001:0:4136:e378:8000:63bf:5601:5601]"),
     ],
 )
 @real_time
-async def test_a_foreign_name_may_not_resolve_to_one(
-    home: str,
-    address: str,
-    is_refused: bool,  # noqa: FBT001  (a parameter)
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_foreign_host_may_not_be_a_metadata_service(
+    host: str, how: str, connected: list[Any]
 ) -> None:
-    """The configured host may have any address."""
-    real = dialling._connect
-
-    async def connect(url: Url) -> socket.socket:
-        sock = await real(url)
-        return Elsewhere(address, fileno=sock.detach())
-
-    monkeypatch.setattr(dialling, "_connect", connect)
-    if is_refused:
-        failure = await failure_of(answer_once, "http", dialer(home))
-        assert refused(failure) == BAD_UPSTREAM
-        assert LINK_LOCAL in failure.message
-    else:
-        assert await visit(answer_once, "http", dialer(home)) == BODY
+    scheme = "https" if how == "by a tunnel" else "http"
+    with pytest.raises(Failure) as raised:
+        await fetch(
+            dialer("https://registry.test", proxy=THROUGH[how]), f"{scheme}://{host}/latest"
+        )
+    assert refused(raised.value) == BAD_UPSTREAM
+    assert "serve the credentials of their machines: refused" in raised.value.message
+    assert f"{scheme}://" in raised.value.message
+    assert connected == []
 
 
-class Elsewhere(socket.socket):
-    """A socket that reports another address as its peer."""
+@pytest.mark.parametrize(
+    "found",
+    [
+        ["169.254.169.254"],
+        ["fe80::1%eth0"],
+        ["::ffff:169.254.1.1"],
+        ["fd00:ec2::254"],
+        ["64:ff9b::6464:64c8"],
+        # Not even where another address would do.
+        ["127.0.0.1", "100.100.100.200"],
+        ["192.0.0.192", "127.0.0.1"],
+    ],
+)
+@real_time
+async def test_a_foreign_name_is_judged_by_its_addresses_before_a_connection(
+    found: list[str], connected: list[Any]
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver(*((each, 80) for each in found)))
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer("https://registry.test"), "http://rebound.test/latest")
+    assert refused(raised.value) == BAD_UPSTREAM
+    assert "http://rebound.test/latest: leads to the " in raised.value.message
+    assert connected == []
 
-    def __init__(self, address: str, fileno: int) -> None:
-        super().__init__(fileno=fileno)
-        self.setblocking(False)  # noqa: FBT003  (the name says it)
-        self.address = address
 
-    def getpeername(self) -> tuple[str, int]:
-        return self.address, 80
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "fd12::1"])
+@real_time
+async def test_a_foreign_name_may_have_another_internal_address(
+    address: str, connected: list[Any]
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver((address, 80)))
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer("https://registry.test"), "http://store.test/x")
+    assert refused(raised.value) == UNREACHABLE
+    assert connected == [address]
+
+
+@pytest.mark.parametrize("url", ["http://registry.test/x", "http://169.254.169.254/x"])
+@real_time
+async def test_the_configured_host_may_have_any_address(url: str, connected: list[Any]) -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver(("169.254.169.254", 80)))
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer(url), url)
+    assert refused(raised.value) == UNREACHABLE
+    assert connected == ["169.254.169.254"]
+
+
+@real_time
+async def test_the_proxy_may_have_any_address(connected: list[Any]) -> None:
+    proxy = proxies.parse("http://169.254.1.1:3128", "HTTPS_PROXY")
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer(proxy=proxy), "https://elsewhere.test/")
+    assert refused(raised.value) == (504, "PROXY", True)
+    assert connected == ["169.254.1.1"]
+
+
+@real_time
+async def test_without_a_configured_host_each_is_foreign(connected: list[Any]) -> None:
+    """As those of layers outside of their registry."""
+    dial = Dialer(None, "", lambda _: Certificates(), lambda _: None, verify=True)
+    with pytest.raises(Failure) as raised:
+        await fetch(dial, "http://169.254.169.254/")
+    assert refused(raised.value) == BAD_UPSTREAM
+    assert connected == []
+
+
+@pytest.mark.parametrize("hop", [1, 2, 9])
+@real_time
+async def test_every_hop_of_a_redirect_is_judged(hop: int) -> None:
+    asked = 0
+
+    async def redirect(stream: trio.SocketStream) -> None:
+        nonlocal asked
+        with suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                asked += 1
+                to = "/again" if asked < hop else "http://2852039166/latest"
+                await stream.send_all(answer(307, location=to))
+
+    async with listening(redirect) as port:
+        url = urls.parse(f"http://localhost:{port}/x")
+        dial = dialer("http://localhost")
+        client = Client(dial, Notes(), stall_timeout=20, user_agent="test/1")
+        try:
+            with pytest.raises(Failure) as raised:
+                await follow(client.get, url, lambda _: {}, allow_http=True)
+        finally:
+            client.close()
+    assert refused(raised.value) == BAD_UPSTREAM
+    assert "http://2852039166/latest: leads to the link-local address 169.254.169.254" in (
+        raised.value.message
+    )
+    assert asked == hop
+
+
+@pytest.mark.parametrize("host", ["[fe80::1%25lo]", "[fe80::1%lo]", "[fe80::1%2525lo]"])
+def test_a_zone_in_a_host_is_no_url(host: str) -> None:
+    with pytest.raises(ValueError, match="malformed"):
+        urls.parse(f"http://{host}/latest")
+
+
+# --- internal addresses -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@real_time
+async def test_a_stream_has_the_address_of_its_server(scheme: str, authority: trustme.CA) -> None:
+    serve = over_tls(server_context(authority.issue_cert("localhost")))
+    async with listening(serve) as port:
+        stream = await dialer()(urls.parse(f"{scheme}://localhost:{port}/"))
+        assert stream.peer == "127.0.0.1"
+        stream.close()
+
+
+@real_time
+async def test_a_stream_through_a_proxy_has_none() -> None:
+    """The proxy's own address, which is often internal, would say nothing about the server."""
+    async with listening(keep_silent) as port:
+        stream = await dialer(proxy=through(port))(urls.parse("http://registry.test/"))
+        assert stream.peer == ""
+        stream.close()
 
 
 # --- proxies ------------------------------------------------------------------------------------
@@ -665,34 +798,16 @@ async def test_the_address_that_answers_is_used() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         dead = unused.getsockname()[1]
     async with listening(answer_once) as port:
-        found = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", each))
-            for each in (dead, port)
-        ]
-
-        class Resolver(trio.abc.HostnameResolver):
-            async def getaddrinfo(self, *_: Any, **__: Any) -> list[Any]:  # noqa: ANN401  (as trio has it)
-                await trio.lowlevel.checkpoint()
-                return list(found)
-
-            async def getnameinfo(self, *_: object) -> tuple[str, str]:
-                raise AssertionError
-
-        trio.socket.set_custom_hostname_resolver(Resolver())
+        resolver = Resolver(("127.0.0.1", dead), ("127.0.0.1", port))
+        trio.socket.set_custom_hostname_resolver(resolver)
         dial = dialer("http://registry.test")
         assert await fetch(dial, f"http://registry.test:{port}/") == BODY
 
 
 @real_time
 async def test_a_name_that_does_not_exist_is_reported_in_the_system_s_words() -> None:
-    class Resolver(trio.abc.HostnameResolver):
-        async def getaddrinfo(self, *_: Any, **__: Any) -> list[Any]:  # noqa: ANN401  (as trio has it)
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-        async def getnameinfo(self, *_: object) -> tuple[str, str]:
-            raise AssertionError
-
-    trio.socket.set_custom_hostname_resolver(Resolver())
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    trio.socket.set_custom_hostname_resolver(Resolver(unknown))
     with pytest.raises(Failure) as raised:
         await fetch(dialer(), "http://nowhere.test/")
     assert raised.value.status == 504

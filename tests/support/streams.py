@@ -141,6 +141,8 @@ class Inbox:
 class MemoryStream:
     """A `ByteStream` whose other side is the test."""
 
+    peer = ""
+
     def __init__(self, *steps: Step) -> None:
         self.inbox = Inbox(*steps)
         self.sent = bytearray()
@@ -271,7 +273,7 @@ class Script:
     """The exchanges of all servers of a test, in this order, on any connection; a `Dial`.
 
     `unreachable` holds, by prefix of the URL, how dialling fails or how many seconds it takes.
-    `streams` are the connections made.
+    `streams` are the connections made; `peers` has the addresses of their servers, by origin.
     """
 
     def __init__(
@@ -281,6 +283,7 @@ class Script:
         self.unreachable = unreachable or {}
         self.dialled: list[str] = []
         self.streams: list[ScriptedStream] = []
+        self.peers: dict[str, str] = {}
         self._failed = False
 
     async def __call__(self, url: Url) -> ScriptedStream:
@@ -293,6 +296,7 @@ class Script:
                     raise fault
                 await trio.sleep(fault)
         self.streams.append(ScriptedStream(self, origin))
+        self.streams[-1].peer = self.peers.get(origin, "")
         return self.streams[-1]
 
     def play(self, origin: str, request: bytes, form: bytes) -> tuple[Step, ...]:

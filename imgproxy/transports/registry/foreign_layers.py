@@ -1,8 +1,8 @@
 """Layers outside of their registry: the `urls` of a descriptor, OCI image specification.
 
 The author of a manifest chooses where they lead, which may be anywhere. So they are fetched only if
-an option allows it, over http or https, without credentials, and not from link-local addresses,
-where clouds keep the credentials of their machines.
+an option allows it, over http or https, without credentials, and not from the metadata services of
+clouds; see `net.dialer`.
 """
 
 from __future__ import annotations
