@@ -16,11 +16,17 @@ from typing import TYPE_CHECKING, Protocol
 import h11
 import trio
 
-from imgproxy.errors import DeniedError, Failure, UnreachableError, closing_on_error
+from imgproxy.errors import (
+    BadUpstreamError,
+    DeniedError,
+    Failure,
+    UnreachableError,
+    closing_on_error,
+)
 from imgproxy.net import request
 from imgproxy.net.connection_pool import Connection, ConnectionPool
 from imgproxy.net.response import Response, reason, translated
-from imgproxy.specs.http import retry
+from imgproxy.specs.http import addresses, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -89,17 +95,25 @@ class Client:
         self._pool.put(url.origin, connection)
 
     async def get(
-        self, url: Url, headers: Mapping[str, str], *, form: bytes | None = None, note: str = ""
+        self,
+        url: Url,
+        headers: Mapping[str, str],
+        *,
+        form: bytes | None = None,
+        note: str = "",
+        internal: bool = True,
     ) -> Response:
         """Send a GET and return the response as soon as its head is there; close it in any case.
 
-        With a `form` it is a POST of that. `note` is what `--debug` adds to its line. Raises
-        `UnreachableError`, `BadUpstreamError`, or `DeniedError` where a proxy requires credentials.
+        With a `form` it is a POST of that. `note` is what `--debug` adds to its line. `internal`
+        false sends nothing to an internal address. Raises `UnreachableError`, `BadUpstreamError`,
+        or `DeniedError` where a proxy requires credentials.
         """
         exchange = partial(self._exchange, url, headers, form, note, trio.current_time())
         try:
             connection = await self._pool.take(url.origin)
             if connection is not None:
+                _check(url, connection, internal=internal)
                 # The server may have closed it just now. It has answered nothing then, and
                 # another connection gets the request.
                 try:
@@ -107,7 +121,9 @@ class Client:
                 except UnreachableError as error:
                     if not isinstance(error.__cause__, _Unanswered):
                         raise
-            return await exchange(await self._connect(url))
+            connection = await self._connect(url)
+            _check(url, connection, internal=internal)
+            return await exchange(connection)
         except Failure as error:
             self._diagnostics.debug(error.message + note)
             raise
@@ -216,3 +232,17 @@ async def _receive_head(http: h11.Connection, stream: ByteStream) -> h11.Respons
         elif isinstance(event, h11.Response):
             return event
         # anything else here is an informational response
+
+
+def _check(url: Url, connection: Connection, *, internal: bool) -> None:
+    """Close a connection and raise `BadUpstreamError` if it may not lead to an `internal` address.
+
+    Behind a proxy, only a host that is an address itself is known to be one.
+    """
+    address = connection.stream.peer or url.host
+    if not internal and addresses.may_be_internal(address):
+        connection.close()
+        raise BadUpstreamError(
+            f"GET {url}: leads to the internal address {address}, which a server with a public"
+            " address named: refused (--registry-token needs no token server)"
+        )

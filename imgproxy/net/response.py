@@ -23,7 +23,7 @@ from imgproxy.errors import (
     UnreachableError,
     clean,
 )
-from imgproxy.specs.http import retry
+from imgproxy.specs.http import addresses, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ class Response:
         self.url = url
         self.status = head.status_code
         self._fields = head.headers
+        self._peer = stream.peer or url.host
         self._connection = connection
         self._stream: ByteStream | None = stream
         self._release = release
@@ -95,6 +96,11 @@ class Response:
         self._rest = self._rest[: self._left]
         if self.size == 0:
             self._end()
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether it came from an internal address; behind a proxy that is mostly not known."""
+        return addresses.is_internal(self._peer)
 
     def header(self, name: str) -> str:
         """Return a field's value: several joined by commas, empty if there is none."""

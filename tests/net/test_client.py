@@ -455,6 +455,60 @@ async def test_a_kept_connection_with_another_fault_fails(how: str) -> None:
         assert refused(raised.value) == wanted
 
 
+# --- internal addresses -------------------------------------------------------------------------
+
+PEERS: dict[str, tuple[str, str, bool]] = {
+    "internal": ("10.0.0.5", WHERE, True),
+    "loopback": ("::1", WHERE, True),
+    "NAT64": ("64:ff9b::10.0.0.5", WHERE, True),
+    "public": ("198.51.100.7", WHERE, False),
+    "behind a proxy": ("", WHERE, False),
+    "behind a proxy, an address": ("", WHERE.replace("registry.test", "10.0.0.5"), True),
+    "behind a proxy, in decimal": ("", WHERE.replace("registry.test", "167772165"), True),
+}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("case", PEERS)
+@virtual_time
+async def test_a_request_that_is_not_for_internal_addresses_is_not_sent_to_one(
+    case: str,
+    kept: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    """Nor on a connection that has been made for another request."""
+    peer, where, is_internal = PEERS[case]
+    url = urls.parse(where)
+    exchanges = [asked(where, LENGTH)] * ((not is_internal) + kept)
+    async with scripted(*exchanges) as (client, script):
+        script.peers[f"https://{url.authority}"] = peer
+        if kept:
+            assert await fetch(client, url) == BODY
+        if not is_internal:
+            response = await client.get(url, {}, internal=False)
+            assert await response.read(1 << 20) == BODY
+            return
+        with pytest.raises(Failure) as raised:
+            await client.get(url, {}, internal=False)
+        assert refused(raised.value) == BROKEN
+        assert f"leads to the internal address {peer or url.host}, which" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("peer", "is_internal"),
+    [("10.0.0.5", True), ("fd12::1", True), ("198.51.100.7", False), ("", False)],
+)
+@virtual_time
+async def test_a_reply_tells_whether_it_came_from_an_internal_address(
+    peer: str,
+    is_internal: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    async with scripted(asked(WHERE, LENGTH)) as (client, script):
+        script.peers["https://registry.test"] = peer
+        response = await client.get(URL, {})
+        assert await response.read(1 << 20) == BODY
+        assert response.is_internal is is_internal
+
+
 # --- failures -----------------------------------------------------------------------------------
 
 LARGE_HEAD = head(200, **{f"x_{n}": "a" * 1000 for n in range(200)})

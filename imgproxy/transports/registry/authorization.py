@@ -4,12 +4,15 @@ Nothing is sent in advance: what is needed is in the challenge of the first resp
 (RFC 9110 section 11.6.1). A token is then kept and sent with every request until shortly before it
 expires; one that is refused is replaced once. What to ask a token server for, and what its response
 means, is decided in `specs.oci.token`.
+
+The registry receives the token. So one with a public address cannot name a realm with an internal
+one: what a server there says is not for the registry to know, nor for whoever reads messages.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
@@ -34,9 +37,25 @@ class Send(Protocol):
     """How a request is sent: redirects are followed, `authorization` stays at the URL's origin."""
 
     async def __call__(
-        self, url: Url, fields: dict[str, str], authorization: str, *, form: bytes | None = None
+        self,
+        url: Url,
+        fields: dict[str, str],
+        authorization: str,
+        *,
+        form: bytes | None = None,
+        internal: bool = True,
     ) -> Response:
-        """Return the response to a GET, or to a POST of a form. Raises `Failure`."""
+        """Return the response to a GET, or to a POST of a form. Raises `Failure`.
+
+        `internal` false asks no server with an internal address.
+        """
+
+
+class _Demand(NamedTuple):
+    """A challenge, and whether it came from an internal address."""
+
+    challenge: Challenge
+    internal: bool
 
 
 class Authorization:
@@ -62,7 +81,7 @@ class Authorization:
         self._value = f"Bearer {registry_token}" if registry_token else ""
         self._is_given = bool(registry_token)
         self.source = "--registry-token" if registry_token else ""
-        self._challenge: Challenge | None = None
+        self._demand: _Demand | None = None
         self._expires = float("inf")
         self._generation = 0
         self._scopes = [f"repository:{repository}:pull"]
@@ -73,8 +92,8 @@ class Authorization:
 
         Raises `Failure`.
         """
-        if self._challenge is not None and trio.current_time() >= self._expires:
-            await self._renew(url, self._challenge, self._generation)
+        if self._demand is not None and trio.current_time() >= self._expires:
+            await self._renew(url, self._demand, self._generation)
         value, generation, is_new = self._value, self._generation, False
         response = await self._send(url, fields, value)
         while response.status == 401 and response.url.origin == url.origin:
@@ -83,7 +102,8 @@ class Authorization:
             if challenge is None:
                 return response, body
             refused = value
-            value = await self._renew(url, challenge, generation)
+            demand = _Demand(challenge, response.is_internal)
+            value = await self._renew(url, demand, generation)
             if value == refused:
                 return response, body
             generation, is_new = self._generation, True
@@ -108,15 +128,16 @@ class Authorization:
             return challenge
         return None
 
-    async def _renew(self, url: Url, challenge: Challenge, generation: int) -> str:
+    async def _renew(self, url: Url, demand: _Demand, generation: int) -> str:
         """Return the value that replaces that of `generation`; tasks share one renewal."""
         return await self._renewing.get(
             lambda: None if self._generation == generation else self._value,
-            partial(self._meet, url, challenge),
+            partial(self._meet, url, demand),
         )
 
-    async def _meet(self, url: Url, challenge: Challenge) -> str:
+    async def _meet(self, url: Url, demand: _Demand) -> str:
         """Return the value that meets a challenge of `url`, and keep it for later requests."""
+        challenge, internal = demand
         credentials = await self._find_credentials()
         self.source = "" if credentials is None else credentials.source
         if challenge.scheme == "basic":
@@ -124,14 +145,16 @@ class Authorization:
         request = tokens.request(
             url, challenge, self._scopes, credentials, allow_http=self._allow_http
         )
-        response = await self._send(request.url, {}, request.authorization, form=request.form)
+        response = await self._send(
+            request.url, {}, request.authorization, form=request.form, internal=internal
+        )
         if response.status != 200:
             body = await discard(response)
             raise tokens.failure(
                 request.url, response.status, body, self.source, retry_after=retry_after(response)
             )
         token = tokens.parse(await response.read(tokens.MAX_REPLY_SIZE), request.url)
-        self._challenge = challenge
+        self._demand = demand
         self._expires = trio.current_time() + token.lifetime - _MARGIN
         return self._keep(f"Bearer {token.value}")
 

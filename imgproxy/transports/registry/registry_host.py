@@ -51,15 +51,16 @@ class RegistryHost:
         *,
         form: bytes | None = None,
         note: str = "",
+        internal: bool = True,
     ) -> Response:
-        """Return the response at the end of all redirects; see `Client.get` for `form` and `note`.
+        """Return the response at the end of all redirects; see `Client.get` for the options.
 
         Only the origin of `url` receives the authorization. A form holds credentials, and is not
         sent on. Raises `Failure`.
         """
         origin = url.origin
         authorized = {**fields, "Authorization": authorization} if authorization else fields
-        get = partial(self._client.get, form=form, note=note)
+        get = partial(self._client.get, form=form, note=note, internal=internal)
         if form is not None:
             with waiting(lambda: f"POST {url}"):
                 return await get(url, authorized)

@@ -127,12 +127,20 @@ class Repository:
         return response
 
     async def _send(
-        self, url: Url, fields: dict[str, str], authorization: str, *, form: bytes | None = None
+        self,
+        url: Url,
+        fields: dict[str, str],
+        authorization: str,
+        *,
+        form: bytes | None = None,
+        internal: bool = True,
     ) -> Response:
         source = self._authorization.source
         shown = f", credentials from {source}" if source else ""
         note = f" ({self._kind} {self.name}{shown})"
-        return await self._host.get(url, fields, authorization, form=form, note=note)
+        return await self._host.get(
+            url, fields, authorization, form=form, note=note, internal=internal
+        )
 
     async def _failure(self, response: Response, body: bytes, path: ApiPath) -> Failure:
         body = body or await discard(response)

@@ -45,6 +45,8 @@ from imgproxy.specs.oci import distribution
 from imgproxy.transports.registry.authorization import Authorization
 
 if TYPE_CHECKING:
+    from support.streams import Script
+
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
 
@@ -106,6 +108,101 @@ async def test_a_token_that_is_refused_later_is_replaced_once() -> None:
         await source.root()
         assert await read_blob(source) == LAYER
         assert await read_blob(source) == LAYER
+
+
+# --- realms with internal addresses ---------------------------------------------------------------
+#
+# Whatever a realm answers in `token` is sent to the registry that named it, and its refusals are
+# quoted. A registry on the Internet could have it read from a server that it cannot reach itself.
+
+PUBLIC, INTERNAL = "198.51.100.7", "10.0.0.5"
+VAULT = "https://vault.test/secret"
+REGISTRY_AT, TOKENS_AT = "https://registry.test", "https://tokens.test"
+
+
+def addressed(script: Script, registry: str, tokens: str) -> None:
+    script.peers |= {REGISTRY_AT: registry, TOKENS_AT: tokens, "https://vault.test": INTERNAL}
+
+
+@pytest.mark.parametrize("registry_at", [PUBLIC, "2001:db8::1", "64:ff9b:1::a00:5", ""])
+@virtual_time
+async def test_a_public_registry_may_not_name_an_internal_realm(registry_at: str) -> None:
+    """One behind a proxy is taken for public."""
+    async with registry(asked(WHERE, unauthorized(CHALLENGE))) as (source, script):
+        addressed(script, registry_at, INTERNAL)
+        with pytest.raises(Failure) as raised:
+            await source.root()
+        assert refused(raised.value) == BAD_UPSTREAM
+        assert "GET https://tokens.test/get?…: leads to the internal address 10.0.0.5" in (
+            raised.value.message
+        )
+        assert "--registry-token" in raised.value.message
+        assert script.dialled[0] == REGISTRY_AT
+        assert set(script.dialled[1:]) == {TOKENS_AT}
+
+
+@virtual_time
+async def test_nor_one_that_redirects_to_an_internal_address() -> None:
+    exchanges = [asked(WHERE, unauthorized(CHALLENGE)), asked(TOKENS, moved(VAULT))]
+    async with registry(*exchanges) as (source, script):
+        addressed(script, PUBLIC, PUBLIC)
+        with pytest.raises(Failure) as raised:
+            await source.root()
+        assert refused(raised.value) == BAD_UPSTREAM
+        assert f"GET {VAULT}: leads to the internal address" in raised.value.message
+
+
+@virtual_time
+async def test_nor_on_a_connection_that_a_redirect_has_opened() -> None:
+    """A redirect may lead to an internal address, since its bytes are verified and not shown."""
+    exchanges = [
+        asked(BLOB, moved(VAULT)),
+        asked(VAULT, FOUND_BLOB),
+        asked(WHERE, unauthorized(f'Bearer realm="{VAULT}"')),
+    ]
+    async with registry(*exchanges) as (source, script):
+        addressed(script, PUBLIC, PUBLIC)
+        assert await read_blob(source) == LAYER
+        with pytest.raises(Failure) as raised:
+            await source.root()
+        assert refused(raised.value) == BAD_UPSTREAM
+
+
+@virtual_time
+async def test_nor_when_its_token_has_expired_and_the_realm_has_moved() -> None:
+    exchanges = [
+        asked(WHERE, unauthorized(CHALLENGE)),
+        asked(TOKENS, token("t1")),
+        asked(WHERE, FOUND),
+    ]
+    async with registry(*exchanges) as (source, script):
+        addressed(script, PUBLIC, PUBLIC)
+        await source.root()
+        script.peers[TOKENS_AT] = INTERNAL
+        next(each for each in script.streams if each.origin == TOKENS_AT).inbox.add(b"x")
+        await trio.sleep(60)
+        with pytest.raises(Failure) as raised:
+            await source.root()
+        assert refused(raised.value) == BAD_UPSTREAM
+
+
+@pytest.mark.parametrize(
+    ("registry_at", "tokens_at"),
+    [(INTERNAL, INTERNAL), ("127.0.0.1", "::1"), (INTERNAL, PUBLIC), (PUBLIC, PUBLIC), ("", "")],
+)
+@virtual_time
+async def test_an_internal_registry_may_name_any_realm(registry_at: str, tokens_at: str) -> None:
+    exchanges = [
+        asked(WHERE, unauthorized(CHALLENGE)),
+        asked(TOKENS, token("t1")),
+        asked(WHERE, FOUND, authorization="Bearer t1"),
+    ]
+    async with registry(*exchanges) as (source, script):
+        addressed(script, registry_at, tokens_at)
+        assert (await source.root()).raw == MANIFEST
+
+
+# --- more of tokens -----------------------------------------------------------------------------
 
 
 @virtual_time
@@ -597,10 +694,16 @@ async def test_whatever_sends_requests_may_be_authorized() -> None:
     async with scripted(*exchanges) as (client, _):
 
         async def send(
-            url: Url, fields: dict[str, str], value: str, *, form: bytes | None = None
+            url: Url,
+            fields: dict[str, str],
+            value: str,
+            *,
+            form: bytes | None = None,
+            internal: bool = True,
         ) -> Response:
             sent.append((url.host, fields, value, form))
-            return await client.get(url, {**fields, "Authorization": value} if value else fields)
+            authorized = {**fields, "Authorization": value} if value else fields
+            return await client.get(url, authorized, internal=internal)
 
         authorization = Authorization("acme/os", find, send, allow_http=False)
         assert authorization.source == ""
