@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 # timeout takes precedence.
 CONNECT_TIMEOUT = 30.0
 
+# For the first byte on a connection that has been idle: a firewall may have forgotten it, and then
+# drops what is sent. A server that is only slow gets the request once more, on a new connection.
+KEPT_TIMEOUT = 10.0
+
 # Cookies and signed URLs make heads of some kilobytes; nginx allows 8 KiB a line.
 MAX_HEAD = 64 * 1024
 
@@ -114,8 +118,8 @@ class Client:
             connection = await self._pool.take(url.origin)
             if connection is not None:
                 _check(url, connection, internal=internal)
-                # The server may have closed it just now. It has answered nothing then, and
-                # another connection gets the request.
+                # The server may have closed it just now, or be gone. It has answered nothing then,
+                # and another connection gets the request.
                 try:
                     return await exchange(connection)
                 except UnreachableError as error:
@@ -146,7 +150,8 @@ class Client:
             try:
                 with trio.fail_after(self._stall_timeout):
                     await _send(connection, message)
-                    head = await _receive_head(http, stream)
+                    patience = KEPT_TIMEOUT if connection.is_kept else self._stall_timeout
+                    head = await _receive_head(http, stream, patience)
             except Exception as error:
                 raise translated(
                     f"{method} {url}", error, "no answer", self._stall_timeout
@@ -186,7 +191,7 @@ class Client:
         elapsed = (trio.current_time() - started) * 1000
         self._diagnostics.debug(f"{what}, {received} bytes, {elapsed:.0f} ms{note}")
         if reusable:
-            self._pool.put(url.origin, Connection(stream))
+            self._pool.put(url.origin, Connection(stream, is_kept=True))
         else:
             stream.close()
 
@@ -213,7 +218,8 @@ async def _send(connection: Connection, message: bytes) -> None:
         raise _Unanswered(reason(error)) from error
 
 
-async def _receive_head(http: h11.Connection, stream: ByteStream) -> h11.Response:
+async def _receive_head(http: h11.Connection, stream: ByteStream, patience: float) -> h11.Response:
+    """Return the head of a response whose first byte is waited for `patience` seconds."""
     # One byte more than h11 may keep, however the head is split on its way.
     scratch = memoryview(bytearray(MAX_HEAD + 1))
     while True:
@@ -221,7 +227,10 @@ async def _receive_head(http: h11.Connection, stream: ByteStream) -> h11.Respons
         if event is h11.NEED_DATA:
             try:
                 kept = len(http.trailing_data[0])
-                count = await stream.receive_into(scratch[: MAX_HEAD + 1 - kept])
+                with trio.fail_after(patience):
+                    count = await stream.receive_into(scratch[: MAX_HEAD + 1 - kept])
+            except trio.TooSlowError as error:
+                raise _Unanswered(f"no answer for {patience:g} s") from error
             except OSError as error:
                 if isinstance(error, ssl.SSLError) or http.trailing_data[0]:
                     raise
@@ -229,6 +238,7 @@ async def _receive_head(http: h11.Connection, stream: ByteStream) -> h11.Respons
             if count == 0 and not http.trailing_data[0]:
                 raise _Unanswered("the connection was closed before an answer")
             http.receive_data(bytes(scratch[:count]))
+            patience = float("inf")
         elif isinstance(event, h11.Response):
             return event
         # anything else here is an informational response

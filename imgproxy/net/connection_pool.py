@@ -34,11 +34,12 @@ class Connection(NamedTuple):
     """An open connection, which is an `Entry` itself.
 
     `sent` is the request that has been sent on it and whose response nothing has received yet,
-    empty for none.
+    empty for none. `is_kept`: it has had a response, and may have been idle since.
     """
 
     stream: ByteStream
     sent: bytes = b""
+    is_kept: bool = False
 
     async def connection(self) -> Connection:
         """See `Entry`."""

@@ -33,7 +33,7 @@ from support.streams import (
 from imgproxy.errors import Failure
 from imgproxy.net import request
 from imgproxy.net import response as responses
-from imgproxy.net.client import Client
+from imgproxy.net.client import KEPT_TIMEOUT, Client
 from imgproxy.net.connection_pool import MAX_IDLE, Connection
 from imgproxy.specs.http import proxy
 from imgproxy.specs.http import url as urls
@@ -437,7 +437,7 @@ async def test_the_replacement_of_a_stale_connection_is_not_replaced() -> None:
 
 
 NOT_STALE: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool]]] = {
-    "stall": ((SILENCE,), UNREACHABLE),
+    "half a head, then a stall": ((b"HTTP/1.1 200 OK\r\n", SILENCE), UNREACHABLE),
     "half a head": ((b"HTTP/1.1 200 OK\r\n", END), BROKEN),
     "half a head, then a reset": ((b"HTTP/1.1 200 OK\r\n", RESET), UNREACHABLE),
     "garbage": ((b"SSH-2.0\r\n\r\n",), BROKEN),
@@ -453,6 +453,37 @@ async def test_a_kept_connection_with_another_fault_fails(how: str) -> None:
         with pytest.raises(Failure) as raised:
             await fetch(client)
         assert refused(raised.value) == wanted
+
+
+@virtual_time
+async def test_a_kept_connection_that_died_silently_is_replaced_soon() -> None:
+    """As where a firewall has forgotten it: what is sent vanishes, and nothing comes."""
+    exchanges = [asked(WHERE, LENGTH), asked(WHERE, SILENCE), asked(WHERE, 50.0, LENGTH)]
+    async with scripted(*exchanges) as (client, script):
+        assert await fetch(client) == BODY
+        with elapsing(KEPT_TIMEOUT + 50):  # the new connection has the usual time
+            assert await fetch(client) == BODY
+        assert [stream.closed for stream in script.streams] == [True, False]
+
+
+@virtual_time
+async def test_a_kept_connection_whose_reply_has_begun_has_the_usual_time() -> None:
+    slow = asked(WHERE, 9.0, LENGTH[:5], 45.0, LENGTH[5:])
+    async with scripted(asked(WHERE, LENGTH), slow) as (client, _):
+        for seconds in (0, 54):
+            with elapsing(seconds):
+                assert await fetch(client) == BODY
+
+
+@virtual_time
+async def test_a_server_that_is_silent_on_the_new_connection_too_is_a_failure() -> None:
+    exchanges = [asked(WHERE, LENGTH), asked(WHERE, SILENCE), asked(WHERE, SILENCE)]
+    async with scripted(*exchanges) as (client, _):
+        assert await fetch(client) == BODY
+        with elapsing(KEPT_TIMEOUT + 60), pytest.raises(Failure) as raised:
+            await fetch(client)
+        assert refused(raised.value) == UNREACHABLE
+        assert "no answer for 60 s" in raised.value.message
 
 
 # --- internal addresses -------------------------------------------------------------------------
