@@ -1,8 +1,8 @@
 """A response that is being received, and the failures of one.
 
-A body of known length goes straight from the socket into the caller's buffer; h11 reads the chunks
-of others. RFC 9112 sections 6 and 7. Every wait has a limit, and exceptions of lower layers are
-translated into a `Failure` here.
+A body of known length goes straight from the socket into the caller's buffer; that of others is
+taken out of its chunks. RFC 9112 sections 6 and 7. Every wait has a limit, and exceptions of lower
+layers are translated into a `Failure` here.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.specs.http import addresses, retry
+from imgproxy.specs.http.chunks import Chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,6 @@ class Response:
         self.status = head.status_code
         self._fields = head.headers
         self._peer = stream.peer or url.host
-        self._connection = connection
         self._stream: ByteStream | None = stream
         self._release = release
         self._stall_timeout = self._patience = stall_timeout
@@ -73,10 +73,13 @@ class Response:
         self._ended = False
         options = self.header("connection").lower().replace(" ", "").split(",")
         self._reusable = head.http_version == b"1.1" and "close" not in options
-        self._frame()
+        self._frame(connection.trailing_data[0])
 
-    def _frame(self) -> None:
-        """Decide how the body ends: RFC 9112 section 6.3, for a response to GET."""
+    def _frame(self, received: bytes) -> None:
+        """Decide how the body ends: RFC 9112 section 6.3, for a response to GET.
+
+        `received` came along with the head.
+        """
         length = "0" if self.status in _BODILESS else self.header("content-length")
         self._rest = memoryview(b"")
         if self.header("transfer-encoding") and self.status not in _BODILESS:
@@ -86,8 +89,10 @@ class Response:
             # With both, the length is ignored and the connection is suspect.
             self._reusable &= not length
             self._scratch = memoryview(bytearray(_SCRATCH))
+            self._chunks = Chunks()
+            self._chunks.receive(received)
             return
-        self._rest = memoryview(self._connection.trailing_data[0])
+        self._rest = memoryview(received)
         self._pull = self._pull_bytes
         self.size = int(length) if length else None
         self.ends_by_close = self.size is None
@@ -152,23 +157,24 @@ class Response:
         return count
 
     async def _pull_chunks(self, buffer: memoryview, stream: ByteStream) -> int:
-        while not self._rest:
-            event = self._connection.next_event()
-            if event is h11.NEED_DATA:
-                count = await stream.receive_into(self._scratch)
-                if count == 0:
-                    raise ConnectionError("the connection ended before the last chunk")
-                self._connection.receive_data(bytes(self._scratch[:count]))
-            elif isinstance(event, h11.Data):
-                self._rest = memoryview(event.data)
-            else:
-                self._reusable &= not self._connection.trailing_data[0]
+        """Fill the buffer with what has been received; wait only while that is nothing."""
+        while True:
+            try:
+                filled = self._chunks.take(buffer)
+            except ValueError as error:
+                raise h11.RemoteProtocolError(str(error)) from None
+            if self._chunks.has_ended:
+                self._reusable &= not self._chunks.surplus
                 self._ended = True
-                return 0
-        return self._take(buffer)
+            if filled or self._ended:
+                return filled
+            count = await stream.receive_into(self._scratch)
+            if count == 0:
+                raise ConnectionError("the connection ended before the last chunk")
+            self._chunks.receive(bytes(self._scratch[:count]))
 
     def _take(self, buffer: memoryview) -> int:
-        """Copy bytes that h11 has received along with the head or with other chunks."""
+        """Copy bytes that have been received along with the head."""
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]

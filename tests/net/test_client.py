@@ -106,6 +106,23 @@ async def test_a_body_is_the_same_however_its_bytes_arrive(framing: str) -> None
 
 
 @virtual_time
+async def test_a_buffer_is_filled_with_the_tiny_chunks_that_have_been_received() -> None:
+    """And content that is there is not held back for more."""
+    tiny = b"1\r\nx\r\n" * 5000
+    begun = head(200, transfer_encoding="chunked")
+    async with scripted(asked(WHERE, begun + tiny, 5.0, tiny, b"0\r\n\r\n")) as (client, _):
+        response = await client.get(URL, {})
+        buffer, counts = memoryview(bytearray(1 << 16)), list[int]()
+        with elapsing(0):
+            counts.append(await response.receive_into(buffer))
+        with elapsing(5):
+            while counts[-1]:
+                counts.append(await response.receive_into(buffer))
+        assert (sum(counts), counts[0]) == (10000, 5000)
+        assert len(counts) < 6
+
+
+@virtual_time
 async def test_a_reply_shows_its_status_fields_and_size() -> None:
     reply = answer(404, BODY, content_type="text/plain", www_authenticate="Basic")
     reply = reply.replace(b"Basic", b"Basic\r\nWWW-Authenticate: B")
