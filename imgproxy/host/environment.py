@@ -139,11 +139,16 @@ def is_pipe(fd: int) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
+def temporary_directory() -> str:
+    """Return where large temporary files belong: file-hierarchy(7)."""
+    return os.environ.get("TMPDIR") or "/var/tmp"  # noqa: S108
+
+
 def temporary_file() -> IO[bytes]:
-    """Open a file without a name, where large files belong: file-hierarchy(7). Raises `OSError`."""
+    """Open a file without a name for what is large. Raises `OSError`."""
     import tempfile
 
-    return tempfile.TemporaryFile(buffering=0, dir=os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
+    return tempfile.TemporaryFile(buffering=0, dir=temporary_directory())
 
 
 def environment() -> Mapping[str, str]:

@@ -6,52 +6,102 @@ archive is read at any offset, and opened anew after a failure.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import trio
 
-from imgproxy.errors import UnavailableError
+from imgproxy.errors import ConfigurationError, Failure, InvalidError, UnavailableError, clean
 from imgproxy.host import environment
 from imgproxy.host.files import OpenFile
 
+if TYPE_CHECKING:
+    from typing import IO
+
 # What is taken from a pipe in one go.
 _PIECE = 2 * 1024 * 1024
+
+# Errors that may be over at another try: no room, too many open files, no memory.
+_TRANSIENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 async def open_spooled(fd: int, path: str) -> OpenFile:
     """Open the file with what comes from a pipe, once it has all come; `path` is its name.
 
-    Raises `UnavailableError` where it cannot be kept.
+    Raises `UnavailableError` where it cannot be kept for now, `ConfigurationError` where that lasts
+    as long as the directory is not another, and `InvalidError` where it can no longer be read.
     """
-    try:
-        spool = _spools.get(fd) or _spools.setdefault(fd, _Spool(fd))
-        return OpenFile(await spool.filled(), path)
-    except OSError as error:
-        raise UnavailableError(f"keeping what comes through {path}: {error}") from None
+    spool = _spools.get(fd)
+    if spool is None:
+        try:
+            spool = _spools.setdefault(fd, _Spool(fd, path, environment.temporary_file()))
+        except OSError as error:
+            raise _unkept(path, error, 0) from None
+    return OpenFile(await spool.filled(), path)
 
 
 class _Spool:
     """A file without a name for the content of a pipe; filling it can be interrupted."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: str, file: IO[bytes]) -> None:
         self._fd = fd
-        self._file = environment.temporary_file()
+        self._path = path
+        self._file = file
+        self._size = 0
         self._is_whole = False
+        self._broken: Failure | None = None
         self._piece = memoryview(b"")  # was read, which cannot be done again, and is to be written
 
     async def filled(self) -> str:
-        """Return a path of the file when all is in it. Raises `OSError`."""
+        """Return a path of the file when all is in it. Raises `Failure`."""
         while not self._is_whole:
             while self._piece:
-                with trio.CancelScope(shield=True):
-                    written = await trio.to_thread.run_sync(self._file.write, self._piece)
-                self._piece = self._piece[written:]
+                await self._write()
+            if self._broken is not None:
+                raise self._broken.copy()
             await trio.lowlevel.wait_readable(self._fd)
+            self._read()
+        return f"/proc/self/fd/{self._file.fileno()}"
+
+    async def _write(self) -> None:
+        try:
+            with trio.CancelScope(shield=True):
+                written = await trio.to_thread.run_sync(self._file.write, self._piece)
+        except OSError as error:
+            raise _unkept(self._path, error, self._size) from None
+        self._piece = self._piece[written:]
+        self._size += written
+
+    def _read(self) -> None:
+        try:
             with suppress(BlockingIOError):
                 self._piece = memoryview(os.read(self._fd, _PIECE))
                 self._is_whole = not self._piece
-        return f"/proc/self/fd/{self._file.fileno()}"
+        except OSError as error:
+            # A socket that was reset would be at its end at the next try, as if that were all.
+            self._broken = InvalidError(
+                f"reading the archive that comes through {clean(self._path)}: {error.strerror}"
+                f" after {self._size} bytes; what has been read cannot be read again, so that"
+                " another try does not help",
+                code="ARCHIVE_INVALID",
+            )
+
+
+def _unkept(path: str, error: OSError, kept: int) -> Failure:
+    """Return the failure to keep more than the `kept` bytes of an archive from a pipe."""
+    message = (
+        f"keeping what comes through {clean(path)} in a file in"
+        f" {clean(environment.temporary_directory())}, since an archive is not read in order:"
+        f" {error.strerror} after {kept} bytes"
+    )
+    if error.errno in _TRANSIENT:
+        return UnavailableError(f"{message}; another try may help, and continues there")
+    return ConfigurationError(
+        f"{message}; another try does not help, another directory in TMPDIR does",
+        variable="TMPDIR",
+    )
 
 
 # By descriptor. Kept for the process and not for a source: an inherited descriptor belongs to the

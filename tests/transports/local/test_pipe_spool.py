@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import socket
+import struct
 import threading
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from support.archives import (
     write_archive,
 )
 from support.opened import (
+    BROKEN,
     CHANGED,
     NOT_FOUND,
     UNSUPPORTED,
@@ -36,6 +39,7 @@ from imgproxy.transports.local.tar_archive import open_archive
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from typing import IO
 
     from _typeshed import ReadableBuffer
 
@@ -156,13 +160,117 @@ async def test_a_descriptor_that_is_not_there_is_not_found() -> None:
         await open_archive("/dev/fd/987")
 
 
+CONFIGURATION = (500, "CONFIGURATION")
+PURPOSE = "since an archive is not read in order: "
+
+
+@pytest.mark.parametrize("case", ["missing", "a file"])
 @real_time
-async def test_a_pipe_that_cannot_be_kept_is_a_failure_of_the_host(temporary: Path) -> None:
-    fd = piped(pack([]))
+async def test_a_directory_that_cannot_keep_a_pipe_is_to_be_replaced(
+    case: str, temporary: Path
+) -> None:
+    """Another try does not help, until there is such a directory: nothing has been read yet."""
+    fd = piped(pack([Member("a", SMALL)]))
     os.rmdir(temporary)
-    with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No such file"):
-        await open_archive(f"/dev/fd/{fd}")
+    if case == "a file":
+        os.mknod(temporary)
+    reason = {"missing": "No such file or directory", "a file": "Not a directory"}[case]
+    words = f"keeping what comes through /dev/fd/{fd} in a file in {temporary}, {PURPOSE}{reason}"
+    for _ in range(2):
+        with refusing(CONFIGURATION, words, "another try does not help", "TMPDIR") as raised:
+            await open_archive(f"/dev/fd/{fd}")
+        assert raised.value.detail == {"variable": "TMPDIR"}
+    if case == "a file":
+        os.unlink(temporary)
+    os.mkdir(temporary)
+    tree = await open_archive(f"/dev/fd/{fd}")
+    assert await content_of(tree, "a") == SMALL
+    tree.close()
     os.close(fd)
+
+
+def failing(number: int) -> Callable[[], IO[bytes]]:
+    def fail() -> IO[bytes]:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("number", "wanted"),
+    [
+        (errno.ENOSPC, CHANGED),
+        (errno.EDQUOT, CHANGED),
+        (errno.EMFILE, CHANGED),
+        (errno.ENFILE, CHANGED),
+        (errno.ENOMEM, CHANGED),
+        (errno.EACCES, CONFIGURATION),
+        (errno.EROFS, CONFIGURATION),
+        (errno.EIO, CONFIGURATION),
+    ],
+)
+@pytest.mark.usefixtures("temporary")
+@real_time
+async def test_a_file_that_cannot_be_made_may_be_made_later_or_not(
+    number: int, wanted: tuple[int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = piped(pack([Member("a", SMALL)]))
+    with monkeypatch.context() as broken:
+        broken.setattr("imgproxy.host.environment.temporary_file", failing(number))
+        helps = "another try may help" if wanted == CHANGED else "another try does not help"
+        with refusing(wanted, f"/dev/fd/{fd}", f"{PURPOSE}{os.strerror(number)} after 0 b", helps):
+            await open_archive(f"/dev/fd/{fd}")
+    tree = await open_archive(f"/dev/fd/{fd}")
+    assert await content_of(tree, "a") == SMALL
+    tree.close()
+    os.close(fd)
+
+
+@pytest.mark.usefixtures("temporary")
+@real_time
+async def test_a_socket_that_was_reset_is_not_taken_for_one_that_has_ended() -> None:
+    """Its next read says that there is no more, which would make an archive of a part of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with ours:
+        theirs.sendall(pack([Member("a", LARGE)])[:10240])
+        os.set_blocking(ours.fileno(), False)
+        reset = struct.pack("ii", 1, 0)
+        path = f"/dev/fd/{ours.fileno()}"
+        with trio.move_on_after(0.2):
+            await open_archive(path)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        theirs.close()
+        for _ in range(2):
+            with refusing(BROKEN, f"reading the archive that comes through {path}: ", "Connection"):
+                await open_archive(path)
+            with refusing(BROKEN, "after 10240 bytes", "another try does not help"):
+                await open_archive(path)
+
+
+@pytest.mark.usefixtures("temporary")
+@real_time
+async def test_what_was_read_before_a_failed_read_stays_a_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fd, theirs = os.pipe()
+    os.write(theirs, b"x" * 20_000)
+    read, left = os.read, 2
+
+    def fail(fd: int, size: int) -> bytes:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, min(size, 10_000))
+
+    monkeypatch.setattr(os, "read", fail)
+    for _ in range(2):
+        with refusing(BROKEN, f"/dev/fd/{fd}: Input/output error after 10000 bytes"):
+            await open_archive(f"/dev/fd/{fd}")
+    os.close(fd)
+    os.close(theirs)
 
 
 class Troubled(io.FileIO):
@@ -185,7 +293,8 @@ async def test_what_could_not_be_written_is_not_lost(
     monkeypatch.setattr("imgproxy.host.environment.temporary_file", lambda: file)
     monkeypatch.setattr(pipe_spool, "_PIECE", 50_000)
     fd = piped(pack([Member("a", LARGE)]))
-    with refusing(CHANGED, f"keeping what comes through /dev/fd/{fd}", "No space left"):
+    words = f"keeping what comes through /dev/fd/{fd} in a file in {temporary}, {PURPOSE}"
+    with refusing(CHANGED, f"{words}No space left on device after 30000 bytes", "another try may"):
         await open_archive(f"/dev/fd/{fd}")
     tree = await open_archive(f"/dev/fd/{fd}")
     assert await content_of(tree, "a") == LARGE
