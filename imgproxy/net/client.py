@@ -150,7 +150,7 @@ class Client:
             try:
                 with trio.fail_after(self._stall_timeout):
                     await _send(connection, message)
-                    patience = KEPT_TIMEOUT if connection.is_kept else self._stall_timeout
+                    patience = KEPT_TIMEOUT if connection.is_kept else float("inf")
                     head = await _receive_head(http, stream, patience)
             except Exception as error:
                 raise translated(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -30,7 +29,10 @@ MAX_ATTEMPTS = 64
 
 
 async def look_up(host: str, port: int) -> list[Target]:
-    """Return the addresses of a host, those of the two families in turns. Raises `OSError`."""
+    """Return the addresses of a host, the second of another family if there is one.
+
+    Raises `OSError`.
+    """
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     targets = [(family, address) for family, _, _, _, address in found]
     first = [each for each in targets if each[0] == targets[0][0]]
@@ -43,11 +45,10 @@ async def connect(targets: Sequence[Target]) -> socket.socket:
 
     All of them are begun within half of the time that the caller allows, however many they are.
     """
-    left = trio.current_effective_deadline() - trio.current_time()
-    delay = min(DELAY, max(left, 0.0) / 2 / len(targets))
+    half = (trio.current_time() + trio.current_effective_deadline()) / 2
     connected: list[socket.socket] = []
     failures: list[OSError] = []
-    running: deque[trio.CancelScope] = deque(maxlen=MAX_ATTEMPTS)
+    running: list[trio.CancelScope] = []
 
     async def attempt(target: Target, scope: trio.CancelScope, ended: trio.Event) -> None:
         try:
@@ -58,17 +59,19 @@ async def connect(targets: Sequence[Target]) -> socket.socket:
             failures.append(error)
         if scope.cancelled_caught:
             failures.append(TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+        running.remove(scope)
         ended.set()
 
     try:
         async with trio.open_nursery() as nursery:
-            for target in targets:
-                if len(running) == MAX_ATTEMPTS:
+            for left, target in zip(range(len(targets), 0, -1), targets, strict=True):
+                if len(running) >= MAX_ATTEMPTS:
                     running[0].cancel()
                 running.append(trio.CancelScope())
                 ended = trio.Event()
                 nursery.start_soon(attempt, target, running[-1], ended)
-                with trio.move_on_after(delay):
+                delay = max(half - trio.current_time(), 0.0) / left
+                with trio.move_on_after(min(delay, DELAY)):
                     await ended.wait()
     except BaseException:
         _close(connected)

@@ -493,6 +493,16 @@ async def test_a_kept_connection_whose_reply_has_begun_has_the_usual_time() -> N
 
 
 @virtual_time
+async def test_a_connection_that_has_only_been_made_has_the_usual_time() -> None:
+    """It cannot have been idle for long, and the server may be slow."""
+    async with scripted(asked(WHERE, 50.0, LENGTH)) as (client, script):
+        await client.connect(URL)
+        with elapsing(50):
+            assert await fetch(client) == BODY
+        assert len(script.streams) == 1
+
+
+@virtual_time
 async def test_a_server_that_is_silent_on_the_new_connection_too_is_a_failure() -> None:
     exchanges = [asked(WHERE, LENGTH), asked(WHERE, SILENCE), asked(WHERE, SILENCE)]
     async with scripted(*exchanges) as (client, _):
