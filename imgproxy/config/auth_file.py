@@ -7,25 +7,30 @@ and the kind of its value, but never the value.
 Docker writes the same file and reads more of it than the containers libraries do: `credsStore`, a
 helper for all registries, an entry with an identity token alone, and a `credHelpers` entry with
 an empty name, which excludes a registry from the store. All of these are supported here as well.
+
+Keys are compared as `registry_name.place` has them.
 """
 
 from __future__ import annotations
 
 import re
 from binascii import a2b_base64
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.config.credential_helpers import Helper, make_credentials, make_helper
 from imgproxy.errors import ConfigurationError, clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, PrivateFields
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
     from imgproxy.specs.http.credentials import Credentials
 
 # The name under which Docker keeps logins to Docker Hub, in files and in helpers.
 _HUB = "https://index.docker.io/v1/"
-_HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 # RFC 4648 section 4, padded. Line ends are removed first, as by Go's decoder.
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
@@ -51,50 +56,50 @@ class AuthFile(NamedTuple):
     def __repr__(self) -> str:
         return f"<AuthFile {self.path}>"
 
-    def find(self, registry: str, repository: str) -> Credentials | Helper | None:
+    def find(
+        self, registry: str, repository: str, *, insecure: bool = False
+    ) -> Credentials | Helper | None:
         """Return the credentials or the helper for a repository, None to consult another file.
 
         A registry's own helper comes first. Then the entry that applies to the repository, if it
         has a value; Docker leaves empty ones where it has put the login into the store. Then the
-        store.
+        store. `insecure`: plain http may be used, so that `host` and `host:443` are not the same.
 
         Raises `ConfigurationError` for an entry or a helper's name that is needed and malformed.
         """
-        server = next((key for key in _hub_names(registry) if key in self.helpers), None)
+        form = partial(registry_name.place, tls=not insecure)
+        servers = _servers(registry, form)
+        server = _first(self.helpers, servers, form)
         if server is not None and self.helpers[server]:
-            return self._helper(f"credHelpers.{server}", self.helpers[server], registry, server)
-        key = self._key(registry, repository)
+            return self._helper(f"credHelpers.{server}", self.helpers[server], (server, *servers))
+        key = self._key(registry, repository, form)
         credentials = None if key is None else self._credentials(key)
         if credentials is not None or server is not None or not self.store:
             return credentials
-        first = _HUB if registry in _HUB_HOSTS else registry
-        return self._helper("credsStore", self.store, registry, first, is_required=key is not None)
+        is_required = key is not None
+        return self._helper("credsStore", self.store, servers[::-1], is_required=is_required)
 
     def _helper(
-        self, field_path: str, name: str, registry: str, first: str, *, is_required: bool = True
+        self, field_path: str, name: str, servers: tuple[str, ...], *, is_required: bool = True
     ) -> Helper:
-        servers = (first, *(server for server in _hub_names(registry) if server != first))
         source = f"{clean(field_path)} in {clean(self.path)}"
-        return make_helper(name, servers, source, is_required=is_required)
+        return make_helper(name, tuple(dict.fromkeys(servers)), source, is_required=is_required)
 
-    def _key(self, registry: str, repository: str) -> str | None:
+    def _key(self, registry: str, repository: str, form: Callable[[str], str]) -> str | None:
         """Return the longest key that applies to a repository, None where there is none.
 
         Only the longest counts, even if its entry is empty: an entry for a namespace replaces
         that of the registry.
         """
         names = [registry] if self.legacy else _namespaces(f"{registry}/{repository}")
-        exact = next((name for name in names if name in self.auths), None)
-        if exact is not None:
-            return exact
+        key = _first(self.auths, names, form)
         # Older versions of Docker wrote the names of registries as typed, also as URLs.
-        host = _normal(registry)
-        return next((key for key in self.auths if self._host(key) == host), None)
+        return key or _first(self.auths, [registry], lambda key: form(self._host(key)))
 
     def _host(self, key: str) -> str:
         """Return the host of a key; without a scheme, a path belongs to a namespace."""
         rest = key.removeprefix("http://").removeprefix("https://")
-        return _normal(rest.partition("/")[0] if self.legacy or rest != key else rest)
+        return rest.partition("/")[0] if self.legacy or rest != key else rest
 
     def _credentials(self, key: str) -> Credentials | None:
         """Return the credentials in an entry, None if it has none.
@@ -165,19 +170,25 @@ def _decode(auth: str) -> tuple[str, str, str]:
         raise ValueError("user or password is not UTF-8") from None
 
 
+def _first(keys: Collection[str], names: Iterable[str], form: Callable[[str], str]) -> str | None:
+    """Return the key for the first name that has one: written like it, or of the same form."""
+    for name in names:
+        same = [key for key in keys if form(key) == form(name)]
+        if same:
+            return name if name in same else same[0]
+    return None
+
+
 def _namespaces(name: str) -> list[str]:
     """Return a repository's name and those of the namespaces above it, up to the registry."""
     parts = name.split("/")
     return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
-def _normal(host: str) -> str:
-    return "index.docker.io" if host in _HUB_HOSTS else host
-
-
-def _hub_names(registry: str) -> tuple[str, ...]:
-    """Return the names under which a file or a helper may list a registry."""
-    return (registry, _HUB) if registry in _HUB_HOSTS else (registry,)
+def _servers(registry: str, form: Callable[[str], str]) -> tuple[str, ...]:
+    """Return the names under which a helper may list a registry."""
+    place = form(registry)
+    return tuple(dict.fromkeys((registry, _HUB if place == "docker.io" else place)))
 
 
 def _broken(path: str, reason: str) -> ConfigurationError:

@@ -3,10 +3,11 @@
 Only the table with the longest prefix applies. Its mirrors come first, in their order, then the
 primary location. Each of them has the reference with the prefix replaced by its location.
 
-A prefix is compared with the name alone, without tag and digest. It ends where the name does, or
-before `/` or `:`; so `example.com` is a prefix of `example.com:5000/x` too, which the libraries
-call unintended and leave unchanged. A wildcard matches a domain's subdomains, never the domain
-itself; its match, which is replaced, is the host without the port.
+A prefix is compared with the name alone, without tag and digest, both as `registry_name.place`
+has them. It ends where the name does, or before `/` or `:`; so `example.com` is a prefix of
+`example.com:5000/x` too, which the libraries call unintended and leave unchanged. A wildcard
+matches a domain's subdomains, never the domain itself; its match, which is replaced, is the host
+without the port.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgproxy.config.registry_tables import DIGEST_ONLY, TAG_ONLY, Mirror, Registry
 from imgproxy.errors import BadRequestError, ConfigurationError, DeniedError, clean
 from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Sequence
 
     from imgproxy.specs.oci.reference import Reference
 
@@ -40,17 +42,18 @@ class Endpoint(NamedTuple):
 
 
 def find(
-    reference: Reference, registries: Collection[Registry], *, mirrors: bool = True
+    reference: Reference, registries: Sequence[Registry], *, mirrors: bool = True
 ) -> list[Endpoint]:
     """Return the endpoints of an image in the order of failover, the primary one last.
 
     Raises `DeniedError` where all of them are blocked, and `ConfigurationError` where a rewritten
     reference is malformed.
     """
-    table = _applicable(reference.name, registries)
+    table = _applicable(reference, registries)
     if table is None:
         return [Endpoint(reference)]
-    rest = str(reference)[_matched(reference.name, table.prefix) :]
+    place = _place(reference)
+    rest = str(place)[_matched(place.name, table.prefix) :]
     endpoints = [
         _mirror(mirror, table.source, rest, reference)
         for mirror in table.mirrors
@@ -63,24 +66,38 @@ def find(
     return endpoints
 
 
-def _applicable(name: str, registries: Collection[Registry]) -> Registry | None:
+def _applicable(reference: Reference, registries: Sequence[Registry]) -> Registry | None:
     """Return the table with the longest prefix, None where no prefix matches.
 
     `*.example.com` and `a.example.com` are equally long; the one without a wildcard is preferred.
+    Of several spellings of one prefix, the table that forbids more is, and then the later one: so
+    no table lifts what another one forbids under another spelling.
     """
+    name = _place(reference).name
     return max(
-        (each for each in registries if _matched(name, each.prefix)),
-        key=lambda each: (len(each.prefix), not each.is_wildcard),
+        (each for each in reversed(registries) if _matched(name, each.prefix)),
+        key=lambda each: (
+            len(registry_name.place(each.prefix)),
+            not each.is_wildcard,
+            each.blocked,
+            not each.insecure,
+        ),
         default=None,
     )
 
 
-def _matched(name: str, prefix: str) -> int:
+def _place(reference: Reference) -> Reference:
+    return reference._replace(registry=registry_name.place(reference.registry))
+
+
+def _matched(name: str, written: str) -> int:
     """Return the length of a name's part that the prefix matches, 0 where it does not match."""
+    prefix = registry_name.place(written)
     if prefix.startswith("*."):
         domain = name.partition("/")[0].partition(":")[0]
         return len(domain) if domain.endswith(prefix[1:]) else 0
-    ends = name[len(prefix) : len(prefix) + 1] in ("", "/", ":")
+    has_port = registry_name.split(written.partition("/")[0])[1]
+    ends = name[len(prefix) : len(prefix) + 1] in (("", "/") if has_port else ("", "/", ":"))
     return len(prefix) if ends and name.startswith(prefix) else 0
 
 
@@ -106,21 +123,25 @@ def _primary(table: Registry, rest: str, reference: Reference) -> Endpoint:
 
 
 def _rewritten(text: str, reference: Reference, field_path: str, source: str) -> Reference:
-    """Parse a rewritten reference; it must be in full form, as no defaults apply to locations."""
+    """Parse a rewritten reference; it must be in full form, as no defaults apply to locations.
+
+    One that is only spelled in another way is not rewritten: by plain http, `host` is elsewhere
+    than `host:443`.
+    """
     try:
         physical = references.parse_reference(text)
     except BadRequestError as error:
         reason = error.message
     else:
-        if str(physical) == text:
-            return physical
+        if str(physical) == registry_name.normal(text):
+            return reference if physical == _place(reference) else physical
         reason = f'"{clean(text)}" is not the full name of an image'
     raise ConfigurationError(
         f"{clean(source)}: {field_path}.location: rewriting {reference}: {reason}", file=source
     )
 
 
-def _refusal(endpoint: Endpoint, table: Registry, registries: Collection[Registry]) -> str:
+def _refusal(endpoint: Endpoint, table: Registry, registries: Sequence[Registry]) -> str:
     """Return the reason why an endpoint must not be contacted, empty if it may be.
 
     A mirror is refused if its own location is blocked. So a registry can be blocked while its
@@ -128,7 +149,7 @@ def _refusal(endpoint: Endpoint, table: Registry, registries: Collection[Registr
     refused by its own table too, even if it is elsewhere.
     """
     if endpoint.is_mirror or not table.blocked:
-        physical = _applicable(endpoint.reference.name, registries)
+        physical = _applicable(endpoint.reference, registries)
         if physical is None or not physical.blocked:
             return ""
         table = physical

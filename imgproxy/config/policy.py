@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgproxy.errors import ConfigurationError, DeniedError, clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
     from imgproxy.config.signature_requirements import Requirement, SignedBy, SigstoreSigned
@@ -38,7 +39,10 @@ class Scope(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """The content of a policy file. `source` is its name in messages."""
+    """The content of a policy file. `source` is its name in messages.
+
+    The scopes of `docker` are as `registry_name.place` has them.
+    """
 
     source: str
     default: Scope
@@ -64,13 +68,11 @@ def parse(raw: bytes, source: str) -> Policy:
     try:
         document = Fields(strict_json.loads(raw))
         document.refuse_unknown({"default", "transports"})
-        transports = document.optional_object("transports")
+        transports = document.optional_object("transports") or Fields({})
         return Policy(
             source,
             _scope(document, "default"),
-            {}
-            if transports is None
-            else {name: _scopes(transports.object(name), name) for name in transports},
+            {name: _scopes(transports.object(name), name) for name in transports},
         )
     except (FieldError, strict_json.JsonError) as error:
         raise ConfigurationError(f"the policy {source}: {error}", file=source) from None
@@ -82,7 +84,17 @@ def _scopes(transport: Fields, name: str) -> dict[str, Scope]:
             raise FieldError(f"{transport.at(scope)}: expected an absolute path, without . or ..")
         if name in _WITHOUT_SCOPES:
             raise FieldError(f'{transport.at(scope)}: {name} has no scope but the empty one, ""')
-    return {scope: _scope(transport, scope) for scope in transport}
+    scopes: dict[str, Scope] = {}
+    for written in transport:
+        key = registry_name.place(written) if name == "docker" else written
+        found = _scope(transport, written)
+        scopes[key] = _both(scopes[key], found) if key in scopes else found
+    return scopes
+
+
+def _both(one: Scope, other: Scope) -> Scope:
+    """Return what two spellings of a scope require: no spelling makes the other one laxer."""
+    return Scope(f"{one.field_path} and {other.field_path}", one.requirements + other.requirements)
 
 
 def _is_absolute(path: str) -> bool:
@@ -116,23 +128,21 @@ def scopes_of(reference: Reference) -> list[str]:
 def docker_scopes(registry: str, repository: str, suffix: str) -> list[str]:
     """Return the scopes of an image in a registry, most specific first.
 
-    `suffix` is `:tag` or `@digest`. After the image itself come the repository, the namespaces
-    above it, the registry, and `*.` wildcards for the domains above that, which drop the port.
+    The registry is as `registry_name.place` has it, and `suffix` is `:tag` or `@digest`. After the
+    image itself come the repository, the namespaces above it, the registry, and `*.` wildcards for
+    the domains above that, which drop the port.
     """
+    registry = registry_name.place(registry)
     name = f"{registry}/{repository}"
     scopes = [f"{name}{suffix}", name]
     while "/" in name:
         name = name.rpartition("/")[0]
         scopes.append(name)
-    domain = registry.rpartition(":")[0] if _has_port(registry) else registry
+    domain = registry_name.split(registry)[0]
     while "." in domain:
         domain = domain.partition(".")[2]
         scopes.append(f"*.{domain}")
     return scopes
-
-
-def _has_port(registry: str) -> bool:
-    return registry.rpartition(":")[2].isdecimal()
 
 
 def path_scopes(path: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgproxy.errors import ConfigurationError, clean
 from imgproxy.parsing.typed_fields import FieldError, Fields
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +34,10 @@ class Section(NamedTuple):
 
 
 class File(NamedTuple):
-    """The content of one file: sections by scope, that of `default-docker` by the empty one."""
+    """The content of one file: sections by scope, that of `default-docker` by the empty one.
+
+    Scopes are in the form of `registry_name.place`.
+    """
 
     path: str
     sections: dict[str, Section]
@@ -48,7 +52,7 @@ def parse(raw: bytes, path: str) -> File:
     try:
         document = Fields(_load(raw))
         docker = document.optional_object("docker") or Fields({}, "docker")
-        sections = {scope: docker.object(scope) for scope in docker}
+        sections = _by_place(docker)
         if "default-docker" in document:
             sections[""] = document.object("default-docker")
         unknown = [document.at(key) for key in document if key not in ("docker", "default-docker")]
@@ -61,6 +65,16 @@ def parse(raw: bytes, path: str) -> File:
         )
     except FieldError as error:
         raise ConfigurationError(f"{clean(path)}: {error}", file=path) from None
+
+
+def _by_place(docker: Fields) -> dict[str, Fields]:
+    sections: dict[str, Fields] = {}
+    for written in docker:
+        scope = registry_name.place(written)
+        if scope in sections:
+            raise FieldError(f"{docker.at(written)}: the same scope as {sections[scope].path}")
+        sections[scope] = docker.object(written)
+    return sections
 
 
 def _load(raw: bytes) -> Any:  # noqa: ANN401  (YAML is any)

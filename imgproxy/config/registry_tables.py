@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgproxy.errors import BadRequestError, clean
 from imgproxy.parsing.typed_fields import FieldError, shown
 from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,7 @@ def parse(fields: Fields, source: str) -> Registry:
 
 
 def parse_location(text: str, field_path: str) -> str:
-    """Return a location in the form used for comparison; `field_path` is its path in the file."""
+    """Return a location without a slash at its end; `field_path` is its path in the file."""
     if text.startswith(("http://", "https://")):
         raise FieldError(f"{field_path}: expected host[:port][/path], got the URL {shown(text)}")
     return text.rstrip("/")
@@ -126,7 +127,7 @@ def check_agreement(registries: list[Registry]) -> None:
     """Refuse tables of one file that have the same location and contradict each other."""
     first: dict[str, Registry] = {}
     for registry in registries:
-        location = registry.location or registry.prefix
+        location = registry_name.place(registry.location or registry.prefix)
         other = first.setdefault(location, registry)
         for key in ("insecure", "blocked"):
             if getattr(registry, key) != getattr(other, key):
@@ -163,6 +164,6 @@ def _can_match(registry: Registry) -> bool:
     prefix = registry.prefix
     name = f"{'x' + prefix[1:] if registry.is_wildcard else prefix}/x/x"
     try:
-        return references.parse_reference(name).name == name
+        return references.parse_reference(name).name == registry_name.normal(name)
     except BadRequestError:
         return False

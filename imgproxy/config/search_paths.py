@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from imgproxy.specs.oci import registry_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
@@ -26,7 +28,8 @@ class Host(NamedTuple):
 
     `home` is empty where the user has none. `exists` returns whether a path exists, also for a
     dangling link: a broken file must not be ignored. `names` returns the names of the files in a
-    directory, without its subdirectories, none if it does not exist.
+    directory, without its subdirectories, none if it does not exist; `directories` those of its
+    subdirectories, none if it cannot be read.
     """
 
     environment: Mapping[str, str]
@@ -34,6 +37,7 @@ class Host(NamedTuple):
     home: str
     exists: Callable[[str], bool]
     names: Callable[[str], Iterable[str]]
+    directories: Callable[[str], Iterable[str]] = lambda _: ()
 
 
 class Found(NamedTuple):
@@ -142,13 +146,24 @@ def lookaside(host: Host) -> str:
 def certificates(host: Host, registry: str) -> str | None:
     """Return the directory with the certificates for a registry: containers-certs.d(5).
 
-    The first that exists is the only one used; its name is `host[:port]`, as in references.
+    The first that exists is the only one used; its name is `host[:port]`, in any spelling.
     """
     new, classic = (
-        [f"{directory}/{registry}" for directory in (*directories, "/etc/docker/certs.d")]
+        [_certificates_in(host, each, registry) for each in (*directories, "/etc/docker/certs.d")]
         for directories in _drop_ins(host, "certs", "")
     )
     return _first(host, new if _has_new_files(host, new, classic) else classic)
+
+
+def _certificates_in(host: Host, directory: str, registry: str) -> str:
+    """Return the path of a registry in a directory: of its own name if it has that one."""
+    own = f"{directory}/{registry}"
+    if host.exists(own):
+        return own
+    place = registry_name.place(registry)
+    every = sorted(host.directories(directory))
+    same = (f"{directory}/{each}" for each in every if registry_name.place(each) == place)
+    return next(same, own)
 
 
 def auth_files(host: Host, option: str | None = None) -> list[AuthFile]:

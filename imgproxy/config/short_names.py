@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from imgproxy.errors import AmbiguousError, BadRequestError, NotFoundError, clean
 from imgproxy.parsing.typed_fields import FieldError, shown
 from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -71,7 +72,7 @@ def parse_search(fields: Fields, key: str) -> tuple[str, ...]:
     """Return a list of registries. Raises `FieldError` for entries other than `host[:port]`."""
     texts = fields.texts(key)
     for n, text in enumerate(texts):
-        if not references.is_registry(text.rstrip("/")):
+        if not registry_name.is_registry(text.rstrip("/")):
             raise FieldError(f"{fields.at(key)}[{n}]: expected host[:port], got {shown(text)}")
     return tuple(text.rstrip("/") for text in texts)
 

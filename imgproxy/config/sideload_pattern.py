@@ -1,8 +1,9 @@
 """Sideload patterns, for local paths of a registry's images: imgproxy(1), SIDELOADING.
 
 `/opt/<name>/<ref>.tar`: `<ref>` is the tag or the digest, `<name>` the repository, whose slashes
-become directories, `<basename>` the last component of it, `<registry>` the host with its port. The
-values inserted for them match the grammar of references, so no `..` gets into a path.
+become directories, `<basename>` the last component of it, `<registry>` the host with its port, in
+the form of `registry_name.place`. The values inserted for them match the grammar of references,
+so no `..` gets into a path.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from imgproxy.errors import clean
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.reference import Reference
@@ -33,7 +35,7 @@ class Pattern(NamedTuple):
             "ref": ref,
             "name": reference.repository,
             "basename": reference.repository.rpartition("/")[2],
-            "registry": reference.registry,
+            "registry": registry_name.place(reference.registry),
         }
         return "".join(values[each] if n % 2 else each for n, each in enumerate(self.pieces))
 

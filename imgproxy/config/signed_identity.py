@@ -1,8 +1,9 @@
 """`signedIdentity` of containers-policy.json(5): the name that a signature must contain.
 
 A key signs many images, and a registry may serve one of them under the name of another. So the name
-in the signature is compared with the requested one. References are compared unchanged: `latest` is
-added to neither.
+in the signature is compared with the requested one. `latest` is added to neither. Registries are
+compared as `registry_name.normal` has them: the name in a signature permits, and `host:443` need
+not be the same place as `host` without TLS.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgproxy.errors import BadRequestError
 from imgproxy.parsing.typed_fields import FieldError, shown
 from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,10 +80,11 @@ def _reference(fields: Fields, key: str) -> Reference:
 def _prefix(fields: Fields, key: str) -> str:
     """Return a registry, or a namespace or repository in one, as written in full references."""
     text = fields.text(key)
-    inside = f"{text}/x/x"  # deep enough for Docker Hub, where one component would get another
+    prefix = registry_name.normal(text)
+    inside = f"{prefix}/x/x"  # deep enough for Docker Hub, where one component would get another
     try:
         if references.has_registry(inside) and str(references.parse_named(inside)) == inside:
-            return text
+            return prefix
     except BadRequestError:
         pass
     raise FieldError(

@@ -15,6 +15,7 @@ import trio
 from imgproxy.config import credential_helpers as helpers
 from imgproxy.config.registries_conf import AUTH_FILES
 from imgproxy.errors import ConfigurationError, clean
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
     from trio.abc import ReceiveStream
@@ -33,8 +34,8 @@ _REMAINING_OUTPUT = 0.5
 class CredentialLookup:
     """The lookup of credentials. `explicit` ones, from an option, replace all others.
 
-    `anonymous`: there are none, and nothing is looked up. Nothing is cached, because credentials of
-    a helper may be valid for some hours only.
+    `anonymous`: there are none, and nothing is looked up. `insecure`: they may be sent by plain
+    http. Nothing is cached, because credentials of a helper may be valid for some hours only.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class CredentialLookup:
         *,
         explicit: Credentials | None = None,
         anonymous: bool = False,
+        insecure: bool = False,
     ) -> None:
         self._configuration = configuration
         self._explicit = explicit
         self._anonymous = anonymous
+        self._insecure = insecure
 
     async def find(self, registry: str, repository: str, *, is_own: bool) -> Credentials | None:
         """Return the credentials for a repository, None where there are none.
@@ -68,7 +71,9 @@ class CredentialLookup:
                     found = await self._look_in_files(registry, repository)
                 else:
                     source = "credential-helpers in registries.conf"
-                    found = await _ask(helpers.make_helper(name, (registry,), source))
+                    place = registry_name.place(registry, tls=not self._insecure)
+                    servers = tuple(dict.fromkeys((registry, place)))
+                    found = await _ask(helpers.make_helper(name, servers, source))
             except ConfigurationError as error:
                 failures.append(error)
                 continue
@@ -80,7 +85,7 @@ class CredentialLookup:
 
     async def _look_in_files(self, registry: str, repository: str) -> Credentials | None:
         for file in self._configuration.auth_files():
-            found = file.find(registry, repository)
+            found = file.find(registry, repository, insecure=self._insecure)
             if isinstance(found, helpers.Helper):
                 found = await _ask(found)
             if found is not None:

@@ -118,7 +118,8 @@ def host() -> Host:
     """Return what decides where configuration files are: variables, user, and what exists."""
     from imgproxy.config.search_paths import Host
 
-    return Host(os.environ, os.getuid(), os.environ.get("HOME") or "", os.path.lexists, _names)
+    home = os.environ.get("HOME") or ""
+    return Host(os.environ, os.getuid(), home, os.path.lexists, _names, _directories)
 
 
 def _names(directory: str) -> list[str]:
@@ -131,6 +132,14 @@ def _names(directory: str) -> list[str]:
         raise ConfigurationError(
             f"reading {clean(directory)}: {error.strerror}", file=directory
         ) from None
+
+
+def _directories(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return []
 
 
 def is_pipe(fd: int) -> bool:

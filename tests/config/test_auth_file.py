@@ -62,7 +62,7 @@ def test_the_longest_namespace_wins(longest: int, order: int) -> None:
     ("name", "keys", "key"),
     [
         (IMAGE, [], None),
-        (IMAGE, ["quay.io:443", "io", "uay.io", "QUAY.io", "docker.io", ""], None),
+        (IMAGE, ["quay.io:80", "io", "uay.io", "quay.io.", "docker.io", ""], None),
         (IMAGE, ["quay.io/a/b/im", "quay.io/a/b/img/x", "quay.io/b"], None),
         (IMAGE, ["quay.io/a/b/img:latest", "quay.io/a/", "quay.io/"], None),
         ("h:5000/a", ["h", "h:5000"], "h:5000"),
@@ -79,7 +79,17 @@ def test_the_longest_namespace_wins(longest: int, order: int) -> None:
         (IMAGE, ["http://https://quay.io/x"], "http://https://quay.io/x"),
         (IMAGE, ["https://http://quay.io/x"], None),
         (IMAGE, ["ftp://quay.io"], None),
-        (IMAGE, ["https://quay.io:443"], None),
+        # The spellings of a host; the image's own is preferred, and the longest namespace to it.
+        (IMAGE, ["QUAY.io"], "QUAY.io"),
+        (IMAGE, ["quay.io:443"], "quay.io:443"),
+        (IMAGE, ["QUAY.io", "quay.io:443", "quay.io"], "quay.io"),
+        (IMAGE, ["quay.io", "Quay.IO:0443/a"], "Quay.IO:0443/a"),
+        (IMAGE, ["https://quay.io:443"], "https://quay.io:443"),
+        (IMAGE, ["https://Quay.IO:443/v1/", "quay.io:443"], "quay.io:443"),
+        ("quay.io:443/a", ["quay.io"], "quay.io"),
+        ("quay.io:443/a", ["quay.io", "quay.io:443"], "quay.io:443"),
+        ("localhost:5000/a", ["LocalHost:5000"], "LocalHost:5000"),
+        ("[::1]:5000/a", ["[0:0:0:0:0:0:0:1]:5000"], "[0:0:0:0:0:0:0:1]:5000"),
         # Docker Hub by all its names
         ("docker.io/library/a", ["docker.io"], "docker.io"),
         ("docker.io/library/a", ["docker.io/library", "docker.io"], "docker.io/library"),
@@ -88,7 +98,7 @@ def test_the_longest_namespace_wins(longest: int, order: int) -> None:
         ("docker.io/library/a", ["index.docker.io"], "index.docker.io"),
         ("docker.io/library/a", ["registry-1.docker.io"], "registry-1.docker.io"),
         ("docker.io/library/a", ["https://docker.io"], "https://docker.io"),
-        ("docker.io/library/a", ["index.docker.io/library"], None),
+        ("docker.io/library/a", ["index.docker.io/library"], "index.docker.io/library"),
         ("docker.io/library/a", ["hub.docker.com", "https://docker.com"], None),
         ("index.docker.io/a", ["docker.io"], "docker.io"),
         ("registry-1.docker.io/a", [HUB], HUB),
@@ -110,11 +120,34 @@ def test_which_key_speaks_of_an_image(name: str, keys: list[str], key: str | Non
         (IMAGE, ["quay.io/a/b/img"], "quay.io/a/b/img"),
         ("docker.io/library/a", [HUB], HUB),
         ("docker.io/library/a", ["docker.io/x"], "docker.io/x"),
-        (IMAGE, ["quay.io:443"], None),
+        (IMAGE, ["quay.io:443"], "quay.io:443"),
+        (IMAGE, ["quay.io:5000"], None),
     ],
 )
 def test_a_legacy_file_knows_hosts_alone(name: str, keys: list[str], key: str | None) -> None:
     assert key_found(name, keys, legacy=True) == key
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "is_found"),
+    [
+        # By plain http these are two ports, and who serves one need not serve the other.
+        ("quay.io/a", "quay.io:443", False),
+        ("quay.io:443/a", "quay.io", False),
+        ("quay.io:443/a", "quay.io:443", True),
+        ("quay.io/a", "Quay.IO", True),
+        ("docker.io/library/a", "registry-1.docker.io", True),
+        ("docker.io/library/a", "docker.io:443", True),
+    ],
+)
+@pytest.mark.parametrize("kind", ["auths", "credHelpers"])
+def test_credentials_for_443_are_not_for_80(
+    name: str, key: str, kind: str, *, is_found: bool
+) -> None:
+    file = read({kind: {key: entry("u:p") if kind == "auths" else "x"}})
+    registry, _, repository = name.partition("/")
+    assert (file.find(registry, repository, insecure=True) is not None) is is_found
+    assert file.find(registry, repository) is not None
 
 
 # --- what an entry holds -----------------------------------------------------------------------
@@ -214,6 +247,12 @@ MARK: dict[str, Any] = {"quay.io": {}}
         ),
         (IMAGE, {"credHelpers": {"quay.io/a": "x", "https://quay.io": "x"}}, None),
         (IMAGE, {"credHelpers": {"other": "x"}, "auths": LOGIN}, USER),
+        # It is asked for the name under which the file has it, and for the image's own.
+        (
+            IMAGE,
+            {"credHelpers": {"Quay.IO:443": "x"}},
+            helper("x", ["Quay.IO:443", "quay.io"], "credHelpers.Quay.IO:443"),
+        ),
         (
             "docker.io/library/a",
             {"credHelpers": {"docker.io": "x"}},
@@ -256,6 +295,11 @@ MARK: dict[str, Any] = {"quay.io": {}}
             "registry-1.docker.io/library/a",
             {"credsStore": "y"},
             helper("y", [HUB, "registry-1.docker.io"], "credsStore", is_required=False),
+        ),
+        (
+            "quay.io:443/a",
+            {"credsStore": "y"},
+            helper("y", ["quay.io", "quay.io:443"], "credsStore", is_required=False),
         ),
         (IMAGE, {"credsStore": "", "auths": LOGIN}, USER),
         (IMAGE, {"credsStore": None, "credHelpers": None, "auths": None}, None),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from imgproxy.config import endpoints, registries_conf
 from imgproxy.config.endpoints import Endpoint
 from imgproxy.errors import ConfigurationError, DeniedError
 from imgproxy.specs.oci.reference import parse_reference
+
+if TYPE_CHECKING:
+    from imgproxy.config.registry_tables import Registry
 
 DIGEST = "@sha256:" + "0123456789abcdef" * 4
 
@@ -64,7 +69,22 @@ def test_nothing_configured() -> None:
         ("docker.io/library -> b.io", "busybox", "b.io/busybox:latest"),
         ("docker.io/busybox -> b.io/x", "busybox", "docker.io/library/busybox:latest"),
         ("docker.io -> b.io", "index.docker.io/busybox", "b.io/library/busybox:latest"),
-        ("index.docker.io -> b.io", "busybox", "docker.io/library/busybox:latest"),
+        ("index.docker.io -> b.io", "busybox", "b.io/library/busybox:latest"),
+        ("registry-1.docker.io -> b.io", "busybox", "b.io/library/busybox:latest"),
+        ("docker.io -> b.io", "registry-1.docker.io/a/b:1", "b.io/a/b:1"),
+        # all spellings of a host
+        ("A.io -> b.io", "a.io/x:1", "b.io/x:1"),
+        ("a.io -> B.IO", "A.IO/x:1", "b.io/x:1"),
+        ("a.io:443/x -> b.io", "a.io/x/y:1", "b.io/y:1"),
+        ("a.io/x -> b.io", "a.io:443/x/y:1", "b.io/y:1"),
+        ("a.io:443 -> b.io:5000", "A.io:0443/x:1", "b.io:5000/x:1"),
+        ("a.io -> b.io:5000", "a.io:443/x:1", "b.io:5000/x:1"),
+        ("127.0.0.1:5000 -> b.io", "127.1:5000/x:1", "b.io/x:1"),
+        ("[0::1]:5000 -> b.io", "[::1]:5000/x:1", "b.io/x:1"),
+        # which does not make of port 443 another one
+        ("a.io:443 -> b.io", "a.io:5000/x:1", "a.io:5000/x:1"),
+        ("a.io:443 -> b.io", "a.io:80/x:1", "a.io:80/x:1"),
+        ("a.io -> b.io\na.io:443/x -> c.io", "a.io:5000/x/y:1", "b.io:5000/x/y:1"),
         # the longest prefix applies, in any order
         ("a.io -> b.io\na.io/x -> c.io/x", "a.io/x:1", "c.io/x:1"),
         ("a.io/x -> c.io/x\na.io -> b.io", "a.io/x:1", "c.io/x:1"),
@@ -80,6 +100,8 @@ def test_prefixes(config: str, image: str, physical: str) -> None:
     ("config", "image", "physical"),
     [
         ("*.a.io -> b.io", "x.a.io/y:1", "b.io/y:1"),
+        ("*.A.io -> b.io", "X.a.IO/y:1", "b.io/y:1"),
+        ("*.a.io -> b.io", "x.a.io:443/y:1", "b.io/y:1"),
         ("*.a.io -> b.io", "z.x.a.io/y:1", "b.io/y:1"),
         ("*.io -> b.io", "x.a.io/y:1", "b.io/y:1"),
         ("*.a.io -> b.io/c", "x.a.io/y:1", "b.io/c/y:1"),
@@ -216,9 +238,9 @@ def test_mirrors_by_tag_and_by_digest(
         ("a.io -> mirror", "a.io/x:1", '"mirror/x:1" is not the full name of an image'),
         ("a.io -> docker.io", "a.io/x:1", '"docker.io/x:1" is not the full name of an image'),
         (
-            "a.io -> index.docker.io/library",
+            "a.io -> index.docker.io",
             "a.io/x:1",
-            '"index.docker.io/library/x:1" is not the full name of an image',
+            '"index.docker.io/x:1" is not the full name of an image',
         ),
         # a port that stays must have a host before it
         (
@@ -316,6 +338,79 @@ def test_blocked(config: str, image: str, message: str) -> None:
     with pytest.raises(DeniedError) as caught:
         find(config, image)
     assert caught.value.message == message
+
+
+SPELLINGS = [
+    ("a.io", ["A.io", "a.io:443", "A.IO:0443"]),
+    ("A.io:0443", ["a.io", "a.io:443"]),
+    ("localhost:5000", ["LOCALHOST:5000", "localhost:05000"]),
+    ("*.A.io", ["x.a.io", "X.a.io:443", "x.a.IO:5000"]),
+    ("docker.io", ["index.docker.io", "Docker.IO", "docker.io:443", "registry-1.docker.io"]),
+    ("registry-1.docker.io", ["docker.io", "registry-1.docker.io:443"]),
+    ("[::1]:5000", ["[0:0:0:0:0:0:0:1]:5000", "[::0001]:05000"]),
+    ("127.0.0.1:5000", ["127.1:5000", "0x7f000001:5000", "[::ffff:7f00:1]:5000"]),
+    ("a.io/ns", ["A.io:443/ns"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "written"), [(prefix, each) for prefix, names in SPELLINGS for each in names]
+)
+def test_no_spelling_evades_a_block(prefix: str, written: str) -> None:
+    """Each leads to the same server, and whoever blocked it meant the server."""
+    table = f'[[registry]]\nprefix = "{prefix}"\nlocation = "{prefix.removeprefix("*.")}"\n'
+    with pytest.raises(DeniedError, match="is blocked by"):
+        find(table + "blocked = true", f"{written}/library/x:1")
+    # A location, of a rewritten name or of a mirror, is another road to the same place.
+    blocked, reference = f"{table}blocked = true", parse_reference("c.io/library/x:1")
+    rewritten = f"[[registry]]\nprefix = 'c.io'\nlocation = '{written}'"
+    with pytest.raises(DeniedError, match="is blocked by"):
+        endpoints.find(reference, read(rewritten, blocked))
+    mirrored = f"[[registry]]\nlocation = 'c.io'\n[[registry.mirror]]\nlocation = '{written}'"
+    found = endpoints.find(reference, read(mirrored, blocked))
+    assert [bool(endpoint.refusal) for endpoint in found] == [True, False]
+
+
+def read(*files: str) -> tuple[Registry, ...]:
+    every = [registries_conf.parse(file.encode(), f"{n}.conf") for n, file in enumerate(files)]
+    return registries_conf.merge(every).registries
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("written", ["a.io", "A.io", "a.io:443", "A.IO:443"])
+def test_no_other_spelling_lifts_what_is_forbidden(written: str, order: int) -> None:
+    """A later file replaces the table of a prefix, but only of the prefix that it names."""
+    stricter = '[[registry]]\nlocation = "a.io"\nblocked = true'
+    laxer = '[[registry]]\nlocation = "A.io:443"\ninsecure = true'
+    reference = parse_reference(f"{written}/x:1")
+    with pytest.raises(DeniedError, match=r"the registry a\.io is blocked"):
+        endpoints.find(reference, read(*[stricter, laxer][::order]))
+    secure = stricter.replace("blocked", "insecure").replace("true", "false")
+    (found,) = endpoints.find(reference, read(*[secure, laxer][::order]))
+    assert not found.insecure
+
+
+def test_of_two_spellings_the_later_one_applies() -> None:
+    one = '[[registry]]\nprefix = "a.io"\nlocation = "one.io"'
+    two = '[[registry]]\nprefix = "A.io"\nlocation = "two.io"'
+    assert names(endpoints.find(parse_reference("a.io/x:1"), read(one, two))) == ["two.io/x:1"]
+    assert names(endpoints.find(parse_reference("a.io/x:1"), read(two, one))) == ["one.io/x:1"]
+
+
+@pytest.mark.parametrize(
+    ("location", "image", "physical"),
+    [
+        ("a.io", "a.io/x:1", "a.io/x:1"),
+        ("a.io", "a.io:443/x:1", "a.io:443/x:1"),
+        ("a.io:443", "a.io/x:1", "a.io:443/x:1"),
+        ("a.io:443", "A.IO:443/x:1", "a.io:443/x:1"),
+    ],
+)
+def test_port_443_is_kept_for_plain_http(location: str, image: str, physical: str) -> None:
+    """Without TLS it is another port than that of the bare host, which nobody named here."""
+    config = f'[[registry]]\nlocation = "{location}"\ninsecure = true'
+    (found,) = find(config, image)
+    assert (str(found.reference), found.insecure) == (physical, True)
 
 
 BLOCKED_BESIDE_OTHERS = """

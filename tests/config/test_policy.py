@@ -21,7 +21,7 @@ from imgproxy.config.policy import (
 from imgproxy.config.signature_requirements import Material, SignedBy, SigstoreSigned
 from imgproxy.config.signed_identity import DEFAULT
 from imgproxy.errors import ConfigurationError, DeniedError
-from imgproxy.specs.oci.reference import parse_named
+from imgproxy.specs.oci.reference import parse_named, parse_reference
 
 Json = dict[str, Any]
 
@@ -265,29 +265,30 @@ def test_the_scopes_of_a_path_are_the_directories_above_it(path: str, scopes: li
 # --- the verdict ------------------------------------------------------------------------------
 
 SCOPES = docker_scopes("quay.io", "acme/os", ":v1")
+DEFAULTED = "(default)"
 
 
 @pytest.mark.parametrize(
     ("transports", "place"),
     [
-        ({}, "default"),
-        ({"oci": {"": ACCEPT}, "unheard-of": {"quay.io": ACCEPT}}, "default"),
-        ({"docker": {}}, "default"),
-        ({"docker": {"quay.io/acme/os:v2": ACCEPT, "quay.io/ac": ACCEPT}}, "default"),
-        ({"docker": {"": REJECT}}, "transports.docker."),
-        ({"docker": {"": ACCEPT, "*.io": REJECT}}, "transports.docker.*.io"),
-        ({"docker": {"*.io": ACCEPT, "quay.io": REJECT}}, "transports.docker.quay.io"),
+        ({}, DEFAULTED),
+        ({"oci": {"": ACCEPT}, "unheard-of": {"quay.io": ACCEPT}}, DEFAULTED),
+        ({"docker": {}}, DEFAULTED),
+        ({"docker": {"quay.io/acme/os:v2": ACCEPT, "quay.io/ac": ACCEPT}}, DEFAULTED),
+        ({"docker": {"": REJECT}}, "(transports.docker.)"),
+        ({"docker": {"": ACCEPT, "*.io": REJECT}}, "(transports.docker.*.io)"),
+        ({"docker": {"*.io": ACCEPT, "quay.io": REJECT}}, "(transports.docker.quay.io)"),
         (
             {"docker": {"quay.io": ACCEPT, "quay.io/acme": REJECT}},
-            "transports.docker.quay.io/acme",
+            "(transports.docker.quay.io/acme)",
         ),
         (
             {"docker": {"quay.io/acme": ACCEPT, "quay.io/acme/os": REJECT}},
-            "transports.docker.quay.io/acme/os",
+            "(transports.docker.quay.io/acme/os)",
         ),
         (
             {"docker": {"quay.io/acme/os": ACCEPT, "quay.io/acme/os:v1": REJECT}},
-            "transports.docker.quay.io/acme/os:v1",
+            "(transports.docker.quay.io/acme/os:v1)",
         ),
     ],
 )
@@ -295,7 +296,7 @@ def test_only_the_most_specific_list_applies(transports: Json, place: str) -> No
     policy = read({"default": REJECT, "transports": transports})
     with pytest.raises(DeniedError) as caught:
         evaluate(policy, "docker", SCOPES, "it")
-    assert caught.value.message == f"it is rejected by the policy /p.json ({place})"
+    assert caught.value.message == f"it is rejected by the policy /p.json {place}"
 
 
 @pytest.mark.parametrize(
@@ -313,13 +314,90 @@ def test_an_image_is_accepted_where_the_list_that_applies_accepts(document: Json
     assert evaluate(read(document), "docker", SCOPES, "it").requirements == ()
 
 
+# --- spellings --------------------------------------------------------------------------------
+
+
+def verdict(policy: Policy, image: str) -> str:
+    """Return `accepted`, `rejected` or the kinds of the requirements."""
+    reference = parse_reference(image)
+    try:
+        conditions = evaluate(policy, "docker", scopes_of(reference), image)
+    except DeniedError:
+        return "rejected"
+    return " ".join(each.kind for each in conditions.requirements) or "accepted"
+
+
+SPELLINGS = {
+    "quay.io": ["Quay.IO", "quay.io:443", "Quay.IO:443", "quay.io:0443"],
+    "localhost:5000": ["LOCALHOST:5000", "localhost:05000"],
+    "docker.io": ["Docker.IO", "docker.io:443", "index.docker.io", "registry-1.docker.io"],
+    "[::1]:5000": ["[0:0:0:0:0:0:0:1]:5000", "[::0001]:5000"],
+    "127.0.0.1:5000": ["127.1:5000", "0x7f.1:5000", "[::FFFF:7F00:1]:5000"],
+}
+PAIRS = [
+    pair
+    for name, others in SPELLINGS.items()
+    for other in others
+    for pair in ((name, other), (other, name))
+]
+
+
+@pytest.mark.parametrize(("scope", "image"), PAIRS)
+@pytest.mark.parametrize(
+    "tail", ["", "/acme", "/acme/os", "/acme/os:v1"], ids=["registry", "namespace", "name", "tag"]
+)
+def test_no_spelling_evades_a_scope(scope: str, image: str, tail: str) -> None:
+    """Each leads to the same server, and whoever wrote the scope meant the server."""
+    rejecting = read({"default": ACCEPT, "transports": {"docker": {f"{scope}{tail}": REJECT}}})
+    assert verdict(rejecting, f"{image}/acme/os:v1") == "rejected"
+    signed = read({"default": ACCEPT, "transports": {"docker": {f"{scope}{tail}": SIGNED}}})
+    assert verdict(signed, f"{image}/acme/os:v1") == "signedBy"
+
+
+@pytest.mark.parametrize("scope", ["*.example.com", "*.Example.COM"])
+@pytest.mark.parametrize("image", ["a.example.com", "A.EXAMPLE.com:443", "a.b.Example.com:5000"])
+def test_no_spelling_evades_a_wildcard(scope: str, image: str) -> None:
+    policy = read({"default": ACCEPT, "transports": {"docker": {scope: REJECT}}})
+    assert verdict(policy, f"{image}/acme/os:v1") == "rejected"
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_two_spellings_of_a_scope_require_what_both_require(one: str, other: str) -> None:
+    """Before they were one, each had its own images; neither may now lift what the other says."""
+    for first, second, expected in (
+        (ACCEPT, REJECT, "rejected"),
+        (REJECT, ACCEPT, "rejected"),
+        (ACCEPT, SIGNED, "signedBy"),
+        (SIGSTORE, SIGNED, "sigstoreSigned signedBy"),
+        (ACCEPT, ACCEPT, "accepted"),
+    ):
+        policy = read({"default": REJECT, "transports": {"docker": {one: first, other: second}}})
+        for image in (one, other):
+            assert verdict(policy, f"{image}/acme/os:v1") == expected
+    policy = read({"default": ACCEPT, "transports": {"docker": {one: ACCEPT, other: REJECT}}})
+    with pytest.raises(DeniedError) as caught:
+        evaluate(policy, "docker", scopes_of(parse_reference(f"{one}/acme/os:v1")), "it")
+    assert f"transports.docker.{one} and transports.docker.{other}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "image", ["quay.io:5000", "quay.io:4430", "quay.io.example.com", "kuay.io"]
+)
+def test_another_registry_is_not_another_spelling(image: str) -> None:
+    scopes = {"quay.io": ACCEPT, "quay.io:443": ACCEPT, "QUAY.IO": ACCEPT, "*.quay.io:443": ACCEPT}
+    policy = read({"default": REJECT, "transports": {"docker": scopes}})
+    assert verdict(policy, f"{image}/acme/os:v1") == "rejected"
+    assert verdict(policy, "x.quay.io:5000/acme/os:v1") == "rejected"
+
+
 def test_what_signatures_decide_is_left_to_them() -> None:
     document = {"default": [*SIGNED, *ACCEPT, *SIGSTORE, *SIGNED]}
     sigstore = SigstoreSigned(
         "sigstoreSigned", Material("default[2].keyPath", ("/key.pub",)), None, DEFAULT
     )
     assert evaluate(read(document), "docker", SCOPES, "it") == Conditions(
-        "the policy /p.json (default)", (signed_by("default[0]"), sigstore, signed_by("default[3]"))
+        "the policy /p.json (default)",
+        (signed_by("default[0]"), sigstore, signed_by("default[3]")),
     )
 
 
@@ -329,16 +407,16 @@ X509 = [{"type": "signedBy", "keyType": "X509Certificates", "keyPath": "/k"}]
 @pytest.mark.parametrize(
     ("requirements", "reason"),
     [
-        (REJECT, "it is rejected by the policy /p.json (default)"),
-        ([*ACCEPT, *REJECT], "it is rejected by the policy /p.json (default)"),
-        ([*REJECT, *ACCEPT], "it is rejected by the policy /p.json (default)"),
-        ([*SIGNED, *REJECT], "it is rejected by the policy /p.json (default)"),
-        ([*REJECT, *SIGSTORE], "it is rejected by the policy /p.json (default)"),
+        (REJECT, f"it is rejected by the policy /p.json {DEFAULTED}"),
+        ([*ACCEPT, *REJECT], f"it is rejected by the policy /p.json {DEFAULTED}"),
+        ([*REJECT, *ACCEPT], f"it is rejected by the policy /p.json {DEFAULTED}"),
+        ([*SIGNED, *REJECT], f"it is rejected by the policy /p.json {DEFAULTED}"),
+        ([*REJECT, *SIGSTORE], f"it is rejected by the policy /p.json {DEFAULTED}"),
         *(
             (
                 [*before, *BASE_LAYER, *after],
-                "it is rejected: the policy /p.json (default) requires signedBaseLayer: its"
-                " verification has never been specified",
+                "it is rejected: the policy /p.json (default) requires signedBaseLayer:"
+                " its verification has never been specified",
             )
             for before, after in (([], []), (ACCEPT, SIGNED), (SIGNED, ACCEPT))
         ),

@@ -73,6 +73,7 @@ def test_what_is_not_known_is_told_and_passed_over() -> None:
             "docker.a.use-sigstore-attachments: expected true or false, got 1",
         ),
         ("docker: {a: {}, b: {}, a: {}}", "line 1: the key a occurs twice"),
+        ("docker: {a.io: {}, A.IO:443: {}}", "docker.A.IO:443: the same scope as docker.a.io"),
         ("docker: {}\ndocker: {}", "line 1: the key docker occurs twice"),
         ("docker: {5000: {}}", "line 1: a key is not a string"),
         ("docker: {[a]: {}}", "line 1: a key is not a string"),
@@ -95,6 +96,7 @@ def test_a_file_with_a_mistake_is_an_error(text: str, words: str) -> None:
     ("one", "other", "what"),
     [
         ("docker: {a: {}}", "docker: {a: {lookaside: x}}", "docker.a"),
+        ("docker: {a.io/x: {}}", "docker: {A.io:443/x: {}}", "docker.a.io/x"),
         ("default-docker: {lookaside: x}", "default-docker: {}", "default-docker"),
     ],
 )
@@ -109,6 +111,7 @@ def test_two_files_must_not_speak_of_the_same(one: str, other: str, what: str) -
     [
         ("quay.io", "acme/os", ("https://new.example.com", False)),
         ("quay.io", "acme/tool", ("https://new.example.com", True)),
+        ("quay.io:443", "acme/tool", ("https://new.example.com", True)),
         ("quay.io", "other", ("https://old.example.com", True)),
         ("quay.io:8443", "acme/os", ("file:///default", False)),
         ("r.example.com", "os", ("file:///default", False)),
@@ -120,6 +123,13 @@ def test_each_setting_is_that_of_the_closest_scope_that_has_it(
     sections = merge([read(TEXT)])
     section = find(sections, docker_scopes(registry, repository, ":1"), "file:///none")
     assert section == Section(*found, "/r.yaml")
+
+
+@pytest.mark.parametrize("scope", ["Quay.IO", "quay.io:443/acme", "*.IO", "QUAY.io/acme/os:1"])
+def test_a_scope_applies_in_any_spelling(scope: str) -> None:
+    sections = merge([read(f"docker: {{'{scope}': {{lookaside: 'file:///x'}}}}")])
+    section = find(sections, docker_scopes("quay.io", "acme/os", ":1"), "file:///none")
+    assert section.lookaside == "file:///x"
 
 
 def test_where_nothing_is_said_there_is_a_place_all_the_same() -> None:

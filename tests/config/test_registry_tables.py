@@ -242,6 +242,14 @@ def test_a_wrong_mirror(registry: dict[str, Any], mirror: dict[str, Any], messag
             {"location": "a.io/", "prefix": "b.io", "blocked": True},
             "registry[1].blocked: contradicts registry[0], which has the same location (a.io)",
         ),
+        *(
+            (
+                {"location": location, "blocked": True},
+                f"registry[1].blocked: contradicts registry[0], which has the same location ({at})",
+            )
+            for location, at in (("A.io", "a.io"), ("a.io:443", "a.io"), ("a.IO:0443/", "a.io"))
+        ),
+        ({"location": "a.io:5000", "insecure": True}, None),
     ],
 )
 def test_agreement(second: dict[str, Any], message: str | None) -> None:
@@ -299,7 +307,6 @@ def test_a_prefix_that_can_fit(prefix: str) -> None:
         "a.io/x@sha256:" + "0" * 64,
         "a.io/X",
         "a.io:99999",
-        "index.docker.io",  # docker.io in normalised names
         "oci://a.io",
         "a.*.io",
         "*",

@@ -26,7 +26,11 @@ def host(
         inside = [path.rpartition("/") for path in files]
         return [name for parent, _, name in reversed(inside) if name and parent == directory]
 
-    return Host(environment or {}, uid, home, paths.__contains__, names)
+    def directories(directory: str) -> list[str]:
+        inside = [path.rpartition("/") for path in paths]
+        return [name for parent, _, name in inside if parent == directory]
+
+    return Host(environment or {}, uid, home, paths.__contains__, names, directories)
 
 
 # --- policy.json -------------------------------------------------------------------------------
@@ -410,6 +414,36 @@ def test_registries_d_that_was_asked_for() -> None:
 )
 def test_certificates_of_the_classic_generation(files: list[str], expected: str | None) -> None:
     assert search_paths.certificates(host(*files), "a:5") == expected
+
+
+@pytest.mark.parametrize(
+    ("registry", "present", "found"),
+    [
+        ("a.io", ["A.io"], "A.io"),
+        ("a.io", ["a.io:443"], "a.io:443"),
+        ("a.io", ["A.IO:0443"], "A.IO:0443"),
+        ("a.io:443", ["a.io"], "a.io"),
+        ("a.io:443", ["a.io", "a.io:443"], "a.io:443"),
+        ("a.io", ["A.io", "a.io", "a.io:443"], "a.io"),
+        ("a.io:5000", ["a.io", "a.io:443", "A.io:5000"], "A.io:5000"),
+        ("a.io", ["a.io:5000", "b.io", "x"], None),
+        ("docker.io", ["registry-1.docker.io"], "registry-1.docker.io"),
+        ("[::1]:5000", ["[0::1]:5000"], "[0::1]:5000"),
+    ],
+)
+@pytest.mark.parametrize("generation", ["classic", "new"])
+def test_a_directory_of_certificates_may_spell_the_registry_in_its_own_way(
+    registry: str, present: list[str], found: str | None, generation: str
+) -> None:
+    base = ETC if generation == "classic" else USR
+    files = [f"{base}/certs.d/{each}/x.crt" for each in present]
+    path = search_paths.certificates(host(*files), registry)
+    assert path == (found and f"{base}/certs.d/{found}")
+
+
+def test_the_first_directory_with_a_registry_wins_in_any_spelling() -> None:
+    files = [f"{HOME}/certs.d/A.io/x.crt", f"{ETC}/certs.d/a.io/x.crt"]
+    assert search_paths.certificates(host(*files), "a.io") == f"{HOME}/certs.d/A.io"
 
 
 @pytest.mark.parametrize("uid", [0, 1000])

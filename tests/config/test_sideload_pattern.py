@@ -61,6 +61,10 @@ def test_the_digest_stands_before_the_tag(image: str, refs: list[str]) -> None:
         ("index.docker.io/a/b:1", "/docker.io/a/b/1"),
         ("[::1]:5000/a:1", "/[::1]:5000/a/1"),
         ("localhost/a:_", "/localhost/a/_"),
+        ("Quay.IO/a:1", "/quay.io/a/1"),
+        ("Quay.IO:443/a:1", "/quay.io/a/1"),
+        ("LOCALHOST:05000/a:1", "/localhost:5000/a/1"),
+        ("[0::1]/a:1", "/[::1]/a/1"),
     ],
 )
 def test_an_image_is_called_by_its_whole_name(image: str, path: str) -> None:

@@ -61,12 +61,15 @@ def credential_lookup(
     *,
     explicit: Credentials | None = None,
     anonymous: bool = False,
+    insecure: bool = False,
 ) -> CredentialLookup:
     chosen = Overrides(
         registries=(registries.encode(), "registries.conf"),
         auth=(json.dumps(auth or {}).encode(), "auth.json"),
     )
-    return CredentialLookup(Configuration(chosen, Notes()), explicit=explicit, anonymous=anonymous)
+    return CredentialLookup(
+        Configuration(chosen, Notes()), explicit=explicit, anonymous=anonymous, insecure=insecure
+    )
 
 
 async def find(
@@ -356,6 +359,24 @@ async def test_listed_helpers_are_asked_in_turn(
     install("two", two)
     found = await find(credential_lookup(auth, LISTED))
     assert found is None if wanted is None else (found or "").startswith(wanted)
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+@real_time
+async def test_without_tls_port_443_is_a_port_of_its_own(
+    install: Install,
+    tmp_path: Path,
+    insecure: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    """Another program may listen there, and what it gets is the password."""
+    log = tmp_path / "asked"
+    install("one", f"read -r server; echo $server >> {log}", NOTHING)
+    install("two", "exit 9")
+    file = {"auths": {"a.test": {"auth": "dTpw"}}}
+    ring = credential_lookup(file, LISTED.replace(', "two"', ""), insecure=insecure)
+    found = await find(ring, "a.test:443")
+    assert found == (None if insecure else "u:p: from auth.json (auths.a.test)")
+    assert log.read_text().split() == ["a.test:443", *([] if insecure else ["a.test"])]
 
 
 @real_time

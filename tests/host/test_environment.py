@@ -246,6 +246,19 @@ def test_what_exists_is_what_has_a_name(tmp_path: Path) -> None:
     assert not environment.host().exists(str(tmp_path / "missing"))
 
 
+def test_the_directories_in_one_are_listed_and_none_where_that_is_not_possible(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "quay.io").mkdir()
+    (tmp_path / "link").symlink_to("quay.io")
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    directories = environment.host().directories
+    assert sorted(directories(str(tmp_path))) == ["link", "quay.io"]
+    for path in ("missing", "file", "dangling", "x" * 300):
+        assert list(directories(str(tmp_path / path))) == []
+
+
 def test_a_directory_s_names_are_those_of_what_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "b.conf").touch()
     (tmp_path / "link.conf").symlink_to("nowhere")

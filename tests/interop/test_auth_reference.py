@@ -299,7 +299,6 @@ HUB = "https://index.docker.io/v1/"
         ("docker.io", [HUB], "0"),
         ("docker.io", [HUB, "docker.io"], "1"),
         ("docker.io", ["https://index.docker.io/v2/x"], "0"),
-        ("docker.io", ["index.docker.io/library"], ""),
         ("docker.io", ["hub.docker.com", "docker.com"], ""),
         ("index.docker.io", ["docker.io"], "0"),
         ("registry-1.docker.io", [HUB], "0"),

@@ -416,6 +416,7 @@ SERVED = {
     *within("server", "access", "error_body", "handler", "http_connection", "inherited_sockets"),
     *within("server", "places", "request_errors", "request_reader", "service", "shutdown"),
     *within("specs.oci", "convert", "digest", "manifest", "media_type", "platform", "reference"),
+    "specs.oci.registry_name",
     *within("transports", "readers", "source", "time_limit"),
     *within("transports.registry", "foreign_layers", "network", "options"),
     *within("verification", "documents", "hashing", "verified_blob"),

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from imgproxy.errors import BadRequestError, clean
 from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
 
-_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[([a-fA-F0-9:]+)\])(?::([0-9]{{1,5}}))?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_REGISTRY = re.compile(_HOST)
 _REPOSITORY = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _REF_NAME = re.compile(r"[A-Za-z0-9]+(?:(?:[-._:@/+]|--)[A-Za-z0-9]+)*")
@@ -30,7 +28,6 @@ _WORD = re.compile(r"[a-z][a-z0-9+-]*")
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
 
 _MAX_NAME = 255
-_PORTS = range(1, 65536)
 
 # Transports of other tools that this program does not support, each with a way out.
 _UNSUPPORTED = {
@@ -56,7 +53,8 @@ _DESCRIPTOR = re.compile(r"(?:/dev/stdin|(?:/dev|/proc/self)/fd/([0-9]{1,9}))")
 class Reference(NamedTuple):
     """An image in a registry: `registry/repository[:tag][@digest]`, normalised.
 
-    With both a tag and a digest, the digest decides; with neither, it is a repository.
+    With both a tag and a digest, the digest decides; with neither, it is a repository. The registry
+    is as `registry_name.normal` has it.
     """
 
     registry: str
@@ -179,8 +177,7 @@ def parse_named(text: str) -> Reference:
     repository, colon, tag = repository.partition(":")
     if _HEX_ID.fullmatch(rest):
         _refuse(text, "64 hexadecimal digits are an image's ID, not a name")
-    if registry == "index.docker.io":
-        registry = "docker.io"
+    registry = registry_name.normal(registry)
     if registry == "docker.io" and "/" not in repository:
         repository = f"library/{repository}"
     _check_registry(text, registry)
@@ -201,27 +198,8 @@ def has_registry(text: str) -> bool:
     return bool(slash) and (first == "localhost" or "." in first or ":" in first)
 
 
-def is_registry(text: str) -> bool:
-    """Return whether the text is a host with or without a port."""
-    match = _REGISTRY.fullmatch(text)
-    if match is None:
-        return False
-    address, port = match.groups()
-    return int(port or 1) in _PORTS and (address is None or _is_ipv6(address))
-
-
-def _is_ipv6(text: str) -> bool:
-    import ipaddress
-
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _check_registry(text: str, registry: str) -> None:
-    if not is_registry(registry):
+    if not registry_name.is_registry(registry):
         _refuse(text, f'the registry "{clean(registry)}" is malformed')
 
 

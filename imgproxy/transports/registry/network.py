@@ -137,6 +137,7 @@ class Network:
                     self.configuration,
                     explicit=self.options.credentials,
                     anonymous=self.options.anonymous,
+                    insecure=endpoint.insecure,
                 ),
                 is_own=is_own,
                 is_mirror=endpoint.is_mirror,

@@ -60,7 +60,12 @@ def refusal(text: str) -> str:
         ("127.0.0.1:5000/os", "127.0.0.1:5000", "os"),
         ("[::1]/os", "[::1]", "os"),
         ("[2001:db8::1]:5000/os", "[2001:db8::1]:5000", "os"),
-        ("Quay.IO/os", "Quay.IO", "os"),
+        ("Quay.IO/os", "quay.io", "os"),
+        ("Quay.IO:443/os", "quay.io:443", "os"),
+        ("LocalHost:5000/os", "localhost:5000", "os"),
+        ("Docker.IO/busybox", "docker.io", "library/busybox"),
+        ("docker.io:443/busybox", "docker.io", "library/busybox"),
+        ("Index.Docker.IO/busybox", "docker.io", "library/busybox"),
         ("a-b.c--d.e0/os", "a-b.c--d.e0", "os"),
         pytest.param("a" * 63 + ".b/os", "a" * 63 + ".b", "os", id="longest-label"),
         # components of a repository

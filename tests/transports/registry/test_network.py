@@ -110,6 +110,20 @@ async def test_given_credentials_are_for_the_registry_that_the_name_leads_to() -
         await opened.repository(NAME).root()
 
 
+@pytest.mark.parametrize(("insecure", "user"), [("false", "u"), ("true", None)])
+@real_time
+async def test_credentials_of_another_port_are_not_for_a_place_without_tls(
+    insecure: str, user: str | None
+) -> None:
+    table = f'[[registry]]\nlocation = "a.test:443"\ninsecure = {insecure}'
+    auth = b'{"auths": {"a.test": {"auth": "dTpw"}}}'
+    chosen = Overrides(registries=(table.encode(), "r.conf"), auth=(auth, "auth.json"))
+    opened = Network(NetworkOptions(), Configuration(chosen, Notes()), Notes())
+    (location,) = opened.repository(parse_reference("a.test:443/os:1")).failover.locations
+    found = await location._authorization._find_credentials()  # type: ignore[union-attr]
+    assert (found and found.username) == user
+
+
 @virtual_time
 async def test_the_retries_are_those_of_the_option() -> None:
     async with network(*[asked(WHERE, BUSY)] * 3, retries=2) as (opened, _):
