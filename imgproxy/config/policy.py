@@ -16,6 +16,8 @@ from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from imgproxy.config.signature_requirements import Requirement, SignedBy, SigstoreSigned
     from imgproxy.specs.oci.reference import Reference
 
@@ -41,12 +43,14 @@ class Scope(NamedTuple):
 class Policy(NamedTuple):
     """The content of a policy file. `source` is its name in messages.
 
-    The scopes of `docker` are as `registry_name.place` has them.
+    The scopes of `docker` are as `registry_name.place` has them. `warnings` are about those that
+    match nothing.
     """
 
     source: str
     default: Scope
     transports: dict[str, dict[str, Scope]]
+    warnings: tuple[str, ...] = ()
 
 
 class Conditions(NamedTuple):
@@ -73,6 +77,7 @@ def parse(raw: bytes, source: str) -> Policy:
             source,
             _scope(document, "default"),
             {name: _scopes(transports.object(name), name) for name in transports},
+            tuple(f"{clean(source)}: {warning}" for warning in _warnings(transports)),
         )
     except (FieldError, strict_json.JsonError) as error:
         raise ConfigurationError(f"the policy {source}: {error}", file=source) from None
@@ -95,6 +100,18 @@ def _scopes(transport: Fields, name: str) -> dict[str, Scope]:
 def _both(one: Scope, other: Scope) -> Scope:
     """Return what two spellings of a scope require: no spelling makes the other one laxer."""
     return Scope(f"{one.field_path} and {other.field_path}", one.requirements + other.requirements)
+
+
+def _warnings(transports: Fields) -> Iterator[str]:
+    """Yield a warning for each key that looks like a rule, and matches no image."""
+    for name in transports:
+        from imgproxy.config import policy_hints
+
+        keys = transports.object(name)
+        hints = [(transports.at(name), policy_hints.for_transport(name))]
+        if name == "docker":
+            hints += [(keys.at(scope), policy_hints.for_scope(scope)) for scope in keys]
+        yield from (f"{path}: {hint}" for path, hint in hints if hint)
 
 
 def _is_absolute(path: str) -> bool:
@@ -161,8 +178,12 @@ def evaluate(policy: Policy, transport: str, scopes: list[str], image: str) -> C
     by_name = policy.transports.get(transport, {})
     scope = next((by_name[name] for name in [*scopes, ""] if name in by_name), policy.default)
     where = f"the policy {policy.source} ({clean(scope.field_path)})"
+    # Whoever is refused looks for the key to add, and the transport may have been detected.
+    since = f"since transports.{clean(transport)} has no scope for it"
+    by_default = scope is policy.default
     if "reject" in scope.requirements:
-        raise DeniedError(f"{image} is rejected by {where}")
+        raise DeniedError(f"{image} is rejected by {where}" + (f", {since}" if by_default else ""))
+    where = f"{since}, {where}" if by_default else where
     others = [each for each in scope.requirements if not isinstance(each, str)]
     return Conditions(where, _signed(others, f"{image} is rejected: {where}") if others else ())
 

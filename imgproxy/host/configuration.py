@@ -49,20 +49,28 @@ class Configuration:
         self._chosen = chosen
         self._diagnostics = diagnostics
         self._host = environment.host()
+        self._warned: set[str] = set()
 
     def warn(self, message: str) -> None:
-        """Report what has no effect in a file that is used all the same."""
-        self._diagnostics.failure(f"warning: {message}")
+        """Report, once, what has no effect in a file that is used all the same."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self._diagnostics.failure(f"warning: {message}")
 
     def policy(self) -> Policy:
         """Return the policy: containers-policy.json(5).
 
-        Raises `DeniedError` where there is none, because without a policy no image is accepted.
+        Keys that match no image are reported once. Raises `DeniedError` where there is no policy,
+        because without one no image is accepted.
         """
         from imgproxy.config import policy
 
-        if self._chosen.policy is not None:
-            return policy.parse(*self._chosen.policy)
+        parsed = policy.parse(*(self._chosen.policy or self._own_policy()))
+        for warning in parsed.warnings:
+            self.warn(warning)
+        return parsed
+
+    def _own_policy(self) -> tuple[bytes, str]:
         found = search_paths.policy(self._host)
         if found.path is None:
             raise DeniedError(
@@ -70,7 +78,7 @@ class Configuration:
                 f" {', '.join(map(clean, found.searched))}); name one with --policy, or accept"
                 " any image with --insecure-policy"
             )
-        return policy.parse(_read("the policy", found.path), found.path)
+        return _read("the policy", found.path), found.path
 
     @cached_property
     def registries(self) -> Registries:

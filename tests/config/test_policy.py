@@ -69,6 +69,7 @@ def test_a_policy_is_a_default_and_scopes_by_transport() -> None:
             "unheard-of": {"x": Scope("transports.unheard-of.x", (REJECTED,))},
             "dir": {},
         },
+        read(document).warnings,
     )
 
 
@@ -265,7 +266,8 @@ def test_the_scopes_of_a_path_are_the_directories_above_it(path: str, scopes: li
 # --- the verdict ------------------------------------------------------------------------------
 
 SCOPES = docker_scopes("quay.io", "acme/os", ":v1")
-DEFAULTED = "(default)"
+SINCE = "since transports.docker has no scope for it"
+DEFAULTED = f"(default), {SINCE}"
 
 
 @pytest.mark.parametrize(
@@ -314,6 +316,18 @@ def test_an_image_is_accepted_where_the_list_that_applies_accepts(document: Json
     assert evaluate(read(document), "docker", SCOPES, "it").requirements == ()
 
 
+@pytest.mark.parametrize("transport", ["docker-archive", "oci", "oci-archive", "dir", "docker"])
+def test_a_refusal_names_the_key_to_look_for(transport: str) -> None:
+    """Whoever is refused adds a scope, and the name of its transport is not that of the image."""
+    other = "oci" if transport == "dir" else "dir"
+    policy = read({"default": REJECT, "transports": {other: {"": ACCEPT}}})
+    with pytest.raises(DeniedError, match=rf"\(default\), since transports\.{transport} has no"):
+        evaluate(policy, transport, ["/a/b"], "it")
+    policy = read({"default": ACCEPT, "transports": {transport: {"": REJECT}}})
+    with pytest.raises(DeniedError, match=rf"\(transports\.{transport}\.\)$"):
+        evaluate(policy, transport, ["/a/b"], "it")
+
+
 # --- spellings --------------------------------------------------------------------------------
 
 
@@ -352,6 +366,7 @@ def test_no_spelling_evades_a_scope(scope: str, image: str, tail: str) -> None:
     assert verdict(rejecting, f"{image}/acme/os:v1") == "rejected"
     signed = read({"default": ACCEPT, "transports": {"docker": {f"{scope}{tail}": SIGNED}}})
     assert verdict(signed, f"{image}/acme/os:v1") == "signedBy"
+    assert rejecting.warnings == signed.warnings == ()
 
 
 @pytest.mark.parametrize("scope", ["*.example.com", "*.Example.COM"])
@@ -390,13 +405,26 @@ def test_another_registry_is_not_another_spelling(image: str) -> None:
     assert verdict(policy, "x.quay.io:5000/acme/os:v1") == "rejected"
 
 
+# --- keys that match nothing ------------------------------------------------------------------
+
+
+def test_a_key_that_matches_no_image_is_warned_about() -> None:
+    scopes = {"https://quay.io": REJECT, "quay.io": ACCEPT, "": ACCEPT, "quay.io/acme/": REJECT}
+    document = {"default": ACCEPT, "transports": {"Docker": {}, "docker": scopes, "dir": {}}}
+    assert read(document).warnings == (
+        '/p.json: transports.Docker: there is no such transport; write "docker"',
+        '/p.json: transports.docker.https://quay.io: matches no image; write "quay.io"',
+        '/p.json: transports.docker.quay.io/acme/: matches no image; write "quay.io/acme"',
+    )
+
+
 def test_what_signatures_decide_is_left_to_them() -> None:
     document = {"default": [*SIGNED, *ACCEPT, *SIGSTORE, *SIGNED]}
     sigstore = SigstoreSigned(
         "sigstoreSigned", Material("default[2].keyPath", ("/key.pub",)), None, DEFAULT
     )
     assert evaluate(read(document), "docker", SCOPES, "it") == Conditions(
-        "the policy /p.json (default)",
+        f"{SINCE}, the policy /p.json (default)",
         (signed_by("default[0]"), sigstore, signed_by("default[3]")),
     )
 
@@ -415,14 +443,14 @@ X509 = [{"type": "signedBy", "keyType": "X509Certificates", "keyPath": "/k"}]
         *(
             (
                 [*before, *BASE_LAYER, *after],
-                "it is rejected: the policy /p.json (default) requires signedBaseLayer:"
+                f"it is rejected: {SINCE}, the policy /p.json (default) requires signedBaseLayer:"
                 " its verification has never been specified",
             )
             for before, after in (([], []), (ACCEPT, SIGNED), (SIGNED, ACCEPT))
         ),
         (
             X509,
-            "it is rejected: the policy /p.json (default) requires signedBy: keys of the"
+            f"it is rejected: {SINCE}, the policy /p.json (default) requires signedBy: keys of the"
             " type X509Certificates are not supported by any program",
         ),
     ],

@@ -123,6 +123,20 @@ def test_the_policy_is_the_first_that_exists(
     assert files.read == [source]
 
 
+def test_keys_that_match_no_image_are_told_once(configure: Callable[..., Configuration]) -> None:
+    """The policy is read for each image; the line is for the one who wrote it."""
+    text = (
+        b'{"default":[{"type":"reject"}],"transports":{"docker":{"quay.io/":[{"type":"reject"}]}}}'
+    )
+    files = Files({ETC: text})
+    configuration = configure(files)
+    for _ in range(3):
+        assert configuration.policy().source == ETC
+    assert files.notes.failures == [
+        f'warning: {ETC}: transports.docker.quay.io/: matches no image; write "quay.io"'
+    ]
+
+
 @pytest.mark.parametrize(
     ("variables", "searched"),
     [({}, [ETC, SHARE]), (HOME, [USER, ETC, SHARE]), (XDG, [OF_XDG, ETC, SHARE, USER])],

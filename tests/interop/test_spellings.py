@@ -1,4 +1,4 @@
-"""Spellings of a registry, in front of a real one.
+"""Spellings of a registry, and keys of the policy, in front of a real registry.
 
 skopeo is given the same files; where it decides otherwise, a row says so.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from support import skopeo
 from support.home import REGISTRIES_CONF, table
+from support.servers import skopeo_copy
 
 if TYPE_CHECKING:
     from interop.conftest import Pull, Together
@@ -51,6 +52,10 @@ POLICIES = {
     ),
     "both": Row(
         {"localhost:PORT": ACCEPT, "LOCALHOST:PORT": REJECT}, SAME[:1], served=False, skopeo=True
+    ),
+    "an end that matches nothing": Row({"localhost:PORT/": REJECT}, SAME, served=True),
+    "a scheme that matches nothing": Row(
+        {"https://localhost:PORT": ACCEPT}, SAME, served=False, default=REJECT
     ),
 }
 
@@ -111,3 +116,44 @@ def test_no_spelling_evades_a_block(registry: Registry, pull: Pull, home: Home) 
             image = image.replace(host.replace("PORT", port), location.replace("PORT", port))
             attempt = skopeo.inspect(image.removeprefix("docker://"), home.path)
             assert "is blocked in" in attempt.failure
+
+
+def test_keys_that_match_nothing_are_told_once(registry: Registry, pull: Pull, home: Home) -> None:
+    """Skopeo passes over them without a word, and decides as we do."""
+    name = f"{registry.address}/images"
+    scopes = {f"https://{name}": REJECT, f"{name}/": REJECT, f"{name}/ALL": REJECT}
+    transports = {"docker": scopes, "Docker": {"": REJECT}}
+    policy = home.write("policy.json", {"default": ACCEPT, "transports": transports})
+    options = (f"--policy={policy}", "--tls-verify=false")
+    child = pull(registry.name(":latest"), *options, sockets=2, policy=None)
+    for client in child.clients * 2:
+        assert client.get("/manifest").status == 200
+    assert child.finish() == 0
+    lines = child.stderr.splitlines()
+    assert len(lines) == 4, lines
+    assert all(line.startswith(f"imgproxy: warning: {policy}: transports.") for line in lines)
+    for written in (name, f"{name}/all", "docker"):
+        assert any(f'write "{written}"' in line for line in lines)
+    assert skopeo_accepts(registry.name(":latest"), home, str(policy))
+
+
+def test_a_refusal_names_the_key_that_would_permit_it(
+    registry: Registry, pull: Pull, home: Home
+) -> None:
+    archive = home.path / "image.tar"
+    home.path.mkdir()
+    skopeo_copy(registry.name(":docker"), f"docker-archive:{archive}", "--src-tls-verify=false")
+    transports: dict[str, Any] = {}
+    policy = home.write("policy.json", {"default": REJECT, "transports": transports})
+    child = pull(str(archive), f"--policy={policy}", policy=None)
+    reply = child.client.get("/manifest")
+    assert reply.status == 403
+    assert "(default), since transports.docker-archive has no scope for it" in reply.message
+    assert child.finish() == 0
+    assert not skopeo_accepts(f"docker-archive:{archive}", home, str(policy))
+    transports["docker-archive"] = {"": ACCEPT}
+    policy = home.write("policy.json", {"default": REJECT, "transports": transports})
+    child = pull(str(archive), f"--policy={policy}", policy=None)
+    assert child.client.get("/manifest").status == 200
+    assert child.finish() == 0
+    assert skopeo_accepts(f"docker-archive:{archive}", home, str(policy))

@@ -47,6 +47,9 @@ _LOCAL = {
     "dir": "dir:DIR",
 }
 
+# What stands before the first colon of an image's name, in any tool of the ecosystem.
+TRANSPORTS = frozenset({"docker", *_LOCAL, *_UNSUPPORTED})
+
 _DESCRIPTOR = re.compile(r"(?:/dev/stdin|(?:/dev|/proc/self)/fd/([0-9]{1,9}))")
 
 

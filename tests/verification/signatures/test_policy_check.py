@@ -127,7 +127,8 @@ async def test_without_signatures_the_message_names_the_places_that_were_read(st
     source = source_of(store, root)
     words = f"the policy /policy.json (default) requires sigstoreSigned of {root['digest']}: "
     assert await denied(source) == (
-        f"memory:image is rejected: {words}there is no signature (its transport has none)"
+        "memory:image is rejected: since transports.docker has no scope for it,"
+        f" {words}there is no signature (its transport has none)"
     )
     source.signed[root["digest"]] = [found(name="here"), found(name="there")]
     assert (await denied(source)).endswith("there is no signature (here and there)")
@@ -261,7 +262,8 @@ def test_where_nothing_was_found_a_place_that_may_succeed_later_is_the_answer(
             await opened(source)
         assert refused(raised.value)[1:] == (code, True)
         assert raised.value.message == (
-            "memory:image cannot be checked now: the policy /policy.json (default) requires"
+            "memory:image cannot be checked now: since transports.docker has no scope for it, the"
+            " policy /policy.json (default) requires"
             f" sigstoreSigned of {root['digest']}: {words}"
         )
         assert raised.value.retry_after == (7 if "busy" in words else None)
