@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
 # C0, DEL, C1, characters that act on terminals and log viewers (line separators and bidirectional
 # marks), and surrogates, which stand for the bytes of a path that are not UTF-8.
-_CONTROLS = re.compile(
+CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+"
 )
+
+# The mark of text that is left out.
+OMISSION = "…"
 
 # Enough to recognise the text by; a message stays readable as one line.
 _MAX_QUOTATION = 256
@@ -38,8 +41,8 @@ def clean(text: str, limit: int = _MAX_QUOTATION) -> str:
 
     `limit` is in characters, without the ellipsis that marks omitted text.
     """
-    text = _CONTROLS.sub(" ", text).strip()
-    return text if len(text) <= limit else text[:limit] + "…"
+    text = CONTROLS.sub(" ", text).strip()
+    return text if len(text) <= limit else text[:limit] + OMISSION
 
 
 class closing_on_error:  # noqa: N801  (used like `contextlib.closing`, whose import is saved here)

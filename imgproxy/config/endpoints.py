@@ -135,7 +135,7 @@ def _rewritten(text: str, reference: Reference, field_path: str, source: str) ->
     else:
         if str(physical) == registry_name.normal(text):
             return reference if physical == _place(reference) else physical
-        reason = f'"{clean(text)}" is not the full name of an image'
+        reason = f'"{references.shown(text)}" is not the full name of an image'
     raise ConfigurationError(
         f"{clean(source)}: {field_path}.location: rewriting {reference}: {reason}", file=source
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy.errors import BadRequestError, clean
+from imgproxy.errors import BadRequestError
 from imgproxy.parsing.typed_fields import FieldError, shown
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import registry_name
@@ -84,7 +84,8 @@ def parse(fields: Fields, source: str) -> Registry:
 def parse_location(text: str, field_path: str) -> str:
     """Return a location without a slash at its end; `field_path` is its path in the file."""
     if text.startswith(("http://", "https://")):
-        raise FieldError(f"{field_path}: expected host[:port][/path], got the URL {shown(text)}")
+        got = references.shown(text)
+        raise FieldError(f'{field_path}: expected host[:port][/path], got the URL "{got}"')
     return text.rstrip("/")
 
 
@@ -133,7 +134,7 @@ def check_agreement(registries: list[Registry]) -> None:
             if getattr(registry, key) != getattr(other, key):
                 raise FieldError(
                     f"{registry.field_path}.{key}: contradicts {other.field_path}, which has the"
-                    f" same location ({clean(location)})"
+                    f" same location ({references.shown(location)})"
                 )
 
 
@@ -153,8 +154,9 @@ def warnings(registries: list[Registry]) -> Iterator[str]:
         if other is not registry:
             yield f"{registry.field_path}: ignored, since {other.field_path} has the same prefix"
         elif not _can_match(registry):
+            prefix = references.shown(registry.prefix)
             yield (
-                f"{registry.field_path}: the prefix {shown(registry.prefix)} matches no image;"
+                f'{registry.field_path}: the prefix "{prefix}" matches no image;'
                 " expected host[:port][/path], without tag and digest, or *.example.com"
             )
 

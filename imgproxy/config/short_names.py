@@ -73,7 +73,8 @@ def parse_search(fields: Fields, key: str) -> tuple[str, ...]:
     texts = fields.texts(key)
     for n, text in enumerate(texts):
         if not registry_name.is_registry(text.rstrip("/")):
-            raise FieldError(f"{fields.at(key)}[{n}]: expected host[:port], got {shown(text)}")
+            got = references.shown(text)
+            raise FieldError(f'{fields.at(key)}[{n}]: expected host[:port], got "{got}"')
     return tuple(text.rstrip("/") for text in texts)
 
 
@@ -90,7 +91,7 @@ def _alias(fields: Fields, short: str) -> str:
     if repository is None or not references.has_registry(value):
         raise FieldError(
             f"{fields.at(short)}: expected a repository with its registry, without tag and"
-            f" digest, got {shown(value)}"
+            f' digest, got "{references.shown(value)}"'
         )
     return repository.name
 

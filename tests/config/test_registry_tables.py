@@ -126,6 +126,10 @@ def test_when_a_mirror_is_asked(
             {"location": "http://a.io"},
             'registry[0].location: expected host[:port][/path], got the URL "http://a.io"',
         ),
+        (  # A password is not shown.
+            {"location": "https://u:hunter2@a.io"},
+            'registry[0].location: expected host[:port][/path], got the URL "…@a.io"',
+        ),
         (
             {"location": "a.io", "prefix": "https://a.io/b"},
             'registry[0].prefix: expected host[:port][/path], got the URL "https://a.io/b"',

@@ -6,6 +6,7 @@ acts.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urljoin
@@ -43,6 +44,9 @@ MAX_REDIRECTS = 10
 
 # What is left as it is in a `Location`: all of ASCII that may be in a field but the blank.
 _PRINTABLE = bytes(range(0x21, 0x7F))
+
+# A URL whose scheme is not followed by a host, such as `http:user:password@host/`.
+_WITHOUT_HOST = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:(?!//)")
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -151,8 +155,11 @@ def _resolve(url: Url, location: str) -> str:
     """Return a `Location` as an absolute URL: RFC 9110 section 10.2.2.
 
     What may not be in a URL and has one meaning there all the same, blanks and bytes beyond ASCII,
-    is percent-encoded.
+    is percent-encoded. Raises `ValueError` for one that has a scheme but no host, which `urljoin`
+    takes for a path.
     """
+    if _WITHOUT_HOST.match(location):
+        raise ValueError("it has a scheme, and no host")
     written = quote(location.strip().encode("latin-1"), safe=_PRINTABLE)
     try:
         return urljoin(f"{url.scheme}://{url.authority}{url.target}", written)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from imgproxy.errors import BadRequestError, clean
+from imgproxy.errors import OMISSION, BadRequestError, clean
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import registry_name
 
@@ -25,6 +25,8 @@ _TAG = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _REF_NAME = re.compile(r"[A-Za-z0-9]+(?:(?:[-._:@/+]|--)[A-Za-z0-9]+)*")
 _POSITION = re.compile(r"@([0-9]{1,9})")
 _WORD = re.compile(r"[a-z][a-z0-9+-]*")
+_AFTER_USERINFO = re.compile(r"[./:]|localhost")
+_DIGESTS = re.compile(r"(?:@(?:sha256|sha384|sha512|blake3):[^@/]*)*\Z")
 _HEX_ID = re.compile(r"[0-9a-f]{64}")
 
 _MAX_NAME = 255
@@ -192,6 +194,20 @@ def parse_named(text: str) -> Reference:
     return Reference(registry, repository, tag if colon else None, digest)
 
 
+def shown(text: str) -> str:
+    """Return a possible name of an image for messages, without user and password.
+
+    That is what stands before an `@` that is followed by a host or a path, and not by a digest.
+    """
+    if text.startswith(("/", "./", "../")) or text.partition(":")[0] in {**_LOCAL, **_UNSUPPORTED}:
+        return clean(text)  # a path, which may have an `@`
+    digests_at = next(_DIGESTS.finditer(text)).start()
+    userinfo, at, name = text[:digests_at].rpartition("@")
+    if not userinfo or not _AFTER_USERINFO.search(name):
+        return clean(text)
+    return clean(f"{OMISSION}{at}{name}{text[digests_at:]}")
+
+
 def has_registry(text: str) -> bool:
     """Return whether the first of several components is a host.
 
@@ -261,4 +277,10 @@ def inherited_descriptor(path: str) -> int | None:
 
 
 def _refuse(text: str, reason: str) -> NoReturn:
-    raise BadRequestError(f'the image name "{clean(text)}": {reason}', code="NAME_INVALID")
+    name = shown(text)
+    if name != clean(text):  # a part may be in the reason, too
+        reason = (
+            "expected [HOST[:PORT]/]NAME[:TAG][@ALGORITHM:ENCODED]; a user and a password go into"
+            " --creds or an auth.json"
+        )
+    raise BadRequestError(f'the image name "{name}": {reason}', code="NAME_INVALID")

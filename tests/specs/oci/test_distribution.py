@@ -209,11 +209,18 @@ def test_a_redirect_to_nowhere_is_the_registry_s_mistake(location: str, complain
         "ftp://a/secret",
         "ftp://a?secret",
         "https://\u00e4.secret/",
+        "https:user:secret@a/",
+        "http:user:secret@a/",
+        "HTTP:secret",
+        "http:/user:secret@a/",
+        "x:secret",
     ],
 )
-def test_what_may_be_secret_in_a_location_is_not_quoted(location: str) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_what_may_be_secret_in_a_location_is_not_quoted(scheme: str, location: str) -> None:
+    """`urljoin` takes a URL of the same scheme without a host for a path, which would be shown."""
     with pytest.raises(BadUpstreamError) as caught:
-        redirect(HERE, location, allow_http=True)
+        redirect(HERE._replace(scheme=scheme), location, allow_http=True)
     assert "secret" not in caught.value.message
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imgproxy.errors import BadRequestError
+from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.digest import Digest
 from imgproxy.specs.oci.reference import (
     DirectoryName,
@@ -151,7 +152,6 @@ def test_a_tag_and_a_digest_say_which(
             f'"sha256:{HEX.upper()}": sha256 has 64 lower-case hex digits',
             id="upper-case-digest",
         ),
-        ("user@quay.io/os", '"quay.io/os" is not a digest (algorithm:encoded)'),
         ("name:v1/os", 'the registry "name:v1" is malformed'),
         ("host:/os", 'the registry "host:" is malformed'),
         ("host:0/os", 'the registry "host:0" is malformed'),
@@ -189,6 +189,35 @@ def test_a_malformed_reference_is_told_why(text: str, reason: str) -> None:
 
 def test_a_refusal_quotes_the_name() -> None:
     assert refusal("docker://os:\x1b") == 'the image name "os:": the tag "" is malformed'
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("docker://u:hunter2@quay.io/os", "…@quay.io/os"),
+        ("u:hunter2@quay.io/os:1", "…@quay.io/os:1"),
+        ("hunter2@quay.io/os", "…@quay.io/os"),
+        ("u:hunter2@quay.io", "…@quay.io"),
+        ("docker:u:hunter2@quay.io/os", "…@quay.io/os"),
+        ("https://u:hunter2@quay.io/os", "…@quay.io/os"),
+        ("u:hunt@er2/hunter2@quay.io/os", "…@quay.io/os"),
+        (f"u:hunter2@quay.io/os@{SHA256}", f"…@quay.io/os@{SHA256}"),
+        ("u:hunter2%@host:5000", "…@host:5000"),
+    ],
+)
+def test_a_user_and_a_password_in_a_name_are_not_shown(name: str, shown: str) -> None:
+    """Other programs take them there; what is written by habit must not get into a log."""
+    message = refusal(name)
+    assert message.startswith(f'the image name "{shown}": expected [HOST')
+    assert "--creds" in message
+    assert "er2" not in message
+
+
+@pytest.mark.parametrize(
+    "text", ["/a@b.c/d", "./a@b/c", "oci:/a@b/c", "ostree:os@/repo", "os@v1", f"a.b/os:1@{SHA256}"]
+)
+def test_what_is_no_password_is_shown(text: str) -> None:
+    assert references.shown(text) == text
 
 
 # --- the IMAGE argument -----------------------------------------------------------------------
