@@ -36,6 +36,11 @@ _HUB = "https://index.docker.io/v1/"
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
+class _Fields(PrivateFields):
+    __slots__ = ()
+    known = frozenset({"auths", "auth", "identitytoken", "credHelpers", "credsStore"})
+
+
 class _Entry(NamedTuple):
     auth: str
     identity_token: str
@@ -130,7 +135,7 @@ def parse(raw: bytes, path: str, *, legacy: bool = False) -> AuthFile:
     if not raw.strip():
         raise _broken(path, "the file is empty (without any credentials it would hold {})")
     try:
-        document = PrivateFields(strict_json.loads(raw))
+        document = _Fields(strict_json.loads(raw, _Fields.shown_key))
         if legacy:
             return AuthFile(path, legacy, _entries(document), {}, "")
         return AuthFile(
@@ -144,11 +149,11 @@ def parse(raw: bytes, path: str, *, legacy: bool = False) -> AuthFile:
         raise _broken(path, clean(str(error))) from None
 
 
-def _entries(auths: PrivateFields | None) -> dict[str, _Entry]:
+def _entries(auths: _Fields | None) -> dict[str, _Entry]:
     return {} if auths is None else {key: _entry(auths.optional_object(key)) for key in auths}
 
 
-def _entry(fields: PrivateFields | None) -> _Entry:
+def _entry(fields: _Fields | None) -> _Entry:
     """Parse an entry; `username`, `password` and `email`, which it may have, are ignored."""
     if fields is None:
         return _Entry("", "")

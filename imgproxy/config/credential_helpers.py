@@ -13,6 +13,7 @@ from imgproxy.errors import ConfigurationError, UsageError, clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, PrivateFields
 from imgproxy.specs.http.credentials import Credentials
+from imgproxy.specs.http.secrets import TOKEN
 
 # In bytes, of a helper's output. Tokens are sent in header fields, which have the same limit.
 MAX_HELPER_OUTPUT = 64 * 1024
@@ -25,8 +26,10 @@ _HELPER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _NOT_FOUND = "credentials not found in native keychain"
 _TOKEN_USER = "<token>"  # noqa: S105  (no secret)
 
-# A possible token in a helper's error message: long, without blanks, and with a digit.
-_TOKEN = re.compile(r"(?=[A-Za-z+/_=~-]*[0-9])[A-Za-z0-9+/_=~-]{20,}")
+
+class _Reply(PrivateFields):
+    __slots__ = ()
+    known = frozenset({"ServerURL", "Username", "Secret"})
 
 
 class Helper(NamedTuple):
@@ -67,7 +70,7 @@ def make_helper(
     """
     if _HELPER_NAME.fullmatch(name) is None:
         raise ConfigurationError(
-            f'{source}: "{clean(name)}" is not the name of a credential helper, which is what'
+            f"{source}: the value is not the name of a credential helper, which is what"
             " follows docker-credential- in the name of a program"
         )
     return Helper(name, servers, source, is_required)
@@ -97,7 +100,7 @@ def parse_reply(helper: Helper, server: str, status: int, output: bytes) -> Cred
         how = f"status {status}" if status > 0 else f"signal {-status}"
         raise helper_error(helper, f"failed for {clean(server)} with {how}{_quoted(message)}")
     try:
-        fields = PrivateFields(strict_json.loads(output))
+        fields = _Reply(strict_json.loads(output, _Reply.shown_key))
         username, secret = fields.text("Username"), fields.text("Secret")
     except (FieldError, strict_json.JsonError) as error:
         raise helper_error(
@@ -118,7 +121,7 @@ def _quoted(message: str) -> str:
     """Return a helper's error message as the end of ours, empty if it may be credentials."""
     if not message or '"' in message or "{" in message:
         return ""
-    return f": {clean(_TOKEN.sub('…', message))}"
+    return f": {clean(TOKEN.sub('…', message))}"
 
 
 def parse_creds(text: str) -> Credentials:

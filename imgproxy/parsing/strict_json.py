@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imgproxy.errors import clean
@@ -30,8 +31,8 @@ class JsonError(ValueError):
     """The document is not acceptable JSON; the message states the reason and the position."""
 
 
-def loads(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any)
-    """Return the value of a JSON document in UTF-8.
+def loads(raw: bytes, shown_key: Callable[[str], str] = clean) -> Any:  # noqa: ANN401  (JSON is any)
+    """Return the value of a JSON document in UTF-8; `shown_key` returns a key as messages show it.
 
     Raises `JsonError` for anything that RFC 8259 forbids or leaves open to interpretation.
     """
@@ -39,7 +40,7 @@ def loads(raw: bytes) -> Any:  # noqa: ANN401  (JSON is any)
         text = raw.decode()
     except UnicodeDecodeError as error:
         raise JsonError(f"not UTF-8 at byte {error.start}") from None
-    value = _loads(text, _object)
+    value = _loads(text, partial(_object, shown_key))
     if "\\u" in text:
         _check_unicode(value)
     return value
@@ -74,10 +75,10 @@ def _loads(text: str, make_object: Callable[[list[tuple[str, Any]]], Any]) -> An
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(shown_key: Callable[[str], str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise JsonError(f'the key "{clean(_repeated(pairs)[0])}" occurs twice in one object')
+        raise JsonError(f'the key "{shown_key(_repeated(pairs)[0])}" occurs twice in one object')
     return result
 
 

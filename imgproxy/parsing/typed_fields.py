@@ -7,7 +7,8 @@ for every Go program that reads the same documents.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+import re
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from imgproxy.errors import clean
 from imgproxy.parsing.strict_json import Twice
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from typing import Self
 
 T = TypeVar("T")
+
+NOT_SHOWN = "(not shown)"
+
+# A host with a dot or a port, in lower case, as neither base64 nor a token is; perhaps with a
+# scheme and a path.
+_HOST_AND_PATH = re.compile(
+    r"(?:https?://)?(?:localhost|[a-z0-9-]+(?:\.[a-z0-9-]+)+|[a-z0-9-]+(?=:[0-9]))"
+    r"(?::[0-9]{1,5})?(?:/[a-z0-9._/-]*)?"
+)
 
 
 class FieldError(ValueError):
@@ -47,8 +57,13 @@ class Fields:
 
     def at(self, key: str) -> str:
         """Return the path of a member, in a form fit for messages."""
-        key = clean(key)
+        key = self.shown_key(key)
         return f"{self.path}.{key}" if self.path else key
+
+    @classmethod
+    def shown_key(cls, key: str) -> str:
+        """Return a key in the form that error messages show."""
+        return clean(key)
 
     def shown(self, value: object) -> str:
         """Return a value in the form that error messages show."""
@@ -167,9 +182,21 @@ class Fields:
 
 
 class PrivateFields(Fields):
-    """An object of a document that holds secrets: error messages show only the kind of a value."""
+    """An object of a document that holds secrets.
+
+    Error messages show only the kind of a value. Keys are shown if they are `known`, which a
+    subclass sets, or may be the name of a registry or a repository; any other may be a secret that
+    got into the wrong place.
+    """
 
     __slots__ = ()
+    known: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def shown_key(cls, key: str) -> str:
+        """Return a key if it is not secret."""
+        is_public = key in cls.known or _HOST_AND_PATH.fullmatch(key)
+        return clean(key if is_public else NOT_SHOWN)
 
     def shown(self, value: object) -> str:
         """Return the kind of a value, which error messages show in its place."""

@@ -332,6 +332,35 @@ def test_a_helper_without_a_usable_name_is_an_error(document: object, place: str
 
 
 @pytest.mark.parametrize(
+    "secret", [SECRET, "hunter", "dTpzM2NyM3QtcDRzcw==", f"u:{SECRET}@quay.io", f"x.{SECRET}!"]
+)
+@pytest.mark.parametrize(
+    "document",
+    [
+        '{"auths": {"SECRET": {}, "SECRET": {}}}',
+        '{"auths": {"quay.io": {"SECRET": 1, "SECRET": 2}}}',
+        '{"SECRET": 1, "SECRET": 2}',
+        '{"auths": {"SECRET": "SECRET"}}',
+        '{"auths": {"SECRET": {"auth": ["SECRET"]}}}',
+        '{"credHelpers": {"SECRET": 1}}',
+        '{"credHelpers": {"quay.io": "/SECRET"}}',
+        '{"credsStore": "/SECRET"}',
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_shown(document: str, secret: str) -> None:
+    """Somebody who edits the file by hand may put it where a name belongs."""
+    with pytest.raises(ConfigurationError) as broken:
+        auth_file.parse(document.replace("SECRET", secret).encode(), PATH).find("quay.io", "os")
+    assert secret not in broken.value.message
+    assert PATH in broken.value.message
+
+
+def test_a_registry_that_occurs_twice_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r'the key "quay\.io/acme" occurs twice'):
+        auth_file.parse(b'{"auths": {"quay.io/acme": {}, "quay.io/acme": {}}}', PATH)
+
+
+@pytest.mark.parametrize(
     ("raw", "words"),
     [
         (b"", "the file is empty"),
@@ -346,20 +375,20 @@ def test_a_helper_without_a_usable_name_is_an_error(document: object, place: str
         (b'{"auths": "s3cr3t-p4ss"}', "auths: expected an object, got a string"),
         (b'{"auths": []}', "auths: expected an object, got an array"),
         (b'{"auths": {"q.io": "s3cr3t-p4ss"}}', "auths.q.io: expected an object, got a string"),
-        (b'{"auths": {"q": {"auth": 1}}}', "auths.q.auth: expected a string, got a number"),
-        (b'{"auths": {"q": {"auth": 1.5}}}', "auths.q.auth: expected a string, got a number"),
-        (b'{"auths": {"q": {"auth": true}}}', "auths.q.auth: expected a string, got true"),
-        (b'{"auths": {"q": {"auth": ["s3cr3t-p4ss"]}}}', "q.auth: expected a string, got an array"),
-        (b'{"auths": {"q": {"identitytoken": {"s3cr3t-p4ss": 1}}}}', "q.identitytoken: expected"),
-        (b'{"auths": {"q": {"auth": "x", "auth": "y"}}}', 'the key "auth" occurs twice'),
+        (b'{"auths": {"q.io": {"auth": 1}}}', "auths.q.io.auth: expected a string, got a number"),
+        (b'{"auths": {"q.io": {"auth": 1.5}}}', "auths.q.io.auth: expected a string, got a number"),
+        (b'{"auths": {"q.io": {"auth": true}}}', "auths.q.io.auth: expected a string, got true"),
+        (b'{"auths": {"q.io": {"auth": ["s3cr3t-p4ss"]}}}', "auth: expected a string, got an"),
+        (b'{"auths": {"q.io": {"identitytoken": {"s3cr3t-p4ss": 1}}}}', ".identitytoken: expected"),
+        (b'{"auths": {"q.io": {"auth": "x", "auth": "y"}}}', 'the key "auth" occurs twice'),
         (b'{"auths": {}, "auths": {}}', 'the key "auths" occurs twice'),
-        (b'{"auths": {"a\\u001b[1m\\n": 1}}', "auths.a [1m: expected an object, got a number"),
+        (b'{"auths": {"a\\u001b[1m\\n": 1}}', "auths.(not shown): expected"),
         (b'{"credHelpers": "x"}', "credHelpers: expected an object, got a string"),
-        (b'{"credHelpers": {"q": 1}}', "credHelpers.q: expected a string, got a number"),
-        (b'{"credHelpers": {"q": null}}', "credHelpers.q: missing"),
+        (b'{"credHelpers": {"q.io": 1}}', "credHelpers.q.io: expected a string, got a number"),
+        (b'{"credHelpers": {"q.io": null}}', "credHelpers.q.io: missing"),
         (b'{"credsStore": {}}', "credsStore: expected a string, got an object"),
         (b'{"auths": ' + b"[" * 9999, "nested deeper than 64"),
-        (b'{"auths": {"' + b"q" * 9999 + b'": 1}}', "auths.qqq"),
+        (b'{"auths": {"' + b"q" * 9999 + b'.io": 1}}', "auths.qqq"),
     ],
 )  # fmt: skip
 def test_a_broken_file_is_an_error_that_names_the_file_and_the_place(

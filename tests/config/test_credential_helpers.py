@@ -133,6 +133,8 @@ GOOD = reply(Username="u", Secret=SECRET)
         (0, b"\xff" + GOOD, "not UTF-8"),
         (0, json.dumps(SECRET).encode(), "expected an object, got a string"),
         (0, json.dumps([SECRET]).encode(), "expected an object, got an array"),
+        (0, f'{{"{SECRET}":1,"{SECRET}":2}}'.encode(), 'the key "(not shown)" occurs twice'),
+        (0, b'{"Secret":"","Secret":""}', 'the key "Secret" occurs twice'),
         (0, reply(Username="u"), "Secret: missing"),
         (0, reply(Secret=SECRET), "Username: missing"),
         (0, reply(username="u", secret=SECRET), "Username: missing"),

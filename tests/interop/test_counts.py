@@ -434,7 +434,7 @@ REGISTRY = {
     *within("net", "client", "connection_pool", "dialer", "preconnect", "request"),
     *within("net", "response", "tcp", "tls"),
     *within("specs.http", "addresses", "basic", "challenge", "chunks", "content_range"),
-    *within("specs.http", "credentials", "proxy", "retry", "url"),
+    *within("specs.http", "credentials", "proxy", "retry", "secrets", "url"),
     *within("specs.oci", "distribution", "token"),
     *within("transports.registry", "authorization", "blob_failover", "blob_part", "failover"),
     *within("transports.registry", "preconnect", "redirects", "registry_host", "registry_image"),

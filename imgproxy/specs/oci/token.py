@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 from imgproxy.errors import BadUpstreamError
 from imgproxy.parsing import strict_json
-from imgproxy.parsing.typed_fields import FieldError, Fields
+from imgproxy.parsing.typed_fields import FieldError, PrivateFields
 from imgproxy.specs.http import url as urls
 from imgproxy.specs.oci import distribution
 
@@ -118,7 +118,7 @@ def parse(body: bytes, url: Url) -> Token:
     Raises `BadUpstreamError` where there is none that may be sent in a field.
     """
     try:
-        fields = Fields(strict_json.loads(body))
+        fields = PrivateFields(strict_json.loads(body, PrivateFields.shown_key))
         value = fields.optional_text("token") or fields.optional_text("access_token") or ""
         lifetime = _lifetime(fields)
     except strict_json.JsonError as error:

@@ -175,6 +175,7 @@ def test_a_token_is_not_shown() -> None:
         (b"<html>", ": not JSON: Expecting value: line 1 column 1 (char 0)"),
         (b"[]", " holds no usable token"),
         (b'{"token":["secret"]}', " holds no usable token"),
+        (b'{"secret":1,"secret":2}', ': the key "(not shown)" occurs twice in one object'),
         (b"{}", " holds no usable token"),
         (b'{"token":"secret\\r\\nX: y"}', " holds no usable token"),
         (b'{"token":"se cret"}', " holds no usable token"),
