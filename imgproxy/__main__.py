@@ -18,15 +18,18 @@ def main() -> int:
     from imgproxy.cli import options
     from imgproxy.errors import UsageError
 
+    parsed = options.Options()
     try:
-        parsed = options.parse(sys.argv[1:])
+        options.parse(sys.argv[1:], parsed)
         from imgproxy.cli import serve
 
         return serve.run(parsed)
     except UsageError as error:
         from imgproxy.host.diagnostics import Diagnostics, super_server
 
-        Diagnostics(quiet=super_server()).failure(str(error))
+        diagnostics = Diagnostics(quiet=super_server())
+        diagnostics.hide(parsed.secrets)
+        diagnostics.failure(str(error))
         return EXIT_USAGE
 
 

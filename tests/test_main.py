@@ -45,9 +45,13 @@ def test_help_goes_to_standard_output(option: str) -> None:
     ("arguments", "complaint"),
     [
         pytest.param([], "the following arguments are required: IMAGE", id="no-image"),
-        pytest.param(["--unheard-of", "os"], "unrecognized arguments", id="unknown-option"),
-        pytest.param(["os", "a\nb\x1b[31m"], "unrecognized arguments: a b [31m", id="controls"),
-        pytest.param(["os", os.fsdecode(b"\xff")], "unrecognized arguments", id="no-text"),
+        pytest.param(["--unheard-of", "os"], "unknown option", id="unknown-option"),
+        pytest.param(
+            ["--retries=a\nb\x1b[31m", "os"], 'argument --retries: "a b [31m"', id="controls"
+        ),
+        pytest.param(
+            [os.fsdecode(b"--retries=\xff"), "os"], 'argument --retries: " "', id="no-text"
+        ),
         pytest.param(["--sockfd", "99", "os"], "descriptor 99 is closed", id="closed-descriptor"),
         pytest.param(
             ["--sideload", "/<nam>", "os"],
@@ -63,6 +67,11 @@ def test_help_goes_to_standard_output(option: str) -> None:
             ["--policy", "/nowhere", "os"],
             "--policy /nowhere: No such file or directory",
             id="unreadable-file",
+        ),
+        pytest.param(
+            ["--creds", "u:hunter2", "--policy", "/hunter2", "os"],
+            "--policy /***: No such file or directory",
+            id="secret-of-another-option",
         ),
         pytest.param(
             ["--cert-dir", "/nowhere", "os"],

@@ -6,12 +6,14 @@ Their names follow skopeo, so that habits and scripts carry over.
 from __future__ import annotations
 
 import argparse
+import re
 
 from imgproxy import __version__
 from imgproxy.errors import UsageError
 
 TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage error
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
 
     from imgproxy.config.sideload_pattern import Pattern
@@ -33,6 +35,9 @@ See imgproxy(1)."""
 
 
 _WIDTH = 79
+
+# The name of an option; of a short one, as in -uUSER, what follows it may be its value.
+_NAME = re.compile(r"--[A-Za-z0-9._-]+|-[^-]")
 
 
 class Options(argparse.Namespace):
@@ -62,17 +67,50 @@ class Options(argparse.Namespace):
     quiet: bool
     debug: bool
 
+    @property
+    def secrets(self) -> Iterator[str]:
+        """What must not be shown, of the options that have been parsed so far."""
+        creds: Credentials | None = getattr(self, "creds", None)
+        if creds is not None:
+            from imgproxy.specs.http.secrets import of_credentials
+
+            yield from of_credentials(creds)
+        yield getattr(self, "registry_token", None) or ""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        # The value of an option that takes none may be a secret that was meant for another option.
+        option, is_ignored, _ = message.partition(": ignored explicit argument")
+        if is_ignored:
+            message = f"{option}: it takes no value"
         raise UsageError(f"{message} (imgproxy --help lists the options)")
 
 
-def parse(arguments: list[str]) -> Options:
-    """Return the options in the arguments of a command line. Raises `UsageError`."""
+def parse(arguments: list[str], options: Options | None = None) -> Options:
+    """Return the options in the arguments of a command line. Raises `UsageError`.
+
+    `options` receives them one by one, and so has those before an error.
+    """
+    options = options or Options()
     # Without a value, the option must not take the argument that follows it for one.
     arguments = ["--tls-verify=true" if each == "--tls-verify" else each for each in arguments]
-    return _parser().parse_args(arguments, Options())
+    parser = _parser()
+    _, unknown = parser.parse_known_args(arguments, options)
+    if unknown:
+        parser.error(_unknown(unknown))
+    return options
+
+
+def _unknown(arguments: list[str]) -> str:
+    """Return the complaint about unknown arguments: what they are called, and none of their values.
+
+    A mistyped --creds has a secret for its value, which may be an argument of its own.
+    """
+    names = [match[0] for match in map(_NAME.match, arguments) if match]
+    if names:
+        return f"unknown option: {', '.join(dict.fromkeys(names))}"
+    return f"expected one IMAGE, got {len(arguments) + 1} arguments that are no options"
 
 
 def _parser() -> argparse.ArgumentParser:

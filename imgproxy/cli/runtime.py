@@ -51,7 +51,9 @@ def new_diagnostics(options: Options, *, shares_stderr: bool) -> Diagnostics:
     """Return the diagnostics; `shares_stderr`: HTTP is served where they would be written."""
     from imgproxy.host.diagnostics import Diagnostics
 
-    return Diagnostics(quiet=options.quiet or shares_stderr, debug=options.debug)
+    diagnostics = Diagnostics(quiet=options.quiet or shares_stderr, debug=options.debug)
+    diagnostics.hide(options.secrets)
+    return diagnostics
 
 
 def new_configuration(

@@ -37,7 +37,8 @@ def run(options: Options) -> int:
     import trio
 
     from imgproxy.frontends.single_image import SingleImage
-    from imgproxy.server.service import Service
+    from imgproxy.server.http_connection import Severity
+    from imgproxy.server.service import EXIT_STATUS, Service
 
     network = runtime.new_network(options, configuration, diagnostics, preconnection)
     catalog = runtime.new_catalog(options, configuration, network)
@@ -45,7 +46,11 @@ def run(options: Options) -> int:
     service = Service(
         SingleImage(image), diagnostics, allow_remote=options.allow_remote, hosts=options.hosts
     )
-    return trio.run(_serve, service, inherited, catalog, network)
+    try:
+        return trio.run(_serve, service, inherited, catalog, network)
+    except Exception as error:  # noqa: BLE001  (its traceback may have secrets)
+        diagnostics.defect("serving", error)
+        return EXIT_STATUS[Severity.DEFECT]
 
 
 async def _serve(

@@ -15,9 +15,12 @@ import trio
 from imgproxy.config import credential_helpers as helpers
 from imgproxy.config.registries_conf import AUTH_FILES
 from imgproxy.errors import ConfigurationError, clean
+from imgproxy.specs.http.secrets import of_credentials
 from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from trio.abc import ReceiveStream
 
     from imgproxy.config.credential_helpers import Helper
@@ -35,18 +38,21 @@ class CredentialLookup:
     """The lookup of credentials. `explicit` ones, from an option, replace all others.
 
     `anonymous`: there are none, and nothing is looked up. `insecure`: they may be sent by plain
-    http. Nothing is cached, because credentials of a helper may be valid for some hours only.
+    http. `hide` takes the secrets that are found, to be masked in messages. Nothing is cached,
+    because credentials of a helper may be valid for some hours only.
     """
 
     def __init__(
         self,
         configuration: Configuration,
+        hide: Callable[[Iterable[str]], None],
         *,
         explicit: Credentials | None = None,
         anonymous: bool = False,
         insecure: bool = False,
     ) -> None:
         self._configuration = configuration
+        self._hide = hide
         self._explicit = explicit
         self._anonymous = anonymous
         self._insecure = insecure
@@ -60,7 +66,10 @@ class CredentialLookup:
         """
         if self._anonymous or self._explicit is not None:
             return self._explicit if is_own else None
-        return await self._look(registry, repository)
+        found = await self._look(registry, repository)
+        if found is not None:
+            self._hide(of_credentials(found))
+        return found
 
     async def _look(self, registry: str, repository: str) -> Credentials | None:
         """Try one after the other; a failure is raised only if none of them has credentials."""

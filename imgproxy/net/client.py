@@ -145,6 +145,7 @@ class Client:
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         method = "GET" if form is None else "POST"
         proxy = self._proxy_for(url) if url.scheme == "http" else None
+        self._diagnostics.hide(request.secrets(url, headers, form))
         with closing_on_error(connection):
             message = request.compose(http, url, headers, self._user_agent, form=form, proxy=proxy)
             try:

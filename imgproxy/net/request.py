@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import h11
 
 from imgproxy import __version__
+from imgproxy.specs.http.secrets import of_authorization, of_query
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
@@ -46,3 +47,10 @@ def compose(
     head = h11.Request(method=method, target=target, headers=fields)
     body = [] if form is None else [h11.Data(data=form)]
     return b"".join(connection.send(each) or b"" for each in (head, *body, h11.EndOfMessage()))
+
+
+def secrets(url: Url, headers: Mapping[str, str], form: bytes | None) -> Iterator[str]:
+    """Yield what is secret in a request, apart from what is for a proxy."""
+    yield from of_authorization(headers.get("Authorization", ""))
+    yield from of_query(url.target.partition("?")[2])
+    yield from of_query((form or b"").decode())

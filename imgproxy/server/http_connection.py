@@ -14,7 +14,6 @@ import enum
 import errno
 import math
 import time
-import traceback
 from typing import TYPE_CHECKING
 
 import h11
@@ -335,7 +334,7 @@ class HttpConnection:
             await self._send_error(failure, head_only=False)
 
     async def _send_error(self, failure: Failure, *, head_only: bool) -> None:
-        body = error_body(failure)
+        body = error_body(failure, self._diagnostics.masked)
         fields = [("Content-Type", ERROR_TYPE), *failure.header_fields]
         await self._send_piece(
             b"" if head_only else body, self._head(failure.status, len(body), fields)
@@ -377,9 +376,7 @@ class HttpConnection:
     def _report_defect(self, name: str, error: Exception) -> DefectError:
         """Report a defect, and return the failure to answer with, which has no details of it."""
         self._record(Severity.DEFECT)
-        self._diagnostics.failure(f"{name}: a defect of this program: {error!r}")
-        for line in traceback.format_exception(error):
-            self._diagnostics.debug(line)
+        self._diagnostics.defect(name, error)
         return DefectError("a defect of this program; --debug shows where, please report it")
 
     def _record(self, severity: Severity) -> None:

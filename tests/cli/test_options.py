@@ -117,11 +117,11 @@ def test_options_say_what_differs_from_the_defaults(
     [
         ("", "the following arguments are required: IMAGE"),
         ("--offline", "the following arguments are required: IMAGE"),
-        ("os other", "unrecognized arguments: other"),
-        ("--unheard-of os", "unrecognized arguments: --unheard-of"),
-        ("-x os", "unrecognized arguments: -x"),
-        ("--off os", "unrecognized arguments: --off"),
-        ("--offline=yes os", "argument --offline: ignored explicit argument 'yes'"),
+        ("os other", "expected one IMAGE, got 2 arguments that are no options"),
+        ("--unheard-of os", "unknown option: --unheard-of"),
+        ("-x os", "unknown option: -x"),
+        ("--off os", "unknown option: --off"),
+        ("--offline=yes os", "argument --offline: it takes no value"),
         ("os --sockfd", "argument --sockfd: expected one argument"),
         ("--sockfd x os", 'argument --sockfd: "x" is not the number of a descriptor'),
         ("--sockfd= os", 'argument --sockfd: "" is not the number of a descriptor'),
@@ -206,6 +206,49 @@ def test_a_secret_that_is_malformed_is_not_shown(arguments: list[str], complaint
         parse([*arguments, "os"])
     assert str(caught.value) == complaint
     assert caught.value.__context__ is None or "hunter2" not in str(caught.value.__context__)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--crds=u:hunter2", "os"], "unknown option: --crds"),
+        (["--crds", "u:hunter2", "os"], "unknown option: --crds"),
+        (["os", "--crds", "u:hunter2"], "unknown option: --crds"),
+        (["--cred=hunter2", "--pass", "hunter2", "os"], "unknown option: --cred, --pass"),
+        (["--creds:u:hunter2", "os"], "unknown option: --creds"),
+        (["-uhunter2", "os"], "unknown option: -u"),
+        (["-creds=u:hunter2", "os"], "unknown option: -c"),
+        (["os", "u:hunter2"], "expected one IMAGE, got 2 arguments that are no options"),
+        (["--no-creds=u:hunter2", "os"], "argument --no-creds: it takes no value"),
+        (["-qu:hunter2", "os"], "argument -q/--quiet: it takes no value"),
+        (["--version=hunter2", "os"], "argument --version: it takes no value"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else None,
+)
+def test_a_secret_given_to_a_wrong_option_is_not_shown(
+    arguments: list[str], complaint: str
+) -> None:
+    """Standard error of a service goes into a log, and --crds is soon written."""
+    with pytest.raises(UsageError) as caught:
+        parse(arguments)
+    assert str(caught.value) == f"{complaint} (imgproxy --help lists the options)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ([], set()),
+        (["--creds=u:hunter2", "--sockfd=x", "os"], {"hunter2", "dTpodW50ZXIy"}),
+        (["--registry-token=a.b", "--unheard-of", "os"], {"a.b"}),
+    ],
+)
+def test_the_secrets_of_options_are_known_even_if_others_are_wrong(
+    arguments: list[str], found: set[str]
+) -> None:
+    options = Options()
+    with pytest.raises(UsageError):
+        parse(arguments, options)
+    assert set(options.secrets) - {""} == found
 
 
 def test_options_are_shown_without_their_secrets() -> None:

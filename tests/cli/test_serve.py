@@ -91,18 +91,24 @@ def test_an_image_is_closed_after_a_quit(layout: Layout, closed: list[Image]) ->
 
 
 def test_an_image_is_closed_after_a_defect(
-    layout: Layout, closed: list[Image], monkeypatch: pytest.MonkeyPatch
+    layout: Layout,
+    closed: list[Image],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     async def run(_: Service, inherited: InheritedSockets) -> int:
         for each in inherited.connected:
             assert isinstance(each, socket.socket)
+            each.recv(len(GET))
             each.close()
         raise ZeroDivisionError
 
     monkeypatch.setattr(Service, "run", run)
-    with pytest.raises(ZeroDivisionError):
-        served(layout, GET)
+    assert served(layout, GET) == (1, [b""])
     assert len(closed) == 1
+    assert capfd.readouterr().err == (
+        "imgproxy: serving: a defect of this program: ZeroDivisionError()\n"
+    )
 
 
 def test_a_file_that_cannot_be_read_is_a_usage_error_before_a_descriptor_is_taken(

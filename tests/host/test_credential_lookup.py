@@ -67,8 +67,10 @@ def credential_lookup(
         registries=(registries.encode(), "registries.conf"),
         auth=(json.dumps(auth or {}).encode(), "auth.json"),
     )
+    notes = Notes()
+    configuration = Configuration(chosen, notes)
     return CredentialLookup(
-        Configuration(chosen, Notes()), explicit=explicit, anonymous=anonymous, insecure=insecure
+        configuration, notes.hide, explicit=explicit, anonymous=anonymous, insecure=insecure
     )
 
 
@@ -122,13 +124,13 @@ async def test_explicit_credentials_are_for_the_image_s_own_registry_alone(
 @real_time
 async def test_with_an_option_no_file_is_read_and_no_helper_run(options: dict[str, object]) -> None:
     chosen = Overrides(registries=(b"= broken", "r"), auth=(b"broken", "a"))
-    ring = CredentialLookup(Configuration(chosen, Notes()), **options)  # type: ignore[arg-type]
+    ring = CredentialLookup(Configuration(chosen, Notes()), list, **options)  # type: ignore[arg-type]
     await ring.find("a.test", "x", is_own=True)
 
 
 @real_time
 async def test_a_broken_file_is_no_anonymous_access() -> None:
-    ring = CredentialLookup(Configuration(Overrides(auth=(b"{", "auth.json")), Notes()))
+    ring = CredentialLookup(Configuration(Overrides(auth=(b"{", "auth.json")), Notes()), list)
     assert "auth.json" in await failure_of(ring)
 
 
@@ -148,7 +150,7 @@ async def test_files_are_asked_until_one_has_credentials(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    ring = CredentialLookup(Configuration(Overrides(registries=(b"", "r")), Notes()))
+    ring = CredentialLookup(Configuration(Overrides(registries=(b"", "r")), Notes()), list)
     source = f"{tmp_path}/docker/config.json (auths.a.test/acme)"
     assert await find(ring) == f"v:q: from {source}"
     assert (await find(ring, "b.test") or "").startswith("u:p: from ")

@@ -155,3 +155,30 @@ def test_a_regular_file_takes_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     finally:
         os.close(fd)
     assert path.read_text() == "imgproxy: one\nimgproxy: two\n"
+
+
+def test_secrets_are_masked_in_every_line(stderr: Stderr) -> None:
+    """A server may quote the password in its error, which goes into logs that many may read."""
+    diagnostics = Diagnostics(debug=True)
+    diagnostics.hide(["", "hunter2"])
+    diagnostics.failure("it said: hunter2 unknown")
+    diagnostics.debug("GET /hunter%32")
+    with pytest.raises(ValueError, match="hunter2") as caught:
+        int("hunter2")
+    diagnostics.defect("GET /manifest", caught.value)
+    lines = stderr.content().decode().splitlines()
+    assert lines[:3] == [
+        "imgproxy: it said: *** unknown",
+        "imgproxy: GET /***",
+        'imgproxy: GET /manifest: a defect of this program: ValueError("invalid literal for int()'
+        " with base 10: '***'\")",
+    ]
+    assert "Traceback" in lines[3]
+    assert lines[-1] == "imgproxy: ValueError: invalid literal for int() with base 10: '***'"
+
+
+def test_a_secret_is_masked_before_a_line_is_cut(stderr: Stderr) -> None:
+    diagnostics = Diagnostics()
+    diagnostics.hide(["hunter2"])
+    diagnostics.failure("hunter2" * 1000)
+    assert stderr.content() == b"imgproxy: ***\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import h11
 import pytest
 
-from imgproxy.net.request import USER_AGENT, compose
+from imgproxy.net.request import USER_AGENT, compose, secrets
 from imgproxy.specs.http import proxy
 from imgproxy.specs.http import url as urls
 
@@ -50,3 +50,13 @@ def test_the_program_names_itself_with_its_version() -> None:
 def test_what_would_be_two_requests_is_refused() -> None:
     with pytest.raises(h11.LocalProtocolError):
         compose(h11.Connection(h11.CLIENT), URL, {"Accept": "x\r\nX: y"}, "test/1")
+
+
+def test_what_is_secret_in_a_request() -> None:
+    """In its `Authorization`, in its query, and in its form; a proxy's is found with the proxy."""
+    url = urls.parse("https://registry.test/x?sig=signature&a=b")
+    found = secrets(
+        url, {"Accept": "x", "Authorization": "Bearer token"}, b"refresh_token=identity"
+    )
+    assert set(found) == {"token", "signature", "identity"}
+    assert not set(secrets(urls.parse("https://registry.test/x"), {}, None)) - {""}

@@ -37,6 +37,6 @@ def test_printable_text_is_kept(text: str) -> None:
 @given(ANYTHING)
 def test_an_error_s_message_arrives(text: str) -> None:
     message = clean(text)
-    (error,) = json.loads(error_body(NotFoundError(message)))["errors"]
+    (error,) = json.loads(error_body(NotFoundError(message), str))["errors"]
     assert error["message"] == message
     message.encode()

@@ -287,7 +287,7 @@ def http_server(
         def do_POST(self) -> None:
             (post or get)(self)
 
-        do_HEAD = do_GET  # noqa: N815  (its name)
+        do_HEAD = do_CONNECT = do_GET  # noqa: N815  (its names)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

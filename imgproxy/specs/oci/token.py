@@ -130,7 +130,7 @@ def parse(body: bytes, url: Url) -> Token:
     return Token(value, max(float(min(lifetime, 2**31)), MIN_LIFETIME))
 
 
-def _lifetime(fields: Fields) -> int:
+def _lifetime(fields: PrivateFields) -> int:
     """Return `expires_in` in seconds, 0 where it says nothing; some servers write it as text."""
     with suppress(FieldError):
         return fields.optional_whole_number("expires_in") or 0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.client import Client
     from imgproxy.net.preconnect import Preconnection
+    from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.reference import Reference
@@ -135,6 +136,7 @@ class Network:
                 endpoint.reference.repository,
                 CredentialLookup(
                     self.configuration,
+                    self._diagnostics.hide,
                     explicit=self.options.credentials,
                     anonymous=self.options.anonymous,
                     insecure=endpoint.insecure,
@@ -182,9 +184,14 @@ class Network:
         from imgproxy.net.client import Client
         from imgproxy.net.dialer import Dialer
         from imgproxy.net.request import USER_AGENT
-        from imgproxy.specs.http import proxy
+        from imgproxy.specs.http import proxy, secrets
 
-        proxy_for = partial(proxy.choose, environment=environment.environment())
+        def proxy_for(url: Url) -> Proxy | None:
+            found = proxy.choose(url, environment.environment())
+            if found is not None:
+                self._diagnostics.hide(secrets.of_authorization(found.authorization))
+            return found
+
         return Client(
             Dialer(home, registry, self.configuration.certificates, proxy_for, verify=not insecure),
             self._diagnostics,
