@@ -49,7 +49,8 @@ class Chunks:
             if left == 0:
                 start = _START.match(received, at)
                 if start is None:
-                    self._check_line(received[at : at + MAX_LINE])
+                    if filled == 0:  # what came before is taken first
+                        self._check_line(received[at : at + MAX_LINE])
                     break
                 at, left = start.end(), int(start[1], 16)
                 if left == 0:
@@ -64,7 +65,7 @@ class Chunks:
             filled, at, left = filled + count, at + count, left - count
         self._at, self._left = at, left
         if self._is_last and not self.has_ended:
-            self._end()
+            self._end(filled)
         return filled
 
     def _check_line(self, line: bytes) -> None:
@@ -75,11 +76,11 @@ class Chunks:
         if end or len(line) == MAX_LINE:
             raise ValueError(f'a chunk begins with "{text.decode("latin-1").rstrip()}"')
 
-    def _end(self) -> None:
+    def _end(self, filled: int) -> None:
         """End the body if all of the trailer fields have been received; they are not used."""
         end = self._received.find(b"\r\n\r\n", self._at)
         if end >= 0:
             self._at = end + 4
             self.has_ended = True
-        elif len(self._received) - self._at > MAX_TRAILERS:
+        elif filled == 0 and len(self._received) - self._at > MAX_TRAILERS:
             raise ValueError(f"more than {MAX_TRAILERS} bytes of trailers")

@@ -100,3 +100,15 @@ def test_what_are_no_chunks_is_refused(case: str) -> None:
     for pieces in ((body,), [body[at : at + 1] for at in range(len(body))]):
         with pytest.raises(ValueError, match=words):
             content_of(*pieces)
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_came_before_is_taken_first(case: str) -> None:
+    """A blob is gone on with at the byte that it had reached."""
+    body, words = BROKEN[case]
+    chunks, buffer = Chunks(), memoryview(bytearray(100))
+    chunks.receive(b"2\r\nab\r\n" + body)
+    assert chunks.take(buffer) >= 2
+    assert buffer[:2] == b"ab"
+    with pytest.raises(ValueError, match=words):
+        chunks.take(buffer)
