@@ -56,10 +56,8 @@ def normal(name: str) -> str:
     if _WILDCARD.fullmatch(registry) or is_registry(registry):
         registry = registry.lower()
         host, port = split(registry)
-        if host in _HUB_NAMES and port.lstrip("0") in (
-            "",
-            _TLS,
-        ):  # it is never reached by plain http
+        # Docker Hub is never reached by plain http, so that 443 is its only port.
+        if host in _HUB_NAMES and port.lstrip("0") in ("", _TLS):
             registry = _HUB
     return registry + slash + path
 
