@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class OptionFiles(NamedTuple):
-    """The files that options name: for each its content and what it is called in messages."""
+    """The files that options name: for each its content, see `Overrides`, and its path."""
 
-    policy: tuple[bytes, str] | None
-    registries: tuple[bytes, str] | None
-    auth: tuple[bytes, str] | None
+    policy: tuple[bytes | None, str] | None
+    registries: tuple[bytes | None, str] | None
+    auth: tuple[bytes | None, str] | None
 
 
 def read_option_files(options: Options) -> OptionFiles:
     """Return the files that options name. Raises `UsageError` for one that cannot be read."""
 
-    def read(option: str, path: str | None) -> tuple[bytes, str] | None:
+    def read(option: str, path: str | None) -> tuple[bytes | None, str] | None:
         return None if path is None else (environment.read_option_file(option, path), path)
 
     policy = read("--policy", options.policy)

@@ -2,7 +2,8 @@
 
 `config.search_paths` decides where the files are, from what `environment.host` returns; a file is
 read when it is first needed. Every method raises `ConfigurationError` for a file that exists but
-cannot be used, with its path and the position in it.
+cannot be used, with its path and the position in it, and `mounts.WouldWaitError` where reading may
+hang; in the event loop, they are called by `blocking_calls.settle`.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
 class Overrides(NamedTuple):
     """What options replace the files of the system with: the content of each, with its path.
 
+    Content that could not be read yet is None, and is read from the path when it is needed.
     `cert_dir` is a directory that is used for every registry, `registries_d` one with its files.
     """
 
-    policy: tuple[bytes, str] | None = None
-    registries: tuple[bytes, str] | None = None
-    auth: tuple[bytes, str] | None = None
+    policy: tuple[bytes | None, str] | None = None
+    registries: tuple[bytes | None, str] | None = None
+    auth: tuple[bytes | None, str] | None = None
     cert_dir: str | None = None
     registries_d: str | None = None
 
@@ -65,7 +67,8 @@ class Configuration:
         """
         from imgproxy.config import policy
 
-        parsed = policy.parse(*(self._chosen.policy or self._own_policy()))
+        content, path = self._chosen.policy or self._own_policy()
+        parsed = policy.parse(_read("the policy", path) if content is None else content, path)
         for warning in parsed.warnings:
             self.warn(warning)
         return parsed
@@ -147,7 +150,9 @@ class Configuration:
         from imgproxy.config import auth_file
 
         if self._chosen.auth is not None:
-            return [auth_file.parse(*self._chosen.auth)]
+            content, path = self._chosen.auth
+            content = _read("credentials", path) if content is None else content
+            return [auth_file.parse(content, path)]
         found = []
         for file in search_paths.auth_files(self._host):
             try:

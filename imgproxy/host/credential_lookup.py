@@ -15,6 +15,7 @@ import trio
 from imgproxy.config import credential_helpers as helpers
 from imgproxy.config.registries_conf import AUTH_FILES
 from imgproxy.errors import ConfigurationError, clean
+from imgproxy.host.blocking_calls import settle
 from imgproxy.specs.http.secrets import of_credentials
 from imgproxy.specs.oci import registry_name
 
@@ -74,7 +75,8 @@ class CredentialLookup:
     async def _look(self, registry: str, repository: str) -> Credentials | None:
         """Try one after the other; a failure is raised only if none of them has credentials."""
         failures: list[ConfigurationError] = []
-        for name in self._configuration.registries.credential_helpers:
+        registries = await settle(lambda: self._configuration.registries)
+        for name in registries.credential_helpers:
             try:
                 if name == AUTH_FILES:
                     found = await self._look_in_files(registry, repository)
@@ -93,7 +95,7 @@ class CredentialLookup:
         return None
 
     async def _look_in_files(self, registry: str, repository: str) -> Credentials | None:
-        for file in self._configuration.auth_files():
+        for file in await settle(self._configuration.auth_files):
             found = file.find(registry, repository, insecure=self._insecure)
             if isinstance(found, helpers.Helper):
                 found = await _ask(found)

@@ -12,15 +12,18 @@ import stat
 import sys
 
 from imgproxy.errors import ConfigurationError, UsageError, clean
+from imgproxy.host import mounts
 
 TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage error
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from io import FileIO
-    from typing import IO
+    from typing import IO, TypeVar
 
     from imgproxy.config.search_paths import Host
     from imgproxy.specs.oci.platform import Platform
+
+    T = TypeVar("T")
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 
@@ -32,6 +35,9 @@ _ONE_CPU = 8192
 
 # Policies are written by hand; the largest that distributions ship have a few kilobytes.
 _MAX_CONFIGURATION = 4 * 1024 * 1024
+
+# Seconds, for each of the five options that name a file or a directory: a second for all of them.
+_PATIENCE = 0.2
 
 
 def host_platform() -> Platform:
@@ -68,11 +74,16 @@ def take_listen_fds() -> list[int]:
     return list(range(3, 3 + int(count)))
 
 
-def read_option_file(option: str, path: str) -> bytes:
+def read_option_file(option: str, path: str) -> bytes | None:
     """Return the content of a file that an option names; its path is opened once and as it is.
 
+    It is None where the file system does not answer in time: the file is read when it is needed.
     Raises `UsageError` where it cannot be read.
     """
+    return _in_time(_read_option_file, option, path)
+
+
+def _read_option_file(option: str, path: str) -> bytes:
     try:
         with open(path, "rb", buffering=0) as file:  # a pipe too, for the shell's <(…)
             return _content(file)
@@ -82,7 +93,14 @@ def read_option_file(option: str, path: str) -> bytes:
 
 
 def check_option_directory(option: str, path: str) -> None:
-    """Raise `UsageError` where a directory that an option names cannot be read."""
+    """Raise `UsageError` where a directory that an option names cannot be read.
+
+    One on a file system that does not answer in time is not checked.
+    """
+    _in_time(_list_option_directory, option, path)
+
+
+def _list_option_directory(option: str, path: str) -> None:
     try:
         os.listdir(path)
     except (OSError, ValueError) as error:
@@ -90,11 +108,41 @@ def check_option_directory(option: str, path: str) -> None:
         raise UsageError(f"{option} {clean(path)}: {reason}") from None
 
 
+def _in_time(function: Callable[[str, str], T], option: str, path: str) -> T | None:
+    """Return `function(option, path)`, or None if its file system hangs.
+
+    Nobody notices yet that the parent has ended, so that the wait is short. Raises `UsageError`.
+    """
+    if mounts.may_hang(path) is None:
+        return function(option, path)
+    import threading
+
+    answers: list[tuple[T | None, UsageError | None]] = []
+
+    def call() -> None:
+        try:
+            answers.append((function(option, path), None))
+        except UsageError as error:
+            answers.append((None, error))
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    value, error = answers[0] if answers else (None, None)
+    if error is not None:
+        raise error
+    return value
+
+
 def read_file(path: str) -> bytes:
     """Return the content of a configuration file.
 
-    Raises `OSError`, and `ValueError` for one that is too large, or that reading could block on.
+    Raises `OSError`, `ValueError` for one that is too large or a FIFO, and `WouldWaitError`.
     """
+    return mounts.ask(_read_file, path)
+
+
+def _read_file(path: str) -> bytes:
     with open(path, "rb", buffering=0, opener=_open_nonblocking) as file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             raise ValueError("a FIFO, and not a file")
@@ -115,17 +163,37 @@ def _content(file: FileIO) -> bytes:
 
 
 def host() -> Host:
-    """Return what decides where configuration files are: variables, user, and what exists."""
+    """Return what decides where configuration files are: variables, user, and what exists.
+
+    What looks at paths raises `WouldWaitError`.
+    """
     from imgproxy.config.search_paths import Host
 
     home = os.environ.get("HOME") or ""
-    return Host(os.environ, os.getuid(), home, os.path.lexists, _names, _directories)
+    return Host(os.environ, os.getuid(), home, _exists, _names, _directories)
+
+
+def _exists(path: str) -> bool:
+    return mounts.ask(os.path.lexists, path)
 
 
 def _names(directory: str) -> list[str]:
+    return [
+        name
+        for name, is_link in mounts.ask(_list, directory)
+        if not (is_link and mounts.ask(os.path.isdir, f"{directory}/{name}"))
+    ]
+
+
+def _list(directory: str) -> list[tuple[str, bool]]:
+    """Return the names in a directory but for its subdirectories, and whether each is a link."""
     try:
         with os.scandir(directory) as entries:
-            return [entry.name for entry in entries if not entry.is_dir()]
+            return [
+                (entry.name, entry.is_symlink())
+                for entry in entries
+                if not entry.is_dir(follow_symlinks=False)
+            ]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -135,6 +203,10 @@ def _names(directory: str) -> list[str]:
 
 
 def _directories(directory: str) -> list[str]:
+    return mounts.ask(_list_directories, directory)
+
+
+def _list_directories(directory: str) -> list[str]:
     try:
         with os.scandir(directory) as entries:
             return [entry.name for entry in entries if entry.is_dir()]

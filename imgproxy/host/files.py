@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -24,7 +25,13 @@ from imgproxy.errors import (
     UnsupportedFormatError,
     clean,
 )
+from imgproxy.host import blocking_calls, mounts
 from imgproxy.host.environment import kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 
 def failure(path: str, error: OSError) -> Failure:
@@ -42,12 +49,13 @@ def failure(path: str, error: OSError) -> Failure:
 class OpenFile:
     """A regular file, open for reading at any offset. `size` is in bytes, from when it was opened.
 
-    `name` is given for a file that has no path of its own, and stands for it in messages. Raises
-    what `failure` returns for errors of the system, and `UnsupportedFormatError` for anything but a
-    regular file.
+    `name` is given for a file that has no path of its own, and stands for it in messages.
+    `may_hang` is the file system it is on, if that may hang; see `mounts`. Raises what `failure`
+    returns for errors of the system, and `UnsupportedFormatError` for anything but a regular file.
     """
 
-    def __init__(self, path: str, name: str = "") -> None:
+    def __init__(self, path: str, name: str = "", may_hang: int | None = None) -> None:
+        self._may_hang = may_hang
         self.path = name or path
         self._has_path = not name
         try:
@@ -76,10 +84,12 @@ class OpenFile:
             raise failure(self.path, error) from None
 
     async def _read_in_thread(self, buffer: memoryview, offset: int) -> int:
-        # A disk that hangs must not delay a cancellation, after which the buffer is not used again.
-        return await trio.to_thread.run_sync(
-            os.preadv, self._fd, [buffer], offset, abandon_on_cancel=True
-        )
+        # After a cancellation, which no disk that hangs delays, the buffer is not used again.
+        return await self.in_thread(os.preadv, self._fd, [buffer], offset)
+
+    async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401
+        """Call a function that reads the file in a thread, of those for its file system."""
+        return await blocking_calls.in_thread(self._status.st_dev, function, *arguments)
 
     def read(self, size: int, offset: int) -> bytes:
         """Return bytes from `offset`, fewer than `size` only at the end. Blocks on the disk."""
@@ -111,11 +121,46 @@ class OpenFile:
                 " ask for the manifest again to have what is there now"
             )
 
+    async def confirm(self) -> None:
+        """Do what `check` does, without a wait for a file system that may hang."""
+        path = self.path if self._has_path else "/"
+        await blocking_calls.on(self._may_hang or mounts.may_hang(path), self.check)
+
     def close(self) -> None:
         """Close the descriptor. May be called again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        if self._may_hang is None:
+            os.close(fd)
+        else:
+            blocking_calls.close_behind(fd)
+
+
+async def open_file(path: str, name: str = "") -> OpenFile:
+    """Open a file; see `OpenFile`. What may hang is waited for in a thread."""
+    device = mounts.may_hang(path)
+    if device is None:
+        return OpenFile(path, name)
+    return (await blocking_calls.in_thread(device, _Opened, path, name, device)).taken()
+
+
+class _Opened:
+    """A file that a thread has opened; it is closed if no task waits for it any more."""
+
+    _file: OpenFile | None = None
+
+    def __init__(self, path: str, name: str, device: int) -> None:
+        self._file = OpenFile(path, name, device)
+
+    def taken(self) -> OpenFile:
+        file, self._file = self._file, None
+        assert file is not None  # noqa: S101  (it is taken once)
+        return file
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:

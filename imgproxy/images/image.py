@@ -21,6 +21,7 @@ from imgproxy.errors import (
     ReplacedError,
     closing_on_error,
 )
+from imgproxy.host.blocking_calls import settle
 from imgproxy.images.selection import IndexWalk, descriptors_in
 from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.single_flight import SingleFlight
@@ -96,7 +97,7 @@ class Image:
 
     async def _open(self) -> OpenedImage:
         """Open the first source that has the image; a short name may stand for several."""
-        policy = self._load_policy()
+        policy = await settle(self._load_policy)
         failures: list[Failure] = []
         untried = deque(await self._open_sources())
         try:
@@ -130,7 +131,7 @@ class Image:
         transport, scopes, _ = source.identity
         conditions = policies.evaluate(policy, transport, scopes, source.name)
         walk = IndexWalk(VerifiedSource(source, self._large_blobs))
-        check = _policy_check(conditions, source, walk.indexes, self._warn)
+        check = await settle(_policy_check, conditions, source, walk.indexes, self._warn)
         root = await walk.source.root()
         if isinstance(root.parsed, Manifest):
             await check(root)

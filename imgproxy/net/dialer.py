@@ -8,6 +8,7 @@ to. A proxy looks up names by itself, so that of those it is asked for only addr
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import h11
@@ -22,7 +23,8 @@ from imgproxy.errors import (
     clean,
     closing_on_error,
 )
-from imgproxy.net import tcp
+from imgproxy.host import blocking_calls, mounts
+from imgproxy.net import tcp, tls
 from imgproxy.net.response import reason
 from imgproxy.net.streams import SocketStream, start_tls
 from imgproxy.net.tls import make_context
@@ -95,10 +97,14 @@ class Dialer:
             return SocketStream(sock)
         name = self._registry if url.host == self._home else url.authority
         with closing_on_error(sock):
-            context = self._contexts.get(name) or self._contexts.setdefault(
-                name, make_context(self._certificates(name), verify=self._verify)
-            )
+            context = self._contexts.get(name) or await self._new_context(name)
         return await start_tls(sock, context, url.host)
+
+    async def _new_context(self, name: str) -> ssl.SSLContext:
+        certificates = await blocking_calls.settle(self._certificates, name)
+        make = partial(make_context, certificates, verify=self._verify)
+        device = mounts.may_hang(*tls.files(certificates))
+        return self._contexts.setdefault(name, await blocking_calls.on(device, make))
 
 
 async def _connect_to_proxy(url: Url, proxy: Proxy) -> socket.socket:

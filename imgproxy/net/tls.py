@@ -7,9 +7,18 @@ import ssl
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import ConfigurationError, clean
+from imgproxy.host import environment
 
 if TYPE_CHECKING:
     from imgproxy.config.certs import Certificates
+
+
+def files(certificates: Certificates) -> list[str]:
+    """Return the paths of the files that `make_context` reads."""
+    variables = environment.environment()
+    defaults = (variables.get("SSL_CERT_FILE"), variables.get("SSL_CERT_DIR"))
+    pairs = [path for pair in certificates.clients for path in pair]
+    return [*certificates.authorities, *pairs, *filter(None, defaults)]
 
 
 def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.config.sideload_pattern import Pattern
-    from imgproxy.host.configuration import Configuration
     from imgproxy.transports.registry.network import Network
     from imgproxy.transports.source import Source
 
@@ -38,33 +37,36 @@ async def open_sources(
         from imgproxy.transports.local.detect import open_named
 
         return [await open_named(name)]
-    candidates = _resolved(name, network.configuration) if isinstance(name, ShortName) else [name]
+    # It imports trio, which `registry.preconnect` must not wait for.
+    from imgproxy.host.blocking_calls import settle
+
+    candidates = [name] if isinstance(name, Reference) else await settle(_resolved, name, network)
     paths = [
         (each, path) for each in candidates for pattern in sideload for path in pattern.paths(each)
     ]
     for each, path in paths:
-        if _exists(path):
+        if await _exists(path):
             from imgproxy.transports.sideload import open_sideloaded
 
             registry = partial(network.repository, each)
             return [await open_sideloaded(path, each, registry)]
     if network.options.offline:
         raise NotFoundError(_missing(name, [path for _, path in paths]), code="MANIFEST_UNKNOWN")
-    return [network.repository(each) for each in candidates]
+    return [await settle(network.repository, each) for each in candidates]
 
 
-def _resolved(name: ShortName, configuration: Configuration) -> list[Reference]:
+def _resolved(name: ShortName, network: Network) -> list[Reference]:
     from imgproxy.config import short_names
 
-    return short_names.resolve(name.text, configuration.short_names)
+    return short_names.resolve(name.text, network.configuration.short_names)
 
 
-def _exists(path: str) -> bool:
+async def _exists(path: str) -> bool:
     """Return whether a path exists. Raises `Failure` where the system cannot tell."""
-    from imgproxy.host import files  # imports trio, which `registry.preconnect` must not wait for
+    from imgproxy.host import blocking_calls, files
 
     try:
-        os.stat(path)
+        await blocking_calls.call(path, os.stat, path)
     except OSError as error:
         absent = files.failure(path, error)
         if isinstance(absent, NotFoundError) or error.errno == errno.ENAMETOOLONG:

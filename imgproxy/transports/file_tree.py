@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.errors import NotFoundError, clean
-from imgproxy.transports.readers import LocalFile
+from imgproxy.host.blocking_calls import call
+from imgproxy.transports.readers import open_local
 
 if TYPE_CHECKING:
     from imgproxy.transports.readers import Content
@@ -37,11 +38,11 @@ class Directory:
     async def open(self, path: str, name: str, *, sole: bool = False) -> Content:  # noqa: ARG002
         """See `Tree`. A directory has each name once."""
         try:
-            return LocalFile(f"{self.path}/{path}", name)
+            return await open_local(f"{self.path}/{path}", name)
         except NotFoundError as error:
             from imgproxy.transports.local import near_misses
 
-            raise near_misses.backslashes(path, self, error) from None
+            raise await call(self.path, near_misses.backslashes, path, self, error) from None
 
     def __contains__(self, path: object) -> bool:
         return os.path.lexists(f"{self.path}/{path}")

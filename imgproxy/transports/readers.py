@@ -5,10 +5,15 @@ They fulfil `source.Reader`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from imgproxy.errors import Failure, InvalidError, clean
-from imgproxy.host.files import OpenFile
+from imgproxy.host.files import open_file
+
+if TYPE_CHECKING:
+    from imgproxy.host.files import OpenFile
 
 
 class Content:
@@ -54,12 +59,12 @@ class Content:
 
 
 class LocalFile(Content):
-    """A regular file; `name` is its path if not given. Raises what `OpenFile` raises."""
+    """A regular file; `name` is its path if not given."""
 
-    def __init__(self, path: str, name: str = "") -> None:
-        self._file = OpenFile(path)
+    def __init__(self, file: OpenFile, name: str = "") -> None:
+        self._file = file
         self._position = 0
-        super().__init__(name or clean(path), self._file.size)
+        super().__init__(name or clean(file.path), file.size)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`."""
@@ -70,6 +75,11 @@ class LocalFile(Content):
     def close(self) -> None:
         """See `Reader`."""
         self._file.close()
+
+
+async def open_local(path: str, name: str = "") -> LocalFile:
+    """Open a regular file; `name` is its path if not given. Raises what `OpenFile` raises."""
+    return LocalFile(await open_file(path), name)
 
 
 class Bytes(Content):

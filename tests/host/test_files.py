@@ -74,7 +74,7 @@ def test_what_is_no_regular_file_is_refused_unopened(what: str, tmp_path: Path) 
     make(place)
     before = open_descriptors()
     with pytest.raises(Failure) as raised:
-        LocalFile(str(place))
+        LocalFile(OpenFile(str(place)))
     assert refused(raised.value) == wanted
     assert raised.value.message.startswith(str(place))
     assert words in raised.value.message
@@ -90,13 +90,13 @@ def test_a_path_that_cannot_be_is_refused(
     tail: str, wanted: tuple[int, str, bool], path: Path
 ) -> None:
     with pytest.raises(Failure) as raised:
-        LocalFile(f"{path}{tail}")
+        LocalFile(OpenFile(f"{path}{tail}"))
     assert refused(raised.value) == wanted
 
 
 def test_control_characters_of_a_path_stay_out_of_messages(tmp_path: Path) -> None:
     with pytest.raises(Failure) as raised:
-        LocalFile(f"{tmp_path}/a\x1b[31m\nb")
+        LocalFile(OpenFile(f"{tmp_path}/a\x1b[31m\nb"))
     assert raised.value.message == f"{tmp_path}/a [31m b: No such file or directory"
 
 
@@ -145,7 +145,7 @@ def test_a_file_that_may_not_be_read_is_denied(
     before = open_descriptors()
     monkeypatch.setattr(os, "open", failing_open(errno.EACCES, times=times))
     with pytest.raises(Failure) as raised:
-        LocalFile(str(path))
+        LocalFile(OpenFile(str(path)))
     monkeypatch.undo()
     assert refused(raised.value) == DENIED
     assert open_descriptors() == before
@@ -334,7 +334,7 @@ async def pull(file: Content, count: int) -> bytes:
 @pytest.mark.parametrize("count", [1, 100, len(CONTENT), 2 * len(CONTENT)])
 @real_time
 async def test_a_file_is_read_in_pieces_of_any_size(count: int, path: Path) -> None:
-    with closing(LocalFile(str(path))) as file:
+    with closing(LocalFile(OpenFile(str(path)))) as file:
         assert file.size == len(CONTENT)
         assert await pull(file, count) == CONTENT
         assert await pull(file, count) == b""
@@ -343,7 +343,7 @@ async def test_a_file_is_read_in_pieces_of_any_size(count: int, path: Path) -> N
 @real_time
 async def test_a_link_is_followed(path: Path) -> None:
     path.with_name("link").symlink_to(path)
-    assert await LocalFile(str(path.with_name("link"))).read(1 << 20) == CONTENT
+    assert await LocalFile(OpenFile(str(path.with_name("link")))).read(1 << 20) == CONTENT
 
 
 def refusing(error: OSError) -> Callable[..., int]:
@@ -372,7 +372,7 @@ async def test_what_could_take_time_is_read_in_a_thread(
     error: OSError, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "preadv", refusing(error))
-    with closing(LocalFile(str(path))) as file:
+    with closing(LocalFile(OpenFile(str(path)))) as file:
         assert await pull(file, 1000) == CONTENT
 
 
@@ -386,7 +386,7 @@ async def test_a_disk_that_fails_is_unavailable(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "preadv", fake)
-    with closing(LocalFile(str(path))) as file:
+    with closing(LocalFile(OpenFile(str(path)))) as file:
         with pytest.raises(Failure) as raised:
             await file.receive_into(memoryview(bytearray(1)))
         assert refused(raised.value) == UNAVAILABLE
@@ -408,7 +408,7 @@ async def test_nobody_waits_for_a_disk_that_hangs(
         return 0
 
     monkeypatch.setattr(os, "preadv", fake)
-    with closing(LocalFile(str(path))) as file:
+    with closing(LocalFile(OpenFile(str(path)))) as file:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(file.receive_into, memoryview(bytearray(1)))
             await trio.to_thread.run_sync(hanging.wait)
@@ -419,15 +419,15 @@ async def test_nobody_waits_for_a_disk_that_hangs(
 
 @real_time
 async def test_reading_is_a_checkpoint(path: Path) -> None:
-    with closing(LocalFile(str(path))) as file, trio.testing.assert_checkpoints():
+    with closing(LocalFile(OpenFile(str(path)))) as file, trio.testing.assert_checkpoints():
         await file.receive_into(memoryview(bytearray(1)))
 
 
 @real_time
 async def test_a_whole_file_may_have_as_many_bytes_as_the_limit(path: Path) -> None:
-    assert await LocalFile(str(path)).read(len(CONTENT)) == CONTENT
+    assert await LocalFile(OpenFile(str(path))).read(len(CONTENT)) == CONTENT
     with pytest.raises(Failure) as raised:
-        await LocalFile(str(path)).read(len(CONTENT) - 1)
+        await LocalFile(OpenFile(str(path))).read(len(CONTENT) - 1)
     assert refused(raised.value) == (422, "SIZE_INVALID", False)
     assert raised.value.message == f"{path}: 2048 bytes are more than the limit of 2047"
 
@@ -435,26 +435,26 @@ async def test_a_whole_file_may_have_as_many_bytes_as_the_limit(path: Path) -> N
 @real_time
 async def test_an_empty_file_is_empty(path: Path) -> None:
     write(path, b"")
-    assert await LocalFile(str(path)).read(0) == b""
+    assert await LocalFile(OpenFile(str(path))).read(0) == b""
 
 
 @real_time
 async def test_a_file_that_grows_is_read_as_it_was(path: Path) -> None:
-    with closing(LocalFile(str(path))) as file:
+    with closing(LocalFile(OpenFile(str(path)))) as file:
         write(path, CONTENT + b"more")
         assert await file.read(1 << 20) == CONTENT
 
 
 @real_time
 async def test_a_file_that_shrinks_is_read_as_far_as_it_goes(path: Path) -> None:
-    with closing(LocalFile(str(path))) as file:
+    with closing(LocalFile(OpenFile(str(path)))) as file:
         os.truncate(path, 100)
         assert await file.read(1 << 20) == CONTENT[:100]
 
 
 @real_time
 async def test_a_file_that_is_replaced_is_read_as_it_was_opened(path: Path) -> None:
-    with closing(LocalFile(str(path))) as file:
+    with closing(LocalFile(OpenFile(str(path)))) as file:
         os.unlink(path)
         write(path, b"another")
         assert await file.read(1 << 20) == CONTENT
@@ -462,20 +462,20 @@ async def test_a_file_that_is_replaced_is_read_as_it_was_opened(path: Path) -> N
 
 @real_time
 async def test_nothing_stands_in_for_a_file_that_is_wrong(path: Path) -> None:
-    with closing(LocalFile(str(path), "the layer")) as file:
+    with closing(LocalFile(OpenFile(str(path)), "the layer")) as file:
         assert file.name == "the layer"
         assert not file.reject(InvalidError("it is wrong"))
-    with closing(LocalFile(str(path))) as file:
+    with closing(LocalFile(OpenFile(str(path)))) as file:
         assert file.name == str(path)
 
 
 @real_time
 async def test_nothing_is_left_open(path: Path) -> None:
     before = open_descriptors()
-    await LocalFile(str(path)).read(1 << 20)
+    await LocalFile(OpenFile(str(path))).read(1 << 20)
     with pytest.raises(Failure):
-        await LocalFile(str(path)).read(1)
-    file = LocalFile(str(path))
+        await LocalFile(OpenFile(str(path))).read(1)
+    file = LocalFile(OpenFile(str(path)))
     file.close()
     file.close()
     assert open_descriptors() == before

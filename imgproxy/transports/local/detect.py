@@ -17,6 +17,7 @@ from imgproxy.errors import (
     clean,
     closing_on_error,
 )
+from imgproxy.host.blocking_calls import call
 from imgproxy.host.files import OpenFile, failure
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
@@ -45,7 +46,7 @@ async def open_named(name: LocalName | PathName) -> SearchableSource:
     except NotFoundError as error:
         from imgproxy.transports.local import near_misses
 
-        raise near_misses.cut_at_a_colon(name.path, error) from None
+        raise await call(name.path, near_misses.cut_at_a_colon, name.path, error) from None
 
 
 async def _open_named(name: LocalName | PathName) -> SearchableSource:
@@ -54,7 +55,7 @@ async def _open_named(name: LocalName | PathName) -> SearchableSource:
     if isinstance(name, DirectoryName) or (
         isinstance(name, LayoutName) and name.transport == "oci"
     ):
-        return _in_directory(name)
+        return await call(name.path, _in_directory, name)
     from imgproxy.transports.local.tar_archive import open_archive
 
     archive = await open_archive(name.path)
@@ -74,7 +75,7 @@ async def open_path(path: str, reference: Reference) -> SearchableSource:
             return DockerArchiveName(path, reference._replace(digest=None))
         return DirectoryName(path) if transport == "dir" else LayoutName(transport, path)
 
-    if _is_manifest(path):
+    if await call(path, _is_manifest, path):
         from imgproxy.transports.local.registry_tree import RegistryTree
 
         return RegistryTree(path, docker_identity(reference))
@@ -88,8 +89,9 @@ async def _open_detected(
 
     `reference`: see `open_path`.
     """
-    if _is_directory(path):
-        return _in_directory(name_of(_directory_transport(path)), reference)
+    if await call(path, _is_directory, path):
+        name = name_of(await call(path, _directory_transport, path))
+        return await call(path, _in_directory, name, reference)
     from imgproxy.transports.local.tar_archive import open_archive
 
     archive = await open_archive(path)

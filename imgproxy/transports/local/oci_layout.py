@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import AmbiguousError, BadRequestError, Failure, NotFoundError, clean
+from imgproxy.host.blocking_calls import call
 from imgproxy.specs.oci import choices
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
@@ -91,7 +92,8 @@ class OciLayout:
         except NotFoundError as error:
             from imgproxy.transports.local import near_misses
 
-            raise near_misses.cut_at_a_colon(self._wanted.path, error) from None
+            path = self._wanted.path
+            raise await call(path, near_misses.cut_at_a_colon, path, error) from None
         name = f"{clean(self._tree.path)}: index.json"
         entries = manifests.parse_index(raw, name).manifests
         return Document(raw, types.OCI_INDEX, (), None, name), entries

@@ -11,14 +11,16 @@ import os
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import NotFoundError, clean
+from imgproxy.host import blocking_calls
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.transports.readers import LocalFile
+from imgproxy.transports.readers import open_local
 from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.transports.readers import LocalFile
     from imgproxy.transports.source import Identity, Reader, SignaturePlace
 
 
@@ -33,8 +35,9 @@ class RegistryTree:
 
     async def root(self) -> Document:
         """See `Source`. Where the tag is a link to a file named by digest, that names it too."""
-        raw = await LocalFile(self._path).read(MAX_DOCUMENT_SIZE)
-        return Document(raw, "", self._digests(), None, self.name)
+        raw = await (await open_local(self._path)).read(MAX_DOCUMENT_SIZE)
+        named = await blocking_calls.call(self._path, self._digests)
+        return Document(raw, "", named, None, self.name)
 
     def _digests(self) -> tuple[Digest, ...]:
         try:
@@ -53,18 +56,18 @@ class RegistryTree:
         """See `Source`."""
         name = f"{self.name}: manifest {descriptor.digest}"
         paths = [f"manifests/{descriptor.digest}", *_blob_paths(descriptor.digest)]
-        raw = await self._open(paths, name, "MANIFEST_UNKNOWN").read(MAX_DOCUMENT_SIZE)
+        raw = await (await self._open(paths, name, "MANIFEST_UNKNOWN")).read(MAX_DOCUMENT_SIZE)
         return Document(raw, descriptor.media_type, (descriptor.digest,), descriptor.size, name)
 
     async def blob(self, descriptor: Descriptor) -> Reader:
         """See `Source`."""
         name = f"{self.name}: blob {descriptor.digest}"
-        return self._open(_blob_paths(descriptor.digest), name, "BLOB_UNKNOWN")
+        return await self._open(_blob_paths(descriptor.digest), name, "BLOB_UNKNOWN")
 
-    def _open(self, paths: list[str], name: str, code: str) -> LocalFile:
+    async def _open(self, paths: list[str], name: str, code: str) -> LocalFile:
         for path in paths:
             try:
-                return LocalFile(f"{self._repository}/{path}", name)
+                return await open_local(f"{self._repository}/{path}", name)
             except NotFoundError:
                 pass
         searched = ", ".join(f"{clean(self._repository)}/{path}" for path in paths)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import trio
-
 from imgproxy.errors import (
     InvalidError,
     NotFoundError,
@@ -21,7 +19,7 @@ from imgproxy.errors import (
     closing_on_error,
 )
 from imgproxy.host import environment
-from imgproxy.host.files import OpenFile
+from imgproxy.host.files import open_file
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import tar
 from imgproxy.transports.local import decompression
@@ -30,6 +28,7 @@ from imgproxy.transports.readers import Bytes, Content
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgproxy.host.files import OpenFile
     from imgproxy.specs.oci.tar import Stream
     from imgproxy.transports.local.decompression import CompressedFile
 
@@ -130,7 +129,7 @@ class Archive:
     async def open(self, path: str, name: str, *, sole: bool = False) -> Content:
         """See `Tree`. Raises what `find` raises, and `ReplacedError` for a changed archive."""
         member = self.find(path, sole=sole)
-        self._file.check()
+        await self._file.confirm()
         if member.content is not None:
             return Bytes(name, member.content)
         if self._compressed is None:
@@ -178,7 +177,7 @@ async def open_archive(path: str) -> Archive:
     file = await _open(path)
     # After a cancellation, the thread that is left behind fails at its next read of a closed file.
     with closing_on_error(file):
-        return await trio.to_thread.run_sync(_index, file, abandon_on_cancel=True)
+        return await file.in_thread(_index, file)
 
 
 async def _open(path: str) -> OpenFile:
@@ -189,7 +188,7 @@ async def _open(path: str) -> OpenFile:
     except OSError:
         raise NotFoundError(f"{path}: no such descriptor was inherited") from None
     if fd is None or not is_pipe:
-        return OpenFile(path)
+        return await open_file(path)
     from imgproxy.transports.local.pipe_spool import open_spooled
 
     return await open_spooled(fd, path)

@@ -12,6 +12,7 @@ from imgproxy.config import endpoints
 from imgproxy.config import policy as policies
 from imgproxy.errors import Failure
 from imgproxy.host import environment
+from imgproxy.host.mounts import WouldWaitError
 from imgproxy.net.preconnect import Preconnection
 from imgproxy.specs.http import proxy
 from imgproxy.specs.oci import distribution
@@ -51,8 +52,8 @@ def begin(
         )
         if endpoint.refusal or endpoint.insecure or proxy.choose(url, environment.environment()):
             return None
-    except Failure:
-        return None  # which is reported when the image is opened
+    except (Failure, WouldWaitError):
+        return None  # what fails is reported when the image is opened
     return Preconnection(
         url,
         {"Accept": distribution.ACCEPT_MANIFESTS},

@@ -15,6 +15,7 @@ import trio
 from imgproxy.config import signed_identity
 from imgproxy.config.signature_requirements import SignedBy
 from imgproxy.errors import ConfigurationError, DeniedError, Failure, InvalidError
+from imgproxy.host.blocking_calls import settle
 from imgproxy.specs.oci.manifest import Index
 from imgproxy.specs.signing.signature import SignatureError
 from imgproxy.verification.documents import has_digest
@@ -118,7 +119,7 @@ class PolicyCheck:
         left = list(self._conditions)
         why: list[str] = []
         failed: list[str] = []
-        places = self._source.signatures(document.digest)
+        places = await settle(self._source.signatures, document.digest)
         for place in places:
             try:
                 signatures = await place.read()
