@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
@@ -18,6 +18,8 @@ from imgproxy.host import mounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from outcome import Outcome
 
 T = TypeVar("T")
 
@@ -83,3 +85,41 @@ def close_behind(fd: int) -> None:
     """Close a file in a thread, and wait for nothing: FUSE asks its server also then."""
     with suppress(RuntimeError):  # no thread can be started; the end of the process closes it
         trio.lowlevel.start_thread_soon(partial(os.close, fd), lambda _: None)
+
+
+class Job(Generic[T]):
+    """A function that runs in a thread, and another that is called here after it."""
+
+    def __init__(self, function: Callable[[], T], then: Callable[[], None]) -> None:
+        self._function = function
+        self._then = then
+        self._failure: Exception | None = None
+        self._token = trio.lowlevel.current_trio_token()
+        self._done = trio.Event()
+        trio.lowlevel.start_thread_soon(self._run, self._report)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result."""
+        return self._done.is_set()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._function()
+        except Exception as error:  # noqa: BLE001  (raised where it is waited for)
+            self._failure = error
+
+    def _report(self, _: Outcome[None]) -> None:
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._finish)
+
+    def _finish(self) -> None:
+        self._done.set()
+        self._then()
+
+    async def result(self) -> T:
+        """Return what the function returned, or raise what it raised; may be called again."""
+        await self._done.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._value

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING
 
 import trio
 
 from imgproxy.errors import UnavailableError
+from imgproxy.host.blocking_calls import Job
 from imgproxy.transports.local import decompression
 from imgproxy.transports.readers import Content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from outcome import Outcome
-
     from imgproxy.transports.local.decompression import CompressedFile, Cursor
-
-T = TypeVar("T")
 
 # What is decompressed in one go.
 _AHEAD = 2 * 1024 * 1024
@@ -44,7 +38,7 @@ class CompressedMember(Content):
         length = min(_AHEAD, size)
         self._buffers = deque(memoryview(bytearray(length)) for _ in range(2))
         self._ready = memoryview(b"")
-        self._job: _Job[memoryview] | None = None
+        self._job: Job[memoryview] | None = None
         self._is_closed = False
 
     async def receive_into(self, buffer: memoryview) -> int:
@@ -90,7 +84,7 @@ class CompressedMember(Content):
         return buffer
 
     def _begin(self) -> None:
-        self._job = _Job(self._decompress, self._pause)
+        self._job = Job(self._decompress, self._pause)
 
     def _pause(self) -> None:
         """Release the slot if it is not needed or another reader waits; keep what is ready."""
@@ -114,41 +108,3 @@ class CompressedMember(Content):
         self._is_closed = True
         if self.is_idle:
             self.park()
-
-
-class _Job(Generic[T]):
-    """A function that runs in a thread, and another that is called here after it."""
-
-    def __init__(self, function: Callable[[], T], then: Callable[[], None]) -> None:
-        self._function = function
-        self._then = then
-        self._failure: Exception | None = None
-        self._token = trio.lowlevel.current_trio_token()
-        self._done = trio.Event()
-        trio.lowlevel.start_thread_soon(self._run, self._report)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is a result."""
-        return self._done.is_set()
-
-    def _run(self) -> None:
-        try:
-            self._value = self._function()
-        except Exception as error:  # noqa: BLE001  (raised where it is waited for)
-            self._failure = error
-
-    def _report(self, _: Outcome[None]) -> None:
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._finish)
-
-    def _finish(self) -> None:
-        self._done.set()
-        self._then()
-
-    async def result(self) -> T:
-        """Return what the function returned, or raise what it raised; may be called again."""
-        await self._done.wait()
-        if self._failure is not None:
-            raise self._failure
-        return self._value
