@@ -90,7 +90,7 @@ def close_behind(fd: int) -> None:
 class Job(Generic[T]):
     """A function that runs in a thread, and another that is called here after it."""
 
-    def __init__(self, function: Callable[[], T], then: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[[], T], then: Callable[[], None] = lambda: None) -> None:
         self._function = function
         self._then = then
         self._failure: Exception | None = None

@@ -9,16 +9,20 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from imgproxy.errors import ConfigurationError, Failure, InvalidError, UnavailableError, clean
-from imgproxy.host import environment
-from imgproxy.host.files import OpenFile
+from imgproxy.host import blocking_calls, environment
+from imgproxy.host.blocking_calls import Job
+from imgproxy.host.files import open_file
 
 if TYPE_CHECKING:
     from typing import IO
+
+    from imgproxy.host.files import OpenFile
 
 # What is taken from a pipe in one go.
 _PIECE = 2 * 1024 * 1024
@@ -35,11 +39,13 @@ async def open_spooled(fd: int, path: str) -> OpenFile:
     """
     spool = _spools.get(fd)
     if spool is None:
+        where = environment.temporary_directory()
         try:
-            spool = _spools.setdefault(fd, _Spool(fd, path, environment.temporary_file()))
+            file = await blocking_calls.call(where, environment.temporary_file)
         except OSError as error:
             raise _unkept(path, error, 0) from None
-    return OpenFile(await spool.filled(), path)
+        spool = _spools.setdefault(fd, _Spool(fd, path, file))
+    return await open_file(await spool.filled(), path)
 
 
 class _Spool:
@@ -53,6 +59,7 @@ class _Spool:
         self._is_whole = False
         self._broken: Failure | None = None
         self._piece = memoryview(b"")  # was read, which cannot be done again, and is to be written
+        self._writing: Job[int] | None = None
 
     async def filled(self) -> str:
         """Return a path of the file when all is in it. Raises `Failure`."""
@@ -66,11 +73,15 @@ class _Spool:
         return f"/proc/self/fd/{self._file.fileno()}"
 
     async def _write(self) -> None:
+        """Write some of the piece. A write goes on after a cancellation."""
+        if self._writing is None:
+            self._writing = Job(partial(self._file.write, self._piece))
         try:
-            with trio.CancelScope(shield=True):
-                written = await trio.to_thread.run_sync(self._file.write, self._piece)
+            written = await self._writing.result()
         except OSError as error:
+            self._writing = None
             raise _unkept(self._path, error, self._size) from None
+        self._writing = None
         self._piece = self._piece[written:]
         self._size += written
 

@@ -300,3 +300,34 @@ async def test_what_could_not_be_written_is_not_lost(
     assert await content_of(tree, "a") == LARGE
     tree.close()
     os.close(fd)
+
+
+class Hanging(io.FileIO):
+    """A file on a disk that hangs at each write until it is released."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "w+")
+        self.released = threading.Event()
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        self.released.wait(10)
+        return super().write(data)
+
+
+@real_time
+async def test_nobody_waits_for_a_disk_that_hangs(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was about to write is written once, whoever waits for it."""
+    file = Hanging(str(temporary / "spool"))
+    monkeypatch.setattr("imgproxy.host.environment.temporary_file", lambda: file)
+    fd = piped(pack([Member("a", LARGE)]))
+    for _ in range(2):
+        with trio.move_on_after(0.2) as scope:
+            await open_archive(f"/dev/fd/{fd}")
+        assert scope.cancelled_caught
+    file.released.set()
+    tree = await open_archive(f"/dev/fd/{fd}")
+    assert await content_of(tree, "a") == LARGE
+    tree.close()
+    os.close(fd)
