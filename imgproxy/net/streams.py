@@ -81,7 +81,13 @@ class ByteStream(Protocol):
 
 
 class SocketStream:
-    """A connected stream socket, which must be non-blocking and is closed with the stream."""
+    """A connected stream socket, which is closed with the stream.
+
+    Its mode is left as it is: other processes may share an inherited socket, and with it the mode.
+    """
+
+    # No call waits, in either mode.
+    _flags: int = socket.MSG_DONTWAIT
 
     peer = ""
 
@@ -92,13 +98,14 @@ class SocketStream:
     async def receive_into(self, buffer: memoryview) -> int:
         """See `ByteStream`."""
         sock = self._socket
-        return await _retried(partial(sock.recv_into, buffer), sock, wait_readable)
+        receive = partial(sock.recv_into, buffer, 0, self._flags)
+        return await _retried(receive, sock, wait_readable)
 
     async def send(self, data: Buffer) -> None:
         """See `ByteStream`."""
         sock, rest = self._socket, memoryview(data)
         while rest:
-            count = await _retried(partial(sock.send, rest), sock, wait_writable)
+            count = await _retried(partial(sock.send, rest, self._flags), sock, wait_writable)
             self.sent_bytes += count
             rest = rest[count:]
 
@@ -116,9 +123,7 @@ class SocketStream:
 
     def is_quiet(self) -> bool:
         """See `ByteStream`."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return not poll.poll(0)
+        return not _poll(self._socket.fileno(), select.POLLIN).poll(0)
 
     def close(self) -> None:
         """See `ByteStream`."""
@@ -127,6 +132,8 @@ class SocketStream:
 
 class TlsStream(SocketStream):
     """A TLS connection after its handshake, on a non-blocking `ssl.SSLSocket`."""
+
+    _flags = 0  # `ssl` takes no others
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
@@ -177,8 +184,8 @@ async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> 
 class FdStream:
     """Two descriptors, one for each direction: pipes, regular files, what a shell connects.
 
-    Both stay open when the stream is closed, and are set to the mode that they had before: the
-    process that started this program may share them.
+    Both stay open when the stream is closed, and their mode is left as it is: the processes that
+    share them share the mode, and could not handle a change that a killed process leaves behind.
     """
 
     peer = ""
@@ -187,22 +194,38 @@ class FdStream:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self.sent_bytes = 0
-        self._blocking = {fd: os.get_blocking(fd) for fd in (read_fd, write_fd)}
-        for fd in self._blocking:
-            os.set_blocking(fd, False)
+        self._readable = _poll(read_fd, select.POLLIN)
+        self._writable = _poll(write_fd, select.POLLOUT)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `ByteStream`."""
-        fd = self._read_fd
-        return await _retried(partial(os.readv, fd, [buffer]), fd, wait_readable)
+        return await _retried(partial(self._read, buffer), self._read_fd, wait_readable)
+
+    def _read(self, buffer: memoryview) -> int:
+        if not self._readable.poll(0):
+            raise BlockingIOError
+        return os.readv(self._read_fd, [buffer])
 
     async def send(self, data: Buffer) -> None:
         """See `ByteStream`."""
-        fd, rest = self._write_fd, memoryview(data)
+        rest = memoryview(data)
         while rest:
-            count = await _retried(partial(os.write, fd, rest), fd, wait_writable)
-            self.sent_bytes += count
-            rest = rest[count:]
+            written = await _retried(partial(self._write, rest), self._write_fd, wait_writable)
+            self.sent_bytes += written
+            rest = rest[written:]
+
+    def _write(self, data: memoryview) -> int:
+        """Write as much as there is room for.
+
+        While a pipe is writable, so many bytes can be written without a wait, and not one more:
+        poll(2), pipe(7).
+        """
+        written = 0
+        while written < len(data) and self._writable.poll(0):
+            written += os.write(self._write_fd, data[written : written + select.PIPE_BUF])
+        if not written:
+            raise BlockingIOError
+        return written
 
     async def finish(self, limit: int, patience: float) -> None:
         """See `ByteStream`. Pipes and files cannot be reset."""
@@ -216,9 +239,13 @@ class FdStream:
         return False
 
     def close(self) -> None:
-        """See `ByteStream`."""
-        while self._blocking:
-            os.set_blocking(*self._blocking.popitem())
+        """See `ByteStream`. The descriptors stay open."""
+
+
+def _poll(fd: int, event: int) -> select.poll:
+    poll = select.poll()
+    poll.register(fd, event)
+    return poll
 
 
 async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T:
@@ -272,5 +299,4 @@ async def _wait_hung_up(fd: int) -> None:
 async def accept(listener: socket.socket) -> tuple[SocketStream, Any]:
     """Wait for a connection to a non-blocking listener; return it with the peer's address."""
     sock, address = await _retried(listener.accept, listener, wait_readable)
-    sock.setblocking(False)  # noqa: FBT003  (the name says it)
     return SocketStream(sock), address

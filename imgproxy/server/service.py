@@ -172,6 +172,5 @@ class Service:
 def _stream(descriptor: socket.socket | Pipes) -> ByteStream:
     if isinstance(descriptor, Pipes):
         return FdStream(*descriptor)
-    descriptor.setblocking(False)  # noqa: FBT003  (the name says it)
     descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     return SocketStream(descriptor)

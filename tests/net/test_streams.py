@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from contextlib import closing
+from contextlib import ExitStack, closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -500,32 +500,50 @@ async def test_a_device_that_discards_everything_is_served(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("blocking", [True, False])
+@pytest.mark.parametrize("kind", ["pipe", "sockets apart", "socket"])
 @real_time
-async def test_descriptors_are_set_to_their_former_mode_and_stay_open(
+async def test_the_mode_of_descriptors_is_left_alone_and_no_call_waits(
+    kind: str,
     blocking: bool,  # noqa: FBT001  (a parameter)
 ) -> None:
-    fds = (*os.pipe(), *os.pipe())
-    given = fds[0], fds[3]
-    for fd in given:
-        os.set_blocking(fd, blocking)
-    stream = FdStream(*given)
-    assert [os.get_blocking(fd) for fd in given] == [False, False]
-    stream.close()
-    stream.close()
-    assert [os.get_blocking(fd) for fd in given] == [blocking, blocking]
-    for fd in fds:
-        os.close(fd)
-
-
-@real_time
-async def test_one_descriptor_in_both_directions_is_set_to_its_former_mode() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        stream = FdStream(ours.fileno(), ours.fileno())
-        await stream.send(b"x")
+    """Other processes share the mode, and a process that is killed cannot restore it."""
+    with ExitStack() as stack:
+        ours, theirs = _connected(kind, stack)
+        for fd in {*ours}:
+            os.set_blocking(fd, blocking)
+        stream: ByteStream
+        if kind == "socket":
+            stream = SocketStream(stack.enter_context(socket.socket(fileno=os.dup(ours[0]))))
+        else:
+            stream = FdStream(*ours)
+        data = os.urandom(MIB)
+        async with trio.open_nursery() as nursery:
+            done = await begun(nursery, lambda: received(stream, 4))
+            nursery.start_soon(stream.send, data)
+            await wait_all_tasks_blocked()  # with nothing to read, and no room to write
+            assert [os.get_blocking(fd) for fd in ours] == [blocking, blocking]
+            os.write(theirs[1], b"late")
+            read = b""
+            while len(read) < len(data):
+                read += await trio.to_thread.run_sync(os.read, theirs[0], MIB)
         stream.close()
-        assert ours.getblocking()
-        assert os.get_blocking(ours.fileno())
+        stream.close()
+        assert (done, read) == ([b"late"], data)
+        assert [os.get_blocking(fd) for fd in ours] == [blocking, blocking]
+
+
+def _connected(kind: str, stack: ExitStack) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return two ends of a connection: for each, what is read from and what is written to."""
+    if kind == "pipe":
+        (reading, to_stream), (from_stream, writing) = os.pipe(), os.pipe()
+        for fd in (reading, to_stream, from_stream, writing):
+            stack.callback(os.close, fd)
+        return (reading, writing), (from_stream, to_stream)
+    pairs = [socket.socketpair() for _ in range(1 if kind == "socket" else 2)]
+    ours, theirs = zip(*[(one.fileno(), other.fileno()) for one, other in pairs], strict=True)
+    for sock in (each for pair in pairs for each in pair):
+        stack.enter_context(sock)
+    return (ours[0], ours[-1]), (theirs[-1], theirs[0])
 
 
 # --- listeners ----------------------------------------------------------------------------------
