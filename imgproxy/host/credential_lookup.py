@@ -6,8 +6,10 @@ are looked up, the protocol of docker-credential-helpers how a helper is run.
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +22,7 @@ from imgproxy.specs.http.secrets import of_credentials
 from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from trio.abc import ReceiveStream
 
@@ -33,6 +35,12 @@ HELPER_TIMEOUT = 30.0
 
 # Seconds. The output of a helper is in the pipe when it has ended.
 _REMAINING_OUTPUT = 0.5
+
+# Kills its process group when its standard input ends: this program holds the other end of that
+# pipe alone, so that no signal which ends this program leaves a helper or a child of one behind. It
+# is the first in the group, whose number therefore means this group as long as it runs. What a
+# terminal sends to the group must not stop it.
+_GUARD = ("/bin/sh", "-c", "trap '' HUP INT TERM TSTP TTIN TTOU; read -r _; kill -9 0")
 
 
 class CredentialLookup:
@@ -128,39 +136,76 @@ async def _ask(helper: Helper) -> Credentials | None:
 
 
 async def _run(argv: list[str], question: bytes) -> tuple[int, bytes]:
-    """Run a program without a shell; return its exit status and its output, within a limit."""
-    process = await trio.lowlevel.open_process(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    output = bytearray()
-    finished = trio.Event()
+    """Run a program without a shell; return its exit status and its output, within a limit.
 
-    async def receive(stdout: ReceiveStream) -> None:
-        async for chunk in stdout:
-            output.extend(chunk)
-            if len(output) > helpers.MAX_HELPER_OUTPUT:
-                process.kill()
-                break
-        finished.set()
+    If it has to be ended, its children are, too. One that it leaves behind at its own end, such as
+    an agent, goes on.
+    """
+    async with _process_group() as group:
+        process = await trio.lowlevel.open_process(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            process_group=group,
+        )
+        output = bytearray()
+        finished = trio.Event()
 
-    assert process.stdin is not None  # noqa: S101  (both are pipes)
-    assert process.stdout is not None  # noqa: S101
+        async def receive(stdout: ReceiveStream) -> None:
+            async for chunk in stdout:
+                output.extend(chunk)
+                if len(output) > helpers.MAX_HELPER_OUTPUT:
+                    os.killpg(group, signal.SIGKILL)
+                    break
+            finished.set()
+
+        assert process.stdin is not None  # noqa: S101  (both are pipes)
+        assert process.stdout is not None  # noqa: S101
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive, process.stdout)
+                with suppress(trio.BrokenResourceError):  # it may answer without reading its input
+                    await process.stdin.send_all(question)
+                await process.stdin.aclose()
+                status = await process.wait()
+                # A child process that it leaves behind may keep its output open.
+                with trio.move_on_after(_REMAINING_OUTPUT):
+                    await finished.wait()
+                nursery.cancel_scope.cancel()
+            return status, bytes(output)
+        finally:
+            if process.returncode is None:
+                os.killpg(group, signal.SIGKILL)
+            with trio.CancelScope(shield=True):
+                await process.stdin.aclose()
+                await process.stdout.aclose()
+                await process.wait()
+
+
+@asynccontextmanager
+async def _process_group() -> AsyncIterator[int]:
+    """Return the number of a new process group, which is killed when this program ends.
+
+    After the block, it is not any more. Raises `OSError`.
+    """
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(receive, process.stdout)
-            with suppress(trio.BrokenResourceError):  # it may answer without reading its input
-                await process.stdin.send_all(question)
-            await process.stdin.aclose()
-            status = await process.wait()
-            # A child process that it leaves behind, such as an agent, may keep its output open.
-            with trio.move_on_after(_REMAINING_OUTPUT):
-                await finished.wait()
-            nursery.cancel_scope.cancel()
-        return status, bytes(output)
+        guard = await trio.lowlevel.open_process(
+            _GUARD,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+    except FileNotFoundError:
+        raise OSError(
+            None, f"{_GUARD[0]}, which is to end it with this program, is missing"
+        ) from None
+    assert guard.stdin is not None  # noqa: S101  (it is a pipe)
+    try:
+        yield guard.pid
     finally:
-        if process.returncode is None:
-            process.kill()
+        guard.kill()
         with trio.CancelScope(shield=True):
-            await process.stdin.aclose()
-            await process.stdout.aclose()
-            await process.wait()
+            await guard.stdin.aclose()
+            await guard.wait()

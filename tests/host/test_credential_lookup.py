@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 import trio
+from support.parent import eventually
 from support.streams import Notes, real_time, refused
 
 from imgproxy.config.credential_helpers import MAX_HELPER_OUTPUT
@@ -276,43 +277,78 @@ def is_running(pid: int) -> bool:
 SLEEPERS = {
     "silent": "exec sleep 100",
     "after its answer": f"{say()}; exec sleep 100",
-    "deaf to signals": "trap '' TERM INT; while :; do sleep 0.05; done",
+    "deaf to signals": "trap '' TERM INT HUP; while :; do sleep 0.05; done",
+    "with children": "sleep 100 & echo $! >> $PIDS; wait",
+    "with children of children": "sh -c 'sleep 100 & echo $$ $! >> $PIDS; wait'",
+    "in a pipeline": "sleep 100 | sleep 100 | sh -c 'echo $$ >> $PIDS; exec sleep 100'",
+    "stopped": "kill -STOP $$",
+    "a flood of a child": "yes & echo $! >> $PIDS; wait",
 }
+
+
+@pytest.fixture
+def pids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """Return a function that reads the numbers of processes off the file $PIDS."""
+    file = tmp_path / "pids"
+    monkeypatch.setenv("PIDS", str(file))
+    return lambda: [int(pid) for pid in file.read_text().split()]
 
 
 @pytest.mark.parametrize("how", SLEEPERS)
 @real_time
-async def test_a_helper_that_does_not_end_is_ended(
-    how: str, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_helper_that_does_not_end_is_ended_with_its_children(
+    how: str,
+    install: Install,
+    pids: Callable[[], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keyrings, "HELPER_TIMEOUT", 0.3)
-    install("test", f"echo $$ > {tmp_path}/pid", SLEEPERS[how])
+    monkeypatch.setattr(keyrings, "HELPER_TIMEOUT", 0.5)
+    install("test", "echo $$ > $PIDS", SLEEPERS[how])
     started = time.monotonic()
-    assert "gave no answer for a.test in 0.3 s" in await failure_of(credential_lookup(OWN))
+    message = await failure_of(credential_lookup(OWN))
+    if "flood" in how:
+        assert f"answered more than {MAX_HELPER_OUTPUT} bytes for a.test" in message
+    else:
+        assert "gave no answer for a.test in 0.5 s" in message
     assert time.monotonic() - started < 5
-    assert not is_running(int((tmp_path / "pid").read_text()))
+    assert eventually(lambda: not any(map(is_running, pids())))
 
 
 @real_time
 async def test_a_helper_that_leaves_a_child_with_its_output_open_is_heard(
-    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    install: Install, pids: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some helpers start an agent in the background on their first use."""
+    """Some helpers start an agent in the background on their first use, which goes on."""
     monkeypatch.setattr(keyrings, "HELPER_TIMEOUT", 2.0)
-    install("test", f"sleep 100 & echo $! > {tmp_path}/pid", say())
+    install("test", "sleep 100 & echo $! > $PIDS", say())
     try:
         assert await find(credential_lookup(OWN)) is not None
+        assert all(map(is_running, pids()))
     finally:
-        os.kill(int((tmp_path / "pid").read_text()), 9)
+        os.kill(*pids(), 9)
+
+
+@pytest.mark.parametrize("how", SLEEPERS)
+@real_time
+async def test_who_stops_waiting_leaves_no_helper_behind(
+    how: str, install: Install, pids: Callable[[], list[int]]
+) -> None:
+    install("test", "echo $$ > $PIDS", SLEEPERS[how].replace("yes", "sleep 100"))
+    with trio.move_on_after(0.5) as scope:
+        await find(credential_lookup(OWN))
+    assert scope.cancelled_caught
+    assert eventually(lambda: not any(map(is_running, pids())))
 
 
 @real_time
-async def test_who_stops_waiting_leaves_no_helper_behind(install: Install, tmp_path: Path) -> None:
-    install("test", f"echo $$ > {tmp_path}/pid", "exec sleep 100")
-    with trio.move_on_after(0.3) as scope:
-        await find(credential_lookup(OWN))
-    assert scope.cancelled_caught
-    assert not is_running(int((tmp_path / "pid").read_text()))
+async def test_no_helper_is_run_without_the_shell_that_ends_it(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyrings, "_GUARD", ("/nowhere/sh", "-c", ""))
+    install("test", say())
+    for login in (OWN, STORE):
+        message = await failure_of(credential_lookup(login))
+        assert "docker-credential-test cannot be run: /nowhere/sh, which" in message
 
 
 @real_time
