@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 EXIT_USAGE = 2
+EXIT_SHORTAGE = 5
 
 
 def main() -> int:
@@ -15,22 +16,27 @@ def main() -> int:
         print(f"imgproxy {__version__}")  # noqa: T201
         return 0
     _die_by_signal()
-    from imgproxy.cli import options
-    from imgproxy.errors import UsageError
+    from imgproxy.errors import UsageError, shortage
+    from imgproxy.host.diagnostics import Diagnostics, super_server
 
-    parsed = options.Options()
+    parsed = None
     try:
+        from imgproxy.cli import options
+
+        parsed = options.Options()
         options.parse(sys.argv[1:], parsed)
         from imgproxy.cli import serve
 
         return serve.run(parsed)
-    except UsageError as error:
-        from imgproxy.host.diagnostics import Diagnostics, super_server
-
+    except Exception as error:
+        failure = error if isinstance(error, UsageError) else shortage("serving", error)
+        if failure is None:
+            raise
         diagnostics = Diagnostics(quiet=super_server())
-        diagnostics.hide(parsed.secrets)
-        diagnostics.failure(str(error))
-        return EXIT_USAGE
+        if parsed is not None:
+            diagnostics.hide(parsed.secrets)
+        diagnostics.failure(str(failure))
+        return EXIT_USAGE if failure is error else EXIT_SHORTAGE
 
 
 def _die_by_signal() -> None:

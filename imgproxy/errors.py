@@ -9,6 +9,7 @@ the HTTP server raises are in `server.request_errors`.
 
 from __future__ import annotations
 
+import errno
 import re
 
 TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage error
@@ -200,6 +201,10 @@ class UnavailableError(Failure):
     retryable = True
 
 
+class ShortageError(UnavailableError):
+    """Descriptors, memory, threads or room on a disk are short here; another try may succeed."""
+
+
 class ReplacedError(UnavailableError):
     """The opened image has been replaced by another one, and must be opened again."""
 
@@ -210,3 +215,52 @@ class UnreachableError(Failure):
     status = 504
     default_code = "UNREACHABLE"
     retryable = True
+
+
+# Failures of this host, which another source or location cannot help with.
+HOST_FAILURES = (ConfigurationError, ShortageError)
+
+# What system calls fail with where there are no more descriptors, processes or threads, where
+# there is no more memory, and where a disk is full.
+_SHORTAGES = frozenset(
+    {
+        *(errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+        *(errno.ENOMEM, errno.ENOBUFS),
+        *(errno.ENOSPC, errno.EDQUOT),
+    }
+)
+_NO_MEMORY = "Cannot allocate memory"
+_NO_THREAD = "can't start new thread"
+
+# A library that cannot be loaded is an `ImportError`, with the words of dlopen(3) and no number.
+_NOT_LOADED = (
+    "Too many open files",
+    *(_NO_MEMORY, _NO_MEMORY.lower(), "failed to map segment"),
+)
+
+
+def shortage(what: str, error: BaseException) -> ShortageError | None:
+    """Return the failure where an exception means that this host is short of something, or None.
+
+    `what` was attempted. Exceptions in a group, and those that caused another, count as well.
+    """
+    if isinstance(error, ShortageError):
+        return error
+    reason = _shortage(error)
+    if reason:
+        return ShortageError(f"{what}: {reason}")
+    causes = error.exceptions if isinstance(error, BaseExceptionGroup) else [error.__cause__]
+    return next(filter(None, (shortage(what, each) for each in causes if each is not None)), None)
+
+
+def _shortage(error: BaseException) -> str:
+    """Return what there is too little of, in the system's words; nothing for other exceptions."""
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    if isinstance(error, RuntimeError):
+        return _NO_THREAD if str(error) == _NO_THREAD else ""
+    if isinstance(error, ImportError):
+        return clean(str(error)) if any(words in str(error) for words in _NOT_LOADED) else ""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        return error.strerror or str(error)
+    return ""

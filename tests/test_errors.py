@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from typing import TYPE_CHECKING
+
 import pytest
 
 from imgproxy import errors
 from imgproxy.errors import Failure, NotFoundError, UsageError, clean
 from imgproxy.server import request_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # class: status, code, whether another try may succeed
 LEAVES = {
@@ -32,7 +39,8 @@ LEAVES = {
 def test_the_tree_has_no_other_leaves() -> None:
     assert set(Failure.__subclasses__()) == set(LEAVES)
     below = {each: leaf for leaf in LEAVES for each in leaf.__subclasses__()}
-    assert below == {errors.ReplacedError: errors.UnavailableError}
+    unavailable = (errors.ReplacedError, errors.ShortageError)
+    assert below == dict.fromkeys(unavailable, errors.UnavailableError)
 
 
 def test_failures_of_requests_are_no_part_of_the_tree_of_all() -> None:
@@ -99,6 +107,76 @@ def test_a_copy_has_the_facts_and_not_the_traceback() -> None:
     assert type(copy) is errors.ReplacedError
     assert vars(copy) == vars(failure)
     assert (str(copy), copy.__traceback__) == ("x", None)
+
+
+def raised(make: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as info:  # noqa: PT011  (any)
+        make()
+    return info.value
+
+
+def from_cause(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+SHORT = OSError(errno.EMFILE, "Too many open files")
+
+SHORTAGES = {
+    **{
+        errno.errorcode[number]: (OSError(number, os.strerror(number)), os.strerror(number))
+        for number in (
+            *(errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS),
+            *(errno.ENOSPC, errno.EDQUOT),
+        )
+    },
+    "memory": (raised(lambda: bytearray(1 << 62)), "Cannot allocate memory"),
+    "a thread": (RuntimeError("can't start new thread"), "can't start new thread"),
+    "a library": (
+        ImportError("/x.so: cannot open shared object file: Too many open files"),
+        "/x.so: cannot open shared object file: Too many open files",
+    ),
+    "memory for a library": (
+        ImportError("/x.so: failed to map segment from shared object"),
+        "/x.so: failed to map segment from shared object",
+    ),
+    "in a group": (
+        ExceptionGroup("", [ValueError(), ExceptionGroup("", [SHORT])]),
+        "Too many open files",
+    ),
+    "as a cause": (from_cause(OSError("all failed"), SHORT), "Too many open files"),
+    "a group as a cause": (
+        from_cause(OSError("all failed"), ExceptionGroup("", [OSError(101, "no route"), SHORT])),
+        "Too many open files",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SHORTAGES)
+def test_a_shortage_of_the_system_is_told_from_a_defect(kind: str) -> None:
+    error, words = SHORTAGES[kind]
+    failure = errors.shortage("opening x", error)
+    assert failure is not None
+    assert (failure.status, failure.code, failure.retryable) == (503, "UNAVAILABLE", True)
+    assert failure.message == f"opening x: {words}"
+    assert errors.shortage("more", failure) is failure
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Too many open files"),
+        RuntimeError("cannot schedule new futures after shutdown"),
+        OSError(errno.ECONNREFUSED, "Connection refused"),
+        OSError("odd"),
+        ImportError("No module named 'x'"),
+        ExceptionGroup("", [ValueError()]),
+        from_cause(ValueError(), KeyError()),
+        KeyboardInterrupt(),
+    ],
+)
+def test_anything_else_is_none(error: BaseException) -> None:
+    assert errors.shortage("opening x", error) is None
 
 
 class Thing:

@@ -36,6 +36,7 @@ def run(options: Options) -> int:
 
     import trio
 
+    from imgproxy.errors import shortage
     from imgproxy.frontends.single_image import SingleImage
     from imgproxy.server.http_connection import Severity
     from imgproxy.server.service import EXIT_STATUS, Service
@@ -49,6 +50,8 @@ def run(options: Options) -> int:
     try:
         return trio.run(_serve, service, inherited, catalog, network)
     except Exception as error:  # noqa: BLE001  (its traceback may have secrets)
+        if failure := shortage("serving", error):
+            raise failure from None
         diagnostics.defect("serving", error)
         return EXIT_STATUS[Severity.DEFECT]
 

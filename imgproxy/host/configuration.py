@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.config import search_paths
-from imgproxy.errors import ConfigurationError, DeniedError, clean
+from imgproxy.errors import ConfigurationError, DeniedError, Failure, clean, shortage
 from imgproxy.host import environment
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ class Configuration:
                 registries_d.parse(_read("registries.d", path), path)
                 for path in search_paths.registries_d(self._host, self._chosen.registries_d)
             ]
-        except ImportError:
-            raise DeniedError(
+        except ImportError as error:
+            raise shortage("reading registries.d", error) or DeniedError(
                 "PyYAML is needed to read registries.d, and so to find signatures:"
                 " pip install 'oci-imgproxy[signatures]'"
             ) from None
@@ -183,6 +183,7 @@ def _read(what: str, path: str) -> bytes:
         raise _unreadable(what, path, error) from None
 
 
-def _unreadable(what: str, path: str, error: Exception) -> ConfigurationError:
+def _unreadable(what: str, path: str, error: Exception) -> Failure:
     reason = error.strerror if isinstance(error, OSError) else error
-    return ConfigurationError(f"reading {what} in {clean(path)}: {reason}", file=path)
+    doing = f"reading {what} in {clean(path)}"
+    return shortage(doing, error) or ConfigurationError(f"{doing}: {reason}", file=path)

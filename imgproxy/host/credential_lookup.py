@@ -16,7 +16,7 @@ import trio
 
 from imgproxy.config import credential_helpers as helpers
 from imgproxy.config.registries_conf import AUTH_FILES
-from imgproxy.errors import ConfigurationError, clean
+from imgproxy.errors import ConfigurationError, clean, shortage
 from imgproxy.host.blocking_calls import settle
 from imgproxy.specs.http.secrets import of_credentials
 from imgproxy.specs.oci import registry_name
@@ -124,7 +124,9 @@ async def _ask(helper: Helper) -> Credentials | None:
                 raise helpers.helper_error(helper, "is not in $PATH") from None
             return None  # a store that is configured for all registries, not for this one
         except OSError as error:
-            raise helpers.helper_error(helper, f"cannot be run: {error.strerror}") from None
+            raise shortage(f"running {helper.program}", error) or helpers.helper_error(
+                helper, f"cannot be run: {error.strerror}"
+            ) from None
         except trio.TooSlowError:
             raise helpers.helper_error(
                 helper, f"gave no answer for {clean(server)} in {HELPER_TIMEOUT:g} s"

@@ -11,7 +11,7 @@ import re
 import stat
 import sys
 
-from imgproxy.errors import ConfigurationError, UsageError, clean
+from imgproxy.errors import ConfigurationError, ShortageError, UsageError, clean, shortage
 from imgproxy.host import mounts
 
 TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage error
@@ -53,7 +53,9 @@ def _cpu_flags() -> Collection[str]:
     try:
         with open("/proc/cpuinfo", "rb", buffering=0) as file:
             text = file.read(_ONE_CPU).decode("ascii", "replace")
-    except OSError:
+    except OSError as error:
+        if shortage("reading /proc/cpuinfo", error):
+            raise  # another image would be chosen than at other times
         return ()
     line = next((line for line in text.splitlines() if line.startswith("flags")), "")
     return frozenset(line.partition(":")[2].split())
@@ -89,7 +91,7 @@ def _read_option_file(option: str, path: str) -> bytes:
             return _content(file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{option} {clean(path)}: {reason}") from None
+        raise _unusable(f"{option} {clean(path)}", error, reason) from None
 
 
 def check_option_directory(option: str, path: str) -> None:
@@ -105,7 +107,11 @@ def _list_option_directory(option: str, path: str) -> None:
         os.listdir(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise UsageError(f"{option} {clean(path)}: {reason}") from None
+        raise _unusable(f"{option} {clean(path)}", error, reason) from None
+
+
+def _unusable(what: str, error: Exception, reason: object) -> Exception:
+    return shortage(what, error) or UsageError(f"{what}: {reason}")
 
 
 def _in_time(function: Callable[[str, str], T], option: str, path: str) -> T | None:
@@ -117,12 +123,12 @@ def _in_time(function: Callable[[str, str], T], option: str, path: str) -> T | N
         return function(option, path)
     import threading
 
-    answers: list[tuple[T | None, UsageError | None]] = []
+    answers: list[tuple[T | None, Exception | None]] = []
 
     def call() -> None:
         try:
             answers.append((function(option, path), None))
-        except UsageError as error:
+        except (UsageError, ShortageError) as error:
             answers.append((None, error))
 
     thread = threading.Thread(target=call, daemon=True)
@@ -197,8 +203,9 @@ def _list(directory: str) -> list[tuple[str, bool]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ConfigurationError(
-            f"reading {clean(directory)}: {error.strerror}", file=directory
+        what = f"reading {clean(directory)}"
+        raise shortage(what, error) or ConfigurationError(
+            f"{what}: {error.strerror}", file=directory
         ) from None
 
 

@@ -24,6 +24,7 @@ from imgproxy.errors import (
     UnavailableError,
     UnsupportedFormatError,
     clean,
+    shortage,
 )
 from imgproxy.host import blocking_calls, mounts
 from imgproxy.host.environment import kind_of
@@ -43,7 +44,7 @@ def failure(path: str, error: OSError) -> Failure:
         return DeniedError(message)
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
         return InvalidError(message, code="PATH_INVALID")
-    return UnavailableError(message)
+    return shortage(clean(path), error) or UnavailableError(message)
 
 
 class OpenFile:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.config import policy as policies
 from imgproxy.errors import (
-    ConfigurationError,
+    HOST_FAILURES,
     Failure,
     InvalidError,
     NotFoundError,
@@ -106,7 +106,7 @@ class Image:
                 try:
                     with closing_on_error(source):
                         opened = await self._open_at(source, policy)
-                except ConfigurationError:
+                except HOST_FAILURES:
                     raise  # an error of this host: another source cannot help
                 except Failure as error:
                     failures.append(error)

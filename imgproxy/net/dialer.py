@@ -8,6 +8,7 @@ to. A proxy looks up names by itself, so that of those it is asked for only addr
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  (for names; later an upgrade may have replaced the file)
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from imgproxy.errors import (
     UnreachableError,
     clean,
     closing_on_error,
+    shortage,
 )
 from imgproxy.host import blocking_calls, mounts
 from imgproxy.net import tcp, tls
@@ -111,9 +113,9 @@ async def _connect_to_proxy(url: Url, proxy: Proxy) -> socket.socket:
     try:
         return await tcp.connect(await tcp.look_up(proxy.url.host, proxy.url.port))
     except OSError as error:
-        raise UnreachableError(
-            f"connecting to {url.scheme}://{url.endpoint} through the proxy {proxy}:"
-            f" {reason(error)}",
+        what = f"connecting to {url.scheme}://{url.endpoint} through the proxy {proxy}"
+        raise shortage(what, error) or UnreachableError(
+            f"{what}: {reason(error)}",
             code="PROXY",
             is_transient=retry.is_transient(error),
         ) from error

@@ -22,6 +22,7 @@ from imgproxy.errors import (
     UnavailableError,
     UnreachableError,
     clean,
+    shortage,
 )
 from imgproxy.specs.http import addresses, retry
 from imgproxy.specs.http.chunks import Chunks
@@ -241,6 +242,9 @@ def translated(
     """
     if isinstance(error, trio.TooSlowError):
         return UnreachableError(f"{what}: {doing} for {limit:g} s")
+    failure = shortage(what, error)
+    if failure is not None:
+        return failure
     if isinstance(error, ssl.SSLError) and not retry.is_transient(error):
         return BadUpstreamError(
             f"{what}: TLS failed: {reason(error)}{_WAYS_OUT.get(getattr(error, 'reason', ''), '')}",

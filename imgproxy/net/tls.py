@@ -6,7 +6,7 @@ import os
 import ssl
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import ConfigurationError, clean
+from imgproxy.errors import ConfigurationError, Failure, clean, shortage
 from imgproxy.host import environment
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def _no_password() -> str:
     return ""
 
 
-def _unusable(path: str, error: Exception, kind: str = "certificate") -> ConfigurationError:
+def _unusable(path: str, error: Exception, kind: str = "certificate") -> Failure:
+    what = f"the {kind} {clean(path)}"
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-    return ConfigurationError(f"the {kind} {clean(path)}: {clean(str(reason))}", file=path)
+    return shortage(what, error) or ConfigurationError(f"{what}: {clean(str(reason))}", file=path)

@@ -18,7 +18,7 @@ _MEANINGS = {
     1: "a defect of imgproxy",
     2: "wrong usage",
     4: "a blob did not match its digest",
-    5: "the source was lost during a blob",
+    5: "the source was lost, or the system was short of something",
 }
 _SOURCE_LOST = 5
 

@@ -24,7 +24,9 @@ from imgproxy.errors import (
     DefectError,
     Failure,
     InvalidError,
+    ShortageError,
     clean,
+    shortage,
 )
 from imgproxy.server.error_body import ERROR_TYPE, error_body
 from imgproxy.server.handler import Request
@@ -85,7 +87,7 @@ class Severity(enum.IntEnum):
     """What happened on a connection, the most severe last."""
 
     NOTHING = 0
-    LOST = 1  # the source was lost after the head was sent
+    LOST = 1  # the source was lost after the head was sent, or this host was short of something
     MISMATCH = 2  # digest or size did not agree after the head was sent
     DEFECT = 3
 
@@ -137,7 +139,7 @@ class HttpConnection:
                     self._diagnostics.debug(str(error))
                 nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001  (the other connections are to go on)
-            self._report_defect("the conversation", error)
+            self._report("the conversation", error)
         finally:
             self._stream.close()
         return self._severity
@@ -239,13 +241,10 @@ class HttpConnection:
         self._persistence = persistence(request)
         try:
             reply = await self._reply(request)
-        except Failure as failure:
-            self._diagnostics.failure(f"{name}: {failure.status} {failure.code}: {failure.message}")
-            await self._send_error(failure, head_only=head_only)
         except _ConnectionLostError:
             raise
         except Exception as error:  # noqa: BLE001  (a defect is answered as one)
-            await self._send_error(self._report_defect(name, error), head_only=head_only)
+            await self._send_error(self._report(name, error), head_only=head_only)
         else:
             if reply is not None:
                 self._diagnostics.debug(f"{name}: 200, {reply.size} bytes")
@@ -300,16 +299,11 @@ class HttpConnection:
                 await self._send(head)
             else:
                 await self._send_body(head, reply.size, reply.body)
-        except Failure as failure:
-            self._persistence = "close"
-            is_mismatch = isinstance(failure, InvalidError)
-            self._record(Severity.MISMATCH if is_mismatch else Severity.LOST)
-            self._diagnostics.failure(f"{name}: broken off: {failure.code}: {failure.message}")
         except _ConnectionLostError:
             raise
         except Exception as error:  # noqa: BLE001  (a defect is reported as one)
             self._persistence = "close"
-            self._report_defect(name, error)
+            self._report(name, error, is_begun=True)
         finally:
             reply.body.close()
 
@@ -367,11 +361,28 @@ class HttpConnection:
             await self._stream.send(data)
         except OSError as error:
             if error.errno not in _HUNG_UP:  # a full disk under standard output, perhaps
+                self._record(Severity.LOST)
                 self._diagnostics.failure(f"sending a reply: {error.strerror}")
             raise _lost(error) from error
         self._limit, self._since = before
 
     # --- what happened --------------------------------------------------------------------------
+
+    def _report(self, name: str, error: Exception, *, is_begun: bool = False) -> Failure:
+        """Report and record an exception, and return the failure to answer with.
+
+        `is_begun`: the head of a reply was sent, so that there will be no answer.
+        """
+        failure = error if isinstance(error, Failure) else shortage("answering it", error)
+        if failure is None:
+            return self._report_defect(name, error)
+        if is_begun and isinstance(failure, InvalidError):
+            self._record(Severity.MISMATCH)
+        elif is_begun or isinstance(failure, ShortageError):
+            self._record(Severity.LOST)
+        how = "broken off:" if is_begun else failure.status
+        self._diagnostics.failure(f"{name}: {how} {failure.code}: {failure.message}")
+        return failure
 
     def _report_defect(self, name: str, error: Exception) -> DefectError:
         """Report a defect, and return the failure to answer with, which has no details of it."""

@@ -7,14 +7,13 @@ severe event on a connected descriptor: imgproxy(1), EXIT STATUS.
 
 from __future__ import annotations
 
-import errno
 import math
 import socket
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgproxy.errors import closing_on_error
+from imgproxy.errors import closing_on_error, shortage
 from imgproxy.net.streams import FdStream, SocketStream, accept
 from imgproxy.server.access import Access, is_loopback, parse_host
 from imgproxy.server.http_connection import STALL_LIMIT, HttpConnection, Severity
@@ -39,8 +38,7 @@ MAX_WAITING = 64
 # a wait for the parent.
 SEND_BUFFER = 2 * 1024 * 1024
 
-# What accept(2) fails with while the system is short of something; trying again at once is no help.
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Seconds. While the system is short of something, trying again at once is no help.
 _SHORTAGE_PAUSE = 0.2
 
 # Where a browser can connect.
@@ -73,6 +71,7 @@ class Service:
         self._connections = Places(MAX_ACCEPTED + MAX_WAITING, self._is_dispensable)
         self._conversations: set[HttpConnection] = set()
         self._severity = Severity.NOTHING
+        self._is_short = False
 
     async def run(self, inherited: InheritedSockets) -> int:
         """Serve until the end, and return the exit status. Closes the sockets."""
@@ -122,14 +121,23 @@ class Service:
                     connections.start_soon(self._serve_accepted, conversation)
 
     async def _accept(self, listener: socket.socket) -> tuple[SocketStream, Any]:
+        """Accept a connection. A shortage is reported once, until there is none at first."""
+        was_short = False
         while True:
             try:
-                return await accept(listener)
+                accepted = await accept(listener)
             except OSError as error:
                 # Anything else happened to the connection, and another may come (accept(2)).
-                if error.errno in _SHORTAGES:
-                    self._diagnostics.failure(f"accepting a connection: {error.strerror}")
+                failure = shortage("accepting a connection", error)
+                if failure is not None:
+                    was_short = True
+                    if not self._is_short:
+                        self._diagnostics.failure(failure.message)
+                    self._is_short = True
                 await trio.sleep(_SHORTAGE_PAUSE)
+            else:
+                self._is_short = was_short
+                return accepted
 
     async def _serve_accepted(self, conversation: HttpConnection) -> None:
         try:

@@ -13,7 +13,7 @@ from imgproxy.config.certs import Certificates
 from imgproxy.config.registries_d import Section
 from imgproxy.config.search_paths import Host
 from imgproxy.config.short_names import resolve
-from imgproxy.errors import ConfigurationError, DeniedError
+from imgproxy.errors import ConfigurationError, DeniedError, ShortageError
 from imgproxy.host import environment
 from imgproxy.host.configuration import Configuration, Overrides
 
@@ -194,6 +194,20 @@ READERS: dict[str, tuple[str, Callable[[Configuration], object]]] = {
     "aliases": (ALIASES, lambda configuration: configuration.short_names),
     "credentials": (DOCKER, lambda configuration: configuration.auth_files()),
 }
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_a_file_that_cannot_be_read_for_want_of_descriptors_is_not_broken(
+    configure: Callable[..., Configuration], what: str
+) -> None:
+    path, read = READERS[what]
+    files = Files({path: OSError(24, "Too many open files")}, **HOME)
+    configuration = configure(files)
+    with pytest.raises(ShortageError) as caught:
+        read(configuration)
+    assert f" in {path}: Too many open files" in caught.value.message
+    files.contents[path] = ACCEPT if what == "policy" else b"{}" if what == "credentials" else b""
+    read(configuration)
 
 
 @pytest.mark.parametrize(

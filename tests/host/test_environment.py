@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import socket
 import stat
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from imgproxy.errors import ConfigurationError, UsageError
+from imgproxy.errors import ConfigurationError, ShortageError, UsageError, shortage
 from imgproxy.host import environment
 from imgproxy.specs.oci.platform import Platform
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -185,6 +187,38 @@ def test_a_file_that_cannot_be_read_is_a_usage_error(path: str, reason: str) -> 
     with pytest.raises(UsageError) as caught:
         environment.read_option_file("--policy", path)
     assert str(caught.value) == f"--policy {reason}"
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Have the system refuse this process any more descriptors."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+READS: dict[str, Callable[[str], object]] = {
+    "a file of an option": lambda path: environment.read_option_file("--policy", f"{path}/file"),
+    "a directory of an option": lambda path: environment.check_option_directory("--x", path),
+    "a directory": lambda path: environment.host().names(path),
+    "the processor": lambda _: environment._cpu_flags(),
+}
+
+
+@pytest.mark.parametrize("what", READS)
+def test_what_cannot_be_read_for_want_of_descriptors_is_a_shortage(
+    what: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with no_descriptors(), pytest.raises((ShortageError, OSError)) as raised:
+        READS[what](str(tmp_path))
+    assert shortage("", raised.value) is not None
+    READS[what](str(tmp_path))
 
 
 # --- configuration ----------------------------------------------------------------------------

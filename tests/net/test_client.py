@@ -920,6 +920,9 @@ def several(*errors: OSError) -> OSError:
 NO_ROUTE = OSError(errno.EHOSTUNREACH, "No route to host")
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
+SHORT = OSError(errno.EMFILE, "Too many open files")
+SHORTAGE = (503, "UNAVAILABLE", True)
+
 DIALS: dict[str, tuple[OSError, tuple[int, str, bool], str]] = {
     "refused": (REFUSED, UNREACHABLE, "Connection refused"),
     "one address": (several(REFUSED), UNREACHABLE, "Connection refused"),
@@ -945,6 +948,8 @@ DIALS: dict[str, tuple[OSError, tuple[int, str, bool], str]] = {
         "TLS failed: wrong version number; it may speak plain http, which insecure = true",
     ),
     "TLS": (tls_error("bad record"), TLS, "TLS failed: bad record"),
+    "descriptors": (SHORT, SHORTAGE, "Too many open files"),
+    "descriptors for one of two": (several(NO_ROUTE, SHORT), SHORTAGE, "Too many open files"),
 }
 
 

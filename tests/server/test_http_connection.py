@@ -35,7 +35,7 @@ from support.streams import (
 from trio.testing import wait_all_tasks_blocked
 
 from imgproxy import errors
-from imgproxy.errors import Failure, InvalidError, UnavailableError
+from imgproxy.errors import Failure, InvalidError, ShortageError, UnavailableError
 from imgproxy.server import http_connection, request_errors
 from imgproxy.server.access import Access
 from imgproxy.server.http_connection import MAX_DRAIN, Severity
@@ -106,7 +106,8 @@ async def test_a_failure_is_answered_as_its_class_says(failure: Failure) -> None
     if isinstance(failure, MethodNotAllowedError):
         wanted["Allow"] = "GET"
     assert fields_of(reply) == wanted
-    assert talked.severity == Severity.NOTHING
+    short = isinstance(failure, ShortageError)
+    assert talked.severity == (Severity.LOST if short else Severity.NOTHING)
     line = f"{failure.status} {failure.default_code}: words"
     assert talked.notes.failures == [f"{method} /manifest: {line}" for method in ("GET", "HEAD")]
 
@@ -583,8 +584,11 @@ BROKEN = UnavailableError("the source is lost")
         (MISMATCH, Severity.MISMATCH, "broken off: DIGEST_INVALID: the blob: "),
         (BROKEN, Severity.LOST, "broken off: UNAVAILABLE: the source is lost"),
         (ZeroDivisionError("oops"), Severity.DEFECT, "a defect of this program: "),
+        (MemoryError(), Severity.LOST, "broken off: UNAVAILABLE: "),
+        (OSError(errno.EMFILE, "Too many"), Severity.LOST, "broken off: UNAVAILABLE: "),
+        (RuntimeError("can't start new thread"), Severity.LOST, "broken off: UNAVAILABLE: "),
     ],
-    ids=["mismatch", "lost", "defect"],
+    ids=["mismatch", "lost", "defect", "memory", "descriptors", "threads"],
 )
 @virtual_time
 async def test_a_body_that_breaks_off_stays_short_and_ends_the_conversation(
@@ -602,6 +606,32 @@ async def test_a_body_that_breaks_off_stays_short_and_ends_the_conversation(
     assert line.startswith(f"GET /blob: {words}")
     assert talked.stream.finished is not None
     assert [body.closed for body in front_end.bodies] == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "Cannot allocate memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+        (ExceptionGroup("", [MemoryError()]), "Cannot allocate memory"),
+    ],
+    ids=["memory", "descriptors", "disk", "threads", "group"],
+)
+@virtual_time
+async def test_a_shortage_of_the_system_is_no_defect(error: Exception, words: str) -> None:
+    """The conversation goes on, and what the parent is told is that it may try again."""
+    talked = await hold(FrontEnd({"/manifest": error}), MemoryStream(GET, ask(target="/blob"), END))
+    reply, _ = talked.replies("GET", "GET")
+    assert (reply.status, reply.code, reply.error["detail"]) == (
+        503,
+        "UNAVAILABLE",
+        {"retryable": True},
+    )
+    assert words in reply.message
+    assert talked.severity == Severity.LOST
+    assert talked.notes.failures[0] == f"GET /manifest: 503 UNAVAILABLE: {reply.message}"
 
 
 @virtual_time
@@ -663,11 +693,11 @@ async def test_half_a_request_is_refused_at_its_end() -> None:
 @pytest.mark.parametrize("number", [errno.EPIPE, errno.ECONNRESET, errno.ENOSPC])
 @virtual_time
 async def test_a_reply_that_cannot_be_sent_ends_a_conversation(number: int, path: str) -> None:
-    """Quietly if the parent has gone; a full disk is reported."""
+    """Quietly if the parent has gone; a full disk is reported, and another try may succeed."""
     front_end, stream = FrontEnd({"/blob": (b"one",)}), MemoryStream(ask(target=path))
     stream.broken = OSError(number, os.strerror(number))
     talked = await hold(front_end, stream)
-    assert talked.severity == Severity.NOTHING
+    assert talked.severity == (Severity.LOST if number == errno.ENOSPC else Severity.NOTHING)
     reported = ["sending a reply: No space left on device"] if number == errno.ENOSPC else []
     assert talked.notes.failures == reported
     assert all(body.closed for body in front_end.bodies)

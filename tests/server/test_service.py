@@ -599,9 +599,14 @@ def test_only_this_host_is_answered_unless_others_are_allowed(address: str) -> N
 
 
 class Accepting:
-    """`streams.accept`, with faults before and addresses in place of the real ones."""
+    """`streams.accept`, with faults before and addresses in place of the real ones.
 
-    def __init__(self, faults: Sequence[OSError] = (), addresses: Sequence[str] = ()) -> None:
+    A fault that is None is a connection.
+    """
+
+    def __init__(
+        self, faults: Sequence[OSError | None] = (), addresses: Sequence[str] = ()
+    ) -> None:
         self._faults = iter(faults)
         self._addresses = iter(addresses)
 
@@ -644,9 +649,23 @@ async def test_a_shortage_is_reported_and_waited_out(
     with elapsing(round(0.2 * len(numbers), 6)):
         status, notes = await serve(front_end(), listening=(listener,))
     assert status == 0
-    assert notes.failures == [
-        f"accepting a connection: {os.strerror(number)}" for number in numbers[:-1]
-    ]
+    assert notes.failures == [f"accepting a connection: {os.strerror(errno.EMFILE)}"]
+
+
+@virtual_time
+async def test_a_shortage_is_reported_again_only_after_it_has_ended(
+    resources: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was accepted between two failures shows no more than that one has ended."""
+    short = OSError(errno.EMFILE, "Too many open files")
+    faults = [short, None, short, short, None, None, short, None]
+    monkeypatch.setattr(services, "accept", Accepting(faults))
+    listener = listening(resources)
+    for _ in range(faults.count(None)):
+        connect(resources, listener).close()
+    connect(resources, listener, QUIT)
+    _, notes = await serve(front_end(), listening=(listener,))
+    assert notes.failures == ["accepting a connection: Too many open files"] * 2
 
 
 @virtual_time

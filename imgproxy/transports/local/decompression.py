@@ -13,11 +13,18 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import trio
 
-from imgproxy.errors import InvalidError, UnavailableError, UnsupportedFormatError, clean
+from imgproxy.errors import (
+    InvalidError,
+    UnavailableError,
+    UnsupportedFormatError,
+    clean,
+    shortage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +60,9 @@ MAX_SIZE = 256 * 1024 * 1024 * 1024
 # zstd's --long=27; xz -9 stays below it.
 _WINDOW_LOG = 27
 _MAX_MEMORY = 1 << _WINDOW_LOG
+
+# How zstd says that the system has no more memory; the other libraries raise `MemoryError`.
+_NO_MEMORY = "not enough memory"
 
 
 class Decompressor(Protocol):
@@ -114,19 +124,24 @@ def _xz() -> Decompressor:
 
 
 def _zstd() -> Decompressor:
+    zstd = _zstd_module()
+    limit = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
+    return zstd.ZstdDecompressor(options=limit)  # type: ignore[no-any-return]
+
+
+@cache
+def _zstd_module() -> Any:  # noqa: ANN401  (of the standard library, or another one)
     try:
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
+    except ModuleNotFoundError:
         try:
             from backports import zstd
-        except ImportError:  # the program as one file has no extension modules
-            raise UnsupportedFormatError(
+        except ImportError as error:  # the program as one file has no extension modules
+            raise shortage("importing zstd", error) or UnsupportedFormatError(
                 "zstd needs the module backports.zstd, or Python 3.14 and newer: install that"
                 " module for this Python"
             ) from None
-
-    limit = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
-    return zstd.ZstdDecompressor(options=limit)  # type: ignore[no-any-return,unused-ignore]
+    return zstd
 
 
 class Codec(NamedTuple):
@@ -323,7 +338,9 @@ class Cursor:
         try:
             piece = decompressor.decompress(data, limit)
         except Exception as error:  # noqa: BLE001  (each library raises its own, or OSError)
-            raise self._broken(str(error)) from None
+            if str(error).endswith(_NO_MEMORY):
+                raise MemoryError from None
+            raise shortage(clean(self._file.path), error) or self._broken(str(error)) from None
         self._offset -= len(decompressor.unused_data)
         return piece, needs_input and not data
 

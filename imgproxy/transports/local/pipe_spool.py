@@ -6,7 +6,6 @@ archive is read at any offset, and opened anew after a failure.
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import suppress
 from functools import partial
@@ -14,7 +13,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgproxy.errors import ConfigurationError, Failure, InvalidError, UnavailableError, clean
+from imgproxy.errors import (
+    ConfigurationError,
+    Failure,
+    InvalidError,
+    ShortageError,
+    clean,
+    shortage,
+)
 from imgproxy.host import blocking_calls, environment
 from imgproxy.host.blocking_calls import Job
 from imgproxy.host.files import open_file
@@ -27,14 +33,11 @@ if TYPE_CHECKING:
 # What is taken from a pipe in one go.
 _PIECE = 2 * 1024 * 1024
 
-# Errors that may be over at another try: no room, too many open files, no memory.
-_TRANSIENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-
 
 async def open_spooled(fd: int, path: str) -> OpenFile:
     """Open the file with what comes from a pipe, once it has all come; `path` is its name.
 
-    Raises `UnavailableError` where it cannot be kept for now, `ConfigurationError` where that lasts
+    Raises `ShortageError` where it cannot be kept for now, `ConfigurationError` where that lasts
     as long as the directory is not another, and `InvalidError` where it can no longer be read.
     """
     spool = _spools.get(fd)
@@ -107,8 +110,8 @@ def _unkept(path: str, error: OSError, kept: int) -> Failure:
         f" {clean(environment.temporary_directory())}, since an archive is not read in order:"
         f" {error.strerror} after {kept} bytes"
     )
-    if error.errno in _TRANSIENT:
-        return UnavailableError(f"{message}; another try may help, and continues there")
+    if shortage(path, error):
+        return ShortageError(f"{message}; another try may help, and continues there")
     return ConfigurationError(
         f"{message}; another try does not help, another directory in TMPDIR does",
         variable="TMPDIR",

@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import (
+    HOST_FAILURES,
     BadUpstreamError,
-    ConfigurationError,
     Failure,
     InvalidError,
     NotFoundError,
@@ -65,7 +65,7 @@ def places(
         try:
             if await attached.has_extension(Retries(0)):
                 return []
-        except ConfigurationError:
+        except HOST_FAILURES:
             raise
         except Failure:
             pass  # the next place asks again, and reports it; what is here counts in any case

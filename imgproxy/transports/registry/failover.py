@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import trio
 
-from imgproxy.errors import ConfigurationError, DeniedError, Failure, NotFoundError
+from imgproxy.errors import HOST_FAILURES, DeniedError, Failure, NotFoundError
 from imgproxy.specs.http import retry
 from imgproxy.transports.time_limit import TimeLimitError, waiting
 
@@ -120,7 +120,7 @@ class Failover(Generic[L]):
                 try:
                     with waiting(partial(self._described, what, location)):
                         return await attempt(location)
-                except ConfigurationError:
+                except HOST_FAILURES:
                     raise  # a mistake on this host, and not the location's
                 except TimeLimitError:
                     location.demerits += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import ConfigurationError, Failure, UnreachableError
+from imgproxy.errors import HOST_FAILURES, Failure, UnreachableError
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import distribution
 from imgproxy.transports.registry.redirects import follow
@@ -76,12 +76,12 @@ class RegistryHost:
         try:
             await self._connect("https")
             self._scheme = "https"
-        except ConfigurationError:
+        except HOST_FAILURES:
             raise  # a mistake on this host, and no reason to do without TLS
         except Failure as error:
             try:
                 await self._connect("http")
-            except ConfigurationError:
+            except HOST_FAILURES:
                 raise
             except Failure as second:
                 raise UnreachableError(

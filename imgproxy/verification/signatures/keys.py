@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from imgproxy.errors import ConfigurationError, clean
+from imgproxy.errors import ConfigurationError, clean, shortage
 from imgproxy.host import environment
 from imgproxy.specs.signing import pem
 
@@ -37,8 +37,9 @@ def read(material: Material) -> list[tuple[str, bytes]]:
             found.append((clean(path), environment.read_file(path)))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigurationError(
-                f"{material.field_path} of the policy: reading {clean(path)}: {reason}", file=path
+            what = f"{material.field_path} of the policy: reading {clean(path)}"
+            raise shortage(what, error) or ConfigurationError(
+                f"{what}: {reason}", file=path
             ) from None
     return found
 

@@ -14,7 +14,7 @@ import trio
 
 from imgproxy.config import signed_identity
 from imgproxy.config.signature_requirements import SignedBy
-from imgproxy.errors import ConfigurationError, DeniedError, Failure, InvalidError
+from imgproxy.errors import HOST_FAILURES, DeniedError, Failure, InvalidError, shortage
 from imgproxy.host.blocking_calls import settle
 from imgproxy.specs.oci.manifest import Index
 from imgproxy.specs.signing.signature import SignatureError
@@ -82,7 +82,7 @@ class PolicyCheck:
         try:
             self._conditions = [_condition(each, warn) for each in conditions.requirements]
         except ImportError as error:
-            raise DeniedError(
+            raise shortage(f"importing {error.name}", error) or DeniedError(
                 f"{source.name} is rejected: {self._where} requires signatures, and to verify them"
                 f" {error.name} is needed: pip install 'oci-imgproxy[signatures]'"
             ) from None
@@ -123,7 +123,7 @@ class PolicyCheck:
         for place in places:
             try:
                 signatures = await place.read()
-            except ConfigurationError:
+            except HOST_FAILURES:
                 raise
             except Failure as failure:
                 if isinstance(failure, InvalidError):
@@ -170,6 +170,8 @@ class PolicyCheck:
             claim = condition.verifier.verify(signature, document)
             self._check_claim(condition, claim, document)
         except Exception as error:  # noqa: BLE001  (one bad signature must not hide a good one)
+            if failure := shortage(f"verifying {signature.name}", error):
+                raise failure from None
             known = isinstance(error, SignatureError)
             message = str(error) if known else f"it cannot be examined ({type(error).__name__})"
             reason = f"[{signature.name}] {message}"

@@ -17,6 +17,7 @@ from support import archives
 from support.archives import COMPRESSIONS
 from support.opened import BROKEN, CHANGED, TOO_LARGE, UNSUPPORTED, Watched, refusing
 
+from imgproxy.errors import ShortageError, shortage
 from imgproxy.transports.local import decompression
 from imgproxy.transports.local.decompression import CompressedFile, codec
 
@@ -467,5 +468,53 @@ def test_without_a_library_for_zstd_it_is_said_what_to_install(
     """The program as one file has no extension modules."""
     for module in ("compression", "backports", "backports.zstd"):
         monkeypatch.setitem(sys.modules, module, None)
+    decompression._zstd_module.cache_clear()
     with refusing(UNSUPPORTED, "install", "backports.zstd", "3.14"):
         decompression._zstd()
+
+
+class Short:
+    """A decompressor that the system has no memory for."""
+
+    eof, unused_data, needs_input = False, b"", True
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def decompress(self, *_: object) -> bytes:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("Unable to decompress: Allocation error : not enough memory")],
+    ids=["memory", "the words of zstd"],
+)
+def test_a_shortage_of_memory_is_no_broken_file(
+    error: Exception, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(LIBRARIES["gzip"](CONTENT))
+    for head in decompression._CODECS:
+        made = decompression.Codec("gzip", lambda: Short(error))
+        monkeypatch.setitem(decompression._CODECS, head, made)
+    opened_, _ = opened(path)
+    with pytest.raises((MemoryError, ShortageError)) as raised:
+        rest_of(opened_.cursor(0))
+    assert shortage("", raised.value) is not None
+
+
+def test_a_library_for_zstd_that_cannot_be_loaded_for_want_of_descriptors_is_not_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Finder:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name.startswith(("compression", "backports.zstd")):
+                raise ImportError("_zstd.so: cannot open shared object file: Too many open files")
+
+    for name in [each for each in sys.modules if each.startswith(("compression", "backports"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    decompression._zstd_module.cache_clear()
+    with pytest.raises(ImportError) as raised:
+        decompression._zstd()
+    assert shortage("", raised.value) is not None

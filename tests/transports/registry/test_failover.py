@@ -39,6 +39,7 @@ from imgproxy.errors import (
     Failure,
     InvalidError,
     NotFoundError,
+    ShortageError,
     UnavailableError,
 )
 from imgproxy.images.verified_source import VerifiedSource
@@ -490,27 +491,32 @@ async def test_a_mirror_of_a_blocked_registry_serves() -> None:
         assert (await source.root()).raw == MANIFEST
 
 
+OF_THIS_HOST = [ConfigurationError("a broken file"), ShortageError("Too many open files")]
+
+
+@pytest.mark.parametrize("failure", OF_THIS_HOST)
 @virtual_time
-async def test_what_is_wrong_on_this_host_is_not_passed_over() -> None:
-    unreachable: dict[str, float | Exception] = {
-        "https://mirror": ConfigurationError("a broken file")
-    }
+async def test_what_is_wrong_on_this_host_is_not_passed_over(failure: Failure) -> None:
+    unreachable: dict[str, float | Exception] = {"https://mirror": failure}
     async with registry(places=PLACES, retries=5, unreachable=unreachable) as (source, script):
-        with elapsing(0), pytest.raises(ConfigurationError):
+        with elapsing(0), pytest.raises(type(failure)):
             await source.root()
         assert script.dialled == ["https://mirror.test"]
 
 
+@pytest.mark.parametrize("failure", OF_THIS_HOST)
 @pytest.mark.parametrize("scheme", ["https", "http"])
 @virtual_time
-async def test_what_is_wrong_on_this_host_is_no_reason_for_plain_http(scheme: str) -> None:
+async def test_what_is_wrong_on_this_host_is_no_reason_for_plain_http(
+    scheme: str, failure: Failure
+) -> None:
     unreachable: dict[str, float | Exception] = {
-        f"{scheme}://registry": ConfigurationError("a broken file"),
-        "https://registry.test": RESET if scheme == "http" else ConfigurationError("a broken file"),
+        f"{scheme}://registry": failure,
+        "https://registry.test": RESET if scheme == "http" else failure,
     }
     places = [place(insecure=True)]
     async with registry(places=places, retries=5, unreachable=unreachable) as (source, _):
-        with elapsing(0), pytest.raises(ConfigurationError):
+        with elapsing(0), pytest.raises(type(failure)):
             await source.root()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from functools import partial
@@ -29,6 +30,7 @@ from imgproxy.errors import (
     DeniedError,
     Failure,
     InvalidError,
+    ShortageError,
     UnavailableError,
     UnreachableError,
 )
@@ -42,7 +44,7 @@ from imgproxy.specs.signing.signature import (
     SimpleSignature,
 )
 from imgproxy.transports.source import Identity, SignaturePlace
-from imgproxy.verification.signatures import sigstore
+from imgproxy.verification.signatures import policy_check, sigstore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,6 +213,26 @@ async def test_a_signature_that_cannot_be_examined_is_a_bad_one(
     assert (await denied(source)).endswith(words)
     for places in ([found(strange, good)], [found(strange), found(good)]):
         source.signed[root["digest"]] = places
+        await opened(source)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=repr
+)
+@real_time
+async def test_a_shortage_does_not_make_a_signature_bad(
+    error: Exception, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image may be good, so that the answer is to try again, and not that it is denied."""
+
+    def examine(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sigstore.Verifier, "verify", examine)
+    root = store.image(b"x")
+    source = source_of(store, root)
+    source.signed[root["digest"]] = [found(signed(root))]
+    with pytest.raises(ShortageError, match="verifying a signature: "):
         await opened(source)
 
 
@@ -531,6 +553,23 @@ async def test_an_image_is_checked_again_after_a_denial(store: Store) -> None:
 # --- libraries ------------------------------------------------------------------------------------
 
 GPG = {"type": "signedBy", "keyType": "GPGKeys", "keyData": b64(b"x")}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "library"), [(requirement(), "cryptography"), (GPG, "pysequoia")]
+)
+def test_a_library_that_cannot_be_loaded_for_want_of_descriptors_is_not_missing(
+    wanted: Json, library: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = ImportError(f"{library}.so: cannot open shared object file: Too many open files")
+
+    def load(*_: object) -> None:
+        raise short
+
+    monkeypatch.setattr(policy_check, "_condition", load)
+    source = source_of(store, store.image(b"x"))
+    with pytest.raises(ShortageError, match="Too many open files"):
+        trio.run(partial(opened, source, wanted))
 
 
 @pytest.mark.parametrize(
