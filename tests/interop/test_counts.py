@@ -429,7 +429,8 @@ LAYOUT = {
 }
 REGISTRY = {
     *SERVED,
-    *within("config", "certs", "credential_helpers", "endpoints", "registries_conf"),
+    # the first for a blob that wants credentials, while the files are those that were started
+    *within("config", "auth_file", "certs", "credential_helpers", "endpoints", "registries_conf"),
     *within("config", "registry_tables", "short_names"),
     *within("host", "credential_lookup"),
     *within("net", "client", "connection_pool", "dialer", "preconnect", "request"),

@@ -196,7 +196,12 @@ async def _open(path: str) -> OpenFile:
 
 def _index(file: OpenFile) -> Archive:
     codec = decompression.codec(file.path, file.read(_HEAD, 0))
-    compressed = None if codec is None else decompression.CompressedFile(file, codec)
+    compressed = None
+    if codec is not None:
+        # Members need it later, when an upgrade may have replaced the files.
+        from imgproxy.transports.local import compressed_member  # noqa: F401
+
+        compressed = decompression.CompressedFile(file, codec)
     try:
         if compressed is None:
             begin = file.read(tar.BLOCK, 0)

@@ -32,6 +32,9 @@ class ForeignLayers:
 
     def __init__(self, network: Network) -> None:
         self._network = network
+        if network.options.foreign_layers:  # before an upgrade can replace the files
+            network.urls("", [])
+            from imgproxy.transports.registry import blob_failover  # noqa: F401
         self._failovers: dict[tuple[Digest, tuple[str, ...]], Failover[PlainUrl]] = {}
 
     async def open(self, descriptor: Descriptor, error: NotFoundError) -> Reader:

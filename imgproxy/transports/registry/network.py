@@ -180,6 +180,10 @@ class Network:
         return self._clients[key]
 
     def _new_client(self, home: Url | None, registry: str, *, insecure: bool) -> Client:
+        # What is not used here is for later, when an upgrade may have replaced the files.
+        from datetime import datetime  # noqa: F401
+
+        from imgproxy.config import auth_file, certs  # noqa: F401
         from imgproxy.host import environment
         from imgproxy.net.client import Client
         from imgproxy.net.dialer import Dialer

@@ -39,7 +39,7 @@ class Verifier:
     """
 
     def __init__(self, requirement: SignedBy, warn: Callable[[str], None]) -> None:
-        import pysequoia  # noqa: F401  (it is needed whatever the keyrings hold)
+        from pysequoia import Cert, packet, verify  # noqa: F401  (an upgrade may replace them)
 
         self._certs: dict[str, Cert] = {}
         self._damaged: set[str] = set()
