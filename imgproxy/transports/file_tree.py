@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from imgproxy.errors import NotFoundError, clean
 from imgproxy.host.blocking_calls import call
+from imgproxy.transports.local import near_misses
 from imgproxy.transports.readers import open_local
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ class Directory:
         try:
             return await open_local(f"{self.path}/{path}", name)
         except NotFoundError as error:
-            from imgproxy.transports.local import near_misses
-
             raise await call(self.path, near_misses.backslashes, path, self, error) from None
 
     def __contains__(self, path: object) -> bool:

@@ -425,18 +425,18 @@ SERVED = {
 LAYOUT = {
     *(*SERVED, "transports.file_tree"),
     "specs.oci.choices",
-    *within("transports.local", "detect", "oci_layout"),
+    *within("transports.local", "detect", "near_misses", "oci_layout"),
 }
 REGISTRY = {
     *SERVED,
     # the first for a blob that wants credentials, while the files are those that were started
     *within("config", "auth_file", "certs", "credential_helpers", "endpoints", "registries_conf"),
     *within("config", "registry_tables", "short_names"),
-    *within("host", "credential_lookup"),
+    *within("host", "credential_lookup", "masking"),
     *within("net", "client", "connection_pool", "dialer", "preconnect", "request"),
     *within("net", "response", "tcp", "tls"),
     *within("specs.http", "addresses", "basic", "challenge", "chunks", "content_range"),
-    *within("specs.http", "credentials", "proxy", "retry", "secrets", "url"),
+    *within("specs.http", "credentials", "proxy", "refusal_body", "retry", "secrets", "url"),
     *within("specs.oci", "distribution", "token"),
     *within("transports.registry", "authorization", "blob_failover", "blob_part", "failover"),
     *within("transports.registry", "preconnect", "redirects", "registry_host", "registry_image"),

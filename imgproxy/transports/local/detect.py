@@ -24,6 +24,7 @@ from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.specs.oci.reference import DirectoryName, DockerArchiveName, LayoutName, PathName
 from imgproxy.transports import file_tree
 from imgproxy.transports.file_tree import Directory
+from imgproxy.transports.local import near_misses
 from imgproxy.transports.source import Identity, docker_identity
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ async def open_named(name: LocalName | PathName) -> SearchableSource:
     try:
         return await _open_named(name)
     except NotFoundError as error:
-        from imgproxy.transports.local import near_misses
-
         raise await call(name.path, near_misses.cut_at_a_colon, name.path, error) from None
 
 
@@ -184,8 +183,6 @@ def _readable_name(name: LocalName, archive: Archive) -> LocalName:
     `docker save` writes a layout without a manifest.json in some versions of Docker. Raises
     `UnsupportedFormatError` where the archive has neither.
     """
-    from imgproxy.transports.local import near_misses
-
     where = clean(archive.path)
     if isinstance(name, DockerArchiveName) and "manifest.json" not in archive:
         if "index.json" in archive:

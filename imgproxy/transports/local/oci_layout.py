@@ -17,6 +17,7 @@ from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.manifest import Index, Manifest
 from imgproxy.transports import file_tree
+from imgproxy.transports.local import near_misses
 from imgproxy.transports.source import Document
 
 if TYPE_CHECKING:
@@ -90,8 +91,6 @@ class OciLayout:
         try:
             raw = await file_tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
         except NotFoundError as error:
-            from imgproxy.transports.local import near_misses
-
             path = self._wanted.path
             raise await call(path, near_misses.cut_at_a_colon, path, error) from None
         name = f"{clean(self._tree.path)}: index.json"

@@ -22,7 +22,7 @@ from imgproxy.host import environment
 from imgproxy.host.files import open_file
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import tar
-from imgproxy.transports.local import decompression
+from imgproxy.transports.local import decompression, near_misses
 from imgproxy.transports.readers import Bytes, Content
 
 if TYPE_CHECKING:
@@ -108,8 +108,6 @@ class Archive:
             if member is None:
                 if hops:
                     raise _invalid(f"{where} is a link to {clean(name)}, which is not there")
-                from imgproxy.transports.local import near_misses
-
                 error = NotFoundError(f"{where} is not there")
                 raise near_misses.backslashes(name, self, error)
             if sole and member.copies > 1:

@@ -183,6 +183,8 @@ class Network:
         # What is not used here is for later, when an upgrade may have replaced the files.
         from datetime import datetime  # noqa: F401
 
+        import imgproxy.host.masking
+        import imgproxy.specs.http.refusal_body  # noqa: F401
         from imgproxy.config import auth_file, certs  # noqa: F401
         from imgproxy.host import environment
         from imgproxy.net.client import Client
