@@ -63,6 +63,7 @@ class Client:
 
     `stall_timeout` is in seconds. `user_agent` names this program to registries. `proxy_for`
     returns the proxy that forwards requests to a plain http URL, where `dial` connects to one.
+    `prepare` is called once, while the first response is waited for: what it does costs no time.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Client:
         stall_timeout: float,
         user_agent: str,
         proxy_for: Callable[[Url], Proxy | None] = lambda _: None,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._dial = dial
         self._diagnostics = diagnostics
         self._stall_timeout = stall_timeout
         self._user_agent = user_agent
         self._proxy_for = proxy_for
+        self._preparations = [prepare]
         self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
         self._pool = ConnectionPool()
 
@@ -151,6 +154,8 @@ class Client:
             try:
                 with trio.fail_after(self._stall_timeout):
                     await _send(connection, message)
+                    while self._preparations:
+                        self._preparations.pop()()
                     patience = KEPT_TIMEOUT if connection.is_kept else float("inf")
                     head = await _receive_head(http, stream, patience)
             except Exception as error:

@@ -35,6 +35,9 @@ class ForeignLayers:
         if network.options.foreign_layers:  # before an upgrade can replace the files
             network.urls("", [])
             from imgproxy.transports.registry import blob_failover  # noqa: F401
+            from imgproxy.transports.registry.network import import_for_later
+
+            import_for_later()
         self._failovers: dict[tuple[Digest, tuple[str, ...]], Failover[PlainUrl]] = {}
 
     async def open(self, descriptor: Descriptor, error: NotFoundError) -> Reader:

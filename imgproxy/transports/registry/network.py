@@ -180,12 +180,6 @@ class Network:
         return self._clients[key]
 
     def _new_client(self, home: Url | None, registry: str, *, insecure: bool) -> Client:
-        # What is not used here is for later, when an upgrade may have replaced the files.
-        from datetime import datetime  # noqa: F401
-
-        import imgproxy.host.masking
-        import imgproxy.specs.http.refusal_body  # noqa: F401
-        from imgproxy.config import auth_file, certs  # noqa: F401
         from imgproxy.host import environment
         from imgproxy.net.client import Client
         from imgproxy.net.dialer import Dialer
@@ -204,6 +198,7 @@ class Network:
             stall_timeout=self.options.stall_timeout,
             user_agent=USER_AGENT,
             proxy_for=proxy_for,
+            prepare=import_for_later,
         )
 
     def close(self) -> None:
@@ -212,3 +207,12 @@ class Network:
             self._preconnection.close()
         for client in self._clients.values():
             client.close()
+
+
+def import_for_later() -> None:
+    """Import what later requests may need, when an upgrade may have replaced the files."""
+    from datetime import datetime  # noqa: F401
+
+    import imgproxy.host.masking
+    import imgproxy.specs.http.refusal_body  # noqa: F401
+    from imgproxy.config import auth_file, certs  # noqa: F401
