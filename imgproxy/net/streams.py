@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import ssl
+import stat
 import time
 from contextlib import suppress
 from functools import partial
@@ -185,7 +186,9 @@ class FdStream:
     """Two descriptors, one for each direction: pipes, regular files, what a shell connects.
 
     Both stay open when the stream is closed, and their mode is left as it is: the processes that
-    share them share the mode, and could not handle a change that a killed process leaves behind.
+    share them share the mode, and could not handle a change that a killed process leaves behind. A
+    pipe is opened once more, with a mode of its own; what cannot be is asked first whether it is
+    ready.
     """
 
     peer = ""
@@ -194,6 +197,8 @@ class FdStream:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self.sent_bytes = 0
+        self._own_read_fd = _reopened(read_fd, os.O_RDONLY)
+        self._own_write_fd = _reopened(write_fd, os.O_WRONLY)
         self._readable = _poll(read_fd, select.POLLIN)
         self._writable = _poll(write_fd, select.POLLOUT)
 
@@ -202,6 +207,8 @@ class FdStream:
         return await _retried(partial(self._read, buffer), self._read_fd, wait_readable)
 
     def _read(self, buffer: memoryview) -> int:
+        if self._own_read_fd is not None:
+            return os.readv(self._own_read_fd, [buffer])
         if not self._readable.poll(0):
             raise BlockingIOError
         return os.readv(self._read_fd, [buffer])
@@ -220,6 +227,8 @@ class FdStream:
         While a pipe is writable, so many bytes can be written without a wait, and not one more:
         poll(2), pipe(7).
         """
+        if self._own_write_fd is not None:
+            return os.write(self._own_write_fd, data)
         written = 0
         while written < len(data) and self._writable.poll(0):
             written += os.write(self._write_fd, data[written : written + select.PIPE_BUF])
@@ -239,7 +248,21 @@ class FdStream:
         return False
 
     def close(self) -> None:
-        """See `ByteStream`. The descriptors stay open."""
+        """See `ByteStream`. The descriptors that were given stay open."""
+        for fd in (self._own_read_fd, self._own_write_fd):
+            if fd is not None:
+                os.close(fd)
+        self._own_read_fd = self._own_write_fd = None
+
+
+def _reopened(fd: int, flags: int) -> int | None:
+    """Return another descriptor of a pipe, whose calls do not wait, None where there is none."""
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return None
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None  # it is another user's, for one
 
 
 def _poll(fd: int, event: int) -> select.poll:
