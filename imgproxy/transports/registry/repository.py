@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from imgproxy.errors import DeniedError
+from imgproxy.errors import BadUpstreamError, DeniedError, clean
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.distribution import (
@@ -88,6 +88,8 @@ class Repository:
         response = await self._get(ManifestPath(name), {"Accept": distribution.ACCEPT_MANIFESTS})
         named = distribution.content_digests(response.headers("docker-content-digest"))
         raw = await response.read(MAX_DOCUMENT_SIZE)
+        if raw.lstrip()[:1] == b"<":
+            raise _page(response, raw)
         return FoundManifest(raw, response.header("content-type"), named)
 
     async def blob(self, digest: Digest, wanted: Range | None = None) -> Part:
@@ -155,3 +157,14 @@ class Repository:
             else f"there are no credentials for {self.name}"
         )
         return DeniedError(f"{failure.message}: {reason}", code=failure.code, retry_after=wait)
+
+
+def _page(response: Response, raw: bytes) -> Failure:
+    """Return the failure for markup in place of a manifest, such as the page of a login."""
+    from imgproxy.specs.http import refusal_body
+
+    said = clean(response.header("content-type")) or "no type", refusal_body.parse(raw).summary
+    return BadUpstreamError(
+        f"GET {response.url}: a page, and no manifest ({': '.join(filter(None, said))});"
+        " there is no registry at this URL, or a proxy or a login stands before it"
+    )

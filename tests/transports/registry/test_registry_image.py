@@ -20,7 +20,9 @@ from support.registries import (
     WHERE,
     Ring,
     described,
+    failure_of,
     manifest,
+    moved,
     read_blob,
     registry,
     unauthorized,
@@ -212,3 +214,26 @@ async def test_a_given_token_is_for_the_image_s_own_registry_alone() -> None:
     ]
     async with registry(*exchanges, places=PLACES, registry_token="given") as (source, _):
         await source.root()
+
+
+@pytest.mark.parametrize(
+    ("page", "media_type", "words"),
+    [
+        (b"<html><title>Sign in</title>", "text/html", "(text/html: Sign in)"),
+        (b"\n <!DOCTYPE html><p>a", "text/html; charset=utf-8", "(text/html; charset=utf-8: a)"),
+        (b"<x/>", OCI_MANIFEST, f"({OCI_MANIFEST})"),
+        (b"<x/>", None, "(no type)"),
+    ],
+)
+@virtual_time
+async def test_a_page_in_place_of_a_manifest_is_told_with_its_url(
+    page: bytes, media_type: str | None, words: str
+) -> None:
+    there = "https://portal.test/login"
+    exchanges = [
+        asked(WHERE, moved(there)),
+        asked(there, answer(body=page, content_type=media_type)),
+    ]
+    failure = await failure_of(*exchanges)
+    assert refused(failure) == BAD_UPSTREAM
+    assert f"GET {there}: a page, and no manifest {words}" in failure.message
