@@ -99,7 +99,11 @@ def docker_archives() -> Iterator[Case]:
     other = sample.config("arm64", LAYERS[:1])
     items = [listed(*NAMES), listed(NAMES[0], config="other.json")]
     control = {"other.json": other, "manifest.json": sample.encode(items)}
-    yield Case("two images of one name", f"{image}:{TAG}", tar((DOCKER | control).items()))
+    yield Case(
+        "two images of one name, for two platforms",
+        f"{image}:{TAG}",
+        tar((DOCKER | control).items()),
+    )
     second = ("manifest.json", sample.encode(items[1:]))
     yield Case("two manifest.json", image, tar([*DOCKER.items(), ("other.json", other), second]))
 
