@@ -36,7 +36,7 @@ def main() -> int:
         if parsed is not None:
             diagnostics.hide(parsed.secrets)
         diagnostics.failure(str(failure))
-        return EXIT_USAGE if failure is error else EXIT_SHORTAGE
+        return EXIT_USAGE if isinstance(failure, UsageError) else EXIT_SHORTAGE
 
 
 def _die_by_signal() -> None:

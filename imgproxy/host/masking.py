@@ -12,6 +12,7 @@ import re
 from binascii import b2a_base64
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 from imgproxy.errors import CONTROLS, OMISSION
 
@@ -36,6 +37,7 @@ _MIN_BEGINNING = 2
 # What is left out: controls and blanks in text, and those that an escape stands for.
 _GAP = re.compile(rf"{CONTROLS.pattern}|\s+")
 _GAPS = bytes([*range(0x21), 0x7F])
+_PRINTABLE = bytes(range(0x21, 0x7F))
 _OMISSION = OMISSION.encode()
 
 # The ways of decoding, in lower case. An escape that an omission has cut stands for nothing.
@@ -174,6 +176,8 @@ def _spellings(secret: str) -> Iterator[bytes]:
     yield raw.translate(None, _GAPS).lower()
     for text in (secret, raw.decode("latin-1")):  # the latter as a header field is read
         yield _GAP.sub("", text).encode(errors="replace").lower()
+    # as in a Location that has blanks, of which nothing else is encoded (`specs.oci.distribution`)
+    yield quote(raw, safe=_PRINTABLE).encode().lower()
     if len(secret) < _MIN_LENGTH:
         return
     yield from _in_base64(b2a_base64(raw, newline=False).rstrip(b"="))

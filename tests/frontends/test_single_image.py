@@ -463,13 +463,15 @@ async def test_a_blob_without_its_algorithm_is_not_implemented() -> None:
 # --- how a conversation ends --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+@pytest.mark.parametrize(
+    ("number", "severity"), [(errno.EPIPE, Severity.NOTHING), (errno.ENOSPC, Severity.LOST)]
+)
 @virtual_time
-async def test_a_blob_whose_reply_cannot_be_sent_is_closed(number: int) -> None:
+async def test_a_blob_whose_reply_cannot_be_sent_is_closed(number: int, severity: Severity) -> None:
     image, stream = sample(), MemoryStream(ask(target=f"/blobs/{digest_of(b'one')}"))
     stream.broken = OSError(number, os.strerror(number))
     talked = await hold(image_of(image.place), stream)
-    assert talked.severity == Severity.NOTHING
+    assert talked.severity == severity
     assert [reader.closed for reader in image.place.readers] == [1]
 
 

@@ -114,7 +114,6 @@ ECHOES = {
     "a store's error": Echo(stored(error(403, SIGNATURE))),
     "a store's status line": Echo(stored(status_line("HTTP/1.1 what", SIGNATURE))),
     "a status line": Echo(status_line("HTTP/1.1 what", BASIC)),
-    "a digest": Echo(field("Docker_Content_Digest", f"sha256: {PASSWORD}")),
     "an encoding": Echo(field("Content_Encoding", f"br, {PASSWORD}")),
     "a path that is redirected to": Echo(field("Location", f"/x/ {PASSWORD}", 307)),
     "a user that is redirected to": Echo(field("Location", f"http:u: {PASSWORD}@h/", 307)),
