@@ -50,6 +50,7 @@ class Response:
     """A response whose head has arrived; its body is pulled. `size` is in bytes, None if unknown.
 
     `ends_by_close`: nothing tells the end of the body from the end of a broken connection.
+    `is_internal`: it came from an internal address; behind a proxy that is mostly not known.
     `release` is called once with the stream, the number of bytes received, and whether the
     connection can carry another request.
     """
@@ -66,7 +67,7 @@ class Response:
         self.url = url
         self.status = head.status_code
         self._fields = head.headers
-        self._peer = stream.peer or url.host
+        self.is_internal = addresses.is_internal(stream.peer or url.host)
         self._stream: ByteStream | None = stream
         self._release = release
         self._stall_timeout = self._patience = stall_timeout
@@ -102,11 +103,6 @@ class Response:
         self._rest = self._rest[: self._left]
         if self.size == 0:
             self._end()
-
-    @property
-    def is_internal(self) -> bool:
-        """Whether it came from an internal address; behind a proxy that is mostly not known."""
-        return addresses.is_internal(self._peer)
 
     def header(self, name: str) -> str:
         """Return a field's value: several joined by commas, empty if there is none."""

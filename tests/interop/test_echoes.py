@@ -115,7 +115,7 @@ ECHOES = {
     "a store's status line": Echo(stored(status_line("HTTP/1.1 what", SIGNATURE))),
     "a status line": Echo(status_line("HTTP/1.1 what", BASIC)),
     "an encoding": Echo(field("Content_Encoding", f"br, {PASSWORD}")),
-    "a path that is redirected to": Echo(field("Location", f"/x/ {PASSWORD}", 307)),
+    "a path that is redirected to": Echo(field("Location", f"/v2/x/ {PASSWORD}", 307)),
     "a user that is redirected to": Echo(field("Location", f"http:u: {PASSWORD}@h/", 307)),
     "a proxy's error": Echo(error(403, PASSWORD, BASIC), proxy="HTTP_PROXY"),
     "a proxy's status line": Echo(status_line("HTTP/1.1 what", BASIC), proxy="HTTP_PROXY"),

@@ -287,6 +287,53 @@ def test_a_token_without_the_right_is_a_403_and_not_a_loop(
     assert len(tokens.scopes) <= 2
 
 
+# --- other ways in ---------------------------------------------------------------------------
+
+
+def test_a_registry_that_a_redirect_leads_to_gives_a_token_without_credentials(
+    tokens: TokenService,
+    guarded: str,
+    registry: Registry,
+    pull: Pull,
+    home: Home,
+    tmp_path: Path,
+) -> None:
+    """As vanity domains do; the login for the first one is not for the second."""
+    move = f"""location / {{
+        rewrite ^/v2/acme/os/(.*)$ http://{guarded}/v2/images/all/$1 redirect;
+    }}"""
+    with nginx(tmp_path / "nginx", move) as front:
+        auth_file(home, front)
+        child = pull(f"docker://{front}/acme/os:latest", PLAIN)
+        reply = child.client.get("/manifest")
+        assert reply.status == 200, reply.body
+        assert_blobs(child, registry)
+        assert child.finish() == 0
+    assert tokens.authorizations == [None]
+    assert tokens.scopes == [SCOPE]
+
+
+def test_a_registry_whose_token_service_is_gone_is_shown_basic_where_it_offers_that(
+    registry: Registry, pull: Pull, home: Home, tmp_path: Path
+) -> None:
+    with (
+        docker_registry(registry.directory, auth="htpasswd") as inner,
+        nginx(
+            tmp_path / "nginx",
+            f"""location / {{
+                proxy_pass http://{inner}; proxy_set_header Host $http_host;
+                add_header WWW-Authenticate 'Bearer realm="http://127.0.0.1:9/token"' always;
+            }}""",
+        ) as front,
+    ):
+        auth_file(home, front)
+        child = pull(registry.name(":latest", front), PLAIN)
+        reply = child.client.get("/manifest")
+        assert reply.status == 200, reply.body
+        assert_blobs(child, registry)
+        assert child.finish() == 0
+
+
 # --- a token service that fails --------------------------------------------------------------
 
 

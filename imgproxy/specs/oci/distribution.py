@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, unquote, urljoin
 
 from imgproxy.errors import (
     BadUpstreamError,
@@ -49,6 +49,16 @@ _PRINTABLE = bytes(range(0x21, 0x7F))
 _WITHOUT_HOST = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:(?!//)")
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+# What a redirect to a store may end with because the signed URL has expired on the way. A request
+# that begins anew gets another one.
+STORE_REFUSALS = frozenset({400, 403})
+
+# The signature in a query that authorizes by itself: S3's `X-Amz-Signature`, Google's, CloudFront's
+# `Signature`, Azure's `sig`.
+_SIGNATURE = re.compile(r"(?i)[?&](?:[a-z0-9]+-)*sig(?:nature)?=")
+
+_REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|referrers)/[^/]+")
 
 
 class BasePath(NamedTuple):
@@ -149,6 +159,29 @@ def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
             " (--tls-verify=false would allow it)"
         )
     return target
+
+
+def is_authorized(url: Url, first: Url) -> bool:
+    """Return whether `url`, where redirects from `first` led, gets the same `Authorization`.
+
+    It stays at its origin, and in a registry's API. A signed URL authorizes by itself, and stores
+    refuse one that is authorized in two ways.
+    """
+    if url == first:
+        return True
+    is_in_api = _is_in_api(url) or not _is_in_api(first)
+    return url.origin == first.origin and is_in_api and _SIGNATURE.search(url.target) is None
+
+
+def _is_in_api(url: Url) -> bool:
+    path = unquote(url.target.partition("?")[0])
+    return path.startswith("/v2/") and ".." not in path.split("/")
+
+
+def repository_of(url: Url) -> str:
+    """Return the repository at another registry that a redirect led to, empty if it is none."""
+    match = _REPOSITORY.fullmatch(url.target.partition("?")[0])
+    return match[1] if match and _SIGNATURE.search(url.target) is None else ""
 
 
 def _resolve(url: Url, location: str) -> str:

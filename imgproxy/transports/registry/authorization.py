@@ -3,7 +3,7 @@
 Nothing is sent in advance: what is needed is in the challenge of the first response with status 401
 (RFC 9110 section 11.6.1). A token is then kept and sent with every request until shortly before it
 expires; one that is refused is replaced once. What to ask a token server for, and what its response
-means, is decided in `specs.oci.token`.
+means, is decided in `specs.oci.token`; which URLs get the value, in `specs.oci.distribution`.
 
 The registry receives the token. So one with a public address cannot name a realm with an internal
 one: what a server there says is not for the registry to know, nor for whoever reads messages.
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
+from imgproxy.errors import HOST_FAILURES, Failure
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.http import challenge as challenges
+from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci import token as tokens
 from imgproxy.transports.registry.redirects import discard, retry_after
 
@@ -28,13 +30,17 @@ if TYPE_CHECKING:
     from imgproxy.specs.http.challenge import Challenge
     from imgproxy.specs.http.credentials import Credentials
     from imgproxy.specs.http.url import Url
+    from imgproxy.specs.oci.token import Token
+
+# Refusals that are verdicts, and for some registries also what a token gets that has ended.
+_VERDICTS = frozenset({400, 403})
 
 # A token is renewed this long before its end, so that it does not expire on the way.
 _MARGIN = 5.0
 
 
 class Send(Protocol):
-    """How a request is sent: redirects are followed, `authorization` stays at the URL's origin."""
+    """How a request is sent: redirects are followed, `authorization` stays at the registry."""
 
     async def __call__(
         self,
@@ -52,9 +58,10 @@ class Send(Protocol):
 
 
 class _Demand(NamedTuple):
-    """A challenge, and whether it came from an internal address."""
+    """What a refusal asks for: a token, Basic, or either, and whether an internal address asked."""
 
-    challenge: Challenge
+    bearer: Challenge | None
+    basic: Challenge | None
     internal: bool
 
 
@@ -81,67 +88,111 @@ class Authorization:
         self._value = f"Bearer {registry_token}" if registry_token else ""
         self._is_given = bool(registry_token)
         self.source = "--registry-token" if registry_token else ""
+        # What the token that is kept was requested for, None where none is kept.
         self._demand: _Demand | None = None
+        # Why there is no token, where Basic is in its place.
+        self._failure: Failure | None = None
         self._expires = float("inf")
         self._generation = 0
+        # The generation of the value that was last seen to work.
+        self._accepted = -1
         self._scopes = [f"repository:{repository}:pull"]
         self._renewing = SingleFlight()
 
     async def request(self, url: Url, fields: dict[str, str]) -> tuple[Response, bytes]:
-        """Return the response to a request, and the body of it if it is a final refusal (401).
+        """Return the response to a request, and what was read of the body of a final refusal.
 
         Raises `Failure`.
         """
-        if self._demand is not None and trio.current_time() >= self._expires:
+        if self._demand is not None and self._is_over:
             await self._renew(url, self._demand, self._generation)
-        value, generation, is_new = self._value, self._generation, False
+        value, generation = self._value, self._generation
         response = await self._send(url, fields, value)
-        while response.status == 401 and response.url.origin == url.origin:
+        return await self._insist(url, fields, response, value, generation)
+
+    async def resume(self, refusal: Response, fields: dict[str, str]) -> tuple[Response, bytes]:
+        """Return what `request` would, where a request without a value has been refused."""
+        return await self._insist(refusal.url, fields, refusal, "", 0)
+
+    async def _insist(
+        self, url: Url, fields: dict[str, str], response: Response, value: str, generation: int
+    ) -> tuple[Response, bytes]:
+        """Meet what refusals of `url` ask for; `generation` is that of the value that was sent."""
+        is_new = False
+        while demand := self._demand_of(response, url, generation, is_new=is_new):
             body = await discard(response)
-            challenge = self._acceptable_challenge(response, is_new=is_new)
-            if challenge is None:
-                return response, body
-            refused = value
-            demand = _Demand(challenge, response.is_internal)
-            value = await self._renew(url, demand, generation)
+            refused, value = value, await self._renew(url, demand, generation)
             if value == refused:
+                self._raise_failure()
                 return response, body
             generation, is_new = self._generation, True
             response = await self._send(url, fields, value)
+        if response.status < 400 or not distribution.is_authorized(response.url, url):
+            self._accepted = generation
+        elif response.status == 401:
+            self._raise_failure()
         return response, b""
 
-    def _acceptable_challenge(self, refusal: Response, *, is_new: bool) -> Challenge | None:
-        """Return the challenge to meet, None where nothing is left to try.
+    def _demand_of(
+        self, response: Response, url: Url, generation: int, *, is_new: bool
+    ) -> _Demand | None:
+        """Return what to meet for another response, None where this one is final.
 
-        A refused token that `is_new`, fetched for this very request, is not fetched again, unless
-        the registry requires one scope more than it should (registry.suse.com does).
+        A token that was accepted before and no longer is, has been revoked or has expired, for
+        which some registries answer 400 or 403. A refused token that `is_new`, fetched for this
+        very request, is not fetched again, unless the registry requires one scope more than it
+        should (registry.suse.com does).
         """
-        challenge = _best_supported(refusal)
-        if challenge is None or self._is_given:
+        if self._is_given or not distribution.is_authorized(response.url, url):
             return None
-        if not is_new:
-            return challenge
-        scope = challenge.parameters.get("scope", "")
-        insufficient = challenge.parameters.get("error") == "insufficient_scope"
-        if insufficient and scope not in ("", *self._scopes) and len(self._scopes) == 1:
-            self._scopes.append(scope)
-            return challenge
-        return None
+        if response.status in _VERDICTS:
+            return None if is_new or self._accepted != generation else self._demand
+        if response.status != 401:
+            return None
+        demand = _demand(response)
+        if not is_new or demand is None:
+            return demand
+        scope = demand.bearer.parameters.get("scope", "") if demand.bearer else ""
+        if scope in ("", *self._scopes) or len(self._scopes) > 1:
+            return None
+        self._scopes.append(scope)
+        return demand
+
+    @property
+    def _is_over(self) -> bool:
+        return trio.current_time() >= self._expires
 
     async def _renew(self, url: Url, demand: _Demand, generation: int) -> str:
         """Return the value that replaces that of `generation`; tasks share one renewal."""
         return await self._renewing.get(
-            lambda: None if self._generation == generation else self._value,
+            lambda: None if self._generation == generation or self._is_over else self._value,
             partial(self._meet, url, demand),
         )
 
     async def _meet(self, url: Url, demand: _Demand) -> str:
-        """Return the value that meets a challenge of `url`, and keep it for later requests."""
-        challenge, internal = demand
+        """Return the value that meets a demand of `url`, and keep it for later requests.
+
+        Where no token can be had, it is Basic if the registry offers that as well.
+        """
         credentials = await self._find_credentials()
         self.source = "" if credentials is None else credentials.source
-        if challenge.scheme == "basic":
+        if demand.bearer is None:
             return self._value if credentials is None else self._keep(credentials.basic)
+        try:
+            token = await self._fetch(url, demand.bearer, credentials, internal=demand.internal)
+        except Failure as failure:
+            if isinstance(failure, HOST_FAILURES) or not (
+                demand.basic and credentials and credentials.username
+            ):
+                raise
+            return self._keep(credentials.basic, failure=failure)
+        expires = trio.current_time() + token.lifetime - _MARGIN
+        return self._keep(f"Bearer {token.value}", demand, expires)
+
+    async def _fetch(
+        self, url: Url, challenge: Challenge, credentials: Credentials | None, *, internal: bool
+    ) -> Token:
+        """Return a token from the realm that a challenge of `url` names."""
         request = tokens.request(
             url, challenge, self._scopes, credentials, allow_http=self._allow_http
         )
@@ -153,23 +204,32 @@ class Authorization:
             raise tokens.failure(
                 request.url, response.status, body, self.source, retry_after=retry_after(response)
             )
-        token = tokens.parse(await response.read(tokens.MAX_REPLY_SIZE), request.url)
-        self._demand = demand
-        self._expires = trio.current_time() + token.lifetime - _MARGIN
-        return self._keep(f"Bearer {token.value}")
+        return tokens.parse(await response.read(tokens.MAX_REPLY_SIZE), request.url)
 
-    def _keep(self, value: str) -> str:
-        self._value = value
+    def _keep(
+        self,
+        value: str,
+        demand: _Demand | None = None,
+        expires: float = float("inf"),
+        failure: Failure | None = None,
+    ) -> str:
+        self._value, self._demand, self._expires, self._failure = value, demand, expires, failure
         self._generation += 1
         return value
 
+    def _raise_failure(self) -> None:
+        """Raise the failure to get a token, if what was tried in its place was refused too."""
+        if self._failure is not None:
+            raise self._failure.copy()
 
-def _best_supported(response: Response) -> Challenge | None:
-    """Return the challenge to meet: a token may be had with or without credentials."""
+
+def _demand(response: Response) -> _Demand | None:
+    """Return what a refusal asks for: a token may be had with or without credentials."""
     offered = [
         challenge
         for header in response.headers("www-authenticate")
         for challenge in challenges.parse(header)
     ]
     by_scheme = {challenge.scheme: challenge for challenge in reversed(offered)}
-    return by_scheme.get("bearer") or by_scheme.get("basic")
+    bearer, basic = by_scheme.get("bearer"), by_scheme.get("basic")
+    return _Demand(bearer, basic, response.is_internal) if bearer or basic else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.specs.oci import distribution
@@ -55,9 +56,13 @@ class PlainUrl:
     async def _get(
         self, url: Url, asked: ApiPath | str, fields: dict[str, str], wanted: Collection[int]
     ) -> Response:
-        response = await follow(
-            self._client.get, url, lambda _: fields, allow_http=self._allow_http
+        follow_all = partial(
+            follow, self._client.get, url, lambda _: fields, allow_http=self._allow_http
         )
+        response = await follow_all()
+        if response.status in distribution.STORE_REFUSALS and response.url != url:
+            await discard(response)
+            response = await follow_all()
         if response.status not in wanted:
             body = await discard(response)
             raise distribution.failure(response.url, response.status, body, asked)

@@ -55,19 +55,28 @@ class RegistryHost:
     ) -> Response:
         """Return the response at the end of all redirects; see `Client.get` for the options.
 
-        Only the origin of `url` receives the authorization. A form holds credentials, and is not
-        sent on. Raises `Failure`.
+        Where a redirect leads receives the authorization only if `distribution.is_authorized`. A
+        form holds credentials, and is not sent on. Raises `Failure`.
         """
-        origin = url.origin
+        first = url
         authorized = {**fields, "Authorization": authorization} if authorization else fields
         get = partial(self._client.get, form=form, note=note, internal=internal)
         if form is not None:
             with waiting(lambda: f"POST {url}"):
                 return await get(url, authorized)
+        is_internal = True
+
+        async def get_next(url: Url, fields: dict[str, str]) -> Response:
+            nonlocal is_internal
+            response = await get(url, fields)
+            # What a public server leads to is asked by it, wherever it is.
+            response.is_internal = is_internal = is_internal and response.is_internal
+            return response
+
         return await follow(
-            get,
+            get_next,
             url,
-            lambda url: authorized if url.origin == origin else fields,
+            lambda url: authorized if distribution.is_authorized(url, first) else fields,
             allow_http=self.insecure,
         )
 

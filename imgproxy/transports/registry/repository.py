@@ -25,17 +25,21 @@ from imgproxy.transports.registry.blob_part import open_part
 from imgproxy.transports.registry.redirects import OK, check_encoding, discard, retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from imgproxy.errors import Failure
     from imgproxy.host.credential_lookup import CredentialLookup
     from imgproxy.net.response import Response
     from imgproxy.specs.http.content_range import Range
+    from imgproxy.specs.http.credentials import Credentials
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.distribution import ApiPath
     from imgproxy.transports.registry.blob_part import Part
     from imgproxy.transports.registry.registry_host import RegistryHost
+
+# Other registries that redirects lead to, whose tokens are kept. One is usual.
+_MAX_OTHERS = 16
 
 # The header field that announces the extension counts in a refusal as well.
 _ANY_STATUS = range(100, 600)
@@ -75,13 +79,15 @@ class Repository:
         self._host = host
         self._repository = repository
         self._kind = "mirror" if is_mirror else "registry"
-        self._authorization = Authorization(
+        self._authorization: Authorization = Authorization(
             repository,
             partial(credential_lookup.find, host.registry, repository, is_own=is_own),
-            self._send,
+            partial(self._send, lambda: self._authorization.source),
             allow_http=host.insecure,
             registry_token=registry_token if is_own else "",
         )
+        # By origin and repository at other registries that redirects led to.
+        self._anonymous: dict[tuple[object, str], Authorization] = {}
 
     async def manifest(self, name: str) -> FoundManifest:
         """Return a manifest or an index by a tag or a digest."""
@@ -122,14 +128,39 @@ class Repository:
     ) -> Response:
         """Return the response; a status that is not `wanted` raises `Failure`."""
         url = await self._host.url(self._repository, path)
-        response, body = await self._authorization.request(url, fields)
+        response, body = await self._request(url, fields)
+        is_own = distribution.is_authorized(response.url, url)
+        if response.status in distribution.STORE_REFUSALS and not is_own:
+            await discard(response)
+            response, body = await self._request(url, fields)
         if response.status not in wanted:
-            raise await self._failure(response, body, path)
+            raise await self._failure(response, body, url, path)
         check_encoding(response)
         return response
 
+    async def _request(self, url: Url, fields: dict[str, str]) -> tuple[Response, bytes]:
+        """Return the response at the end of all redirects, with what was read of a refusal's body.
+
+        Another registry that they lead to gets a token without credentials: those in use are not
+        for it. If it redirects to a third one, that gets none.
+        """
+        response, body = await self._authorization.request(url, fields)
+        name = distribution.repository_of(response.url)
+        if response.status != 401 or response.url.origin == url.origin or not name:
+            return response, body
+        key = response.url.origin, name
+        if key not in self._anonymous:
+            if len(self._anonymous) == _MAX_OTHERS:
+                self._anonymous.clear()
+            send = partial(self._send, str)
+            self._anonymous[key] = Authorization(
+                name, _find_none, send, allow_http=self._host.insecure
+            )
+        return await self._anonymous[key].resume(response, fields)
+
     async def _send(
         self,
+        find_source: Callable[[], str],
         url: Url,
         fields: dict[str, str],
         authorization: str,
@@ -137,26 +168,32 @@ class Repository:
         form: bytes | None = None,
         internal: bool = True,
     ) -> Response:
-        source = self._authorization.source
+        source = find_source()
         shown = f", credentials from {source}" if source else ""
         note = f" ({self._kind} {self.name}{shown})"
         return await self._host.get(
             url, fields, authorization, form=form, note=note, internal=internal
         )
 
-    async def _failure(self, response: Response, body: bytes, path: ApiPath) -> Failure:
+    async def _failure(self, response: Response, body: bytes, url: Url, path: ApiPath) -> Failure:
         body = body or await discard(response)
         wait = retry_after(response)
         failure = distribution.failure(response.url, response.status, body, path, retry_after=wait)
         if response.status != 401:
             return failure
         source = self._authorization.source
-        reason = (
-            f"the credentials from {source} were refused"
-            if source
-            else f"there are no credentials for {self.name}"
-        )
+        if not distribution.is_authorized(response.url, url):
+            reason = f"{self.name} redirects there, where its credentials are not sent"
+        elif source:
+            reason = f"the credentials from {source} were refused"
+        else:
+            reason = f"there are no credentials for {self.name}"
         return DeniedError(f"{failure.message}: {reason}", code=failure.code, retry_after=wait)
+
+
+async def _find_none() -> Credentials | None:
+    """Return that there are no credentials."""
+    return None
 
 
 def _page(response: Response, raw: bytes) -> Failure:

@@ -45,12 +45,14 @@ from imgproxy.specs.oci import distribution
 from imgproxy.transports.registry.authorization import Authorization
 
 if TYPE_CHECKING:
-    from support.streams import Script
+    from support.streams import Exchange, Script
 
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
+    from imgproxy.transports.registry.registry_image import RegistryImage
 
 BASIC = 'Basic realm="x"'
+WITHOUT_SCOPE = f'Bearer realm="{REALM}",service="registry.test"'
 INSECURE = [place(insecure=True)]
 
 USER = Credentials("u", "hunter2", "", "auth.json (auths.registry.test)")
@@ -211,7 +213,7 @@ async def test_a_fresh_token_that_is_refused_is_the_end() -> None:
     exchanges = [
         asked(WHERE, unauthorized(CHALLENGE)),
         asked(TOKENS, token("t1")),
-        asked(WHERE, unauthorized(CHALLENGE, body=body)),
+        asked(WHERE, unauthorized(WITHOUT_SCOPE, body=body)),
     ]
     failure = await failure_of(*exchanges)
     assert refused(failure) == UNAUTHORIZED
@@ -619,17 +621,26 @@ async def test_who_gives_up_waiting_for_a_token_leaves_it_to_the_next() -> None:
 
 # --- one scope more -----------------------------------------------------------------------------
 
-MORE = 'error="insufficient_scope",scope="repository:acme/base:pull"'
-INSUFFICIENT = f'Bearer realm="{REALM}",service="registry.test",{MORE}'
+MORE = 'scope="repository:acme/base:pull"'
+INSUFFICIENT = f'{WITHOUT_SCOPE},error="insufficient_scope",{MORE}'
 BOTH = f"{TOKENS}&scope=repository%3Aacme%2Fbase%3Apull"
 
 
+@pytest.mark.parametrize(
+    "second",
+    [
+        INSUFFICIENT,
+        f"{WITHOUT_SCOPE},{MORE}",
+        f'{WITHOUT_SCOPE},error="invalid_token",{MORE}',
+        f"{WITHOUT_SCOPE},{MORE}, {BASIC}",
+    ],
+)
 @virtual_time
-async def test_one_scope_more_is_asked_for_where_the_registry_wants_it() -> None:
+async def test_one_scope_more_is_asked_for_where_the_registry_wants_it(second: str) -> None:
     exchanges = [
         asked(WHERE, unauthorized(CHALLENGE)),
         asked(TOKENS, token("t1")),
-        asked(WHERE, unauthorized(INSUFFICIENT), authorization="Bearer t1"),
+        asked(WHERE, unauthorized(second), authorization="Bearer t1"),
         asked(BOTH, token("t2")),
         asked(WHERE, FOUND, authorization="Bearer t2"),
         asked(BLOB, FOUND_BLOB, authorization="Bearer t2"),
@@ -644,7 +655,7 @@ async def test_one_scope_more_is_asked_for_where_the_registry_wants_it() -> None
     [
         INSUFFICIENT,
         INSUFFICIENT.replace("acme/base", "acme/third"),
-        CHALLENGE,
+        WITHOUT_SCOPE,
     ],
     ids=["the same", "a third", "none"],
 )
@@ -672,6 +683,388 @@ async def test_insufficient_without_another_scope_is_a_refusal(scope: str) -> No
     ]
     failure = await failure_of(*exchanges)
     assert refused(failure) == UNAUTHORIZED
+
+
+# --- tokens that end without a 401 --------------------------------------------------------------
+
+FIRST = (
+    asked(WHERE, unauthorized(CHALLENGE), authorization=None),
+    asked(TOKENS, token("t1")),
+    asked(WHERE, FOUND, authorization="Bearer t1"),
+)
+
+
+async def read_both(source: RegistryImage) -> bytes:
+    await source.root()
+    return await read_blob(source)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+@virtual_time
+async def test_a_token_that_worked_and_is_refused_as_a_verdict_is_replaced_once(
+    status: int,
+) -> None:
+    exchanges = [
+        *FIRST,
+        asked(BLOB, answer(status), authorization="Bearer t1"),
+        asked(TOKENS, token("t2")),
+        asked(BLOB, FOUND_BLOB, authorization="Bearer t2"),
+    ]
+    async with registry(*exchanges) as (source, _):
+        assert await read_both(source) == LAYER
+
+
+@virtual_time
+async def test_so_is_one_that_had_led_to_a_store() -> None:
+    exchanges = [
+        asked(BLOB, unauthorized(CHALLENGE)),
+        asked(TOKENS, token("t1")),
+        asked(BLOB, moved(STORE), authorization="Bearer t1"),
+        asked(STORE, FOUND_BLOB, authorization=None),
+        asked(WHERE, answer(403), authorization="Bearer t1"),
+        asked(TOKENS, token("t2")),
+        asked(WHERE, FOUND, authorization="Bearer t2"),
+    ]
+    async with registry(*exchanges) as (source, _):
+        assert await read_blob(source) == LAYER
+        assert (await source.root()).raw == MANIFEST
+
+
+@pytest.mark.parametrize("value", ["t1", "t2"])
+@virtual_time
+async def test_a_verdict_that_stays_is_one(value: str) -> None:
+    body = b'{"errors":[{"code":"DENIED","message":"quarantined"}]}'
+    again = asked(BLOB, answer(403, body), authorization=f"Bearer {value}")
+    exchanges = [
+        *FIRST,
+        asked(BLOB, answer(403, body)),
+        asked(TOKENS, token(value)),
+        *([again] if value != "t1" else []),
+    ]
+    async with registry(*exchanges) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await read_both(source)
+    assert refused(raised.value) == DENIED
+    assert "403 (DENIED: quarantined)" in raised.value.message
+
+
+@pytest.mark.parametrize("status", [400, 403])
+@virtual_time
+async def test_a_verdict_on_a_token_that_never_worked_is_one(status: int) -> None:
+    exchanges = [
+        asked(WHERE, unauthorized(CHALLENGE)),
+        asked(TOKENS, token("t1")),
+        asked(WHERE, answer(status)),
+    ]
+    failure = await failure_of(*exchanges)
+    assert refused(failure) == (DENIED if status == 403 else BAD_UPSTREAM)
+
+
+@pytest.mark.parametrize("challenge", ["", BASIC])
+@virtual_time
+async def test_without_a_token_that_is_kept_a_verdict_is_one(challenge: str) -> None:
+    first = [asked(WHERE, unauthorized(challenge))] if challenge else []
+    exchanges = [*first, asked(WHERE, FOUND), asked(BLOB, answer(403))]
+    async with registry(*exchanges, ring=fresh()) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await read_both(source)
+    assert refused(raised.value) == DENIED
+
+
+@virtual_time
+async def test_nor_is_a_given_token_replaced() -> None:
+    exchanges = [asked(WHERE, FOUND), asked(BLOB, answer(403), authorization="Bearer given")]
+    async with registry(*exchanges, registry_token="given") as (source, _):
+        with pytest.raises(Failure) as raised:
+            await read_both(source)
+    assert refused(raised.value) == DENIED
+
+
+# --- Basic beside Bearer ------------------------------------------------------------------------
+
+EITHER = f"{CHALLENGE}, {BASIC}"
+NO_TOKENS = {
+    "refused": answer(401),
+    "forbidden": answer(403),
+    "not there": answer(404),
+    "busy": answer(503),
+    "a page": answer(body=b"<html>"),
+    "none": answer(body=b"{}"),
+    "a redirect without TLS": moved("http://tokens.test/"),
+}
+
+
+@pytest.mark.parametrize("reply", NO_TOKENS)
+@pytest.mark.parametrize("either", [EITHER, f"{BASIC}, {CHALLENGE}"])
+@virtual_time
+async def test_basic_is_tried_where_no_token_can_be_had(either: str, reply: str) -> None:
+    exchanges = [
+        asked(WHERE, unauthorized(either)),
+        asked(AUTHORIZED, NO_TOKENS[reply]),
+        asked(WHERE, FOUND, authorization=USER.basic),
+        asked(BLOB, FOUND_BLOB, authorization=USER.basic),
+    ]
+    async with registry(*exchanges, ring=fresh()) as (source, _):
+        assert await read_both(source) == LAYER
+
+
+@pytest.mark.parametrize("either", [EITHER, f"Bearer service=x, {BASIC}"])
+@virtual_time
+async def test_basic_is_tried_where_the_realm_is_internal_or_unusable(either: str) -> None:
+    """Nothing is sent there, and the login only to the registry that it is for."""
+    exchanges = [
+        asked(WHERE, unauthorized(either)),
+        asked(WHERE, FOUND, authorization=USER.basic),
+    ]
+    async with registry(*exchanges, ring=fresh()) as (source, script):
+        addressed(script, PUBLIC, INTERNAL)
+        assert (await source.root()).raw == MANIFEST
+
+
+@pytest.mark.parametrize(("reply", "wanted"), [(401, UNAUTHORIZED), (503, UNAVAILABLE)])
+@virtual_time
+async def test_where_basic_is_refused_too_the_token_server_s_answer_decides(
+    reply: int, wanted: tuple[int, str, bool]
+) -> None:
+    exchanges = [
+        asked(WHERE, unauthorized(EITHER)),
+        asked(AUTHORIZED, answer(reply)),
+        asked(WHERE, unauthorized(WITHOUT_SCOPE), authorization=USER.basic),
+    ]
+    failure = await failure_of(*exchanges, ring=fresh())
+    assert refused(failure) == wanted
+    assert failure.message.startswith(f"asking for a token: {REALM}?…: {reply}")
+
+
+@pytest.mark.parametrize("credentials", [None, IDENTITY])
+@virtual_time
+async def test_without_a_user_there_is_no_basic_to_try(credentials: Credentials | None) -> None:
+    ring = Ring(registry_test=credentials) if credentials else Ring()
+    where, form = (REALM, FORM) if credentials else (TOKENS, b"")
+    exchanges = [asked(WHERE, unauthorized(EITHER)), asked(where, answer(503), form=form)]
+    failure = await failure_of(*exchanges, ring=ring)
+    assert refused(failure) == UNAVAILABLE
+
+
+# --- where redirects lead -----------------------------------------------------------------------
+
+STORE = "https://store.test/blob?X-Amz-Signature=abc"
+
+
+@pytest.mark.parametrize(
+    ("target", "is_authorized"),
+    [
+        ("https://registry.test/v2/acme/other/blobs/x", True),
+        ("https://registry.test/v2/acme/other/blobs/x?ns=acme&design=1", True),
+        ("https://registry.test/storage/x", False),
+        ("https://registry.test/v2/../storage/x", False),
+        ("https://registry.test/v2/acme/blobs/x?X-Amz-Date=1&X-Amz-Signature=abc", False),
+        ("https://registry.test/v2/acme/blobs/x?X-Goog-Signature=abc", False),
+        ("https://registry.test/v2/acme/blobs/x?Expires=1&Signature=abc", False),
+        ("https://registry.test/v2/acme/blobs/x?sv=1&sig=abc", False),
+        ("https://registry.test:444/v2/acme/blobs/x", False),
+        ("https://other.test/v2/acme/blobs/x", False),
+    ],
+)
+@virtual_time
+async def test_the_token_goes_along_within_the_registry_s_api_alone(
+    target: str,
+    is_authorized: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    """A store at the same origin is not the registry, and refuses what is authorized twice."""
+    exchanges = [
+        *FIRST,
+        asked(BLOB, moved(target), authorization="Bearer t1"),
+        asked(target, FOUND_BLOB, authorization="Bearer t1" if is_authorized else None),
+    ]
+    async with registry(*exchanges) as (source, _):
+        assert await read_both(source) == LAYER
+
+
+@pytest.mark.parametrize("realm", [REALM, "https://registry.test/v2/token"])
+@virtual_time
+async def test_credentials_go_along_at_the_token_server(realm: str) -> None:
+    where = f"{realm}?account=u&{SCOPE}"
+    exchanges = [
+        asked(WHERE, unauthorized(f'Bearer realm="{realm}"')),
+        asked(where, moved(f"{realm}/new"), authorization=USER.basic),
+        asked(f"{realm}/new", token("t1"), authorization=USER.basic),
+        asked(WHERE, FOUND, authorization="Bearer t1"),
+    ]
+    async with registry(*exchanges, ring=fresh()) as (source, _):
+        assert (await source.root()).raw == MANIFEST
+
+
+ELSEWHERE = "https://other.test/v2/copies/os/blobs/x"
+OTHER_REALM = "https://other-tokens.test/get"
+OTHER_CHALLENGE = f'Bearer realm="{OTHER_REALM}",service="other.test"'
+OTHER_TOKENS = f"{OTHER_REALM}?service=other.test&scope=repository%3Acopies%2Fos%3Apull"
+
+
+@virtual_time
+async def test_another_registry_gets_a_token_without_credentials() -> None:
+    """The login is for the registry that redirects, and never for where it leads."""
+    exchanges = [
+        asked(BLOB, unauthorized(CHALLENGE)),
+        asked(AUTHORIZED, token("t1"), authorization=USER.basic),
+        asked(BLOB, moved(ELSEWHERE), authorization="Bearer t1"),
+        asked(ELSEWHERE, unauthorized(f"{OTHER_CHALLENGE}, {BASIC}"), authorization=None),
+        asked(OTHER_TOKENS, token("t2"), authorization=None),
+        asked(ELSEWHERE, FOUND_BLOB, authorization="Bearer t2"),
+        asked(BLOB, moved(ELSEWHERE), authorization="Bearer t1"),
+        asked(ELSEWHERE, unauthorized(OTHER_CHALLENGE), authorization=None),
+        asked(ELSEWHERE, moved(STORE), authorization="Bearer t2"),
+        asked(STORE, FOUND_BLOB, authorization=None),
+    ]
+    ring = Ring(registry_test=USER, other_test=USER)
+    async with registry(*exchanges, ring=ring) as (source, _):
+        assert await read_blob(source) == LAYER
+        assert await read_blob(source) == LAYER
+    assert {name for name, *_ in ring.asked} == {"registry.test"}
+
+
+@virtual_time
+async def test_its_token_is_replaced_when_it_ends() -> None:
+    def through(value: str, *first: Exchange) -> list[Exchange]:
+        return [
+            asked(BLOB, moved(ELSEWHERE)),
+            asked(ELSEWHERE, unauthorized(OTHER_CHALLENGE), authorization=None),
+            *first,
+            asked(ELSEWHERE, FOUND_BLOB, authorization=f"Bearer {value}"),
+        ]
+
+    exchanges = [
+        *through("t1", asked(OTHER_TOKENS, token("t1"))),
+        *through("t2", asked(OTHER_TOKENS, token("t2"))),
+    ]
+    async with registry(*exchanges) as (source, _):
+        assert await read_blob(source) == LAYER
+        await trio.sleep(60)
+        assert await read_blob(source) == LAYER
+
+
+@pytest.mark.parametrize(
+    ("target", "challenge"),
+    [
+        (ELSEWHERE, BASIC),
+        (ELSEWHERE, None),
+        ("https://other.test/a/page", OTHER_CHALLENGE),
+        (f"{ELSEWHERE}?X-Amz-Signature=abc", OTHER_CHALLENGE),
+        ("https://registry.test/storage/x", CHALLENGE),
+    ],
+)
+@virtual_time
+async def test_a_401_from_where_no_token_can_help_is_final(
+    target: str, challenge: str | None
+) -> None:
+    body = b'{"errors":[{"code":"UNAUTHORIZED","message":"who?"}]}'
+    exchanges = [
+        *FIRST,
+        asked(BLOB, moved(target)),
+        asked(target, unauthorized(challenge, body), authorization=None),
+    ]
+    async with registry(*exchanges) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await read_both(source)
+    assert refused(raised.value) == UNAUTHORIZED
+    assert f"{urls.parse(target)}: 401 (UNAUTHORIZED: who?)" in raised.value.message
+    assert "registry.test/acme/os redirects there" in raised.value.message
+
+
+@virtual_time
+async def test_the_tokens_of_many_other_registries_are_not_all_kept() -> None:
+    """Each blob could lead to another one, in a program that runs for months."""
+
+    def through(count: int) -> list[Exchange]:
+        target = f"https://other.test/v2/copies/{count}/blobs/x"
+        return [
+            asked(BLOB, moved(target)),
+            asked(target, unauthorized(OTHER_CHALLENGE)),
+            asked(f"{OTHER_TOKENS.removesuffix('os%3Apull')}{count}%3Apull", token(f"t{count}")),
+            asked(target, FOUND_BLOB, authorization=f"Bearer t{count}"),
+        ]
+
+    exchanges = [each for count in [*range(17), 0] for each in through(count)]
+    async with registry(*exchanges) as (source, _):
+        for _ in range(18):
+            assert await read_blob(source) == LAYER
+
+
+@virtual_time
+async def test_a_third_registry_gets_no_token() -> None:
+    """Each could name the next one, for ever."""
+    third = "https://third.test/v2/copies/os/blobs/x"
+    exchanges = [
+        asked(BLOB, moved(ELSEWHERE)),
+        asked(ELSEWHERE, unauthorized(OTHER_CHALLENGE)),
+        asked(OTHER_TOKENS, token("t2")),
+        asked(ELSEWHERE, moved(third)),
+        asked(third, unauthorized(OTHER_CHALLENGE), authorization=None),
+    ]
+    async with registry(*exchanges) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await read_blob(source)
+    assert refused(raised.value) == UNAUTHORIZED
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_allowed"),
+    [
+        (PUBLIC, PUBLIC, False),
+        (PUBLIC, INTERNAL, False),
+        (INTERNAL, PUBLIC, False),
+        (INTERNAL, INTERNAL, True),
+    ],
+)
+@virtual_time
+async def test_another_registry_names_an_internal_realm_only_if_all_on_the_way_are_internal(
+    first: str,
+    second: str,
+    is_allowed: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    """A public registry that redirects to an internal one would choose that realm."""
+    exchanges = [asked(BLOB, moved(ELSEWHERE)), asked(ELSEWHERE, unauthorized(OTHER_CHALLENGE))]
+    allowed = [asked(OTHER_TOKENS, token("t2")), asked(ELSEWHERE, FOUND_BLOB)]
+    async with registry(*exchanges, *(allowed if is_allowed else [])) as (source, script):
+        script.peers |= {
+            REGISTRY_AT: first,
+            "https://other.test": second,
+            "https://other-tokens.test": INTERNAL,
+        }
+        if is_allowed:
+            assert await read_blob(source) == LAYER
+            return
+        with pytest.raises(Failure) as raised:
+            await read_blob(source)
+        assert refused(raised.value) == BAD_UPSTREAM
+        assert "leads to the internal address" in raised.value.message
+
+
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("store", [STORE, "https://registry.test/storage/x?sig=abc"])
+@virtual_time
+async def test_a_signed_url_that_has_expired_is_replaced_once(status: int, store: str) -> None:
+    expired, renewed = f"{store}&n=1", f"{store}&n=2"
+    exchanges = [
+        *FIRST,
+        asked(BLOB, moved(expired), authorization="Bearer t1"),
+        asked(expired, answer(status), authorization=None),
+        asked(BLOB, moved(renewed), authorization="Bearer t1"),
+        asked(renewed, FOUND_BLOB, authorization=None),
+    ]
+    async with registry(*exchanges) as (source, _):
+        assert await read_both(source) == LAYER
+
+
+@virtual_time
+async def test_a_store_that_refuses_the_second_url_has_decided() -> None:
+    body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+    exchanges = [asked(BLOB, moved(STORE)), asked(STORE, answer(403, body))] * 2
+    async with registry(*exchanges) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await read_blob(source)
+    assert refused(raised.value) == DENIED
+    assert "Access Denied" in raised.value.message
 
 
 # --- by itself ----------------------------------------------------------------------------------

@@ -82,3 +82,26 @@ async def test_a_redirect_to_http_must_be_allowed() -> None:
         with pytest.raises(Failure, match="redirected from https to http"):
             await PlainUrl(urls.parse(BASE), client, allow_http=False).blob(DIGEST)
         (await PlainUrl(urls.parse(BASE), client, allow_http=True).blob(DIGEST)).response.close()
+
+
+@pytest.mark.parametrize("status", [400, 403])
+@virtual_time
+async def test_a_signed_url_that_has_expired_is_replaced_once(status: int) -> None:
+    store = "https://store.test/x?sig="
+    exchanges = [
+        asked(BASE, moved(f"{store}1")),
+        asked(f"{store}1", answer(status)),
+        asked(BASE, moved(f"{store}2")),
+        asked(f"{store}2", answer(body=CONTENT)),
+        asked(BASE, moved(f"{store}3")),
+        asked(f"{store}3", answer(status)),
+        asked(BASE, moved(f"{store}4")),
+        asked(f"{store}4", answer(status)),
+        asked(BASE, answer(status)),
+    ]
+    async with scripted(*exchanges) as (client, _):
+        location = PlainUrl(urls.parse(BASE), client, allow_http=False)
+        assert await read((await location.blob(DIGEST)).response) == CONTENT
+        for _ in range(2):
+            with pytest.raises(Failure, match=rf": {status}$"):
+                await location.blob(DIGEST)
