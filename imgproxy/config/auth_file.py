@@ -5,16 +5,20 @@ is broken is an error, never accidental anonymous access. Error messages contain
 and the kind of its value, but never the value.
 
 Docker writes the same file and reads more of it than the containers libraries do: `credsStore`, a
-helper for all registries, an entry with an identity token alone, and a `credHelpers` entry with
-an empty name, which excludes a registry from the store. All of these are supported here as well.
+helper for all registries, an entry with an identity token alone, `registrytoken`, and a
+`credHelpers` entry with an empty name, which excludes a registry from the store. Secrets of
+Kubernetes have `username` and `password` in place of `auth`, and keys with wildcards. All of these
+are supported here as well.
 
-Keys are compared as `registry_name.place` has them.
+Keys are compared as `registry_name.place` has them. One with a wildcard counts where no other key
+applies; as for the kubelet, its labels are compared one by one, and its port and path as they are.
 """
 
 from __future__ import annotations
 
 import re
 from binascii import a2b_base64
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +27,7 @@ from imgproxy.errors import ConfigurationError, clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, PrivateFields
 from imgproxy.specs.oci import registry_name
+from imgproxy.specs.oci import token as tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -38,12 +43,18 @@ _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{
 
 class _Fields(PrivateFields):
     __slots__ = ()
-    known = frozenset({"auths", "auth", "identitytoken", "credHelpers", "credsStore"})
+    known = frozenset(
+        {"auths", "auth", "identitytoken", "registrytoken", "username", "password"}
+        | {"credHelpers", "credsStore"}
+    )
 
 
 class _Entry(NamedTuple):
-    auth: str
-    identity_token: str
+    auth: str = ""
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
 
     def __repr__(self) -> str:
         return "<an entry>"
@@ -74,9 +85,10 @@ class AuthFile(NamedTuple):
         """
         form = partial(registry_name.place, tls=not insecure)
         servers = _servers(registry, form)
-        server = _first(self.helpers, servers, form)
+        server = _first(self.helpers, servers, form) or _like(self.helpers, servers, form)
         if server is not None and self.helpers[server]:
-            return self._helper(f"credHelpers.{server}", self.helpers[server], (server, *servers))
+            asked = servers if "*" in server else (server, *servers)
+            return self._helper(f"credHelpers.{server}", self.helpers[server], asked)
         key = self._key(registry, repository, form)
         credentials = None if key is None else self._credentials(key)
         if credentials is not None or server is not None or not self.store:
@@ -99,7 +111,8 @@ class AuthFile(NamedTuple):
         names = [registry] if self.legacy else _namespaces(f"{registry}/{repository}")
         key = _first(self.auths, names, form)
         # Older versions of Docker wrote the names of registries as typed, also as URLs.
-        return key or _first(self.auths, [registry], lambda key: form(self._host(key)))
+        key = key or _first(self.auths, [registry], lambda key: form(self._host(key)))
+        return key or _like(self.auths, names, form, self._host)
 
     def _host(self, key: str) -> str:
         """Return the host of a key; without a scheme, a path belongs to a namespace."""
@@ -112,17 +125,21 @@ class AuthFile(NamedTuple):
         An entry whose `auth` has no colon is ignored together with its token, as by all readers
         of the file.
         """
-        auth, identity_token = self.auths[key]
+        auth, username, password, identity_token, registry_token = self.auths[key]
         field_path = key if self.legacy else f"auths.{key}"
-        try:
-            username, colon, password = _decode(auth)
-        except ValueError as error:
-            raise _broken(self.path, f"{clean(field_path)}.auth: {error}") from None
-        if auth and not colon:
-            return None
-        return make_credentials(
-            username, password, identity_token, f"{clean(self.path)} ({clean(field_path)})"
-        )
+        if auth:
+            try:
+                username, colon, password = _decode(auth)
+            except ValueError as error:
+                raise _broken(self.path, f"{clean(field_path)}.auth: {error}") from None
+            if not colon:
+                return None
+        elif ":" in username:
+            raise _broken(self.path, f"{clean(field_path)}.username: has a colon")
+        if registry_token and not tokens.is_usable(registry_token):
+            raise _broken(self.path, f"{clean(field_path)}.registrytoken: not a bearer token")
+        source = f"{clean(self.path)} ({clean(field_path)})"
+        return make_credentials(username, password, identity_token, source, registry_token)
 
 
 def parse(raw: bytes, path: str, *, legacy: bool = False) -> AuthFile:
@@ -154,10 +171,17 @@ def _entries(auths: _Fields | None) -> dict[str, _Entry]:
 
 
 def _entry(fields: _Fields | None) -> _Entry:
-    """Parse an entry; `username`, `password` and `email`, which it may have, are ignored."""
+    """Parse an entry; of `username` and `password`, `auth` takes the place."""
     if fields is None:
-        return _Entry("", "")
-    return _Entry(fields.optional_text("auth") or "", fields.optional_text("identitytoken") or "")
+        return _Entry()
+    auth = fields.optional_text("auth") or ""
+    return _Entry(
+        auth,
+        "" if auth else fields.optional_text("username") or "",
+        "" if auth else fields.optional_text("password") or "",
+        fields.optional_text("identitytoken") or "",
+        fields.optional_text("registrytoken") or "",
+    )
 
 
 def _decode(auth: str) -> tuple[str, str, str]:
@@ -182,6 +206,47 @@ def _first(keys: Collection[str], names: Iterable[str], form: Callable[[str], st
         if same:
             return name if name in same else same[0]
     return None
+
+
+def _like(
+    keys: Collection[str],
+    names: Iterable[str],
+    form: Callable[[str], str],
+    meant: Callable[[str], str] = str,
+) -> str | None:
+    """Return the key with wildcards for the first name that has one: the most specific of them.
+
+    `meant` returns what a key stands for.
+    """
+    for name in names:
+        fitting = [key for key in keys if "*" in key and _fits(meant(key), name, form)]
+        if fitting:
+            return max(fitting, key=lambda key: len(key.replace("*", "")))
+    return None
+
+
+def _fits(key: str, name: str, form: Callable[[str], str]) -> bool:
+    """Return whether a key with wildcards stands for a name, in any spelling of its place."""
+    pattern, _, path = key.partition("/")
+    registry, _, repository = name.partition("/")
+    place = form(registry)
+    return path == repository and any(
+        _has_labels(each, pattern.lower())
+        for each in (registry, place, f"{place}:443")
+        if form(each) == place
+    )
+
+
+def _has_labels(registry: str, pattern: str) -> bool:
+    """Return whether each label fits the one in its place: a wildcard never crosses a dot."""
+    host, _, port = registry.partition(":")
+    host_pattern, _, port_pattern = pattern.partition(":")
+    labels, patterns = host.split("."), host_pattern.split(".")
+    return (
+        port == port_pattern
+        and len(labels) == len(patterns)
+        and all(map(fnmatchcase, labels, patterns))
+    )
 
 
 def _namespaces(name: str) -> list[str]:

@@ -53,12 +53,12 @@ class Helper(NamedTuple):
 
 
 def make_credentials(
-    username: str, password: str, identity_token: str, source: str
+    username: str, password: str, identity_token: str, source: str, registry_token: str = ""
 ) -> Credentials | None:
     """Return credentials, None if all parts are empty."""
-    if not (username or password or identity_token):
+    if not (username or password or identity_token or registry_token):
         return None
-    return Credentials(username, password, identity_token, source)
+    return Credentials(username, password, identity_token, source, registry_token)
 
 
 def make_helper(

@@ -181,19 +181,33 @@ def test_credentials_for_443_are_not_for_80(
         (entry("no colon"), None),
         (entry("no colon", identitytoken="t"), None),
         (entry(b"\xff\xfe"), None),
-        ({"username": "u", "password": "p", "registrytoken": "t", "email": "e"}, None),
+        # Secrets of Kubernetes, in which kubectl writes both forms, and tokens for registries
+        ({"username": "u", "password": "p", "email": "e"}, ("u", "p", "")),
+        ({"auth": "", "username": "u", "password": ":p"}, ("u", ":p", "")),
+        ({"auth": None, "username": "ü", "password": None}, ("ü", "", "")),
+        ({"password": "p"}, ("", "p", "")),
+        ({"username": "", "password": ""}, None),
+        (entry("u:p", username="v", password="q"), ("u", "p", "")),
+        (entry("no colon", username="v", password="q", registrytoken="r"), None),
+        ({"username": "u", "password": "p", "identitytoken": "t"}, ("u", "p", "t")),
+        ({"registrytoken": "a.b-c=="}, ("", "", "", "a.b-c==")),
+        (entry("u:p", registrytoken="r"), ("u", "p", "", "r")),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("legacy", [False, True])
 def test_what_an_entry_holds(
     fields: dict[str, Any] | None,
-    parts: tuple[str, str, str] | None,
+    parts: tuple[str, ...] | None,
     legacy: bool,  # noqa: FBT001
 ) -> None:
     entries = {"quay.io": fields}
     credentials = found(IMAGE, entries if legacy else {"auths": entries}, legacy=legacy)
     source = f"{PATH} (quay.io)" if legacy else f"{PATH} (auths.quay.io)"
-    assert credentials == (None if parts is None else Credentials(*parts, source))
+    if parts is None:
+        assert credentials is None
+        return
+    username, password, identity_token, *others = parts
+    assert credentials == Credentials(username, password, identity_token, source, *others)
 
 
 def test_an_empty_entry_ends_the_search_in_its_file() -> None:
@@ -222,6 +236,84 @@ def test_what_is_not_utf8_is_an_error(raw: bytes) -> None:
     with pytest.raises(ConfigurationError, match=r"quay\.io\.auth: user or password") as broken:
         found(IMAGE, {"quay.io": entry(raw)}, legacy=True)
     assert SECRET not in str(broken.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"username": f"u:{SECRET}", "password": "p"}, "auths.quay.io.username: has a colon"),
+        ({"registrytoken": f"{SECRET} x"}, "auths.quay.io.registrytoken: not a bearer token"),
+        ({"registrytoken": f"{SECRET}\r\nX: y"}, "auths.quay.io.registrytoken: not a bearer token"),
+    ],
+)
+def test_what_cannot_be_sent_is_an_error_where_it_is_needed(
+    fields: dict[str, Any], words: str
+) -> None:
+    file = read({"auths": {"quay.io": fields, "other.io": entry("u:p")}})
+    with pytest.raises(ConfigurationError) as broken:
+        file.find("quay.io", "a/b")
+    assert broken.value.message == f"the credentials in {PATH}: {words}"
+    assert file.find("other.io", "a") is not None
+
+
+# --- wildcards ---------------------------------------------------------------------------------
+
+ECR = "123456.dkr.ecr.eu-west-1.amazonaws.com"
+ANY_ECR = "*.dkr.ecr.*.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "key"),
+    [
+        (f"{ECR}/a", [ANY_ECR], ANY_ECR),
+        (f"{ECR}/a", ["*.DKR.ecr.*.AmazonAWS.com"], "*.DKR.ecr.*.AmazonAWS.com"),
+        (f"{ECR}/a", ["123*.dkr.ecr.eu-*-1.amazonaws.com"], "123*.dkr.ecr.eu-*-1.amazonaws.com"),
+        (f"{ECR}/a", [f"{ANY_ECR}:443"], f"{ANY_ECR}:443"),
+        (f"{ECR}:443/a", [ANY_ECR], ANY_ECR),
+        (f"{ECR}/a", [f"https://{ANY_ECR}"], f"https://{ANY_ECR}"),
+        (f"{ECR}/a", [f"https://{ANY_ECR}/v1/"], f"https://{ANY_ECR}/v1/"),
+        # A wildcard never crosses a dot, and stands for a part of the host alone.
+        (f"{ECR}/a", ["*.amazonaws.com", "*", "*.com", "*.dkr.ecr.*", "*.*"], None),
+        (f"{ECR}.evil.test/a", [ANY_ECR, f"{ANY_ECR}*"], None),
+        ("dkr.ecr.eu.amazonaws.com/a", [ANY_ECR], None),
+        ("quay.io/a/b", ["quay.*:5000", "*.io/*", "quay.io/*", "quay.io/a*"], None),
+        ("quay.io:5000/a", ["quay.*", "*.io", "quay.io:*", "quay.io*"], None),
+        ("quay.io:5000/a", ["*.io:5000"], "*.io:5000"),
+        ("localhost/a", ["*"], "*"),
+        ("127.0.0.1:5000/a", ["127.0.0.*:5000"], "127.0.0.*:5000"),
+        ("[::1]:5000/a", ["*", "*:5000", "[*]:5000", "[::*]:5000"], None),
+        ("registry-1.docker.io/a", ["*.docker.io"], "*.docker.io"),
+        ("docker.io/library/a", ["*.docker.io"], None),
+        # Keys without one come first, then the longest namespace, then what says most.
+        (f"{ECR}/a", [ANY_ECR, ECR], ECR),
+        (f"{ECR}/a", [f"{ANY_ECR}/a", f"https://{ECR}/v1/"], f"https://{ECR}/v1/"),
+        (f"{ECR}/a/b", [ANY_ECR, f"{ANY_ECR}/a"], f"{ANY_ECR}/a"),
+        (f"{ECR}/b", [ANY_ECR, f"{ANY_ECR}/a"], ANY_ECR),
+        (f"{ECR}/a", ["*.dkr.*.*.amazonaws.com", ANY_ECR], ANY_ECR),
+    ],
+)
+def test_a_wildcard_stands_for_a_part_of_a_label(
+    name: str, keys: list[str], key: str | None
+) -> None:
+    """A login must not be shown to whoever can register a name that looks similar."""
+    assert key_found(name, keys) == key
+
+
+@pytest.mark.parametrize(("tls", "is_found"), [(True, True), (False, False)])
+def test_a_wildcard_for_443_is_not_for_80(
+    tls: bool,  # noqa: FBT001
+    is_found: bool,  # noqa: FBT001
+) -> None:
+    file = read({"auths": {"*.io:443": entry("u:p")}})
+    assert (file.find("quay.io", "a", insecure=not tls) is not None) is is_found
+
+
+def test_many_wildcards_are_compared_without_delay() -> None:
+    assert key_found(f"{'a' * 63}.io/x", [f"{'a*' * 30}b.io"]) is None
+
+
+def test_a_legacy_file_may_have_wildcards() -> None:
+    assert key_found("quay.io/a", ["*.io/v1/"], legacy=True) == "*.io/v1/"
 
 
 # --- helpers -----------------------------------------------------------------------------------
@@ -268,6 +360,19 @@ MARK: dict[str, Any] = {"quay.io": {}}
             {"credHelpers": {HUB: "y", "docker.io": "x"}},
             helper("x", ["docker.io", HUB], "credHelpers.docker.io"),
         ),
+        # A wildcard is not what a helper knows the registry by.
+        (
+            f"{ECR}/a",
+            {"credHelpers": {ANY_ECR: "ecr-login"}, "auths": {ECR: entry("u:p")}},
+            helper("ecr-login", [ECR], f"credHelpers.{ANY_ECR}"),
+        ),
+        (
+            f"{ECR}/a",
+            {"credHelpers": {ANY_ECR: "x", ECR: "y"}},
+            helper("y", [ECR], f"credHelpers.{ECR}"),
+        ),
+        (f"{ECR}/a", {"credHelpers": {"*.amazonaws.com": "x"}}, None),
+        (f"{ECR}/a", {"credHelpers": {ANY_ECR: ""}, "credsStore": "y"}, None),
         # The store comes last; an empty entry means that the store has the login.
         (
             IMAGE,
@@ -380,6 +485,9 @@ def test_a_registry_that_occurs_twice_is_named() -> None:
         (b'{"auths": {"q.io": {"auth": true}}}', "auths.q.io.auth: expected a string, got true"),
         (b'{"auths": {"q.io": {"auth": ["s3cr3t-p4ss"]}}}', "auth: expected a string, got an"),
         (b'{"auths": {"q.io": {"identitytoken": {"s3cr3t-p4ss": 1}}}}', ".identitytoken: expected"),
+        (b'{"auths": {"q.io": {"registrytoken": 1}}}', ".registrytoken: expected a string, got a"),
+        (b'{"auths": {"q.io": {"username": ["s3cr3t-p4ss"]}}}', ".username: expected a string"),
+        (b'{"auths": {"q.io": {"password": {"s3cr3t-p4ss": 1}}}}', ".password: expected a string"),
         (b'{"auths": {"q.io": {"auth": "x", "auth": "y"}}}', 'the key "auth" occurs twice'),
         (b'{"auths": {}, "auths": {}}', 'the key "auths" occurs twice'),
         (b'{"auths": {"a\\u001b[1m\\n": 1}}', "auths.(not shown): expected"),
@@ -434,8 +542,10 @@ def test_what_else_stands_in_docker_files_is_passed_over() -> None:
 
 
 def test_nothing_that_was_read_is_shown() -> None:
-    file = read({"auths": {"quay.io": entry(f"u:{SECRET}", identitytoken=SECRET)}})
-    for value in file, file.auths, file.find("quay.io", "a"):
+    secrets = {"identitytoken": SECRET, "registrytoken": SECRET}
+    fields = {"username": "u", "password": SECRET, **secrets}
+    file = read({"auths": {"quay.io": entry(f"u:{SECRET}", **secrets), "q.io": fields}})
+    for value in file, file.auths, file.find("q.io", "a"), file.find("quay.io", "a"):
         for shown in str(value), repr(value), f"{[value]}":
             assert SECRET not in shown
             assert encoded(f"u:{SECRET}") not in shown

@@ -180,7 +180,6 @@ SAME: list[tuple[str, object, str]] = [
     ("leading NULs", {"auths": {"HOST": entry("u:\0p\0q")}}, "u:p\0q"),
     ("UTF-8", {"auths": {"HOST": entry("ü:é")}}, "ü:é"),
     ("broken lines", {"auths": {"HOST": {"auth": "dTpw\r\ncQ=\n="}}}, "u:pq"),
-    ("ignored", {"auths": {"HOST": {"username": "u", "password": "p"}}}, ""),
     ("ignored too", {"auths": {"HOST": entry("u:p", password=[1], email=2)}}, "u:p"),
     ("unknown keys", {"auths": {"HOST": entry("u:p")}, "HttpHeaders": 1, "x": []}, "u:p"),
     ("other is broken", {"auths": {"HOST": entry("u:p"), "x": {"auth": "?"}}}, "u:p"),
@@ -219,6 +218,9 @@ BETTER: list[tuple[str, object, str, str]] = [
         "u:p",
         FAILED,
     ),
+    ("user and password", {"auths": {"HOST": {"username": "u", "password": "p"}}}, "u:p", ""),
+    ("wildcard", {"auths": {"127.0.*.1:PORT": entry("u:p")}}, "u:p", ""),
+    ("helper with a wildcard", {"credHelpers": {"*.0.0.1:PORT": "login"}}, "h:HOST", ""),
     ("null", None, FAILED, ""),
     ("twice", '{"auths": {"HOST": {"auth": "eA=="}, "HOST": {"auth": "dTpw"}}}', FAILED, "u:p"),
     ("not UTF-8", {"auths": {"HOST": {"auth": "dTr/"}}}, FAILED, "Basic dTr/"),
@@ -235,7 +237,8 @@ def header(text: str, host: str) -> str:
 def shown_by_both(document: object, recorder: Recorder, home: Path) -> tuple[str, str]:
     file = home / "auth.json"
     text = document if isinstance(document, str) else json.dumps(document)
-    file.write_text(text.replace("HOST", recorder.address))
+    port = recorder.address.partition(":")[2]
+    file.write_text(text.replace("HOST", recorder.address).replace("PORT", port))
     image = f"{recorder.address}/a/b/img"
     environment = environment_of(home)
     return we_show(image, file, environment), skopeo_shows(recorder, image, file, environment)

@@ -53,12 +53,12 @@ def auths(key: str = "HOST", password: str = PASSWORD) -> dict[str, Any]:
 
 
 def place(document: Any, address: str) -> Any:  # noqa: ANN401  (JSON is any)
-    """Put the registry's address where HOST stands."""
+    """Put the registry's address where HOST stands, and its port where PORT does."""
     if isinstance(document, dict):
-        return {
-            key.replace("HOST", address): place(item, address) for key, item in document.items()
-        }
-    return document.replace("HOST", address) if isinstance(document, str) else document
+        return {place(key, address): place(item, address) for key, item in document.items()}
+    if isinstance(document, str):
+        return document.replace("HOST", address).replace("PORT", address.partition(":")[2])
+    return document
 
 
 def assert_nothing_is_told(child: Child, reply: Reply) -> None:
@@ -152,6 +152,10 @@ FOUND = {
     ),
     "a namespace's key": Case({USER: {"auths": {"HOST": entry(WRONG), "HOST/images": entry()}}}),
     "no namespace": Case({USER: {"auths": {"HOST/image": entry(WRONG), "HOST": entry()}}}),
+    "user and password": Case(
+        {USER: {"auths": {"HOST": {"username": READER, "password": PASSWORD}}}}
+    ),
+    "a key with a wildcard": Case({USER: auths("127.*.0.1:PORT")}),
     "a URL as key": Case({USER: auths("https://HOST/v2/")}),
 }
 

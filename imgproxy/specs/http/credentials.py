@@ -8,15 +8,17 @@ from imgproxy.specs.http import basic
 
 
 class Credentials(NamedTuple):
-    """Credentials for a registry; at least one of the first three fields is not empty.
+    """Credentials for a registry; at least one of the fields other than `source` is not empty.
 
-    `source` is their origin, for messages: the file and the key in it, a helper, or an option.
+    `source` is their origin, for messages: the file and the key in it, a helper, or an option. A
+    `registry_token` is a bearer token, sent as it is and in place of all others.
     """
 
     username: str
     password: str
     identity_token: str
     source: str
+    registry_token: str = ""
 
     @property
     def basic(self) -> str:

@@ -25,7 +25,7 @@ _MIN_VALUE = 4
 
 def of_credentials(credentials: Credentials) -> Iterator[str]:
     """Yield what is secret in credentials."""
-    yield credentials.identity_token
+    yield from filter(None, (credentials.identity_token, credentials.registry_token))
     yield from of_authorization(credentials.basic)
 
 

@@ -176,6 +176,8 @@ class Authorization:
         """
         credentials = await self._find_credentials()
         self.source = "" if credentials is None else credentials.source
+        if credentials is not None and credentials.registry_token:
+            return self._keep(f"Bearer {credentials.registry_token}")
         if demand.bearer is None:
             return self._value if credentials is None else self._keep(credentials.basic)
         try:

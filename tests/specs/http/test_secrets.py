@@ -26,9 +26,9 @@ def test_credentials_are_secret_in_an_authorization(value: str, found: set[str])
     assert set(secrets.of_authorization(value)) == found
 
 
-def test_an_identity_token_is_secret() -> None:
-    found = set(secrets.of_credentials(Credentials("u", "p", "identity", "x")))
-    assert found == {"identity", "p", "dTpw"}
+def test_tokens_are_secret() -> None:
+    found = set(secrets.of_credentials(Credentials("u", "p", "identity", "x", "registry")))
+    assert found == {"identity", "registry", "p", "dTpw"}
 
 
 # Presigned URLs as they are, with other values.

@@ -488,6 +488,23 @@ async def test_a_given_token_is_shown_at_once_and_never_replaced() -> None:
     assert ring.asked == []
 
 
+@pytest.mark.parametrize("challenge", [CHALLENGE, BASIC, f"{CHALLENGE}, {BASIC}"])
+@virtual_time
+async def test_a_token_for_the_registry_is_shown_as_it_is(challenge: str) -> None:
+    """No realm receives it, nor the login beside it."""
+    exchanges = [
+        asked(WHERE, unauthorized(challenge), authorization=None),
+        asked(WHERE, FOUND, authorization="Bearer hunter2"),
+        asked(BLOB, unauthorized(challenge), authorization="Bearer hunter2"),
+    ]
+    ring = Ring(registry_test=USER._replace(registry_token="hunter2"))
+    async with registry(*exchanges, ring=ring) as (source, _):
+        with pytest.raises(Failure) as raised:
+            await read_both(source)
+    assert refused(raised.value) == UNAUTHORIZED
+    assert REFUSED in raised.value.message
+
+
 @virtual_time
 async def test_broken_credentials_are_no_anonymous_access() -> None:
     class Broken(Ring):
