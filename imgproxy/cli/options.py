@@ -168,15 +168,22 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_credentials(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--authfile", metavar="FILE", help="the only file to look for credentials in"
+    )
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--authfile", metavar="FILE", help="the only file to look for credentials in")
-    add("--creds", metavar="USER[:PASSWORD]", type=_creds, help="credentials for the registry")
+    add(
+        "--creds",
+        metavar="USER[:PASSWORD]",
+        type=_creds,
+        help="credentials for the image's own registry, before those in files",
+    )
     add("--no-creds", action="store_true", help="no credentials, even if files have some")
     add(
         "--registry-token",
         metavar="TOKEN",
         type=_token,
-        help="bearer token for the registry",
+        help="bearer token for the image's own registry",
     )
 
 

@@ -44,7 +44,7 @@ _GUARD = ("/bin/sh", "-c", "trap '' HUP INT TERM TSTP TTIN TTOU; read -r _; kill
 
 
 class CredentialLookup:
-    """The lookup of credentials. `explicit` ones, from an option, replace all others.
+    """The lookup of credentials. `explicit` ones, from an option, are for one registry.
 
     `anonymous`: there are none, and nothing is looked up. `insecure`: they may be sent by plain
     http. `hide` takes the secrets that are found, to be masked in messages. Nothing is cached,
@@ -70,11 +70,13 @@ class CredentialLookup:
         """Return the credentials for a repository, None where there are none.
 
         `is_own`: the repository is at the registry that the image's name leads to; explicit
-        credentials are used for that alone. Raises `ConfigurationError` for files and helpers that
-        are broken.
+        credentials are used for that, in place of all others, and for no other one. Raises
+        `ConfigurationError` for files and helpers that are broken.
         """
-        if self._anonymous or self._explicit is not None:
-            return self._explicit if is_own else None
+        if self._anonymous:
+            return None
+        if self._explicit is not None and is_own:
+            return self._explicit
         found = await self._look(registry, repository)
         if found is not None:
             self._hide(of_credentials(found))

@@ -77,6 +77,8 @@ DEFAULTS: dict[str, Any] = {
         ("--insecure-policy os", {"insecure_policy": True}),
         ("--authfile a.json os", {"authfile": "a.json"}),
         ("--authfile /proc/self/fd/3 os", {"authfile": "/proc/self/fd/3"}),
+        ("--authfile a --registry-token t os", {"authfile": "a", "registry_token": "t"}),
+        ("--no-creds --authfile a os", {"authfile": "a", "no_creds": True}),
         ("--creds u:p:q os", {"creds": Credentials("u", "p:q", "", "--creds")}),
         ("--creds=u os", {"creds": Credentials("u", "", "", "--creds")}),
         ("--no-creds os", {"no_creds": True}),
@@ -166,7 +168,7 @@ def test_options_say_what_differs_from_the_defaults(
                 f" {first.partition(' ')[0]}",
             )
             for first, second in permutations(
-                ["--authfile a", "--creds u:p", "--no-creds", "--registry-token t"], 2
+                ["--creds u:p", "--no-creds", "--registry-token t"], 2
             )
         ),
         ("--stall-timeout=soon os", 'argument --stall-timeout: "soon" is not a number of seconds'),

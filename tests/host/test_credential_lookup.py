@@ -106,7 +106,7 @@ EXPLICIT = Credentials("me", "p", "", "--creds")
         ({}, True, "v:q: from auth.json (auths.a.test/acme)"),
         ({}, False, "v:q: from auth.json (auths.a.test/acme)"),
         ({"explicit": EXPLICIT}, True, "me:p: from --creds"),
-        ({"explicit": EXPLICIT}, False, None),
+        ({"explicit": EXPLICIT}, False, "v:q: from auth.json (auths.a.test/acme)"),
         ({"anonymous": True}, True, None),
         ({"anonymous": True}, False, None),
     ],

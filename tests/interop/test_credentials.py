@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from support import parent
-from support.home import REGISTRIES_CONF
+from support.home import REGISTRIES_CONF, mirror, table
 from support.networks import line_to
 from support.parent import eventually
 from support.servers import PASSWORD, READER, Answering, basic, docker_registry, http_server
@@ -139,6 +139,10 @@ FOUND = {
         {"REGISTRY_AUTH_FILE": "HOME/b.json"},
     ),
     "--creds first": Case({USER: auths(password=WRONG)}, (f"--creds={READER}:{PASSWORD}",)),
+    "--creds before --authfile": Case(
+        {"a.json": auths(password=WRONG)},
+        ("--authfile=HOME/a.json", f"--creds={READER}:{PASSWORD}"),
+    ),
     "the repository's key": Case(
         {
             USER: {
@@ -200,6 +204,14 @@ REFUSED = {
         ["a.json", "auths.HOST"],
     ),
     "a token for no token registry": (Case({}, ("--registry-token=abc",)), ["--registry-token"]),
+    "--registry-token before --authfile": (
+        Case({"a.json": auths()}, ("--authfile=HOME/a.json", "--registry-token=abc")),
+        ["--registry-token"],
+    ),
+    "--no-creds before --authfile": (
+        Case({"a.json": auths()}, ("--authfile=HOME/a.json", "--no-creds")),
+        ["no credentials"],
+    ),
 }
 
 
@@ -453,3 +465,20 @@ def test_credentials_are_for_one_registry_and_not_for_its_redirects(
     assert redirected[:2] == [None, basic(READER, PASSWORD)]
     assert line.asked
     assert not any("authorization" in each.fields for each in line.asked)
+
+
+@pytest.mark.parametrize("option", [f"--creds={READER}:{WRONG}", "--registry-token=abc"])
+def test_what_is_for_the_own_registry_is_not_for_a_mirror_which_a_file_serves(
+    option: str, pull: Pull, home: Home, registry: Registry, guarded: str
+) -> None:
+    with line_to(guarded) as line:
+        insecure = "insecure = true"
+        home.write(
+            REGISTRIES_CONF, table("", "own.test:5000", insecure) + mirror(line.address, insecure)
+        )
+        file = home.write("a.json", place(auths(), line.address))
+        image = registry.name(":latest", "own.test:5000")
+        child = pull(image, f"--authfile={file}", option)
+        assert_pulled(child, registry)
+        shown = {each.fields.get("authorization") for each in line.asked}
+    assert shown == {None, basic(READER, PASSWORD)}
