@@ -24,6 +24,7 @@ from imgproxy.errors import (
     clean,
     shortage,
 )
+from imgproxy.net import tls
 from imgproxy.specs.http import addresses, retry
 from imgproxy.specs.http.chunks import Chunks
 
@@ -219,13 +220,17 @@ class Response:
         self._end()
 
 
-# By OpenSSL's name of the error; the answer of a plain http server is not a TLS record.
-_WAYS_OUT = {
-    "CERTIFICATE_VERIFY_FAILED": " (an authority of its own goes into certs.d or --cert-dir;"
-    " --tls-verify=false accepts anything)",
-    "WRONG_VERSION_NUMBER": "; it may speak plain http, which insecure = true in registries.conf"
-    " allows for one location, and --tls-verify=false for all",
-}
+def _way_out(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        authority = "an authority of its own goes into certs.d or --cert-dir; "
+        shown = authority if getattr(error, "verify_code", 20) in tls.NO_AUTHORITY else ""
+        return f" ({shown}--tls-verify=false accepts anything)"
+    if getattr(error, "reason", "") == "WRONG_VERSION_NUMBER":  # no TLS record
+        return (
+            "; it may speak plain http, which insecure = true in registries.conf allows for one"
+            " location, and --tls-verify=false for all"
+        )
+    return ""
 
 
 def translated(
@@ -242,10 +247,7 @@ def translated(
     if failure is not None:
         return failure
     if isinstance(error, ssl.SSLError) and not retry.is_transient(error):
-        return BadUpstreamError(
-            f"{what}: TLS failed: {reason(error)}{_WAYS_OUT.get(getattr(error, 'reason', ''), '')}",
-            code="TLS",
-        )
+        return BadUpstreamError(f"{what}: TLS failed: {reason(error)}{_way_out(error)}", code="TLS")
     if isinstance(error, h11.RemoteProtocolError):
         return BadUpstreamError(f"{what}: the server broke HTTP: {clean(str(error))}")
     if isinstance(error, OSError):

@@ -138,7 +138,13 @@ class TlsStream(SocketStream):
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
+        self._tls = sock
         self._broken: OSError | None = None
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """The fields of the server's certificate, none where it was not verified."""
+        return self._tls.getpeercert() or {}
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `ByteStream`. Receives all records that are there: OpenSSL returns one at a time."""

@@ -1,16 +1,29 @@
-"""TLS contexts with the certificates of containers-certs.d(5)."""
+"""TLS contexts with the certificates of containers-certs.d(5), and why a server's is refused."""
 
 from __future__ import annotations
 
 import os
 import ssl
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 from imgproxy.errors import ConfigurationError, Failure, clean, shortage
 from imgproxy.host import environment
 
 if TYPE_CHECKING:
     from imgproxy.config.certs import Certificates
+
+# OpenSSL's numbers of the reasons to refuse a certificate: x509_vfy.h. Of the first, an authority
+# is missing that an administrator can add.
+NO_AUTHORITY = frozenset({2, 18, 19, 20, 21, 27})
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_ANOTHER_NAME = frozenset({62, 64})
+EXPLICABLE = _ANOTHER_NAME | {_NOT_YET_VALID, _EXPIRED}
+
+# X509_V_FLAG_NO_CHECK_TIME
+_ANY_TIME = 0x200000
+
+_MAX_NAMES = 8
 
 
 def files(certificates: Certificates) -> list[str]:
@@ -68,3 +81,34 @@ def _unusable(path: str, error: Exception, kind: str = "certificate") -> Failure
     what = f"the {kind} {clean(path)}"
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
     return shortage(what, error) or ConfigurationError(f"{what}: {clean(str(reason))}", file=path)
+
+
+def make_lenient_context(certificates: Certificates) -> ssl.SSLContext:
+    """Return a context that accepts any name and any time of a certificate from an authority.
+
+    It is for looking at the certificate alone: no certificate of a client is shown.
+    """
+    context = make_context(certificates._replace(clients=()), verify=True)
+    context.check_hostname = False
+    context.verify_flags |= _ANY_TIME
+    return context
+
+
+def explanation(code: int, certificate: dict[str, Any], now: float) -> str:
+    """Return why a certificate is refused, by its fields, or nothing if they do not show that.
+
+    `code` is one of `EXPLICABLE`, `now` the time in seconds since the epoch.
+    """
+    if code in _ANOTHER_NAME:
+        names = [clean(str(value)) for _, value in certificate.get("subjectAltName", ())]
+        more = [f"{len(names) - _MAX_NAMES} more"] if len(names) > _MAX_NAMES else []
+        return f" It is for {', '.join([*names[:_MAX_NAMES], *more]) or 'no name'}."
+    begin, end = (ssl.cert_time_to_seconds(certificate[each]) for each in ("notBefore", "notAfter"))
+    if begin <= now <= end:
+        return ": that of an authority, for the server's own is valid"
+    valid = f"until {_shown(end)}" if code == _EXPIRED else f"from {_shown(begin)}"
+    return f": it is valid {valid}, and the clock of this host says {_shown(now)}"
+
+
+def _shown(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -325,7 +325,12 @@ def test_a_certificate_that_does_not_fit_is_refused(
     issued.private_key_pem.write_to_path(str(files.key))
     with nginx(tmp_path / "nginx", proxied(registry), tls=files) as address:
         child = pull(registry.name(":large", address), env={"SSL_CERT_FILE": str(files.authority)})
-        assert_refused(child, 502, "TLS", "--tls-verify=false", address)
+        facts = (
+            [f"until {yesterday:%Y-%m-%dT%H:%M:%SZ}", f"{datetime.now(UTC):%Y-%m-%dT}"]
+            if what == "expired"
+            else ["'127.0.0.1'", "It is for other.example."]
+        )
+        assert_refused(child, 502, "TLS", "--tls-verify=false", address, *facts)
 
 
 # A setting, the option, and whether a certificate of nobody's is accepted.

@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -184,14 +185,113 @@ async def test_a_certificate_that_is_not_valid_is_refused(
 ) -> None:
     issued, message = {
         "by a stranger": (strange.issue_cert("localhost"), "local issuer certificate"),
-        "for another": (authority.issue_cert("other.test"), "'localhost'"),
+        "for another": (authority.issue_cert("other.test"), "'localhost'. It is for other.test."),
     }[case]
     serve = over_tls(server_context(issued))
     failure = await failure_of(serve, "https")
     assert refused(failure) == TLS
     assert message in failure.message
     assert "--tls-verify=false" in failure.message
+    # Where no authority is missing, adding one would not help.
+    assert ("certs.d" in failure.message) is (case == "by a stranger")
     assert await visit(serve, "https", dialer(verify=False)) == BODY
+
+
+NOW = datetime.now(UTC)
+YEAR = timedelta(days=365)
+# From when until when, and what of it is told.
+TIMES = {
+    "certificate has expired: it is valid until ": (NOW - 2 * YEAR, NOW - YEAR),
+    "certificate is not yet valid: it is valid from ": (NOW + YEAR, NOW + 2 * YEAR),
+}
+
+
+@pytest.mark.parametrize("said", TIMES)
+@real_time
+async def test_a_certificate_of_another_time_is_refused_with_both_times(
+    authority: trustme.CA, said: str
+) -> None:
+    begin, end = TIMES[said]
+    issued = authority.issue_cert("localhost", not_before=begin, not_after=end)
+    failure = await failure_of(over_tls(server_context(issued)), "https")
+    assert refused(failure) == TLS
+    told = f"{end if 'until' in said else begin:%Y-%m-%dT%H:%M:%SZ}"
+    assert f"{said}{told}, and the clock of this host says {NOW:%Y-%m-%dT}" in failure.message
+    assert "certs.d" not in failure.message
+    assert "--tls-verify=false" in failure.message
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@real_time
+async def test_names_are_told_of_a_certificate_that_is_verified_alone(
+    authority: trustme.CA,
+    strange: trustme.CA,
+    trusted: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    """The text of one that anybody may have made stays out of messages."""
+    names = [f"n{number}.test" for number in range(12)]
+    issued = (authority if trusted else strange).issue_cert(*names)
+    failure = await failure_of(over_tls(server_context(issued)), "https")
+    assert refused(failure) == TLS
+    assert ("n0.test, n1.test" in failure.message) is trusted
+    assert ("n7.test, 4 more" in failure.message) is trusted
+    assert "n8.test" not in failure.message
+
+
+@pytest.mark.parametrize("case", ["hangs up", "is silent", "has another certificate"])
+@real_time
+async def test_a_second_look_that_fails_leaves_the_first_failure(
+    authority: trustme.CA, strange: trustme.CA, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And shows no certificate of a client, nor sends a request."""
+    monkeypatch.setattr(dialling, "LOOK_TIMEOUT", 0.2)
+    begin, end = NOW - 2 * YEAR, NOW - YEAR
+    issued = authority.issue_cert("localhost", not_before=begin, not_after=end)
+    looks = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal looks
+        looks += 1
+        with suppress(trio.BrokenResourceError):
+            if looks == 1:
+                await over_tls(server_context(issued))(stream)
+            elif case == "is silent":
+                await keep_silent(stream)
+            elif case == "has another certificate":
+                await over_tls(server_context(strange.issue_cert("localhost")))(stream)
+
+    failure = await failure_of(serve, "https")
+    assert refused(failure) == TLS
+    assert "TLS failed: certificate has expired (--tls-verify=false" in failure.message
+    assert looks == 2
+
+
+@real_time
+async def test_a_second_look_sends_nothing_and_shows_no_client_s_certificate(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    """The name of the server is wrong: it is not who may learn who asks."""
+    context = server_context(authority.issue_cert("other.test"))
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # it would be shown within the handshake
+    authority.configure_trust(context)
+    client = authority.issue_cert("client")
+    pem = b"".join(pem.bytes() for pem in client.cert_chain_pems)
+    certificate = written(tmp_path, "me.cert", pem)
+    key = written(tmp_path, "me.key", client.private_key_pem.bytes())
+    shown: list[object] = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        secure = trio.SSLStream(stream, context, server_side=True)
+        with suppress(trio.BrokenResourceError):
+            await secure.do_handshake()
+            shown.append(secure.getpeercert())
+            shown.append(await secure.receive_some())
+
+    dial = dialer(certificates=certificates_of(clients=((certificate, key),)))
+    failure = await failure_of(serve, "https", dial)
+    assert "It is for other.test." in failure.message
+    assert not any(shown)
 
 
 @real_time
