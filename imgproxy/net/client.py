@@ -26,6 +26,7 @@ from imgproxy.errors import (
 from imgproxy.net import request
 from imgproxy.net.connection_pool import Connection, ConnectionPool
 from imgproxy.net.response import Response, reason, translated
+from imgproxy.net.response_parser import ResponseParser
 from imgproxy.specs.http import addresses, retry
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Client:
         connection: Connection,
     ) -> Response:
         stream = connection.stream
-        http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        http = ResponseParser(MAX_HEAD)
         method = "GET" if form is None else "POST"
         proxy = self._proxy_for(url) if url.scheme == "http" else None
         self._diagnostics.hide(request.secrets(url, headers, form))

@@ -32,6 +32,7 @@ from imgproxy.errors import (
 from imgproxy.host import blocking_calls, mounts
 from imgproxy.net import tcp, tls
 from imgproxy.net.response import reason
+from imgproxy.net.response_parser import ResponseParser
 from imgproxy.net.streams import SocketStream, start_tls
 from imgproxy.specs.http import addresses, retry
 
@@ -186,7 +187,7 @@ async def _tunnel(url: Url, proxy: Proxy) -> Carrier:
 
 async def _request_tunnel(stream: ByteStream, url: Url, proxy: Proxy) -> None:
     target, fields = proxy.connect(url)
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_PROXY_HEAD)
+    connection = ResponseParser(_MAX_PROXY_HEAD)
     request = h11.Request(method="CONNECT", target=target, headers=fields)
     await stream.send(connection.send(request) or b"")
     await stream.send(connection.send(h11.EndOfMessage()) or b"")
@@ -196,7 +197,7 @@ async def _request_tunnel(stream: ByteStream, url: Url, proxy: Proxy) -> None:
             event = connection.next_event()
         except h11.RemoteProtocolError as error:
             raise BadUpstreamError(
-                f"CONNECT {url.endpoint}: the proxy {proxy} broke HTTP: {clean(str(error))}",
+                f"CONNECT {url.endpoint}: the proxy {proxy} broke HTTP: {reason(error)}",
                 code="PROXY",
             ) from None
         if event is h11.NEED_DATA:

@@ -249,7 +249,7 @@ def translated(
     if isinstance(error, ssl.SSLError) and not retry.is_transient(error):
         return BadUpstreamError(f"{what}: TLS failed: {reason(error)}{_way_out(error)}", code="TLS")
     if isinstance(error, h11.RemoteProtocolError):
-        return BadUpstreamError(f"{what}: the server broke HTTP: {clean(str(error))}")
+        return BadUpstreamError(f"{what}: the server broke HTTP: {reason(error)}")
     if isinstance(error, OSError):
         return UnreachableError(f"{what}: {reason(error)}", is_transient=is_transient)
     raise error
@@ -269,4 +269,4 @@ def reason(error: BaseException) -> str:
         return os.strerror(error.errno or 0) if is_system else clean(error.strerror)
     if isinstance(cause, OSError):
         return reason(cause)
-    return clean(str(error))
+    return clean(str(error).partition(": bytearray")[0])  # h11 quotes lines as Python does

@@ -622,6 +622,39 @@ async def test_a_head_that_does_not_come_is_a_failure(case: str) -> None:
         assert_reported(raised.value, wanted, message)
 
 
+MALFORMED = b"X-Cache : HIT\r\nX Cache: y\r\n"
+EARLY = b"HTTP/1.1 103 Early Hints\r\n" + MALFORMED + b"Link: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("early", [b"", EARLY, EARLY * 3])
+@virtual_time
+async def test_a_malformed_line_that_advises_is_ignored(size: int, early: bytes) -> None:
+    """However the head is split on its way; and the body after it is whole."""
+    reply = early + LENGTH.replace(b"\r\n", b"\r\n" + MALFORMED, 1)
+    pieces = [reply[at : at + size] for at in range(0, len(reply), size)]
+    async with scripted(asked(WHERE, *pieces), asked(WHERE, LENGTH)) as (client, script):
+        assert await fetch(client, URL) == BODY
+        assert await fetch(client, URL) == BODY
+        assert len(script.streams) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["Content-Length : 5", "Transfer-Encoding : chunked", "Connection : close"]
+)
+@pytest.mark.parametrize("early", [b"", EARLY])
+@virtual_time
+async def test_a_malformed_line_that_may_frame_is_not(line: str, early: bytes) -> None:
+    """Whoever reads it as that field sees another end of the response, and another one after it."""
+    reply = LENGTH.replace(b"\r\n", b"\r\n" + line.encode() + b"\r\n", 1)
+    async with scripted(asked(WHERE, early + reply)) as (client, script):
+        with pytest.raises(Failure) as raised:
+            await client.get(URL, {})
+        assert_reported(raised.value, BROKEN, "the server broke HTTP: illegal header line")
+        assert "bytearray" not in raised.value.message
+        assert script.streams[0].closed
+
+
 def assert_reported(
     failure: Failure, wanted: tuple[int, str, bool], message: str, doing: str = SHOWN
 ) -> None:

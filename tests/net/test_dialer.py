@@ -763,6 +763,7 @@ CONNECTED = {
     "plain": b"HTTP/1.1 200 Connection established\r\n\r\n",
     "with a length": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
     "by another 2xx": b"HTTP/1.0 204 No\r\nX: y\r\n\r\n",
+    "with a malformed line": b"HTTP/1.1 200 OK\r\nVia : y\r\n\r\n",
     "after a 1xx": b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
 }
 
@@ -822,6 +823,7 @@ async def test_a_proxy_that_makes_no_tunnel_is_reported_without_its_password(cas
     assert message in raised.value.message
     assert "CONNECT registry.test:443: the proxy http://127.0.0.1:" in raised.value.message
     assert "hunter2" not in raised.value.message
+    assert "bytearray" not in raised.value.message
     assert raised.value.message.isprintable()
 
 
