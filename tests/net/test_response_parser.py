@@ -50,8 +50,7 @@ def test_what_cannot_become_a_head_is_refused_at_once(received: bytes) -> None:
     http = parser()
     http.receive_data(received)
     with pytest.raises(h11.RemoteProtocolError):
-        for _ in range(2):
-            http.next_event()
+        list(iter(http.next_event, h11.NEED_DATA))
 
 
 @pytest.mark.parametrize("received", [b"", b"H", FINAL[:-1], EARLY + FINAL[:-1]])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from imgproxy.errors import clean
 from imgproxy.specs.http.content_range import Range
 from imgproxy.specs.oci.distribution import BlobPath
 from imgproxy.transports.registry.failover import Location
+from imgproxy.transports.registry.redirects import check_encoding, encoding
 from imgproxy.transports.registry.resumable_blob import ResumableBlob
 
 if TYPE_CHECKING:
@@ -41,12 +43,14 @@ class _Supply(Generic[L]):
         self._path = BlobPath(descriptor.digest)
         self._size = descriptor.size
         self._used: list[L] = []
+        self._encoding = ""  # of the first response
         self._retries = failover.new_retries()
 
     @property
     def name(self) -> str:
         locations = dict.fromkeys(each.name for each in self._used)
-        return f"{self._failover.name}: {self._path} from {' and '.join(locations)}"
+        said = f", said to be encoded as {clean(self._encoding)}" if self._encoding else ""
+        return f"{self._failover.name}: {self._path} from {' and '.join(locations)}{said}"
 
     async def begin(self) -> Part:
         """Return the whole blob; the retries that this takes are not those of the rest."""
@@ -64,6 +68,12 @@ class _Supply(Generic[L]):
 
     async def _open(self, location: L, wanted: Range | None) -> Part:
         part = await location.blob(self._path.digest, wanted)
+        # The digest decides whether the bytes are encoded. What is positioned in bytes of another
+        # encoding is not the rest, which only the digest of the whole would tell.
+        if wanted is None:
+            self._encoding = encoding(part.response)
+        elif encoding(part.response) != self._encoding:
+            check_encoding(part.response)
         self._used.append(location)
         return part
 

@@ -51,6 +51,7 @@ class PlainUrl:
         """
         url = self._url._replace(target=self._url.target + name)
         response = await self._get(url, kind, {}, OK)
+        check_encoding(response)
         return await response.read(limit)
 
     async def _get(
@@ -66,5 +67,4 @@ class PlainUrl:
         if response.status not in wanted:
             body = await discard(response)
             raise distribution.failure(response.url, response.status, body, asked)
-        check_encoding(response)
         return response

@@ -6,9 +6,10 @@ RFC 9110 sections 15.4 (redirects), 8.4 (`Content-Encoding`) and 10.2.3 (`Retry-
 from __future__ import annotations
 
 import time
+import zlib
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import BadUpstreamError, Failure, clean
+from imgproxy.errors import BadUpstreamError, Failure, InvalidError, clean
 from imgproxy.specs.http import retry
 from imgproxy.specs.oci import distribution
 from imgproxy.transports.time_limit import waiting
@@ -46,12 +47,50 @@ async def follow(
 
 def check_encoding(response: Response) -> None:
     """Raise `BadUpstreamError` for an encoded response: its bytes are not the requested ones."""
-    encoding = response.header("content-encoding").lower()
-    if encoding not in ("", "identity"):
+    if encoding(response):
         response.close()
-        raise BadUpstreamError(
-            f"GET {response.url}: the reply is encoded ({clean(encoding)}), which was not requested"
+        raise _encoded(response)
+
+
+def encoding(response: Response) -> str:
+    """Return how a response says that it is encoded, empty if it does not.
+
+    None was requested, but some servers name that of the file itself, by its name or first bytes.
+    """
+    found = response.header("content-encoding").lower()
+    return "" if found == "identity" else found
+
+
+async def read_json(response: Response, limit: int) -> bytes:
+    """Return the JSON object that a response has, at most `limit` bytes, and close the response.
+
+    One that was compressed though that was not requested is decompressed. Raises `Failure`.
+    """
+    raw = await response.read(limit)
+    if not encoding(response) or raw.lstrip()[:1] == b"{":
+        return raw
+    if encoding(response) not in ("gzip", "x-gzip"):
+        raise _encoded(response)
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        plain = stream.decompress(raw, limit + 1)
+    except zlib.error as error:
+        raise BadUpstreamError(f"{_encoded(response).message}: {clean(str(error))}") from None
+    if len(plain) > limit:
+        raise InvalidError(
+            f"GET {response.url}: the reply has more than the {limit} bytes it may have",
+            code="SIZE_INVALID",
         )
+    if not stream.eof or stream.unused_data:
+        raise BadUpstreamError(f"{_encoded(response).message}: it is cut off, or more follows it")
+    return plain
+
+
+def _encoded(response: Response) -> Failure:
+    return BadUpstreamError(
+        f"GET {response.url}: the reply is encoded ({clean(encoding(response))}), which was not"
+        " requested"
+    )
 
 
 async def discard(response: Response) -> bytes:

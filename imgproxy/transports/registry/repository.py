@@ -22,7 +22,7 @@ from imgproxy.specs.oci.distribution import (
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.registry.authorization import Authorization
 from imgproxy.transports.registry.blob_part import open_part
-from imgproxy.transports.registry.redirects import OK, check_encoding, discard, retry_after
+from imgproxy.transports.registry.redirects import OK, discard, read_json, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -93,7 +93,7 @@ class Repository:
         """Return a manifest or an index by a tag or a digest."""
         response = await self._get(ManifestPath(name), {"Accept": distribution.ACCEPT_MANIFESTS})
         named = distribution.content_digests(response.headers("docker-content-digest"))
-        raw = await response.read(MAX_DOCUMENT_SIZE)
+        raw = await read_json(response, MAX_DOCUMENT_SIZE)
         if raw.lstrip()[:1] == b"<":
             raise _page(response, raw)
         return FoundManifest(raw, response.header("content-type"), named)
@@ -110,7 +110,7 @@ class Repository:
     async def referrers(self, digest: Digest, query: str) -> tuple[bytes, str]:
         """Return a page of the list of what refers to a digest, and its `Link` field."""
         response = await self._get(ReferrersPath(digest, query), {"Accept": types.OCI_INDEX})
-        return await response.read(MAX_DOCUMENT_SIZE), response.header("link")
+        return await read_json(response, MAX_DOCUMENT_SIZE), response.header("link")
 
     async def has_signatures(self) -> bool:
         """Return whether the registry announces the extension for signatures."""
@@ -121,7 +121,7 @@ class Repository:
     async def signatures(self, digest: Digest, limit: int) -> bytes:
         """Return the signatures that the extension has, at most `limit` bytes of them."""
         response = await self._get(SignaturesPath(digest), {})
-        return await response.read(limit)
+        return await read_json(response, limit)
 
     async def _get(
         self, path: ApiPath, fields: dict[str, str], *, wanted: Collection[int] = OK
@@ -135,7 +135,6 @@ class Repository:
             response, body = await self._request(url, fields)
         if response.status not in wanted:
             raise await self._failure(response, body, url, path)
-        check_encoding(response)
         return response
 
     async def _request(self, url: Url, fields: dict[str, str]) -> tuple[Response, bytes]:

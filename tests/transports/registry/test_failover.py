@@ -255,7 +255,7 @@ PASSED_OVER: dict[str, tuple[Step, ...]] = {
     "half a head": (FOUND[:20], END),
     "half a body": (FOUND[:-5], END),
     "garbage": (b"SSH-2.0\r\n\r\n",),
-    "encoded": (answer(body=MANIFEST, content_encoding="gzip"),),
+    "encoded": (answer(body=bytes(9), content_encoding="br"),),
     "too large": (head(200, content_length=str(MAX_DOCUMENT_SIZE + 1)),),
     "a redirect to nowhere": (answer(307, location="ftp://x"),),
     "a circle": (),

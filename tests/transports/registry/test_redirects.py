@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+
 import pytest
 from support.registries import (
     BASE,
@@ -26,6 +29,7 @@ from support.streams import (
 
 from imgproxy.errors import Failure
 from imgproxy.specs.oci import distribution
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 
 INSECURE = [place(insecure=True)]
 
@@ -128,16 +132,67 @@ async def test_of_an_insecure_registry_a_redirect_may_lead_to_http() -> None:
         assert (await source.root()).raw == MANIFEST
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "gzip, identity", "zstd"])
+@pytest.mark.parametrize(
+    "encoding", ["gzip", "x-gzip", "GZIP", "gzip, identity", "zstd", "aws-chunked"]
+)
 @virtual_time
-async def test_encoded_replies_are_not_the_bytes_that_were_asked_for(encoding: str) -> None:
+async def test_a_document_that_is_only_said_to_be_encoded_is_taken_as_it_is(encoding: str) -> None:
+    """The digest decides; nothing that begins as JSON is compressed."""
     reply = answer(body=MANIFEST, content_encoding=encoding)
-    async with registry(asked(WHERE, reply)) as (source, script):
+    async with registry(asked(WHERE, reply)) as (source, _):
+        assert (await source.root()).raw == MANIFEST
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP"])
+@virtual_time
+async def test_a_document_that_was_compressed_unasked_is_decompressed(encoding: str) -> None:
+    reply = answer(body=gzip.compress(MANIFEST), content_encoding=encoding)
+    async with registry(asked(WHERE, reply)) as (source, _):
+        assert (await source.root()).raw == MANIFEST
+
+
+PACKED = gzip.compress(MANIFEST, mtime=0)
+
+
+ENCODED = {
+    "by another encoding": (PACKED, "zstd"),
+    "by br": (PACKED, "br"),
+    "twice": (PACKED, "gzip, gzip"),
+    "cut off": (PACKED[:-1], "gzip"),
+    "with more after it": (PACKED + b"x", "gzip"),
+    "damaged": (PACKED[:-8] + bytes(8), "gzip"),
+    "otherwise than it says": (zlib.compress(MANIFEST), "gzip"),
+    "by deflate": (zlib.compress(MANIFEST), "deflate"),
+    "a page": (b"<html>", "gzip"),
+    "nothing": (b"", "gzip"),
+}
+
+
+@pytest.mark.parametrize("case", ENCODED)
+@virtual_time
+async def test_encoded_replies_are_not_the_bytes_that_were_asked_for(case: str) -> None:
+    body, encoding = ENCODED[case]
+    reply = answer(body=body, content_encoding=encoding)
+    async with registry(asked(WHERE, reply)) as (source, _):
         with pytest.raises(Failure) as raised:
             await source.root()
-        assert refused(raised.value) == BAD_UPSTREAM
-        assert f"the reply is encoded ({encoding.lower()})" in raised.value.message
-        assert script.streams[0].closed
+    assert refused(raised.value) == BAD_UPSTREAM
+    assert f"the reply is encoded ({encoding}), which was not requested" in raised.value.message
+
+
+@virtual_time
+async def test_a_compressed_document_may_not_be_larger_than_another() -> None:
+    """Some kilobytes of gzip can be gigabytes of blanks; memory is what would run out."""
+    for size, fits in ((MAX_DOCUMENT_SIZE, True), (MAX_DOCUMENT_SIZE + 1, False)):
+        body = b"{" + b" " * (size - 2) + b"}"
+        reply = answer(body=gzip.compress(body), content_encoding="gzip")
+        async with registry(asked(WHERE, reply)) as (source, _):
+            if fits:
+                assert (await source.root()).raw == body
+                continue
+            with pytest.raises(Failure) as raised:
+                await source.root()
+            assert refused(raised.value) == (422, "SIZE_INVALID", False)
 
 
 @virtual_time

@@ -222,6 +222,25 @@ async def test_another_answer_is_refused_and_another_location_asked(lie: str) ->
     assert not raised.value.retryable
 
 
+def said_to_be(encoding: str, status: int = 200, start: int = 0) -> bytes:
+    field = f"bytes {start}-{SIZE - 1}/{SIZE}" if status == 206 else None
+    return answer(status, CONTENT[start:], content_range=field, content_encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "zstd", "aws-chunked"])
+@virtual_time
+async def test_a_blob_that_is_only_said_to_be_encoded_is_received(encoding: str) -> None:
+    """As by Apache, which tells a layer's by its first bytes: its digest decides."""
+    reply = said_to_be(encoding)
+    async with registry(blob(reply)) as (source, _):
+        reader = await source.blob(described(CONTENT))
+        assert reader.name.endswith(f", said to be encoded as {encoding}")
+        reader.close()
+    rest = said_to_be(encoding, 206, 10)
+    async with registry(blob(reply[:-30], END), rest_of(10, rest), retries=1) as (source, _):
+        assert await pull(source) == CONTENT
+
+
 @pytest.mark.parametrize("said", ["bytes */40", None, "bytes */*", "nonsense"])
 @virtual_time
 async def test_a_server_without_ranges_is_skipped_through(said: str | None) -> None:
