@@ -160,10 +160,13 @@ class Network:
         if key not in self._hosts:
             from imgproxy.specs.oci import distribution
             from imgproxy.transports.registry.registry_host import RegistryHost
+            from imgproxy.transports.registry.warnings import Warnings
 
             home = distribution.registry_url("https", registry, "", distribution.BasePath())
             client = self._client(home, registry, insecure=insecure)
-            self._hosts[key] = RegistryHost(registry, client, insecure=insecure)
+            self._hosts[key] = RegistryHost(
+                registry, client, insecure=insecure, warn=Warnings(self._diagnostics).report
+            )
         return self._hosts[key]
 
     def _client(self, home: Url | None, registry: str, *, insecure: bool) -> Client:

@@ -5,7 +5,6 @@ No request to `/v2/` comes first: the response to the first request contains the
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import HOST_FAILURES, Failure, UnreachableError
@@ -15,6 +14,8 @@ from imgproxy.transports.registry.redirects import follow
 from imgproxy.transports.time_limit import waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.net.client import Client
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
@@ -25,11 +26,20 @@ class RegistryHost:
     """A registry, with what all of its repositories share.
 
     `registry` is its name in references, `host[:port]`. `insecure`: its certificate is not
-    verified, and plain http is used where https fails.
+    verified, and plain http is used where https fails. `warn` is called with each response of the
+    registry itself, for the warnings in it.
     """
 
-    def __init__(self, registry: str, client: Client, *, insecure: bool) -> None:
+    def __init__(
+        self,
+        registry: str,
+        client: Client,
+        *,
+        insecure: bool,
+        warn: Callable[[Response], None] = lambda _: None,
+    ) -> None:
         self.registry = registry
+        self._warn = warn
         self.insecure = insecure
         self._client = client
         self._scheme = "" if insecure else "https"
@@ -60,7 +70,13 @@ class RegistryHost:
         """
         first = url
         authorized = {**fields, "Authorization": authorization} if authorization else fields
-        get = partial(self._client.get, form=form, note=note, internal=internal)
+
+        async def get(url: Url, fields: dict[str, str]) -> Response:
+            response = await self._client.get(url, fields, form=form, note=note, internal=internal)
+            if url.origin == origin:
+                self._warn(response)
+            return response
+
         if form is not None:
             with waiting(lambda: f"POST {url}"):
                 return await get(url, authorized)
