@@ -3,15 +3,16 @@
 One `Dialer` serves one endpoint of the configuration and the hosts that it redirects to. Hosts that
 only a response names are foreign: no metadata service, where clouds serve the credentials of their
 machines, is dialled for them. The addresses of a name are judged before one of them is connected
-to. A proxy looks up names by itself, so that of those it is asked for only addresses are judged.
+to. Most proxies look up names by themselves, so that of those only addresses are judged.
 """
 
 from __future__ import annotations
 
 import encodings.idna  # noqa: F401  (for names; later an upgrade may have replaced the file)
+import socket
 import ssl
 import time
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,6 @@ import trio
 
 from imgproxy.errors import (
     BadUpstreamError,
-    ConfigurationError,
     DeniedError,
     Failure,
     UnavailableError,
@@ -31,17 +31,18 @@ from imgproxy.errors import (
 )
 from imgproxy.host import blocking_calls, mounts
 from imgproxy.net import tcp, tls
-from imgproxy.net.response import reason
+from imgproxy.net.response import reason, translated
 from imgproxy.net.response_parser import ResponseParser
 from imgproxy.net.streams import SocketStream, start_tls
 from imgproxy.specs.http import addresses, retry
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from imgproxy.config.certs import Certificates
-    from imgproxy.net.streams import ByteStream
+    from imgproxy.net.nested_tls import NestedTlsStream
+    from imgproxy.net.streams import ByteStream, TlsStream
+    from imgproxy.net.tcp import Target
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
 
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 # In seconds, for a second look at a certificate that was refused.
 LOOK_TIMEOUT = 5.0
 
+# Of a host behind a SOCKS proxy, which is told one at a time.
+_MAX_ADDRESSES = 4
+
 # In bytes. A proxy answers CONNECT with a head; some send a page with a refusal.
 _MAX_PROXY_HEAD = 16 * 1024
 
@@ -57,8 +61,23 @@ _MAX_PROXY_HEAD = 16 * 1024
 class Carrier(NamedTuple):
     """A connection that leads to a server, and the server's address where that is known."""
 
-    sock: socket.socket
+    way: socket.socket | ByteStream
     peer: str = ""
+
+
+def _stream(carrier: Carrier) -> ByteStream:
+    way = carrier.way
+    return SocketStream(way) if isinstance(way, socket.socket) else way
+
+
+async def _start_tls(
+    carrier: Carrier, context: ssl.SSLContext, host: str
+) -> TlsStream | NestedTlsStream:
+    if isinstance(carrier.way, socket.socket):
+        return await start_tls(carrier.way, context, host)
+    from imgproxy.net import nested_tls
+
+    return await nested_tls.start_tls(carrier.way, context, host)
 
 
 class Dialer:
@@ -93,36 +112,83 @@ class Dialer:
             _refuse_metadata_service(url, url.host)
         if proxy is None:
             return await self._secured(partial(self._connect, url), url)
-        if url.scheme == "http":
-            # Connect to the proxy itself, which forwards requests for plain http.
-            return await self._secured(partial(_connect_to_proxy, url, proxy), proxy.url)
-        return await self._secured(partial(_tunnel, url, proxy), url)
+        if self.forwarder(url):
+            return await self._reach(url, proxy)
+        tunnel = self._tunnel_by_socks if proxy.is_socks else self._tunnel
+        return await self._secured(partial(tunnel, url, proxy), url)
+
+    def forwarder(self, url: Url) -> Proxy | None:
+        """Return the proxy that forwards the requests for a URL, if there is one."""
+        proxy = self.proxy_for(url) if url.scheme == "http" else None
+        return None if proxy is None or proxy.is_socks else proxy
 
     async def _connect(self, url: Url) -> Carrier:
+        sock = await tcp.connect(await self._look_up(url))
+        with closing_on_error(sock):
+            return Carrier(sock, sock.getpeername()[0])
+
+    async def _look_up(self, url: Url) -> list[Target]:
+        """Return the addresses of a URL's host, all of which may be connected to."""
         targets = await tcp.look_up(url.host, url.port)
         if url.host != self._home:
             for _, address in targets:
                 _refuse_metadata_service(url, address[0])
-        sock = await tcp.connect(targets)
-        with closing_on_error(sock):
-            return Carrier(sock, sock.getpeername()[0])
+        return targets
+
+    async def _reach(self, url: Url, proxy: Proxy) -> ByteStream:
+        """Return a stream to an HTTP proxy."""
+        with _tls_of_proxy(url, proxy):
+            return await self._secured(partial(_connect_to_proxy, url, proxy), proxy.url)
+
+    async def _tunnel(self, url: Url, proxy: Proxy) -> Carrier:
+        """Return a connection that a proxy has made to the URL's origin: RFC 9110 section 9.3.6."""
+        if proxy.url.scheme == "https":
+            stream = await self._reach(url, proxy)
+            with closing_on_error(stream), _tls_of_proxy(url, proxy):
+                await _request_tunnel(stream, url, proxy)
+            return Carrier(stream)
+        carrier = await _connect_to_proxy(url, proxy)
+        with closing_on_error(carrier.way):
+            await _request_tunnel(_stream(carrier), url, proxy)
+        return carrier
+
+    async def _tunnel_by_socks(self, url: Url, proxy: Proxy) -> Carrier:
+        """Return a connection that a SOCKS proxy has made to one of the addresses of a URL's host.
+
+        Where the proxy resolves names, it is told the name, and the address is not known.
+        """
+        from imgproxy.net import socks
+
+        targets = [] if proxy.resolves_names else await self._look_up(url)
+        hosts = [address[0] for _, address in targets[:_MAX_ADDRESSES]] or [url.host]
+        while True:
+            host = hosts.pop(0)
+            carrier = await _connect_to_proxy(url, proxy)
+            try:
+                with closing_on_error(carrier.way):
+                    await socks.request(_stream(carrier), url, proxy, host)
+            except (UnavailableError, BadUpstreamError):
+                if not hosts:
+                    raise
+            else:
+                return carrier._replace(peer="" if proxy.resolves_names else host)
 
     async def _secured(self, connect: Connect, url: Url) -> ByteStream:
         """Return a stream over a new connection, with TLS for an https URL."""
-        sock, peer = await connect()
-        stream = SocketStream(sock)
+        carrier = await connect()
+        stream = _stream(carrier)
         if url.scheme == "https":
             name = self._registry if url.host == self._home else url.authority
-            with closing_on_error(sock):
+            with closing_on_error(stream):
                 context = self._contexts.get(name) or await self._new_context(name)
             try:
-                stream = await start_tls(sock, context, url.host)
+                stream = await _start_tls(carrier, context, url.host)
             except ssl.SSLCertVerificationError as error:
                 if error.verify_code in tls.EXPLICABLE:
                     look = partial(self._look, name, connect, url.host)
                     error.verify_message += await _explanation(error.verify_code, look)
                 raise
-        stream.peer = peer
+        stream.peer = carrier.peer
         return stream
 
     async def _look(self, name: str, connect: Connect, host: str) -> dict[str, Any]:
@@ -131,8 +197,7 @@ class Dialer:
         Nothing is sent but the handshake, and no certificate of a client is shown.
         """
         context = await self._read_certificates(name, tls.make_lenient_context)
-        sock, _ = await connect()
-        stream = await start_tls(sock, context, host)
+        stream = await _start_tls(await connect(), context, host)
         with closing(stream):
             return stream.certificate
 
@@ -159,6 +224,16 @@ async def _explanation(code: int, look: Callable[[], Awaitable[dict[str, Any]]])
     return ""
 
 
+@contextmanager
+def _tls_of_proxy(url: Url, proxy: Proxy) -> Iterator[None]:
+    """Name the proxy in a failure of TLS, which would be taken for the registry's."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        what = f"connecting to {url.scheme}://{url.endpoint} through the proxy {proxy}"
+        raise translated(what, error, "no answer", 0) from error
+
+
 async def _connect_to_proxy(url: Url, proxy: Proxy) -> Carrier:
     try:
         return Carrier(await tcp.connect(await tcp.look_up(proxy.url.host, proxy.url.port)))
@@ -169,20 +244,6 @@ async def _connect_to_proxy(url: Url, proxy: Proxy) -> Carrier:
             code="PROXY",
             is_transient=retry.is_transient(error),
         ) from error
-
-
-async def _tunnel(url: Url, proxy: Proxy) -> Carrier:
-    """Return a connection that a proxy has made to the URL's origin: RFC 9110 section 9.3.6."""
-    if proxy.url.scheme == "https":
-        raise ConfigurationError(
-            f"the proxy {proxy} is reached over TLS, and TLS inside of it is not supported;"
-            " use a proxy with an http:// address for https registries",
-            variable=proxy.source,
-        )
-    carrier = await _connect_to_proxy(url, proxy)
-    with closing_on_error(carrier.sock):
-        await _request_tunnel(SocketStream(carrier.sock), url, proxy)
-    return carrier
 
 
 async def _request_tunnel(stream: ByteStream, url: Url, proxy: Proxy) -> None:

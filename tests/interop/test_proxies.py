@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from support.networks import Proxy, forward_proxy, line_to
-from support.servers import Certificates, basic, certificates, nginx, skip
+from support.servers import (
+    Certificates,
+    basic,
+    certificates,
+    free_port,
+    nginx,
+    require,
+    running,
+    skip,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from interop.conftest import Pull, Together
     from support.filled import Registry
@@ -169,7 +180,7 @@ def test_a_dead_proxy_is_a_504_that_names_it(registry: Registry, pull: Pull) -> 
     assert child.finish() == 0
 
 
-UNUSABLE = ["socks5://127.0.0.1:1080", "ftp://x:1", "http://u:hidden@:x"]
+UNUSABLE = ["socks4://127.0.0.1:1080", "ftp://x:1", "http://u:hidden@:x"]
 
 
 def test_an_unusable_proxy_is_a_500_that_names_the_variable(
@@ -222,6 +233,104 @@ def test_loopback_is_never_proxied(proxy: Proxy, registry: Registry, pull: Pull)
     env = {"ALL_PROXY": f"http://{proxy.address}"}
     assert_pulled(pull(registry.name(":latest"), OPTION, env=env), registry)
     assert proxy.asked == []
+
+
+# --- SOCKS, and proxies over TLS: microsocks and stunnel ----------------------------------------
+
+
+@contextmanager
+def microsocks(directory: Path, *options: str) -> Iterator[str]:
+    port = free_port()
+    arguments = [require("microsocks"), "-i", "127.0.0.1", "-p", str(port), *options]
+    with running(arguments, port, directory / "microsocks.log"):
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+@pytest.mark.parametrize("is_secure", [True, False])
+def test_everything_goes_through_a_socks_proxy(
+    is_secure: bool,  # noqa: FBT001  (a parameter)
+    scheme: str,
+    registry: Registry,
+    pull: Pull,
+    tmp_path: Path,
+) -> None:
+    host = own_address()
+    tls = certificates(tmp_path / "tls", host)
+    with (
+        nginx(
+            tmp_path / "nginx", f"location / {{ proxy_pass http://{registry.address}; }}", tls=tls
+        ) as front,
+        line_to(front if is_secure else registry.address, host=host) as line,
+        microsocks(tmp_path, "-u", USER, "-P", PASSWORD) as socks,
+    ):
+        env = {"ALL_PROXY": f"{scheme}://{USERINFO}@{socks}", "SSL_CERT_FILE": str(tls.authority)}
+        options = ["--retries=0", "--debug", *([] if is_secure else [OPTION])]
+        child = pull(registry.name(":latest", line.address), *options, env=env)
+        assert_pulled(child, registry)
+        assert PASSWORD not in child.stderr
+        for wrong in ("", "nobody:wrong-secret@"):
+            env["ALL_PROXY"] = f"{scheme}://{wrong}{socks}"
+            child = pull(registry.name(":latest", line.address), *options, env=env)
+            reply = child.client.get("/manifest")
+            assert reply.status == 403, reply.body
+            assert reply.code == "PROXY"
+            assert f"{scheme}://{socks} (ALL_PROXY)" in reply.message
+            assert child.finish() == 0
+            assert "wrong-secret" not in reply.message + child.stderr
+
+
+def test_a_socks_proxy_that_cannot_connect_says_so(
+    registry: Registry, pull: Pull, tmp_path: Path
+) -> None:
+    host = own_address()
+    with microsocks(tmp_path) as socks:
+        child = pull(
+            registry.name(":latest", f"{host}:9"),
+            "--retries=0",
+            env={"HTTPS_PROXY": f"socks5h://{socks}"},
+        )
+        reply = child.client.get("/manifest")
+        assert (reply.status, reply.code) == (503, "PROXY"), reply.body
+        assert "the connection was refused" in reply.message
+        assert child.finish() == 0
+
+
+@contextmanager
+def over_tls(directory: Path, address: str, tls: Certificates) -> Iterator[str]:
+    """Yield the address at which a server is reached over TLS."""
+    port = free_port()
+    config = directory / "stunnel.conf"
+    config.write_text(
+        f"foreground = yes\npid =\n[proxy]\naccept = 127.0.0.1:{port}\nconnect = {address}\n"
+        f"cert = {tls.certificate}\nkey = {tls.key}\n"
+    )
+    with running([require("stunnel"), str(config)], port, directory / "stunnel.log"):
+        yield f"127.0.0.1:{port}"
+
+
+def test_tls_goes_inside_of_the_tls_of_a_proxy(
+    guarded: Proxy, registry: Registry, tls: Certificates, pull: Pull, tmp_path: Path
+) -> None:
+    outer = certificates(tmp_path / "outer")
+    both = tmp_path / "both.pem"
+    both.write_bytes(tls.authority.read_bytes() + outer.authority.read_bytes())
+    with over_tls(tmp_path, guarded.address, outer) as secure:
+        env = {"HTTPS_PROXY": f"https://{USERINFO}@{secure}", "SSL_CERT_FILE": str(both)}
+        child = pull(registry.name(":latest", SECURE), "--debug", env=env)
+        assert_pulled(child, registry)
+        assert [str(each) for each in guarded.asked] == [f"CONNECT {SECURE}:443"]
+        assert PASSWORD not in child.stderr
+        for trusted, words in (
+            (tls, "through the proxy https://"),
+            (outer, f"connecting to https://{SECURE}:443: TLS failed"),
+        ):
+            env["SSL_CERT_FILE"] = str(trusted.authority)
+            child = pull(registry.name(":latest", SECURE), env=env)
+            reply = child.client.get("/manifest")
+            assert (reply.status, reply.code) == (502, "TLS"), reply.body
+            assert words in reply.message
+            assert child.finish() == 0
 
 
 def test_docker_hub_has_several_names(

@@ -120,7 +120,7 @@ def dialer(
 
 async def fetch(dial: Dialer, url: str) -> bytes:
     """Return a whole body; a socket that is left open causes a warning, which is an error."""
-    client = Client(dial, Notes(), stall_timeout=20, user_agent="test/1", proxy_for=dial.proxy_for)
+    client = Client(dial, Notes(), stall_timeout=20, user_agent="test/1", proxy_for=dial.forwarder)
     try:
         return await (await client.get(urls.parse(url), {})).read(1 << 20)
     finally:
@@ -744,6 +744,7 @@ class Tunnel:
         self._behind = behind
 
     async def serve(self, stream: trio.SocketStream) -> None:
+        self.head = b""
         with suppress(trio.BrokenResourceError):
             while not self.head.endswith(b"\r\n\r\n"):
                 # Read single bytes, so that nothing of the handshake is taken.
@@ -860,14 +861,6 @@ async def test_a_proxy_that_is_silent_times_out() -> None:
     assert refused(raised.value) == UNREACHABLE
 
 
-@real_time
-async def test_tls_inside_of_tls_is_not_supported() -> None:
-    with pytest.raises(Failure) as raised:
-        await fetch(dialer(proxy=through(1, "https")), "https://registry.test/")
-    assert refused(raised.value) == CONFIGURATION
-    assert raised.value.detail == {"variable": "HTTPS_PROXY"}
-
-
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @real_time
 async def test_plain_http_is_forwarded(scheme: str, authority: trustme.CA) -> None:
@@ -889,6 +882,302 @@ async def test_plain_http_is_forwarded(scheme: str, authority: trustme.CA) -> No
         dial = dialer("http://registry.test", proxy=through(port, scheme))
         assert await fetch(dial, "http://registry.test/x?y") == BODY
     assert heads[0].startswith(b"GET http://registry.test/x?y HTTP/1.1\r\nHost: registry.test\r\n")
+
+
+# --- proxies over TLS ---------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def secure_tunnel(
+    authority: trustme.CA, behind: Serve, name: str = "127.0.0.1"
+) -> AsyncIterator[tuple[Tunnel, int]]:
+    """Yield a proxy that is reached over TLS, and its port."""
+    tunnel = Tunnel(CONNECTED["plain"], behind)
+    context = server_context(authority.issue_cert(name))
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await tunnel.serve(trio.SSLStream(stream, context, server_side=True))  # type: ignore[arg-type]
+
+    async with listening(serve) as port:
+        yield tunnel, port
+
+
+LARGE = bytes(range(256)) * 4096
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@real_time
+async def test_tls_goes_inside_of_the_tls_of_a_proxy(
+    authority: trustme.CA, version: ssl.TLSVersion
+) -> None:
+    """Two requests on one connection: what the first leaves behind is no surplus."""
+    context = server_context(authority.issue_cert("registry.test"))
+    context.maximum_version = version
+    heads: list[bytes] = []
+
+    async def behind(stream: trio.SocketStream) -> None:
+        secure = trio.SSLStream(stream, context, server_side=True)
+        with suppress(trio.BrokenResourceError):
+            while received := await secure.receive_some():
+                heads.append(bytes(received))
+                await secure.send_all(answer(body=LARGE))
+
+    async with secure_tunnel(authority, behind) as (tunnel, port):
+        dial = dialer("https://registry.test", proxy=through(port, "https"))
+        client = Client(dial, Notes(), stall_timeout=20, user_agent="test/1")
+        for _ in range(2):
+            response = await client.get(urls.parse("https://registry.test/x"), {})
+            assert await response.read(1 << 21) == LARGE
+        client.close()
+    assert tunnel.head.startswith(b"CONNECT registry.test:443 HTTP/1.1\r\n")
+    assert tunnel.head.count(b"CONNECT") == 1
+    assert len(heads) == 2
+    assert b"authorization" not in heads[0].lower()
+
+
+@real_time
+async def test_a_body_within_two_layers_of_tls_that_is_cut_off_is_noticed(
+    authority: trustme.CA,
+) -> None:
+    context = server_context(authority.issue_cert("registry.test"))
+
+    async def behind(stream: trio.SocketStream) -> None:
+        secure = trio.SSLStream(stream, context, server_side=True)
+        await secure.receive_some()
+        await secure.send_all(answer(body=LARGE)[:-1])
+        await stream.aclose()
+
+    async with secure_tunnel(authority, behind) as (_, port):
+        with pytest.raises(Failure) as raised:
+            await fetch(
+                dialer("https://registry.test", proxy=through(port, "https")),
+                "https://registry.test/x",
+            )
+    assert refused(raised.value) == (503, "UNAVAILABLE", True)
+
+
+@pytest.mark.parametrize("whose", ["the registry's", "the proxy's"])
+@real_time
+async def test_both_certificates_are_verified_and_the_message_says_whose_it_is(
+    whose: str, authority: trustme.CA
+) -> None:
+    """A proxy with another certificate gets no credentials, as it may be anybody."""
+    inner = "other.test" if whose == "the registry's" else "registry.test"
+    outer = "127.0.0.1" if whose == "the registry's" else "proxy.test"
+    behind = over_tls(server_context(authority.issue_cert(inner)))
+
+    async def forgive(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await behind(stream)
+
+    async with secure_tunnel(authority, forgive, outer) as (tunnel, port):
+        dial = dialer("https://registry.test", proxy=through(port, "https"))
+        with pytest.raises(Failure) as raised:
+            await fetch(dial, "https://registry.test/x")
+    assert refused(raised.value) == TLS
+    assert ("through the proxy https://127.0.0.1" in raised.value.message) is (
+        whose == "the proxy's"
+    )
+    wrong = inner if whose == "the registry's" else outer
+    assert f"It is for {wrong}." in raised.value.message
+    assert (tunnel.head == b"") is (whose == "the proxy's")
+
+
+# --- SOCKS --------------------------------------------------------------------------------------
+
+GREETING, WITH_LOGIN = b"\x05\x01\x00", b"\x05\x02\x00\x02"
+LOGIN = b"\x01\x04user\x07hunter2"
+ACCEPTED = b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50"
+BY_IPV6 = b"\x05\x00\x00\x04" + bytes(18)
+BY_NAME = b"\x05\x00\x00\x03\x04name\x00\x50"
+
+
+class Socks:
+    """A proxy that answers each message with the next of these, and then acts as the server."""
+
+    def __init__(self, *replies: bytes, behind: Serve = answer_once) -> None:
+        self.received: list[bytes] = []
+        self._replies = replies
+        self._behind = behind
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            for reply in self._replies:
+                self.received.append(bytes(await stream.receive_some()))
+                for byte in reply:  # one at a time
+                    await stream.send_all(bytes([byte]))
+            if self._replies[-1] in (ACCEPTED, BY_IPV6, BY_NAME):
+                await self._behind(stream)
+
+
+async def by_socks(
+    proxy: Socks, url: str, value: str = "socks5h://127.0.0.1", home: str = "https://registry.test"
+) -> bytes:
+    async with listening(proxy.serve) as port:
+        return await fetch(dialer(home, proxy=proxies.parse(f"{value}:{port}", "ALL_PROXY")), url)
+
+
+@pytest.mark.parametrize("reply", [ACCEPTED, BY_IPV6, BY_NAME])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@real_time
+async def test_a_socks_proxy_connects_to_a_name(
+    scheme: str, reply: bytes, authority: trustme.CA
+) -> None:
+    secure = over_tls(server_context(authority.issue_cert("registry.test")))
+    proxy = Socks(b"\x05\x00", reply, behind=secure if scheme == "https" else answer_once)
+    assert await by_socks(proxy, f"{scheme}://registry.test/x") == BODY
+    port = b"\x01\xbb" if scheme == "https" else b"\x00\x50"
+    assert proxy.received == [GREETING, b"\x05\x01\x00\x03\x0dregistry.test" + port]
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("192.0.2.1", b"\x01\xc0\x00\x02\x01"),
+        ("[2001:db8::1]", b"\x04 \x01\r\xb8" + bytes(11) + b"\x01"),
+    ],
+)
+@pytest.mark.parametrize("value", ["socks5://127.0.0.1", "socks5h://127.0.0.1"])
+@real_time
+async def test_an_address_is_sent_as_one(value: str, host: str, address: bytes) -> None:
+    proxy = Socks(b"\x05\x00", ACCEPTED)
+    assert await by_socks(proxy, f"http://{host}:80/x", value) == BODY
+    assert proxy.received[1] == b"\x05\x01\x00" + address + b"\x00\x50"
+
+
+@real_time
+async def test_a_login_is_sent_where_it_is_wanted() -> None:
+    value = "socks5h://user:hunter2@127.0.0.1"
+    proxy = Socks(b"\x05\x02", b"\x01\x00", ACCEPTED)
+    assert await by_socks(proxy, "http://registry.test/x", value) == BODY
+    assert proxy.received[:2] == [WITH_LOGIN, LOGIN]
+    proxy = Socks(b"\x05\x00", ACCEPTED)
+    assert await by_socks(proxy, "http://registry.test/x", value) == BODY
+    assert len(proxy.received) == 2
+
+
+@pytest.mark.parametrize("value", ["socks5://127.0.0.1", "socks5h://127.0.0.1"])
+@real_time
+async def test_who_resolves_a_name_judges_its_addresses(value: str) -> None:
+    """The credentials of a machine are as near through a proxy on it."""
+    proxy = Socks(b"\x05\x00", ACCEPTED)
+    resolver = Resolver(("169.254.169.254", 80))
+    async with listening(proxy.serve) as port:
+        dial = dialer(proxy=proxies.parse(f"{value}:{port}", "ALL_PROXY"))
+        connect = tcp.look_up
+
+        async def look_up(host: str, number: int) -> list[Target]:
+            if host != "127.0.0.1":
+                trio.socket.set_custom_hostname_resolver(resolver)
+            try:
+                return await connect(host, number)
+            finally:
+                trio.socket.set_custom_hostname_resolver(None)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tcp, "look_up", look_up)
+            if "socks5h" in value:  # only the proxy knows
+                assert await fetch(dial, "http://rebound.test/x") == BODY
+                return
+            with pytest.raises(Failure) as raised:
+                await fetch(dial, "http://rebound.test/x")
+    assert refused(raised.value) == BAD_UPSTREAM
+    assert "leads to the link-local address 169.254.169.254" in raised.value.message
+    assert proxy.received == []
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "[::ffff:169.254.169.254]"])
+@real_time
+async def test_no_socks_proxy_is_asked_for_a_metadata_service(host: str) -> None:
+    for value in ("socks5://127.0.0.1", "socks5h://127.0.0.1"):
+        proxy = Socks(b"\x05\x00", ACCEPTED)
+        with pytest.raises(Failure) as raised:
+            await by_socks(proxy, f"http://{host}/x", value)
+        assert refused(raised.value) == BAD_UPSTREAM
+        assert proxy.received == []
+
+
+DENIED, REFUSED, LATER = (403, PROXY, False), (502, PROXY, False), (503, PROXY, True)
+SOCKS_ANSWERS = {
+    "no method": ((b"\x05\xff",), DENIED, "wants another login than by a user"),
+    "a wrong login": ((b"\x05\x02", b"\x01\x01"), DENIED, "refused the user or the password"),
+    "an unknown method": ((b"\x05\x01",), REFUSED, "does not answer as SOCKS 5"),
+    "SOCKS 4": ((b"\x00\x5b",), REFUSED, "does not answer as SOCKS 5"),
+    "HTTP": ((b"HTTP/1.1 400 Bad Request\r\n\r\n",), REFUSED, "does not answer as SOCKS 5"),
+    "another version": ((b"\x05\x00", b"\x04\x00\x00\x01"), REFUSED, "does not answer as SOCKS"),
+    "an unknown address": ((b"\x05\x00", b"\x05\x00\x00\x02"), REFUSED, "does not answer as"),
+    "a failure": ((b"\x05\x00", b"\x05\x01\x00\x01"), LATER, "answered 1: a failure"),
+    "a rule": ((b"\x05\x00", b"\x05\x02\x00\x01"), REFUSED, "answered 2: its rules"),
+    "no network": ((b"\x05\x00", b"\x05\x03\x00\x01"), LATER, "answered 3: the network"),
+    "no host": ((b"\x05\x00", b"\x05\x04\x00\x01"), LATER, "answered 4: the host"),
+    "no server": ((b"\x05\x00", b"\x05\x05\x00\x01"), LATER, "5: the connection was refused"),
+    "no time": ((b"\x05\x00", b"\x05\x06\x00\x01"), LATER, "answered 6"),
+    "no command": ((b"\x05\x00", b"\x05\x07\x00\x01"), REFUSED, "answered 7"),
+    "no address": ((b"\x05\x00", b"\x05\x08\x00\x01"), REFUSED, "answered 8"),
+    "another": ((b"\x05\x00", b"\x05\x63\x00\x01"), REFUSED, "answered 99: an unknown reason"),
+    "nothing": ((b"",), UNREACHABLE, "closed the connection"),
+    "a part": ((b"\x05",), UNREACHABLE, "closed the connection"),
+    "half": ((b"\x05\x00", ACCEPTED[:6]), UNREACHABLE, "closed the connection"),
+}
+
+
+@pytest.mark.parametrize("case", SOCKS_ANSWERS)
+@real_time
+async def test_a_socks_proxy_that_does_not_connect_is_reported_without_its_password(
+    case: str,
+) -> None:
+    replies, wanted, message = SOCKS_ANSWERS[case]
+    with pytest.raises(Failure) as raised:
+        await by_socks(
+            Socks(*replies), "https://registry.test/x", "socks5h://user:hunter2@127.0.0.1"
+        )
+    assert refused(raised.value) == wanted
+    assert message in raised.value.message
+    assert "the proxy socks5h://127.0.0.1:" in raised.value.message
+    assert "hunter2" not in raised.value.message
+
+
+@real_time
+async def test_a_socks_proxy_is_told_a_name_of_some_length() -> None:
+    host = ".".join(["a" * 60] * 5)
+    with pytest.raises(Failure) as raised:
+        await by_socks(Socks(b"\x05\x00", b""), f"http://{host}/x")
+    assert refused(raised.value) == REFUSED
+    assert "a name of 304 bytes" in raised.value.message
+
+
+@real_time
+async def test_the_next_address_is_told_where_the_first_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = tcp.look_up
+
+    async def look_up(host: str, port: int) -> list[Target]:
+        if host == "127.0.0.1":
+            return await real(host, port)
+        addresses = [("2001:db8::1", port, 0, 0), ("192.0.2.1", port)]
+        return [(socket.AF_INET6, addresses[0]), (socket.AF_INET, addresses[1])]
+
+    monkeypatch.setattr(tcp, "look_up", look_up)
+    told: list[bytes] = []
+
+    async def serve(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError):
+            await stream.receive_some()
+            await stream.send_all(b"\x05\x00")
+            told.append(bytes(await stream.receive_some())[3:4])
+            await stream.send_all(b"\x05\x04\x00\x01" if len(told) == 1 else ACCEPTED)
+            if len(told) > 1:
+                await answer_once(stream)
+
+    async with listening(serve) as port:
+        proxy = proxies.parse(f"socks5://127.0.0.1:{port}", "ALL_PROXY")
+        dial = dialer("http://registry.test", proxy=proxy)
+        assert await fetch(dial, "http://registry.test/x") == BODY
+        stream = await dial(urls.parse("http://registry.test/x"))
+        assert stream.peer == "2001:db8::1"
+        stream.close()
+    assert told[:2] == [b"\x04", b"\x01"]
 
 
 # --- addresses ----------------------------------------------------------------------------------

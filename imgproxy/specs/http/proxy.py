@@ -1,5 +1,8 @@
 """The choice of a proxy for a request, and requests to it: RFC 9110 sections 7.6 and 9.3.6.
 
+`http://` and `https://` name an HTTP proxy, `socks5://` and `socks5h://` a SOCKS 5 proxy. As for
+curl, this host resolves names for socks5, and the proxy for socks5h.
+
 The variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY have no specification. They are
 interpreted as by Go, in which the other clients of registries are written:
 
@@ -36,16 +39,41 @@ _ENTRY = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]*))?")
 _SEPARATORS = re.compile(r"[\s,]+")
 
 
+_SOCKS = ("socks5", "socks5h")
+_SCHEMES = ("http", "https", *_SOCKS)
+
+# RFC 1929 section 2: their lengths are octets.
+_MAX_SOCKS_WORD = 255
+
+
 class Proxy(NamedTuple):
     """A proxy, reached over TLS where its URL is https.
 
-    `authorization` is the value of `Proxy-Authorization`, empty where there are no credentials;
-    `source` is the variable that names the proxy.
+    `username` and `password` are empty where there are no credentials; `source` is the variable
+    that names the proxy.
     """
 
     url: Url
-    authorization: str
+    username: str
+    password: str
     source: str
+
+    @property
+    def authorization(self) -> str:
+        """The value of `Proxy-Authorization`, empty where there are no credentials."""
+        if not self.username and not self.password:
+            return ""
+        return basic.authorization(self.username, self.password)
+
+    @property
+    def is_socks(self) -> bool:
+        """Whether it speaks SOCKS, and knows nothing of HTTP."""
+        return self.url.scheme in _SOCKS
+
+    @property
+    def resolves_names(self) -> bool:
+        """Whether the proxy looks up the names of hosts, and not this host."""
+        return self.url.scheme != "socks5"
 
     def __str__(self) -> str:
         return f"{self.url.scheme}://{self.url.authority} ({self.source})"
@@ -68,6 +96,12 @@ class Proxy(NamedTuple):
 
     def _credentials(self) -> list[tuple[str, str]]:
         return [("Proxy-Authorization", self.authorization)] if self.authorization else []
+
+
+def is_configured(environment: Mapping[str, str]) -> bool:
+    """Return whether there is a proxy for anything."""
+    names = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+    return any(environment.get(each) for name in names for each in (name, name.lower()))
 
 
 def choose(url: Url, environment: Mapping[str, str]) -> Proxy | None:
@@ -93,27 +127,30 @@ def parse(text: str, source: str) -> Proxy:
     """
     scheme, found, rest = text.strip().partition("://")
     scheme, rest = (scheme.lower(), rest) if found else ("http", text.strip())
-    if scheme.startswith("socks"):
-        raise _unusable(source, "names a SOCKS proxy, which is not supported")
-    if scheme not in ("http", "https"):
-        raise _unusable(source, "names a proxy that is neither http nor https")
+    if scheme not in _SCHEMES:
+        if scheme.startswith("socks"):
+            raise _unusable(
+                source,
+                "names a SOCKS proxy, which is not supported but by socks5:// and socks5h://",
+            )
+        raise _unusable(source, "names a proxy that is neither http nor https nor socks5")
     userinfo, _, endpoint = rest.rpartition("@")
     try:
         # The messages of the exceptions are omitted, since they may quote a part of the password.
         # A slash in a password ends up in `userinfo` like any other character, not in the host.
-        return Proxy(urls.parse(f"{scheme}://{endpoint}"), _authorization(userinfo), source)
+        url = urls.parse(f"{scheme}://{endpoint}", _SCHEMES)
+        username, _, password = (unquote(each, errors="strict") for each in userinfo.partition(":"))
+        longest = max(len(username.encode()), len(password.encode()))
     except ValueError:
         raise _unusable(
             source,
             "is not the URL of a proxy (expected http://[USER[:PASSWORD]@]HOST[:PORT], with"
             " special characters of user and password as %XX)",
         ) from None
-
-
-def _authorization(userinfo: str) -> str:
-    """Return the value of `Proxy-Authorization`. Raises `ValueError` for other than UTF-8."""
-    username, _, password = (unquote(part, errors="strict") for part in userinfo.partition(":"))
-    return basic.authorization(username, password) if userinfo else ""
+    proxy = Proxy(url, username, password, source)
+    if proxy.is_socks and longest > _MAX_SOCKS_WORD:
+        raise _unusable(source, f"has a user or a password of more than {_MAX_SOCKS_WORD} bytes")
+    return proxy
 
 
 def _unusable(source: str, reason: str) -> ConfigurationError:

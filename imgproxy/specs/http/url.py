@@ -1,14 +1,18 @@
-"""Absolute http and https URLs: the part of RFC 3986 that registries and proxies use."""
+"""Absolute URLs: the part of RFC 3986 that registries and proxies use."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from imgproxy.errors import clean
 
-_PORTS = {"http": 80, "https": 443}
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_WEB = ("http", "https")
 _HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?|\[[0-9a-f:.]+\]")
 _SHOWN = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]{0,15})://(?:[^/?#\\]*@)?([A-Za-z0-9._-]{1,255})(?=[:/]|$)"
@@ -16,7 +20,7 @@ _SHOWN = re.compile(
 
 
 class Url(NamedTuple):
-    """An absolute http or https URL: the host to dial, and the target of a request there."""
+    """An absolute URL: the host to dial, and the target of a request there."""
 
     scheme: str
     host: str
@@ -47,10 +51,11 @@ class Url(NamedTuple):
         return clean(f"{self.scheme}://{self.authority}{path}") + ("?…" if query else "")
 
 
-def parse(text: str) -> Url:
+def parse(text: str, schemes: Container[str] = _WEB) -> Url:
     """Parse a URL.
 
-    Raises `ValueError` for anything but an http or https URL of printable ASCII without userinfo.
+    Raises `ValueError` for anything but a URL of one of these schemes, in printable ASCII and
+    without userinfo.
     """
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("not a URL of printable ASCII")
@@ -59,7 +64,7 @@ def parse(text: str) -> Url:
         scheme, host, port = parts.scheme, parts.hostname or "", parts.port
     except ValueError:  # its message may quote a secret
         raise ValueError("its host or port is malformed") from None
-    if scheme not in _PORTS:
+    if scheme not in schemes:
         raise ValueError("neither http nor https")
     written = f"[{host}]" if "[" in parts.netloc else host
     if parts.username is not None:

@@ -189,18 +189,26 @@ class Network:
         from imgproxy.net.request import USER_AGENT
         from imgproxy.specs.http import proxy, secrets
 
+        if proxy.is_configured(environment.environment()):
+            import imgproxy.net.nested_tls
+            import imgproxy.net.socks  # noqa: F401
+
         def proxy_for(url: Url) -> Proxy | None:
             found = proxy.choose(url, environment.environment())
             if found is not None:
-                self._diagnostics.hide(secrets.of_authorization(found.authorization))
+                self._diagnostics.hide(
+                    [*secrets.of_authorization(found.authorization), found.password]
+                )
             return found
 
+        certificates = self.configuration.certificates
+        dialer = Dialer(home, registry, certificates, proxy_for, verify=not insecure)
         return Client(
-            Dialer(home, registry, self.configuration.certificates, proxy_for, verify=not insecure),
+            dialer,
             self._diagnostics,
             stall_timeout=self.options.stall_timeout,
             user_agent=USER_AGENT,
-            proxy_for=proxy_for,
+            proxy_for=dialer.forwarder,
             prepare=import_for_later,
         )
 

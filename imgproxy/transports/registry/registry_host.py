@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import HOST_FAILURES, Failure, UnreachableError
+from imgproxy.errors import HOST_FAILURES, Failure
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import distribution
 from imgproxy.transports.registry.redirects import follow
@@ -48,7 +48,7 @@ class RegistryHost:
     async def url(self, repository: str, path: ApiPath) -> Url:
         """Return the URL of something in a repository.
 
-        Raises `UnreachableError` where neither https nor http gets a connection.
+        Raises `Failure` where neither https nor http gets a connection.
         """
         scheme = self._scheme or await self._probing.get(lambda: self._scheme or None, self._probe)
         return distribution.registry_url(scheme, self.registry, repository, path)
@@ -73,7 +73,7 @@ class RegistryHost:
 
         async def get(url: Url, fields: dict[str, str]) -> Response:
             response = await self._client.get(url, fields, form=form, note=note, internal=internal)
-            if url.origin == origin:
+            if url.origin == first.origin:
                 self._warn(response)
             return response
 
@@ -109,10 +109,8 @@ class RegistryHost:
             except HOST_FAILURES:
                 raise
             except Failure as second:
-                raise UnreachableError(
-                    f"{error.message}; {second.message}",
-                    is_transient=error.is_transient or second.is_transient,
-                ) from None
+                message = f"{error.message}; {second.message}"
+                raise second.merged([error, second], message) from None
             self._scheme = "http"
         return self._scheme
 

@@ -59,8 +59,11 @@ def chosen(url: str, **environment: str) -> str:
         (HTTPS, {"HTTPS_PROXY": "a", "NO_PROXY": "x", "no_proxy": "*"}, "http://a (HTTPS_PROXY)"),
         (HTTPS, {"HTTPS_PROXY": "a", "NO_PROXY": "", "no_proxy": "*"}, "None"),
         # An unusable proxy is not an error for a request that does not need it.
-        (HTTPS, {"HTTPS_PROXY": "socks5://a", "NO_PROXY": "*"}, "None"),
-        (HTTPS, {"HTTPS_PROXY": "a", "ALL_PROXY": "socks5://b"}, "http://a (HTTPS_PROXY)"),
+        (HTTPS, {"HTTPS_PROXY": "socks4://a", "NO_PROXY": "*"}, "None"),
+        (HTTPS, {"HTTPS_PROXY": "a", "ALL_PROXY": "socks4://b"}, "http://a (HTTPS_PROXY)"),
+        (HTTPS, {"ALL_PROXY": "socks5://a"}, "socks5://a (ALL_PROXY)"),
+        (HTTPS, {"HTTPS_PROXY": "socks5h://a:1081"}, "socks5h://a:1081 (HTTPS_PROXY)"),
+        (HTTP, {"ALL_PROXY": "socks5h://u:p@a"}, "socks5h://a (ALL_PROXY)"),
     ],
 )
 def test_which_variable_names_the_proxy(url: str, environment: dict[str, str], proxy: str) -> None:
@@ -172,6 +175,8 @@ def basic(text: str) -> str:
         ("http://u:%C3%A9@proxy", ("http", "proxy", 80), basic("u:é")),
         ("http://u:é@proxy", ("http", "proxy", 80), basic("u:é")),
         ("http://@proxy", ("http", "proxy", 80), ""),
+        ("socks5://proxy", ("socks5", "proxy", 1080), ""),
+        ("SOCKS5h://u:p@proxy:80", ("socks5h", "proxy", 80), basic("u:p")),
     ],
 )
 def test_the_parts_of_a_proxy(
@@ -186,9 +191,12 @@ def test_the_parts_of_a_proxy(
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (f"socks5://u:{SECRET}@proxy:1080", "SOCKS proxy, which is not supported"),
-        (f"SOCKS5h://u:{SECRET}@proxy:1080", "SOCKS proxy, which is not supported"),
-        ("socks4://proxy:1080", "SOCKS proxy, which is not supported"),
+        (f"socks://u:{SECRET}@proxy:1080", "SOCKS proxy, which is not supported"),
+        (f"SOCKS4a://u:{SECRET}@proxy:1080", "SOCKS proxy, which is not supported"),
+        ("socks4://proxy:1080", "not supported but by socks5:// and socks5h://"),
+        (f"socks5://u:{SECRET * 30}@proxy:1080", "of more than 255 bytes"),
+        (f"socks5://{'é' * 128}:{SECRET}@proxy:1080", "of more than 255 bytes"),
+        (f"socks5://u:{SECRET}@", "not the URL of a proxy"),
         (f"ftp://u:{SECRET}@proxy", "neither http nor https"),
         (f"u:{SECRET}://proxy", "neither http nor https"),
         ("http://", "not the URL of a proxy"),

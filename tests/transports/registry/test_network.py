@@ -159,7 +159,7 @@ def test_a_broken_configuration_is_an_error() -> None:
 async def test_proxies_are_those_of_the_environment(
     variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(variable, "socks5://proxy.test")
+    monkeypatch.setenv(variable, "socks4://proxy.test")
     opened = Network(NetworkOptions(), Configuration(Overrides(), Notes()), Notes())
     with pytest.raises(ConfigurationError, match=f"{variable} names a SOCKS proxy"):
         await opened.repository(NAME).root()
