@@ -219,7 +219,8 @@ async def _explanation(code: int, look: Callable[[], Awaitable[dict[str, Any]]])
     The failure is known already: nothing that goes wrong here may come in its place.
     """
     left = trio.current_effective_deadline() - trio.current_time()
-    with trio.move_on_after(min(LOOK_TIMEOUT, left / 2)), suppress(OSError, Failure):
+    # `ValueError` is for a time that cannot be read.
+    with trio.move_on_after(min(LOOK_TIMEOUT, left / 2)), suppress(OSError, Failure, ValueError):
         return tls.explanation(code, await look(), time.time())
     return ""
 

@@ -106,8 +106,10 @@ def explanation(code: int, certificate: dict[str, Any], now: float) -> str:
     begin, end = (ssl.cert_time_to_seconds(certificate[each]) for each in ("notBefore", "notAfter"))
     if begin <= now <= end:
         return ": that of an authority, for the server's own is valid"
-    valid = f"until {_shown(end)}" if code == _EXPIRED else f"from {_shown(begin)}"
-    return f": it is valid {valid}, and the clock of this host says {_shown(now)}"
+    valid = (
+        f"was valid until {_shown(end)}" if code == _EXPIRED else f"is valid from {_shown(begin)}"
+    )
+    return f": it {valid}, and the clock of this host says {_shown(now)}"
 
 
 def _shown(seconds: float) -> str:

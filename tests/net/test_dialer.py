@@ -201,7 +201,7 @@ NOW = datetime.now(UTC)
 YEAR = timedelta(days=365)
 # From when until when, and what of it is told.
 TIMES = {
-    "certificate has expired: it is valid until ": (NOW - 2 * YEAR, NOW - YEAR),
+    "certificate has expired: it was valid until ": (NOW - 2 * YEAR, NOW - YEAR),
     "certificate is not yet valid: it is valid from ": (NOW + YEAR, NOW + 2 * YEAR),
 }
 
