@@ -166,6 +166,12 @@ class Configuration:
             found.append(auth_file.parse(content, file.path, legacy=file.legacy))
         return found
 
+    def auth_paths(self) -> list[str]:
+        """Return the paths of the files that may have credentials, whether they exist or not."""
+        if self._chosen.auth is not None:
+            return [self._chosen.auth[1]]
+        return [file.path for file in search_paths.auth_files(self._host)]
+
     def certificates(self, registry: str) -> Certificates:
         """Return the certificates for `host[:port]`: containers-certs.d(5)."""
         from imgproxy.config import certs

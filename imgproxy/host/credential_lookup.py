@@ -82,6 +82,18 @@ class CredentialLookup:
             self._hide(of_credentials(found))
         return found
 
+    async def places(self) -> list[str]:
+        """Return where credentials are looked for, in the words of messages."""
+        if self._anonymous:
+            return ["nowhere, because of --no-creds"]
+        registries = await settle(lambda: self._configuration.registries)
+        found: list[str] = []
+        for name in registries.credential_helpers:
+            found += (
+                self._configuration.auth_paths() if name == AUTH_FILES else [f"the helper {name}"]
+            )
+        return list(map(clean, found))
+
     async def _look(self, registry: str, repository: str) -> Credentials | None:
         """Try one after the other; a failure is raised only if none of them has credentials."""
         failures: list[ConfigurationError] = []

@@ -65,6 +65,9 @@ class Ring:
         self.asked.append((registry, repository, is_own))
         return self.credentials.get(registry)
 
+    async def places(self) -> list[str]:
+        return ["/a/auth.json", "/b/config.json"]
+
 
 def described(content: bytes, media_type: str = OCI_MANIFEST) -> Descriptor:
     return Descriptor(media_type, digests.parse(digest_of(content)), len(content))

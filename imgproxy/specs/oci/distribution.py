@@ -48,6 +48,9 @@ _PRINTABLE = bytes(range(0x21, 0x7F))
 # A URL whose scheme is not followed by a host, such as `http:user:password@host/`.
 _WITHOUT_HOST = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:(?!//)")
 
+# The way out where a login is refused: one that is out of date spoils pulls of public images.
+WITHOUT_LOGIN = "--no-creds asks without a login, which is enough for a public image"
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 # What a redirect to a store may end with because the signed URL has expired on the way. A request

@@ -152,4 +152,6 @@ def failure(
     words = refusal_body.parse(body).summary
     shown = f" to the credentials from {source}" if source else ""
     message = f"asking for a token: {url}: {status}{shown}" + (f" ({words})" if words else "")
+    if source and status in (401, 403):
+        message += f"; {distribution.WITHOUT_LOGIN}"
     return distribution.refusal(message, status, retry_after=retry_after)

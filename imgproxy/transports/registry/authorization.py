@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
-from imgproxy.errors import HOST_FAILURES, Failure
+from imgproxy.errors import HOST_FAILURES, Failure, UnreachableError
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.http import challenge as challenges
 from imgproxy.specs.oci import distribution
@@ -98,6 +98,11 @@ class Authorization:
         self._accepted = -1
         self._scopes = [f"repository:{repository}:pull"]
         self._renewing = SingleFlight()
+
+    @property
+    def has_anonymous_token(self) -> bool:
+        """Whether there is a token that was given without credentials."""
+        return bool(self._value) and not self.source
 
     async def request(self, url: Url, fields: dict[str, str]) -> tuple[Response, bytes]:
         """Return the response to a request, and what was read of the body of a final refusal.
@@ -198,9 +203,12 @@ class Authorization:
         request = tokens.request(
             url, challenge, self._scopes, credentials, allow_http=self._allow_http
         )
-        response = await self._send(
-            request.url, {}, request.authorization, form=request.form, internal=internal
-        )
+        try:
+            response = await self._send(
+                request.url, {}, request.authorization, form=request.form, internal=internal
+            )
+        except UnreachableError as error:
+            raise error.merged([error], f"{error.message} (the token server of {url})") from error
         if response.status != 200:
             body = await discard(response)
             raise tokens.failure(
@@ -225,13 +233,14 @@ class Authorization:
             raise self._failure.copy()
 
 
+def offered(response: Response) -> list[Challenge]:
+    """Return the ways to authenticate that a refusal offers."""
+    fields = response.headers("www-authenticate")
+    return [challenge for field in fields for challenge in challenges.parse(field)]
+
+
 def _demand(response: Response) -> _Demand | None:
     """Return what a refusal asks for: a token may be had with or without credentials."""
-    offered = [
-        challenge
-        for header in response.headers("www-authenticate")
-        for challenge in challenges.parse(header)
-    ]
-    by_scheme = {challenge.scheme: challenge for challenge in reversed(offered)}
+    by_scheme = {challenge.scheme: challenge for challenge in reversed(offered(response))}
     bearer, basic = by_scheme.get("bearer"), by_scheme.get("basic")
     return _Demand(bearer, basic, response.is_internal) if bearer or basic else None

@@ -9,7 +9,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import BadUpstreamError, Failure, InvalidError, clean
+from imgproxy.errors import BadUpstreamError, Failure, InvalidError, UnreachableError, clean
 from imgproxy.specs.http import retry
 from imgproxy.specs.oci import distribution
 from imgproxy.transports.time_limit import waiting
@@ -35,12 +35,19 @@ async def follow(
 
     `allow_http` allows redirects from https to http. Raises `Failure`.
     """
+    by: Url | None = None
     for _ in range(distribution.MAX_REDIRECTS + 1):
-        with waiting(lambda: f"GET {url}"):  # noqa: B023  (called within the block)
-            response = await get(url, headers(url))
+        try:
+            with waiting(lambda: f"GET {url}"):  # noqa: B023  (called within the block)
+                response = await get(url, headers(url))
+        except UnreachableError as error:
+            if by is None:
+                raise
+            raise error.merged([error], f"{error.message} ({by} redirects there)") from error
         if response.status not in distribution.REDIRECTS:
             return response
         await discard(response)
+        by = url
         url = distribution.redirect(url, response.header("location"), allow_http=allow_http)
     raise BadUpstreamError(f"GET {url}: redirected more than {distribution.MAX_REDIRECTS} times")
 

@@ -20,7 +20,7 @@ from imgproxy.specs.oci.distribution import (
     SignaturesPath,
 )
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.transports.registry.authorization import Authorization
+from imgproxy.transports.registry.authorization import Authorization, offered
 from imgproxy.transports.registry.blob_part import open_part
 from imgproxy.transports.registry.redirects import OK, discard, read_json, retry_after
 
@@ -78,6 +78,7 @@ class Repository:
         self.demerits = 0
         self._host = host
         self._repository = repository
+        self._credential_lookup = credential_lookup
         self._kind = "mirror" if is_mirror else "registry"
         self._authorization: Authorization = Authorization(
             repository,
@@ -180,14 +181,23 @@ class Repository:
         failure = distribution.failure(response.url, response.status, body, path, retry_after=wait)
         if response.status != 401:
             return failure
-        source = self._authorization.source
-        if not distribution.is_authorized(response.url, url):
-            reason = f"{self.name} redirects there, where its credentials are not sent"
-        elif source:
-            reason = f"the credentials from {source} were refused"
-        else:
-            reason = f"there are no credentials for {self.name}"
+        reason = await self._why_refused(response, url)
         return DeniedError(f"{failure.message}: {reason}", code=failure.code, retry_after=wait)
+
+    async def _why_refused(self, response: Response, url: Url) -> str:
+        """Return why there was no more to try after a 401, and the way out."""
+        source = self._authorization.source
+        schemes = [challenge.scheme for challenge in offered(response)]
+        if not distribution.is_authorized(response.url, url):
+            return f"{self.name} redirects there, where its credentials are not sent"
+        if source:
+            return f"the credentials from {source} were refused; {distribution.WITHOUT_LOGIN}"
+        if not {"bearer", "basic"}.intersection(schemes):
+            asked = f"offers {clean(', '.join(schemes))} alone" if schemes else "offers no scheme"
+            return f"no credentials were sent, as it {asked}, and Basic and Bearer are supported"
+        places = ", ".join(await self._credential_lookup.places())
+        or_absent = ", or it does not exist" if self._authorization.has_anonymous_token else ""
+        return f"there are no credentials for {self.name} (looked for in: {places}){or_absent}"
 
 
 async def _find_none() -> Credentials | None:

@@ -11,6 +11,7 @@ from imgproxy.specs.http.challenge import Challenge
 from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.http.url import Url
 from imgproxy.specs.http.url import parse as parse_url
+from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci import token as tokens
 from imgproxy.specs.oci.token import Request, Token
 
@@ -225,4 +226,6 @@ def test_a_token_server_s_refusal_has_a_meaning(
     for said, words in ((b"", ""), (body, " (X: no)")):
         failure = tokens.failure(HERE, status, said, source)
         assert (type(failure), failure.code) == (leaf, code)
-        assert failure.message == f"asking for a token: {SHOWN[4:]}: {status}{shown}{words}"
+        way_out = f"; {distribution.WITHOUT_LOGIN}" if source and status in (401, 403) else ""
+        told = f"asking for a token: {SHOWN[4:]}: {status}{shown}{words}{way_out}"
+        assert failure.message == told

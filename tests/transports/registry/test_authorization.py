@@ -219,8 +219,33 @@ async def test_a_fresh_token_that_is_refused_is_the_end() -> None:
     assert refused(failure) == UNAUTHORIZED
     assert failure.message == (
         f"manifest 1: GET {WHERE}: 401 (DENIED: not yours): there are no credentials for"
-        " registry.test/acme/os"
+        " registry.test/acme/os (looked for in: /a/auth.json, /b/config.json), or it does not exist"
     )
+
+
+@pytest.mark.parametrize(
+    ("challenge", "words"),
+    [
+        ("Negotiate", "no credentials were sent, as it offers negotiate alone"),
+        ("NTLM, Digest realm=x", "no credentials were sent, as it offers ntlm, digest alone"),
+        (None, "no credentials were sent, as it offers no scheme, and Basic and Bearer are"),
+        ('Basic realm="x"', "(looked for in: /a/auth.json, /b/config.json)"),
+    ],
+)
+@virtual_time
+async def test_why_no_credentials_were_sent_is_told(challenge: str | None, words: str) -> None:
+    failure = await failure_of(asked(WHERE, unauthorized(challenge)))
+    assert refused(failure) == UNAUTHORIZED
+    assert words in failure.message
+    assert ("there are no credentials" in failure.message) == words.startswith("(")
+
+
+@virtual_time
+async def test_who_named_a_server_that_cannot_be_reached_is_told() -> None:
+    dead: dict[str, float | Exception] = {"https://tokens.test": OSError(113, "No route to host")}
+    failure = await failure_of(asked(WHERE, unauthorized(CHALLENGE)), unreachable=dead)
+    assert refused(failure) == (504, "UNREACHABLE", True)
+    assert failure.message.endswith(f"(the token server of {WHERE})")
 
 
 @pytest.mark.parametrize(
@@ -382,7 +407,8 @@ async def test_without_a_challenge_nobody_is_asked_for_credentials() -> None:
     assert ring.asked == []
 
 
-REFUSED = "the credentials from auth.json (auths.registry.test) were refused"
+WITHOUT_LOGIN = "; --no-creds asks without a login, which is enough for a public image"
+REFUSED = f"the credentials from auth.json (auths.registry.test) were refused{WITHOUT_LOGIN}"
 
 
 @virtual_time
@@ -484,7 +510,9 @@ async def test_a_given_token_is_shown_at_once_and_never_replaced() -> None:
         with pytest.raises(Failure) as raised:
             await read_blob(source)
     assert refused(raised.value) == UNAUTHORIZED
-    assert raised.value.message.endswith("401: the credentials from --registry-token were refused")
+    assert raised.value.message.endswith(
+        f"401: the credentials from --registry-token were refused{WITHOUT_LOGIN}"
+    )
     assert ring.asked == []
 
 

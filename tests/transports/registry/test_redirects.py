@@ -200,3 +200,15 @@ async def test_identity_is_no_encoding() -> None:
     reply = answer(body=MANIFEST, content_encoding="identity")
     async with registry(asked(WHERE, reply)) as (source, _):
         assert (await source.root()).raw == MANIFEST
+
+
+@virtual_time
+async def test_who_redirects_to_a_server_that_cannot_be_reached_is_told() -> None:
+    dead: dict[str, float | Exception] = {"https://cdn.test": OSError(113, "No route to host")}
+    exchanges = [
+        asked(WHERE, moved("https://other.test/x?secret=1")),
+        asked("https://other.test/x?secret=1", moved("https://cdn.test/y")),
+    ]
+    failure = await failure_of(*exchanges, unreachable=dead)
+    assert refused(failure) == (504, "UNREACHABLE", True)
+    assert failure.message.endswith("(https://other.test/x?… redirects there)")
