@@ -46,6 +46,12 @@ CONNECT_TIMEOUT = 30.0
 # drops what is sent. A server that is only slow gets the request once more, on a new connection.
 KEPT_TIMEOUT = 10.0
 
+# Informational responses before the final one; a slow server may send one every few seconds.
+MAX_INFORMATIONAL = 100
+
+# What an HTTP response begins with, so that a part of it can be told from another protocol.
+_BEGINNING = b"HTTP/"
+
 # Cookies and signed URLs make heads of some kilobytes; nginx allows 8 KiB a line.
 MAX_HEAD = 64 * 1024
 
@@ -229,6 +235,7 @@ async def _receive_head(http: h11.Connection, stream: ByteStream, patience: floa
     """Return the head of a response whose first byte is waited for `patience` seconds."""
     # One byte more than h11 may keep, however the head is split on its way.
     scratch = memoryview(bytearray(MAX_HEAD + 1))
+    left = MAX_INFORMATIONAL
     while True:
         event = http.next_event()
         if event is h11.NEED_DATA:
@@ -242,13 +249,29 @@ async def _receive_head(http: h11.Connection, stream: ByteStream, patience: floa
                 if isinstance(error, ssl.SSLError) or http.trailing_data[0]:
                     raise
                 raise _Unanswered(reason(error)) from error
-            if count == 0 and not http.trailing_data[0]:
-                raise _Unanswered("the connection was closed before an answer")
+            if count == 0:
+                if not http.trailing_data[0]:
+                    raise _Unanswered("the connection was closed before an answer")
+                raise ConnectionError("the connection ended within the head of the reply")
             http.receive_data(bytes(scratch[:count]))
+            _check_beginning(http.trailing_data[0])
             patience = float("inf")
         elif isinstance(event, h11.Response):
             return event
-        # anything else here is an informational response
+        else:
+            left -= 1
+            if left < 0:
+                raise h11.RemoteProtocolError(f"more than {MAX_INFORMATIONAL} replies with 1xx")
+
+
+def _check_beginning(received: bytes) -> None:
+    """Raise `h11.RemoteProtocolError` for bytes that no HTTP response begins with.
+
+    Other servers wait for the client's word after their greeting, which h11 would wait for the end
+    of, or close the connection, which is temporary within a response.
+    """
+    if not _BEGINNING.startswith(received[: len(_BEGINNING)]):
+        raise h11.RemoteProtocolError(f"a reply cannot begin with {received[:20]!r}")
 
 
 def _check(url: Url, connection: Connection, *, internal: bool) -> None:

@@ -455,7 +455,7 @@ async def test_the_replacement_of_a_stale_connection_is_not_replaced() -> None:
 
 NOT_STALE: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool]]] = {
     "half a head, then a stall": ((b"HTTP/1.1 200 OK\r\n", SILENCE), UNREACHABLE),
-    "half a head": ((b"HTTP/1.1 200 OK\r\n", END), BROKEN),
+    "half a head": ((b"HTTP/1.1 200 OK\r\n", END), UNREACHABLE),
     "half a head, then a reset": ((b"HTTP/1.1 200 OK\r\n", RESET), UNREACHABLE),
     "garbage": ((b"SSH-2.0\r\n\r\n",), BROKEN),
 }
@@ -581,12 +581,29 @@ HEADS: dict[str, tuple[tuple[Step, ...], tuple[int, str, bool], str, float]] = {
         "no answer for 60 s",
         STALL,
     ),
-    "nothing but 1xx": ((*(10.0, head(103)) * 99,), UNREACHABLE, "no answer for 60 s", STALL),
+    "a 1xx now and then": ((*(10.0, head(103)) * 99,), UNREACHABLE, "no answer for 60 s", STALL),
     "the end": ((END,), UNREACHABLE, "the connection was closed before an answer", AT_ONCE),
     "a reset": ((RESET,), UNREACHABLE, "Connection reset by peer", AT_ONCE),
     "a word of TLS": ((tls_error("certificate required"),), TLS, "TLS failed: cert", AT_ONCE),
     "the end after a 1xx": ((head(100), END), UNREACHABLE, "closed before an answer", AT_ONCE),
-    "the end within": ((LENGTH[:20], END), BROKEN, "the server broke HTTP", AT_ONCE),
+    "the end within": ((LENGTH[:20], END), UNREACHABLE, "ended within the head", AT_ONCE),
+    "the end within the one after a 1xx": (
+        (head(103) + LENGTH[:20], END),
+        UNREACHABLE,
+        "ended within the head",
+        AT_ONCE,
+    ),
+    "1xx for ever": (
+        (head(103) * 1000, SILENCE),
+        BROKEN,
+        "more than 100 replies with 1xx",
+        AT_ONCE,
+    ),
+    "a greeting": ((b"SSH-2.0-OpenSSH_9.6\r\n", SILENCE), BROKEN, "begin with b'SSH-2.0", AT_ONCE),
+    "a greeting after a 1xx": ((head(100), b"220 hi\r\n", SILENCE), BROKEN, "b'220 hi", AT_ONCE),
+    "the end of a greeting": ((b"SSH-2.0-", END), BROKEN, "begin with b'SSH-2.0", AT_ONCE),
+    "HTTP/0.9": ((b"<html>", END), BROKEN, "begin with b'<html>", AT_ONCE),
+    "another case": ((b"http/1.1 200 OK\r\n", END), BROKEN, "begin with b'http/1.1", AT_ONCE),
     "too large": ((LARGE_HEAD,), BROKEN, "the server broke HTTP", AT_ONCE),
     "no end of it": ((*(LARGE_HEAD[:-2],) * 9,), BROKEN, "the server broke HTTP", AT_ONCE),
     "another protocol": ((b"SSH-2.0-x\r\n\r\n",), BROKEN, "the server broke HTTP", AT_ONCE),
@@ -653,6 +670,29 @@ async def test_a_malformed_line_that_may_frame_is_not(line: str, early: bytes) -
         assert_reported(raised.value, BROKEN, "the server broke HTTP: illegal header line")
         assert "bytearray" not in raised.value.message
         assert script.streams[0].closed
+
+
+@virtual_time
+async def test_a_head_that_is_cut_anywhere_is_a_broken_connection() -> None:
+    """Which is worth another try, whereas a server that speaks another protocol is not."""
+    whole = LENGTH[: LENGTH.index(b"\r\n\r\n") + 4]
+    for at in range(1, len(whole)):
+        for ending in (END, RESET):
+            async with scripted(asked(WHERE, whole[:at], ending)) as (client, _):
+                with pytest.raises(Failure) as raised:
+                    await client.get(URL, {})
+                assert_reported(raised.value, UNREACHABLE, "")
+                assert raised.value.is_transient
+
+
+@virtual_time
+async def test_what_is_no_http_is_told_by_its_first_bytes() -> None:
+    for other in (b"SSH-2.0-x\r\n", b"HTTX", b"\r\nHTTP/1.1 200 OK", b"\0", b"HTTP 200"):
+        for pieces in [(other,), tuple(bytes([each]) for each in other)]:
+            async with scripted(asked(WHERE, *pieces, END)) as (client, _):
+                with elapsing(0), pytest.raises(Failure) as raised:
+                    await client.get(URL, {})
+                assert_reported(raised.value, BROKEN, "a reply cannot begin with")
 
 
 def assert_reported(
