@@ -178,24 +178,23 @@ class Response:
         self._rest = self._rest[count:]
         return count
 
-    async def read(self, limit: int) -> bytes:
+    async def read(self, limit: int, seconds: float = DOCUMENT_TIMEOUT) -> bytes:
         """Return the whole body and close the response.
 
-        Raises what `receive_into` raises, and `InvalidError` for more than `limit` bytes.
+        Raises what `receive_into` raises, `InvalidError` for more than `limit` bytes, and
+        `UnreachableError` for a body that takes longer than so many seconds.
         """
         body = bytearray()
         buffer = memoryview(bytearray(min(limit, self.size or limit, _SCRATCH) + 1))
         try:
-            with trio.fail_after(DOCUMENT_TIMEOUT):
+            with trio.fail_after(seconds):
                 while len(body) <= limit and (self.size or 0) <= limit:
                     count = await self.receive_into(buffer)
                     if count == 0:
                         return bytes(body)
                     body += buffer[:count]
         except trio.TooSlowError:
-            raise UnreachableError(
-                f"GET {self.url}: no whole reply within {DOCUMENT_TIMEOUT:g} s"
-            ) from None
+            raise UnreachableError(f"GET {self.url}: no whole reply within {seconds:g} s") from None
         finally:
             self.close()
         raise InvalidError(

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
 
+# In seconds: how long the body of a refusal is waited for. It may say why, and its connection can
+# be used again; neither is worth the time of a stall.
+DISCARD_TIMEOUT = 1.0
+
 # The statuses of success, unless a request accepts others.
 OK = frozenset({200})
 
@@ -46,7 +50,7 @@ async def follow(
             raise error.merged([error], f"{error.message} ({by} redirects there)") from error
         if response.status not in distribution.REDIRECTS:
             return response
-        await discard(response)
+        await discard(response, 0)  # nobody reads it
         by = url
         url = distribution.redirect(url, response.header("location"), allow_http=allow_http)
     raise BadUpstreamError(f"GET {url}: redirected more than {distribution.MAX_REDIRECTS} times")
@@ -100,10 +104,13 @@ def _encoded(response: Response) -> Failure:
     )
 
 
-async def discard(response: Response) -> bytes:
-    """Return the body of a refusal, read so that its connection can be used again."""
+async def discard(response: Response, seconds: float = DISCARD_TIMEOUT) -> bytes:
+    """Return the body of a refusal, read so that its connection can be used again.
+
+    One that is not there in so many seconds is given up, with its connection.
+    """
     try:
-        return await response.read(distribution.MAX_ERROR_SIZE)
+        return await response.read(distribution.MAX_ERROR_SIZE, seconds)
     except Failure:
         return b""
 

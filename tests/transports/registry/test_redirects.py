@@ -21,8 +21,12 @@ from support.registries import (
     unauthorized,
 )
 from support.streams import (
+    SILENCE,
+    Step,
     answer,
     asked,
+    elapsing,
+    head,
     refused,
     virtual_time,
 )
@@ -35,6 +39,64 @@ INSECURE = [place(insecure=True)]
 
 BAD_UPSTREAM = (502, "BAD_UPSTREAM", False)
 UNAUTHORIZED = (403, "UNAUTHORIZED", False)
+
+
+# --- bodies that nobody needs ---------------------------------------------------------------------
+
+NOT_SENT = head(307, content_length="5000", location="https://cdn.test/x")
+
+
+@pytest.mark.parametrize("begun", [b"", b"x" * 100])
+@virtual_time
+async def test_the_body_of_a_redirect_is_not_waited_for(begun: bytes) -> None:
+    exchanges = [
+        asked(WHERE, NOT_SENT + begun, SILENCE),
+        asked("https://cdn.test/x", NOT_SENT.replace(b"/x", b"/y") + begun, SILENCE),
+        asked("https://cdn.test/y", FOUND),
+    ]
+    async with registry(*exchanges) as (source, script):
+        with elapsing(0):
+            assert (await source.root()).raw == MANIFEST
+        assert [stream.closed for stream in script.streams] == [True, True, False]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 501])
+@pytest.mark.parametrize("sent", [(SILENCE,), (b"x" * 4999, SILENCE), (0.4, b"x") * 99])
+@virtual_time
+async def test_the_body_of_a_refusal_is_waited_for_a_second_at_most(
+    status: int, sent: tuple[Step, ...]
+) -> None:
+    refusal = head(status, content_length="5000")
+    async with registry(asked(WHERE, refusal, *sent)) as (source, script):
+        with elapsing(1), pytest.raises(Failure) as raised:
+            await source.root()
+        assert f": {status}" in raised.value.message
+        assert script.streams[0].closed
+
+
+@virtual_time
+async def test_the_body_of_a_challenge_is_waited_for_a_second_at_most() -> None:
+    exchanges = [
+        asked(WHERE, head(401, content_length="5000", www_authenticate=CHALLENGE), SILENCE),
+        asked(TOKENS, token("t1")),
+        asked(WHERE, FOUND),
+    ]
+    async with registry(*exchanges) as (source, _):
+        with elapsing(1):
+            assert (await source.root()).raw == MANIFEST
+
+
+@virtual_time
+async def test_a_refusal_that_arrives_in_time_is_quoted_and_its_connection_used_again() -> None:
+    words = b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no such tag"}]}'
+    gone = head(404, content_length=str(len(words)))
+    exchanges = [asked(WHERE, gone, 0.5, words[:9], 0.4, words[9:]), asked(WHERE, FOUND)]
+    async with registry(*exchanges) as (source, script):
+        with pytest.raises(Failure) as raised:
+            await source.root()
+        assert "no such tag" in raised.value.message
+        assert (await source.root()).raw == MANIFEST
+        assert len(script.streams) == 1
 
 
 # --- redirects ----------------------------------------------------------------------------------
