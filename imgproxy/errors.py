@@ -72,13 +72,14 @@ class Failure(Exception):
 
     `message` is for a person, `detail` for a program; `code` replaces that of the class.
     `retry_after` is the wait in seconds that a server has asked for, None where it has not.
-    `is_transient` is false where this program need not try again by itself, though its client may
-    do so later; by default it is `retryable`.
+    `retryable` replaces that of the class: whether another try may succeed. `is_transient` is false
+    where this program need not try again by itself, though its client may do so later; by default
+    it is `retryable`.
     """
 
     status: ClassVar[int]
     default_code: ClassVar[str]
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     # Header fields of the reply that answers the failure, besides those that every error has.
     header_fields: tuple[tuple[str, str], ...] = ()
 
@@ -87,6 +88,7 @@ class Failure(Exception):
         message: str,
         *,
         code: str | None = None,
+        retryable: bool | None = None,
         is_transient: bool | None = None,
         retry_after: float | None = None,
         **detail: Any,  # noqa: ANN401  (JSON)
@@ -95,8 +97,16 @@ class Failure(Exception):
         self.message = message
         self.code = code or self.default_code
         self.detail = detail
+        self.retryable = type(self).retryable if retryable is None else retryable
         self.is_transient = self.retryable if is_transient is None else is_transient
         self.retry_after = retry_after
+
+    @property
+    def outlook(self) -> dict[str, Any]:
+        """What a program is told of another try, as members of `detail`."""
+        if not self.retryable or self.retry_after is None:
+            return {"retryable": self.retryable}
+        return {"retryable": True, "retry_after": -int(-self.retry_after // 1)}  # rounded up
 
     def copy(self) -> Failure:
         """Return another failure with the same facts.
@@ -109,15 +119,17 @@ class Failure(Exception):
     def merged(self, failures: Iterable[Failure], message: str, **detail: Any) -> Failure:  # noqa: ANN401  (JSON)
         """Return a failure of this class that stands for several, itself among them.
 
-        It is transient if one of them is, and its `retry_after` is the shortest of theirs.
-        `detail` is added to that of this failure.
+        It is transient if one of them is, and its `retry_after` is the shortest of those that are,
+        or else of all. `detail` is added to that of this failure.
         """
         every = list(failures)
-        waits = [each.retry_after for each in every if each.retry_after is not None]
+        transient = [each for each in every if each.is_transient]
+        waits = [each.retry_after for each in transient or every if each.retry_after is not None]
         return type(self)(
             message,
             code=self.code,
-            is_transient=any(each.is_transient for each in every),
+            retryable=type(self).retryable and any(each.retryable for each in every),
+            is_transient=bool(transient),
             retry_after=min(waits, default=None),
             **{**self.detail, **detail},
         )

@@ -77,6 +77,8 @@ def test_a_failure_is_transient_as_its_class_unless_it_says_otherwise() -> None:
     assert errors.UnreachableError("x").is_transient
     assert not errors.UnreachableError("x", is_transient=False).is_transient
     assert not NotFoundError("x").is_transient
+    permanent = errors.UnreachableError("x", retryable=False)
+    assert (permanent.retryable, permanent.is_transient) == (False, False)
     assert NotFoundError("x").retry_after is None
     assert errors.UnavailableError("x", retry_after=3.0).retry_after == 3.0
 
@@ -84,7 +86,7 @@ def test_a_failure_is_transient_as_its_class_unless_it_says_otherwise() -> None:
 def test_a_merged_failure_is_of_the_deciding_kind_and_keeps_what_programs_act_on() -> None:
     deciding = NotFoundError("a", code="MANIFEST_UNKNOWN", platforms=["b"])
     late = errors.UnavailableError("c", retry_after=9.0)
-    soon = errors.UnreachableError("d", retry_after=2.0, is_transient=False)
+    soon = errors.UnreachableError("d", retry_after=2.0)
     merged = deciding.merged([deciding, late, soon], "a; c; d", endpoints=[1])
     assert (type(merged), merged.code, merged.message) == (
         NotFoundError,
@@ -93,8 +95,26 @@ def test_a_merged_failure_is_of_the_deciding_kind_and_keeps_what_programs_act_on
     )
     assert merged.detail == {"platforms": ["b"], "endpoints": [1]}
     assert (merged.is_transient, merged.retry_after) == (True, 2.0)
+    assert not merged.retryable
     alone = deciding.merged([deciding], "a")
     assert (alone.is_transient, alone.retry_after) == (False, None)
+
+
+def test_one_that_may_be_asked_soon_outweighs_one_that_may_be_asked_late() -> None:
+    late = errors.UnavailableError("a", retry_after=3600.0, is_transient=False)
+    soon = errors.UnreachableError("b")
+    for merged in (late.merged([soon, late], "b; a"), soon.merged([soon, late], "b; a")):
+        assert merged.outlook == {"retryable": True}
+    assert late.copy().outlook == {"retryable": True, "retry_after": 3600}
+
+
+def test_a_merged_failure_is_retryable_where_its_kind_is_and_one_of_them() -> None:
+    never, maybe = errors.UnreachableError("a", retryable=False), errors.UnreachableError("b")
+    gone = NotFoundError("c")
+    assert never.merged([maybe, never], "").retryable
+    assert not never.merged([never, gone], "").retryable
+    assert not gone.merged([maybe, gone], "").retryable
+    assert not never.copy().retryable
 
 
 def test_a_copy_has_the_facts_and_not_the_traceback() -> None:

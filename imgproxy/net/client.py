@@ -181,13 +181,13 @@ class Client:
                 return Connection(await self._dial(url))
         except (OSError, trio.TooSlowError) as error:
             # A name that does not exist will not exist a second later.
-            is_transient = retry.is_transient(error) if isinstance(error, OSError) else None
+            retryable = retry.is_transient(error) if isinstance(error, OSError) else None
             raise translated(
                 f"connecting to {url.scheme}://{url.endpoint}",
                 error,
                 "no answer",
                 self._connect_timeout,
-                is_transient=is_transient,
+                retryable=retryable,
             ) from error
 
     def _release(

@@ -243,7 +243,7 @@ async def _connect_to_proxy(url: Url, proxy: Proxy) -> Carrier:
         raise shortage(what, error) or UnreachableError(
             f"{what}: {reason(error)}",
             code="PROXY",
-            is_transient=retry.is_transient(error),
+            retryable=retry.is_transient(error),
         ) from error
 
 

@@ -233,12 +233,12 @@ def _way_out(error: ssl.SSLError) -> str:
 
 
 def translated(
-    what: str, error: Exception, doing: str, limit: float, *, is_transient: bool | None = None
+    what: str, error: Exception, doing: str, limit: float, *, retryable: bool | None = None
 ) -> Failure:
     """Return the failure that stands for an exception of a lower layer; raise it if none does.
 
     `what` was attempted, and `doing` went on for `limit` seconds if the exception is a timeout.
-    `is_transient` overrides whether a network that fails is worth another try.
+    `retryable` overrides whether a network that fails is worth another try.
     """
     if isinstance(error, trio.TooSlowError):
         return UnreachableError(f"{what}: {doing} for {limit:g} s")
@@ -250,7 +250,7 @@ def translated(
     if isinstance(error, h11.RemoteProtocolError):
         return BadUpstreamError(f"{what}: the server broke HTTP: {reason(error)}")
     if isinstance(error, OSError):
-        return UnreachableError(f"{what}: {reason(error)}", is_transient=is_transient)
+        return UnreachableError(f"{what}: {reason(error)}", retryable=retryable)
     raise error
 
 

@@ -24,7 +24,7 @@ def error_body(failure: Failure, masked: Callable[[str], str]) -> bytes:
 
     `masked` returns a text without secrets.
     """
-    detail = {"retryable": failure.retryable, **failure.detail}
+    detail = {**failure.outlook, **failure.detail}
     error = {
         "code": failure.code,
         "message": clean(masked(failure.message), _MAX_MESSAGE),

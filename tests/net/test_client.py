@@ -51,6 +51,7 @@ BODY = bytes(range(100))
 
 CUT = (503, "UNAVAILABLE", True)
 UNREACHABLE = (504, "UNREACHABLE", True)
+NOWHERE = (504, "UNREACHABLE", False)
 BROKEN = (502, "BAD_UPSTREAM", False)
 TLS = (502, "TLS", False)
 TOO_LARGE = (422, "SIZE_INVALID", False)
@@ -1006,9 +1007,20 @@ DIALS: dict[str, tuple[OSError, tuple[int, str, bool], str]] = {
     ),
     "no such name": (
         socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
-        UNREACHABLE,
+        NOWHERE,
         "Name or service not known",
     ),
+    "no address of this name": (
+        socket.gaierror(socket.EAI_NODATA, "No address associated with hostname"),
+        NOWHERE,
+        "No address associated with hostname",
+    ),
+    "no name server": (
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        UNREACHABLE,
+        "Temporary failure in name resolution",
+    ),
+    "forbidden": (OSError(errno.EACCES, "Permission denied"), NOWHERE, "Permission denied"),
     "certificate": (
         mistrusted("self-signed certificate"),
         TLS,
@@ -1035,6 +1047,7 @@ async def test_a_connection_that_cannot_be_made_is_a_failure(case: str) -> None:
             with pytest.raises(Failure) as raised:
                 await attempt()
             assert_reported(raised.value, wanted, message, DIALLED)
+            assert raised.value.is_transient == raised.value.retryable
         assert len(script.dialled) == 2
 
 

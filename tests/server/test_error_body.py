@@ -17,12 +17,27 @@ from imgproxy.server.error_body import error_body
         (NotFoundError("m", code="BLOB_UNKNOWN"), "BLOB_UNKNOWN", {"retryable": False}),
         (UnavailableError("m"), "UNAVAILABLE", {"retryable": True}),
         (
+            UnavailableError("m", retry_after=6.1),
+            "UNAVAILABLE",
+            {"retryable": True, "retry_after": 7},
+        ),
+        (UnavailableError("m", retryable=False), "UNAVAILABLE", {"retryable": False}),
+        (NotFoundError("m", retry_after=7), "NOT_FOUND", {"retryable": False}),
+        (
             NotFoundError("m", platforms=["linux/arm"]),
             "NOT_FOUND",
             {"retryable": False, "platforms": ["linux/arm"]},
         ),
     ],
-    ids=["code-of-the-class", "code-of-its-own", "retryable", "detail"],
+    ids=[
+        "code-of-the-class",
+        "code-of-its-own",
+        "retryable",
+        "when",
+        "not-retryable",
+        "not-at-any-time",
+        "detail",
+    ],
 )
 def test_an_error_has_the_shape_of_the_distribution_specification(
     failure: Failure, code: str, detail: dict[str, object]

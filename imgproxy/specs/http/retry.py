@@ -11,10 +11,13 @@ import re
 from typing import NamedTuple
 
 # In seconds. Doubling from one second, five retries wait for half a minute in all: long enough for
-# a registry's restart, short enough for a person. No single delay exceeds a minute, whatever
-# `Retry-After` requests; containers/image has the same limit.
+# a registry's restart, short enough for a person. No single delay exceeds a minute, as in
+# containers/image; a server that requests more is not asked again.
 FIRST_DELAY = 1.0
 MAX_DELAY = 60.0
+
+# In seconds, a year: the most that a client is told of what `Retry-After` requests.
+MAX_REQUESTED = 365 * 86400.0
 
 # So many bytes received show that the network works: the count of retries starts again after them.
 PROGRESS = 1024 * 1024
@@ -99,7 +102,9 @@ def delay(spent: int, chance: float, requested: float | None = None) -> float:
 
 
 def retry_after(field: str, now: float) -> float | None:
-    """Return the seconds that a `Retry-After` requests, at most `MAX_DELAY`; None if malformed.
+    """Return the seconds that a `Retry-After` requests, None if malformed.
+
+    They are `MAX_REQUESTED` at most.
 
     `now` is the time in seconds since the epoch. A date in the past counts as 0 seconds.
     """
@@ -110,7 +115,12 @@ def retry_after(field: str, now: float) -> float | None:
         if date is None:
             return None
         seconds = date - now
-    return min(max(seconds, 0.0), MAX_DELAY)
+    return min(max(seconds, 0.0), MAX_REQUESTED)
+
+
+def is_too_long(requested: float | None) -> bool:
+    """Return whether a server requests a delay that is not waited for."""
+    return requested is not None and requested > MAX_DELAY
 
 
 def _date(text: str, now: float) -> float | None:

@@ -241,7 +241,13 @@ def refusal(message: str, status: int, *, retry_after: float | None = None) -> F
         return DeniedError(message, code="UNAUTHORIZED", retry_after=retry_after)
     if status == 403:
         return DeniedError(message, retry_after=retry_after)
+    if not retry.is_transient_status(status):
+        return BadUpstreamError(message, retry_after=retry_after)
+    will_wait = not retry.is_too_long(retry_after)
+    if not will_wait:
+        message += f"; it may be asked again in {retry_after:.0f} s, which is too long to wait"
     if status == 429:
-        return UnavailableError(message, code="TOOMANYREQUESTS", retry_after=retry_after)
-    kind = UnavailableError if retry.is_transient_status(status) else BadUpstreamError
-    return kind(message, retry_after=retry_after)
+        return UnavailableError(
+            message, code="TOOMANYREQUESTS", is_transient=will_wait, retry_after=retry_after
+        )
+    return UnavailableError(message, is_transient=will_wait, retry_after=retry_after)

@@ -48,10 +48,12 @@ class Retries:
     """The tries that are left for one thing, and the pauses before them.
 
     `count` of them are left, again after each mebibyte of progress: `specs.http.retry` decides.
+    `report` is told, once two tries have failed, that there will be more.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, report: Callable[[str], None] = lambda _: None) -> None:
         self._budget = retry.Budget(count)
+        self._report = report
 
     async def pause(self, failures: Collection[Failure], offset: int = 0) -> bool:
         """Wait before the next try; return whether there is one, without a wait if there is none.
@@ -65,7 +67,13 @@ class Retries:
         self._budget = left
         waits = [each.retry_after for each in failures if each.retry_after is not None]
         pause = retry.delay(left.spent, random.random(), min(waits, default=None))  # noqa: S311
-        with waiting(lambda: f"the pause after {'; '.join(each.message for each in failures)}"):
+        reasons = "; ".join(each.message for each in failures)
+        if left.spent == 2:
+            self._report(
+                f"{reasons}: tried twice, the next time in {pause:.0f} s, and at most"
+                f" {left.retries + 1} times"
+            )
+        with waiting(lambda: f"the pause after {reasons}"):
             await trio.sleep(pause)
         return True
 
@@ -73,12 +81,20 @@ class Retries:
 class Failover(Generic[L]):
     """Locations that should have the same content. `name` stands for them in messages.
 
-    `retries` are the tries of all locations after the first.
+    `retries` are the tries of all locations after the first; see `Retries` for `report`.
     """
 
-    def __init__(self, name: str, locations: Sequence[L | Refused], *, retries: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        locations: Sequence[L | Refused],
+        *,
+        retries: int,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.name = name
         self._retries = retries
+        self._report = report
         self._all = locations
         self.locations = [each for each in locations if not isinstance(each, Refused)]
         self._refusals: dict[L | Refused, Failure] = {
@@ -89,11 +105,11 @@ class Failover(Generic[L]):
 
     def alone(self, location: L) -> Failover[L]:
         """Return a failover that has a single one of the locations."""
-        return Failover(self.name, [location], retries=self._retries)
+        return Failover(self.name, [location], retries=self._retries, report=self._report)
 
     def new_retries(self) -> Retries:
         """Return the retries for one thing, none of them used."""
-        return Retries(self._retries)
+        return Retries(self._retries, self._report)
 
     async def ask(
         self,
@@ -170,7 +186,7 @@ class Failover(Generic[L]):
                 "endpoint": each.name,
                 "code": failure.code,
                 "message": failure.message,
-                "retryable": failure.retryable,
+                **failure.outlook,
             }
             for each, failure in ordered
         ]

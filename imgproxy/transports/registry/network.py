@@ -77,6 +77,7 @@ class Network:
                 f"docker://{reference}",
                 [self._location(each, own, user) for each in found],
                 retries=self.options.retries,
+                report=self._diagnostics.failure,
             ),
             [partial(self._signatures, each, user) for each in found if not each.refusal],
             partial(self._release, user),
@@ -90,7 +91,9 @@ class Network:
         insecure = self.options.tls_verify is False
         client = self._client(None, "", insecure=insecure)
         locations = [PlainUrl(url, client, allow_http=insecure) for url in urls]
-        return Failover(name, locations, retries=self.options.retries)
+        return Failover(
+            name, locations, retries=self.options.retries, report=self._diagnostics.failure
+        )
 
     def lookaside(self, base: Url, *, insecure: bool, user: object) -> Failover[PlainUrl]:
         """Return the failover over the one web server that has files below the URL `base`.
@@ -103,7 +106,12 @@ class Network:
         client = self._client(base, base.authority, insecure=insecure)
         self._users[client].add(user)
         location = PlainUrl(base, client, allow_http=False)
-        return Failover(location.name, [location], retries=self.options.retries)
+        return Failover(
+            location.name,
+            [location],
+            retries=self.options.retries,
+            report=self._diagnostics.failure,
+        )
 
     def _signatures(
         self, endpoint: Endpoint, user: object, image: RegistryImage, digest: Digest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.distribution import BlobPath
 from imgproxy.transports.registry.blob_part import open_part
-from imgproxy.transports.registry.redirects import OK, check_encoding, discard, follow
+from imgproxy.transports.registry.redirects import OK, check_encoding, discard, follow, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -66,5 +66,6 @@ class PlainUrl:
             response = await follow_all()
         if response.status not in wanted:
             body = await discard(response)
-            raise distribution.failure(response.url, response.status, body, asked)
+            wait = retry_after(response)
+            raise distribution.failure(response.url, response.status, body, asked, retry_after=wait)
         return response

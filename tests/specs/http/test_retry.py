@@ -48,8 +48,9 @@ def test_what_the_server_says_is_the_least(said: float, chance: float, delay: fl
         ("7", 7),
         ("007", 7),
         ("60", 60),
-        ("61", 60),
-        ("9" * 5000, 60),
+        ("61", 61),
+        ("3600", 3600),
+        ("9" * 5000, retry.MAX_REQUESTED),
         ("Sun, 06 Nov 1994 08:49:57 GMT", 20),
         ("Sunday, 06-Nov-94 08:49:57 GMT", 20),
         ("Sun Nov  6 08:49:57 1994", 20),
@@ -57,10 +58,13 @@ def test_what_the_server_says_is_the_least(said: float, chance: float, delay: fl
         ("Sun, 06 Nov 1994 08:49:60 GMT", 22),
         ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
         ("Sun, 06 Nov 1994 08:49:36 GMT", 0),
-        ("Sun, 06 Nov 1994 23:00:00 GMT", 60),
+        ("Sun, 06 Nov 1994 23:00:00 GMT", 51023),
         ("Mon, 01 Jan 0001 00:00:00 GMT", 0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", 60),
-        ("Tuesday, 06-Nov-44 08:49:37 GMT", 60),  # 2044 is just within 50 years of 1994
+        ("Fri, 31 Dec 9999 23:59:59 GMT", retry.MAX_REQUESTED),
+        (
+            "Tuesday, 06-Nov-44 08:49:37 GMT",
+            retry.MAX_REQUESTED,
+        ),  # 2044 is just within 50 years of 1994
         ("Monday, 06-Nov-45 08:49:37 GMT", 0),  # and this is 1945
         ("", None),
         ("-1", None),
@@ -84,6 +88,14 @@ def test_what_the_server_says_is_the_least(said: float, chance: float, delay: fl
 )
 def test_retry_after_is_seconds_or_a_date(field: str, seconds: float | None) -> None:
     assert retry.retry_after(field, THEN) == seconds
+
+
+@pytest.mark.parametrize(("requested", "is_too_long"), [(None, 0), (0, 0), (60, 0), (61, 1)])
+def test_a_delay_of_more_than_a_minute_is_too_long(
+    requested: float | None,
+    is_too_long: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    assert retry.is_too_long(requested) == is_too_long
 
 
 @pytest.mark.parametrize("ahead", [1, 30, 59])

@@ -369,7 +369,7 @@ async def test_what_may_pass_is_tried_again(what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"), [("0", 1), ("7", 8), ("59", 60), ("86400", 60), ("soon", 1)]
+    ("said", "seconds"), [("0", 1), ("7", 8), ("59", 60), ("60", 60), ("soon", 1)]
 )
 @virtual_time
 async def test_a_registry_decides_how_long_the_pause_is(said: str, seconds: float) -> None:
@@ -377,6 +377,70 @@ async def test_a_registry_decides_how_long_the_pause_is(said: str, seconds: floa
     async with registry(asked(WHERE, late), asked(WHERE, FOUND), retries=1) as (source, _):
         with elapsing(seconds):
             await source.root()
+
+
+@pytest.mark.parametrize("said", ["61", "3600"])
+@pytest.mark.parametrize("status", [429, 503])
+@virtual_time
+async def test_a_pause_that_is_too_long_is_not_made_but_told(status: int, said: str) -> None:
+    late = answer(status, retry_after=said)
+    refusals = [
+        [asked(WHERE, late)],
+        [
+            asked(WHERE, unauthorized('Bearer realm="https://t.test/"')),
+            asked("https://t.test/?scope=repository%3Aacme%2Fos%3Apull", late),
+        ],
+    ]
+    for exchanges in refusals:
+        async with registry(*exchanges, retries=5) as (source, _):
+            with elapsing(0), pytest.raises(Failure) as raised:
+                await source.root()
+        assert raised.value.status == 503
+        assert raised.value.outlook == {"retryable": True, "retry_after": int(said)}
+        assert f"it may be asked again in {said} s, which is too long" in raised.value.message
+
+
+@virtual_time
+async def test_one_that_asks_for_a_long_pause_is_passed_over_while_others_are_tried_again() -> None:
+    exchanges = [
+        manifest(MIRROR, answer(429, retry_after="3600")),
+        manifest(OTHER, GONE),
+        asked(WHERE, BUSY),
+        asked(WHERE, FOUND),
+    ]
+    async with registry(*exchanges, places=PLACES, retries=1) as (source, _):
+        with elapsing(1):
+            await source.root()
+
+
+@virtual_time
+async def test_an_error_says_of_each_endpoint_when_it_may_be_asked_again() -> None:
+    exchanges = [
+        manifest(MIRROR, answer(429, retry_after="3600")),
+        manifest(OTHER, GONE),
+        asked(WHERE, answer(503, retry_after="1800")),
+    ]
+    async with registry(*exchanges, places=PLACES, retries=5) as (source, _):
+        with elapsing(0), pytest.raises(Failure) as raised:
+            await source.root()
+    assert raised.value.outlook == {"retryable": True, "retry_after": 1800}
+    waits = [each.get("retry_after") for each in raised.value.detail["endpoints"]]
+    assert waits == [3600, None, 1800]
+
+
+@virtual_time
+async def test_what_is_tried_a_third_time_is_reported_once_before() -> None:
+    busy = [UnavailableError(f"busy {count}") for count in range(6)]
+    reports: list[str] = []
+    failover = Failover("the image", [Place("one", *busy)], retries=5, report=reports.append)
+    with pytest.raises(UnavailableError):
+        await failover.ask("x", Place.answer)
+    assert reports == ["busy 1: tried twice, the next time in 2 s, and at most 6 times"]
+    for few in (0, 1):
+        failover = Failover("the image", [Place("one", *busy)], retries=few, report=reports.append)
+        with pytest.raises(UnavailableError):
+            await failover.alone(failover.locations[0]).ask("x", Place.answer)
+    assert len(reports) == 1
 
 
 @virtual_time
