@@ -25,12 +25,13 @@ from imgproxy.errors import (
 )
 from imgproxy.net import request
 from imgproxy.net.connection_pool import Connection, ConnectionPool
-from imgproxy.net.response import Response, reason, translated
+from imgproxy.net.response import Response, at, reason, translated
 from imgproxy.net.response_parser import ResponseParser
+from imgproxy.net.tcp import Route
 from imgproxy.specs.http import addresses, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.preconnect import Preconnection
@@ -45,6 +46,9 @@ CONNECT_TIMEOUT = 30.0
 # For the first byte on a connection that has been idle: a firewall may have forgotten it, and then
 # drops what is sent. A server that is only slow gets the request once more, on a new connection.
 KEPT_TIMEOUT = 10.0
+
+# Addresses that are remembered because they failed. A server has some dozens at most.
+MAX_FAILED = 64
 
 # Informational responses before the final one; a slow server may send one every few seconds.
 MAX_INFORMATIONAL = 100
@@ -61,8 +65,11 @@ _PROXY_AUTHENTICATION_REQUIRED = 407
 class Dial(Protocol):
     """How a connection to an origin is made; tests use a scripted one."""
 
-    async def __call__(self, url: Url) -> ByteStream:
-        """Return a connection to the origin of `url`, or raise `OSError`."""
+    async def __call__(self, url: Url, route: Route) -> ByteStream:
+        """Return a connection to the origin of `url`, or raise `OSError`.
+
+        `route` says which addresses are tried last, and is told which are tried.
+        """
 
 
 class Client:
@@ -91,6 +98,8 @@ class Client:
         self._preparations = [prepare]
         self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
         self._pool = ConnectionPool()
+        # Addresses that failed, the last one last: another try begins with others.
+        self._failed: list[str] = []
 
     def adopt(self, preconnection: Preconnection) -> None:
         """Use a connection that was begun before there was a client."""
@@ -166,9 +175,10 @@ class Client:
                     patience = KEPT_TIMEOUT if connection.is_kept else float("inf")
                     head = await _receive_head(http, stream, patience)
             except Exception as error:
-                raise translated(
-                    f"{method} {url}", error, "no answer", self._stall_timeout
-                ) from error
+                if not connection.is_kept:  # otherwise it worked before, and may only have ended
+                    self._avoid([stream.peer])
+                what = f"{method} {url}{at(url.host, [stream.peer])}"
+                raise translated(what, error, "no answer", self._stall_timeout) from error
             if head.status_code == _PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
                 raise DeniedError(f"{method} {url}: the proxy {proxy} answered 407", code="PROXY")
         line = f"{method} {url}: {head.status_code}", started, note
@@ -176,19 +186,26 @@ class Client:
         return Response(url, head, http, stream, self._stall_timeout, release)
 
     async def _connect(self, url: Url) -> Connection:
+        route = Route(self._failed)
         try:
             with trio.fail_after(self._connect_timeout):
-                return Connection(await self._dial(url))
+                return Connection(await self._dial(url, route))
         except (OSError, trio.TooSlowError) as error:
+            self._avoid(route.addresses)
             # A name that does not exist will not exist a second later.
             retryable = retry.is_transient(error) if isinstance(error, OSError) else None
             raise translated(
-                f"connecting to {url.scheme}://{url.endpoint}",
+                f"connecting to {url.scheme}://{url.endpoint}{at(url.host, route.addresses)}",
                 error,
                 "no answer",
                 self._connect_timeout,
                 retryable=retryable,
             ) from error
+
+    def _avoid(self, failed: Sequence[str]) -> None:
+        """Try these addresses after all others from now on."""
+        others = [each for each in self._failed if each not in failed]
+        self._failed = [*others, *filter(None, failed)][-MAX_FAILED:]
 
     def _release(
         self,
@@ -198,11 +215,14 @@ class Client:
         received: int,
         *,
         reusable: bool,
+        failed: bool,
     ) -> None:
         """Write the debug line of a response that has ended; keep its connection if reusable."""
         what, started, note = line
         elapsed = (trio.current_time() - started) * 1000
         self._diagnostics.debug(f"{what}, {received} bytes, {elapsed:.0f} ms{note}")
+        if failed:
+            self._avoid([stream.peer])
         if reusable:
             self._pool.put(url.origin, Connection(stream, is_kept=True))
         else:

@@ -105,13 +105,13 @@ class Dialer:
         self._verify = verify
         self._contexts: dict[str, ssl.SSLContext] = {}
 
-    async def __call__(self, url: Url) -> ByteStream:
+    async def __call__(self, url: Url, route: tcp.Route) -> ByteStream:
         """See `client.Dial`."""
         proxy = self.proxy_for(url)
         if url.host != self._home:
             _refuse_metadata_service(url, url.host)
         if proxy is None:
-            return await self._secured(partial(self._connect, url), url)
+            return await self._secured(partial(self._connect, url, route), url)
         if self.forwarder(url):
             return await self._reach(url, proxy)
         tunnel = self._tunnel_by_socks if proxy.is_socks else self._tunnel
@@ -122,10 +122,10 @@ class Dialer:
         proxy = self.proxy_for(url) if url.scheme == "http" else None
         return None if proxy is None or proxy.is_socks else proxy
 
-    async def _connect(self, url: Url) -> Carrier:
-        sock = await tcp.connect(await self._look_up(url))
-        with closing_on_error(sock):
-            return Carrier(sock, sock.getpeername()[0])
+    async def _connect(self, url: Url, route: tcp.Route) -> Carrier:
+        sock, peer = await tcp.connect(route.ordered(await self._look_up(url)))
+        route.addresses = [peer]
+        return Carrier(sock, peer)
 
     async def _look_up(self, url: Url) -> list[Target]:
         """Return the addresses of a URL's host, all of which may be connected to."""
@@ -237,7 +237,7 @@ def _tls_of_proxy(url: Url, proxy: Proxy) -> Iterator[None]:
 
 async def _connect_to_proxy(url: Url, proxy: Proxy) -> Carrier:
     try:
-        return Carrier(await tcp.connect(await tcp.look_up(proxy.url.host, proxy.url.port)))
+        sock, _ = await tcp.connect(await tcp.look_up(proxy.url.host, proxy.url.port))
     except OSError as error:
         what = f"connecting to {url.scheme}://{url.endpoint} through the proxy {proxy}"
         raise shortage(what, error) or UnreachableError(
@@ -245,6 +245,7 @@ async def _connect_to_proxy(url: Url, proxy: Proxy) -> Carrier:
             code="PROXY",
             retryable=retry.is_transient(error),
         ) from error
+    return Carrier(sock)
 
 
 async def _request_tunnel(stream: ByteStream, url: Url, proxy: Proxy) -> None:

@@ -16,6 +16,7 @@ import h11
 import trio
 
 from imgproxy.errors import (
+    OMISSION,
     BadUpstreamError,
     Failure,
     InvalidError,
@@ -29,7 +30,7 @@ from imgproxy.specs.http import addresses, retry
 from imgproxy.specs.http.chunks import Chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from imgproxy.net.streams import ByteStream
     from imgproxy.specs.http.url import Url
@@ -40,6 +41,9 @@ MIN_PROGRESS = 1024
 # In seconds. A manifest is some kilobytes; a server that takes this long for one may be stalling
 # on purpose.
 DOCUMENT_TIMEOUT = 300.0
+
+# Messages name no more addresses of a server than this.
+MAX_NAMED = 4
 
 # These have no body, whatever their fields say: RFC 9110 sections 15.3.5 and 15.4.5.
 _BODILESS = frozenset({204, 304})
@@ -53,7 +57,7 @@ class Response:
     `ends_by_close`: nothing tells the end of the body from the end of a broken connection.
     `is_internal`: it came from an internal address; behind a proxy that is mostly not known.
     `release` is called once with the stream, the number of bytes received, and whether the
-    connection can carry another request.
+    connection can carry another request, or has failed.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Response:
         self.status = head.status_code
         self._fields = head.headers
         self.is_internal = addresses.is_internal(stream.peer or url.host)
+        self._what = f"GET {url}{at(url.host, [stream.peer])}"
         self._stream: ByteStream | None = stream
         self._release = release
         self._stall_timeout = self._patience = stall_timeout
@@ -127,7 +132,8 @@ class Response:
             with trio.fail_after(self._patience):
                 count = await self._pull(buffer, self._stream)
         except (OSError, trio.TooSlowError, h11.RemoteProtocolError) as error:
-            self.close()
+            self._reusable = False
+            self._end(failed=True)
             raise self._broken(error) from error
         # A turn of the event loop may take longer than what was left, without a cancellation.
         self._patience = max(self._patience - (trio.current_time() - started), 0.0)
@@ -194,7 +200,7 @@ class Response:
                         return bytes(body)
                     body += buffer[:count]
         except trio.TooSlowError:
-            raise UnreachableError(f"GET {self.url}: no whole reply within {seconds:g} s") from None
+            raise UnreachableError(f"{self._what}: no whole reply within {seconds:g} s") from None
         finally:
             self.close()
         raise InvalidError(
@@ -204,19 +210,26 @@ class Response:
 
     def _broken(self, error: Exception) -> Failure:
         if isinstance(error, OSError):
-            return UnavailableError(f"GET {self.url}: the reply was cut off: {reason(error)}")
-        return translated(f"GET {self.url}", error, "the reply stalled", self._stall_timeout)
+            return UnavailableError(f"{self._what}: the reply was cut off: {reason(error)}")
+        return translated(self._what, error, "the reply stalled", self._stall_timeout)
 
-    def _end(self) -> None:
+    def _end(self, *, failed: bool = False) -> None:
         """Release the connection: nothing more on it belongs to this response."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            self._release(stream, self._received, reusable=self._reusable)
+            self._release(stream, self._received, reusable=self._reusable, failed=failed)
 
     def close(self) -> None:
         """Discard the rest of the body, and the connection with it. May be called again."""
         self._reusable = False
         self._end()
+
+
+def at(host: str, peers: Sequence[str]) -> str:
+    """Return what messages add to the name of a server: its addresses, unless it is one itself."""
+    others = [each for each in peers if each not in ("", host)]
+    more = f", {OMISSION}" if others[MAX_NAMED:] else ""
+    return f" at {', '.join(others[:MAX_NAMED])}{more}" if others else ""
 
 
 def _way_out(error: ssl.SSLError) -> str:

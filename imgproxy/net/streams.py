@@ -182,6 +182,8 @@ async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> 
 
     Raises `ssl.SSLError` or another `OSError`, with the socket closed.
     """
+    with closing_on_error(sock):
+        sock.getpeername()  # `ssl` would not close a socket whose connection has been reset
     tls = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     with closing_on_error(tls):
         await _retried(tls.do_handshake, tls, wait_readable)

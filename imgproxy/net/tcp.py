@@ -28,6 +28,24 @@ DELAY = 0.25
 MAX_ATTEMPTS = 64
 
 
+class Route:
+    """The addresses that a connection is tried at, or the one that it was made to.
+
+    Those that are `avoided` are tried after all others, the one that was added first before the
+    one that was added last.
+    """
+
+    def __init__(self, avoided: Sequence[str] = ()) -> None:
+        self.addresses: list[str] = []
+        self._ranks = {address: rank for rank, address in enumerate(avoided, 1)}
+
+    def ordered(self, targets: Sequence[Target]) -> list[Target]:
+        """Return targets in the order in which they are to be tried, as they are from now on."""
+        ordered = sorted(targets, key=lambda target: self._ranks.get(target[1][0], 0))
+        self.addresses = [address[0] for _, address in ordered]
+        return ordered
+
+
 async def look_up(host: str, port: int) -> list[Target]:
     """Return the addresses of a host, the second of another family if there is one.
 
@@ -40,20 +58,23 @@ async def look_up(host: str, port: int) -> list[Target]:
     return [*first[:1], *second[:1], *first[1:], *second[1:]]
 
 
-async def connect(targets: Sequence[Target]) -> socket.socket:
-    """Return a non-blocking socket that is connected to one of the addresses. Raises `OSError`.
+async def connect(targets: Sequence[Target]) -> tuple[socket.socket, str]:
+    """Return a non-blocking socket that is connected to one of the addresses, and that address.
 
-    All of them are begun within half of the time that the caller allows, however many they are.
+    The socket would not tell it if the connection has been reset since. Raises `OSError`.
+
+    All addresses are begun with within half of the time that the caller allows, however many they
+    are.
     """
     half = (trio.current_time() + trio.current_effective_deadline()) / 2
-    connected: list[socket.socket] = []
+    connected: list[tuple[socket.socket, str]] = []
     failures: list[OSError] = []
     running: list[trio.CancelScope] = []
 
     async def attempt(target: Target, scope: trio.CancelScope, ended: trio.Event) -> None:
         try:
             with scope:
-                connected.append(await _connect(target))
+                connected.append((await _connect(target), target[1][0]))
                 nursery.cancel_scope.cancel()
         except OSError as error:
             failures.append(error)
@@ -98,6 +119,6 @@ async def _connect(target: Target) -> socket.socket:
     return sock
 
 
-def _close(socks: Sequence[socket.socket]) -> None:
-    for sock in socks:
+def _close(connected: Sequence[tuple[socket.socket, str]]) -> None:
+    for sock, _ in connected:
         sock.close()

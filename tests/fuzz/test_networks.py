@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from support.streams import Step
 
     from imgproxy.net.streams import Buffer
+    from imgproxy.net.tcp import Route
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.registry.registry_image import RegistryImage
@@ -97,7 +98,7 @@ class World:
         self.requests = 0
         self.leaks: list[str] = []
 
-    async def __call__(self, url: Url) -> ServedWire:
+    async def __call__(self, url: Url, _: Route) -> ServedWire:
         await trio.lowlevel.checkpoint()
         if self.happens():
             fault = self.chance.choice(["refused", "timeout", "slow"])

@@ -40,6 +40,7 @@ from imgproxy.specs.http import url as urls
 
 if TYPE_CHECKING:
     from imgproxy.net.response import Response
+    from imgproxy.net.tcp import Route
     from imgproxy.specs.http.url import Url
 
 # The query stands for a signature, which no message may contain.
@@ -935,6 +936,80 @@ async def test_a_connection_that_cannot_be_made_is_logged() -> None:
     assert notes.details == [f"{DIALLED}Connection reset by peer (note)"]
 
 
+# --- several addresses ----------------------------------------------------------------------------
+
+FIRST, SECOND, THIRD = "192.0.2.1", "192.0.2.2", "2001:db8::3"
+FAULTS: dict[str, tuple[Step, ...]] = {
+    "a reset": (RESET,),
+    "the end": (END,),
+    "silence": (SILENCE,),
+    "half a head": (LENGTH[:20], END),
+    "half a body": (LENGTH[:-1], END),
+    "a body that stalls": (LENGTH[:-1], SILENCE),
+    "no HTTP": (b"SSH-2.0-x\r\n",),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@virtual_time
+async def test_another_try_begins_at_another_address(fault: str) -> None:
+    faulty, whole = asked(WHERE, *FAULTS[fault]), asked(WHERE, answer(connection="close"))
+    async with scripted(faulty, faulty, whole, whole, faulty, whole) as (client, script):
+        script.peers["https://registry.test"] = f"{FIRST} {SECOND} {THIRD}"
+        for works in (False, False, True, True, False, True):
+            if works:
+                await fetch(client)
+                continue
+            with pytest.raises(Failure) as raised:
+                await fetch(client)
+            assert f" at {script.streams[-1].peer}: " in raised.value.message
+        peers = [stream.peer for stream in script.streams]
+        assert peers == [FIRST, SECOND, THIRD, THIRD, THIRD, FIRST]
+
+
+@pytest.mark.parametrize("fault", [tls_error("bad record"), RESET, SILENCE])
+@virtual_time
+async def test_another_try_begins_at_another_address_after_a_handshake(
+    fault: float | Exception,
+) -> None:
+    async with scripted(asked(WHERE, LENGTH), unreachable={"https:": fault}) as (client, script):
+        script.peers["https://registry.test"] = f"{FIRST} {SECOND}"
+        with pytest.raises(Failure) as raised:
+            await client.connect(URL)
+        assert raised.value.message.startswith(f"{DIALLED[:-2]} at {FIRST}: ")
+        script.unreachable.clear()
+        assert await fetch(client) == BODY
+        assert script.streams[0].peer == SECOND
+
+
+@virtual_time
+async def test_a_connection_that_was_kept_says_nothing_of_its_address() -> None:
+    async with scripted(asked(WHERE, LENGTH), asked(WHERE, END), asked(WHERE, LENGTH)) as (
+        client,
+        script,
+    ):
+        script.peers["https://registry.test"] = f"{FIRST} {SECOND}"
+        for _ in range(2):
+            assert await fetch(client) == BODY
+        assert [stream.peer for stream in script.streams] == [FIRST, FIRST]
+
+
+@virtual_time
+async def test_a_host_that_is_an_address_is_not_named_twice() -> None:
+    url = urls.parse("https://192.0.2.1/x")
+    async with scripted(asked(str(url), END)) as (client, script):
+        script.peers["https://192.0.2.1"] = FIRST
+        with pytest.raises(Failure) as raised:
+            await fetch(client, url)
+        assert raised.value.message.startswith("GET https://192.0.2.1/x: the connection was closed")
+
+
+def test_no_more_addresses_are_named_than_the_limit() -> None:
+    assert responses.at("x", []) == ""
+    assert responses.at("x", [FIRST, THIRD]) == " at 192.0.2.1, 2001:db8::3"
+    assert responses.at("x", list("abcde")) == " at a, b, c, d, …"
+
+
 # --- forms --------------------------------------------------------------------------------------
 
 FORM = b"refresh_token=hunter2"
@@ -964,7 +1039,7 @@ async def test_a_proxy_gets_the_whole_url_for_plain_http_alone() -> None:
     plain = MemoryStream(LENGTH)
     secure = MemoryStream(LENGTH)
 
-    async def dial(url: Url) -> MemoryStream:
+    async def dial(url: Url, _: Route) -> MemoryStream:
         await trio.lowlevel.checkpoint()
         return plain if url.scheme == "http" else secure
 

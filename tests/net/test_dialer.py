@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -88,10 +89,10 @@ def over_tls(context: ssl.SSLContext) -> Serve:
 
 
 @asynccontextmanager
-async def listening(serve: Serve) -> AsyncIterator[int]:
+async def listening(serve: Serve, host: str = "127.0.0.1") -> AsyncIterator[int]:
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host=host))
         try:
             yield listener.socket.getsockname()[1]
         except Failure as error:
@@ -450,12 +451,11 @@ async def test_certificates_are_looked_up_as_references_call_the_registry(
         await trio.lowlevel.checkpoint()
         return []
 
-    async def connect(_: Sequence[Target]) -> socket.socket:
+    async def connect(_: Sequence[Target]) -> tuple[socket.socket, str]:
         await trio.lowlevel.checkpoint()
         sock, other = socket.socketpair()
         other.close()
-        monkeypatch.setattr(sock.__class__, "getpeername", lambda _: ("192.0.2.1", 1))
-        return sock
+        return sock, "192.0.2.1"
 
     monkeypatch.setattr(tcp, "look_up", resolve)
     monkeypatch.setattr(tcp, "connect", connect)
@@ -714,7 +714,7 @@ def test_a_zone_in_a_host_is_no_url(host: str) -> None:
 async def test_a_stream_has_the_address_of_its_server(scheme: str, authority: trustme.CA) -> None:
     serve = over_tls(server_context(authority.issue_cert("localhost")))
     async with listening(serve) as port:
-        stream = await dialer()(urls.parse(f"{scheme}://localhost:{port}/"))
+        stream = await dialer()(urls.parse(f"{scheme}://localhost:{port}/"), tcp.Route())
         assert stream.peer == "127.0.0.1"
         stream.close()
 
@@ -723,7 +723,7 @@ async def test_a_stream_has_the_address_of_its_server(scheme: str, authority: tr
 async def test_a_stream_through_a_proxy_has_none() -> None:
     """The proxy's own address, which is often internal, would say nothing about the server."""
     async with listening(keep_silent) as port:
-        stream = await dialer(proxy=through(port))(urls.parse("http://registry.test/"))
+        stream = await dialer(proxy=through(port))(urls.parse("http://registry.test/"), tcp.Route())
         assert stream.peer == ""
         stream.close()
 
@@ -1193,6 +1193,51 @@ async def test_the_address_that_answers_is_used() -> None:
         trio.socket.set_custom_hostname_resolver(resolver)
         dial = dialer("http://registry.test")
         assert await fetch(dial, f"http://registry.test:{port}/") == BODY
+
+
+async def hang_up(stream: trio.SocketStream) -> None:
+    """Reset the connection in place of an answer."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await stream.receive_some(1)
+
+
+async def reset(stream: trio.SocketStream) -> None:
+    """Reset the connection at once."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("fault", [hang_up, reset, keep_silent])
+@real_time
+async def test_another_try_begins_at_another_address(
+    fault: Serve, scheme: str, authority: trustme.CA
+) -> None:
+    """Also where the first one accepts connections, and fails only then."""
+    serve = over_tls(server_context(authority.issue_cert("localhost")))
+    serve = serve if scheme == "https" else answer_once
+    async with listening(fault, "127.0.0.2") as bad, listening(serve) as good:
+        resolver = Resolver(("127.0.0.2", bad), ("127.0.0.1", good))
+        trio.socket.set_custom_hostname_resolver(resolver)
+        client = Client(dialer(), Notes(), stall_timeout=0.5, user_agent="test/1")
+        url = urls.parse(f"{scheme}://localhost/")
+        with pytest.raises(Failure) as raised:
+            await client.get(url, {})
+        assert raised.value.is_transient
+        assert " at 127.0.0.2: " in raised.value.message
+        assert await (await client.get(url, {})).read(100) == BODY
+        client.close()
+
+
+@real_time
+async def test_addresses_that_all_fail_are_named() -> None:
+    resolver = Resolver(("127.0.0.2", 9), ("127.0.0.1", 9))
+    trio.socket.set_custom_hostname_resolver(resolver)
+    with pytest.raises(Failure) as raised:
+        await fetch(dialer(), "https://localhost:9/")
+    assert raised.value.message == (
+        "connecting to https://localhost:9 at 127.0.0.2, 127.0.0.1: Connection refused"
+    )
 
 
 @real_time

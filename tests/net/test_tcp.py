@@ -48,7 +48,9 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
 
 
 async def close_of(names: list[str]) -> None:
-    (await tcp.connect(targets(*names))).close()
+    sock, address = await tcp.connect(targets(*names))
+    assert address.startswith("answers")
+    sock.close()
 
 
 @virtual_time
@@ -119,6 +121,12 @@ async def test_no_more_descriptors_are_used_at_a_time_than_attempts_may_run(
     assert most <= tcp.MAX_ATTEMPTS + 1
 
 
+def test_addresses_that_are_avoided_are_tried_after_all_others() -> None:
+    route = tcp.Route(["c", "x", "a"])
+    assert [each[1][0] for each in route.ordered(targets("a", "b", "c", "d"))] == list("bdca")
+    assert route.addresses == list("bdca")
+
+
 @virtual_time
 async def test_addresses_that_all_fail_are_one_failure(attempts: list[tuple[str, float]]) -> None:
     with pytest.raises(OSError, match="no address answered") as raised:
@@ -179,7 +187,7 @@ async def test_a_real_server_is_found_behind_many_that_are_silent() -> None:
         before = open_descriptors()
         address = listener.getsockname()
         with trio.fail_after(4):
-            sock = await tcp.connect([*[(V4, silent)] * 130, (V4, address)])
+            sock, _ = await tcp.connect([*[(V4, silent)] * 130, (V4, address)])
         assert sock.getpeername() == address
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert not sock.getblocking()

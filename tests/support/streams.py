@@ -11,6 +11,7 @@ import functools
 import re
 from collections import deque
 from contextlib import asynccontextmanager, contextmanager
+from socket import AF_INET
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 import trio
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from imgproxy.errors import Failure
     from imgproxy.net.streams import Buffer
+    from imgproxy.net.tcp import Route
     from imgproxy.specs.http.url import Url
 
 P = ParamSpec("P")
@@ -273,7 +275,8 @@ class Script:
     """The exchanges of all servers of a test, in this order, on any connection; a `Dial`.
 
     `unreachable` holds, by prefix of the URL, how dialling fails or how many seconds it takes.
-    `streams` are the connections made; `peers` has the addresses of their servers, by origin.
+    `streams` are the connections made; `peers` has the addresses of their servers, by origin,
+    separated by spaces; the first one in the order of the route accepts.
     """
 
     def __init__(
@@ -286,17 +289,20 @@ class Script:
         self.peers: dict[str, str] = {}
         self._failed = False
 
-    async def __call__(self, url: Url) -> ScriptedStream:
+    async def __call__(self, url: Url, route: Route) -> ScriptedStream:
         await trio.lowlevel.checkpoint()
         origin = f"{url.scheme}://{url.authority}"
         self.dialled.append(origin)
+        given = self.peers.get(origin, "")
+        targets = [(AF_INET, (each,)) for each in given.split()]
+        route.addresses = [address[0] for _, address in route.ordered(targets)[:1]]
         for prefix, fault in self.unreachable.items():
             if origin.startswith(prefix):
                 if isinstance(fault, Exception):
                     raise fault
                 await trio.sleep(fault)
         self.streams.append(ScriptedStream(self, origin))
-        self.streams[-1].peer = self.peers.get(origin, "")
+        self.streams[-1].peer = "".join(route.addresses)
         return self.streams[-1]
 
     def play(self, origin: str, request: bytes, form: bytes) -> tuple[Step, ...]:

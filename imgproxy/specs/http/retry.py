@@ -42,6 +42,7 @@ _TRANSIENT = frozenset(
         errno.ENETRESET,
         errno.ENETUNREACH,
         errno.ENOBUFS,
+        errno.ENOTCONN,  # of a socket that was reset before it was used
         errno.EPIPE,
         errno.ETIMEDOUT,
         # netdb.h numbers the failures of name resolution downwards from -1: EAI_AGAIN, EAI_FAIL
