@@ -96,7 +96,6 @@ class Client:
         self._user_agent = user_agent
         self._proxy_for = proxy_for
         self._preparations = [prepare]
-        self._connect_timeout = min(CONNECT_TIMEOUT, stall_timeout)
         self._pool = ConnectionPool()
         # Addresses that failed, the last one last: another try begins with others.
         self._failed: list[str] = []
@@ -105,13 +104,15 @@ class Client:
         """Use a connection that was begun before there was a client."""
         self._pool.put(preconnection.url.origin, preconnection)
 
-    async def connect(self, url: Url) -> None:
+    async def connect(self, url: Url, limit: float = float("inf")) -> None:
         """Ensure that an open connection to the URL's origin is kept for the next request.
 
+        It may take `limit` seconds, or less if the usual limits are shorter.
         Raises `UnreachableError` or, where TLS is what fails, `BadUpstreamError`.
         """
         try:
-            connection = await self._pool.take(url.origin) or await self._connect(url)
+            connection = await self._pool.take(url.origin)
+            connection = connection or await self._connect(url, limit)
         except Failure as error:
             self._diagnostics.debug(error.message)
             raise
@@ -125,14 +126,16 @@ class Client:
         form: bytes | None = None,
         note: str = "",
         internal: bool = True,
+        stalls: int = 1,
     ) -> Response:
         """Send a GET and return the response as soon as its head is there; close it in any case.
 
         With a `form` it is a POST of that. `note` is what `--debug` adds to its line. `internal`
-        false sends nothing to an internal address. Raises `UnreachableError`, `BadUpstreamError`,
-        or `DeniedError` where a proxy requires credentials.
+        false sends nothing to an internal address. The head may take `stalls` times the stall
+        timeout. Raises `UnreachableError`, `BadUpstreamError`, or `DeniedError` where a proxy
+        requires credentials.
         """
-        exchange = partial(self._exchange, url, headers, form, note, trio.current_time())
+        exchange = partial(self._exchange, url, headers, form, (note, trio.current_time()), stalls)
         try:
             connection = await self._pool.take(url.origin)
             if connection is not None:
@@ -156,8 +159,8 @@ class Client:
         url: Url,
         headers: Mapping[str, str],
         form: bytes | None,
-        note: str,
-        started: float,
+        noted: tuple[str, float],
+        stalls: int,
         connection: Connection,
     ) -> Response:
         stream = connection.stream
@@ -168,7 +171,7 @@ class Client:
         with closing_on_error(connection):
             message = request.compose(http, url, headers, self._user_agent, form=form, proxy=proxy)
             try:
-                with trio.fail_after(self._stall_timeout):
+                with trio.fail_after(stalls * self._stall_timeout):
                     await _send(connection, message)
                     while self._preparations:
                         self._preparations.pop()()
@@ -178,17 +181,20 @@ class Client:
                 if not connection.is_kept:  # otherwise it worked before, and may only have ended
                     self._avoid([stream.peer])
                 what = f"{method} {url}{at(url.host, [stream.peer])}"
-                raise translated(what, error, "no answer", self._stall_timeout) from error
+                limit = stalls * self._stall_timeout
+                option = f"{stalls} times --stall-timeout" if stalls > 1 else "--stall-timeout"
+                raise translated(what, error, "no answer", limit, option) from error
             if head.status_code == _PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
                 raise DeniedError(f"{method} {url}: the proxy {proxy} answered 407", code="PROXY")
-        line = f"{method} {url}: {head.status_code}", started, note
+        line = f"{method} {url}: {head.status_code}", *noted
         release = partial(self._release, url, line)
         return Response(url, head, http, stream, self._stall_timeout, release)
 
-    async def _connect(self, url: Url) -> Connection:
+    async def _connect(self, url: Url, limit: float = float("inf")) -> Connection:
         route = Route(self._failed)
+        limit = min(limit, CONNECT_TIMEOUT, self._stall_timeout)
         try:
-            with trio.fail_after(self._connect_timeout):
+            with trio.fail_after(limit):
                 return Connection(await self._dial(url, route))
         except (OSError, trio.TooSlowError) as error:
             self._avoid(route.addresses)
@@ -198,7 +204,7 @@ class Client:
                 f"connecting to {url.scheme}://{url.endpoint}{at(url.host, route.addresses)}",
                 error,
                 "no answer",
-                self._connect_timeout,
+                limit,
                 retryable=retryable,
             ) from error
 
@@ -210,7 +216,7 @@ class Client:
     def _release(
         self,
         url: Url,
-        line: tuple[str, float, str],
+        line: tuple[str, str, float],
         stream: ByteStream,
         received: int,
         *,
@@ -218,7 +224,7 @@ class Client:
         failed: bool,
     ) -> None:
         """Write the debug line of a response that has ended; keep its connection if reusable."""
-        what, started, note = line
+        what, note, started = line
         elapsed = (trio.current_time() - started) * 1000
         self._diagnostics.debug(f"{what}, {received} bytes, {elapsed:.0f} ms{note}")
         if failed:

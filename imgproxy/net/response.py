@@ -211,7 +211,8 @@ class Response:
     def _broken(self, error: Exception) -> Failure:
         if isinstance(error, OSError):
             return UnavailableError(f"{self._what}: the reply was cut off: {reason(error)}")
-        return translated(self._what, error, "the reply stalled", self._stall_timeout)
+        limit = self._stall_timeout
+        return translated(self._what, error, "the reply stalled", limit, "--stall-timeout")
 
     def _end(self, *, failed: bool = False) -> None:
         """Release the connection: nothing more on it belongs to this response."""
@@ -246,15 +247,21 @@ def _way_out(error: ssl.SSLError) -> str:
 
 
 def translated(
-    what: str, error: Exception, doing: str, limit: float, *, retryable: bool | None = None
+    what: str,
+    error: Exception,
+    doing: str,
+    limit: float,
+    option: str = "",
+    *,
+    retryable: bool | None = None,
 ) -> Failure:
     """Return the failure that stands for an exception of a lower layer; raise it if none does.
 
-    `what` was attempted, and `doing` went on for `limit` seconds if the exception is a timeout.
-    `retryable` overrides whether a network that fails is worth another try.
+    `what` was attempted, and `doing` went on for `limit` seconds if the exception is a timeout,
+    which `option` sets. `retryable` overrides whether a network that fails is worth another try.
     """
     if isinstance(error, trio.TooSlowError):
-        return UnreachableError(f"{what}: {doing} for {limit:g} s")
+        return UnreachableError(f"{what}: {doing} for {limit:g} s{option and f' ({option})'}")
     failure = shortage(what, error)
     if failure is not None:
         return failure

@@ -105,7 +105,8 @@ def test_a_blob_is_gone_on_with_after_every_kind_of_break(
             line.cuts = [Cut(3 * MIB, fate), Cut(4 * MIB, fate)]
             blob_of(child, registry)
             assert child.finish() == 0
-            assert child.stderr == ""
+            # A reset drops what has not been read yet, so that there may be no progress in between.
+            assert child.stderr == "" or (fate == "reset" and "tried twice" in child.stderr)
         assert line.broken == 2
         assert len(ranges(line)) == 2
 

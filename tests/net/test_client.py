@@ -884,7 +884,7 @@ LOGGED: dict[str, tuple[tuple[Step, ...], str]] = {
     "one that is cut off": ((CUT_SHORT, 1.0, END), "200, 60 bytes, 1000 ms (note)"),
     "one that stalls": ((CUT_SHORT, SILENCE), "200, 60 bytes, 60000 ms (note)"),
     "none": ((3.0, END), "the connection was closed before an answer (note)"),
-    "a stall": ((SILENCE,), "no answer for 60 s (note)"),
+    "a stall": ((SILENCE,), "no answer for 60 s (--stall-timeout) (note)"),
 }
 
 

@@ -200,7 +200,10 @@ MANIFEST = f"docker://{REFERENCE}: manifest 1 from registry.test/acme/os: {GIVEN
         (MOVED, f"{MANIFEST}, while waiting for GET {WHERE}"),
         ({"manifests": drip(50.0)}, MANIFEST),
         ({"manifests": (59.0, answer(503))}, f"{MANIFEST}, while waiting for GET {WHERE}"),
-        ({"manifests": (SILENCE,)}, f"the pause after GET {WHERE}: no answer for 60 s: {GIVEN_UP}"),
+        (
+            {"manifests": (SILENCE,)},
+            f"the pause after GET {WHERE}: no answer for 60 s (--stall-timeout): {GIVEN_UP}",
+        ),
         (
             {"manifests": (TOKENS,), "get": (59.0, answer(503))},
             f"{MANIFEST}, while waiting for GET https://tokens.test/get",

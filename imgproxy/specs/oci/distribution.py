@@ -142,6 +142,11 @@ def registry_url(scheme: str, registry: str, repository: str, path: ApiPath) -> 
     return urls.parse(f"{scheme}://{host}/{path.below(repository)}")
 
 
+def is_blob(url: Url) -> bool:
+    """Return whether a URL of a registry's API is that of a blob."""
+    return "/blobs/" in url.target
+
+
 def redirect(url: Url, location: str, *, allow_http: bool) -> Url:
     """Return the target of a redirect.
 

@@ -5,6 +5,7 @@ No request to `/v2/` comes first: the response to the first request contains the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import HOST_FAILURES, Failure
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.distribution import ApiPath
+
+
+# In seconds: how long an insecure registry may be silent to TLS before plain http is tried.
+HTTPS_TIMEOUT = 5.0
+
+# The head of a blob may take so many stall timeouts: a cache may have to fetch the blob first.
+BLOB_STALLS = 5
 
 
 class RegistryHost:
@@ -70,9 +78,12 @@ class RegistryHost:
         """
         first = url
         authorized = {**fields, "Authorization": authorization} if authorization else fields
+        is_whole_blob = distribution.is_blob(url) and "Range" not in fields
+        stalls = BLOB_STALLS if is_whole_blob else 1
+        ask = partial(self._client.get, form=form, note=note, internal=internal, stalls=stalls)
 
         async def get(url: Url, fields: dict[str, str]) -> Response:
-            response = await self._client.get(url, fields, form=form, note=note, internal=internal)
+            response = await ask(url, fields)
             if url.origin == first.origin:
                 self._warn(response)
             return response
@@ -99,7 +110,7 @@ class RegistryHost:
     async def _probe(self) -> str:
         """Return the scheme that a connection can be made by, and keep the connection."""
         try:
-            await self._connect("https")
+            await self._connect("https", HTTPS_TIMEOUT)
             self._scheme = "https"
         except HOST_FAILURES:
             raise  # a mistake on this host, and no reason to do without TLS
@@ -114,9 +125,9 @@ class RegistryHost:
             self._scheme = "http"
         return self._scheme
 
-    async def _connect(self, scheme: str) -> None:
+    async def _connect(self, scheme: str, limit: float = float("inf")) -> None:
         base = distribution.registry_url(scheme, self.registry, "", distribution.BasePath())
-        await self._client.connect(base)
+        await self._client.connect(base, limit)
 
     def close(self) -> None:
         """Close the connections that no request uses, and forget the scheme that was probed."""

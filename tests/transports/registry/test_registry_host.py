@@ -12,7 +12,9 @@ from support.registries import (
     FOUND_BLOB,
     LAYER,
     MANIFEST,
+    STALL,
     WHERE,
+    moved,
     place,
     read_blob,
     registry,
@@ -20,11 +22,13 @@ from support.registries import (
 from support.streams import (
     SILENCE,
     asked,
+    elapsing,
     refused,
     virtual_time,
 )
 
 from imgproxy.errors import Failure
+from imgproxy.transports.registry.registry_host import BLOB_STALLS, HTTPS_TIMEOUT
 
 INSECURE = [place(insecure=True)]
 
@@ -53,9 +57,49 @@ async def test_of_an_insecure_registry_http_is_tried_where_https_fails(
         source,
         script,
     ):
-        assert (await source.root()).raw == MANIFEST
-        assert await read_blob(source) == LAYER
+        with elapsing(HTTPS_TIMEOUT if fault is SILENCE else 0):
+            assert (await source.root()).raw == MANIFEST
+            assert await read_blob(source) == LAYER
         assert script.dialled == ["https://registry.test", "http://registry.test"]
+
+
+@virtual_time
+async def test_a_registry_that_is_silent_to_both_is_given_up_after_both() -> None:
+    async with registry(places=INSECURE, unreachable={"http": SILENCE}) as (source, _):
+        with elapsing(HTTPS_TIMEOUT + 30), pytest.raises(Failure) as raised:
+            await source.root()
+        assert "no answer for 5 s; connecting to http://" in raised.value.message
+        assert raised.value.is_transient
+
+
+@virtual_time
+async def test_with_verification_tls_has_the_whole_time() -> None:
+    async with registry(unreachable={"https:": SILENCE}) as (source, _):
+        with elapsing(30), pytest.raises(Failure):
+            await source.root()
+
+
+@virtual_time
+async def test_the_head_of_a_blob_may_take_longer_than_that_of_a_manifest() -> None:
+    """A cache may have to fetch the blob first."""
+    late = STALL * BLOB_STALLS
+    exchanges = [
+        asked(BLOB, late - 1, moved("https://cdn.test/x")),
+        asked("https://cdn.test/x", late - 1, FOUND_BLOB),
+        asked(WHERE, SILENCE),
+        asked(BLOB, SILENCE),
+    ]
+    async with registry(*exchanges) as (source, script):
+        with elapsing(2 * (late - 1)):
+            assert await read_blob(source) == LAYER
+        for stream in script.streams:
+            stream.close()  # a kept one would be replaced
+        with elapsing(STALL), pytest.raises(Failure) as raised:
+            await source.root()
+        assert "no answer for 60 s (--stall-timeout)" in raised.value.message
+        with elapsing(late), pytest.raises(Failure) as raised:
+            await read_blob(source)
+        assert "no answer for 300 s (5 times --stall-timeout)" in raised.value.message
 
 
 @virtual_time
