@@ -1174,7 +1174,7 @@ async def test_the_next_address_is_told_where_the_first_does_not_answer(
         proxy = proxies.parse(f"socks5://127.0.0.1:{port}", "ALL_PROXY")
         dial = dialer("http://registry.test", proxy=proxy)
         assert await fetch(dial, "http://registry.test/x") == BODY
-        stream = await dial(urls.parse("http://registry.test/x"))
+        stream = await dial(urls.parse("http://registry.test/x"), tcp.Route())
         assert stream.peer == "2001:db8::1"
         stream.close()
     assert told[:2] == [b"\x04", b"\x01"]
