@@ -279,3 +279,30 @@ def test_plain_http_is_forwarded(url: str, absolute: str, host: str) -> None:
     target = urls.parse(url)
     assert proxies.parse("proxy", "").forward(target) == (absolute, fields)
     assert proxies.parse("u:p@proxy", "").forward(target) == (absolute, [*fields, CREDENTIALS])
+
+
+# --- what else is told of a proxy --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "resolves_names"),
+    [("socks5://a", False), ("socks5h://a", True), ("http://a", True), ("https://a", True)],
+)
+def test_only_by_socks5_are_names_looked_up_here(text: str, *, resolves_names: bool) -> None:
+    assert proxies.parse(text, "").resolves_names is resolves_names
+
+
+@pytest.mark.parametrize(
+    ("environment", "configured"),
+    [
+        ({}, False),
+        ({"NO_PROXY": "*", "HTTPS_PROXY": ""}, False),
+        ({"HTTPS_PROXY": "a"}, True),
+        ({"http_proxy": "a"}, True),
+        ({"all_proxy": "socks5://a"}, True),
+    ],
+)
+def test_whether_there_is_a_proxy_for_anything(
+    environment: dict[str, str], *, configured: bool
+) -> None:
+    assert proxies.is_configured(environment) is configured

@@ -26,9 +26,12 @@ from imgproxy.specs.oci.distribution import (
     SignaturesPath,
     content_digests,
     failure,
+    is_authorized,
+    is_blob,
     redirect,
     refusal,
     registry_url,
+    repository_of,
 )
 
 if TYPE_CHECKING:
@@ -303,3 +306,60 @@ def test_a_registry_s_own_words_are_quoted(body: bytes, words: str) -> None:
 def test_a_registry_s_own_words_are_bounded() -> None:
     body = json.dumps({"errors": [{"code": "A", "message": "a" * 10_000}]}).encode()
     assert len(failure(HERE, 400, body, "a blob").message) < 400
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_delay_too_long_to_wait_is_named_and_not_tried_again(status: int) -> None:
+    (soon, late) = (refusal("it", status, retry_after=seconds) for seconds in (1.0, 3600.0))
+    assert isinstance(soon, UnavailableError)
+    assert isinstance(late, UnavailableError)
+    assert (soon.message, soon.is_transient, soon.retry_after) == ("it", True, 1.0)
+    message = "it; it may be asked again in 3600 s, which is too long to wait"
+    assert (late.message, late.is_transient, late.retry_after) == (message, False, 3600.0)
+
+
+def test_which_url_is_that_of_a_blob() -> None:
+    assert is_blob(HERE)
+    assert not is_blob(parse("https://quay.io/v2/os/manifests/1"))
+
+
+@pytest.mark.parametrize(
+    ("url", "authorized"),
+    [
+        ("https://quay.io/v2/other/blobs/x", True),
+        ("https://quay.io:443/v2/os/blobs/x", True),
+        ("https://cdn.quay.io/v2/os/blobs/x", False),
+        ("https://quay.io:8443/v2/os/blobs/x", False),
+        ("http://quay.io/v2/os/blobs/x", False),
+        ("https://quay.io/store/x", False),
+        ("https://quay.io/v2/../store/x", False),
+        ("https://quay.io/v2/%2e%2e/store/x", False),
+        ("https://quay.io/v2/os/blobs/x?X-Amz-Signature=a", False),
+        ("https://quay.io/v2/os/blobs/x?a=b&sig=c", False),
+    ],
+)
+def test_what_is_authorized_where_a_redirect_led(url: str, *, authorized: bool) -> None:
+    assert is_authorized(parse(url), parse("https://quay.io/v2/os/blobs/x")) is authorized
+
+
+def test_what_is_authorized_from_a_url_that_is_not_of_a_registry() -> None:
+    store = parse("https://quay.io/store/x?sig=a")
+    assert is_authorized(store, store)
+    assert is_authorized(parse("https://quay.io/else"), store)
+    assert not is_authorized(parse("https://quay.io/else?sig=b"), store)
+
+
+@pytest.mark.parametrize(
+    ("url", "repository"),
+    [
+        ("https://quay.io/v2/acme/os/blobs/sha256:0", "acme/os"),
+        ("https://quay.io/v2/acme/os/manifests/1?ns=a", "acme/os"),
+        ("https://quay.io/v2/os/referrers/sha256:0", "os"),
+        ("https://quay.io/v2/os/tags/list", ""),
+        ("https://quay.io/v2/", ""),
+        ("https://quay.io/store/os/blobs/x", ""),
+        ("https://quay.io/v2/os/blobs/x?sig=a", ""),
+    ],
+)
+def test_the_repository_that_a_redirect_led_to(url: str, repository: str) -> None:
+    assert repository_of(parse(url)) == repository

@@ -10,17 +10,20 @@ import pytest
 
 from imgproxy.errors import InvalidError
 from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci.choices import Choice
 from imgproxy.specs.oci.digest import Digest
 from imgproxy.specs.oci.docker_archive import (
     Item,
     foreign_type,
     layer_type,
+    make_index,
     make_manifest,
     parse,
     parse_diff_ids,
 )
-from imgproxy.specs.oci.manifest import Descriptor, Manifest
+from imgproxy.specs.oci.manifest import Descriptor, Manifest, parse_index
 from imgproxy.specs.oci.manifest import parse as parse_manifest
+from imgproxy.specs.oci.platform import Platform
 
 HEX = "0123456789abcdef" * 4
 SHA256 = f"sha256:{HEX}"
@@ -332,3 +335,23 @@ def test_the_manifest_is_one(case: str) -> None:
     assert parse_manifest(raw, types.OCI_MANIFEST, "it") == Manifest(
         types.OCI_MANIFEST, config, layers, None
     )
+
+
+# --- the index of an archive of several images -------------------------------------------------
+
+
+def test_the_index_is_compact_and_names_platforms_whole() -> None:
+    platforms = [
+        Platform("linux", "amd64"),
+        Platform("linux", "arm", "v7", ("nydus.remoteimage.v1",)),
+        None,
+    ]
+    raw = make_index([Choice(0, ["os:1"], DIGEST, each, size=5) for each in platforms])
+    entry = f'{{"mediaType":"{types.OCI_MANIFEST}","digest":"{SHA256}","size":5,"platform":'
+    assert raw.decode() == (
+        f'{{"schemaVersion":2,"mediaType":"{types.OCI_INDEX}","manifests":['
+        f'{entry}{{"architecture":"amd64","os":"linux"}}}},'
+        f'{entry}{{"architecture":"arm","os":"linux",'
+        '"os.features":["nydus.remoteimage.v1"],"variant":"v7"}}]}'
+    )
+    assert [each.platform for each in parse_index(raw, "it").manifests] == platforms[:2]
