@@ -8,6 +8,7 @@ layers are translated into a `Failure` here.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import sys
 from typing import TYPE_CHECKING
@@ -49,6 +50,9 @@ MAX_NAMED = 4
 _BODILESS = frozenset({204, 304})
 
 _SCRATCH = 64 * 1024
+
+# How h11 quotes a line that it refuses.
+_QUOTATION = re.compile(r"""bytearray\(b(["'])(.*)\1\)""")
 
 
 class Response:
@@ -288,4 +292,4 @@ def reason(error: BaseException) -> str:
         return os.strerror(error.errno or 0) if is_system else clean(error.strerror)
     if isinstance(cause, OSError):
         return reason(cause)
-    return clean(str(error).partition(": bytearray")[0])  # h11 quotes lines as Python does
+    return clean(_QUOTATION.sub(r'"\2"', str(error)))

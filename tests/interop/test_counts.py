@@ -163,7 +163,7 @@ def test_a_blob_takes_few_system_calls(source: str, blobs: list[Filled], tmp_pat
             file = tmp_path / f"{image.size}.calls"
             counts.append(counted(file, image.path, image.size, *arguments))
     small, large = counts
-    assert large.get("sendto", 0) > small.get("sendto", 0), "nothing counted"
+    assert large.get("sendto", 0) >= LARGE // verified_blob.CHUNK, "nothing counted"
     rates = {
         name: (large[name] - small.get(name, 0)) * MIB / (LARGE - SMALL)
         for name in large

@@ -135,7 +135,9 @@ class Authorization:
         if response.status < 400 or not distribution.is_authorized(response.url, url):
             self._accepted = generation
         elif response.status == 401:
+            body = await discard(response)
             self._raise_failure()
+            return response, body
         return response, b""
 
     def _demand_of(
