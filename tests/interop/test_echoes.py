@@ -48,7 +48,7 @@ def field(name: str, value: str, status: int = 200) -> Say:
 
     def say(request: Answering, spell: Spell) -> None:
         words = " ".join(spell(secret).split())
-        request.answer(status, b"{}", **{name: f"{before}{words}"})
+        request.answer(status, b"no object", **{name: f"{before}{words}"})
 
     return say
 
