@@ -156,6 +156,10 @@ class NotFoundError(Failure):
     default_code = "NOT_FOUND"
 
 
+class AbsentError(NotFoundError):
+    """The image itself is known not to exist, and not only something of it."""
+
+
 class AmbiguousError(Failure):
     """The reference matches several images; `detail["choices"]` lists them."""
 

@@ -66,6 +66,9 @@ class Options(argparse.Namespace):
     hosts: list[str]
     quiet: bool
     debug: bool
+    # Of skopeo's protocol alone.
+    requires_signatures = False
+    user_agent_prefix = ""
 
     @property
     def secrets(self) -> Iterator[str]:
@@ -78,8 +81,23 @@ class Options(argparse.Namespace):
         yield getattr(self, "registry_token", None) or ""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are `UsageError`s, and show no values.
+
+    `--help` has a fixed width: argparse would ask the terminal for one each time.
+    """
+
+    def __init__(self, prog: str, description: str, epilog: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_WIDTH),
+        )
+
     def error(self, message: str) -> NoReturn:
+        """See `argparse`."""
         # The value of an option that takes none may be a secret that was meant for another option.
         option, is_ignored, _ = message.partition(": ignored explicit argument")
         if is_ignored:
@@ -93,16 +111,21 @@ def parse(arguments: list[str], options: Options | None = None) -> Options:
     `options` receives them one by one, and so has those before an error.
     """
     options = options or Options()
-    # Without a value, the option must not take the argument that follows it for one.
-    arguments = ["--tls-verify=true" if each == "--tls-verify" else each for each in arguments]
     parser = _parser()
-    _, unknown = parser.parse_known_args(arguments, options)
+    unknown = parse_known(parser, arguments, options)
     if unknown:
-        parser.error(_unknown(unknown))
+        parser.error(described(unknown))
     return options
 
 
-def _unknown(arguments: list[str]) -> str:
+def parse_known(parser: Parser, arguments: list[str], options: Options) -> list[str]:
+    """Parse the options that a parser knows, and return the arguments that are left."""
+    # Without a value, the option must not take the argument that follows it for one.
+    arguments = ["--tls-verify=true" if each == "--tls-verify" else each for each in arguments]
+    return parser.parse_known_args(arguments, options)[1]
+
+
+def described(arguments: list[str]) -> str:
     """Return the complaint about unknown arguments: what they are called, and none of their values.
 
     A mistyped --creds has a secret for its value, which may be an argument of its own.
@@ -113,35 +136,32 @@ def _unknown(arguments: list[str]) -> str:
     return f"expected one IMAGE, got {len(arguments) + 1} arguments that are no options"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="imgproxy",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        allow_abbrev=False,
-        # With a fixed width, argparse does not ask the terminal for one each time.
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=_WIDTH),
-    )
+def _parser() -> Parser:
+    parser = Parser("imgproxy", DESCRIPTION, EPILOG)
     # In the order of `--help`.
-    _add_image(parser)
-    _add_credentials(parser)
-    _add_configuration(parser)
-    _add_service(parser)
-    return parser
-
-
-def _add_image(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("image", metavar="IMAGE", help="the image to serve")
-    add(
+    parser.add_argument("image", metavar="IMAGE", help="the image to serve")
+    parser.add_argument(
         "--sockfd",
         metavar="FD",
         dest="sockfds",
-        type=_descriptor,
+        type=descriptor,
         action="append",
         default=[],
         help="inherited socket to serve on, connected or listening; may be given several times",
     )
+    add_choice(parser)
+    credentials = parser.add_mutually_exclusive_group()
+    add_credentials(parser, credentials)
+    add_configuration(parser)
+    add_networks(parser)
+    _add_service(parser)
+    add_diagnostics(parser)
+    return parser
+
+
+def add_choice(parser: Parser) -> None:
+    """Add the options that say which image is meant, and where it may come from."""
+    add = parser.add_argument
     add(
         "--platform",
         metavar="OS/ARCH[/VARIANT]",
@@ -167,15 +187,16 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_credentials(parser: argparse.ArgumentParser) -> None:
+def add_credentials(parser: Parser, group: argparse._ActionsContainer) -> None:
+    """Add the options for credentials; those of which only one may be given to `group`."""
     parser.add_argument(
         "--authfile", metavar="FILE", help="the only file to look for credentials in"
     )
-    add = parser.add_mutually_exclusive_group().add_argument
+    add = group.add_argument
     add(
         "--creds",
         metavar="USER[:PASSWORD]",
-        type=_creds,
+        type=creds,
         help="credentials for the image's own registry, before those in files",
     )
     add("--no-creds", action="store_true", help="no credentials, even if files have some")
@@ -187,7 +208,8 @@ def _add_credentials(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_configuration(parser: argparse.ArgumentParser) -> None:
+def add_configuration(parser: Parser) -> None:
+    """Add the options that stand in for configuration files."""
     add = parser.add_argument
     add("--cert-dir", metavar="DIR", help="certificates for every host, in place of certs.d")
     add(
@@ -216,7 +238,8 @@ def _add_configuration(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_service(parser: argparse.ArgumentParser) -> None:
+def add_networks(parser: Parser) -> None:
+    """Add the options for how long a bad network is put up with."""
     add = parser.add_argument
     add(
         "--retries",
@@ -233,6 +256,10 @@ def _add_service(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="how long a registry may send nothing (default: 60)",
     )
+
+
+def _add_service(parser: Parser) -> None:
+    add = parser.add_argument
     add(
         "--allow-remote",
         action="store_true",
@@ -248,12 +275,18 @@ def _add_service(parser: argparse.ArgumentParser) -> None:
         help="a name or address, besides those of loopback, that requests on a TCP listener may be"
         " for; may be given several times",
     )
+
+
+def add_diagnostics(parser: Parser) -> None:
+    """Add the options for what is said on standard error, and `--version`."""
+    add = parser.add_argument
     add("-q", "--quiet", action="store_true", help="nothing on standard error")
     add("--debug", action="store_true", help="a line for each request on standard error")
     add("--version", action="version", version=f"imgproxy {__version__}")
 
 
-def _descriptor(text: str) -> int:
+def descriptor(text: str) -> int:
+    """Return the number of a descriptor."""
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f'"{text}" is not the number of a descriptor')
     return int(text)
@@ -299,7 +332,8 @@ def _count(text: str) -> int:
     return int(text[:9])  # more than anybody could wait for
 
 
-def _creds(text: str) -> Credentials:
+def creds(text: str) -> Credentials:
+    """Return the credentials that `USER:PASSWORD` names. Raises `UsageError`."""
     from imgproxy.config.credential_helpers import parse_creds
 
     return parse_creds(text)

@@ -6,6 +6,7 @@ the modules for the rest are imported, and a usage error is to import none of th
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.host import environment
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from imgproxy.images.catalog import Catalog
     from imgproxy.net.preconnect import Preconnection
     from imgproxy.transports.registry.network import Network
+
+
+def ignore_warnings() -> None:
+    """Keep warnings of libraries, meant for programmers, off standard error.
+
+    HTTP may be served there.
+    """
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
 
 
 class OptionFiles(NamedTuple):
@@ -68,6 +80,7 @@ def new_configuration(
         auth=files.auth,
         cert_dir=options.cert_dir,
         registries_d=options.registries_d,
+        requires_signatures=options.requires_signatures,
     )
     return Configuration(overrides, diagnostics)
 
@@ -92,6 +105,7 @@ def new_network(
         anonymous=options.no_creds,
         registry_token=options.registry_token or "",
         foreign_layers=options.foreign_layers,
+        user_agent_prefix=options.user_agent_prefix,
     )
     return Network(network_options, configuration, diagnostics, preconnection)
 

@@ -6,7 +6,6 @@ connection to the registry has begun, so that importing and connecting happen at
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from imgproxy.cli import runtime
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 def run(options: Options) -> int:
     """Serve the image that the options name, and return the exit status. Raises `UsageError`."""
-    _ignore_warnings()
+    runtime.ignore_warnings()
     files = runtime.read_option_files(options)
     inherited = _inherited_sockets(options)
     diagnostics = runtime.new_diagnostics(options, shares_stderr=inherited.shares_stderr)
@@ -65,17 +64,6 @@ async def _serve(
     finally:
         catalog.close()
         network.close()
-
-
-def _ignore_warnings() -> None:
-    """Keep warnings of libraries, meant for programmers, off standard error.
-
-    HTTP may be served there.
-    """
-    if not sys.warnoptions:
-        import warnings
-
-        warnings.simplefilter("ignore")
 
 
 def _inherited_sockets(options: Options) -> InheritedSockets:

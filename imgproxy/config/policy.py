@@ -44,13 +44,14 @@ class Policy(NamedTuple):
     """The content of a policy file. `source` is its name in messages.
 
     The scopes of `docker` are as `registry_name.place` has them. `warnings` are about those that
-    match nothing.
+    match nothing. `requires_signatures`: what a scope accepts without a signature is rejected.
     """
 
     source: str
     default: Scope
     transports: dict[str, dict[str, Scope]]
     warnings: tuple[str, ...] = ()
+    requires_signatures: bool = False
 
 
 class Conditions(NamedTuple):
@@ -185,6 +186,8 @@ def evaluate(policy: Policy, transport: str, scopes: list[str], image: str) -> C
         raise DeniedError(f"{image} is rejected by {where}" + (f", {since}" if by_default else ""))
     where = f"{since}, {where}" if by_default else where
     others = [each for each in scope.requirements if not isinstance(each, str)]
+    if policy.requires_signatures and not others:
+        raise DeniedError(f"{image} is rejected by --require-signed: {where} wants no signature")
     return Conditions(where, _signed(others, f"{image} is rejected: {where}") if others else ())
 
 

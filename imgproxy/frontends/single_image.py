@@ -6,38 +6,23 @@ replies get their header fields. Docker manifests are converted to OCI.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from imgproxy.frontends import single_image_routes
+from imgproxy.frontends.oci_manifest import oci_manifest
 from imgproxy.frontends.single_image_routes import GetConfig, GetDocument, GetManifest, Quit
 from imgproxy.server.handler import Reply
 from imgproxy.specs.oci import convert
-from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import Manifest
 
 if TYPE_CHECKING:
+    from imgproxy.frontends.oci_manifest import OciManifest
     from imgproxy.frontends.single_image_routes import GetBlob
     from imgproxy.images.image import Image, OpenedImage
     from imgproxy.server.handler import Request
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.verification.documents import VerifiedDocument
-
-
-class OciManifest(NamedTuple):
-    """A chosen manifest as it is served: the `original` itself, or one of Docker converted."""
-
-    original: VerifiedDocument
-    raw: bytes
-    digest: Digest
-
-
-def oci_manifest(original: VerifiedDocument) -> OciManifest:
-    """Return a manifest as OCI: byte for byte if it is that already."""
-    if original.media_type != types.DOCKER_MANIFEST:
-        return OciManifest(original, original.raw, original.digest)
-    raw = convert.manifest(original.raw)
-    return OciManifest(original, raw, digests.compute(raw))
 
 
 class SingleImage:

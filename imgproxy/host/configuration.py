@@ -32,6 +32,7 @@ class Overrides(NamedTuple):
 
     Content that could not be read yet is None, and is read from the path when it is needed.
     `cert_dir` is a directory that is used for every registry, `registries_d` one with its files.
+    `requires_signatures`: see `Policy`.
     """
 
     policy: tuple[bytes | None, str] | None = None
@@ -39,6 +40,7 @@ class Overrides(NamedTuple):
     auth: tuple[bytes | None, str] | None = None
     cert_dir: str | None = None
     registries_d: str | None = None
+    requires_signatures: bool = False
 
 
 class Configuration:
@@ -71,7 +73,7 @@ class Configuration:
         parsed = policy.parse(_read("the policy", path) if content is None else content, path)
         for warning in parsed.warnings:
             self.warn(warning)
-        return parsed
+        return parsed._replace(requires_signatures=self._chosen.requires_signatures)
 
     def _own_policy(self) -> tuple[bytes, str]:
         found = search_paths.policy(self._host)

@@ -7,6 +7,7 @@ closed with the last. A front-end that serves a single image is the simplest use
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING
 
 from imgproxy.images.image import Image
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from imgproxy.images.image import OpenForeign
     from imgproxy.specs.oci.platform import Platform
     from imgproxy.transports.source import Source
+
+    _Key = tuple[str, Platform, int]
 
 
 class Catalog:
@@ -41,11 +44,16 @@ class Catalog:
         self._open_foreign = open_foreign
         self._warn = warn
         self._large_blobs = LargeBlobs()
-        self._images: dict[tuple[str, Platform], _SharedImage] = {}
+        # By name, platform, and a number other than 0 for an image that is not shared.
+        self._images: dict[_Key, _SharedImage] = {}
+        self._numbers = count(1)
 
-    def image(self, name: str, platform: Platform) -> Image:
-        """Return an image, which is opened when it is first needed; close it once in any case."""
-        key = name, platform
+    def image(self, name: str, platform: Platform, *, anew: bool = False) -> Image:
+        """Return an image, which is opened when it is first needed; close it once in any case.
+
+        `anew`: it is shared with nobody, so that a name that leads to another image by now does.
+        """
+        key = name, platform, next(self._numbers) if anew else 0
         image = self._images.get(key)
         if image is None:
             image = self._images[key] = _SharedImage(
@@ -60,7 +68,7 @@ class Catalog:
         image.users += 1
         return image
 
-    def _forget(self, key: tuple[str, Platform]) -> None:
+    def _forget(self, key: _Key) -> None:
         image = self._images.get(key)
         if image is not None and image.users == 0:  # it may be a later one than was closed
             del self._images[key]

@@ -7,6 +7,7 @@ for the platform chosen. From then on only what verified documents name can be r
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from imgproxy.config import policy as policies
 from imgproxy.errors import (
     HOST_FAILURES,
+    AbsentError,
     Failure,
     InvalidError,
     NotFoundError,
@@ -81,9 +83,11 @@ class Image:
         self._sources: list[Source] = []
         self._opening = SingleFlight()
 
-    def limited(self) -> AbstractContextManager[None]:
-        """Return a block with the time limit of what precedes a reply: `transports.time_limit`."""
-        return time_limits.limited(self.time_limit)
+    def limited(
+        self, *, retries: float = math.inf, connecting: float = math.inf
+    ) -> AbstractContextManager[None]:
+        """Return a block with the limits of what precedes a reply: `transports.time_limit`."""
+        return time_limits.limited(self.time_limit, retries=retries, connecting=connecting)
 
     async def open(self) -> OpenedImage:
         """Return the opened image. Raises `Failure`; the next request tries again."""
@@ -136,7 +140,10 @@ class Image:
         if isinstance(root.parsed, Manifest):
             await check(root)
             return OpenedImage(walk, root, None, check, self._open_foreign)
-        chosen = await walk.choose(root, self._platform)
+        try:
+            chosen = await walk.choose(root, self._platform)
+        except AbsentError as error:  # the image is there, and something that it names is not
+            raise NotFoundError(error.message, code=error.code, **error.detail) from None
         await check(*walk.way, chosen)
         return OpenedImage(walk, chosen, root, check, self._open_foreign)
 

@@ -23,7 +23,7 @@ from imgproxy.errors import (
     UnreachableError,
     closing_on_error,
 )
-from imgproxy.net import request
+from imgproxy.net import connect_time, request
 from imgproxy.net.connection_pool import Connection, ConnectionPool
 from imgproxy.net.response import Response, at, reason, translated
 from imgproxy.net.response_parser import ResponseParser
@@ -194,8 +194,10 @@ class Client:
         route = Route(self._failed)
         limit = min(limit, CONNECT_TIMEOUT, self._stall_timeout)
         try:
-            with trio.fail_after(limit):
-                return Connection(await self._dial(url, route))
+            with connect_time.connection() as most:
+                limit = min(limit, most)
+                with trio.fail_after(limit):
+                    return Connection(await self._dial(url, route))
         except (OSError, trio.TooSlowError) as error:
             self._avoid(route.addresses)
             # A name that does not exist will not exist a second later.

@@ -120,7 +120,7 @@ class SocketStream:
 
     async def wait_hung_up(self) -> None:
         """See `ByteStream`."""
-        await _wait_hung_up(self._socket.fileno())
+        await wait_hung_up_of(self._socket.fileno())
 
     def is_quiet(self) -> bool:
         """See `ByteStream`."""
@@ -249,7 +249,7 @@ class FdStream:
 
     async def wait_hung_up(self) -> None:
         """See `ByteStream`. After the end of the requests, responses may still be read."""
-        await _wait_hung_up(self._write_fd)
+        await wait_hung_up_of(self._write_fd)
 
     def is_quiet(self) -> bool:
         """See `ByteStream`."""
@@ -313,7 +313,14 @@ async def _yield_to_others() -> None:
             _last_turn = time.monotonic()
 
 
-async def _wait_hung_up(fd: int) -> None:
+async def write_all(fd: int, data: Buffer) -> None:
+    """Write all of `data` to a non-blocking pipe. Raises `OSError`."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[await _retried(partial(os.write, fd, rest), fd, wait_writable) :]
+
+
+async def wait_hung_up_of(fd: int) -> None:
     """Wait for a hang-up of `fd`: the other side can neither send nor receive.
 
     An epoll that is registered for no event reports hang-ups and errors alone, epoll_ctl(2); it is

@@ -111,6 +111,28 @@ def classify_standard_streams() -> InheritedSockets:
     return InheritedSockets([Pipes(STDIN, STDOUT)], [], shares_stderr=silent)
 
 
+def packet_socket(fd: int) -> socket.socket:
+    """Return the connected sequential-packet socket behind a descriptor, which it owns then.
+
+    Raises `UsageError` for any other descriptor.
+    """
+    mode = _status(fd).st_mode
+    if not stat.S_ISSOCK(mode):
+        raise UsageError(f"descriptor {fd} is {kind_of(mode)}, not a sequential-packet socket")
+    sock = socket.socket(fileno=fd)
+    try:
+        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            kind = _SOCKET_TYPES.get(sock.type, "a stream socket")
+            raise UsageError(f"descriptor {fd} is {kind}, not a Unix sequential-packet socket")
+        sock.getpeername()
+    except OSError:
+        raise UsageError(f"descriptor {fd} is a socket that is not connected") from None
+    finally:
+        sock.detach()  # the descriptor stays open: it was only examined
+    os.set_inheritable(fd, False)  # noqa: FBT003  (the name says it)
+    return socket.socket(fileno=fd)
+
+
 def check_source(image: str, fds: list[int]) -> None:
     """Raise `UsageError` if the image would be read from one of the descriptors served."""
     path = (

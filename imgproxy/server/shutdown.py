@@ -9,8 +9,13 @@ import trio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Protocol
 
-    from imgproxy.net.streams import ByteStream
+    class _Way(Protocol):
+        """What leads to a client."""
+
+        async def wait_hung_up(self) -> None:
+            """Wait until the client cannot receive anything any more."""
 
 
 class Interruption:
@@ -49,10 +54,10 @@ class Shutdown(Interruption):
 class HangUp(Interruption):
     """The end of the work for a client that has hung up; it cannot receive a reply any more."""
 
-    async def watch(self, stream: ByteStream) -> None:
+    async def watch(self, way: _Way) -> None:
         """Wait for the client to hang up, and stop the work for it."""
         with suppress(OSError):  # out of descriptors: sending will fail in its place
-            await stream.wait_hung_up()
+            await way.wait_hung_up()
             self.requested = True
             # The tasks that were woken by the client's last request take it before they are
             # cancelled: it may ask for a shutdown.

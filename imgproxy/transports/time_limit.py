@@ -7,6 +7,7 @@ signatures. Files on this host are read without it, and so is a body once its re
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgproxy.errors import UnreachableError
+from imgproxy.net import connect_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,30 +34,45 @@ class TimeLimitError(Exception):
 
 
 class _Limit:
-    """A limit of so many `seconds`; `waited_for` is what was waited for when they were over."""
+    """A limit of so many `seconds`; `waited_for` is what was waited for when they were over.
 
-    def __init__(self, seconds: float) -> None:
+    `retries` are the most that one thing has.
+    """
+
+    def __init__(self, seconds: float, retries: float) -> None:
         self.seconds = seconds
         self.end = trio.current_time() + seconds
         self.waited_for = ""
+        self.retries = retries
 
 
 _current: ContextVar[_Limit | None] = ContextVar("time limit", default=None)
 
 
 @contextmanager
-def limited(seconds: float) -> Iterator[None]:
+def limited(
+    seconds: float, *, retries: float = math.inf, connecting: float = math.inf
+) -> Iterator[None]:
     """Limit how long the block waits for the network in all.
 
-    Raises `UnreachableError`, which says what was waited for, when the time is over.
+    `retries` are the most that one thing has, `connecting` is in seconds, for all connections that
+    cannot be made. Raises `UnreachableError`, which says what was waited for, when the time is
+    over.
     """
-    token = _current.set(_Limit(seconds))
+    token = _current.set(_Limit(seconds, retries))
     try:
-        yield
+        with connect_time.limited(connecting):
+            yield
     except TimeLimitError as error:
         raise UnreachableError(str(error)) from None
     finally:
         _current.reset(token)
+
+
+def max_retries() -> float:
+    """Return how often the block may ask for the same thing again."""
+    limit = _current.get()
+    return math.inf if limit is None else limit.retries
 
 
 @contextmanager

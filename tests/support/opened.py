@@ -11,7 +11,7 @@ import pytest
 from support.sources import LINUX, accept_anything, at, never
 
 from imgproxy.errors import Failure
-from imgproxy.frontends.single_image import oci_manifest
+from imgproxy.frontends.oci_manifest import oci_manifest
 from imgproxy.host.files import OpenFile
 from imgproxy.images.image import Image
 from imgproxy.specs.oci.manifest import Manifest

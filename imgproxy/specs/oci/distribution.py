@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, urljoin
 
 from imgproxy.errors import (
+    AbsentError,
     BadUpstreamError,
     DeniedError,
     Failure,
@@ -236,7 +237,9 @@ def failure(
     if status == 404:
         default = "BLOB_UNKNOWN" if isinstance(asked, BlobPath) else "MANIFEST_UNKNOWN"
         code = "NAME_UNKNOWN" if "NAME_UNKNOWN" in codes else default
-        return NotFoundError(message, code=code, retry_after=retry_after)
+        # The page of some other server does not know what there is.
+        kind = AbsentError if code in codes and code == "MANIFEST_UNKNOWN" else NotFoundError
+        return kind(message, code=code, retry_after=retry_after)
     return refusal(message, status, retry_after=retry_after)
 
 

@@ -45,7 +45,7 @@ async def open_named(name: LocalName | PathName) -> SearchableSource:
     try:
         return await _open_named(name)
     except NotFoundError as error:
-        raise await call(name.path, near_misses.cut_at_a_colon, name.path, error) from None
+        raise await call(name.path, near_misses.absent, name.path, error) from None
 
 
 async def _open_named(name: LocalName | PathName) -> SearchableSource:

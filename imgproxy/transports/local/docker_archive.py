@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from imgproxy.errors import (
+    AbsentError,
     AmbiguousError,
     BadRequestError,
     Failure,
@@ -100,7 +101,7 @@ class DockerArchive:
                 f"{self.name} fits {len(fitting)} images; {way_out}",
                 choices=choices.detail(offered),
             )
-        raise NotFoundError(
+        raise AbsentError(
             f"{self.name}: no such image in the archive; {way_out}",
             code="MANIFEST_UNKNOWN",
             choices=choices.detail(offered),

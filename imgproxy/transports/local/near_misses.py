@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import NotFoundError, clean
+from imgproxy.errors import AbsentError, NotFoundError, clean
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -16,35 +16,36 @@ if TYPE_CHECKING:
 _SYSTEM = ("bin", "etc", "usr")
 
 
-def cut_at_a_colon(path: str, error: NotFoundError) -> NotFoundError:
-    """Return the failure, with a hint if the path, which is not there, goes on with a colon."""
+def absent(path: str, error: NotFoundError) -> NotFoundError:
+    """Return the failure as that of an absent image if there is nothing at its path.
+
+    There is a hint if the path goes on with a colon.
+    """
+    if os.path.lexists(path):
+        return error
     directory, name = os.path.split(path)
     try:
         found = [each for each in os.listdir(directory or ".") if each.startswith(f"{name}:")]
     except OSError:
-        return error
-    if not found or os.path.lexists(path):
-        return error
-    return _hinted(
-        error,
-        f"; there is {clean(os.path.join(directory, min(found)))}, but what follows a colon is no"
-        " part of the path: make a link without a colon, or use dir:, which takes colons",
-    )
+        found = []
+    hint = ""
+    if found:
+        hint = (
+            f"; there is {clean(os.path.join(directory, min(found)))}, but what follows a colon is"
+            " no part of the path: make a link without a colon, or use dir:, which takes colons"
+        )
+    return AbsentError(f"{error.message}{hint}", code=error.code)
 
 
 def backslashes(path: str, names: Container[str], error: NotFoundError) -> NotFoundError:
     """Return the failure, with a hint if the path is there with backslashes for slashes."""
     if "/" not in path or path.replace("/", "\\") not in names:
         return error
-    return _hinted(
-        error,
-        ", but with backslashes in its name: it was packed on Windows, pack the files again with a"
-        " program that writes /",
+    return NotFoundError(
+        f"{error.message}, but with backslashes in its name: it was packed on Windows, pack the"
+        " files again with a program that writes /",
+        code=error.code,
     )
-
-
-def _hinted(error: NotFoundError, hint: str) -> NotFoundError:
-    return NotFoundError(f"{error.message}{hint}", code=error.code)
 
 
 def no_image(archive: Archive) -> str:

@@ -9,7 +9,14 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import AmbiguousError, BadRequestError, Failure, NotFoundError, clean
+from imgproxy.errors import (
+    AbsentError,
+    AmbiguousError,
+    BadRequestError,
+    Failure,
+    NotFoundError,
+    clean,
+)
 from imgproxy.host.blocking_calls import call
 from imgproxy.specs.oci import choices
 from imgproxy.specs.oci import manifest as manifests
@@ -92,7 +99,7 @@ class OciLayout:
             raw = await file_tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
         except NotFoundError as error:
             path = self._wanted.path
-            raise await call(path, near_misses.cut_at_a_colon, path, error) from None
+            raise await call(path, near_misses.absent, path, error) from None
         name = f"{clean(self._tree.path)}: index.json"
         entries = manifests.parse_index(raw, name).manifests
         return Document(raw, types.OCI_INDEX, (), None, name), entries
@@ -105,7 +112,7 @@ class OciLayout:
             if fitting:
                 return fitting
         offered = await self._choices(everything)
-        raise NotFoundError(
+        raise AbsentError(
             f"{self.name}: no such image in the layout (there are: {choices.listed(offered)})",
             code="MANIFEST_UNKNOWN",
             choices=choices.detail(offered),

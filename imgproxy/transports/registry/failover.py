@@ -15,7 +15,7 @@ import trio
 
 from imgproxy.errors import HOST_FAILURES, DeniedError, Failure, NotFoundError
 from imgproxy.specs.http import retry
-from imgproxy.transports.time_limit import TimeLimitError, waiting
+from imgproxy.transports.time_limit import TimeLimitError, max_retries, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -62,7 +62,7 @@ class Retries:
         them is the minimum of the wait.
         """
         left = self._budget.after_failure(offset)
-        if left is None:
+        if left is None or left.spent > max_retries():
             return False
         self._budget = left
         waits = [each.retry_after for each in failures if each.retry_after is not None]

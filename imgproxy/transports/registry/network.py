@@ -215,7 +215,7 @@ class Network:
             dialer,
             self._diagnostics,
             stall_timeout=self.options.stall_timeout,
-            user_agent=USER_AGENT,
+            user_agent=f"{self.options.user_agent_prefix} {USER_AGENT}".lstrip(),
             proxy_for=dialer.forwarder,
             prepare=import_for_later,
         )

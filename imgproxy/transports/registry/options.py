@@ -15,6 +15,7 @@ class NetworkOptions(NamedTuple):
     location is asked. `retries` are per mebibyte of progress; `stall_timeout` is in seconds.
     `anonymous`: no credentials are used. `registry_token` is a bearer token, empty for none.
     `foreign_layers`: layers may be fetched from the `urls` of their descriptors.
+    `user_agent_prefix` comes before the name of this program, empty for none.
     """
 
     offline: bool = False
@@ -26,3 +27,4 @@ class NetworkOptions(NamedTuple):
     anonymous: bool = False
     registry_token: str = ""
     foreign_layers: bool = False
+    user_agent_prefix: str = ""

@@ -1,0 +1,66 @@
+"""The command that takes the place of `skopeo experimental-image-proxy`: imgproxy-skopeo(7).
+
+Initialize is answered before what is heavy is imported: the client then says what it wants.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from imgproxy.cli import runtime
+from imgproxy.errors import shortage
+from imgproxy.frontends import skopeo_initialize
+from imgproxy.frontends.skopeo_messages import MAX_PACKET
+from imgproxy.host import environment
+from imgproxy.server.inherited_sockets import packet_socket
+from imgproxy.server.packet_socket import PacketSocket
+
+if TYPE_CHECKING:
+    from imgproxy.cli.skopeo_options import SkopeoOptions
+    from imgproxy.frontends.skopeo_proxy import SkopeoProxy
+    from imgproxy.images.catalog import Catalog
+    from imgproxy.transports.registry.network import Network
+
+EXIT_DEFECT = 1
+
+
+def run(options: SkopeoOptions) -> int:
+    """Converse on the socket that the options name, and return the exit status.
+
+    It is 0 at the end of a conversation, whatever failed in it. Raises `UsageError`.
+    """
+    runtime.ignore_warnings()
+    packets = PacketSocket(packet_socket(options.sockfd), MAX_PACKET)
+    files = runtime.read_option_files(options)
+    diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
+    if not skopeo_initialize.initialize(packets, options.contradiction, diagnostics.masked):
+        return 0
+
+    import trio
+
+    from imgproxy.frontends.skopeo_proxy import SkopeoProxy
+
+    configuration = runtime.new_configuration(options, files, diagnostics)
+    network = runtime.new_network(options, configuration, diagnostics, None)
+    catalog = runtime.new_catalog(options, configuration, network)
+    platform = options.platform or environment.host_platform()
+    new_image = partial(catalog.image, platform=platform, anew=True)
+    proxy = SkopeoProxy(packets, new_image, diagnostics)
+    try:
+        trio.run(_converse, proxy, catalog, network)
+    except Exception as error:  # noqa: BLE001  (its traceback may have secrets)
+        if failure := shortage("conversing", error):
+            raise failure from None
+        diagnostics.defect("conversing", error)
+        return EXIT_DEFECT
+    return 0
+
+
+async def _converse(proxy: SkopeoProxy, catalog: Catalog, network: Network) -> None:
+    """Converse until the end, and close what was opened."""
+    try:
+        await proxy.run()
+    finally:
+        catalog.close()
+        network.close()

@@ -1,0 +1,73 @@
+"""The beginning of skopeo's protocol: imgproxy-skopeo(7), "Initialize".
+
+It is answered before the event loop and all that needs it are imported: a client waits for it
+before it says which image it wants.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import BadRequestError, Failure
+from imgproxy.frontends import skopeo_messages as messages
+from imgproxy.frontends.skopeo_messages import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.server.packet_socket import PacketSocket
+
+
+def initialize(packets: PacketSocket, contradiction: str, masked: Callable[[str], str]) -> bool:
+    """Answer requests until Initialize succeeds; return False if the conversation ends before.
+
+    `contradiction` is what Initialize fails with, however often it is called, empty where the
+    options do not contradict each other. `masked` returns a text without secrets.
+    """
+    try:
+        while True:
+            try:
+                packet = _receive(packets)
+                if not packet:
+                    return False
+                request = messages.parse(packet)
+                if request.method == "Shutdown":
+                    return False
+                _check(request, contradiction)
+            except Failure as failure:
+                trouble = messages.trouble(failure, masked(failure.message))
+                _send(packets, messages.encode(Reply(trouble=trouble)))
+            else:
+                _send(packets, messages.encode(Reply(messages.VERSION)))
+                return True
+    except OSError:  # the client is gone
+        return False
+
+
+def _check(request: messages.Request, contradiction: str) -> None:
+    """Raise `BadRequestError` for anything but a call of Initialize that succeeds."""
+    messages.check_method(request)
+    if request.method not in {"FinishPipe", "Initialize"}:
+        raise BadRequestError("client error: must invoke Initialize")
+    messages.check_arguments(request)
+    if request.method == "FinishPipe":
+        raise messages.no_pipe(messages.whole_number(request.arguments[0]))
+    if contradiction:
+        raise BadRequestError(contradiction)
+
+
+def _receive(packets: PacketSocket) -> bytes:
+    while True:
+        try:
+            return packets.receive()
+        except BlockingIOError:
+            packets.wait(select.POLLIN)
+
+
+def _send(packets: PacketSocket, packet: bytes) -> None:
+    while True:
+        try:
+            return packets.send(packet)
+        except BlockingIOError:
+            packets.wait(select.POLLOUT)
