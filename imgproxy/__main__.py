@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 EXIT_USAGE = 2
@@ -55,9 +56,11 @@ def main() -> int:
         if options is not None:
             diagnostics.hide(options.secrets)
         diagnostics.failure(str(failure))
-        if not isinstance(failure, UsageError):
-            return EXIT_SHORTAGE
-        return EXIT_USAGE_AS_SKOPEO if is_as_skopeo else EXIT_USAGE
+        if isinstance(failure, UsageError):
+            return EXIT_USAGE_AS_SKOPEO if is_as_skopeo else EXIT_USAGE
+        # The interpreter would end its threads, for which the C library loads another library, and
+        # aborts where it cannot.
+        os._exit(EXIT_SHORTAGE)
 
 
 def _die_by_signal() -> None:
