@@ -40,7 +40,10 @@ def test_the_tree_has_no_other_leaves() -> None:
     assert set(Failure.__subclasses__()) == set(LEAVES)
     below = {each: leaf for leaf in LEAVES for each in leaf.__subclasses__()}
     unavailable = (errors.ReplacedError, errors.ShortageError)
-    assert below == dict.fromkeys(unavailable, errors.UnavailableError)
+    assert below == {
+        errors.AbsentError: errors.NotFoundError,
+        **dict.fromkeys(unavailable, errors.UnavailableError),
+    }
 
 
 def test_failures_of_requests_are_no_part_of_the_tree_of_all() -> None:

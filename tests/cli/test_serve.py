@@ -15,8 +15,7 @@ from support.images import Layout
 from support.parent import INSECURE, LIMIT
 from support.streams import replies
 
-from imgproxy.cli import options, serve
-from imgproxy.cli.serve import _ignore_warnings
+from imgproxy.cli import options, runtime, serve
 from imgproxy.errors import UsageError
 from imgproxy.images.image import Image
 from imgproxy.server.service import Service
@@ -129,6 +128,6 @@ def test_warnings_of_libraries_are_shown_only_if_asked_for(
     monkeypatch.setattr(sys, "warnoptions", options_)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        _ignore_warnings()
+        runtime.ignore_warnings()
         warnings.warn("advice", UserWarning, stacklevel=1)
     assert [str(each.message) for each in caught] == shown

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imgproxy.errors import (
+    AbsentError,
     BadUpstreamError,
     DeniedError,
     Failure,
@@ -239,7 +240,7 @@ def said(*codes: str) -> bytes:
     [
         (404, b"", MANIFEST, NotFoundError, "MANIFEST_UNKNOWN"),
         (404, b"", BLOB, NotFoundError, "BLOB_UNKNOWN"),
-        (404, said("MANIFEST_UNKNOWN"), MANIFEST, NotFoundError, "MANIFEST_UNKNOWN"),
+        (404, said("MANIFEST_UNKNOWN"), MANIFEST, AbsentError, "MANIFEST_UNKNOWN"),
         (404, said("X", "NAME_UNKNOWN"), MANIFEST, NotFoundError, "NAME_UNKNOWN"),
         (404, said("NAME_UNKNOWN"), BLOB, NotFoundError, "NAME_UNKNOWN"),
         (401, b"", MANIFEST, DeniedError, "UNAUTHORIZED"),
