@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 
+_DESCRIPTOR = re.compile(r"(?:/dev/stdin|(?:/dev|/proc/self)/fd/([0-9]{1,9}))")
+
 # Go's names of operating systems, where Python's differ.
 _OPERATING_SYSTEMS = {"win32": "windows", "cygwin": "windows"}
 
@@ -225,6 +227,12 @@ def is_pipe(fd: int) -> bool:
     """Return whether a descriptor is a pipe or socket, readable only once. Raises `OSError`."""
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def inherited_descriptor(path: str) -> int | None:
+    """Return the descriptor behind a path such as /dev/stdin, None for any other path."""
+    match = _DESCRIPTOR.fullmatch(path)
+    return None if match is None else int(match[1] or 0)
 
 
 def temporary_directory() -> str:

@@ -13,8 +13,7 @@ import stat
 from typing import NamedTuple
 
 from imgproxy.errors import UsageError
-from imgproxy.host.environment import kind_of
-from imgproxy.specs.oci.reference import inherited_descriptor
+from imgproxy.host.environment import inherited_descriptor, kind_of
 
 _SOCKET_TYPES = {
     socket.SOCK_DGRAM: "a datagram socket",

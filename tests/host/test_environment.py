@@ -399,3 +399,28 @@ def test_a_place_for_temporary_files_that_is_not_there_is_an_error(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError):
         environment.temporary_file()
+
+
+@pytest.mark.parametrize(
+    ("path", "fd"),
+    [
+        ("/dev/stdin", 0),
+        ("/dev/fd/0", 0),
+        ("/dev/fd/3", 3),
+        ("/proc/self/fd/12", 12),
+        ("/dev/fd/007", 7),
+        ("/dev/fd/999999999", 999_999_999),
+        ("/dev/fd/1000000000", None),
+        ("/dev/fd/", None),
+        ("/dev/fd/-1", None),
+        ("/dev/fd/\uff13", None),
+        ("/dev/fd/3/x", None),
+        ("/dev/stdout", None),
+        ("dev/stdin", None),
+        ("/proc/1/fd/3", None),
+        ("/dev/stdin\n", None),
+        ("", None),
+    ],
+)
+def test_some_paths_stand_for_inherited_descriptors(path: str, fd: int | None) -> None:
+    assert environment.inherited_descriptor(path) == fd

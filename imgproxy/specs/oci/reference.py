@@ -52,8 +52,6 @@ _LOCAL = {
 # What stands before the first colon of an image's name, in any tool of the ecosystem.
 TRANSPORTS = frozenset({"docker", *_LOCAL, *_UNSUPPORTED})
 
-_DESCRIPTOR = re.compile(r"(?:/dev/stdin|(?:/dev|/proc/self)/fd/([0-9]{1,9}))")
-
 
 class Reference(NamedTuple):
     """An image in a registry: `registry/repository[:tag][@digest]`, normalised.
@@ -268,12 +266,6 @@ def _tagged(whole: str, tail: str) -> Reference | None:
 def _joined(transport: str, path: str, name: object, position: int | None) -> str:
     tail = name if position is None else f"@{position}"
     return f"{transport}:{path}" + (f":{tail}" if tail else "")
-
-
-def inherited_descriptor(path: str) -> int | None:
-    """Return the descriptor behind a path such as /dev/stdin, None for any other path."""
-    match = _DESCRIPTOR.fullmatch(path)
-    return None if match is None else int(match[1] or 0)
 
 
 def _refuse(text: str, reason: str) -> NoReturn:

@@ -20,7 +20,6 @@ from imgproxy.errors import (
 )
 from imgproxy.host import environment
 from imgproxy.host.files import open_file
-from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import tar
 from imgproxy.transports.local import decompression, near_misses
 from imgproxy.transports.readers import Bytes, Content
@@ -180,7 +179,7 @@ async def open_archive(path: str) -> Archive:
 
 async def _open(path: str) -> OpenFile:
     """Open a file, or a copy of what comes from an inherited pipe."""
-    fd = references.inherited_descriptor(path)
+    fd = environment.inherited_descriptor(path)
     try:
         is_pipe = fd is not None and environment.is_pipe(fd)
     except OSError:

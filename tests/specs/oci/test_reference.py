@@ -15,7 +15,6 @@ from imgproxy.specs.oci.reference import (
     PathName,
     Reference,
     ShortName,
-    inherited_descriptor,
     parse_image,
     parse_reference,
 )
@@ -469,28 +468,3 @@ def test_a_tail_is_read_by_the_grammar_of_what_was_found(
     assert caught.value.code == "NAME_INVALID"
     assert reason in caught.value.message
     assert f'"{transport}:/a{tail}"' in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("path", "fd"),
-    [
-        ("/dev/stdin", 0),
-        ("/dev/fd/0", 0),
-        ("/dev/fd/3", 3),
-        ("/proc/self/fd/12", 12),
-        ("/dev/fd/007", 7),
-        ("/dev/fd/999999999", 999_999_999),
-        ("/dev/fd/1000000000", None),
-        ("/dev/fd/", None),
-        ("/dev/fd/-1", None),
-        ("/dev/fd/\uff13", None),
-        ("/dev/fd/3/x", None),
-        ("/dev/stdout", None),
-        ("dev/stdin", None),
-        ("/proc/1/fd/3", None),
-        ("/dev/stdin\n", None),
-        ("", None),
-    ],
-)
-def test_some_paths_stand_for_inherited_descriptors(path: str, fd: int | None) -> None:
-    assert inherited_descriptor(path) == fd
