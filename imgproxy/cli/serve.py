@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def run(options: Options) -> int:
     """Serve the image that the options name, and return the exit status. Raises `UsageError`."""
     runtime.ignore_warnings()
-    files = runtime.read_option_files(options)
+    files = runtime.OptionFiles(options)
     inherited = _inherited_sockets(options)
     diagnostics = runtime.new_diagnostics(options, shares_stderr=inherited.shares_stderr)
     configuration = runtime.new_configuration(options, files, diagnostics)

@@ -6,16 +6,15 @@ Initialize is answered before what is heavy is imported: the client then says wh
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from imgproxy.cli import runtime
 from imgproxy.errors import shortage
 from imgproxy.frontends import skopeo_initialize
 from imgproxy.frontends.skopeo_messages import MAX_PACKET
 from imgproxy.host import environment
-from imgproxy.server.inherited_sockets import packet_socket
 from imgproxy.server.packet_socket import PacketSocket
 
+TYPE_CHECKING = False  # `typing` would take a tenth of the time until Initialize is answered
 if TYPE_CHECKING:
     from imgproxy.cli.skopeo_options import SkopeoOptions
     from imgproxy.frontends.skopeo_proxy import SkopeoProxy
@@ -31,8 +30,8 @@ def run(options: SkopeoOptions) -> int:
     It is 0 at the end of a conversation, whatever failed in it. Raises `UsageError`.
     """
     runtime.ignore_warnings()
-    packets = PacketSocket(packet_socket(options.sockfd), MAX_PACKET)
-    files = runtime.read_option_files(options)
+    packets = PacketSocket(options.sockfd, MAX_PACKET)
+    files = runtime.OptionFiles(options)
     diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
     if not skopeo_initialize.initialize(packets, options.contradiction, diagnostics.masked):
         return 0

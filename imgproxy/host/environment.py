@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 _COUNT = re.compile(r"[0-9]{1,9}")
 
-_DESCRIPTOR = re.compile(r"(?:/dev/stdin|(?:/dev|/proc/self)/fd/([0-9]{1,9}))")
-
 # Go's names of operating systems, where Python's differ.
 _OPERATING_SYSTEMS = {"win32": "windows", "cygwin": "windows"}
 
@@ -231,7 +229,7 @@ def is_pipe(fd: int) -> bool:
 
 def inherited_descriptor(path: str) -> int | None:
     """Return the descriptor behind a path such as /dev/stdin, None for any other path."""
-    match = _DESCRIPTOR.fullmatch(path)
+    match = re.fullmatch(r"(?:/dev/stdin|(?:/dev|/proc/self)/fd/([0-9]{1,9}))", path)
     return None if match is None else int(match[1] or 0)
 
 
@@ -265,3 +263,14 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 def kind_of(mode: int) -> str:
     """Return the type of a file, from `st_mode`, as a message names it."""
     return next((kind for is_kind, kind in _KINDS if is_kind(mode)), "a file of unknown kind")
+
+
+def status_of(fd: int) -> os.stat_result:
+    """Return the status of an inherited descriptor. Raises `UsageError` for a closed one."""
+    try:
+        return os.fstat(fd)
+    except (OSError, OverflowError):
+        raise UsageError(
+            f"descriptor {fd} is closed; the program that starts imgproxy must let it inherit the"
+            " descriptor"
+        ) from None

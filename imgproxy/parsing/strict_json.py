@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from imgproxy.errors import clean
 
+TYPE_CHECKING = False  # `typing` would take a tenth of the time until Initialize is answered
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 # The deepest documents in practice (an index's platform, a config's health check) stay under 10,
 # signatures of payloads in payloads under 20. Interpreters have different limits; this one is the

@@ -13,7 +13,7 @@ import stat
 from typing import NamedTuple
 
 from imgproxy.errors import UsageError
-from imgproxy.host.environment import inherited_descriptor, kind_of
+from imgproxy.host.environment import inherited_descriptor, kind_of, status_of
 
 _SOCKET_TYPES = {
     socket.SOCK_DGRAM: "a datagram socket",
@@ -92,7 +92,7 @@ def classify_standard_streams() -> InheritedSockets:
     Raises `UsageError` for a terminal and for what cannot carry a conversation.
     """
     for fd, name in ((STDIN, "standard input"), (STDOUT, "standard output")):
-        mode = _status(fd).st_mode
+        mode = status_of(fd).st_mode
         if os.isatty(fd):
             raise UsageError(
                 f"{name} is a terminal, which cannot carry HTTP; run imgproxy from a program"
@@ -100,36 +100,14 @@ def classify_standard_streams() -> InheritedSockets:
             )
         if not (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
             raise UsageError(f"{name} is {kind_of(mode)}, not a socket, a pipe or a file")
-    if stat.S_ISSOCK(_status(STDIN).st_mode):
+    if stat.S_ISSOCK(status_of(STDIN).st_mode):
         _check_stream_socket(STDIN)
         if _same_file(STDIN, STDOUT) or _is_listening(STDIN):
             return classify([STDIN])
-    if stat.S_ISSOCK(_status(STDOUT).st_mode):
+    if stat.S_ISSOCK(status_of(STDOUT).st_mode):
         _check_stream_socket(STDOUT)
     silent = _same_file(STDIN, STDERR) or _same_file(STDOUT, STDERR)
     return InheritedSockets([Pipes(STDIN, STDOUT)], [], shares_stderr=silent)
-
-
-def packet_socket(fd: int) -> socket.socket:
-    """Return the connected sequential-packet socket behind a descriptor, which it owns then.
-
-    Raises `UsageError` for any other descriptor.
-    """
-    mode = _status(fd).st_mode
-    if not stat.S_ISSOCK(mode):
-        raise UsageError(f"descriptor {fd} is {kind_of(mode)}, not a sequential-packet socket")
-    sock = socket.socket(fileno=fd)
-    try:
-        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
-            kind = _SOCKET_TYPES.get(sock.type, "a stream socket")
-            raise UsageError(f"descriptor {fd} is {kind}, not a Unix sequential-packet socket")
-        sock.getpeername()
-    except OSError:
-        raise UsageError(f"descriptor {fd} is a socket that is not connected") from None
-    finally:
-        sock.detach()  # the descriptor stays open: it was only examined
-    os.set_inheritable(fd, False)  # noqa: FBT003  (the name says it)
-    return socket.socket(fileno=fd)
 
 
 def check_source(image: str, fds: list[int]) -> None:
@@ -142,7 +120,7 @@ def check_source(image: str, fds: list[int]) -> None:
 
 
 def _check_stream_socket(fd: int) -> None:
-    mode = _status(fd).st_mode
+    mode = status_of(fd).st_mode
     if not stat.S_ISSOCK(mode):
         raise UsageError(f"descriptor {fd} is {kind_of(mode)}, not a stream socket")
     sock = socket.socket(fileno=fd)
@@ -172,18 +150,8 @@ def _accepts(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
-def _status(fd: int) -> os.stat_result:
-    try:
-        return os.fstat(fd)
-    except (OSError, OverflowError):
-        raise UsageError(
-            f"descriptor {fd} is closed; the program that starts imgproxy must let it inherit the"
-            " descriptor"
-        ) from None
-
-
 def _identity(fd: int) -> tuple[int, int]:
-    status = _status(fd)
+    status = status_of(fd)
     return status.st_dev, status.st_ino
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+NOTHING = {"policy": None, "registries": None, "auth": None}
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     path = tmp_path / "file"
@@ -30,27 +33,31 @@ def file(tmp_path: Path) -> str:
     [("--policy", "policy"), ("--registries-conf", "registries"), ("--authfile", "auth")],
 )
 def test_a_file_that_an_option_names_is_read_at_once(option: str, field: str, file: str) -> None:
-    files = runtime.read_option_files(options.parse([option, file, "os"]))
-    nothing = OptionFiles(policy=None, registries=None, auth=None)
-    assert files == nothing._replace(**{field: (b"{}", file)})
+    files = OptionFiles(options.parse([option, file, "os"]))
+    assert vars(files) == {**NOTHING, field: (b"{}", file)}
     with pytest.raises(UsageError, match=f"^{option} /nowhere: "):
-        runtime.read_option_files(options.parse([option, "/nowhere", "os"]))
+        OptionFiles(options.parse([option, "/nowhere", "os"]))
 
 
 @pytest.mark.parametrize("option", ["--cert-dir", "--registries.d"])
 def test_a_directory_that_an_option_names_is_looked_at(
     option: str, file: str, tmp_path: Path
 ) -> None:
-    nothing = OptionFiles(policy=None, registries=None, auth=None)
-    assert runtime.read_option_files(options.parse([option, str(tmp_path), "os"])) == nothing
+    assert vars(OptionFiles(options.parse([option, str(tmp_path), "os"]))) == NOTHING
     for path in ("/nowhere", file):
         with pytest.raises(UsageError, match=f"^{option} {path}: "):
-            runtime.read_option_files(options.parse([option, path, "os"]))
+            OptionFiles(options.parse([option, path, "os"]))
 
 
-def test_an_insecure_policy_is_one_that_accepts_anything() -> None:
-    files = runtime.read_option_files(options.parse(["--insecure-policy", "os"]))
-    assert files.policy == (ACCEPT_ANYTHING, "--insecure-policy")
+@pytest.mark.parametrize("option", ["--insecure-policy", "--policy"])
+def test_a_policy_is_that_of_an_option(option: str, tmp_path: Path) -> None:
+    accepting = tmp_path / "policy.json"
+    accepting.write_bytes(ACCEPT_ANYTHING)
+    arguments = [option] if option == "--insecure-policy" else [option, str(accepting)]
+    parsed, notes = options.parse([*arguments, "os"]), Notes()
+    policy = runtime.new_configuration(parsed, OptionFiles(parsed), notes).policy()
+    assert policy.default.requirements == ("insecureAcceptAnything",)
+    assert policy.source == arguments[-1]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +87,7 @@ async def test_an_image_is_built_of_its_options(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
     here = layout.save_image(b"x", platform="linux/s390x")
     parsed = options.parse(["--insecure-policy", "--platform=linux/s390x", f"oci:{layout.path}"])
-    files, notes = runtime.read_option_files(parsed), Notes()
+    files, notes = OptionFiles(parsed), Notes()
     configuration = runtime.new_configuration(parsed, files, notes)
     network = runtime.new_network(parsed, configuration, notes, None)
     catalog = runtime.new_catalog(parsed, configuration, network)
@@ -113,7 +120,7 @@ def test_options_decide_how_registries_are_reached(
     seen = []
     for arguments in (["os"], [option, "os"]):
         parsed, notes = options.parse(arguments), Notes()
-        files = runtime.read_option_files(parsed)
+        files = OptionFiles(parsed)
         configuration = runtime.new_configuration(parsed, files, notes)
         seen.append(runtime.new_network(parsed, configuration, notes, None).options)
     defaults, changed = seen
