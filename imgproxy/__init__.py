@@ -5,11 +5,11 @@ the core depends on none of them. A folder imports from the folders below it in 
 never from those above; `tests/test_floors.py` reads the table and holds the imports to it.
 
     cli             argv to a command: options, and the objects it needs
-    frontends       what is spoken with clients: a single image over HTTP
+    frontends       what is spoken with clients: a single image over HTTP, skopeo's protocol
     images          an image: selection, catalog, the policy's verdict, what is released
     verification    where bytes are compared with digests, and signatures with keys
     transports      where images are, raw: the contract, local formats, registries, sideloading
-    server          HTTP/1.1 on inherited sockets and listeners; knows no image
+    server          HTTP/1.1, packets and pipes on inherited sockets; knows no image
     net             HTTP client, connections, byte streams, TLS
     host            this host: environment, files, configuration, credentials, diagnostics
     config          what the containers-*(5) files say; pure

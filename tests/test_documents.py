@@ -23,6 +23,7 @@ import imgproxy
 from imgproxy import __version__, errors
 from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern
 from imgproxy.errors import Failure
+from imgproxy.frontends import skopeo_messages
 from imgproxy.host import environment
 from imgproxy.images import selection
 from imgproxy.parent import process
@@ -50,9 +51,10 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MAN = (ROOT / "man/imgproxy.1").read_text()
+SKOPEO = (ROOT / "man/imgproxy-skopeo.7").read_text()
 
 # The manual page without roff's notation for hyphens and fonts.
-PLAIN = re.sub(r"\\f.", "", MAN.replace(r"\-", "-"))
+PLAIN, PLAIN_SKOPEO = (re.sub(r"\\f.", "", page.replace(r"\-", "-")) for page in (MAN, SKOPEO))
 
 _CODE = re.compile(r"[A-Z]+_[A-Z_]+")
 _OPTION = re.compile(r"(?<![\w-])--?[a-z](?:[a-z-]|\.(?=[a-z]))*")
@@ -130,6 +132,24 @@ def test_the_man_page_has_the_options_of_the_program_and_no_others() -> None:
     in_help = {option for line in summary.splitlines() for option in _options_first_in(line)}
     in_man = {option for tag in tagged("OPTIONS") for option in _OPTION.findall(tag)}
     assert in_man == in_help
+
+
+def test_the_page_of_skopeo_s_protocol_has_its_options_and_no_others() -> None:
+    _, _, summary = printed_by("experimental-image-proxy", "--help").partition("options:")
+    in_help = {option for line in summary.splitlines() for option in _options_first_in(line)}
+    options = PLAIN_SKOPEO.partition("\n.SH OPTIONS\n")[2].partition("\n.PP\n")[0]
+    lines = [line for line in options.splitlines() if line.startswith((".B", "-"))]
+    assert {option for line in lines for option in _OPTION.findall(line)} == in_help
+
+
+def test_the_page_of_skopeo_s_protocol_has_its_methods_and_no_others() -> None:
+    methods = PLAIN_SKOPEO.partition("\n.SS Methods\n")[2].partition("\n.SS ")[0]
+    found = re.findall(r"^\.TP\n\.BI? (\w+)", methods, re.MULTILINE)
+    assert found == [*dict.fromkeys(found)]
+    assert set(found) == set(skopeo_messages.METHODS)
+    assert f"version {skopeo_messages.VERSION}" in PLAIN_SKOPEO
+    assert f"at most {skopeo_messages.MAX_PACKET} bytes" in PLAIN_SKOPEO
+    assert f"imgproxy/{__version__}" in PLAIN_SKOPEO
 
 
 def _options_first_in(line: str) -> list[str]:
@@ -484,7 +504,7 @@ def test_the_documents_are_those_of_this_version() -> None:
     assert __version__ in CHANGELOG
 
 
-@pytest.mark.parametrize("page", ["imgproxy.1", "imgproxy-protocol.7"])
+@pytest.mark.parametrize("page", ["imgproxy.1", "imgproxy-protocol.7", "imgproxy-skopeo.7"])
 def test_a_man_page_is_well_formed(page: str) -> None:
     """`mandoc` reports whatever `man` would render wrongly."""
     arguments = [require("mandoc"), "-T", "lint", "-W", "warning", str(ROOT / "man" / page)]

@@ -43,7 +43,7 @@ _TYPES: dict[type, str] = {
 _ONE = 1, "invalid request, expecting one argument"
 _IMAGE_ID = 1, "invalid request, expecting: [imgid]"
 _LAYERS = 1, "found {} args, expecting (imgid)"
-_METHODS = {
+METHODS = {
     "Initialize": (0, "invalid request, expecting zero arguments"),
     "OpenImage": _ONE,
     "OpenImageOptional": _ONE,
@@ -119,13 +119,13 @@ def _refuse(reason: str) -> NoReturn:
 
 def check_method(request: Request) -> None:
     """Raise `BadRequestError` where there is no such method."""
-    if request.method not in _METHODS:
+    if request.method not in METHODS:
         raise BadRequestError(f"unknown method: {clean(request.method)}")
 
 
 def check_arguments(request: Request) -> None:
     """Raise `BadRequestError` where a method that exists does not have as many arguments."""
-    wanted, words = _METHODS[request.method]
+    wanted, words = METHODS[request.method]
     found = len(request.arguments)
     if found < wanted or (found > wanted and request.method not in _LENIENT):
         raise BadRequestError(words.format(found))

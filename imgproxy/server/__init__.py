@@ -1,1 +1,1 @@
-"""HTTP/1.1 on inherited sockets and listeners; front-ends decide what a request means."""
+"""HTTP/1.1, packets and pipes on inherited sockets; front-ends decide what a request means."""
