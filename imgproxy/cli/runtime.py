@@ -12,6 +12,8 @@ from imgproxy.host import environment
 
 TYPE_CHECKING = False  # `typing` would take a tenth of the time until Initialize is answered
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.cli.options import Options
     from imgproxy.host.configuration import Configuration
     from imgproxy.host.diagnostics import Diagnostics
@@ -77,6 +79,30 @@ def new_configuration(
         requires_signatures=options.requires_signatures,
     )
     return Configuration(overrides, diagnostics)
+
+
+def preconnect(
+    options: Options, image: str, configuration: Configuration, is_asked: Callable[[], bool]
+) -> Preconnection | None:
+    """Begin the connection that an image will need, unless an option forbids or may avoid it.
+
+    `is_asked` returns whether the image will be asked for in any case.
+    """
+    local = ("oci:", "oci-archive:", "docker-archive:", "dir:")
+    is_path = image[:1] in "./" or image.startswith(local)
+    if is_path or options.offline or options.sideload or options.tls_verify is False:
+        return None
+    from imgproxy.transports.registry import preconnect
+
+    # The request is always the same one: without a token, and in this program's own name.
+    is_plain = options.registry_token is None and not options.user_agent_prefix
+    return preconnect.begin(
+        image,
+        configuration,
+        lambda: is_plain and is_asked(),
+        mirrors=not options.no_mirrors,
+        timeout=options.stall_timeout,
+    )
 
 
 def new_network(

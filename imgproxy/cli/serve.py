@@ -13,12 +13,8 @@ from imgproxy.host import environment
 from imgproxy.server import inherited_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from imgproxy.cli.options import Options
-    from imgproxy.host.configuration import Configuration
     from imgproxy.images.catalog import Catalog
-    from imgproxy.net.preconnect import Preconnection
     from imgproxy.server.inherited_sockets import InheritedSockets
     from imgproxy.server.service import Service
     from imgproxy.transports.registry.network import Network
@@ -31,7 +27,7 @@ def run(options: Options) -> int:
     inherited = _inherited_sockets(options)
     diagnostics = runtime.new_diagnostics(options, shares_stderr=inherited.shares_stderr)
     configuration = runtime.new_configuration(options, files, diagnostics)
-    preconnection = _preconnect(options, configuration, inherited.is_asked)
+    preconnection = runtime.preconnect(options, options.image, configuration, inherited.is_asked)
 
     import trio
 
@@ -78,22 +74,3 @@ def _inherited_sockets(options: Options) -> InheritedSockets:
     served = fds or [inherited_sockets.STDIN, inherited_sockets.STDOUT]
     inherited_sockets.check_source(options.image, served)
     return inherited
-
-
-def _preconnect(
-    options: Options, configuration: Configuration, is_asked: Callable[[], bool]
-) -> Preconnection | None:
-    """Begin the connection that will be needed, unless an option forbids or may avoid it."""
-    local = ("oci:", "oci-archive:", "docker-archive:", "dir:")
-    is_path = options.image[:1] in "./" or options.image.startswith(local)
-    if is_path or options.offline or options.sideload or options.tls_verify is False:
-        return None
-    from imgproxy.transports.registry import preconnect
-
-    return preconnect.begin(
-        options.image,
-        configuration,
-        lambda: options.registry_token is None and is_asked(),  # a token would go with the request
-        mirrors=not options.no_mirrors,
-        timeout=options.stall_timeout,
-    )

@@ -1,6 +1,7 @@
 """The command that takes the place of `skopeo experimental-image-proxy`: imgproxy-skopeo(7).
 
-Initialize is answered before what is heavy is imported: the client then says what it wants.
+Initialize is answered before what is heavy is imported. The client then says what it wants, and the
+connection to a registry is made during the imports.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ def run(options: SkopeoOptions) -> int:
     diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
     if not skopeo_initialize.initialize(packets, options.contradiction, diagnostics.masked):
         return 0
+    configuration = runtime.new_configuration(options, files, diagnostics)
+    image = skopeo_initialize.next_image(packets)
+    preconnection = image and runtime.preconnect(options, image, configuration, lambda: True)
 
     import trio
 
     from imgproxy.frontends.skopeo_proxy import SkopeoProxy
 
-    configuration = runtime.new_configuration(options, files, diagnostics)
-    network = runtime.new_network(options, configuration, diagnostics, None)
+    network = runtime.new_network(options, configuration, diagnostics, preconnection or None)
     catalog = runtime.new_catalog(options, configuration, network)
     platform = options.platform or environment.host_platform()
     new_image = partial(catalog.image, platform=platform, anew=True)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from imgproxy.server.packet_socket import PacketSocket
 
+# In seconds: how soon a client that has its answer asks for an image.
+_MOMENT = 0.01
+
 
 def initialize(packets: PacketSocket, contradiction: str, masked: Callable[[str], str]) -> bool:
     """Answer requests until Initialize succeeds; return False if the conversation ends before.
@@ -43,6 +46,20 @@ def initialize(packets: PacketSocket, contradiction: str, masked: Callable[[str]
                 return True
     except OSError:  # the client is gone
         return False
+
+
+def next_image(packets: PacketSocket) -> str:
+    """Return the image that the next request opens, empty where that is not known yet.
+
+    The request stays where it is.
+    """
+    try:
+        request = messages.parse(packets.peek(_MOMENT))
+    except (Failure, OSError):
+        return ""
+    is_opening = request.method in {"OpenImage", "OpenImageOptional"} and request.arguments
+    name = request.arguments[0] if is_opening else ""
+    return name if isinstance(name, str) else ""
 
 
 def _check(request: messages.Request, contradiction: str) -> None:

@@ -50,6 +50,15 @@ class PacketSocket:
             raise BadRequestError(f"invalid request: more than {self._max_packet} bytes")
         return packet
 
+    def peek(self, seconds: float) -> bytes:
+        """Return the next packet, which stays there, nothing if none comes in time.
+
+        Raises `OSError`.
+        """
+        if not self._poll(select.POLLIN, int(seconds * 1000)):
+            return b""
+        return self._socket.recv(self._max_packet, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+
     def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> None:
         """Send a packet with descriptors, all or nothing.
 
@@ -61,9 +70,12 @@ class PacketSocket:
 
     def wait(self, event: int) -> None:
         """Block until there is an event (`select.POLLIN`, `POLLOUT`), or the other side is gone."""
+        self._poll(event)
+
+    def _poll(self, event: int, milliseconds: int | None = None) -> bool:
         poll = select.poll()
         poll.register(self._socket, event)
-        poll.poll()
+        return bool(poll.poll(milliseconds))
 
     async def wait_hung_up(self) -> None:
         """Wait until the other side can neither send nor receive."""

@@ -13,7 +13,7 @@ from support.images import digest_of
 from support.streams import Notes
 
 from imgproxy.cli import options
-from imgproxy.cli.serve import _preconnect
+from imgproxy.cli.runtime import preconnect as preconnect_by_options
 from imgproxy.config.policy import ACCEPT_ANYTHING
 from imgproxy.host.configuration import Configuration, Overrides
 from imgproxy.specs.oci import distribution
@@ -107,9 +107,8 @@ def test_it_is_begun_where_it_will_be_needed_and_nowhere_else(
     monkeypatch.setattr(preconnect, "Preconnection", lambda url, *_: begun.append(url.endpoint))
     notes = Notes()
     chosen = Overrides((case.policy, "policy"), (case.registries.encode(), "registries"))
-    _preconnect(
-        options.parse([*case.options, case.image]), Configuration(chosen, notes), lambda: False
-    )
+    parsed = options.parse([*case.options, case.image])
+    preconnect_by_options(parsed, parsed.image, Configuration(chosen, notes), lambda: False)
     assert begun == ([case.begun] if case.begun else [])
     assert notes.failures == []
 
