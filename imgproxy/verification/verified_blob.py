@@ -32,30 +32,35 @@ BUFFERS = 3
 FIRST = 256 * 1024
 
 # Two blobs keep four processors busy. More than these at once take turns, and have pieces that cost
-# a little more each, so that eight take 21 MiB and not 48.
+# a little more each, so that eight take 21 MiB and not 48; and sixty-four take 32.
 MAX_LARGE = 2
 CHUNK_OF_MANY = 512 * 1024
+MAX_MANY = 6
+CHUNK_OF_CROWD = 64 * 1024
 
 
 class LargeBlobs:
-    """The blobs whose pieces are large at the moment, at most `MAX_LARGE`.
+    """The larger blobs that are being read at the moment.
 
-    This bounds the memory of all blobs that are opened with the same object.
+    This bounds the memory of all blobs that are opened with the same object: the more there are,
+    the smaller are the pieces of another one.
     """
 
     def __init__(self) -> None:
-        self._blobs: WeakSet[Blob] = WeakSet()
+        self._by_length: dict[int, WeakSet[Blob]] = {CHUNK: WeakSet(), CHUNK_OF_MANY: WeakSet()}
 
-    def admit(self, blob: Blob) -> bool:
-        """Return whether the pieces of a blob may be large, from now until it is discarded."""
-        if len(self._blobs) >= MAX_LARGE:
-            return False
-        self._blobs.add(blob)
-        return True
+    def admit(self, blob: Blob) -> int:
+        """Return how long the pieces of a blob may be, from now until it is discarded."""
+        for length, most in ((CHUNK, MAX_LARGE), (CHUNK_OF_MANY, MAX_MANY)):
+            if len(self._by_length[length]) < most:
+                self._by_length[length].add(blob)
+                return length
+        return CHUNK_OF_CROWD
 
     def discard(self, blob: Blob) -> None:
         """Admit another blob in place of this one, if it was admitted."""
-        self._blobs.discard(blob)
+        for blobs in self._by_length.values():
+            blobs.discard(blob)
 
 
 def check_algorithm(descriptor: Descriptor) -> None:
@@ -89,7 +94,7 @@ class Blob:
         self._large_blobs = large_blobs
         self._hashing = HashingThread(digests.hasher(descriptor.digest))
         self._buffers: deque[memoryview] = deque()  # the one that was filled last, first
-        self._length = CHUNK_OF_MANY
+        self._length = 0  # of each buffer
         self._position = 0
         self._first: memoryview | None = None
 
@@ -103,8 +108,7 @@ class Blob:
         if promised not in (None, size):
             refuse_size(self._reader.name, size, str(promised))
         if size > WHOLE:
-            if self._large_blobs.admit(self):
-                self._length = CHUNK
+            self._length = self._large_blobs.admit(self)
             self._first = await self._receive(FIRST)
             return
         content = memoryview(bytearray(size))

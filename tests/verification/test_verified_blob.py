@@ -27,10 +27,13 @@ from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.verification import verified_blob
 from imgproxy.verification.verified_blob import (
+    BUFFERS,
     CHUNK,
+    CHUNK_OF_CROWD,
     CHUNK_OF_MANY,
     FIRST,
     MAX_LARGE,
+    MAX_MANY,
     WHOLE,
     Blob,
     LargeBlobs,
@@ -162,6 +165,25 @@ async def test_two_blobs_at_once_have_large_pieces_and_more_have_smaller_ones() 
     alone = await opened_one()
     assert len(await alone.read()) == FIRST
     alone.close()
+
+
+@real_time
+async def test_a_crowd_of_blobs_has_small_pieces_and_the_memory_of_a_few() -> None:
+    content = noise(3 * CHUNK)
+    large_blobs, opened = LargeBlobs(), list[Blob]()
+    for _ in range(64):
+        reader = Chunks(content, [len(content)])
+        opened.append(await open_blob(described(content), reader, large_blobs))
+    for _ in range(2):  # the first piece is shorter
+        pieces = [len(await blob.read()) for blob in opened]
+    few = [CHUNK] * MAX_LARGE + [CHUNK_OF_MANY] * MAX_MANY
+    assert pieces == few + [CHUNK_OF_CROWD] * (64 - len(few))
+    assert BUFFERS * sum(pieces) <= 32 * 1024 * 1024
+    opened[MAX_LARGE].close()
+    after = await open_blob(described(content), Chunks(content, [len(content)]), large_blobs)
+    assert [len(await after.read()) for _ in range(2)] == [FIRST, CHUNK_OF_MANY]
+    for blob in (*opened, after):
+        blob.close()
 
 
 @real_time
