@@ -161,10 +161,14 @@ class SkopeoProxy:
 
     async def _exchange(self) -> bool:
         """Answer the next request; return whether there may be another. Raises `OSError`."""
-        packet = await self._receive()
+        name, answer = "a request", _Answer(Reply())
+        try:
+            packet = await self._receive()
+        except BadRequestError as error:  # it did not fit
+            await self._send(self._failed(name, error), ())
+            return True
         if not packet:
             return False
-        name, answer = "a request", _Answer(Reply())
         try:
             request = messages.parse(packet)
             if request.method == "Shutdown":
@@ -175,14 +179,14 @@ class SkopeoProxy:
             answer = await self._methods[name](request.arguments)
             reply = messages.encode(answer.reply)
         except Exception as error:  # noqa: BLE001  (a defect is reported as one)
-            reply = messages.encode(Reply(trouble=self._trouble(name, error)))
+            reply = self._failed(name, error)
         else:
             self._diagnostics.debug(f"{name}: answered")
         await self._send(reply, answer.pipes)
         return True
 
     async def _receive(self) -> bytes:
-        """Return the next packet, nothing at the end. Raises `OSError`."""
+        """Return the next packet, nothing at the end. Raises `BadRequestError` and `OSError`."""
         while True:
             await trio.lowlevel.checkpoint()
             try:
@@ -202,6 +206,10 @@ class SkopeoProxy:
         finally:
             for pipe in pipes:
                 pipe.close_read_end()
+
+    def _failed(self, name: str, error: Exception) -> bytes:
+        """Return the reply to a request that an exception ended."""
+        return messages.encode(Reply(trouble=self._trouble(name, error)))
 
     def _trouble(self, name: str, error: Exception) -> Trouble:
         """Report an exception, and return what the client is told of it."""
