@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
-from support import parent
+from support import parent, skopeo_client
 from support.effort import SLOW, deselect
+from support.home import Home
 from support.images import Json, Layout
 
 if TYPE_CHECKING:
@@ -76,6 +77,21 @@ class Listen(Protocol):
     def __call__(self, image: str, *options: str, listener: socket.socket) -> parent.Child: ...
 
 
+class Converse(Protocol):
+    """Start a program that speaks skopeo's protocol, at home, and converse with it."""
+
+    def __call__(
+        self,
+        *options: str,
+        program: skopeo_client.Program = skopeo_client.OURS,
+        before: Sequence[str] = (),
+        by_option: bool = False,
+        policy: str | None = parent.INSECURE,
+        env: Mapping[str, str] | None = None,
+        files: Sequence[int] = (),
+    ) -> skopeo_client.Client: ...
+
+
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     return Layout(tmp_path / "layout")
@@ -101,3 +117,23 @@ def serve(keep: Keep) -> Serve:
 @pytest.fixture
 def listen(keep: Keep) -> Listen:
     return lambda image, *options, listener: keep(parent.listen(image, *options, listener=listener))
+
+
+@pytest.fixture
+def converse(tmp_path: Path) -> Iterator[Converse]:
+    home = Home(tmp_path / "home")
+
+    def start(
+        *options: str,
+        program: skopeo_client.Program = skopeo_client.OURS,
+        env: Mapping[str, str] | None = None,
+        **named: Any,  # noqa: ANN401  (see Converse)
+    ) -> skopeo_client.Client:
+        program.require()
+        environment = home.environment(**(env or {}))
+        options = ("--override-os=linux", "--override-arch=amd64", *options)
+        client = skopeo_client.start(*options, program=program, env=environment, **named)
+        return stack.enter_context(skopeo_client.closing(client))
+
+    with ExitStack() as stack:
+        yield start

@@ -33,6 +33,8 @@ from urllib.parse import parse_qs, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from support.images import Json, Layout
+
 # A server that has not answered by then never will.
 STARTING = 10.0
 
@@ -412,6 +414,16 @@ def put_blob(address: str, repository: str, content: bytes) -> None:
         connection.close()
     if response.status != 201:
         raise RuntimeError(f"PUT {path}: {response.status} {answer!r}")
+
+
+def put_image(address: str, name: str, layout: Layout, descriptor: Json) -> None:
+    """Upload an image of a layout unchanged; `name` is its repository and its tag."""
+    repository, _, tag = name.rpartition(":")
+    document = layout.document(descriptor)
+    for each in (document["config"], *document["layers"]):
+        put_blob(address, repository, layout.read(each["digest"]))
+    content = layout.read(descriptor["digest"])
+    put_manifest(address, repository, tag, content, descriptor["mediaType"])
 
 
 @contextmanager
