@@ -6,10 +6,12 @@ A directory has the manifest in `manifest.json`, those that an index names in
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import NotFoundError, UnsupportedFormatError, clean
+from imgproxy.errors import AbsentError, NotFoundError, UnsupportedFormatError, clean
+from imgproxy.host.blocking_calls import call
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports import file_tree
@@ -48,7 +50,12 @@ class ImageDirectory:
                 raise UnsupportedFormatError(
                     f'{self.name}: unsupported version: "{clean(version.decode(errors="replace"))}"'
                 )
-        raw = await file_tree.read(self._tree, "manifest.json", MAX_DOCUMENT_SIZE)
+        try:
+            raw = await file_tree.read(self._tree, "manifest.json", MAX_DOCUMENT_SIZE)
+        except NotFoundError as error:
+            if await call(self._tree.path, os.path.lexists, self._tree.path):
+                raise
+            raise AbsentError(error.message, code=error.code) from None
         if raw.lstrip()[:1] == b"[":
             raise UnsupportedFormatError(
                 f"{self.name}: its manifest.json is that of a Docker archive: docker save wrote it,"

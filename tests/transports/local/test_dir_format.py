@@ -32,6 +32,7 @@ from support.opened import (
 from support.sources import describe
 from support.streams import real_time
 
+from imgproxy.errors import AbsentError, NotFoundError
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.specs.oci.reference import DirectoryName
 from imgproxy.specs.signing.signature import SigstoreSignature, SimpleSignature
@@ -264,3 +265,16 @@ async def test_a_config_is_no_manifest(layout: Layout, path: Path) -> None:
         await source_at(path).document(
             describe({"mediaType": OCI_CONFIG, "digest": digest_of(b"x"), "size": 1})
         )
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@real_time
+async def test_an_absent_directory_is_an_absent_image(path: Path, *, exists: bool) -> None:
+    if exists:
+        os.mkdir(path)
+    source = source_at(path)
+    with pytest.raises(NotFoundError) as raised:
+        await source.root()
+    source.close()
+    assert isinstance(raised.value, AbsentError) != exists
+    assert raised.value.message == f"{path}/manifest.json: No such file or directory"
