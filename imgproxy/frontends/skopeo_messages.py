@@ -192,11 +192,16 @@ def inner_config(config: bytes) -> bytes:
     Raises `InvalidError`.
     """
     try:
-        document = strict_json.loads_tolerant(config)
-        inner = dict(document).get("config")
-        return encode_json(dict(inner or {}))
+        inner = _object(strict_json.loads_tolerant(config)).get("config")
+        return encode_json({} if inner is None else _object(inner))
     except (TypeError, ValueError) as error:  # no object, or a key in it occurs twice
         raise InvalidError(f"parsing the config: {error}") from None
+
+
+def _object(value: Any) -> dict[str, Any]:  # noqa: ANN401  (JSON)
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, not {_type(value)}")
+    return value
 
 
 def encode_json(value: Any) -> bytes:  # noqa: ANN401  (JSON)
