@@ -102,7 +102,7 @@ class Parser(argparse.ArgumentParser):
         option, is_ignored, _ = message.partition(": ignored explicit argument")
         if is_ignored:
             message = f"{option}: it takes no value"
-        raise UsageError(f"{message} (imgproxy --help lists the options)")
+        raise UsageError(f"{message} ({self.prog} --help lists the options)")
 
 
 def parse(arguments: list[str], options: Options | None = None) -> Options:
@@ -130,10 +130,15 @@ def described(arguments: list[str]) -> str:
 
     A mistyped --creds has a secret for its value, which may be an argument of its own.
     """
-    names = [match[0] for match in map(_NAME.match, arguments) if match]
+    names = unknown_options(arguments)
     if names:
-        return f"unknown option: {', '.join(dict.fromkeys(names))}"
+        return f"unknown option: {', '.join(names)}"
     return f"expected one IMAGE, got {len(arguments) + 1} arguments that are no options"
+
+
+def unknown_options(arguments: list[str]) -> list[str]:
+    """Return the names of the options in unknown arguments, each once."""
+    return list(dict.fromkeys(match[0] for match in map(_NAME.match, arguments) if match))
 
 
 def _parser() -> Parser:

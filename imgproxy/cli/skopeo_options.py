@@ -75,10 +75,16 @@ def parse(arguments: list[str], options: SkopeoOptions, program: str) -> None:
     """
     parser = _parser(program)
     unknown = common.parse_known(parser, arguments, options)
-    if options.command != COMMAND:
+    names = common.unknown_options(unknown)
+    # After an unknown option, what seems to be the command may be its value, and a secret.
+    if options.command != COMMAND and (not names or arguments[0] == options.command):
         raise UsageError(_no_such_command(options.command, program))
-    if unknown:
+    if names:
         parser.error(common.described(unknown))
+    if unknown:
+        parser.error(f"{COMMAND} takes no arguments but options, and there are {len(unknown)}")
+    if options.insecure_policy and options.requires_signatures:
+        parser.error("argument --require-signed: not allowed with argument --insecure-policy")
     options.contradiction = _contradiction(options)
     if options.username is not None and options.password is not None:
         options.creds = common.creds(f"{options.username}:{options.password}")
@@ -131,7 +137,8 @@ def _overridden(options: SkopeoOptions) -> Platform:
 
 
 def _parser(program: str) -> Parser:
-    parser = Parser(f"{program} {COMMAND}", DESCRIPTION, EPILOG)
+    name = LINK if program == LINK else "imgproxy"
+    parser = Parser(f"{name} {COMMAND}", DESCRIPTION, EPILOG)
     add = parser.add_argument
     add("command", metavar=COMMAND, nargs="?", help="after options or before them")
     add(
