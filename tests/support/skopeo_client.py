@@ -103,9 +103,9 @@ class Client:
                 MAX_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
-            raise Ended from None
+            raise Ended(self.child.stderr) from None
         if not packet:
-            raise Ended
+            raise Ended(self.child.stderr)
         fds = array("i", b"".join(data for _, _, data in control))
         assert not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC), "more than clients take"
         assert len(control) <= 1, "more than one control message"
