@@ -6,6 +6,7 @@ values.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -222,7 +223,13 @@ def _list_directories(directory: str) -> list[str]:
 
 
 def is_pipe(fd: int) -> bool:
-    """Return whether a descriptor is a pipe or socket, readable only once. Raises `OSError`."""
+    """Return whether an inherited descriptor is a pipe or socket, readable only once.
+
+    Raises `OSError` for one that is closed, or no other program's business: this program's own, and
+    the sockets that it serves, are never inherited by others.
+    """
+    if not os.get_inheritable(fd):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 

@@ -366,6 +366,11 @@ def test_what_can_be_read_only_once_is_told(tmp_path: Path) -> None:
         directory = os.open(tmp_path, os.O_RDONLY)
         for fd in (*pipe, fifo, file, null, directory):
             stack.callback(os.close, fd)
+        every = (*pipe, fifo, file, null, directory, ours.fileno())
+        for fd in every:  # what this process has made is not for reading from
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                environment.is_pipe(fd)
+            os.set_inheritable(fd, True)  # noqa: FBT003  (the name says it)
         assert [environment.is_pipe(fd) for fd in (pipe[0], fifo, ours.fileno())] == [True] * 3
         assert [environment.is_pipe(fd) for fd in (file, null, directory)] == [False] * 3
 

@@ -58,7 +58,13 @@ def piped(content: bytes) -> int:
             file.write(content)
 
     threading.Thread(target=fill, daemon=True).start()
-    return ours
+    return inherited(ours)
+
+
+def inherited(fd: int) -> int:
+    """Return a descriptor, which is now one that a program has inherited."""
+    os.set_inheritable(fd, True)  # noqa: FBT003  (the name says it)
+    return fd
 
 
 @pytest.fixture
@@ -146,7 +152,7 @@ async def test_what_comes_through_a_pipe_and_is_no_archive_is_refused_each_time(
 @real_time
 async def test_a_file_that_is_inherited_is_read_where_it_lies(path: Path, temporary: Path) -> None:
     write_archive(path, Member("a", LARGE), compress=gzipped)
-    fd = os.open(path, os.O_RDONLY)
+    fd = inherited(os.open(path, os.O_RDONLY))
     os.rmdir(temporary)  # a file there could not be made
     tree = await open_archive(f"/dev/fd/{fd}")
     assert await content_of(tree, "a") == LARGE
@@ -237,7 +243,7 @@ async def test_a_socket_that_was_reset_is_not_taken_for_one_that_has_ended() -> 
         theirs.sendall(pack([Member("a", LARGE)])[:10240])
         os.set_blocking(ours.fileno(), False)
         reset = struct.pack("ii", 1, 0)
-        path = f"/dev/fd/{ours.fileno()}"
+        path = f"/dev/fd/{inherited(ours.fileno())}"
         with trio.move_on_after(0.2):
             await open_archive(path)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
@@ -255,6 +261,7 @@ async def test_what_was_read_before_a_failed_read_stays_a_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fd, theirs = os.pipe()
+    inherited(fd)
     os.write(theirs, b"x" * 20_000)
     read, left = os.read, 2
 
