@@ -6,7 +6,9 @@ What skopeo does not read, or not by the digest that the manifest names, is had 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -384,6 +386,28 @@ def test_configs_that_are_none(layout: Layout, converse: Converse) -> None:
         else:
             assert client.document("GetConfig", image) == inner, name
     assert client.finalize() == 0
+
+
+@pytest.mark.slow
+def test_images_do_not_come_through_the_socket(converse: Converse, tmp_path: Path) -> None:
+    """Nor through descriptors of the program; through one that it has inherited, they do."""
+    write_archive(tmp_path / "image.tar", *DIALECTS["skopeo"](saved(layer("first"))))
+    with (
+        (tmp_path / "image.tar").open("rb") as whole,
+        subprocess.Popen(["cat", whole.name], stdout=subprocess.PIPE) as piped,
+    ):
+        assert piped.stdout
+        files = [whole.fileno(), piped.stdout.fileno()]
+        client = begun(converse, files=files)
+        pid = client.child.pid
+        own = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")} - {1, 2, *files}
+        for path in ("-", "/dev/stdin", *(f"/dev/fd/{fd}" for fd in own)):
+            for transport in ("oci-archive:", "docker-archive:", "dir:", "oci:", ""):
+                assert client.failure("OpenImage", transport + path).code == "other"
+        for fd in files:
+            image = client.open(f"docker-archive:/proc/self/fd/{fd}")
+            assert len(client.get("GetLayerInfo", image).value) == 1
+        assert client.finalize() == 0
 
 
 # --- policy -------------------------------------------------------------------------------------
