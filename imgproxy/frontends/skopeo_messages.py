@@ -6,6 +6,7 @@ Each message is one packet, one JSON object. Nothing here does I/O.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from imgproxy.errors import BadRequestError, InvalidError, clean
@@ -26,6 +27,8 @@ _MAX_WORDS = 6 * 1024
 
 # Numbers are doubles: what they cannot tell apart is refused.
 _MAX_NUMBER = 2**53 - 1
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # What types are called in the errors of a server written in Go.
 _TYPES: dict[type, str] = {
@@ -137,10 +140,13 @@ def no_pipe(pipe_id: int) -> BadRequestError:
 
 
 def text(value: Any, name: str) -> str:  # noqa: ANN401  (JSON)
-    """Return an argument that must be text. Raises `BadRequestError`."""
+    """Return an argument that must be text. Raises `BadRequestError`.
+
+    Lone surrogates, which are no text, are replaced, as bytes are that are no UTF-8.
+    """
     if not isinstance(value, str):
         raise BadRequestError(f"expecting string {name}, not {_type(value)}")
-    return value
+    return _SURROGATE.sub("\ufffd", value)
 
 
 def whole_number(value: Any) -> int:  # noqa: ANN401  (JSON)
