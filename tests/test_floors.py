@@ -31,6 +31,7 @@ PURE_FOLDERS = {"config", "specs", "parsing", "errors"}
 # Pure modules in folders that are not.
 PURE_MODULES = {
     "imgproxy.frontends.single_image_routes",
+    "imgproxy.frontends.skopeo_messages",
     "imgproxy.server.error_body",
     "imgproxy.server.handler",
     "imgproxy.server.request_errors",
