@@ -118,8 +118,8 @@ def test_what_is_not_supported_is_refused_by_name(option: str) -> None:
             ["--insecure-policy", "--require-signed"],
             "argument --require-signed: not allowed with argument --insecure-policy",
         ),
-        (["--user-agent-prefix=a\nb"], "argument --user-agent-prefix: it is no text .*"),
-        (["--user-agent-prefix=ü"], "argument --user-agent-prefix: it is no text .*"),
+        (["--user-agent-prefix=a\nb"], "argument --user-agent-prefix: it cannot be .*"),
+        (["--user-agent-prefix=ü"], "argument --user-agent-prefix: it cannot be .*"),
     ],
 )
 def test_faults_are_told_in_one_line(given: list[str], said: str) -> None:

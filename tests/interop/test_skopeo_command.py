@@ -115,14 +115,14 @@ def device() -> Iterator[int]:
 
 
 DESCRIPTORS: dict[str, tuple[Callable[[], AbstractContextManager[int]], str]] = {
-    "a stream socket": (lambda: pair(socket.SOCK_STREAM), "a stream socket, not a Unix seq"),
-    "a datagram socket": (lambda: pair(socket.SOCK_DGRAM), "a datagram socket, not a Unix seq"),
-    "a TCP socket": (tcp, "a stream socket, not a Unix seq"),
+    "a stream socket": (lambda: pair(socket.SOCK_STREAM), "SOCK_STREAM), not a Unix socket"),
+    "a datagram socket": (lambda: pair(socket.SOCK_DGRAM), "SOCK_DGRAM), not a Unix socket"),
+    "a TCP socket": (tcp, "(AF_INET, SOCK_STREAM), not a Unix socket"),
     "one that listens": (lambda: seqpacket(listens=True), "not connected"),
     "one that is not connected": (seqpacket, "not connected"),
-    "a file": (file, "a regular file, not a seq"),
-    "a device": (device, "a character device, not a seq"),
-    "a pipe": (pipe, "a FIFO, not a seq"),
+    "a file": (file, "a regular file, not a Unix socket"),
+    "a device": (device, "a character device, not a Unix socket"),
+    "a pipe": (pipe, "a FIFO, not a Unix socket"),
 }
 
 

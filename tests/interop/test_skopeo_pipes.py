@@ -38,9 +38,8 @@ MIB = 1 << 20
 # What fits into a pipe that nobody reads.
 CAPACITY = 1 << 16
 
-# In bytes, of resident memory: what the program has without any blob, and for each of them up to
-# three pieces of half a mebibyte, two of which may be larger (`verification.verified_blob`).
-MEMORY = 48 * MIB + 64 * 3 * MIB // 2
+# In bytes, of resident memory. The interpreter, trio and the rest of the program are half of it.
+MEMORY = 72 * MIB
 
 
 class Blobs(NamedTuple):
