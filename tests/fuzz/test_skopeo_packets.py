@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from conftest import Converse
     from support.images import Layout
 
-PACKETS = rounds("IMGPROXY_FUZZ_PACKETS", slow=6000, quick=500)
+PACKETS = rounds("IMGPROXY_FUZZ_PACKETS", slow=6000, quick=300)
 SEED = int(os.environ.get("IMGPROXY_FUZZ_SEED", "1"))
 
 # At most so many read ends are kept open; the others are closed, read or not.

@@ -211,7 +211,13 @@ def test_docker_archives(
     assert client.finalize() == 0
 
 
-@pytest.mark.parametrize("is_list", [False, True], ids=["alone", "in a list"])
+@pytest.mark.parametrize(
+    "is_list",
+    [
+        pytest.param(False, id="alone", marks=pytest.mark.slow),
+        pytest.param(True, id="in a list"),
+    ],
+)
 def test_docker_images_are_delivered_as_oci(
     layout: Layout, converse: Converse, tmp_path: Path, *, is_list: bool
 ) -> None:

@@ -100,6 +100,7 @@ def test_content_ends_with_finishpipe_and_not_before(
     assert client.finalize() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_pipes_are_finished_once_and_in_any_order(
     program: Program, blobs: Blobs, converse: Converse
@@ -353,7 +354,7 @@ def test_a_reader_that_leaves_is_noticed_while_the_registry_is_awaited(
 # --- wrong bytes --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", ["small", "large"])
+@pytest.mark.parametrize("which", [pytest.param("small", marks=pytest.mark.slow), "large"])
 def test_wrong_blobs_end_at_once_and_are_never_whole(
     which: str, blobs: Blobs, converse: Converse
 ) -> None:

@@ -247,6 +247,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_before_initialize_nothing_else_is_done(
     program: Program, sample: Sample, converse: Converse
@@ -356,6 +357,7 @@ def test_packets_of_any_kind_get_one_reply(
     assert client.finalize() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_descriptors_in_requests_are_dropped(
     program: Program, sample: Sample, converse: Converse
@@ -456,6 +458,7 @@ def test_newer_methods_deliver(sample: Sample, converse: Converse) -> None:
     assert client.finalize() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_the_inner_config_is_a_member(program: Program, sample: Sample, converse: Converse) -> None:
     layout = sample.layout
@@ -476,6 +479,7 @@ def test_the_inner_config_is_a_member(program: Program, sample: Sample, converse
     assert client.finalize() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_requests_are_answered_in_their_order(
     program: Program, sample: Sample, converse: Converse
@@ -496,6 +500,7 @@ def test_requests_are_answered_in_their_order(
     assert client.finalize() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 def test_300_images_are_open_at_once(program: Program, sample: Sample, converse: Converse) -> None:
     client = converse(program=program)
@@ -513,6 +518,7 @@ def test_300_images_are_open_at_once(program: Program, sample: Sample, converse:
     assert client.finalize() == 0
 
 
+@pytest.mark.slow
 def test_layer_info_that_does_not_fit_names_the_other_method(
     sample: Sample, converse: Converse
 ) -> None:
@@ -534,6 +540,7 @@ def test_layer_info_that_does_not_fit_names_the_other_method(
     assert client.finalize() == 0
 
 
+@pytest.mark.slow
 def test_long_words_fit_into_a_packet(converse: Converse) -> None:
     client = converse()
     client.initialize()
@@ -546,6 +553,7 @@ def test_long_words_fit_into_a_packet(converse: Converse) -> None:
     assert client.finalize() == 0
 
 
+@pytest.mark.slow
 def test_finishing_without_a_pipe_is_an_error(converse: Converse) -> None:
     """It ends skopeo with a trace of its stack."""
     client = converse()
