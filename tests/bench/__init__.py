@@ -5,7 +5,8 @@ contender serve it in turn (A B C, A B C, …) and prints medians and their rati
 the machine and over time; the ratio within one run is stable.
 
     command     options, the run, the notes on omitted rows
-    rows        the experiments and their measures
+    rows        the experiments
+    samples     what one attempt of a contender measures
     turns       contenders in turn, a warm-up first, medians
     contenders  imgproxy, skopeo and the limits, behind one interface
     wire        the two parents, with the least possible work

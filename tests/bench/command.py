@@ -16,8 +16,8 @@ from .chart import chart
 from .child import FAULTS, describe
 from .contenders import BEFORE, OURS, Contender, Imgproxy, find_imgproxy, find_limits, find_skopeo
 from .report import facts, table
-from .rows import GIB, ROWS, Plan, belongs, experiments
-from .stage import MIB, Stage
+from .rows import ROWS, Plan, belongs, experiments
+from .stage import GIB, MIB, Stage
 from .turns import Result, take_turns
 
 if TYPE_CHECKING:

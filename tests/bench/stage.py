@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 REPOSITORY, TAG = "bench/image", "latest"
 MIB = 1 << 20
+GIB = 1 << 30
 STARTING = 20.0  # seconds for a registry to listen
 FILLING = 600.0  # seconds to copy an image into the registry
 MARGIN = 256 * MIB  # the space that a staged image leaves free on the disk
