@@ -90,11 +90,15 @@ def _spawn(
 
 @dataclass(frozen=True)
 class Imgproxy:
-    """The program of this repository."""
+    """The program of this repository, over HTTP."""
 
     command: tuple[str, ...]
     version: str
     name: str = OURS
+
+    def in_place_of_skopeo(self) -> Skopeo:
+        """Return the same program behind skopeo's protocol."""
+        return Skopeo(self.command, self.name)
 
     @contextmanager
     def session(self, image: str, authority: Path | None = None) -> Iterator[Session]:
@@ -141,25 +145,35 @@ class _HttpSession:
 
 @dataclass(frozen=True)
 class Skopeo:
-    """The peer: `skopeo experimental-image-proxy`.
+    """The peer: `skopeo experimental-image-proxy`, or a program with the same command line.
 
     If only an old one is available, `peer/main.go` replaces a current one, with its library behind
     the same protocol; in that folder it is built by `CGO_ENABLED=0 go build -tags
     containers_image_openpgp,exclude_graphdriver_btrfs -o PATH`.
     """
 
-    path: str
+    command: tuple[str, ...]
     name: str
 
     @contextmanager
-    def session(self, image: str, authority: Path | None = None) -> Iterator[Session]:
-        proxy = ["experimental-image-proxy", *_insecure(image, authority), "--sockfd", "FD"]
-        argv = [self.path, "--insecure-policy", *proxy]
+    def session(self, image: str, authority: Path | None = None) -> Iterator[PipeSession]:
+        with self.proxy(_insecure(image, authority), authority) as (child, parent):
+            yield PipeSession(child, parent, image)
+
+    @contextmanager
+    def proxy(
+        self, options: Sequence[str] = (), authority: Path | None = None
+    ) -> Iterator[tuple[Child, PipeParent]]:
+        """Spawn it, and wait for its answer to `Initialize`."""
+        proxy = ["experimental-image-proxy", *options, "--sockfd", "FD"]
+        argv = [*self.command, "--insecure-policy", *proxy]
         with _spawn(argv, socket.SOCK_SEQPACKET, _trusting(authority)) as (child, sock):
-            yield _PipeSession(child, PipeParent(sock), image)
+            yield child, PipeParent(sock)
 
 
-class _PipeSession:
+class PipeSession:
+    """One child with one image open, behind skopeo's protocol."""
+
     def __init__(self, child: Child, parent: PipeParent, image: str) -> None:
         self.child = child
         self._parent = parent
@@ -177,6 +191,11 @@ class _PipeSession:
         digest, size = descriptor["digest"], descriptor["size"]
         self._parent.first_byte("GetBlob", self._image, digest, size)
 
+    def layer_info(self) -> list[Json]:
+        """Request digest, size and media type of all layers."""
+        layers: list[Json] = json.loads(self._parent.fetch("GetLayerInfoPiped", self._image))
+        return layers
+
     def quit(self) -> Usage:
         self._parent.quit()
         return self.child.finish()
@@ -193,7 +212,7 @@ def find_skopeo(path: str, taken: Sequence[str]) -> Skopeo:
     found = _locate(path)
     name = capture([found, "--version"], PROBE).replace(" version", "")
     namesakes = sum(other.startswith(name) for other in taken)
-    return Skopeo(found, f"{name} ({namesakes + 1})" if namesakes else name)
+    return Skopeo((found,), f"{name} ({namesakes + 1})" if namesakes else name)
 
 
 def find_limits() -> tuple[list[str], list[str]]:

@@ -53,6 +53,12 @@ type reply struct {
 	pipe    *os.File // the parent's end: goes along, and is closed here
 }
 
+type layerInfo struct {
+	Digest    digest.Digest `json:"digest"`
+	Size      int64         `json:"size"`
+	MediaType string        `json:"media_type"`
+}
+
 type openImage struct {
 	source types.ImageSource
 	chosen types.Image // once its manifest has been asked for
@@ -112,12 +118,18 @@ func (p *proxy) choose(source types.ImageSource) (types.Image, error) {
 	return image.FromUnparsedImage(ctx, p.system, target)
 }
 
-// getManifest gives the digest of the manifest as it is, and the manifest as OCI has it.
-func (p *proxy) getManifest(opened *openImage) (_ reply, err error) {
+// image gives what was chosen of an open image, which is done once.
+func (p *proxy) image(opened *openImage) (_ types.Image, err error) {
 	if opened.chosen == nil {
-		if opened.chosen, err = p.choose(opened.source); err != nil {
-			return reply{}, err
-		}
+		opened.chosen, err = p.choose(opened.source)
+	}
+	return opened.chosen, err
+}
+
+// getManifest gives the digest of the manifest as it is, and the manifest as OCI has it.
+func (p *proxy) getManifest(opened *openImage) (reply, error) {
+	if _, err := p.image(opened); err != nil {
+		return reply{}, err
 	}
 	raw, mediaType, err := opened.chosen.Manifest(ctx)
 	if err != nil {
@@ -137,10 +149,31 @@ func (p *proxy) getManifest(opened *openImage) (_ reply, err error) {
 			return reply{}, err
 		}
 	}
-	return p.send(original, func(writer *os.File) error {
-		_, err := io.Copy(writer, bytes.NewReader(raw))
-		return err
-	})
+	return p.sendBytes(original, raw)
+}
+
+// getLayerInfo gives all layers as a copy of the image would fetch them.
+func (p *proxy) getLayerInfo(opened *openImage) (reply, error) {
+	chosen, err := p.image(opened)
+	if err != nil {
+		return reply{}, err
+	}
+	found, err := chosen.LayerInfosForCopy(ctx)
+	if err != nil {
+		return reply{}, err
+	}
+	if found == nil {
+		found = chosen.LayerInfos()
+	}
+	layers := make([]layerInfo, 0, len(found))
+	for _, layer := range found {
+		layers = append(layers, layerInfo{layer.Digest, layer.Size, layer.MediaType})
+	}
+	content, err := json.Marshal(layers)
+	if err != nil {
+		return reply{}, err
+	}
+	return p.sendBytes(nil, content)
 }
 
 func (p *proxy) getBlob(opened *openImage, wanted digest.Digest, size int64) (reply, error) {
@@ -166,6 +199,13 @@ func (p *proxy) getBlob(opened *openImage, wanted digest.Digest, size int64) (re
 			return fmt.Errorf("corrupted blob, expecting %s", wanted)
 		}
 		return nil
+	})
+}
+
+func (p *proxy) sendBytes(value any, content []byte) (reply, error) {
+	return p.send(value, func(writer *os.File) error {
+		_, err := io.Copy(writer, bytes.NewReader(content))
+		return err
 	})
 }
 
@@ -202,10 +242,13 @@ func (p *proxy) answer(asked request) (reply, error) {
 		size   int64
 		id     uint32
 	)
-	parameters := map[string][]any{
+	parameters, known := map[string][]any{
 		"Initialize": {}, "OpenImage": {&name}, "GetManifest": {&number},
-		"GetBlob": {&number, &wanted, &size}, "FinishPipe": {&id},
+		"GetLayerInfoPiped": {&number}, "GetBlob": {&number, &wanted, &size}, "FinishPipe": {&id},
 	}[asked.Method]
+	if !known {
+		return reply{}, fmt.Errorf("unknown method %q", asked.Method)
+	}
 	if len(asked.Args) != len(parameters) {
 		return reply{}, fmt.Errorf("%s: %d arguments", asked.Method, len(asked.Args))
 	}
@@ -225,17 +268,20 @@ func (p *proxy) answer(asked request) (reply, error) {
 		return p.openImage(name)
 	case "FinishPipe":
 		return p.finishPipe(id)
-	case "GetManifest", "GetBlob":
-		if number < 1 || number > len(p.images) {
-			return reply{}, fmt.Errorf("no image %d", number)
-		}
-		if opened := p.images[number-1]; asked.Method == "GetBlob" {
-			return p.getBlob(opened, wanted, size)
-		} else {
-			return p.getManifest(opened)
-		}
 	}
-	return reply{}, fmt.Errorf("unknown method %q", asked.Method)
+	if number < 1 || number > len(p.images) {
+		return reply{}, fmt.Errorf("no image %d", number)
+	}
+	opened := p.images[number-1]
+	switch asked.Method {
+	case "GetManifest":
+		return p.getManifest(opened)
+	case "GetLayerInfoPiped":
+		return p.getLayerInfo(opened)
+	case "GetBlob":
+		return p.getBlob(opened, wanted, size)
+	}
+	panic("a method with parameters and without an answer")
 }
 
 func (r *reply) write(connection *net.UnixConn) error {
