@@ -15,6 +15,13 @@
   against programs that decompress and hash it;
 - `layers-SOURCE`: the cost of a request, with many small blobs, one after the other; against the
   registry's own speed, where there is one.
+
+With imgproxy in skopeo's place, behind the same protocol as its peers:
+
+- `initialize`: spawn → the answer to `Initialize`, against the bare interpreter;
+- `pipe-SOURCE`: one large blob through a pipe, as in `blob-SOURCE`;
+- `info-oci`: digest, size and media type of each of many layers, through a pipe;
+- `pipes-SOURCE`: many small blobs, one after the other, each through a pipe of its own.
 """
 
 from __future__ import annotations
@@ -34,6 +41,7 @@ from .contenders import (
     OURS,
     Contender,
     Imgproxy,
+    Skopeo,
 )
 from .far import ROUND_TRIP
 from .loops import CURL_NAME, LOOP_NAME
@@ -41,6 +49,8 @@ from .samples import (
     CONNECTIONS,
     CPU,
     FIRST,
+    INFO,
+    INITIALIZED,
     LIFE,
     PEAK,
     PIPED,
@@ -75,6 +85,8 @@ ROWS = [
     *(f"{row}-{source}" for row in ("pair", "crowd") for source in PLAIN_SOURCES),
     *(f"{row}-{source}" for row in ("size", "layers") for source in PLAIN_SOURCES),
     *("archive-plain", "archive-gzip", "archive-zstd"),
+    *("initialize", "info-oci"),
+    *(f"{row}-{source}" for row in ("pipe", "pipes") for source in PLAIN_SOURCES),
 ]
 
 
@@ -111,9 +123,10 @@ def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
     for size in plan.sizes:
         yield from _other_blob(plan, stage, size)
     for count in plan.counts:
-        yield from _many_blobs(plan, stage, count)
+        yield from _many_blobs(plan, stage, "layers", count)
     for size in plan.archives:
         yield from _archives(plan, stage, size)
+    yield from _in_place_of_skopeo(plan, stage)
 
 
 def _ours(plan: Plan) -> list[Imgproxy]:
@@ -225,13 +238,13 @@ def _blob_experiment(
     return Experiment(f"{row}-{source}", subject, measures, attempts, OPENSSL_NAME)
 
 
-def _many_blobs(plan: Plan, stage: Stage, count: int) -> Iterator[Experiment]:
-    for source, image in _staged(plan, stage, "layers", [SMALL] * count):
+def _many_blobs(plan: Plan, stage: Stage, row: str, count: int) -> Iterator[Experiment]:
+    for source, image in _staged(plan, stage, row, [SMALL] * count):
         attempts = _attempts(plan, samples.blobs, image.references[source])
         if source != "oci":
             attempts[REGISTRY_NAME] = partial(samples.registry, stage, source, image)
         subject = f"{count} x {SMALL >> 10} KiB, {SOURCES[source]}"
-        yield Experiment(f"layers-{source}", subject, (RATE,), attempts, REGISTRY_NAME)
+        yield Experiment(f"{row}-{source}", subject, (RATE,), attempts, REGISTRY_NAME)
 
 
 def _archives(plan: Plan, stage: Stage, size: int) -> Iterator[Experiment]:
@@ -264,6 +277,37 @@ def _archive(plan: Plan, kind: str, references: Mapping[str, str], size: int) ->
     measures = (START, WHOLE, PIPED, PEAK) if kind != "plain" else (START, WHOLE, PEAK)
     subject = f"{size // MIB} MiB, {kind}"
     return Experiment(f"archive-{kind}", subject, measures, attempts, limits)
+
+
+def _in_place_of_skopeo(plan: Plan, stage: Stage) -> Iterator[Experiment]:
+    proxies = [
+        contender.in_place_of_skopeo() if isinstance(contender, Imgproxy) else contender
+        for contender in plan.contenders
+    ]
+    peers = [proxy for proxy in proxies if isinstance(proxy, Skopeo)]
+    plan = replace(plan, contenders=peers)
+    if plan.wants("initialize"):
+        attempts: dict[str, Attempt] = {
+            peer.name: partial(samples.initialize, peer) for peer in peers
+        }
+        attempts[BARE_NAME] = samples.bare_interpreter
+        yield Experiment("initialize", "skopeo's protocol", (INITIALIZED,), attempts, BARE_NAME)
+    for source, image in _staged(plan, stage, "pipe", [plan.size]):
+        yield _blob_experiment(plan, "pipe", source, image, (THROUGHPUT, CPU, PEAK))
+    for count in plan.counts[-1:]:
+        yield from _layer_info(plan, peers, stage, count)
+        yield from _many_blobs(plan, stage, "pipes", count)
+
+
+def _layer_info(
+    plan: Plan, peers: Sequence[Skopeo], stage: Stage, count: int
+) -> Iterator[Experiment]:
+    for source, image in _staged(plan, stage, "info", [SMALL] * count):
+        attempts: dict[str, Attempt] = {
+            peer.name: partial(samples.layer_info, count, peer, image.references[source])
+            for peer in peers
+        }
+        yield Experiment(f"info-{source}", f"{count} layers, {SOURCES[source]}", (INFO,), attempts)
 
 
 def _staged(

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from . import loops
-from .child import run
-from .contenders import LIBRARIES, OPENSSL, Contender, Imgproxy
+from .child import BenchError, run
+from .contenders import BARE, LIBRARIES, OPENSSL, Contender, Imgproxy, Skopeo
 from .stage import GIB, REPOSITORY, Image, Stage
 from .turns import Measure, Sample
 from .wire import HttpParent
@@ -35,6 +35,8 @@ TOTAL = Measure("throughput in all", THROUGHPUT.show, "more")
 WHOLE = Measure("spawn → all layers", lambda s: f"{s:.2f} s", "less")
 PIPED = Measure("spawn → all layers, beside a pipeline", WHOLE.show, "less")
 RATE = Measure("one after the other", lambda n: f"{n:.0f} blobs/s", "more")
+INITIALIZED = Measure("spawn → initialized", LIFE.show, "less")
+INFO = Measure("`GetLayerInfoPiped`", lambda s: f"{s * 1000:.1f} ms", "less")
 
 
 def life(argv: Sequence[str], status: int) -> Sample:
@@ -171,3 +173,29 @@ def _rate(layers: Sequence[Json], read: Callable[[Json], None]) -> Sample:
     for layer in layers:
         read(layer)
     return {RATE: len(layers) / (time.perf_counter() - begun)}
+
+
+def bare_interpreter() -> Sample:
+    return {INITIALIZED: run(BARE).wall}
+
+
+def initialize(peer: Skopeo) -> Sample:
+    begun = time.perf_counter()
+    with peer.proxy() as (child, parent):
+        seconds = time.perf_counter() - begun
+        parent.quit()
+        child.finish()
+    return {INITIALIZED: seconds}
+
+
+def layer_info(count: int, peer: Skopeo, reference: str) -> Sample:
+    """Time the request alone: clients have read the manifest before."""
+    with peer.session(reference) as session:
+        session.manifest()
+        begun = time.perf_counter()
+        layers = session.layer_info()
+        seconds = time.perf_counter() - begun
+        session.quit()
+    if len(layers) != count:
+        raise BenchError(f"GetLayerInfoPiped: {len(layers)} layers, expected {count}")
+    return {INFO: seconds}
