@@ -1,0 +1,3 @@
+module example.org/skopeo_go
+
+go 1.19
