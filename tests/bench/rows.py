@@ -319,7 +319,7 @@ def _staged(
     if not wanted:
         return
     try:
-        with stage.image(sizes) as image:
+        with stage.image(sizes, pushed=wanted != ["oci"]) as image:
             yield from ((source, image) for source in wanted)
     except FAULTS as error:
         title = f"{len(sizes)} of {sizes[0]} bytes"

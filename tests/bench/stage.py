@@ -100,15 +100,15 @@ class Stage:
         return self._root / "certificate.pem", self._root / "key.pem"
 
     @contextmanager
-    def image(self, sizes: Sequence[int]) -> Iterator[Image]:
-        """Stage an image whose layers have these sizes; one at a time."""
+    def image(self, sizes: Sequence[int], *, pushed: bool = True) -> Iterator[Image]:
+        """Stage an image whose layers have these sizes, in the registry too; one at a time."""
         self._make_sure_of_room(sum(sizes))
         path = self._root / "layout"
         try:
             layout = Layout(path)
             layers = [_layer(layout, size) for size in sizes]
             layout.save(named(write_manifest(layout, layers), TAG))
-            references = {"oci": f"oci:{path}:{TAG}", **self._push(path)}
+            references = {"oci": f"oci:{path}:{TAG}", **(self._push(path) if pushed else {})}
             os.sync()  # otherwise the disk is written while the first contender is measured
             yield Image(references, layers, layout.file(layers[0]["digest"]))
         finally:
