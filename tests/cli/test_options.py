@@ -193,6 +193,15 @@ def test_a_usage_error_says_what_is_wrong_and_where_help_is(arguments: str, comp
     assert str(caught.value) == f"{complaint} (imgproxy --help lists the options)"
 
 
+def test_a_secret_after_a_short_option_is_not_shown() -> None:
+    """Newer releases of argparse take the rest for further short options."""
+    with pytest.raises(
+        UsageError, match=r"-q/--quiet: it takes no value|unknown option: -u "
+    ) as caught:
+        parse(["-qu:hunter2", "os"])
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -222,7 +231,6 @@ def test_a_secret_that_is_malformed_is_not_shown(arguments: list[str], complaint
         (["-creds=u:hunter2", "os"], "unknown option: -c"),
         (["os", "u:hunter2"], "expected one IMAGE, got 2 arguments that are no options"),
         (["--no-creds=u:hunter2", "os"], "argument --no-creds: it takes no value"),
-        (["-qu:hunter2", "os"], "argument -q/--quiet: it takes no value"),
         (["--version=hunter2", "os"], "argument --version: it takes no value"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else None,

@@ -22,6 +22,7 @@ from support.parent import (
     environment,
     eventually,
     listener_at,
+    listens,
     parse_head,
 )
 from support.servers import require, skip
@@ -310,7 +311,7 @@ def test_systemd_socket_activate_starts_it(
             ]
         )
     )
-    assert eventually(path.exists)
+    assert eventually(lambda: listens(path))
     client = child.connect(str(path))
     assert client.get("/manifest").body == sample.manifest
     assert client.quit().status == 200

@@ -63,6 +63,7 @@ def blob_of(child: Child, registry: Registry, tag: str = "large") -> bytes:
 # --- a long pull -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_long_pull_survives_cuts_and_stalls_and_fetches_nothing_twice(
     pull: Pull, tmp_path: Path
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_blob_is_gone_on_with_after_every_kind_of_break(
     together(fates, check)
 
 
+@pytest.mark.slow
 def test_retries_start_again_with_progress_and_end_without(registry: Registry, pull: Pull) -> None:
     """Four cuts with progress cost one retry each; behind the last of them nobody answers."""
     with line_to(registry.address) as line:

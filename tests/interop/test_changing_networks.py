@@ -102,6 +102,7 @@ def test_a_link_that_was_down_costs_its_time_and_nothing_else(begun: Begun, join
         rest.result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", ["--stall-timeout=2"], indirect=True)
 def test_the_rest_comes_from_where_the_registry_has_moved(begun: Begun, joined: Hosts) -> None:
     """Its name is looked up anew, and nobody answers at the old address, not even with a reset."""
@@ -109,6 +110,7 @@ def test_the_rest_comes_from_where_the_registry_has_moved(begun: Begun, joined: 
     begun.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", ["--stall-timeout=2"], indirect=True)
 def test_the_rest_comes_to_where_the_program_s_host_has_moved(begun: Begun, joined: Hosts) -> None:
     """As a laptop that leaves one network for another: the old connection is never told."""

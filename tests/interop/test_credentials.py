@@ -467,6 +467,7 @@ def test_credentials_are_for_one_registry_and_not_for_its_redirects(
     assert not any("authorization" in each.fields for each in line.asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [f"--creds={READER}:{WRONG}", "--registry-token=abc"])
 def test_what_is_for_the_own_registry_is_not_for_a_mirror_which_a_file_serves(
     option: str, pull: Pull, home: Home, registry: Registry, guarded: str

@@ -66,8 +66,7 @@ def test_the_wheel_has_the_pages_and_the_units(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
     data = f"oci_imgproxy-{__version__}.data/data/share"
     expected = {
-        f"{data}/man/man1/imgproxy.1": ROOT / "man/imgproxy.1",
-        f"{data}/man/man7/imgproxy-protocol.7": ROOT / "man/imgproxy-protocol.7",
+        **{f"{data}/man/man{each.suffix[1:]}/{each.name}": each for each in ROOT.glob("man/*")},
         **{f"{data}/doc/imgproxy/systemd/{each.name}": each for each in ROOT.glob("systemd/*")},
     }
     with zipfile.ZipFile(wheel) as archive:

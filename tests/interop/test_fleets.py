@@ -120,6 +120,7 @@ def test_a_cache_that_lies_about_a_small_blob_is_passed_over(
     assert len(fleet.cache.paths(good)) == 1
 
 
+@pytest.mark.slow
 def test_a_cache_that_lies_about_a_large_blob_is_asked_for_it_no_more(
     fleet: Fleet, pull_through: Callable[..., Child]
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_cache_that_lies_about_a_large_blob_is_asked_for_it_no_more(
     assert f"{fleet.cache.address}/images/all" in child.stderr
 
 
+@pytest.mark.slow
 def test_a_cache_that_lies_about_a_manifest_is_passed_over(
     fleet: Fleet, pull_through: Callable[..., Child]
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_cache_that_lies_about_a_manifest_is_passed_over(
     assert fleet.origin.paths("/manifests/")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", TAGS)
 def test_a_dead_origin_is_not_missed_while_its_cache_is_warm(
     tag: str, fleet: Fleet, pull_through: Callable[..., Child]

@@ -176,6 +176,7 @@ def test_a_real_layout_without_a_name_asks_for_a_choice(
     assert child.finish() == 0
 
 
+@pytest.mark.slow
 def test_a_position_chooses_as_well_as_a_name(
     written: Callable[[Write], Layout], serve: Serve
 ) -> None:

@@ -427,6 +427,7 @@ def test_memory_is_flat_when_the_parent_stops_reading(
         assert child.finish() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["oci", "docker"])
 def test_memory_is_bounded_with_eight_conversations_at_once(
     source: str, serve: Serve, layout: Layout, tmp_path: Path

@@ -164,6 +164,7 @@ def test_several_images_in_a_docker_archive_ask_for_a_choice(offer: Offer) -> No
     refused(offer.archive(members, tail=":@2"), 404, ":@0", ":@1")
 
 
+@pytest.mark.slow
 def test_several_images_in_an_oci_archive_ask_for_a_choice(offer: Offer) -> None:
     """An image is chosen by its position or by its name."""
     images = [named(offer.layout.image(name.encode()), name) for name in ("one", "two")]
@@ -756,6 +757,7 @@ def test_the_fallback_tag_of_referrers_is_not_an_image(offer: Offer) -> None:
     assert digests_of(offer.layout, offer.images(fallback, image)) == (image["digest"], None)
 
 
+@pytest.mark.slow
 def test_entries_without_names_are_chosen_by_position_or_platform(offer: Offer) -> None:
     one, two = (offer.layout.image(content) for content in (ONE, TWO))
     refused(offer.images(one, two), 409, one["digest"], two["digest"], ":@0", ":@1")

@@ -283,6 +283,7 @@ def test_keys_of_manifest_json_may_be_in_any_case(
     )
 
 
+@pytest.mark.slow
 def test_images_that_nix_has_merged_are_told_apart(serve: Serve, tmp_path: Path) -> None:
     """Layers that they share stand in the archive more than once (nixpkgs #214434)."""
     base = layer("glibc", 5000)
@@ -380,6 +381,7 @@ def test_the_same_image_from_a_registry(made: Made, serve: Serve, tmp_path: Path
     assert pulled.raw == made.layout.read(made.descriptor["digest"])
 
 
+@pytest.mark.slow
 def test_a_made_manifest_depends_on_the_content_alone(
     made: Made, serve: Serve, tmp_path: Path
 ) -> None:
@@ -504,6 +506,7 @@ def test_standard_input_that_is_served_is_no_image(keep: Keep) -> None:
 # --- what is no file ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["FIFO", "device", "directory"])
 def test_what_is_no_regular_file_is_not_opened(
     kind: str, home: Home, keep: Keep, tmp_path: Path

@@ -310,6 +310,7 @@ def test_every_layer_of_a_layout(everyone: Everyone, layout: Layout) -> None:
     everyone(check)
 
 
+@pytest.mark.slow
 def test_every_layer_of_an_image_in_a_registry_as_a_file(
     everyone: Everyone, registry: Registry
 ) -> None:
@@ -324,6 +325,7 @@ def test_every_layer_of_an_image_in_a_registry_as_a_file(
     everyone(check)
 
 
+@pytest.mark.slow
 def test_layers_without_content_of_other_digests_and_beside_strange_words(
     everyone: Everyone, tmp_path: Path
 ) -> None:
@@ -341,6 +343,7 @@ def test_layers_without_content_of_other_digests_and_beside_strange_words(
     everyone(check)
 
 
+@pytest.mark.slow
 def test_progress_is_shown_on_a_terminal_alone(everyone: Everyone, layout: Layout) -> None:
     """That it is not shown elsewhere, all others see."""
 
@@ -388,6 +391,7 @@ def test_the_policy_refuses(everyone: Everyone, layout: Layout, tmp_path: Path) 
     everyone(check)
 
 
+@pytest.mark.slow
 def test_no_registry_is_worth_another_try(everyone: Everyone) -> None:
     def check(parent: Parent) -> None:
         image = f"docker://127.0.0.1:{free_port()}/no/body"
@@ -407,6 +411,7 @@ def test_wrong_options_of_imgproxy(everyone: Everyone, layout: Layout) -> None:
     everyone(check)
 
 
+@pytest.mark.slow
 def test_wrong_usage(everyone: Everyone) -> None:
     def check(parent: Parent) -> None:
         usage = r"usage: \S+ \[--output DIR\] IMAGE \[OPTIONS OF IMGPROXY\]"
@@ -425,6 +430,7 @@ def test_no_imgproxy(everyone: Everyone) -> None:
     everyone(check)
 
 
+@pytest.mark.slow
 def test_no_directory_for_the_output(everyone: Everyone, layout: Layout) -> None:
     def check(parent: Parent) -> None:
         parent.output.write_text("a file")
@@ -435,6 +441,7 @@ def test_no_directory_for_the_output(everyone: Everyone, layout: Layout) -> None
     everyone(check)
 
 
+@pytest.mark.slow
 def test_no_file_for_a_layer(everyone: Everyone, layout: Layout) -> None:
     name = digest_of(LARGE).replace(":", "-") + ".part"
 
@@ -463,6 +470,7 @@ def test_a_small_corrupt_blob(everyone: Everyone, layout: Layout) -> None:
     everyone(check)
 
 
+@pytest.mark.slow
 def test_a_large_corrupt_blob(everyone: Everyone, layout: Layout) -> None:
     spoil(layout, digest_of(LARGE))
 
@@ -477,6 +485,7 @@ def test_a_large_corrupt_blob(everyone: Everyone, layout: Layout) -> None:
     everyone(check)
 
 
+@pytest.mark.slow
 def test_a_registry_that_dies_is_worth_another_try(everyone: Everyone, registry: Registry) -> None:
     def check(parent: Parent) -> None:
         (layer,) = registry.layers("large")

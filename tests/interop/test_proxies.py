@@ -333,6 +333,7 @@ def test_tls_goes_inside_of_the_tls_of_a_proxy(
             assert child.finish() == 0
 
 
+@pytest.mark.slow
 def test_docker_hub_has_several_names(
     proxy: Proxy, registry: Registry, tls: Certificates, pull: Pull
 ) -> None:

@@ -468,6 +468,7 @@ def test_a_mirror_with_a_bad_small_blob_is_passed_over(
     assert len(asked_of(child, liar, good)) == 1, "whatever else it has is welcome"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, -1])
 def test_after_a_bad_large_blob_another_endpoint_is_asked(
     place: int, liar: Registry, registry: Registry, mirrored: Callable[..., Child]

@@ -395,6 +395,7 @@ def test_an_unknown_authority_is_accepted_when_told_to(
     assert child.finish() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_an_authority_the_host_trusts_is_enough(
     host: str, registry: Registry, secure: str, tls: Certificates, serve: Serve
@@ -584,6 +585,7 @@ def damaged(registry: Registry, tmp_path: Path) -> Iterator[Registry]:
         yield type(registry)(address, copy, registry.layout, registry.images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opening", ["/manifest", "/config"])
 def test_a_tag_that_moves_under_a_conversation_moves_nothing_in_it(
     opening: str, damaged: Registry, pull: Callable[..., Child]

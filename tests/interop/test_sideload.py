@@ -388,6 +388,7 @@ def test_the_path_with_the_digest_comes_first(host: Host) -> None:
 # --- trees of a registry ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("registry", "unsaid"),
     [("", ""), ("registry.k8s.io", "mediaType")],

@@ -333,6 +333,7 @@ def test_what_skopeo_signs_on_its_way_to_a_registry_is_accepted(
     assert skopeo_says(image, home, *options) == ""
 
 
+@pytest.mark.slow
 def test_what_skopeo_signs_on_its_way_to_a_directory_is_accepted(
     registry: Registry, keys: Keys, home: Home, pull: Pull
 ) -> None:
@@ -398,6 +399,7 @@ def test_signatures_lie_on_a_web_server(
 # --- indexes --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_index_or_the_image_in_it_is_signed(
     registry: Registry, keys: Keys, home: Home, pull: Pull
 ) -> None:
@@ -638,6 +640,7 @@ def test_the_name_that_was_asked_for_decides_wherever_the_bytes_are(
 NOBODY = "Connection refused"
 
 
+@pytest.mark.slow
 def test_a_dead_primary_beside_a_mirror(
     registry: Registry, keys: Keys, home: Home, pull: Pull
 ) -> None:
@@ -671,6 +674,7 @@ def test_a_dead_primary_beside_a_mirror(
         assert all(word in message for word in words), message
 
 
+@pytest.mark.slow
 def test_a_dead_lookaside_beside_attachments(registry: Registry, home: Home, pull: Pull) -> None:
     digest = registry.images["latest"]["digest"]
     lookaside = {
@@ -744,6 +748,7 @@ def test_a_key_that_cannot_be_read_is_passed_over_with_a_line(
         )
 
 
+@pytest.mark.slow
 def test_a_broken_policy_or_a_key_that_is_not_there_serves_nothing(
     registry: Registry, home: Home, pull: Pull
 ) -> None:

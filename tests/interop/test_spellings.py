@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
 from support import skopeo
 from support.home import REGISTRIES_CONF, table
 from support.servers import skopeo_copy
@@ -68,6 +69,7 @@ def skopeo_accepts(image: str, home: Home, policy: str) -> bool:
     return not said
 
 
+@pytest.mark.slow
 def test_no_spelling_evades_the_policy(together: Together, registry: Registry) -> None:
     port = registry.address.rpartition(":")[2]
 
@@ -85,6 +87,7 @@ def test_no_spelling_evades_the_policy(together: Together, registry: Registry) -
     together(POLICIES, check)
 
 
+@pytest.mark.slow
 def test_no_spelling_reaches_a_registry_that_is_rejected(home: Home, pull: Pull) -> None:
     """Port 443 over TLS is the registry itself; nothing is asked of it, in this test as well."""
     scopes = {"docker": {"quay.io": REJECT}}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import traced
 from support.damage import flip
-from support.parent import COMMAND, LIMIT, ROOT, Child, Client, environment, eventually
+from support.parent import COMMAND, LIMIT, ROOT, Child, Client, environment, eventually, listens
 from support.servers import require
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def test_the_offline_service_has_no_network() -> None:
 def test_a_parent_is_served_by_each(unit: str, sample: Sample, keep: Keep, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     activator = keep(Child(activate(unit, path, sample.name)))
-    assert eventually(path.exists)
+    assert eventually(lambda: listens(path))
     url = ("--unix-socket", str(path), "http://image/manifest")
     for _ in range(2):
         assert curl(*url) == sample.manifest
@@ -178,7 +178,7 @@ def test_diagnostics_never_enter_an_inetd_stream(
     flip(layout.file(layer["digest"]), 2 << 20)
     path = tmp_path / "socket"
     activator = keep(Child(activate("imgproxy-inetd@.service", path, f"oci:{layout.path}")))
-    assert eventually(path.exists)
+    assert eventually(lambda: listens(path))
     client: Client = activator.connect(str(path))
     reply = client.get(f"/blobs/{layer['digest']}")
     assert (reply.status, reply.ending) == (200, "end")
@@ -237,6 +237,7 @@ def trace(file: Path, home: Home, *arguments: str) -> tuple[str, Child]:
     return file.read_text() if child.wait(4 * LIMIT) == 0 else "", child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", SERVICES)
 def test_a_service_may_do_what_the_program_does(
     unit: str,

@@ -269,6 +269,7 @@ def test_a_key_with_a_password_is_an_error_and_no_question(
 # --- versions, dates, names ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
 def test_tls_1_2_and_1_3_are_spoken(
     version: str, tls: Certificates, registry: Registry, pull: Pull, tmp_path: Path
@@ -362,6 +363,7 @@ def test_insecure_accepts_any_certificate_and_the_option_decides(
     )
 
 
+@pytest.mark.slow
 def test_a_redirect_has_the_certificates_of_its_own_host(
     front: str, tls: Certificates, registry: Registry, pull: Pull, home: Home, tmp_path: Path
 ) -> None:

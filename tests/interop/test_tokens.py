@@ -199,6 +199,7 @@ def test_a_token_that_is_given_is_used_and_nothing_else(
 # --- when tokens end -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_token_that_ends_in_mid_pull_is_renewed_once_for_all(
     tokens: TokenService, guarded: str, registry: Registry, pull: Pull
 ) -> None:
@@ -428,6 +429,7 @@ REALMS: dict[str, tuple[str, int, str]] = {
 }
 
 
+@pytest.mark.slow
 def test_an_unusable_realm_has_its_status(together: Together) -> None:
     def check(case: tuple[str, int, str], pull: Pull, _: Home) -> None:
         realm, status, words = case

@@ -492,6 +492,7 @@ def kill(updater: Updater, image: str, is_time: Callable[[], bool], sent: signal
     return process.returncode != 0
 
 
+@pytest.mark.slow
 def test_it_may_be_killed_at_any_point(
     store: Store, versions: list[Version], tmp_path: Path
 ) -> None:
@@ -577,6 +578,7 @@ def test_a_corrupt_layer_gets_no_ref(store: Store, updater: Updater) -> None:
         assert updater.refs == {ref_of(whole)}
 
 
+@pytest.mark.slow
 def test_what_may_pass_is_worth_another_try(store: Store, updater: Updater) -> None:
     """A registry that dies in the middle of a layer, or an imgproxy that is killed."""
     manifest = store.push("large", [LARGE])
@@ -654,6 +656,7 @@ def holey(directory: Path, form: str) -> bytes:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_strange_layers(updater: Updater, tmp_path: Path) -> None:
     """In pieces that are compressed one by one, without anything, with things after their end."""
     layout = Layout(tmp_path / "image")
@@ -740,6 +743,7 @@ def test_layers_that_are_refused(
 # --- the command -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_the_readme_says_can_be_done(
     store: Store, versions: list[Version], home: Home, tmp_path: Path
 ) -> None:

@@ -128,6 +128,7 @@ def test_a_layout(how: str, installed: Installed, layout: Layout) -> None:
     use(child, *paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_an_archive(
@@ -174,6 +175,7 @@ def test_a_registry_that_wants_credentials_later(
             use(child, *paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_foreign_layers_of_a_layout(how: str, installed: Installed, layout: Layout) -> None:
     content = os.urandom(2 * MIB)

@@ -385,6 +385,7 @@ def test_a_parent_that_disconnects_leaves_it_to_the_next(start: Start, files: Ce
     assert child.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["good", "empty", "closes", "slow"])
 def test_no_descriptor_is_left_behind(
     behaviour: Behaviour, listen: Listen, files: Certificates, tmp_path: Path

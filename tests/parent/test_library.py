@@ -543,6 +543,7 @@ async def test_a_child_that_is_killed_between_requests_is_told(
     assert "killed by SIGKILL" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sockets", [1, 3])
 @pytest.mark.usefixtures("impatient")
 def test_a_child_may_be_killed_at_any_moment(sockets: int, start: Start, layout: Layout) -> None:

@@ -79,7 +79,7 @@ def file_of(content: bytes) -> Iterator[str]:
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(content)
-        yield f"/proc/self/fd/{fd}"
+        yield f"/proc/{os.getpid()}/fd/{fd}"  # it was not inherited
     finally:
         os.close(fd)
 

@@ -425,6 +425,13 @@ def eventually(condition: Callable[[], bool], limit: float = LIMIT) -> bool:
     return True
 
 
+def listens(path: Path) -> bool:
+    """Return whether a socket at the path accepts connections, without making one."""
+    # "00010000" is what the kernel calls __SO_ACCEPTCON.
+    rows = [row.split() for row in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()]
+    return any(row[3] == "00010000" and row[-1] == str(path) for row in rows)
+
+
 def descriptors(pid: int) -> int:
     """Count the open descriptors of a process."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
