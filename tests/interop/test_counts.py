@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from conftest import Serve
+    from conftest import Converse, Serve
     from interop.conftest import Pull
     from support.filled import Registry
     from support.parent import Child as Started
@@ -391,6 +391,7 @@ def others(found: set[str]) -> set[str]:
 RUNNING = ("runpy", "__future__")
 # argparse, the words of its complaints, and what standard error is looked at with.
 PARSING = (*RUNNING, "argparse", "gettext", "locale", "select", "signal", "errno")
+INITIALIZING = (*PARSING, "json", "socket", "urllib.parse", "warnings")
 # The paths of requests are taken apart by `urllib.parse`, what libraries warn of is kept quiet.
 SERVING = (*PARSING, "trio", "h11", "json", "urllib.parse", "warnings")
 # Names and tables of registries, the dates of tokens and what their names are looked up with.
@@ -405,6 +406,17 @@ def within(folder: str, *names: str) -> set[str]:
 
 
 PARSED = {"errors", *within("cli", "options"), *within("host", "diagnostics")}
+INITIALIZED = {
+    "errors",
+    *within("cli", "options", "runtime", "skopeo_options", "skopeo_proxy"),
+    *within("config", "credential_helpers"),
+    *within("frontends", "skopeo_initialize", "skopeo_messages"),
+    *within("host", "diagnostics", "environment", "masking", "mounts"),
+    *within("parsing", "strict_json", "typed_fields"),
+    *within("server", "packet_socket"),
+    *within("specs.http", "basic", "credentials", "secrets"),  # of --creds
+    *within("specs.oci", "platform"),  # of --override-os
+}
 SERVED = {
     *(*PARSED, "single_flight"),
     *within("cli", "runtime", "serve"),
@@ -480,3 +492,14 @@ def test_a_registry_imports_nothing_of_files(
         found = imported_by(serve, home, image, SSL_CERT_FILE=str(tls.authority))
     assert of_ours(found) == REGISTRY
     assert others(found) - brought(*ASKING) == set()
+
+
+def test_initialize_is_answered_before_the_event_loop_is_imported(converse: Converse) -> None:
+    """A client that gets no further has waited neither for it nor for anything of images."""
+    profiled = {"PYTHONPROFILEIMPORTTIME": "1", "COVERAGE_PROCESS_START": ""}
+    client = converse("--no-creds", "--creds=user:password", env=profiled)
+    assert "specified" in client.failure("Initialize").words
+    assert client.finalize() == 0
+    found = modules(client.child.stderr)
+    assert of_ours(found) == INITIALIZED
+    assert others(found) - brought(*INITIALIZING) == set()
