@@ -31,7 +31,7 @@ def words(function: Any, *arguments: Any) -> str:  # noqa: ANN401  (any of the m
 @pytest.mark.parametrize(
     ("packet", "request_"),
     [
-        (b'{"method":"OpenImage","args":["x"]}', Request("OpenImage", ["x"])),
+        (b'{"method":"OpenImage","args":["x"]}', ("OpenImage", ["x"])),
         (b'{"args":[1,2.5,true,null,[],{}],"method":"m"}', ("m", [1, 2.5, True, None, [], {}])),
         (b'{"method":"m","args":null}', ("m", [])),
         (b'{"method":"m"}', ("m", [])),
@@ -46,7 +46,8 @@ def words(function: Any, *arguments: Any) -> str:  # noqa: ANN401  (any of the m
     ],
 )
 def test_requests_are_parsed(packet: bytes, request_: tuple[str, list[Any]]) -> None:
-    assert messages.parse(packet) == request_
+    parsed = messages.parse(packet)
+    assert (parsed.method, parsed.arguments) == request_
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,8 @@ def test_the_longest_words_fit(character: str) -> None:
     ],
 )
 def test_a_failure_has_a_code(failure: Failure, code: str) -> None:
-    assert messages.trouble(failure, "a *** word") == (code, "a *** word")
+    trouble = messages.trouble(failure, "a *** word")
+    assert (trouble.code, trouble.words) == (code, "a *** word")
 
 
 def test_words_are_one_line() -> None:

@@ -391,7 +391,7 @@ def others(found: set[str]) -> set[str]:
 RUNNING = ("runpy", "__future__")
 # argparse, the words of its complaints, and what standard error is looked at with.
 PARSING = (*RUNNING, "argparse", "gettext", "locale", "select", "signal", "errno")
-INITIALIZING = (*PARSING, "json", "socket", "urllib.parse", "warnings")
+INITIALIZING = (*PARSING, "json", "socket", "typing", "warnings")
 # The paths of requests are taken apart by `urllib.parse`, what libraries warn of is kept quiet.
 SERVING = (*PARSING, "trio", "h11", "json", "urllib.parse", "warnings")
 # Names and tables of registries, the dates of tokens and what their names are looked up with.
@@ -409,13 +409,11 @@ PARSED = {"errors", *within("cli", "options"), *within("host", "diagnostics")}
 INITIALIZED = {
     "errors",
     *within("cli", "options", "runtime", "skopeo_options", "skopeo_proxy"),
-    *within("config", "credential_helpers"),
     *within("frontends", "skopeo_initialize", "skopeo_messages"),
-    *within("host", "diagnostics", "environment", "masking", "mounts"),
-    *within("parsing", "strict_json", "typed_fields"),
+    *within("host", "diagnostics", "environment", "mounts"),
+    *within("parsing", "strict_json"),
     *within("server", "packet_socket"),
-    *within("specs.http", "basic", "credentials", "secrets"),  # of --creds
-    *within("specs.oci", "platform"),  # of --override-os
+    *within("specs.oci", "platform"),  # of --override-os, as is `typing`
 }
 SERVED = {
     *(*PARSED, "single_flight"),
@@ -497,7 +495,7 @@ def test_a_registry_imports_nothing_of_files(
 def test_initialize_is_answered_before_the_event_loop_is_imported(converse: Converse) -> None:
     """A client that gets no further has waited neither for it nor for anything of images."""
     profiled = {"PYTHONPROFILEIMPORTTIME": "1", "COVERAGE_PROCESS_START": ""}
-    client = converse("--no-creds", "--creds=user:password", env=profiled)
+    client = converse("--username=user", env=profiled)  # and no password
     assert "specified" in client.failure("Initialize").words
     assert client.finalize() == 0
     found = modules(client.child.stderr)
