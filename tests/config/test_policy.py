@@ -466,3 +466,18 @@ def test_a_verdict_has_no_controls_from_the_file() -> None:
     with pytest.raises(DeniedError) as caught:
         evaluate(policy, "unheard-of", ["a\x1b[31m"], "it")
     assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize(("requirements", "is_refused"), [(ACCEPT, True), (SIGNED, False)])
+def test_signatures_may_be_required_whatever_the_policy_wants(
+    requirements: list[Json], *, is_refused: bool
+) -> None:
+    document = {"default": REJECT, "transports": {"docker": {"": requirements}}}
+    policy = read(document)._replace(requires_signatures=True)
+    if is_refused:
+        with pytest.raises(DeniedError, match=r"^it is rejected by --require-signed: the policy"):
+            evaluate(policy, "docker", SCOPES, "it")
+    else:
+        assert evaluate(policy, "docker", SCOPES, "it").requirements == (
+            signed_by("transports.docker.[0]"),
+        )
