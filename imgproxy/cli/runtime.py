@@ -33,6 +33,18 @@ def ignore_warnings() -> None:
         warnings.simplefilter("ignore")
 
 
+def load_hashes() -> None:
+    """Load the library of digests. Raises `ImportError` where memory is too short for it.
+
+    To be called before anything imports `hashlib`, which would go on without it, after a traceback
+    for each algorithm.
+    """
+    try:  # noqa: SIM105  (contextlib is imported later)
+        import _hashlib  # noqa: F401
+    except ModuleNotFoundError:  # this interpreter was built without it
+        pass
+
+
 class OptionFiles:
     """The files that options name: for each its content, see `Overrides`, and its path.
 

@@ -29,6 +29,7 @@ def run(options: Options) -> int:
     configuration = runtime.new_configuration(options, files, diagnostics)
     preconnection = runtime.preconnect(options, options.image, configuration, inherited.is_asked)
 
+    runtime.load_hashes()
     import trio
 
     from imgproxy.errors import shortage

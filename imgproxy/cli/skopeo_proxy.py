@@ -40,6 +40,7 @@ def run(options: SkopeoOptions) -> int:
     image = skopeo_initialize.next_image(packets)
     preconnection = image and runtime.preconnect(options, image, configuration, lambda: True)
 
+    runtime.load_hashes()
     import trio
 
     from imgproxy.frontends.skopeo_proxy import SkopeoProxy
