@@ -1,0 +1,143 @@
+"""A store: an OCI layout that every tool reads, and `.imgproxy/`, which others ignore.
+
+    oci-layout, index.json          image-layout.md; a name in index.json is that of a whole image
+    blobs/<algorithm>/<encoded>     content that was verified before it got this name
+    .imgproxy/lock                  shared while blobs are used, exclusive for `gc`
+    .imgproxy/index.lock            exclusive while index.json is read, changed and renamed
+    .imgproxy/partial/<digest>      blobs on their way: `partial_blob`
+
+A process that is killed at any moment leaves nothing wrong: files get their names when they are
+whole and on the disk, and locks end with their process.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import clean
+from imgproxy.specs.oci import layout_index
+from imgproxy.store import locks
+from imgproxy.store.files import DestinationError, read, sync_directory, using, write
+from imgproxy.store.partial_blob import PartialBlob, open_partial
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.layout_index import LayoutIndex
+
+# In bytes.
+MAX_INDEX = 64 * 1024 * 1024
+
+# How often index.json is read again because a foreign writer, which takes no lock, was faster.
+_MAX_RACES = 5
+
+_OURS = ".imgproxy"
+_PRIVATE = 0o700
+
+
+class ContentStore:
+    """The store in a directory. All methods raise `Failure` for what the disk does not permit."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._index = f"{path}/index.json"
+        self._partial = f"{path}/{_OURS}/partial"
+
+    def create(self) -> None:
+        """Make what is missing of the store, which is not made of a directory with other files."""
+        with using(self.path):
+            os.makedirs(self.path, _PRIVATE, exist_ok=True)
+            found = set(os.listdir(self.path))
+            if found and not found & {"oci-layout", "index.json", _OURS}:
+                raise DestinationError(f"{clean(self.path)} is neither an OCI layout nor empty")
+            for directory in ("blobs", f"{_OURS}/partial"):
+                os.makedirs(f"{self.path}/{directory}", _PRIVATE, exist_ok=True)
+            if "oci-layout" not in found:
+                write(f"{self.path}/oci-layout", layout_index.LAYOUT, 0o644)
+            if "index.json" not in found:
+                with suppress(FileExistsError):  # another one was faster
+                    write(self._index, layout_index.EMPTY.encode(), 0o644, replace=False)
+
+    @asynccontextmanager
+    async def using(self) -> AsyncIterator[None]:
+        """Keep blobs from being collected during the block."""
+        with using(self.path):
+            lock = await locks.lock(f"{self.path}/{_OURS}/lock", locks.SHARED)
+        try:
+            yield
+        finally:
+            lock.close()
+
+    # --- blobs ----------------------------------------------------------------------------------
+
+    def blob_path(self, digest: Digest) -> str:
+        """Return where a blob is when it is whole."""
+        return f"{self.path}/blobs/{digest.algorithm}/{digest.encoded}"
+
+    def has(self, digest: Digest, size: int) -> bool:
+        """Return whether a blob is there, by its size: it was verified when it got its name."""
+        try:
+            return os.stat(self.blob_path(digest)).st_size == size
+        except OSError:
+            return False
+
+    async def partial(self, digest: Digest, size: int) -> PartialBlob | None:
+        """Return what is there of a blob, locked, or None if it is whole by now."""
+        partial = await open_partial(
+            f"{self._partial}/{digest.algorithm}-{digest.encoded}", self.blob_path(digest), size
+        )
+        if not self.has(digest, size):
+            return partial
+        partial.truncate()
+        partial.close()
+        return None
+
+    def remove(self, digest: Digest) -> None:
+        """Remove a blob that is not what its name says."""
+        with using(self.blob_path(digest)), suppress(FileNotFoundError):
+            os.unlink(self.blob_path(digest))
+
+    # --- names ----------------------------------------------------------------------------------
+
+    def index(self) -> LayoutIndex:
+        """Return the names and images that there are."""
+        return self._read_index()[0]
+
+    def _read_index(self) -> tuple[LayoutIndex, os.stat_result]:
+        with using(self._index):
+            raw, status = read(self._index, MAX_INDEX)
+        return layout_index.parse(raw, clean(self._index)), status
+
+    async def change_index(self, change: Callable[[LayoutIndex], LayoutIndex]) -> LayoutIndex:
+        """Change the index, and return what it is then.
+
+        Blobs that were written before are on the disk with their names before the index is.
+        """
+        with using(self.path):
+            lock = await locks.lock(f"{self.path}/{_OURS}/index.lock", locks.EXCLUSIVE)
+        try:
+            with using(self._index):
+                self._sync_blobs()
+                for _ in range(_MAX_RACES):
+                    before, status = self._read_index()
+                    after = change(before)
+                    if _is_same(status, os.stat(self._index)):
+                        write(self._index, after.encode(), 0o644)
+                        sync_directory(self.path)
+                        return after
+        finally:
+            lock.close()
+        raise DestinationError(f"{clean(self._index)}: another program keeps changing it")
+
+    def _sync_blobs(self) -> None:
+        blobs = f"{self.path}/blobs"
+        for algorithm in ("", *os.listdir(blobs)):
+            sync_directory(f"{blobs}/{algorithm}")
+
+
+def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
+    keys = ("st_ino", "st_size", "st_mtime_ns")
+    return all(getattr(one, key) == getattr(other, key) for key in keys)

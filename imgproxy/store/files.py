@@ -1,0 +1,83 @@
+"""Files of a store, written so that a killed process leaves the old content or the new one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import Failure, clean, shortage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+# A full disk is the destination's: who serves can do without, and who writes cannot.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class DestinationError(Failure):
+    """What is to be written to exists already, is full or broken, or is not permitted."""
+
+    status = 507
+    default_code = "DESTINATION"
+
+
+@contextmanager
+def using(path: str) -> Iterator[None]:
+    """Translate errors of the operating system on a path of the store into `Failure`."""
+    try:
+        yield
+    except OSError as error:
+        where = clean(error.filename if isinstance(error.filename, str) else path)
+        failure = None if error.errno in _FULL else shortage(where, error)
+        raise failure or DestinationError(f"{where}: {error.strerror or error}") from None
+
+
+def read(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+    """Return the content of a file and its status when it was read. Raises `OSError`."""
+    with open(path, "rb") as file:
+        return file.read(limit + 1), os.fstat(file.fileno())
+
+
+def write(path: str, content: bytes, mode: int, *, replace: bool = True) -> None:
+    """Write a file that is whole, or as it was before, after a crash.
+
+    Its name is on the disk after `sync_directory`. Raises `OSError`; `FileExistsError` where it is
+    there and is not to be replaced.
+    """
+    beside = f"{path}.imgproxy-{os.getpid()}-{threading.get_native_id()}"
+    with suppress(FileNotFoundError):
+        os.unlink(beside)  # of a process that had this number and was killed
+    fd = os.open(beside, _NEW, mode)
+    try:
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if replace:
+            os.rename(beside, path)
+        else:
+            os.link(beside, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+
+
+def sync_directory(path: str) -> None:
+    """Write the names in a directory to the disk. Raises `OSError`."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that need it not
+            raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,69 @@
+"""Locks on files that end with their process: flock(2).
+
+A lock belongs to an open file, so that the tasks of one process exclude each other as well. A file
+that is locked may have been removed or renamed meanwhile; whoever needs the one at a path looks
+again after the lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+import trio
+
+# In seconds: how often a lock that another process has is tried.
+INTERVAL = 0.1
+
+SHARED, EXCLUSIVE = fcntl.LOCK_SH, fcntl.LOCK_EX
+
+
+class LockedFile:
+    """A file that is open and locked; close it to give the lock up."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def is_at(self, path: str) -> bool:
+        """Return whether this file is the one at a path. Raises `OSError`."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.stat(path, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Close the file, and with it the lock. May be called again."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def try_lock(path: str, kind: int) -> LockedFile | None:
+    """Open and lock the file at a path, which is made if it is not there.
+
+    Returns None where another one has the lock. Raises `OSError`.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        file = LockedFile(fd)
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            if file.is_at(path):
+                return file
+        except BlockingIOError:
+            file.close()
+            return None
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # it was removed or renamed before it was locked
+
+
+async def lock(path: str, kind: int) -> LockedFile:
+    """Open and lock the file at a path, after whoever has the lock. Raises `OSError`."""
+    while True:
+        await trio.lowlevel.checkpoint()
+        file = try_lock(path, kind)
+        if file is not None:
+            return file
+        await trio.sleep(INTERVAL)
