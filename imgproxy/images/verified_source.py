@@ -108,4 +108,6 @@ class VerifiedSource:
 
 
 async def _verify(found: Document) -> VerifiedDocument:
-    return documents.verify(found)
+    verified = documents.verify(found)
+    found.accept(verified.digest)
+    return verified

@@ -95,6 +95,14 @@ class ContentStore:
         partial.close()
         return None
 
+    def put(self, digest: Digest, content: bytes) -> None:
+        """Write a document that has been verified."""
+        path = self.blob_path(digest)
+        if not self.has(digest, len(content)):
+            with using(path):
+                os.makedirs(os.path.dirname(path), _PRIVATE, exist_ok=True)
+                write(path, content, 0o444)
+
     def remove(self, digest: Digest) -> None:
         """Remove a blob that is not what its name says."""
         with using(self.blob_path(digest)), suppress(FileNotFoundError):

@@ -54,6 +54,9 @@ class Content:
         """See `Reader`. Reading local content again would return the same bytes."""
         return False
 
+    def accept(self) -> None:
+        """See `Reader`."""
+
     def close(self) -> None:
         """See `Reader`."""
 

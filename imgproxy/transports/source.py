@@ -40,7 +40,7 @@ class Document(NamedTuple):
     sent under, empty where there was none. `digests` are all digests that named it: by reference,
     by descriptor, by a header. `size` is in bytes where a descriptor promised one. `name` stands
     for it in messages. `reject` is `Reader.reject` for documents; by default there is no other
-    location to try.
+    location to try. `accept` is called with its digest once it has been verified.
     """
 
     raw: bytes
@@ -49,6 +49,7 @@ class Document(NamedTuple):
     size: int | None
     name: str
     reject: Callable[[Failure], bool] = lambda _: False
+    accept: Callable[[Digest], None] = lambda _: None
 
 
 class Identity(NamedTuple):
@@ -104,6 +105,9 @@ class Reader(Protocol):
         the failure of each. False means that the same bytes would come again.
         """
 
+    def accept(self) -> None:
+        """Record that all of the content has been received, and did verify."""
+
     def close(self) -> None:
         """Release what is held, before the end too. May be called again."""
 
@@ -142,6 +146,13 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Close connections and descriptors. May be called again."""
+
+
+class ResumableSource(Source, Protocol):
+    """A source that can begin a blob at any byte without reading those before it."""
+
+    async def rest_of_blob(self, descriptor: Descriptor, offset: int) -> Reader:
+        """Open a blob that a manifest names, from a byte on. Raises `NotFoundError`."""
 
 
 class SearchableSource(Source, Protocol):

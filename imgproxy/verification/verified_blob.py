@@ -116,6 +116,7 @@ class Blob:
             self._position += await self._receive_some(content[self._position :])
         await self._expect_end()
         compare(self._reader.name, self._descriptor.digest, content)
+        self._reader.accept()
         self._first = content
 
     async def read(self) -> memoryview:
@@ -150,6 +151,7 @@ class Blob:
             await self._expect_end()
             await self._hashing.catch_up()
             compare_hash(self._reader.name, self._descriptor.digest, self._hashing.hasher)
+            self._reader.accept()
         return piece
 
     async def _receive_some(self, buffer: memoryview) -> int:

@@ -70,6 +70,7 @@ class Chunks:
         self.name = "the blob"
         self.closed = 0
         self.rejected: list[Failure] = []
+        self.accepted = 0
         self._others = others
         self._rest = memoryview(content)
         self._sizes = cycle(sizes)
@@ -84,6 +85,9 @@ class Chunks:
     def reject(self, failure: Failure) -> bool:
         self.rejected.append(failure)
         return self._others
+
+    def accept(self) -> None:
+        self.accepted += 1
 
     def close(self) -> None:
         self.closed += 1

@@ -99,6 +99,7 @@ class Inbox:
         self.name = name
         self.closed = 0
         self.rejected: list[Failure] = []
+        self.accepted = 0
         self._steps = deque(steps)
         self._changed = trio.Event()
 
@@ -135,6 +136,9 @@ class Inbox:
     def reject(self, failure: Failure) -> bool:
         self.rejected.append(failure)
         return False
+
+    def accept(self) -> None:
+        self.accepted += 1
 
     def close(self) -> None:
         self.closed += 1

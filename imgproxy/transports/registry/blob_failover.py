@@ -29,10 +29,12 @@ class BlobLocation(Location, Protocol):
 L = TypeVar("L", bound=BlobLocation)
 
 
-async def open_blob(failover: Failover[L], descriptor: Descriptor) -> ResumableBlob:
-    """Open a blob that one of the locations has. Raises `Failure`."""
+async def open_blob(
+    failover: Failover[L], descriptor: Descriptor, offset: int = 0
+) -> ResumableBlob:
+    """Open a blob that one of the locations has, from a byte on. Raises `Failure`."""
     supply = _Supply(failover, descriptor)
-    return ResumableBlob(supply, descriptor.size, await supply.begin())
+    return ResumableBlob(supply, descriptor.size, await supply.begin(offset), offset)
 
 
 class _Supply(Generic[L]):
@@ -52,9 +54,10 @@ class _Supply(Generic[L]):
         said = f", said to be encoded as {clean(self._encoding)}" if self._encoding else ""
         return f"{self._failover.name}: {self._path} from {' and '.join(locations)}{said}"
 
-    async def begin(self) -> Part:
-        """Return the whole blob; the retries that this takes are not those of the rest."""
-        return await self._failover.ask(self._path, lambda location: self._open(location, None))
+    async def begin(self, offset: int) -> Part:
+        """Return the blob from a byte on; the retries that this takes are not those of the rest."""
+        wanted = Range(offset, self._size) if offset else None
+        return await self._failover.ask(self._path, lambda location: self._open(location, wanted))
 
     async def rest(self, offset: int, failure: Failure | None) -> Part:
         if failure is not None:

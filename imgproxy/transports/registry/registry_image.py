@@ -83,6 +83,10 @@ class RegistryImage:
         """See `Source`."""
         return await open_blob(self.failover, descriptor)
 
+    async def rest_of_blob(self, descriptor: Descriptor, offset: int) -> Reader:
+        """See `ResumableSource`."""
+        return await open_blob(self.failover, descriptor, offset)
+
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Those of each location are apart: one of them may have none."""
         return [

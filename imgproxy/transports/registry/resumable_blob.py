@@ -43,15 +43,16 @@ class Supply(Protocol):
 class ResumableBlob:
     """A blob of `length` bytes that is being received, beginning with `part`. See `Reader`.
 
-    `size` is that of the first response, None where it did not announce one.
+    `part` begins at byte `offset`. `size` is that of the first response, None where it did not
+    announce one or is not that of the whole blob.
     """
 
-    def __init__(self, supply: Supply, length: int, part: Part) -> None:
-        self.size = part.response.size
+    def __init__(self, supply: Supply, length: int, part: Part, offset: int = 0) -> None:
+        self.size = None if offset else part.response.size
         self._supply = supply
         self._length = length
         self._response, self._promised = part
-        self._position = 0
+        self._position = offset
 
     @property
     def name(self) -> str:
@@ -98,6 +99,9 @@ class ResumableBlob:
     def reject(self, failure: Failure) -> bool:
         """See `Reader`."""
         return self._supply.reject(failure)
+
+    def accept(self) -> None:
+        """See `Reader`."""
 
     def close(self) -> None:
         """See `Reader`."""
