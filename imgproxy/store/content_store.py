@@ -53,8 +53,9 @@ class ContentStore:
             found = set(os.listdir(self.path))
             if found and not found & {"oci-layout", "index.json", _OURS}:
                 raise DestinationError(f"{clean(self.path)} is neither an OCI layout nor empty")
-            for directory in ("blobs", f"{_OURS}/partial"):
-                os.makedirs(f"{self.path}/{directory}", _PRIVATE, exist_ok=True)
+            for directory in ("blobs", _OURS, f"{_OURS}/partial"):
+                with suppress(FileExistsError):
+                    os.mkdir(f"{self.path}/{directory}", _PRIVATE)
             if "oci-layout" not in found:
                 write(f"{self.path}/oci-layout", layout_index.LAYOUT, 0o644)
             if "index.json" not in found:
