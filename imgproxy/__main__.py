@@ -41,9 +41,13 @@ def main() -> int:
             from imgproxy.cli import skopeo_proxy
 
             return skopeo_proxy.run(skopeo)
+        from imgproxy.cli import commands
         from imgproxy.cli.options import Options, parse
 
         options = Options()
+        command = commands.find(sys.argv[1:])
+        if command is not None:
+            return commands.run(command, sys.argv[1:], options)
         parse(sys.argv[1:], options)
         from imgproxy.cli import serve
 

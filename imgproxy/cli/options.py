@@ -36,6 +36,15 @@ See imgproxy(1)."""
 
 _WIDTH = 79
 
+# The options that take a value, of all commands: the first word after them is not theirs.
+WITH_VALUE = frozenset(
+    {
+        *("--sockfd", "--platform", "--sideload", "--tls-verify", "--authfile", "--creds"),
+        *("--registry-token", "--cert-dir", "--registries-conf", "--registries.d", "--policy"),
+        *("--retries", "--stall-timeout", "--host", "--format"),
+    }
+)
+
 # The name of an option; of a short one, as in -uUSER, what follows it may be its value.
 _NAME = re.compile(r"--[A-Za-z0-9._-]+|-[^-]")
 
@@ -66,6 +75,7 @@ class Options(argparse.Namespace):
     hosts: list[str]
     quiet: bool
     debug: bool
+    format: str
     # Of skopeo's protocol alone.
     requires_signatures = False
     user_agent_prefix = ""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from imgproxy.images.catalog import Catalog
     from imgproxy.net.preconnect import Preconnection
     from imgproxy.transports.registry.network import Network
+    from imgproxy.transports.source import Source
 
 
 def ignore_warnings() -> None:
@@ -142,16 +143,29 @@ def new_network(
     return Network(network_options, configuration, diagnostics, preconnection)
 
 
-def new_catalog(options: Options, configuration: Configuration, network: Network) -> Catalog:
-    """Return the catalog that opens images as the options say; close it in the end."""
+def new_catalog(
+    options: Options,
+    configuration: Configuration,
+    network: Network,
+    wrap: Callable[[Source], Source] | None = None,
+) -> Catalog:
+    """Return the catalog that opens images as the options say; close it in the end.
+
+    `wrap` is what is made of each source before it is used.
+    """
     from functools import partial
 
     from imgproxy.images.catalog import Catalog
     from imgproxy.transports import open_sources
     from imgproxy.transports.registry.foreign_layers import ForeignLayers
 
+    opened = partial(open_sources, network=network, sideload=options.sideload)
+
+    async def wrapped(name: str) -> list[Source]:
+        return [wrap(source) if wrap else source for source in await opened(name)]
+
     return Catalog(
-        open_sources=partial(open_sources, network=network, sideload=options.sideload),
+        open_sources=wrapped if wrap else opened,
         load_policy=configuration.policy,
         open_foreign=ForeignLayers(network).open,
         warn=configuration.warn,

@@ -54,6 +54,10 @@ class Diagnostics:
         if not self._quiet:
             _write(self.masked(message))
 
+    def progress(self, message: str) -> None:
+        """Report something that has been done."""
+        self.failure(message)
+
     def debug(self, message: str) -> None:
         """Report a detail, with `--debug` only."""
         if self._debug:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor, Index
     from imgproxy.specs.oci.platform import Platform
+    from imgproxy.specs.oci.reference import Reference
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verification.documents import VerifiedDocument
     from imgproxy.verification.verified_blob import Blob
@@ -196,6 +197,11 @@ class OpenedImage:
         self._known = walk.known
         self._blobs: dict[Digest, Descriptor] = {}
         self._release(manifest)
+
+    @property
+    def reference(self) -> Reference | None:
+        """The image's name in a registry, None for one that has none."""
+        return self._source.source.identity.reference
 
     def find_config(self) -> Descriptor:
         """Return the descriptor of the chosen manifest's config.

@@ -1,0 +1,115 @@
+"""The commands: imgproxy(1), COMMANDS. Each has a module of its own beside this one.
+
+A module describes itself in `DESCRIPTION`, adds the options and operands that it takes to a parser
+in `add_options`, and does its work in `run`, which returns what it did, as JSON has it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from imgproxy.cli import options as common
+from imgproxy.cli import runtime
+from imgproxy.cli.options import Options, Parser
+from imgproxy.errors import BadRequestError, DefectError, Failure, InvalidError, UsageError
+from imgproxy.errors import shortage as shortage_in
+from imgproxy.server.error_body import error_body
+from imgproxy.store.files import DestinationError
+
+if TYPE_CHECKING:
+    from imgproxy.host.diagnostics import Diagnostics
+
+COMMANDS = ("pull",)
+
+EXIT_DONE = 0
+EXIT_DEFECT = 1
+EXIT_USAGE = 2
+EXIT_FINAL = 3
+EXIT_WRONG = 4
+EXIT_MAY_PASS = 5
+EXIT_DESTINATION = 6
+
+EPILOG = "See imgproxy(1)."
+
+
+class Command(Protocol):
+    """The module of a command."""
+
+    DESCRIPTION: str
+
+    def add_options(self, parser: Parser) -> None:
+        """Add what the command takes."""
+
+    async def run(self, options: Any, diagnostics: Diagnostics) -> dict[str, Any]:  # noqa: ANN401
+        """Do the work, and return what was done. Raises `Failure` and `UsageError`."""
+
+
+def find(arguments: list[str]) -> str | None:
+    """Return the command in the arguments, None where the first word that is no option is none."""
+    rest = iter(arguments)
+    for each in rest:
+        if not each.startswith("-"):
+            return each if each in COMMANDS else None
+        if each in common.WITH_VALUE:
+            next(rest, None)
+    return None
+
+
+def run(name: str, arguments: list[str], options: Options) -> int:
+    """Run a command and return its exit status. Raises `UsageError` for its command line."""
+    import trio
+
+    command: Command = import_module(f"imgproxy.cli.{name}")
+    _parse(name, command, arguments, options)
+    runtime.ignore_warnings()
+    diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
+    try:
+        done = trio.run(partial(command.run, options, diagnostics))
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001  (a defect is reported as one)
+        failure = error if isinstance(error, Failure) else shortage_in(name, error)
+        if failure is None:
+            diagnostics.defect(name, error)
+            failure = DefectError("a defect of this program; --debug shows where, please report it")
+        else:
+            diagnostics.failure(f"{name}: {failure.message}")
+        if options.format == "json":
+            sys.stdout.write(error_body(failure, diagnostics.masked).decode() + "\n")
+        return exit_status(failure)
+    if options.format == "json":
+        sys.stdout.write(json.dumps(done, ensure_ascii=False) + "\n")
+    return EXIT_DONE
+
+
+def _parse(name: str, command: Command, arguments: list[str], options: Options) -> None:
+    parser = Parser(f"imgproxy {name}", command.DESCRIPTION, EPILOG)
+    parser.add_argument("command", help="the command itself, before or after options")
+    command.add_options(parser)
+    parser.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="json: one document on standard output, of what was done or why not",
+    )
+    common.add_diagnostics(parser)
+    unknown = common.parse_known(parser, arguments, options)
+    if unknown:
+        parser.error(common.described(unknown))
+
+
+def exit_status(failure: Failure) -> int:
+    """Return the exit status that a failure stands for: imgproxy(1), EXIT STATUS."""
+    if isinstance(failure, DefectError):
+        return EXIT_DEFECT
+    if isinstance(failure, BadRequestError):
+        return EXIT_USAGE
+    if isinstance(failure, InvalidError):
+        return EXIT_WRONG
+    if isinstance(failure, DestinationError):
+        return EXIT_DESTINATION
+    return EXIT_MAY_PASS if failure.retryable else EXIT_FINAL
