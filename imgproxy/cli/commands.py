@@ -98,8 +98,10 @@ def _parse(name: str, command: Command, arguments: list[str], options: Options) 
     )
     common.add_diagnostics(parser)
     unknown = common.parse_known(parser, arguments, options)
-    if unknown:
+    if any(each.startswith("-") for each in unknown):
         parser.error(common.described(unknown))
+    if unknown:  # which may be secrets, of an option that was mistyped
+        parser.error(f"{len(unknown)} arguments more than {name} takes")
 
 
 def exit_status(failure: Failure) -> int:

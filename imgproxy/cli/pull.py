@@ -15,7 +15,7 @@ import trio
 from imgproxy.cli import options as common
 from imgproxy.cli import runtime
 from imgproxy.cli.options import Options
-from imgproxy.errors import Failure, UsageError
+from imgproxy.errors import Failure, InvalidError, UsageError
 from imgproxy.host import environment
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.layout_index import IMAGE_NAME
@@ -192,13 +192,23 @@ class _Pull:
                 yield manifest
 
     async def _receive(self, descriptor: Descriptor) -> None:
-        blob = await self._opened.open_blob(descriptor)
-        try:
-            while await blob.read():
-                pass
-        finally:
-            blob.close()
+        while not await self._try_to_receive(descriptor):
+            pass
         await self._keeper.commit()
         self.counts["blobs"] += 1
         self.counts["bytes"] += descriptor.size
         self._report(f"{descriptor.digest}: {descriptor.size} bytes")
+
+    async def _try_to_receive(self, descriptor: Descriptor) -> bool:
+        """Receive a blob; return false where its bytes were wrong and others may be right."""
+        blob = await self._opened.open_blob(descriptor)
+        try:
+            while await blob.read():
+                pass
+        except InvalidError:
+            if not blob.has_another_try:
+                raise
+            return False
+        finally:
+            blob.close()
+        return True

@@ -85,8 +85,11 @@ class Blob:
     """The content of a blob, pulled in pieces; close it in any case.
 
     While one piece is being passed on and the next received, another thread hashes: SHA-256 takes
-    as long as everything else together.
+    as long as everything else together. `has_another_try`: it did not verify, and whoever can begin
+    anew may get other bytes.
     """
+
+    has_another_try = False
 
     def __init__(self, descriptor: Descriptor, reader: Reader, large_blobs: LargeBlobs) -> None:
         self._descriptor = descriptor
@@ -132,7 +135,7 @@ class Blob:
         try:
             return await self._receive(CHUNK)
         except InvalidError as error:
-            self._reader.reject(error)
+            self.has_another_try = self._reader.reject(error)
             raise
 
     async def _receive(self, limit: int) -> memoryview:
