@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # search is equally long for all.
 ROOT = Path(__file__).resolve().parents[2]
 
+WATCHING = 0.005  # seconds between looks at a child's memory
 REAPING = 10.0  # seconds until a killed child must be gone
 
 
@@ -111,6 +112,15 @@ class Child:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines())
         return int(fields["VmHWM"].split()[0]) * 1024
+
+    def watched_peak(self) -> int:
+        """Wait for the end, and return the peak memory as it was shortly before, in bytes."""
+        peak = 0
+        while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            with suppress(KeyError, FileNotFoundError):  # it ends
+                peak = self.peak_memory()
+            time.sleep(WATCHING)
+        return peak
 
     def finish(self, expected: int = 0) -> Usage:
         """Wait for the end; raise for another exit status than the expected one."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from .chart import chart
 from .child import FAULTS, describe
 from .contenders import BEFORE, OURS, Contender, Imgproxy, find_imgproxy, find_limits, find_skopeo
+from .pulls import OTHERS
 from .report import facts, table
 from .rows import ROWS, Plan, belongs, experiments
 from .stage import GIB, MIB, Stage
@@ -55,6 +56,7 @@ def main() -> int:
         for name, reason in result.failures.items()
     ]
     peers = [contender.name for contender in contenders if contender.name != OURS]
+    peers += [each for each in OTHERS if any(each in result.medians for result in results)]
     ours = [contender.version for contender in contenders if isinstance(contender, Imgproxy)]
     lead = [_command(), f"medians over {runs} turns after a warm-up", load, *ours, *facts()]
     _publish(" · ".join(lead), table(results, peers), notes, options.output)

@@ -16,6 +16,10 @@
 - `layers-SOURCE`: the cost of a request, with many small blobs, one after the other; against the
   registry's own speed, where there is one.
 
+- `pull-new`: a copy of an image of many layers, one of them large, in a layout of its own;
+- `pull-present`: the same into a layout that has it;
+- `pull-shared`: the same into a layout that has an older image, with most of the layers.
+
 With imgproxy in skopeo's place, behind the same protocol as its peers:
 
 - `initialize`: spawn → the answer to `Initialize`, against the bare interpreter;
@@ -45,6 +49,7 @@ from .contenders import (
 )
 from .far import ROUND_TRIP
 from .loops import CURL_NAME, LOOP_NAME
+from .pulls import Pulls, pullers
 from .samples import (
     CONNECTIONS,
     CPU,
@@ -61,6 +66,7 @@ from .samples import (
     THROUGHPUT,
     TOTAL,
     WHOLE,
+    WRITTEN,
 )
 from .stage import MIB, REPOSITORY, Image, Stage
 from .turns import Attempt, Experiment, Measure, Sample
@@ -77,6 +83,13 @@ ACCESS = {"anonymous": False, "token": True}  # whether tokens are wanted
 ALONE = f"{OURS}, one blob"
 SHORT = f"{OURS}, of 1 MiB"
 CROWD = 8
+PULLED, SHARED = 64, 58  # layers of a pulled image, and of the older one
+PULLS = {
+    "new": ("", Pulls.new),
+    "present": (", there already", Pulls.present),
+    "shared": (f", {SHARED} of them there", Pulls.shared),
+}
+PULLED_SIZE = 512 * MIB  # of the largest layer of a pull, at most
 CROWD_SIZE = 256 * MIB  # for each of the crowd, at most
 ROWS = [
     *("version", "usage"),
@@ -85,6 +98,7 @@ ROWS = [
     *(f"{row}-{source}" for row in ("pair", "crowd") for source in PLAIN_SOURCES),
     *(f"{row}-{source}" for row in ("size", "layers") for source in PLAIN_SOURCES),
     *("archive-plain", "archive-gzip", "archive-zstd"),
+    *(f"pull-{kind}" for kind in PULLS),
     *("initialize", "info-oci"),
     *(f"{row}-{source}" for row in ("pipe", "pipes") for source in PLAIN_SOURCES),
 ]
@@ -126,6 +140,7 @@ def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
         yield from _many_blobs(plan, stage, "layers", count)
     for size in plan.archives:
         yield from _archives(plan, stage, size)
+    yield from _pulls(plan, stage)
     yield from _in_place_of_skopeo(plan, stage)
 
 
@@ -277,6 +292,28 @@ def _archive(plan: Plan, kind: str, references: Mapping[str, str], size: int) ->
     measures = (START, WHOLE, PIPED, PEAK) if kind != "plain" else (START, WHOLE, PEAK)
     subject = f"{size // MIB} MiB, {kind}"
     return Experiment(f"archive-{kind}", subject, measures, attempts, limits)
+
+
+def _pulls(plan: Plan, stage: Stage) -> Iterator[Experiment]:
+    kinds = [kind for kind in PULLS if plan.wants(f"pull-{kind}")]
+    if not kinds or "http" not in stage.sources:
+        return
+    large = min(plan.size, PULLED_SIZE)
+    sizes = [large, *[large // 512] * (PULLED - 1)]
+    try:
+        with stage.folder(8 * sum(sizes)) as folder, stage.image(sizes, older=SHARED) as image:
+            for kind in kinds:
+                subject, attempt = PULLS[kind]
+                attempts: dict[str, Attempt] = {
+                    puller.name: partial(
+                        attempt, Pulls(puller, image.references["http"], folder, samples.pull)
+                    )
+                    for puller in pullers(plan.contenders)
+                }
+                subject = f"{PULLED} layers, one of {large // MIB} MiB{subject}"
+                yield Experiment(f"pull-{kind}", subject, (WRITTEN, PEAK), attempts)
+    except FAULTS as error:
+        stage.notes.append(f"Rows pull-* are left out: {describe(error)}.")
 
 
 def _in_place_of_skopeo(plan: Plan, stage: Stage) -> Iterator[Experiment]:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from . import loops
-from .child import BenchError, run
+from .child import BenchError, Child, run
 from .contenders import BARE, LIBRARIES, OPENSSL, Contender, Imgproxy, Skopeo
 from .stage import GIB, REPOSITORY, Image, Stage
 from .turns import Measure, Sample
@@ -36,6 +36,7 @@ WHOLE = Measure("spawn → all layers", lambda s: f"{s:.2f} s", "less")
 PIPED = Measure("spawn → all layers, beside a pipeline", WHOLE.show, "less")
 RATE = Measure("one after the other", lambda n: f"{n:.0f} blobs/s", "more")
 INITIALIZED = Measure("spawn → initialized", LIFE.show, "less")
+WRITTEN = Measure("spawn → exit, all written", WHOLE.show, "less")
 INFO = Measure("`GetLayerInfoPiped`", lambda s: f"{s * 1000:.1f} ms", "less")
 
 
@@ -199,3 +200,10 @@ def layer_info(count: int, peer: Skopeo, reference: str) -> Sample:
     if len(layers) != count:
         raise BenchError(f"GetLayerInfoPiped: {len(layers)} layers, expected {count}")
     return {INFO: seconds}
+
+
+def pull(argv: Sequence[str]) -> Sample:
+    with Child(argv) as child:
+        peak = child.watched_peak()
+        usage = child.finish()
+    return {WRITTEN: usage.wall, PEAK: peak}

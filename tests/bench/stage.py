@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 REPOSITORY, TAG = "bench/image", "latest"
+OLDER = "older"  # the tag of an image that has most of the layers
 MIB = 1 << 20
 GIB = 1 << 30
 STARTING = 20.0  # seconds for a registry to listen
@@ -100,13 +101,21 @@ class Stage:
         return self._root / "certificate.pem", self._root / "key.pem"
 
     @contextmanager
-    def image(self, sizes: Sequence[int], *, pushed: bool = True) -> Iterator[Image]:
-        """Stage an image whose layers have these sizes, in the registry too; one at a time."""
+    def image(
+        self, sizes: Sequence[int], *, pushed: bool = True, older: int = 0
+    ) -> Iterator[Image]:
+        """Stage an image whose layers have these sizes, in the registry too; one at a time.
+
+        With `older`, another image has so many of the layers, under a tag of its own.
+        """
         self._make_sure_of_room(sum(sizes))
         path = self._root / "layout"
         try:
             layout = Layout(path)
             layers = [_layer(layout, size) for size in sizes]
+            if older:
+                layout.save(named(write_manifest(layout, layers[:older]), OLDER))
+                self._push(path, OLDER)
             layout.save(named(write_manifest(layout, layers), TAG))
             references = {"oci": f"oci:{path}:{TAG}", **(self._push(path) if pushed else {})}
             os.sync()  # otherwise the disk is written while the first contender is measured
@@ -136,10 +145,10 @@ class Stage:
         if free < copies * size + MARGIN:
             raise BenchError(f"{free // MIB} MiB of disk do not hold {copies} x {size // MIB} MiB")
 
-    def _push(self, path: Path) -> dict[str, str]:
+    def _push(self, path: Path, tag: str = TAG) -> dict[str, str]:
         """Copy the layout into the registry, and return its references there."""
         references = {
-            source: f"docker://{LOOPBACK}:{port}/{REPOSITORY}:{TAG}"
+            source: f"docker://{LOOPBACK}:{port}/{REPOSITORY}:{tag}"
             for source, port in self._ports.items()
         }
         # Both registries serve from one directory, so that one copy is enough.
@@ -147,7 +156,7 @@ class Stage:
             # Unchanged: otherwise skopeo would compress the layers.
             flags = ["--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"]
             to = next(iter(references.values()))
-            capture([self._skopeo, *flags, f"oci:{path}:{TAG}", to], FILLING)
+            capture([self._skopeo, *flags, f"oci:{path}:{tag}", to], FILLING)
         return references
 
     def _serve(self, stack: ExitStack) -> None:
