@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+COMMANDS = ("pull",)
+
 EXIT_USAGE = 2
 EXIT_SHORTAGE = 5
 
@@ -41,12 +43,13 @@ def main() -> int:
             from imgproxy.cli import skopeo_proxy
 
             return skopeo_proxy.run(skopeo)
-        from imgproxy.cli import commands
-        from imgproxy.cli.options import Options, parse
+        from imgproxy.cli.options import WITH_VALUE, Options, parse
 
         options = Options()
-        command = commands.find(sys.argv[1:])
+        command = _command(sys.argv[1:], WITH_VALUE)
         if command is not None:
+            from imgproxy.cli import commands
+
             return commands.run(command, sys.argv[1:], options)
         parse(sys.argv[1:], options)
         from imgproxy.cli import serve
@@ -65,6 +68,20 @@ def main() -> int:
         # The interpreter would end its threads, for which the C library loads another library, and
         # aborts where it cannot.
         os._exit(EXIT_SHORTAGE)
+
+
+def _command(arguments: list[str], with_value: frozenset[str]) -> str | None:
+    """Return the command in the arguments, None where the first word that is no option is none.
+
+    `with_value` are the options whose value may be the next argument.
+    """
+    rest = iter(arguments)
+    for each in rest:
+        if not each.startswith("-"):
+            return each if each in COMMANDS else None
+        if each in with_value:
+            next(rest, None)
+    return None
 
 
 def _die_by_signal() -> None:

@@ -23,8 +23,6 @@ from imgproxy.store.files import DestinationError
 if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
 
-COMMANDS = ("pull",)
-
 EXIT_DONE = 0
 EXIT_DEFECT = 1
 EXIT_USAGE = 2
@@ -46,17 +44,6 @@ class Command(Protocol):
 
     async def run(self, options: Any, diagnostics: Diagnostics) -> dict[str, Any]:  # noqa: ANN401
         """Do the work, and return what was done. Raises `Failure` and `UsageError`."""
-
-
-def find(arguments: list[str]) -> str | None:
-    """Return the command in the arguments, None where the first word that is no option is none."""
-    rest = iter(arguments)
-    for each in rest:
-        if not each.startswith("-"):
-            return each if each in COMMANDS else None
-        if each in common.WITH_VALUE:
-            next(rest, None)
-    return None
 
 
 def run(name: str, arguments: list[str], options: Options) -> int:
