@@ -5,6 +5,11 @@
     .imgproxy/lock                  shared while blobs are used, exclusive for `gc`
     .imgproxy/index.lock            exclusive while index.json is read, changed and renamed
     .imgproxy/partial/<digest>      blobs on their way: `partial_blob`
+    .imgproxy/names/                what a cache knows, and the roots of what it keeps:
+                                    `CacheRecords.roots`
+
+What names in index.json reach is kept for them, and what the documents in `.imgproxy/names/` reach
+for the cache. Nothing else in `.imgproxy/` keeps a blob.
 
 A process that is killed at any moment leaves nothing wrong: files get their names when they are
 whole and on the disk, and locks end with their process.
@@ -12,18 +17,20 @@ whole and on the disk, and locks end with their process.
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import clean
+from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import layout_index
 from imgproxy.store import locks
 from imgproxy.store.files import DestinationError, read, sync_directory, using, write
 from imgproxy.store.partial_blob import PartialBlob, open_partial
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.layout_index import LayoutIndex
@@ -45,6 +52,7 @@ class ContentStore:
         self.path = path
         self._index = f"{path}/index.json"
         self._partial = f"{path}/{_OURS}/partial"
+        self.lock_path = f"{path}/{_OURS}/lock"
 
     def create(self) -> None:
         """Make what is missing of the store, which is not made of a directory with other files."""
@@ -62,11 +70,16 @@ class ContentStore:
                 with suppress(FileExistsError):  # another one was faster
                     write(self._index, layout_index.EMPTY.encode(), 0o644, replace=False)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the directory is that of a layout."""
+        return os.path.exists(f"{self.path}/oci-layout")
+
     @asynccontextmanager
     async def using(self) -> AsyncIterator[None]:
         """Keep blobs from being collected during the block."""
         with using(self.path):
-            lock = await locks.lock(f"{self.path}/{_OURS}/lock", locks.SHARED)
+            lock = await locks.lock(self.lock_path, locks.SHARED)
         try:
             yield
         finally:
@@ -85,10 +98,27 @@ class ContentStore:
         except OSError:
             return False
 
-    async def partial(self, digest: Digest, size: int) -> PartialBlob | None:
-        """Return what is there of a blob, locked, or None if it is whole by now."""
+    def blobs(self) -> Iterator[tuple[Digest, os.stat_result]]:
+        """Yield the blobs that there are. Raises `OSError`."""
+        for algorithm in os.listdir(f"{self.path}/blobs"):
+            with os.scandir(f"{self.path}/blobs/{algorithm}") as files:
+                for file in files:
+                    with suppress(ValueError, FileNotFoundError):  # another one's, or removed
+                        digest = digests.parse(f"{algorithm}:{file.name}")
+                        yield digest, file.stat(follow_symlinks=False)
+
+    async def partial(
+        self, digest: Digest, size: int, patience: float = math.inf
+    ) -> PartialBlob | None:
+        """Return what is there of a blob, locked, or None if it is whole by now.
+
+        `patience` is in seconds: see `open_partial`, which raises `BusyError`.
+        """
         partial = await open_partial(
-            f"{self._partial}/{digest.algorithm}-{digest.encoded}", self.blob_path(digest), size
+            f"{self._partial}/{digest.algorithm}-{digest.encoded}",
+            self.blob_path(digest),
+            size,
+            patience,
         )
         if not self.has(digest, size):
             return partial
@@ -97,12 +127,14 @@ class ContentStore:
         return None
 
     def put(self, digest: Digest, content: bytes) -> None:
-        """Write a document that has been verified."""
+        """Write a document that has been verified, unless it is there, in the same bytes."""
         path = self.blob_path(digest)
-        if not self.has(digest, len(content)):
-            with using(path):
-                os.makedirs(os.path.dirname(path), _PRIVATE, exist_ok=True)
-                write(path, content, 0o444)
+        with suppress(OSError):
+            if read(path, len(content))[0] == content:
+                return
+        with using(path):
+            os.makedirs(os.path.dirname(path), _PRIVATE, exist_ok=True)
+            write(path, content, 0o444)
 
     def remove(self, digest: Digest) -> None:
         """Remove a blob that is not what its name says."""

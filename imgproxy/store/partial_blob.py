@@ -7,9 +7,12 @@ again.
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+import trio
 
 from imgproxy.errors import clean
 from imgproxy.store import locks
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from imgproxy.store.locks import LockedFile
 
 _READ_ONLY = 0o444
+
+# How often the patience for a pause makes that for the whole.
+_PATIENCES = 12
 
 
 class PartialBlob:
@@ -85,14 +91,40 @@ class PartialBlob:
         self._file.close()
 
 
-async def open_partial(path: str, target: str, total: int) -> PartialBlob:
+class BusyError(Exception):
+    """Another task or process has a blob under way, and it does not get on."""
+
+
+async def open_partial(
+    path: str, target: str, total: int, patience: float = math.inf
+) -> PartialBlob:
     """Open the file of a blob, after whoever has it. Raises `Failure`.
 
-    The blob may have become whole meanwhile: look there again.
+    The blob may have become whole meanwhile: look there again. `patience` is in seconds: raises
+    `BusyError` where nothing was added for so long, or where it takes more than `_PATIENCES` times
+    as long in all.
     """
     with using(path):
-        file = await locks.lock(path, locks.EXCLUSIVE)
+        file = await _lock_while_growing(path, patience)
         partial = PartialBlob(path, target, total, file)
         if partial.size > total:
             partial.truncate()
     return partial
+
+
+async def _lock_while_growing(path: str, patience: float) -> LockedFile:
+    began = grown = trio.current_time()
+    size = -1
+    while True:
+        await trio.lowlevel.checkpoint()
+        file = locks.try_lock(path, locks.EXCLUSIVE)
+        if file is not None:
+            return file
+        now, before = trio.current_time(), size
+        with suppress(FileNotFoundError):  # it was renamed just now
+            size = os.stat(path).st_size
+        if size != before:
+            grown = now
+        if now - grown >= patience or now - began >= _PATIENCES * patience:
+            raise BusyError
+        await trio.sleep(locks.INTERVAL)
