@@ -42,6 +42,7 @@ WITH_VALUE = frozenset(
         *("--sockfd", "--platform", "--sideload", "--tls-verify", "--authfile", "--creds"),
         *("--registry-token", "--cert-dir", "--registries-conf", "--registries.d", "--policy"),
         *("--retries", "--stall-timeout", "--host", "--format"),
+        *("--cache", "--cache-size", "--tag-ttl", "--max-stale"),
     }
 )
 
@@ -71,11 +72,16 @@ class Options(argparse.Namespace):
     foreign_layers: bool
     retries: int
     stall_timeout: float
+    cache: str | None
+    cache_size: int | None
+    tag_ttl: float
+    max_stale: float
     allow_remote: bool
     hosts: list[str]
     quiet: bool
     debug: bool
-    format: str
+    # Of commands alone.
+    format = "text"
     # Of skopeo's protocol alone.
     requires_signatures = False
     user_agent_prefix = ""
@@ -169,6 +175,7 @@ def _parser() -> Parser:
     add_credentials(parser, credentials)
     add_configuration(parser)
     add_networks(parser)
+    add_cache(parser)
     _add_service(parser)
     add_diagnostics(parser)
     return parser
@@ -273,6 +280,39 @@ def add_networks(parser: Parser) -> None:
     )
 
 
+def add_cache(parser: Parser) -> None:
+    """Add the options for what is kept of images."""
+    add = parser.add_argument
+    add(
+        "--cache",
+        metavar="DIR",
+        help="keep what registries send, verified, in a store there, and look there first",
+    )
+    add(
+        "--cache-size",
+        metavar="SIZE",
+        type=_size,
+        help="remove from the cache what was used least recently, beyond 500M or 20GiB, say"
+        " (default: no bound)",
+    )
+    add(
+        "--tag-ttl",
+        metavar="SECONDS",
+        type=_seconds_or_none,
+        default=0.0,
+        help="how long the cache knows what a tag stands for before it is asked again (default: 0,"
+        " always ask)",
+    )
+    add(
+        "--max-stale",
+        metavar="DURATION",
+        type=_duration,
+        default=7 * 86400.0,
+        help="how old what the cache knows of a tag may be where the registry is away, in s, m, h"
+        " or d (default: 7d; 0: never)",
+    )
+
+
 def _add_service(parser: Parser) -> None:
     add = parser.add_argument
     add(
@@ -363,10 +403,35 @@ def _token(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
+    seconds = _seconds_or_none(text)
+    if not seconds:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds')
+    return seconds
+
+
+def _seconds_or_none(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = 0
-    if not 0 < seconds < float("inf"):
+        seconds = -1
+    if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds')
     return seconds
+
+
+def _size(text: str) -> int:
+    from imgproxy.parsing import quantities
+
+    try:
+        return quantities.size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _duration(text: str) -> float:
+    from imgproxy.parsing import quantities
+
+    try:
+        return quantities.duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

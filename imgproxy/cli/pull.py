@@ -59,6 +59,7 @@ def add_options(parser: Parser) -> None:
     common.add_credentials(parser, parser.add_mutually_exclusive_group())
     common.add_configuration(parser)
     common.add_networks(parser)
+    common.add_cache(parser)
 
 
 def _store(text: str) -> LayoutName:
@@ -80,7 +81,7 @@ async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     store.create()
     keeper = Keeper()
     wrap = partial(CachedSource, store=store, keep=keeper.keep)
-    catalog = runtime.new_catalog(options, configuration, network, wrap)
+    catalog = runtime.new_catalog(options, configuration, network, wrap, store.path)
     image = catalog.image(options.image, options.platform or environment.host_platform())
     try:
         async with store.using():
@@ -97,7 +98,13 @@ async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
         image.close()
         catalog.close()
         network.close()
-    return {"name": ref, "digest": str(root.digest), "mediaType": root.media_type, **pull.counts}
+    return {
+        "name": ref,
+        "digest": str(root.digest),
+        "mediaType": root.media_type,
+        **pull.counts,
+        **({} if opened.age is None else {"stale": True, "age": opened.age}),
+    }
 
 
 def _own_name(name: ImageName, reference: Reference | None) -> str:

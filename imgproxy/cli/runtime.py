@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.catalog import Catalog
     from imgproxy.net.preconnect import Preconnection
+    from imgproxy.transports.cache import Cache
     from imgproxy.transports.registry.network import Network
     from imgproxy.transports.source import Source
 
@@ -103,7 +104,10 @@ def preconnect(
     """
     local = ("oci:", "oci-archive:", "docker-archive:", "dir:")
     is_path = image[:1] in "./" or image.startswith(local)
+    may_be_cached = options.cache is not None and ("@" in image or options.tag_ttl > 0)
     if is_path or options.offline or options.sideload or options.tls_verify is False:
+        return None
+    if may_be_cached:
         return None
     from imgproxy.transports.registry import preconnect
 
@@ -148,10 +152,12 @@ def new_catalog(
     configuration: Configuration,
     network: Network,
     wrap: Callable[[Source], Source] | None = None,
+    store: str = "",
 ) -> Catalog:
     """Return the catalog that opens images as the options say; close it in the end.
 
-    `wrap` is what is made of each source before it is used.
+    `wrap` is what is made of each source before it is used, `store` the directory in which that
+    keeps blobs, if it does.
     """
     from functools import partial
 
@@ -159,7 +165,10 @@ def new_catalog(
     from imgproxy.transports import open_sources
     from imgproxy.transports.registry.foreign_layers import ForeignLayers
 
-    opened = partial(open_sources, network=network, sideload=options.sideload)
+    cache = None
+    if options.cache is not None:
+        cache = _new_cache(options, options.cache, network, store)
+    opened = partial(open_sources, network=network, sideload=options.sideload, cache=cache)
 
     async def wrapped(name: str) -> list[Source]:
         return [wrap(source) if wrap else source for source in await opened(name)]
@@ -169,4 +178,20 @@ def new_catalog(
         load_policy=configuration.policy,
         open_foreign=ForeignLayers(network).open,
         warn=configuration.warn,
+        close=cache.close if cache else lambda: None,
     )
+
+
+def _new_cache(options: Options, path: str, network: Network, store: str) -> Cache:
+    from os.path import realpath
+
+    from imgproxy.transports.cache import Cache, CacheOptions
+
+    cache_options = CacheOptions(
+        size=options.cache_size,
+        tag_ttl=options.tag_ttl,
+        max_stale=options.max_stale,
+        offline=options.offline,
+        keeps_blobs=not store or realpath(path) != realpath(store),
+    )
+    return Cache(path, cache_options, network.report)

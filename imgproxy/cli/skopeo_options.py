@@ -162,6 +162,7 @@ def _parser(program: str) -> Parser:
         help="reject what the policy accepts without a signature",
     )
     common.add_networks(parser)
+    common.add_cache(parser)
     add(
         "--user-agent-prefix",
         metavar="PREFIX",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.verification.documents import VerifiedDocument
 
+# Its agent is a name that nobody else knows.
+_STALE = '110 imgproxy "Response is Stale"'
+
 
 class SingleImage:
     """A `Handler` that serves one image, which is opened at the first request that needs it."""
@@ -46,7 +49,8 @@ class SingleImage:
         image = await self._image.open()
         if isinstance(asked, GetManifest):
             manifest = self._oci_manifest(image.manifest)
-            return Reply(_manifest_fields(image, manifest), len(manifest.raw), manifest.raw)
+            fields = [*_manifest_fields(image, manifest), *_stale_fields(image)]
+            return Reply(fields, len(manifest.raw), manifest.raw)
         if isinstance(asked, GetDocument):
             document = await image.document(asked.digest)
             fields = _content_fields(document.media_type, asked.digest)
@@ -68,12 +72,20 @@ async def _blob(image: OpenedImage, asked: GetConfig | GetBlob, *, head_only: bo
     else:
         descriptor, media_type = image.find_blob(asked.digest), types.OCTET_STREAM
     fields = _content_fields(media_type, descriptor.digest)
+    if isinstance(asked, GetConfig):
+        fields += _stale_fields(image)
     body = b"" if head_only else await image.open_blob(descriptor)
     return Reply(fields, descriptor.size, body)
 
 
 def _content_fields(media_type: str, digest: Digest) -> list[tuple[str, str]]:
     return [("Content-Type", media_type), ("Docker-Content-Digest", str(digest))]
+
+
+def _stale_fields(image: OpenedImage) -> list[tuple[str, str]]:
+    """Return the fields of what a name stood for when the registry could be asked: RFC 7234."""
+    age = image.age
+    return [] if age is None else [("Age", str(age)), ("Warning", _STALE)]
 
 
 def _manifest_fields(image: OpenedImage, manifest: OciManifest) -> list[tuple[str, str]]:

@@ -29,7 +29,8 @@ class Catalog:
 
     `open_sources` returns the sources that a name may stand for, in the order to try them,
     `load_policy` the policy that applies; `open_foreign` opens layers from their `urls`. `warn` is
-    that of `Image`. The memory of the blobs of all images together is bounded.
+    that of `Image`. `close` closes what all sources share. The memory of the blobs of all images
+    together is bounded.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Catalog:
         load_policy: Callable[[], Policy],
         open_foreign: OpenForeign,
         warn: Callable[[str], None] = lambda _: None,
+        close: Callable[[], None] = lambda: None,
     ) -> None:
+        self._close = close
         self._open_sources = open_sources
         self._load_policy = load_policy
         self._open_foreign = open_foreign
@@ -78,6 +81,7 @@ class Catalog:
         images, self._images = self._images, {}
         for image in images.values():
             image.close_sources()
+        self._close()
 
 
 class _SharedImage(Image):

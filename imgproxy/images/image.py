@@ -8,6 +8,7 @@ for the platform chosen. From then on only what verified documents name can be r
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +30,7 @@ from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports import time_limit as time_limits
+from imgproxy.transports.source import stale_since
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
@@ -202,6 +204,12 @@ class OpenedImage:
     def reference(self) -> Reference | None:
         """The image's name in a registry, None for one that has none."""
         return self._source.source.identity.reference
+
+    @property
+    def age(self) -> int | None:
+        """How many seconds ago it was asked what the image's name stands for, if it is stale."""
+        since = stale_since(self._source.source)
+        return None if since is None else max(int(time.time() - since), 0)
 
     def find_config(self) -> Descriptor:
         """Return the descriptor of the chosen manifest's config.

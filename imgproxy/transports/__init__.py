@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.config.sideload_pattern import Pattern
+    from imgproxy.transports.cache import Cache
     from imgproxy.transports.registry.network import Network
     from imgproxy.transports.source import Source
 
 
 async def open_sources(
-    image: str, network: Network, sideload: Sequence[Pattern] = ()
+    image: str, network: Network, sideload: Sequence[Pattern] = (), cache: Cache | None = None
 ) -> list[Source]:
     """Open the sources that the IMAGE argument may refer to, in the order in which to try them.
 
-    `sideload` are the patterns of local paths that are tried before registries. A registry is not
-    contacted before the first call of a method. Raises `BadRequestError` for a malformed name, and
-    `Failure` for a path without a usable image or for a configuration that is broken or leads
-    nowhere.
+    `sideload` are the patterns of local paths that are tried before registries; `cache` is what is
+    kept of those. A registry is not contacted before the first call of a method. Raises
+    `BadRequestError` for a malformed name, and `Failure` for a path without a usable image or for
+    a configuration that is broken or leads nowhere.
     """
     name = references.parse_image(image)
     if not isinstance(name, Reference | ShortName):
@@ -44,15 +45,19 @@ async def open_sources(
     paths = [
         (each, path) for each in candidates for pattern in sideload for path in pattern.paths(each)
     ]
+
+    def registry(reference: Reference) -> Source:
+        found = network.repository(reference)
+        return found if cache is None else cache.opened(found)
+
     for each, path in paths:
         if await _exists(path):
             from imgproxy.transports.sideload import open_sideloaded
 
-            registry = partial(network.repository, each)
-            return [await open_sideloaded(path, each, registry)]
-    if network.options.offline:
+            return [await open_sideloaded(path, each, partial(registry, each))]
+    if network.options.offline and cache is None:
         raise NotFoundError(_missing(name, [path for _, path in paths]), code="MANIFEST_UNKNOWN")
-    return [await settle(network.repository, each) for each in candidates]
+    return [await settle(registry, each) for each in candidates]
 
 
 def _resolved(name: ShortName, network: Network) -> list[Reference]:

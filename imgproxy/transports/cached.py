@@ -8,19 +8,21 @@ process has left the beginning goes on there; those bytes are hashed again, as a
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from imgproxy.errors import Failure, clean, closing_on_error
+from imgproxy.errors import HOST_FAILURES, Failure, InvalidError, clean, closing_on_error
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
+from imgproxy.store.partial_blob import BusyError
 from imgproxy.transports.readers import open_local
-from imgproxy.transports.source import Document
+from imgproxy.transports.source import Document, stale_since
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import TypeGuard
 
     from imgproxy.specs.oci.digest import Digest
@@ -33,20 +35,41 @@ if TYPE_CHECKING:
 _SKIPPED = 256 * 1024
 
 
+def _raise(failure: Failure) -> None:
+    raise failure
+
+
 class CachedSource:
     """A source, with a store of what it has. See `Source`.
 
-    `keep` commits a blob that has been verified: it may take the time that a disk needs.
+    `keep` commits a blob that has been verified: it may take the time that a disk needs. `failed`
+    is told what the store fails with, and by default raises it; where it returns, the source is
+    read without the store. `patience` is how many seconds to wait for a blob that another task or
+    process has under way and does not get on with; then it is read without the store.
     """
 
     def __init__(
-        self, source: Source, store: ContentStore, keep: Callable[[PartialBlob], None]
+        self,
+        source: Source,
+        store: ContentStore,
+        keep: Callable[[PartialBlob], None],
+        failed: Callable[[Failure], None] = _raise,
+        patience: float = math.inf,
     ) -> None:
         self.name = source.name
         self.identity = source.identity
         self._source = source
         self._store = store
         self._keep = keep
+        self._failed = failed
+        self._patience = patience
+        # What the store has failed with: it may have something else, and cannot remove it.
+        self._wrong: set[Digest] = set()
+
+    @property
+    def stale_since(self) -> float | None:
+        """See `source.stale_since`."""
+        return stale_since(self._source)
 
     async def root(self) -> Document:
         """See `Source`. The source is always asked: a name may stand for another image by now."""
@@ -54,49 +77,84 @@ class CachedSource:
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""
-        digest, size = descriptor.digest, descriptor.size
-        if size <= MAX_DOCUMENT_SIZE and self._store.has(digest, size):
-            with suppress(Failure):  # it is asked for again
-                content = await open_local(self._store.blob_path(digest))
-                raw = await content.read(MAX_DOCUMENT_SIZE)
-                name = f"{clean(self._store.path)}: manifest {digest}"
-                reject = partial(self._remove, digest)
-                return Document(raw, descriptor.media_type, (digest,), size, name, reject)
-        return self._kept(await self._source.document(descriptor))
+        stored = await self._stored_document(
+            descriptor.digest, descriptor.size, descriptor.media_type
+        )
+        return stored or self._kept(await self._source.document(descriptor))
+
+    async def _stored_document(self, digest: Digest, size: int, media_type: str) -> Document | None:
+        """Return a document that the store has, None where it does not."""
+        if size > MAX_DOCUMENT_SIZE or not self._has(digest, size):
+            return None
+        try:
+            content = await open_local(self._store.blob_path(digest))
+            raw = await content.read(MAX_DOCUMENT_SIZE)
+        except Failure:  # it is asked for again
+            return None
+        name = f"{clean(self._store.path)}: manifest {digest}"
+        return Document(raw, media_type, (digest,), size, name, partial(self._remove, digest))
+
+    def _has(self, digest: Digest, size: int) -> bool:
+        return digest not in self._wrong and self._store.has(digest, size)
 
     def _kept(self, found: Document) -> Document:
         def accept(digest: Digest) -> None:
             found.accept(digest)
-            self._store.put(digest, found.raw)
+            try:
+                self._store.put(digest, found.raw)
+            except Failure as failure:
+                self._failed(failure)
 
         return found._replace(accept=accept)
 
     def _remove(self, digest: Digest, _: Failure) -> bool:
         """Remove what did not verify; the source is asked the next time."""
-        self._store.remove(digest)
+        try:
+            self._store.remove(digest)
+        except Failure as failure:
+            self._give_up(digest, failure)
         return True
+
+    def _give_up(self, digest: Digest, failure: Failure) -> None:
+        """Do without the store for something, from now on, unless its failure is to be raised."""
+        self._wrong.add(digest)
+        self._failed(failure)
 
     async def blob(self, descriptor: Descriptor) -> Reader:
         """See `Source`."""
         digest, size = descriptor.digest, descriptor.size
-        begun = await self._store.partial(digest, size)
-        if begun is None:
-            stored = await open_local(self._store.blob_path(digest))
-            return _Stored(stored, partial(self._remove, digest))
+        if digest in self._wrong:
+            return await self._source.blob(descriptor)
+        try:
+            if self._has(digest, size):
+                return await self._stored_blob(digest)
+            begun = await self._store.partial(digest, size, self._patience)
+            if begun is None:
+                return await self._stored_blob(digest)
+            with closing_on_error(begun):
+                begun.check_room()
+        except BusyError:
+            return await self._source.blob(descriptor)
+        except Failure as failure:
+            self._failed(failure)
+            return await self._source.blob(descriptor)
         with closing_on_error(begun):
-            begun.check_room()
             rest = await self._rest(descriptor, begun.size)
-        return _Kept(descriptor, begun, rest, self._keep)
+        return _Kept(descriptor, begun, rest, self._keep, partial(self._give_up, digest))
+
+    async def _stored_blob(self, digest: Digest) -> Reader:
+        stored = await open_local(self._store.blob_path(digest))
+        return _Stored(stored, partial(self._remove, digest))
 
     async def _rest(self, descriptor: Descriptor, offset: int) -> Reader | None:
         """Return a reader of the bytes that the store does not have, None if it has all."""
         if offset == 0 or offset < descriptor.size:
             if offset and is_resumable(self._source):
                 return await self._source.rest_of_blob(descriptor, offset)
-            rest = await self._source.blob(descriptor)
-            with closing_on_error(rest):
-                await _skip(rest, offset)
-            return rest
+            whole = await self._source.blob(descriptor)
+            with closing_on_error(whole):
+                await _skip(whole, offset)
+            return _Skipped(whole) if offset else whole
         return None
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
@@ -119,6 +177,45 @@ async def _skip(reader: Reader, count: int) -> None:
         count -= received
 
 
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Take what the store cannot read for as wrong as what is not what its name says."""
+    try:
+        yield
+    except HOST_FAILURES:
+        raise
+    except Failure as failure:
+        raise InvalidError(f"reading what the store has: {failure.message}") from None
+
+
+class _Skipped:
+    """What is left of a blob whose beginning nobody has verified. See `Reader`."""
+
+    def __init__(self, rest: Reader) -> None:
+        self.size: int | None = None
+        self._rest = rest
+
+    @property
+    def name(self) -> str:
+        """See `Reader`."""
+        return self._rest.name
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """See `Reader`."""
+        return await self._rest.receive_into(buffer)
+
+    def reject(self, failure: Failure) -> bool:
+        """See `Reader`."""
+        return self._rest.reject(failure)
+
+    def accept(self) -> None:
+        """See `Reader`. What was verified has another beginning, which may not be this one's."""
+
+    def close(self) -> None:
+        """See `Reader`."""
+        self._rest.close()
+
+
 class _Stored:
     """A blob that the store has. See `Reader`."""
 
@@ -130,7 +227,8 @@ class _Stored:
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`."""
-        return await self._content.receive_into(buffer)
+        with _reading():
+            return await self._content.receive_into(buffer)
 
     def reject(self, failure: Failure) -> bool:
         """See `Reader`."""
@@ -147,7 +245,8 @@ class _Stored:
 class _Kept:
     """A blob that is received, and added to the store on the way. See `Reader`.
 
-    `begun` is what the store has of it, which comes first; `rest` has what it lacks.
+    `begun` is what the store has of it, which comes first; `rest` has what it lacks. Once the
+    store has `failed`, the blob is received without being kept.
     """
 
     def __init__(
@@ -156,6 +255,7 @@ class _Kept:
         begun: PartialBlob,
         rest: Reader | None,
         keep: Callable[[PartialBlob], None],
+        failed: Callable[[Failure], None],
     ) -> None:
         self.size = descriptor.size if rest is None else None if begun.size else rest.size
         self._digest = descriptor.digest
@@ -163,7 +263,9 @@ class _Kept:
         self._found = begun.size
         self._rest = rest
         self._keep = keep
+        self._failed = failed
         self._position = 0
+        self._is_whole = True  # what the store has, as far as it was received
         self._is_kept = False
 
     @property
@@ -176,18 +278,31 @@ class _Kept:
         """See `Reader`."""
         if self._position < self._found:
             await trio.lowlevel.checkpoint()
-            count = self._begun.read_into(buffer[: self._found - self._position], self._position)
+            with _reading():
+                wanted = buffer[: self._found - self._position]
+                count = self._begun.read_into(wanted, self._position)
         elif self._rest is None:
             return 0
         else:
             count = await self._rest.receive_into(buffer)
-            self._begun.append(buffer[:count])
+            if self._is_whole:
+                self._append(buffer[:count])
         self._position += count
         return count
 
+    def _append(self, content: memoryview) -> None:
+        try:
+            self._begun.append(content)
+        except Failure as failure:
+            self._is_whole = False
+            self._failed(failure)
+
     def reject(self, failure: Failure) -> bool:
         """See `Reader`. What a process has left may be wrong: everything is asked for once more."""
-        self._begun.truncate()
+        try:
+            self._begun.truncate()
+        except Failure as error:
+            self._failed(error)
         if self._found:
             return True
         return self._rest is not None and self._rest.reject(failure)
@@ -196,8 +311,9 @@ class _Kept:
         """See `Reader`."""
         if self._rest is not None:
             self._rest.accept()
-        self._is_kept = True
-        self._keep(self._begun)
+        if self._is_whole:
+            self._is_kept = True
+            self._keep(self._begun)
 
     def close(self) -> None:
         """See `Reader`. What is kept belongs to whoever keeps it."""

@@ -40,7 +40,8 @@ class Document(NamedTuple):
     sent under, empty where there was none. `digests` are all digests that named it: by reference,
     by descriptor, by a header. `size` is in bytes where a descriptor promised one. `name` stands
     for it in messages. `reject` is `Reader.reject` for documents; by default there is no other
-    location to try. `accept` is called with its digest once it has been verified.
+    location to try. `accept` is called with its digest once it has been verified. `is_insecure`:
+    it came over a network, and not over verified TLS.
     """
 
     raw: bytes
@@ -50,6 +51,7 @@ class Document(NamedTuple):
     name: str
     reject: Callable[[Failure], bool] = lambda _: False
     accept: Callable[[Digest], None] = lambda _: None
+    is_insecure: bool = False
 
 
 class Identity(NamedTuple):
@@ -153,6 +155,16 @@ class ResumableSource(Source, Protocol):
 
     async def rest_of_blob(self, descriptor: Descriptor, offset: int) -> Reader:
         """Open a blob that a manifest names, from a byte on. Raises `NotFoundError`."""
+
+
+def stale_since(source: Source) -> float | None:
+    """Return when it was asked what the name of a source's image stands for, if it is stale.
+
+    In seconds since the epoch: the registry could not be asked again. None for a source that has
+    just looked.
+    """
+    since: float | None = getattr(source, "stale_since", None)
+    return since
 
 
 class SearchableSource(Source, Protocol):

@@ -34,6 +34,10 @@ DEFAULTS: dict[str, Any] = {
     "foreign_layers": False,
     "retries": 5,
     "stall_timeout": 60.0,
+    "cache": None,
+    "cache_size": None,
+    "tag_ttl": 0.0,
+    "max_stale": 604800.0,
     "allow_remote": False,
     "hosts": [],
     "quiet": False,
@@ -93,6 +97,9 @@ DEFAULTS: dict[str, Any] = {
         (f"--retries={'9' * 5000} os", {"retries": 999_999_999}),
         ("--stall-timeout 5 os", {"stall_timeout": 5.0}),
         ("--stall-timeout=0.5 os", {"stall_timeout": 0.5}),
+        ("--cache /c --cache-size 20GiB os", {"cache": "/c", "cache_size": 20 << 30}),
+        ("--tag-ttl 0 --max-stale 0 os", {"tag_ttl": 0.0, "max_stale": 0.0}),
+        ("--tag-ttl=300 --max-stale=12h os", {"tag_ttl": 300.0, "max_stale": 43200.0}),
         ("--allow-remote os", {"allow_remote": True}),
         ("--host image.lan os", {"hosts": ["image.lan"]}),
         (
@@ -170,6 +177,15 @@ def test_options_say_what_differs_from_the_defaults(
             for first, second in permutations(
                 ["--creds u:p", "--no-creds", "--registry-token t"], 2
             )
+        ),
+        (
+            "--cache-size=much os",
+            'argument --cache-size: "much" is not a size, as 500M and 20GiB are',
+        ),
+        ("--tag-ttl=-1 os", 'argument --tag-ttl: "-1" is not a number of seconds'),
+        (
+            "--max-stale=1w os",
+            'argument --max-stale: "1w" is not a duration, as 90s, 12h and 7d are',
         ),
         ("--stall-timeout=soon os", 'argument --stall-timeout: "soon" is not a number of seconds'),
         ("--stall-timeout=0 os", 'argument --stall-timeout: "0" is not a number of seconds'),

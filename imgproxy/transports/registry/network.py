@@ -48,6 +48,7 @@ class Network:
         self.options = options
         self.configuration = configuration
         self._diagnostics = diagnostics
+        self.report = diagnostics.failure
         self._preconnection = preconnection
         self._clients: dict[tuple[str, str, bool], Client] = {}
         self._hosts: dict[tuple[str, bool], RegistryHost] = {}
@@ -77,7 +78,7 @@ class Network:
                 f"docker://{reference}",
                 [self._location(each, own, user) for each in found],
                 retries=self.options.retries,
-                report=self._diagnostics.failure,
+                report=self.report,
             ),
             [partial(self._signatures, each, user) for each in found if not each.refusal],
             partial(self._release, user),
@@ -91,9 +92,7 @@ class Network:
         insecure = self.options.tls_verify is False
         client = self._client(None, "", insecure=insecure)
         locations = [PlainUrl(url, client, allow_http=insecure) for url in urls]
-        return Failover(
-            name, locations, retries=self.options.retries, report=self._diagnostics.failure
-        )
+        return Failover(name, locations, retries=self.options.retries, report=self.report)
 
     def lookaside(self, base: Url, *, insecure: bool, user: object) -> Failover[PlainUrl]:
         """Return the failover over the one web server that has files below the URL `base`.
@@ -110,7 +109,7 @@ class Network:
             location.name,
             [location],
             retries=self.options.retries,
-            report=self._diagnostics.failure,
+            report=self.report,
         )
 
     def _signatures(

@@ -43,13 +43,18 @@ class RegistryImage:
         self.name = failover.name
         self.identity = docker_identity(reference)
         self.failover = failover
-        self._reference = reference
+        self.reference = reference
         self._signatures = signatures
         self._close = close
 
+    @property
+    def accepts_insecure(self) -> bool:
+        """Whether one of its locations may be asked without verified TLS."""
+        return any(location.is_insecure for location in self.failover.locations)
+
     async def root(self) -> Document:
         """See `Source`."""
-        return await self._document(self._reference.manifest, self._reference.digest)
+        return await self._document(self.reference.manifest, self.reference.digest)
 
     async def tagged(self, tag: str) -> Document:
         """Return a document by a tag of its own in the image's repository. Raises `Failure`."""
@@ -77,6 +82,7 @@ class RegistryImage:
             None,
             f"{self.name}: {path} from {location.name}",
             lambda failure: self.failover.reject(path, [location], failure),
+            is_insecure=location.is_insecure,
         )
 
     async def blob(self, descriptor: Descriptor) -> Reader:
@@ -92,7 +98,7 @@ class RegistryImage:
         return [
             place
             for location, find in zip(self.failover.locations, self._signatures, strict=False)
-            for place in find(RegistryImage(self._reference, self.failover.alone(location)), digest)
+            for place in find(RegistryImage(self.reference, self.failover.alone(location)), digest)
         ]
 
     def close(self) -> None:

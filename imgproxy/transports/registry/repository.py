@@ -76,6 +76,7 @@ class Repository:
     ) -> None:
         self.name = f"{host.registry}/{repository}"
         self.demerits = 0
+        self.is_insecure = host.insecure
         self._host = host
         self._repository = repository
         self._credential_lookup = credential_lookup

@@ -1,0 +1,269 @@
+"""An image of a registry as a cache has it: imgproxy(1), CACHE.
+
+What has a digest is not asked for again, once it was had under the image's name. What a tag stands
+for is, unless that was asked a moment ago, and the answer of that time serves where the registry is
+away or may not be asked. Whoever named a document, it is compared with its digest when it is read,
+and blobs may be those of other names: their digests come from documents of this one.
+
+Signatures are kept as they are, and judged anew each time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from imgproxy.errors import HOST_FAILURES, BadUpstreamError, Failure, NotFoundError, clean
+from imgproxy.specs.signing import kept_signatures
+from imgproxy.store.cache_records import CachedDocument, CachedTag
+from imgproxy.transports import time_limit
+from imgproxy.transports.cached import CachedSource
+from imgproxy.transports.source import SignaturePlace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.reference import Reference
+    from imgproxy.specs.signing.signature import Signature
+    from imgproxy.store.locks import LockedFile
+    from imgproxy.transports.cache import Cache
+    from imgproxy.transports.registry.registry_image import RegistryImage
+    from imgproxy.transports.source import Document, Reader
+
+# In seconds: how long a registry has to answer where there is another answer, how long connections
+# to it may take, and how often it is asked again.
+_PATIENCE = 30.0
+_CONNECTING = 5.0
+_RETRIES = 1
+
+_UNSAFE = "it came to the cache without verified TLS, which --tls-verify=false accepts"
+
+# In seconds: how long a blob that another process fetches may stand still.
+_BLOB_PATIENCE = 10.0
+
+# An index and its images; more are removed from the cache like those that are not in use.
+_MAX_LOCKS = 64
+
+
+class CachedImage(CachedSource):
+    """An image of a registry, and what a cache has of it. See `Source`."""
+
+    def __init__(self, image: RegistryImage, cache: Cache) -> None:
+        source = _Unasked(image, clean(cache.store.path)) if cache.options.offline else image
+        super().__init__(source, cache.store, cache.keep, cache.failed, _BLOB_PATIENCE)
+        self._stale_since: float | None = None
+        self._image = image
+        self._reference: Reference = image.reference
+        self._cache = cache
+        self._records = cache.records
+        self._options = cache.options
+        self._locks: dict[Digest, LockedFile] = {}
+
+    @property
+    def stale_since(self) -> float | None:
+        """See `source.stale_since`."""
+        return self._stale_since
+
+    # --- documents ------------------------------------------------------------------------------
+
+    async def root(self) -> Document:
+        """See `Source`."""
+        reference, self._stale_since = self._reference, None
+        if reference.digest is not None:
+            known = self._records.document(reference.name, reference.digest)
+            return await self._usable(known) or await self._asked(None)
+        tag = self._records.tag(reference.name, str(reference.tag))
+        stored = await self._usable(tag and tag.document)
+        if tag is None or stored is None:
+            return await self._asked(tag and tag.document)
+        if 0 <= time.time() - tag.asked < self._options.tag_ttl:
+            return stored
+        return await self._asked_or_stale(tag, stored)
+
+    async def _usable(self, known: CachedDocument | None) -> Document | None:
+        """Return a document that was had before, None where it may not or cannot be used now."""
+        if known is None or not self._accepts(known):
+            return None
+        return self._used(await self._stored_document(known.digest, known.size, known.media_type))
+
+    def _accepts(self, known: CachedDocument) -> bool:
+        return not known.is_insecure or self._image.accepts_insecure
+
+    def _used(self, found: Document | None) -> Document | None:
+        """Return a document of the store that is recorded as used, once it has been verified."""
+
+        def accept(digest: Digest) -> None:
+            self._lock(digest)
+
+        return found and found._replace(accept=accept)
+
+    async def _asked_or_stale(self, tag: CachedTag, stored: Document) -> Document:
+        """Return what the registry says, or what it said before where it is away."""
+        age = max(time.time() - tag.asked, 0.0)
+        if age >= self._options.max_stale:
+            limit = _shown(self._options.max_stale)
+            too_old = f"the cached one is {_shown(age)} old, and --max-stale is {limit}"
+            if self._options.offline:
+                raise _offline(f"{self.name}: {too_old}")
+            return await self._asked(None)
+        reason = "--offline"
+        if not self._options.offline:
+            try:
+                with time_limit.limited(_PATIENCE, retries=_RETRIES, connecting=_CONNECTING):
+                    return await self._asked(None)
+            except Failure as failure:
+                if not _is_away(failure):
+                    raise
+                reason = failure.message
+        self._stale_since = tag.asked
+        self._cache.report(f"{self.name}: using what was there {_shown(age)} ago: {reason}")
+        return stored
+
+    async def _asked(self, unsafe: CachedDocument | None) -> Document:
+        """Return what the registry says; `unsafe` is what this run may not use of the cache."""
+        try:
+            found = await self._source.root()
+        except NotFoundError:
+            if self._options.offline and unsafe is not None and not self._accepts(unsafe):
+                raise _offline(f"{self.name}: {_UNSAFE}") from None
+            raise
+
+        def accept(document: CachedDocument) -> None:
+            if self._reference.digest is None:
+                asked = CachedTag(document, time.time())
+                self._records.set_tag(self._reference.name, str(self._reference.tag), asked)
+
+        return self._recorded(found, accept)
+
+    def _recorded(
+        self, found: Document, accepted: Callable[[CachedDocument], None] = lambda _: None
+    ) -> Document:
+        """Return a document that is kept and recorded under the name once it has been verified."""
+        kept = self._kept(found)
+
+        def accept(digest: Digest) -> None:
+            kept.accept(digest)
+            document = CachedDocument(digest, found.media_type, len(found.raw), found.is_insecure)
+            try:
+                self._records.add_document(self._reference.name, document)
+                accepted(document)
+            except Failure as failure:
+                self._failed(failure)
+            self._lock(digest)
+
+        return found._replace(accept=accept)
+
+    def _lock(self, digest: Digest) -> None:
+        """Record that a document is in use, until the image is closed."""
+        if digest not in self._locks and len(self._locks) < _MAX_LOCKS:
+            lock = self._records.use(self._reference.name, digest)
+            if lock is not None:
+                self._locks[digest] = lock
+
+    async def document(self, descriptor: Descriptor) -> Document:
+        """See `Source`. A document of this name names it, so that it may be had under it."""
+        digest, size = descriptor.digest, descriptor.size
+        stored = await self._stored_document(digest, size, descriptor.media_type)
+        return self._recorded(stored or await self._source.document(descriptor))
+
+    # --- blobs and signatures -------------------------------------------------------------------
+
+    async def blob(self, descriptor: Descriptor) -> Reader:
+        """See `Source`."""
+        if self._cache.takes(descriptor):
+            return await super().blob(descriptor)
+        return await self._source.blob(descriptor)
+
+    def signatures(self, digest: Digest) -> list[SignaturePlace]:
+        """See `Source`. Those that were kept come first: no place is asked that they make vain."""
+        found = [self._keeping(place, digest) for place in self._source.signatures(digest)]
+        kept = [each for those in self._signatures_kept(digest).values() for each in those]
+
+        async def read() -> list[Signature]:
+            return kept
+
+        name = f"{clean(self._store.path)}: signatures of {digest}"
+        return [SignaturePlace(name, read), *found] if kept else found
+
+    def _signatures_kept(self, digest: Digest) -> kept_signatures.Places:
+        limit = kept_signatures.MAX_SIZE
+        return kept_signatures.decode(
+            self._records.signatures(self._reference.name, digest, limit) or b"{}"
+        )
+
+    def _keeping(self, place: SignaturePlace, digest: Digest) -> SignaturePlace:
+        """Return a place whose signatures are kept when they are read."""
+
+        async def read() -> list[Signature]:
+            found = await place.read()
+            kept = self._signatures_kept(digest)
+            if found and kept.get(place.name) != found and self._cache.is_usable:
+                raw = kept_signatures.encode({**kept, place.name: found})
+                try:
+                    self._records.keep_signatures(self._reference.name, digest, raw)
+                except Failure as failure:
+                    self._failed(failure)
+            return found
+
+        return SignaturePlace(place.name, read)
+
+    def close(self) -> None:
+        """See `Source`."""
+        while self._locks:
+            self._locks.popitem()[1].close()
+        super().close()
+
+
+def _is_away(failure: Failure) -> bool:
+    """Return whether a registry did not answer, or with nothing that says anything of the image."""
+    is_of_host = isinstance(failure, HOST_FAILURES)
+    return not is_of_host and (failure.retryable or isinstance(failure, BadUpstreamError))
+
+
+def _shown(seconds: float) -> str:
+    """Return a time as people say it, in one unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _offline(message: str) -> NotFoundError:
+    return NotFoundError(
+        f"{message}, and --offline forbids asking the registry", code="MANIFEST_UNKNOWN"
+    )
+
+
+class _Unasked:
+    """An image of a registry that is not to be asked. See `Source`."""
+
+    def __init__(self, image: RegistryImage, place: str) -> None:
+        self.name = image.name
+        self.identity = image.identity
+        self._image = image
+        self._place = place
+
+    async def root(self) -> Document:
+        """See `Source`."""
+        raise _offline(f"{self.name}: it is not in the cache {self._place}")
+
+    async def document(self, descriptor: Descriptor) -> Document:
+        """See `Source`."""
+        where = f"is not in the cache {self._place}"
+        raise _offline(f"{self.name}: the manifest {descriptor.digest} {where}")
+
+    async def blob(self, descriptor: Descriptor) -> Reader:
+        """See `Source`."""
+        where = f"is not in the cache {self._place}"
+        failure = _offline(f"{self.name}: the blob {descriptor.digest} {where}")
+        raise NotFoundError(failure.message, code="BLOB_UNKNOWN")
+
+    def signatures(self, digest: Digest) -> list[SignaturePlace]:
+        """See `Source`. Of an image that is not to be asked, these are on this host."""
+        return self._image.signatures(digest)
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._image.close()
