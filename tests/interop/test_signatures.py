@@ -11,6 +11,7 @@ from support.effort import some
 from support.gnupg import Gnupg, gnupg
 from support.home import Home, mirror, table
 from support.images import OCI_INDEX, OCI_MANIFEST, Json, digest_of
+from support.networks import line_to
 from support.servers import free_port, nginx, put_blob, put_manifest, skopeo_copy
 from support.sigstores import (
     BUNDLE,
@@ -590,6 +591,55 @@ def test_bundles_that_refer_to_an_image_are_found(
         refer(registry.address, repository, subject, bundle)
         found = tuple(answer(pull, image, *options)[0] for image in (by_digest, by_tag))
         assert found == wanted
+
+
+# --- what is kept in a cache --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["attachments", "bundles", "lookaside"])
+def test_signatures_are_kept_and_judged_anew(
+    kind: str, registry: Registry, keys: Keys, home: Home, pull: Pull, tmp_path: Path
+) -> None:
+    """Where the registry is away, today's policy decides by the signatures of yesterday."""
+    subject, repository = registry.images["latest"], f"kept/{kind}"
+    copy(registry, f"docker://{registry.address}/{repository}:1")
+    cache = f"--cache={tmp_path / 'cache'}"
+    trusted, others = sigstore_signed(SIGNER), sigstore_signed(OTHER)
+    with (
+        line_to(registry.address) as line,
+        nginx(tmp_path / "nginx", f"root {home.path}/lookaside;") as web,
+    ):
+        name = f"{line.address}/{repository}"
+        if kind == "attachments":
+            content = payload(subject["digest"], name)
+            layers = [(content, annotated(content, SIGNER))]
+            attach(registry.address, repository, subject["digest"], layers)
+        elif kind == "bundles":
+            bundle = enveloped(statement(subject["digest"], name), SIGNER)
+            refer(registry.address, repository, subject, bundle)
+        else:
+            signed = keys.gpg.sign(simple(subject["digest"], f"{name}:1"), keys.signer)
+            lay(home, subject["digest"], signed, repository=repository)
+            trusted, others = (
+                signed_by(keys.gpg.export(each)) for each in (keys.signer, keys.other)
+            )
+        places = {"lookaside": f"http://{web}", "use-sigstore-attachments": kind != "lookaside"}
+
+        def says(requirement: Json, *options: str) -> tuple[int, str]:
+            policy = with_policy(home, requirement, default_docker=places)
+            return answer(pull, f"docker://{name}:1", cache, "--retries=0", *policy, *options)
+
+        assert says(trusted) == (200, "")
+        line.asked.clear()
+        assert says(trusted) == (200, "")
+        assert line.paths() == [f"/v2/{repository}/manifests/1"]
+        line.dead = True
+        assert says(trusted) == says(trusted, "--offline") == (200, "")
+        status, message = says(others, "--offline")
+        assert status == 403
+        assert "is rejected" in message
+        assert "--offline forbids asking there" in message
 
 
 # --- where an image comes from ------------------------------------------------------------------
