@@ -3,10 +3,12 @@
 
     updater.py REPO IMAGE [-- OPTIONS OF IMGPROXY]
 
-Each layer becomes a commit, through a pipe to `ostree commit`: no layer is ever stored as a file.
-It gets a ref only when it is verified and committed as a whole, so that a layer with a ref need not
-be fetched again, and one without has no effect. Then the layers are merged into one tree, and the
-branch `imgproxy/image` is moved to that. The updater may be killed at any time and started again.
+Each layer becomes a commit, through a pipe to `ostree commit`. What has arrived of it is kept in
+imgproxy's cache, REPO/imgproxy-cache, until the update is complete: whoever starts again after a
+power cut goes on in the middle of a layer. A layer gets a ref only when it is verified and
+committed as a whole, so that one with a ref need not be fetched again, and one without has no
+effect. Then the layers are merged into one tree, and the branch `imgproxy/image` is moved to that.
+The updater may be killed at any time and started again.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import gzip
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -323,11 +326,13 @@ def run(repo: Path, image: str, options: list[str]) -> None:
     if mode not in {"bare", "bare-user"}:
         # bare-user-only would lose them; with archive, ostree does not end when its input does.
         raise FailedError(f"{repo} has the mode {mode}, expected bare-user or bare")
-    with parent.start(image, *options) as child:
+    cache = repo / "imgproxy-cache"
+    with parent.start(image, f"--cache={cache}", *options) as child:
         try:
             update(repo, child)
         finally:
             print(*child.diagnostics, sep="\n", end="\n" * bool(child.diagnostics), file=sys.stderr)
+    shutil.rmtree(cache, ignore_errors=True)  # every layer is a commit by now
 
 
 def main() -> int:

@@ -595,6 +595,13 @@ def test_what_may_pass_is_worth_another_try(store: Store, updater: Updater) -> N
         updater.end(process).failed(TEMPFAIL, f"{short}imgproxy was killed by SIGKILL")
     updater.ostree("fsck", "--quiet")
     assert updater.refs == set()
+    (part,) = updater.repo.glob("imgproxy-cache/.imgproxy/partial/*")
+    kept = part.stat().st_size
+    with line_to(store.address) as line:
+        assert updater(store.name("large", line.address)).status == 0
+    assert 0 < kept < layer["size"]
+    assert line.passed < layer["size"] - kept + MIB // 4
+    assert not (updater.repo / "imgproxy-cache").exists()
 
 
 def test_one_updater_at_a_time(updater: Updater) -> None:
