@@ -8,6 +8,7 @@ removed: what is written may have been found there already.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from contextlib import suppress
@@ -27,32 +28,38 @@ if TYPE_CHECKING:
     from imgproxy.store.cache_records import CacheRecords
     from imgproxy.store.content_store import ContentStore
 
-# In seconds: what nothing names may be another program's, which is about to name it.
+# In seconds: what nothing names may be another program's, which is about to name it, and who was
+# receiving a blob may go on with it.
 _GRACE = 3600.0
 
 
 def shrink(store: ContentStore, records: CacheRecords, limit: int) -> None:
     """Remove what was used least recently until the blobs of a store have `limit` bytes.
 
-    That may be impossible. To be called in a thread. Raises `Failure`, and removes nothing then,
+    Those that were begun count too. That may be impossible. To be called in a thread. Raises `Failure`, and removes nothing then,
     where it cannot be told what the names in index.json reach.
     """
-    if sum(_sizes(store).values()) <= limit:
-        return
     with using(store.path):
+        if sum(_sizes(store).values()) + _begun(store) <= limit:
+            return
         lock = locks.try_lock(store.lock_path, locks.EXCLUSIVE)
     if lock is None:
         return
     try:
-        _Shrinking(store, records).run(limit)
+        with using(store.path):
+            _Shrinking(store, records).run(limit)
     finally:
         lock.close()
 
 
 def _sizes(store: ContentStore) -> dict[Digest, int]:
-    """Return the blobs of a store, and the bytes that each has."""
-    with using(store.path):
-        return {digest: status.st_size for digest, status in store.blobs()}
+    """Return the blobs of a store, and the bytes that each has. Raises `OSError`."""
+    return {digest: status.st_size for digest, status in store.blobs()}
+
+
+def _begun(store: ContentStore) -> int:
+    """Return how many bytes there are of blobs that are not whole. Raises `OSError`."""
+    return sum(status.st_size for _, status in store.partials())
 
 
 class _Shrinking:
@@ -66,7 +73,10 @@ class _Shrinking:
         self._users = Counter(digest for each in self._reached for digest in each)
 
     def run(self, limit: int) -> None:
-        self._remove_orphans()
+        before = time.time() - _GRACE
+        self._remove_begun(before)
+        self._remove_orphans(before)
+        limit -= _begun(self._store)
         for used, reached in zip(self._documents, self._reached, strict=True):
             if sum(self._sizes.values()) <= limit:
                 return
@@ -77,9 +87,16 @@ class _Shrinking:
                 if self._users[digest] == 0:
                     self._remove(digest)
 
-    def _remove_orphans(self) -> None:
+    def _remove_begun(self, before: float) -> None:
+        """Remove what nobody has gone on with for a while."""
+        for path, status in self._store.partials():
+            lock = locks.try_lock(path, locks.EXCLUSIVE) if status.st_mtime < before else None
+            if lock is not None:
+                os.unlink(path)
+                lock.close()
+
+    def _remove_orphans(self, before: float) -> None:
         """Remove what no image reaches, and nobody is about to name."""
-        before = time.time() - _GRACE
         old = {digest for digest, status in self._store.blobs() if status.st_mtime < before}
         for digest in old - self._kept - self._users.keys():
             self._remove(digest)

@@ -107,6 +107,13 @@ class ContentStore:
                         digest = digests.parse(f"{algorithm}:{file.name}")
                         yield digest, file.stat(follow_symlinks=False)
 
+    def partials(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the files of blobs that are not whole yet. Raises `OSError`."""
+        with os.scandir(self._partial) as files:
+            for file in files:
+                with suppress(FileNotFoundError):
+                    yield file.path, file.stat(follow_symlinks=False)
+
     async def partial(
         self, digest: Digest, size: int, patience: float = math.inf
     ) -> PartialBlob | None:

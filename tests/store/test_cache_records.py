@@ -221,6 +221,29 @@ def test_what_nothing_names_is_left_to_who_may_be_about_to(images: Images) -> No
     assert [images.has(each) for each in BIG[:3]] == [True, False, True]
 
 
+@real_time
+async def test_what_was_begun_counts_and_goes_where_nobody_goes_on(images: Images) -> None:
+    images.add(BIG[0])
+    parts = []
+    for content in BIG[1:]:
+        begun = await images.store.partial(digests.compute(content), len(content))
+        assert begun is not None
+        begun.append(content[:9000])
+        parts.append(begun)
+    parts[0].close()
+    parts[1].close()
+    for begun, old in zip(parts, (True, False, True), strict=True):
+        if old:
+            os.utime(begun._path, (0, 0))
+    images.limit(30_000)
+    left = {path for path, _ in images.store.partials()}
+    assert left == {begun._path for begun in parts[1:]}  # one is new, and one is in use
+    assert images.has(BIG[0])
+    images.limit(20_000)
+    assert not images.has(BIG[0])
+    parts[2].close()
+
+
 # --- blobs that others fetch ------------------------------------------------------------------
 
 
