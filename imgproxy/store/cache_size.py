@@ -36,8 +36,8 @@ _GRACE = 3600.0
 def shrink(store: ContentStore, records: CacheRecords, limit: int) -> None:
     """Remove what was used least recently until the blobs of a store have `limit` bytes.
 
-    Those that were begun count too. That may be impossible. To be called in a thread. Raises `Failure`, and removes nothing then,
-    where it cannot be told what the names in index.json reach.
+    Those that were begun count too. That may be impossible. To be called in a thread. Raises
+    `Failure`, and removes nothing then, where it cannot be told what the names in index.json reach.
     """
     with using(store.path):
         if sum(_sizes(store).values()) + _begun(store) <= limit:

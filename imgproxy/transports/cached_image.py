@@ -59,6 +59,7 @@ class CachedImage(CachedSource):
         self._cache = cache
         self._records = cache.records
         self._options = cache.options
+        self._is_insecure = False  # the root
         self._locks: dict[Digest, LockedFile] = {}
 
     @property
@@ -73,7 +74,7 @@ class CachedImage(CachedSource):
         reference, self._stale_since = self._reference, None
         if reference.digest is not None:
             known = self._records.document(reference.name, reference.digest)
-            return await self._usable(known) or await self._asked(None)
+            return await self._usable(known) or await self._asked(known)
         tag = self._records.tag(reference.name, str(reference.tag))
         stored = await self._usable(tag and tag.document)
         if tag is None or stored is None:
@@ -86,6 +87,7 @@ class CachedImage(CachedSource):
         """Return a document that was had before, None where it may not or cannot be used now."""
         if known is None or not self._accepts(known):
             return None
+        self._is_insecure = known.is_insecure
         return self._used(await self._stored_document(known.digest, known.size, known.media_type))
 
     def _accepts(self, known: CachedDocument) -> bool:
@@ -130,6 +132,8 @@ class CachedImage(CachedSource):
                 raise _offline(f"{self.name}: {_UNSAFE}") from None
             raise
 
+        self._is_insecure = found.is_insecure
+
         def accept(document: CachedDocument) -> None:
             if self._reference.digest is None:
                 asked = CachedTag(document, time.time())
@@ -166,7 +170,9 @@ class CachedImage(CachedSource):
         """See `Source`. A document of this name names it, so that it may be had under it."""
         digest, size = descriptor.digest, descriptor.size
         stored = await self._stored_document(digest, size, descriptor.media_type)
-        return self._recorded(stored or await self._source.document(descriptor))
+        if stored is None:
+            return self._recorded(await self._source.document(descriptor))
+        return self._recorded(stored._replace(is_insecure=self._is_insecure))
 
     # --- blobs and signatures -------------------------------------------------------------------
 

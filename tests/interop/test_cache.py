@@ -256,8 +256,11 @@ def test_what_came_without_verified_tls_serves_whoever_accepts_that(
     env = {"SSL_CERT_FILE": str(tls.authority)}
     cache = f"--cache={tmp_path / 'cache'}"
     with docker_registry(registry.directory, tls=tls) as address:
-        image = registry.name(":latest", address)
+        image = registry.name(":index", address)
+        chosen = digest_of(pull_from(pull(image, HTTP, cache)).raw)
         pull_from(pull(image, HTTP, cache))
+        by_digest = registry.name(f"@{chosen}", address)
+        refused(pull(by_digest, cache, "--offline", env=env), 404, "without verified TLS")
         safe = pull(image, cache, "--offline", env=env)
         refused(safe, 404, "without verified TLS, which --tls-verify=false accepts", "--offline")
         assert pull(image, HTTP, cache, "--offline").client.get("/manifest").status == 200
