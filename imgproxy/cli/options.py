@@ -286,6 +286,7 @@ def add_cache(parser: Parser) -> None:
     add(
         "--cache",
         metavar="DIR",
+        type=_directory,
         help="keep what registries send, verified, in a store there, and look there first",
     )
     add(
@@ -417,6 +418,12 @@ def _seconds_or_none(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds')
     return seconds
+
+
+def _directory(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a directory is empty")
+    return text
 
 
 def _size(text: str) -> int:
