@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from imgproxy.cli import options as common
-from imgproxy.cli import runtime
+from imgproxy.cli import runtime, stored_names
 from imgproxy.cli.options import Options
-from imgproxy.errors import Failure, InvalidError, UsageError
+from imgproxy.errors import InvalidError, UsageError
 from imgproxy.host import environment
 from imgproxy.specs.oci import reference as references
-from imgproxy.specs.oci.layout_index import IMAGE_NAME
 from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.specs.oci.reference import DockerArchiveName, LayoutName
 from imgproxy.store.content_store import ContentStore
@@ -53,23 +52,18 @@ def add_options(parser: Parser) -> None:
     """See `commands.Command`."""
     add = parser.add_argument
     add("image", metavar="IMAGE", help="the image to copy")
-    add("store", metavar="oci:DIR[:REF]", type=_store, help="the store, and the name there")
+    add(
+        "store",
+        metavar="oci:DIR[:REF]",
+        type=stored_names.layout,
+        help="the store, and the name there",
+    )
     add("--all-platforms", action="store_true", help="the whole index, with all that it names")
     common.add_choice(parser)
     common.add_credentials(parser, parser.add_mutually_exclusive_group())
     common.add_configuration(parser)
     common.add_networks(parser)
     common.add_cache(parser)
-
-
-def _store(text: str) -> LayoutName:
-    try:
-        name = references.parse_image(text)
-    except Failure as failure:
-        raise UsageError(failure.message) from None
-    if not isinstance(name, LayoutName) or name.transport != "oci" or name.position is not None:
-        raise UsageError(f"expected oci:DIR[:REF], got {references.shown(text)}")
-    return name
 
 
 async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
@@ -84,14 +78,14 @@ async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     catalog = runtime.new_catalog(options, configuration, network, wrap, store.path)
     image = catalog.image(options.image, options.platform or environment.host_platform())
     try:
-        async with store.using():
+        with store.using():
             with image.limited():
                 opened = await image.open()
             ref = options.store.ref_name or _own_name(name, opened.reference)
             pull = _Pull(image, opened, store, keeper, diagnostics.progress)
             root = (opened.index if options.all_platforms else None) or opened.manifest
             await pull.content_of(root)
-            entry = _entry(root, ref)
+            entry = _entry(root)
             await store.change_index(lambda index: index.with_name(ref, entry))
     finally:
         keeper.close()
@@ -122,7 +116,7 @@ def _own_name(name: ImageName, reference: Reference | None) -> str:
     return own
 
 
-def _entry(document: VerifiedDocument, ref: str) -> dict[str, Any]:
+def _entry(document: VerifiedDocument) -> dict[str, Any]:
     """Return the entry of `index.json` for a manifest or an index, without its name."""
     entry: dict[str, Any] = {
         "mediaType": document.media_type,
@@ -132,8 +126,6 @@ def _entry(document: VerifiedDocument, ref: str) -> dict[str, Any]:
     parsed = document.parsed
     if isinstance(parsed, Manifest) and parsed.artifact_type:
         entry["artifactType"] = parsed.artifact_type
-    if references.has_registry(ref):  # the key that containerd and docker load by
-        entry["annotations"] = {IMAGE_NAME: ref}
     return entry
 
 
@@ -181,6 +173,7 @@ class _Pull:
         async for manifest in self._manifests(root):
             for descriptor in (manifest.config, *manifest.layers):
                 wanted.setdefault(descriptor.digest, descriptor)
+        self._store.use(wanted)
         missing = [each for each in wanted.values() if not self._store.has(each.digest, each.size)]
         self.counts["present"] = len(wanted) - len(missing)
         # The largest takes longest, and should not come last.

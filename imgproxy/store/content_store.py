@@ -2,7 +2,8 @@
 
     oci-layout, index.json          image-layout.md; a name in index.json is that of a whole image
     blobs/<algorithm>/<encoded>     content that was verified before it got this name
-    .imgproxy/lock                  shared while blobs are used, exclusive for `gc`
+    .imgproxy/lock                  held for moments: `users`
+    .imgproxy/users/<id>            what a process relies on: `users`
     .imgproxy/index.lock            exclusive while index.json is read, changed and renamed
     .imgproxy/partial/<digest>      blobs on their way: `partial_blob`
     .imgproxy/names/                what a cache knows, and the roots of what it keeps:
@@ -19,18 +20,18 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import asynccontextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import clean
-from imgproxy.specs.oci import digest as digests
+from imgproxy.errors import AbsentError, clean
 from imgproxy.specs.oci import layout_index
 from imgproxy.store import locks
 from imgproxy.store.files import DestinationError, read, sync_directory, using, write
 from imgproxy.store.partial_blob import PartialBlob, open_partial
+from imgproxy.store.users import User
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.layout_index import LayoutIndex
@@ -50,9 +51,13 @@ class ContentStore:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.ours = f"{path}/{_OURS}"
+        self.lock = f"{self.ours}/lock"
+        self.index_lock = f"{self.ours}/index.lock"
+        self.users = f"{self.ours}/users"
+        self.partials = f"{self.ours}/partial"
         self._index = f"{path}/index.json"
-        self._partial = f"{path}/{_OURS}/partial"
-        self.lock_path = f"{path}/{_OURS}/lock"
+        self._user: User | None = None
 
     def create(self) -> None:
         """Make what is missing of the store, which is not made of a directory with other files."""
@@ -61,29 +66,74 @@ class ContentStore:
             found = set(os.listdir(self.path))
             if found and not found & {"oci-layout", "index.json", _OURS}:
                 raise DestinationError(f"{clean(self.path)} is neither an OCI layout nor empty")
-            for directory in ("blobs", _OURS, f"{_OURS}/partial"):
+            # What is begun must be known again by the next one: `.imgproxy` comes first.
+            for directory in (_OURS, f"{_OURS}/partial", f"{_OURS}/users", "blobs"):
                 with suppress(FileExistsError):
                     os.mkdir(f"{self.path}/{directory}", _PRIVATE)
-            if "oci-layout" not in found:
-                write(f"{self.path}/oci-layout", layout_index.LAYOUT, 0o644)
-            if "index.json" not in found:
-                with suppress(FileExistsError):  # another one was faster
-                    write(self._index, layout_index.EMPTY.encode(), 0o644, replace=False)
+            if not {"oci-layout", "index.json"} <= found:
+                with locks.wait_lock(self.index_lock, locks.EXCLUSIVE):
+                    self._create_files()
 
     @property
     def is_there(self) -> bool:
         """Whether the directory is that of a layout."""
         return os.path.exists(f"{self.path}/oci-layout")
 
-    @asynccontextmanager
-    async def using(self) -> AsyncIterator[None]:
-        """Keep blobs from being collected during the block."""
-        with using(self.path):
-            lock = await locks.lock(self.lock_path, locks.SHARED)
+    def _create_files(self) -> None:
+        layout = f"{self.path}/oci-layout"
+        if not os.path.lexists(layout):
+            write(layout, layout_index.LAYOUT, 0o644)
+        with suppress(FileExistsError):  # a foreign writer takes no lock
+            if not os.path.lexists(self._index):
+                write(self._index, layout_index.EMPTY.encode(), 0o644, replace=False)
+
+    def open(self) -> None:
+        """Make what is missing for changes of a layout. Raises `AbsentError` where there is none.
+
+        A foreign layout has no `.imgproxy`.
+        """
+        self.check()
+        self.create()
+
+    def check(self) -> None:
+        """Raise `AbsentError` where there is no layout."""
+        with using(self._index):
+            try:
+                os.stat(self._index)
+            except (FileNotFoundError, NotADirectoryError):
+                raise AbsentError(
+                    f"{clean(self.path)} is no OCI layout: it has no index.json"
+                ) from None
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Keep the blobs of which `use` is told from being collected during the block."""
+        with using(self.users):
+            user = User(self.users)
+        before, self._user = self._user, user
         try:
             yield
         finally:
-            lock.close()
+            self._user = before
+            user.close()
+
+    def use(self, digests: Iterable[Digest]) -> None:
+        """Rely on blobs until `using` ends: whether they are there is to be asked afterwards."""
+        with self._relying_on(digests):
+            pass
+
+    @contextmanager
+    def _relying_on(self, digests: Iterable[Digest]) -> Iterator[None]:
+        """Rely on blobs, and let `gc` wait for the end of the block.
+
+        Who is not in `using` never waits: a cache does without what is gone.
+        """
+        if self._user is None:
+            yield
+            return
+        with using(self.users), locks.wait_lock(self.lock, locks.SHARED):
+            self._user.add(digests)
+            yield
 
     # --- blobs ----------------------------------------------------------------------------------
 
@@ -98,22 +148,6 @@ class ContentStore:
         except OSError:
             return False
 
-    def blobs(self) -> Iterator[tuple[Digest, os.stat_result]]:
-        """Yield the blobs that there are. Raises `OSError`."""
-        for algorithm in os.listdir(f"{self.path}/blobs"):
-            with os.scandir(f"{self.path}/blobs/{algorithm}") as files:
-                for file in files:
-                    with suppress(ValueError, FileNotFoundError):  # another one's, or removed
-                        digest = digests.parse(f"{algorithm}:{file.name}")
-                        yield digest, file.stat(follow_symlinks=False)
-
-    def partials(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield the files of blobs that are not whole yet. Raises `OSError`."""
-        with os.scandir(self._partial) as files:
-            for file in files:
-                with suppress(FileNotFoundError):
-                    yield file.path, file.stat(follow_symlinks=False)
-
     async def partial(
         self, digest: Digest, size: int, patience: float = math.inf
     ) -> PartialBlob | None:
@@ -122,7 +156,7 @@ class ContentStore:
         `patience` is in seconds: see `open_partial`, which raises `BusyError`.
         """
         partial = await open_partial(
-            f"{self._partial}/{digest.algorithm}-{digest.encoded}",
+            f"{self.partials}/{digest.algorithm}-{digest.encoded}",
             self.blob_path(digest),
             size,
             patience,
@@ -134,12 +168,13 @@ class ContentStore:
         return None
 
     def put(self, digest: Digest, content: bytes) -> None:
-        """Write a document that has been verified, unless it is there, in the same bytes."""
+        """Write a document that has been verified, also in place of one that is damaged."""
         path = self.blob_path(digest)
-        with suppress(OSError):
-            if read(path, len(content))[0] == content:
-                return
-        with using(path):
+        # `gc` takes no file that is being written meanwhile for an abandoned one.
+        with using(path), self._relying_on([digest]):
+            with suppress(OSError):
+                if read(path, len(content))[0] == content:
+                    return
             os.makedirs(os.path.dirname(path), _PRIVATE, exist_ok=True)
             write(path, content, 0o444)
 
@@ -165,7 +200,7 @@ class ContentStore:
         Blobs that were written before are on the disk with their names before the index is.
         """
         with using(self.path):
-            lock = await locks.lock(f"{self.path}/{_OURS}/index.lock", locks.EXCLUSIVE)
+            lock = await locks.lock(self.index_lock, locks.EXCLUSIVE)
         try:
             with using(self._index):
                 self._sync_blobs()

@@ -27,11 +27,20 @@ class DestinationError(Failure):
     default_code = "DESTINATION"
 
 
+# What a file is called that is not whole yet: its own name, and this.
+TEMPORARY = r"\.imgproxy-[0-9]+-[0-9]+\Z"
+
+
 @contextmanager
-def using(path: str) -> Iterator[None]:
-    """Translate errors of the operating system on a path of the store into `Failure`."""
+def using(path: str, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Translate errors of the operating system on a path of the store into `Failure`.
+
+    Those of the class `passing` are the caller's.
+    """
     try:
         yield
+    except passing:
+        raise
     except OSError as error:
         where = clean(error.filename if isinstance(error.filename, str) else path)
         failure = None if error.errno in _FULL else shortage(where, error)

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+from typing import TYPE_CHECKING
 
 import trio
+
+if TYPE_CHECKING:
+    from typing import Self
 
 # In seconds: how often a lock that another process has is tried.
 INTERVAL = 0.1
@@ -37,17 +41,34 @@ class LockedFile:
         if fd >= 0:
             os.close(fd)
 
+    def __enter__(self) -> Self:
+        return self
 
-def try_lock(path: str, kind: int) -> LockedFile | None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def try_lock(path: str, kind: int, *, create: bool = True) -> LockedFile | None:
     """Open and lock the file at a path, which is made if it is not there.
 
     Returns None where another one has the lock. Raises `OSError`.
     """
+    return _lock(path, kind | fcntl.LOCK_NB, os.O_CREAT if create else 0)
+
+
+def wait_lock(path: str, kind: int) -> LockedFile:
+    """Do the same for a lock that others have for moments, for which the thread waits."""
+    file = _lock(path, kind, os.O_CREAT)
+    assert file is not None  # noqa: S101  (nobody else has it)
+    return file
+
+
+def _lock(path: str, operation: int, flags: int) -> LockedFile | None:
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
         file = LockedFile(fd)
         try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            fcntl.flock(fd, operation)
             if file.is_at(path):
                 return file
         except BlockingIOError:

@@ -77,6 +77,7 @@ class CachedSource:
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""
+        self._store.use([descriptor.digest])
         stored = await self._stored_document(
             descriptor.digest, descriptor.size, descriptor.media_type
         )

@@ -15,6 +15,7 @@ from imgproxy.specs.oci import digest as digests
 from imgproxy.store import content_store, locks
 from imgproxy.store.content_store import ContentStore
 from imgproxy.store.files import DestinationError, write
+from imgproxy.store.users import relied_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,11 +214,11 @@ async def test_a_foreign_writer_that_never_stops_is_told(
     assert store.index().names == []
 
 
-@real_time
-async def test_blobs_are_not_collected_while_they_are_used(store: ContentStore) -> None:
-    path = f"{store.path}/.imgproxy/lock"
-    async with store.using(), store.using():
-        assert locks.try_lock(path, locks.EXCLUSIVE) is None
-    lock = locks.try_lock(path, locks.EXCLUSIVE)
-    assert lock is not None
-    lock.close()
+def test_what_a_process_relies_on_is_known_until_its_end(store: ContentStore) -> None:
+    store.use([DIGEST])  # of nobody
+    with store.using():
+        assert relied_on(store.users) == set()
+        store.use([DIGEST])
+        assert relied_on(store.users) == {str(DIGEST)}
+    assert relied_on(store.users) == set()
+    assert os.listdir(store.users) == []

@@ -23,7 +23,8 @@ _HEX = re.compile(r"[0-9a-f]+")
 # Registered algorithms, with the count of hex digits of their hashes.
 _REGISTERED = {"sha256": 64, "sha384": 96, "sha512": 128, "blake3": 64}
 
-_AVAILABLE = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
+# Those that this program can compute.
+AVAILABLE = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 
 # No registered algorithm comes near; a longer name is an attack on file names and headers.
 _MAX_LENGTH = 255
@@ -56,7 +57,7 @@ def parse(text: str) -> Digest:
 
 def is_available(digest: Digest) -> bool:
     """Return whether this program can compute the digest's algorithm."""
-    return digest.algorithm in _AVAILABLE
+    return digest.algorithm in AVAILABLE
 
 
 def hasher(digest: Digest) -> Hash:
@@ -64,9 +65,9 @@ def hasher(digest: Digest) -> Hash:
 
     Raises `NotImplementedByUsError` where the algorithm is not available.
     """
-    new = _AVAILABLE.get(digest.algorithm)
+    new = AVAILABLE.get(digest.algorithm)
     if new is None:
-        available = ", ".join(_AVAILABLE)
+        available = ", ".join(AVAILABLE)
         raise NotImplementedByUsError(
             f"verifying {digest}: the algorithm {digest.algorithm} is not available"
             f" (available: {available})"
@@ -76,4 +77,4 @@ def hasher(digest: Digest) -> Hash:
 
 def compute(content: bytes, algorithm: str = "sha256") -> Digest:
     """Return the digest of `content` by an available algorithm."""
-    return Digest(algorithm, _AVAILABLE[algorithm](content).hexdigest())
+    return Digest(algorithm, AVAILABLE[algorithm](content).hexdigest())

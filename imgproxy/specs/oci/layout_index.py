@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imgproxy.errors import InvalidError
 from imgproxy.parsing import strict_json
 from imgproxy.specs.oci import media_type as types
+from imgproxy.specs.oci import reference as references
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,13 +43,21 @@ class LayoutIndex:
         """Return the entries that have a name; readers take more than one for an ambiguity."""
         return [entry for entry in self.entries if name_of(entry) == name]
 
+    def with_digest(self, digest: Digest) -> list[Entry]:
+        """Return the entries of an image, whatever their names are."""
+        return [entry for entry in self.entries if _digest_of(entry) == str(digest)]
+
     def with_name(self, name: str, entry: Entry) -> LayoutIndex:
         """Return the index in which a name stands for an image, and for no other one.
 
-        The image takes the place of the one that had the name before. `entry` is a descriptor.
+        The image takes the place of the one that had the name before. `entry` is a descriptor, and
+        may be that of another name. A whole reference is also what containerd and docker load by.
         """
-        annotations = entry.get("annotations") or {}
-        named = {**entry, "annotations": {**annotations, REF_NAME: name}}
+        annotations = {**(entry.get("annotations") or {}), REF_NAME: name}
+        annotations.pop(IMAGE_NAME, None)
+        if references.has_registry(name):
+            annotations[IMAGE_NAME] = name
+        named = {**entry, "annotations": annotations}
         places = [n for n, each in enumerate(self.entries) if name_of(each) == name]
         others = self._without(lambda each: name_of(each) == name).entries
         place = places[0] if places else len(others)
@@ -60,12 +69,10 @@ class LayoutIndex:
 
     def without_digest(self, digest: Digest) -> LayoutIndex:
         """Return the index without an image, whatever its names are."""
-        return self._without(lambda entry: entry.get("digest") == str(digest))
+        return self._without(lambda entry: _digest_of(entry) == str(digest))
 
     def _without(self, is_removed: Callable[[Entry], bool]) -> LayoutIndex:
-        return self._having(
-            [each for each in self.entries if not (isinstance(each, dict) and is_removed(each))]
-        )
+        return self._having([each for each in self.entries if not is_removed(each)])
 
     def _having(self, entries: list[Entry]) -> LayoutIndex:
         return LayoutIndex({**self._document, "manifests": entries})
@@ -100,3 +107,7 @@ def name_of(entry: Entry) -> str | None:
     annotations = entry.get("annotations") if isinstance(entry, dict) else None
     name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
     return name if isinstance(name, str) else None
+
+
+def _digest_of(entry: Entry) -> object:
+    return entry.get("digest") if isinstance(entry, dict) else None
