@@ -271,6 +271,7 @@ PRIVILEGES = [
         {
             "imgproxy.specs.oci.digest",
             "imgproxy.verification.documents",
+            "imgproxy.verification.stored_blobs",
             "imgproxy.verification.verified_blob",
             "imgproxy.transports.local.docker_archive",
         },
