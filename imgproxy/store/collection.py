@@ -60,9 +60,9 @@ class Collection:
             others = [each for each in blobs if each.digest not in kept]
             self.kept = len(blobs) - len(others)
             unnamed = [*others, *inventory.begun(self._store)]
-            found = [each for each in unnamed if self._is_old(each)]
-        self.young = len(unnamed) - len(found)
-        return found
+            old = [each for each in unnamed if self._is_old(each)]
+            self.young = len(unnamed) - len(old)
+            return [each for each in old if not self._is_locked(each)]
 
     def remove(self, files: list[StoredFile]) -> Iterator[StoredFile]:
         """Remove the files that nothing names or needs by now, and yield them.
@@ -120,27 +120,32 @@ class Collection:
             return self._grace == 0 or self._now - written >= self._grace
         return False
 
+    def _lock_of(self, file: StoredFile) -> str | None:
+        """Return what is locked by whoever writes a file; None for `.imgproxy/lock`."""
+        directory = os.path.dirname(file.path)
+        if directory == self._store.path:
+            return self._store.index_lock
+        return file.path if directory in (self._store.partials, self._store.users) else None
+
+    def _is_locked(self, file: StoredFile) -> bool:
+        lock = self._lock_of(file)
+        with suppress(FileNotFoundError):
+            return lock is not None and locks.is_locked(lock)
+        return False
+
     def _remove(self, file: StoredFile) -> bool:
         """Remove a file, but for one that somebody is writing; return whether it was removed."""
-        directory = os.path.dirname(file.path)
+        lock = self._lock_of(file)
         with suppress(FileNotFoundError):
-            if directory == self._store.partials:
-                return _unlink_locked(file.path, file.path)
-            if directory == self._store.path:
-                return _unlink_locked(file.path, self._store.index_lock)
-            os.unlink(file.path)  # others are written under the lock that is held
-            return True
+            if lock is None:
+                os.unlink(file.path)
+                return True
+            held = locks.try_lock(lock, locks.EXCLUSIVE, create=lock != file.path)
+            if held is not None:
+                with held:
+                    os.unlink(file.path)
+                return True
         return False
-
-
-def _unlink_locked(path: str, lock: str) -> bool:
-    """Remove a file unless somebody has its lock; return whether it was removed."""
-    file = locks.try_lock(lock, locks.EXCLUSIVE, create=lock != path)
-    if file is None:
-        return False
-    with file:
-        os.unlink(path)
-    return True
 
 
 def _refused(failure: Failure) -> InvalidError:

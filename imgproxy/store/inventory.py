@@ -48,11 +48,12 @@ def blobs(store: ContentStore, unknown: list[str]) -> Iterator[StoredFile]:
 
 
 def begun(store: ContentStore) -> Iterator[StoredFile]:
-    """Yield the files that are no blobs, or no `index.json`, yet. Raises `OSError`."""
-    places = (store.path, *(f"{store.path}/blobs/{each}" for each in digests.AVAILABLE))
-    for directory in (*places, store.partials):
+    """Yield the files of processes that have not come to their end. Raises `OSError`."""
+    ours = (store.partials, store.users)
+    shared = (store.path, *(f"{store.path}/blobs/{each}" for each in digests.AVAILABLE))
+    for directory in (*ours, *shared):
         for entry in _entries(directory):
-            is_ours = directory == store.partials or _TEMPORARY.search(entry.name)
+            is_ours = directory in ours or _TEMPORARY.search(entry.name)
             if is_ours and entry.is_file(follow_symlinks=False):
                 with suppress(FileNotFoundError):
                     yield StoredFile(entry.path, entry.stat(follow_symlinks=False).st_size, None)

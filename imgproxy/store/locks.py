@@ -56,6 +56,14 @@ def try_lock(path: str, kind: int, *, create: bool = True) -> LockedFile | None:
     return _lock(path, kind | fcntl.LOCK_NB, os.O_CREAT if create else 0)
 
 
+def is_locked(path: str) -> bool:
+    """Return whether another one has the lock of a file. Raises `OSError` where there is none."""
+    file = try_lock(path, EXCLUSIVE, create=False)
+    if file is not None:
+        file.close()
+    return file is None
+
+
 def wait_lock(path: str, kind: int) -> LockedFile:
     """Do the same for a lock that others have for moments, for which the thread waits."""
     file = _lock(path, kind, os.O_CREAT)

@@ -57,17 +57,13 @@ class User:
 def relied_on(directory: str) -> set[str]:
     """Return the digests that processes rely on; `.imgproxy/lock` is held exclusively.
 
-    The files of processes that were killed are removed. Raises `OSError`.
+    Those of processes that were killed are none. Raises `OSError`.
     """
     found: set[str] = set()
     for name in os.listdir(directory):
         path = f"{directory}/{name}"
         with suppress(FileNotFoundError):  # it has come to its end
-            file = locks.try_lock(path, locks.EXCLUSIVE, create=False)
-            if file is None:
+            if locks.is_locked(path):
                 with open(path, encoding="ascii", errors="replace") as lines:
                     found.update(lines.read().split())
-            else:
-                os.unlink(path)
-                file.close()
     return found

@@ -260,7 +260,7 @@ def test_what_a_killed_process_has_relied_on_is_not_kept(layout: Layout) -> None
     user.add([digests.parse(used)])
     user._file.close()
     assert len(os.listdir(store.users)) == 1
-    assert collect(layout) == {used}
+    assert collect(layout) == {used, "None"}
     assert os.listdir(store.users) == []
 
 
@@ -292,10 +292,12 @@ def test_what_was_begun_and_abandoned_is_removed(layout: Layout) -> None:
         (layout.path / name).write_text("begun")
     assert collect(layout, 3600) == set()
     it = collection(layout)
-    locked = [
-        locks.try_lock(each, locks.EXCLUSIVE) for each in (store.index_lock, it.find()[-1][0])
-    ]
-    assert [each.path for each in it.remove(it.find())] == [str(layout.path / names[2])]
+    found = it.find()
+    assert len(found) == len(names)
+    locked = [locks.try_lock(each, locks.EXCLUSIVE) for each in (store.index_lock, found[0].path)]
+    only = [str(layout.path / names[2])]
+    assert [each.path for each in it.find()] == only
+    assert [each.path for each in it.remove(found)] == only
     for each in locked:
         assert each is not None
         each.close()
