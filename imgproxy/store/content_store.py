@@ -208,7 +208,9 @@ class ContentStore:
                     before, status = self._read_index()
                     after = change(before)
                     if _is_same(status, os.stat(self._index)):
-                        write(self._index, after.encode(), 0o644)
+                        if after.entries != before.entries:
+                            write(self._index, after.encode(), 0o644)
+                        # Also of what another process has written, and was killed before this.
                         sync_directory(self.path)
                         return after
         finally:

@@ -61,7 +61,7 @@ class Forks:
 
     def __init__(self, directory: Path) -> None:
         self._out = directory / "said"
-        self._out.mkdir()
+        self._out.mkdir(parents=True)
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,

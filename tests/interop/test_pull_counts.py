@@ -1,0 +1,65 @@
+"""What a pull into a store costs, counted: requests, and calls that wait for the disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from support.disk_calls import Forks
+from support.networks import line_to
+from support.parent import INSECURE
+from support.servers import docker_registry, token_service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.filled import Registry
+
+PLAIN = "--tls-verify=false"
+
+# Of three blobs and a manifest, into a new layout. Each blob is written to the disk once
+# (fdatasync), as are the manifest, oci-layout, and index.json, empty and not (fsync); the names in
+# blobs, blobs/sha256 and the layout are, before and after the image has its name.
+FIRST = {"fdatasync": 3, "fsync": 4 + 3, "rename": 3 + 3, "link": 1}
+# The names alone: that of a process that was killed may not be on the disk yet.
+AGAIN = {"fdatasync": 0, "fsync": 3, "rename": 0, "link": 0}
+
+
+def test_a_pull_asks_for_each_thing_once_and_waits_for_the_disk_once_for_each(
+    registry: Registry, tmp_path: Path
+) -> None:
+    manifest = registry.layout.document(registry.images["latest"])
+    digests = [each["digest"] for each in (manifest["config"], *manifest["layers"])]
+    with (
+        Forks(tmp_path / "forks") as forks,
+        token_service(tmp_path / "tokens") as tokens,
+        docker_registry(registry.directory, auth=tokens) as guarded,
+        line_to(guarded) as line,
+    ):
+        image = registry.name(":latest", line.address)
+        pull = ("pull", INSECURE, PLAIN, image, f"oci:{tmp_path}/store:os")
+        first = forks.run(*pull)
+        assert first.status == 0, first.stderr
+        asked, line.asked[:] = list(map(str, line.asked)), []
+        assert sorted(asked) == sorted(
+            # the first has no token yet
+            ["GET /v2/images/all/manifests/latest"] * 2
+            + [f"GET /v2/images/all/blobs/{each}" for each in digests]
+        )
+        assert {name: first.calls.get(name, 0) for name in FIRST} == FIRST
+        again = forks.run(*pull)
+        assert again.status == 0, again.stderr
+        assert list(map(str, line.asked)) == ["GET /v2/images/all/manifests/latest"] * 2
+        assert len(tokens.scopes) == 2
+        assert {name: again.calls.get(name, 0) for name in AGAIN} == AGAIN
+
+
+def test_an_anonymous_pull_of_what_is_there_takes_one_request(
+    registry: Registry, tmp_path: Path
+) -> None:
+    with Forks(tmp_path / "forks") as forks, line_to(registry.address) as line:
+        image = registry.name(":latest", line.address)
+        pull = ("pull", INSECURE, PLAIN, image, f"oci:{tmp_path}/store:os")
+        assert forks.run(*pull).status == 0
+        line.asked.clear()
+        assert forks.run(*pull).status == 0
+        assert list(map(str, line.asked)) == ["GET /v2/images/all/manifests/latest"]
