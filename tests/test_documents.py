@@ -488,7 +488,8 @@ def test_readme_and_guide_name_options_of_the_program_alone() -> None:
         for option in _OPTION.findall(quoted)
     }
     assert "--authfile" in named
-    assert named <= {option for tag in tagged("OPTIONS") for option in _OPTION.findall(tag)}
+    in_man = {option for tag in tagged("OPTIONS") for option in _OPTION.findall(tag)}
+    assert named <= in_man | {*_OPTION.findall(section("COMMANDS"))}
 
 
 def test_readme_and_man_page_have_the_same_exit_statuses() -> None:
