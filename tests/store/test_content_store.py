@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from support.damage import flip
 from support.streams import real_time
 
 from imgproxy.specs.oci import digest as digests
@@ -18,8 +20,6 @@ from imgproxy.store.files import DestinationError, write
 from imgproxy.store.users import relied_on
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from imgproxy.specs.oci.layout_index import LayoutIndex
 
 CONTENT = bytes(range(256)) * 10
@@ -171,6 +171,9 @@ def test_a_document_is_written_once(store: ContentStore) -> None:
     before = os.stat(store.blob_path(DIGEST))
     store.put(DIGEST, CONTENT)
     assert os.stat(store.blob_path(DIGEST)).st_ino == before.st_ino
+    flip(Path(store.blob_path(DIGEST)), 7)
+    store.put(DIGEST, CONTENT)
+    check_blob(store.blob_path(DIGEST))
     store.remove(DIGEST)
     store.remove(DIGEST)
     assert not store.has(DIGEST, len(CONTENT))
