@@ -283,7 +283,9 @@ PRIVILEGES = [
         id="asking-for-the-verdict",
     ),
     pytest.param(
-        r"\bsys\.(?:stdin|stdout|stderr)\b|\bprint\(", {"imgproxy.__main__"}, id="standard-streams"
+        r"\bsys\.(?:stdin|stdout|stderr)\b|\bprint\(",
+        {"imgproxy.__main__", "imgproxy.cli.commands"},
+        id="standard-streams",
     ),
 ]
 

@@ -1,12 +1,14 @@
 """The commands: imgproxy(1), COMMANDS. Each has a module of its own beside this one.
 
 A module describes itself in `DESCRIPTION`, adds the options and operands that it takes to a parser
-in `add_options`, and does its work in `run`, which returns what it did, as JSON has it.
+in `add_options`, and does its work in `run`, which returns what it did, as JSON has it. Where that
+is for people as well, `text` returns it in lines.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
 from importlib import import_module
@@ -21,6 +23,8 @@ from imgproxy.server.error_body import error_body
 from imgproxy.store.files import DestinationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from imgproxy.host.diagnostics import Diagnostics
 
 EXIT_DONE = 0
@@ -66,11 +70,22 @@ def run(name: str, arguments: list[str], options: Options) -> int:
         else:
             diagnostics.failure(f"{name}: {failure.message}")
         if options.format == "json":
-            sys.stdout.write(error_body(failure, diagnostics.masked).decode() + "\n")
+            _write([error_body(failure, diagnostics.masked).decode()])
         return exit_status(failure)
     if options.format == "json":
-        sys.stdout.write(json.dumps(done, ensure_ascii=False) + "\n")
+        _write([json.dumps(done, ensure_ascii=False)])
+    elif hasattr(command, "text"):
+        _write(command.text(done))
     return EXIT_DONE
+
+
+def _write(lines: Iterable[str]) -> None:
+    """Write lines to standard output, as far as its reader wants them."""
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what is left in the buffer must not fail again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(name: str, command: Command, arguments: list[str], options: Options) -> None:

@@ -190,6 +190,12 @@ def add_choice(parser: Parser) -> None:
         type=_platform,
         help="what to choose from an index (default: this host)",
     )
+    add_places(parser)
+
+
+def add_places(parser: Parser) -> None:
+    """Add the options that say where an image may come from."""
+    add = parser.add_argument
     add(
         "--sideload",
         metavar="PATTERN",
@@ -232,20 +238,14 @@ def add_credentials(parser: Parser, group: argparse._ActionsContainer) -> None:
 
 def add_configuration(parser: Parser) -> None:
     """Add the options that stand in for configuration files."""
+    add_registries(parser)
     add = parser.add_argument
-    add("--cert-dir", metavar="DIR", help="certificates for every host, in place of certs.d")
-    add(
-        "--registries-conf",
-        metavar="FILE",
-        help="the registries.conf to use in place of the system's; drop-ins still count",
-    )
     add(
         "--registries.d",
         metavar="DIR",
         dest="registries_d",
         help="the directory that configures where signatures are, in place of the system's",
     )
-    add("--no-mirrors", action="store_true", help="ask the primary location alone")
     add(
         "--foreign-layers",
         action="store_true",
@@ -258,6 +258,18 @@ def add_configuration(parser: Parser) -> None:
         action="store_true",
         help="accept any image, without regard to policy.json",
     )
+
+
+def add_registries(parser: Parser) -> None:
+    """Add the options that say how registries are reached."""
+    add = parser.add_argument
+    add("--cert-dir", metavar="DIR", help="certificates for every host, in place of certs.d")
+    add(
+        "--registries-conf",
+        metavar="FILE",
+        help="the registries.conf to use in place of the system's; drop-ins still count",
+    )
+    add("--no-mirrors", action="store_true", help="ask the primary location alone")
 
 
 def add_networks(parser: Parser) -> None:

@@ -1,9 +1,10 @@
 """The contract that every transport fulfils: raw access to one image, nothing verified.
 
 A transport is a class that fulfils `Source`, and a function that opens it, which
-`transports.open_sources` calls for the names that it is responsible for. `SearchableSource` is an
-optional capability: a source that fulfils it can be sideloaded. `tests/transports/test_source.py`
-holds every source to the duties below; a new one is added to its table.
+`transports.open_sources` calls for the names that it is responsible for. The others are
+optional capabilities: a source that fulfils `SearchableSource` can be sideloaded.
+`tests/transports/test_source.py` holds every source to the duties below; a new one is added to its
+table.
 
 What all methods have in common:
 
@@ -25,6 +26,7 @@ from imgproxy.config.policy import scopes_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from typing import TypeGuard
 
     from imgproxy.errors import Failure
     from imgproxy.specs.oci.digest import Digest
@@ -155,6 +157,34 @@ class ResumableSource(Source, Protocol):
 
     async def rest_of_blob(self, descriptor: Descriptor, offset: int) -> Reader:
         """Open a blob that a manifest names, from a byte on. Raises `NotFoundError`."""
+
+
+class Entry(NamedTuple):
+    """One of the things that a layout or an archive holds, where `position` says.
+
+    `descriptor` is None for an entry that cannot be read, and `problem` says why.
+    """
+
+    position: int
+    names: tuple[str, ...]
+    descriptor: Descriptor | None
+    problem: str = ""
+
+
+class ListableSource(Source, Protocol):
+    """A source in a place that may hold several images."""
+
+    async def entries(self) -> list[Entry]:
+        """Return all that the name fits, which is all there is where it has no REF.
+
+        Nothing is chosen, and what is broken is an entry as well. Raises `AbsentError` where the
+        name fits nothing.
+        """
+
+
+def is_listable(source: Source) -> TypeGuard[ListableSource]:
+    """Return whether a source is in a place that may hold several images."""
+    return hasattr(source, "entries")
 
 
 def stale_since(source: Source) -> float | None:

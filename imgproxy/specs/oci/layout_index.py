@@ -102,7 +102,7 @@ def parse(raw: bytes, name: str) -> LayoutIndex:
     return LayoutIndex({**document, "manifests": entries or []})
 
 
-def name_of(entry: Entry) -> str | None:
+def name_of(entry: object) -> str | None:
     """Return the name that an entry gives its image, None where it gives none."""
     annotations = entry.get("annotations") if isinstance(entry, dict) else None
     name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None

@@ -178,6 +178,14 @@ def parse_platform(raw: bytes) -> Platform | None:
     return platform if platform.os and platform.architecture else None
 
 
+def parse_created(raw: bytes) -> str:
+    """Return when an image was created, as its config says, empty where it does not."""
+    try:
+        return Fields(strict_json.loads_tolerant(raw)).optional_text("created") or ""
+    except (FieldError, strict_json.JsonError):
+        return ""
+
+
 def _media_type(document: Fields, claimed: str, name: str) -> str:
     """Return the document's media type; its own and the claimed one must agree."""
     refuse_lookalikes(document, _TOP_KEYS)

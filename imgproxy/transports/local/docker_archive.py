@@ -34,7 +34,7 @@ from imgproxy.specs.oci.digest import Digest
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor
 from imgproxy.transports import file_tree
 from imgproxy.transports.readers import Bytes
-from imgproxy.transports.source import Document, Identity
+from imgproxy.transports.source import Document, Entry, Identity
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.docker_archive import Item
@@ -62,10 +62,10 @@ class _Image(NamedTuple):
 
 
 class DockerArchive:
-    """An image in an archive with a manifest.json. Fulfils `SearchableSource`.
+    """An image in an archive with a manifest.json.
 
-    `is_lenient`: the archive stands in for a registry, so that the only image in it need not have
-    the requested name.
+    Fulfils `SearchableSource` and `ListableSource`. `is_lenient`: the archive stands in for a
+    registry, so that the only image in it need not have the requested name.
     """
 
     def __init__(
@@ -106,6 +106,23 @@ class DockerArchive:
             code="MANIFEST_UNKNOWN",
             choices=choices.detail(offered),
         )
+
+    async def entries(self) -> list[Entry]:
+        """See `ListableSource`. It is the images of `manifest.json`."""
+        fitting = self._matching(await self._items())
+        if not fitting:
+            await self.root()  # which says what there is
+        found = []
+        for position, item in fitting.items():
+            try:
+                raw, _, platform = await self._image(position, item)
+            except Failure as failure:
+                found.append(Entry(position, item.repo_tags, None, failure.message))
+                continue
+            digest = digests.compute(raw)
+            made = Descriptor(types.OCI_MANIFEST, digest, len(raw), platform=platform)
+            found.append(Entry(position, item.repo_tags, made))
+        return found
 
     async def find(self, digest: Digest) -> Document:
         """See `SearchableSource`."""

@@ -18,14 +18,15 @@ from imgproxy.errors import (
     clean,
 )
 from imgproxy.host.blocking_calls import call
-from imgproxy.specs.oci import choices
+from imgproxy.parsing.typed_fields import FieldError, Fields
+from imgproxy.specs.oci import choices, layout_index
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.manifest import Index, Manifest
 from imgproxy.transports import file_tree
 from imgproxy.transports.local import near_misses
-from imgproxy.transports.source import Document
+from imgproxy.transports.source import Document, Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -51,8 +52,9 @@ _MAX_LOOKED_INTO = 64
 class OciLayout:
     """An image in a tree with `index.json` and `blobs/<algorithm>/<encoded>`.
 
-    Fulfils `SearchableSource`. `reference` is the name of the image in a registry that this one
-    stands in for: an entry with that name is preferred, but the only one need not have it.
+    Fulfils `SearchableSource` and `ListableSource`. `reference` is the name of the image in a
+    registry that this one stands in for: an entry with that name is preferred, but the only one
+    need not have it.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class OciLayout:
     async def root(self) -> Document:
         """See `Source`. Raises `AmbiguousError` where the name fits several images."""
         index, entries = await self._index()
-        fitting = await self._matching(entries)
+        fitting = await self._matching(dict(enumerate(entries)))
         if self._wanted.ref_name is None:
             fitting = await self._images(fitting)
         images = {entry.digest for entry in fitting.values()}
@@ -94,24 +96,39 @@ class OciLayout:
             index = await self.document(entries[0])
         return await find_by_digest(self, index, digest)
 
+    async def entries(self) -> list[Entry]:
+        """See `ListableSource`. It is the entries of `index.json`, odd ones too."""
+        raw, name = await self._read_index()
+        found = [_entry(n, each) for n, each in enumerate(layout_index.parse(raw, name).entries)]
+        position = self._wanted.position
+        if position is None and self._wanted.ref_name is None:
+            return found
+        if position is not None and position < len(found):
+            return [found[position]]
+        fitting = await self._matching({n: at for n, _, at, _ in found if at is not None})
+        return [each for each in found if each.position in fitting]
+
     async def _index(self) -> tuple[Document, tuple[Descriptor, ...]]:
+        raw, name = await self._read_index()
+        entries = manifests.parse_index(raw, name).manifests
+        return Document(raw, types.OCI_INDEX, (), None, name), entries
+
+    async def _read_index(self) -> tuple[bytes, str]:
+        """Return the content of `index.json`, and its name in messages."""
         try:
             raw = await file_tree.read(self._tree, "index.json", manifests.MAX_DOCUMENT_SIZE)
         except NotFoundError as error:
             path = self._wanted.path
             raise await call(path, near_misses.absent, path, error) from None
-        name = f"{clean(self._tree.path)}: index.json"
-        entries = manifests.parse_index(raw, name).manifests
-        return Document(raw, types.OCI_INDEX, (), None, name), entries
+        return raw, f"{clean(self._tree.path)}: index.json"
 
-    async def _matching(self, entries: tuple[Descriptor, ...]) -> dict[int, Descriptor]:
+    async def _matching(self, entries: dict[int, Descriptor]) -> dict[int, Descriptor]:
         """Return the entries that the name fits, by position. Raises `NotFoundError` for none."""
-        everything = dict(enumerate(entries))
         for matches in self._matchers():
-            fitting = {n: entry for n, entry in everything.items() if matches(n, entry)}
+            fitting = {n: entry for n, entry in entries.items() if matches(n, entry)}
             if fitting:
                 return fitting
-        offered = await self._choices(everything)
+        offered = await self._choices(entries)
         raise AbsentError(
             f"{self.name}: no such image in the layout (there are: {choices.listed(offered)})",
             code="MANIFEST_UNKNOWN",
@@ -218,6 +235,17 @@ class OciLayout:
     def close(self) -> None:
         """See `Source`."""
         self._tree.close()
+
+
+def _entry(position: int, value: object) -> Entry:
+    """Return an entry of `index.json`, which may be anything."""
+    try:
+        descriptor = manifests.parse_descriptor(Fields(value, f"manifests[{position}]"))
+    except FieldError as error:
+        name = layout_index.name_of(value)
+        return Entry(position, () if name is None else (name,), None, str(error))
+    names = dict.fromkeys(filter(None, (descriptor.ref_name, descriptor.image_name)))
+    return Entry(position, tuple(names), descriptor)
 
 
 def _reference(text: str | None) -> Reference | None:
