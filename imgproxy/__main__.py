@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-COMMANDS = ("list", "pull", "tag", "rm", "gc", "verify")
+COMMANDS = ("list", "pull", "export", "tag", "rm", "gc", "verify")
 
 EXIT_USAGE = 2
 EXIT_SHORTAGE = 5

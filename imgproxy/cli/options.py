@@ -183,14 +183,13 @@ def _parser() -> Parser:
 
 def add_choice(parser: Parser) -> None:
     """Add the options that say which image is meant, and where it may come from."""
-    add = parser.add_argument
-    add(
-        "--platform",
-        metavar="OS/ARCH[/VARIANT]",
-        type=_platform,
-        help="what to choose from an index (default: this host)",
-    )
+    add_platform(parser, "what to choose from an index (default: this host)")
     add_places(parser)
+
+
+def add_platform(parser: Parser, purpose: str) -> None:
+    """Add the option for a platform."""
+    parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", type=_platform, help=purpose)
 
 
 def add_places(parser: Parser) -> None:

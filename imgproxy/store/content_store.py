@@ -79,6 +79,11 @@ class ContentStore:
         """Whether the directory is that of a layout."""
         return os.path.exists(f"{self.path}/oci-layout")
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a store where this process may say what it uses, not just any layout."""
+        return os.access(self.users, os.W_OK)
+
     def _create_files(self) -> None:
         layout = f"{self.path}/oci-layout"
         if not os.path.lexists(layout):

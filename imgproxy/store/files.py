@@ -13,6 +13,8 @@ from imgproxy.errors import Failure, clean, shortage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from imgproxy.net.streams import Buffer
+
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -65,9 +67,7 @@ def write(path: str, content: bytes, mode: int, *, replace: bool = True) -> None
     fd = os.open(beside, _NEW, mode)
     try:
         try:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            write_all(fd, content)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -78,6 +78,13 @@ def write(path: str, content: bytes, mode: int, *, replace: bool = True) -> None
     finally:
         with suppress(FileNotFoundError):
             os.unlink(beside)
+
+
+def write_all(fd: int, content: Buffer) -> None:
+    """Write content to a descriptor. Raises `OSError`."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def sync_directory(path: str) -> None:

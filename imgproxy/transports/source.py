@@ -26,7 +26,7 @@ from imgproxy.config.policy import scopes_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import TypeGuard
+    from typing import Any, TypeGuard
 
     from imgproxy.errors import Failure
     from imgproxy.specs.oci.digest import Digest
@@ -162,13 +162,15 @@ class ResumableSource(Source, Protocol):
 class Entry(NamedTuple):
     """One of the things that a layout or an archive holds, where `position` says.
 
-    `descriptor` is None for an entry that cannot be read, and `problem` says why.
+    `descriptor` is None for an entry that cannot be read, and `problem` says why. `raw` is what an
+    index has there, None elsewhere.
     """
 
     position: int
     names: tuple[str, ...]
     descriptor: Descriptor | None
     problem: str = ""
+    raw: Any = None
 
 
 class ListableSource(Source, Protocol):

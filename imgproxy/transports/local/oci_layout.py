@@ -105,7 +105,7 @@ class OciLayout:
             return found
         if position is not None and position < len(found):
             return [found[position]]
-        fitting = await self._matching({n: at for n, _, at, _ in found if at is not None})
+        fitting = await self._matching({n: at for n, _, at, *_ in found if at is not None})
         return [each for each in found if each.position in fitting]
 
     async def _index(self) -> tuple[Document, tuple[Descriptor, ...]]:
@@ -243,9 +243,9 @@ def _entry(position: int, value: object) -> Entry:
         descriptor = manifests.parse_descriptor(Fields(value, f"manifests[{position}]"))
     except FieldError as error:
         name = layout_index.name_of(value)
-        return Entry(position, () if name is None else (name,), None, str(error))
+        return Entry(position, () if name is None else (name,), None, str(error), value)
     names = dict.fromkeys(filter(None, (descriptor.ref_name, descriptor.image_name)))
-    return Entry(position, tuple(names), descriptor)
+    return Entry(position, tuple(names), descriptor, raw=value)
 
 
 def _reference(text: str | None) -> Reference | None:

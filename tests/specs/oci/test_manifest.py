@@ -16,6 +16,7 @@ from imgproxy.specs.oci.manifest import (
     Index,
     Manifest,
     parse,
+    parse_created,
     parse_descriptor,
     parse_index,
     parse_platform,
@@ -590,3 +591,11 @@ def test_a_config_says_its_platform_if_it_can_be_read(
 @pytest.mark.parametrize("raw", [b"", b"\xff", b'{"os":"linux","os":"linux","architecture":"a"}'])
 def test_a_config_that_is_no_clean_json_says_nothing(raw: bytes) -> None:
     assert parse_platform(raw) is None
+    assert parse_created(raw) == ""
+
+
+@pytest.mark.parametrize(
+    ("created", "expected"), [("2024-01-02", "2024-01-02"), (None, ""), (7, "")]
+)
+def test_a_config_says_when_it_was_created_if_it_does(created: object, expected: str) -> None:
+    assert parse_created(json.dumps({"created": created}).encode()) == expected
