@@ -42,7 +42,7 @@ WITH_VALUE = frozenset(
         *("--sockfd", "--platform", "--sideload", "--tls-verify", "--authfile", "--creds"),
         *("--registry-token", "--cert-dir", "--registries-conf", "--registries.d", "--policy"),
         *("--retries", "--stall-timeout", "--host", "--format"),
-        *("--cache", "--cache-size", "--tag-ttl", "--max-stale", "--grace"),
+        *("--cache", "--cache-size", "--tag-ttl", "--max-stale", "--grace", "--convert"),
     }
 )
 

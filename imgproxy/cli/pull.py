@@ -15,24 +15,26 @@ import trio
 from imgproxy.cli import options as common
 from imgproxy.cli import runtime, stored_names
 from imgproxy.cli.options import Options
-from imgproxy.errors import InvalidError, UsageError
+from imgproxy.errors import InvalidError, UsageError, clean
 from imgproxy.host import environment
-from imgproxy.specs.oci import reference as references
+from imgproxy.images.conversion import as_oci
+from imgproxy.images.selection import MAX_DEPTH, MAX_ENTRIES
+from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import Manifest
-from imgproxy.specs.oci.reference import DockerArchiveName, LayoutName
 from imgproxy.store.content_store import ContentStore
 from imgproxy.store.keeper import Keeper
-from imgproxy.transports.cached import CachedSource
+from imgproxy.transports.kept_blobs import KeptBlobs
+from imgproxy.verification.documents import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from imgproxy.cli.options import Parser
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.image import Image, OpenedImage
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.specs.oci.reference import ImageName, Reference
+    from imgproxy.specs.oci.reference import LayoutName
     from imgproxy.verification.documents import VerifiedDocument
 
 DESCRIPTION = "Copy an image, verified, into an OCI layout that many processes may share."
@@ -46,6 +48,7 @@ class PullOptions(Options):
 
     store: LayoutName
     all_platforms: bool
+    convert: str | None
 
 
 def add_options(parser: Parser) -> None:
@@ -59,6 +62,11 @@ def add_options(parser: Parser) -> None:
         help="the store, and the name there",
     )
     add("--all-platforms", action="store_true", help="the whole index, with all that it names")
+    add(
+        "--convert",
+        choices=("oci",),
+        help="oci: rename the media types of Docker's manifests, which gives them other digests",
+    )
     common.add_choice(parser)
     common.add_credentials(parser, parser.add_mutually_exclusive_group())
     common.add_configuration(parser)
@@ -68,24 +76,24 @@ def add_options(parser: Parser) -> None:
 
 async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     """See `commands.Command`."""
-    name = references.parse_image(options.image)
     store = ContentStore(options.store.path)
     configuration = runtime.new_configuration(options, runtime.OptionFiles(options), diagnostics)
     network = runtime.new_network(options, configuration, diagnostics, None)
     store.create()
     keeper = Keeper()
-    wrap = partial(CachedSource, store=store, keep=keeper.keep)
-    catalog = runtime.new_catalog(options, configuration, network, wrap, store.path)
+    blobs = KeptBlobs(store, keeper.keep)
+    catalog = runtime.new_catalog(options, configuration, network, blobs)
     image = catalog.image(options.image, options.platform or environment.host_platform())
     try:
         with store.using():
             with image.limited():
                 opened = await image.open()
-            ref = options.store.ref_name or _own_name(name, opened.reference)
+            ref = options.store.ref_name or _own_name(opened)
             pull = _Pull(image, opened, store, keeper, diagnostics.progress)
             root = (opened.index if options.all_platforms else None) or opened.manifest
             await pull.content_of(root)
-            entry = _entry(root)
+            kept = pull.converted(root) if options.convert else root
+            entry = _entry(kept)
             await store.change_index(lambda index: index.with_name(ref, entry))
     finally:
         keeper.close()
@@ -94,26 +102,24 @@ async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
         network.close()
     return {
         "name": ref,
-        "digest": str(root.digest),
-        "mediaType": root.media_type,
+        "digest": str(kept.digest),
+        "mediaType": kept.media_type,
+        **({"original": str(root.digest)} if options.convert else {}),
         **pull.counts,
+        "omitted": [str(each) for each in pull.omitted],
         **({} if opened.age is None else {"stale": True, "age": opened.age}),
     }
 
 
-def _own_name(name: ImageName, reference: Reference | None) -> str:
-    """Return the name of an image in a store, where none is given. Raises `UsageError`.
-
-    `reference` is that of an image in a registry.
-    """
+def _own_name(opened: OpenedImage) -> str:
+    """Return the name of an image in a store, where none is given. Raises `UsageError`."""
+    reference = opened.reference
     if reference is not None:
         return f"{reference.name}:{reference.tag}" if reference.tag else str(reference)
-    own = name.ref_name if isinstance(name, LayoutName) else None
-    if isinstance(name, DockerArchiveName) and name.reference is not None:
-        own = str(name.reference)
-    if not own:
+    names = (opened.index or opened.manifest).names
+    if not names:
         raise UsageError("the image has no name of its own; give one: oci:DIR:REF")
-    return own
+    return names[0]
 
 
 def _entry(document: VerifiedDocument) -> dict[str, Any]:
@@ -150,7 +156,10 @@ async def _each(most: int, tasks: Sequence[Callable[[], Awaitable[None]]]) -> No
 
 
 class _Pull:
-    """The copy of what documents name. `counts` are bytes and blobs, received and found there."""
+    """The copy of what documents name. `counts` are bytes and blobs, received and found there.
+
+    `omitted` are entries of indexes that are no documents of any known kind.
+    """
 
     def __init__(
         self,
@@ -165,14 +174,19 @@ class _Pull:
         self._store = store
         self._keeper = keeper
         self._report = report
+        self._documents: dict[Digest, VerifiedDocument] = {}
         self.counts = {"blobs": 0, "bytes": 0, "present": 0}
+        self.omitted: list[Digest] = []
 
     async def content_of(self, root: VerifiedDocument) -> None:
         """Receive all blobs that a document and what it names have. Raises `Failure`."""
+        await self._collect(root, 1)
         wanted: dict[Digest, Descriptor] = {}
-        async for manifest in self._manifests(root):
-            for descriptor in (manifest.config, *manifest.layers):
-                wanted.setdefault(descriptor.digest, descriptor)
+        for document in self._documents.values():
+            self._store.put(document.digest, document.raw)
+            if isinstance(document.parsed, Manifest):
+                for descriptor in (document.parsed.config, *document.parsed.layers):
+                    wanted.setdefault(descriptor.digest, descriptor)
         self._store.use(wanted)
         missing = [each for each in wanted.values() if not self._store.has(each.digest, each.size)]
         self.counts["present"] = len(wanted) - len(missing)
@@ -180,21 +194,40 @@ class _Pull:
         missing.sort(key=lambda each: each.size, reverse=True)
         await _each(AT_ONCE, [partial(self._receive, each) for each in missing])
 
-    async def _manifests(self, document: VerifiedDocument) -> AsyncIterator[Manifest]:
-        """Yield the manifests in a document, however deep in indexes, each once."""
+    async def _collect(self, document: VerifiedDocument, depth: int) -> None:
+        """Collect a document and those in it, however deep in indexes, each once."""
+        self._documents[document.digest] = document
         if isinstance(document.parsed, Manifest):
-            yield document.parsed
             return
+        if depth > MAX_DEPTH or len(self._documents) > MAX_ENTRIES:
+            raise InvalidError(
+                f"{document.digest}: more than {MAX_DEPTH} indexes in one another, or"
+                f" {MAX_ENTRIES} documents in all"
+            )
         for entry in document.parsed.manifests:
-            with self._image.limited():
-                inner = await self._opened.document(entry.digest)
-            async for manifest in self._manifests(inner):
-                yield manifest
+            if entry.media_type not in types.MANIFESTS | types.INDEXES | {""}:
+                self.omitted.append(entry.digest)
+                self._report(f"{entry.digest}: omitted, of the kind {clean(entry.media_type)}")
+            elif entry.digest not in self._documents:
+                with self._image.limited():
+                    inner = await self._opened.document(entry.digest)
+                await self._collect(inner, depth + 1)
+
+    def converted(self, root: VerifiedDocument) -> VerifiedDocument:
+        """Return what a document is with OCI's media types, and keep that."""
+        made = as_oci(root, self._documents)
+        for document in made:
+            self._store.put(document.digest, document.raw)
+        return made[-1] if made else root
 
     async def _receive(self, descriptor: Descriptor) -> None:
-        while not await self._try_to_receive(descriptor):
-            pass
-        await self._keeper.commit()
+        content = embedded(descriptor)
+        if content is not None:
+            self._store.put(descriptor.digest, content)
+        else:
+            while not await self._try_to_receive(descriptor):
+                pass
+            await self._keeper.commit()
         self.counts["blobs"] += 1
         self.counts["bytes"] += descriptor.size
         self._report(f"{descriptor.digest}: {descriptor.size} bytes")

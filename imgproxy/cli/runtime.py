@@ -12,14 +12,16 @@ from imgproxy.host import environment
 
 TYPE_CHECKING = False  # `typing` would take a tenth of the time until Initialize is answered
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from imgproxy.cli.options import Options
     from imgproxy.host.configuration import Configuration
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.catalog import Catalog
     from imgproxy.net.preconnect import Preconnection
+    from imgproxy.store.content_store import ContentStore
     from imgproxy.transports.cache import Cache
+    from imgproxy.transports.kept_blobs import KeptBlobs
     from imgproxy.transports.registry.network import Network
     from imgproxy.transports.source import Source
 
@@ -151,13 +153,11 @@ def new_catalog(
     options: Options,
     configuration: Configuration,
     network: Network,
-    wrap: Callable[[Source], Source] | None = None,
-    store: str = "",
+    kept: KeptBlobs | None = None,
 ) -> Catalog:
     """Return the catalog that opens images as the options say; close it in the end.
 
-    `wrap` is what is made of each source before it is used, `store` the directory in which that
-    keeps blobs, if it does.
+    `kept` are the blobs of a store that gets all that is read.
     """
     from functools import partial
 
@@ -167,22 +167,30 @@ def new_catalog(
 
     cache = None
     if options.cache is not None:
-        cache = _new_cache(options, options.cache, network, store)
-    opened = partial(open_sources, network=network, sideload=options.sideload, cache=cache)
-
-    async def wrapped(name: str) -> list[Source]:
-        return [wrap(source) if wrap else source for source in await opened(name)]
-
+        cache = _new_cache(options, options.cache, network, kept.store if kept else None)
+    open_raw = partial(open_sources, network=network, sideload=options.sideload, cache=cache)
+    open_foreign = ForeignLayers(network).open
     return Catalog(
-        open_sources=wrapped if wrap else opened,
+        open_sources=_keeping(open_raw, kept) if kept else open_raw,
         load_policy=configuration.policy,
-        open_foreign=ForeignLayers(network).open,
+        open_foreign=kept.with_foreign(open_foreign) if kept else open_foreign,
         warn=configuration.warn,
         close=cache.close if cache else lambda: None,
     )
 
 
-def _new_cache(options: Options, path: str, network: Network, store: str) -> Cache:
+def _keeping(
+    open_raw: Callable[[str], Awaitable[list[Source]]], kept: KeptBlobs
+) -> Callable[[str], Awaitable[list[Source]]]:
+    from imgproxy.transports.cached import CachedSource
+
+    async def opened(name: str) -> list[Source]:
+        return [CachedSource(source, kept) for source in await open_raw(name)]
+
+    return opened
+
+
+def _new_cache(options: Options, path: str, network: Network, store: ContentStore | None) -> Cache:
     from os.path import realpath
 
     from imgproxy.transports.cache import Cache, CacheOptions
@@ -192,6 +200,6 @@ def _new_cache(options: Options, path: str, network: Network, store: str) -> Cac
         tag_ttl=options.tag_ttl,
         max_stale=options.max_stale,
         offline=options.offline,
-        keeps_blobs=not store or realpath(path) != realpath(store),
+        keeps_blobs=store is None or realpath(path) != realpath(store.path),
     )
     return Cache(path, cache_options, network.report)

@@ -18,6 +18,7 @@ from imgproxy.specs.signing import kept_signatures
 from imgproxy.store.cache_records import CachedDocument, CachedTag
 from imgproxy.transports import time_limit
 from imgproxy.transports.cached import CachedSource
+from imgproxy.transports.kept_blobs import KeptBlobs
 from imgproxy.transports.source import SignaturePlace
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class CachedImage(CachedSource):
 
     def __init__(self, image: RegistryImage, cache: Cache) -> None:
         source = _Unasked(image, clean(cache.store.path)) if cache.options.offline else image
-        super().__init__(source, cache.store, cache.keep, cache.failed, _BLOB_PATIENCE)
+        super().__init__(source, KeptBlobs(cache.store, cache.keep, cache.failed, _BLOB_PATIENCE))
         self._stale_since: float | None = None
         self._image = image
         self._reference: Reference = image.reference
@@ -154,7 +155,7 @@ class CachedImage(CachedSource):
                 self._records.add_document(self._reference.name, document)
                 accepted(document)
             except Failure as failure:
-                self._failed(failure)
+                self._blobs.failed(failure)
             self._lock(digest)
 
         return found._replace(accept=accept)
@@ -210,7 +211,7 @@ class CachedImage(CachedSource):
                 try:
                     self._records.keep_signatures(self._reference.name, digest, raw)
                 except Failure as failure:
-                    self._failed(failure)
+                    self._blobs.failed(failure)
             return found
 
         return SignaturePlace(place.name, read)

@@ -43,7 +43,8 @@ class Document(NamedTuple):
     by descriptor, by a header. `size` is in bytes where a descriptor promised one. `name` stands
     for it in messages. `reject` is `Reader.reject` for documents; by default there is no other
     location to try. `accept` is called with its digest once it has been verified. `is_insecure`:
-    it came over a network, and not over verified TLS.
+    it came over a network, and not over verified TLS. `names` are what the place that
+    it was found in calls it, the wanted one first.
     """
 
     raw: bytes
@@ -54,6 +55,7 @@ class Document(NamedTuple):
     reject: Callable[[Failure], bool] = lambda _: False
     accept: Callable[[Digest], None] = lambda _: None
     is_insecure: bool = False
+    names: tuple[str, ...] = ()
 
 
 class Identity(NamedTuple):

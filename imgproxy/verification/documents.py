@@ -25,11 +25,13 @@ class VerifiedDocument(NamedTuple):
     """A manifest or an index whose bytes agree with every digest that named them.
 
     `digest` is the first of those, or the one computed where the document was named by none.
+    `names` are those of `Document`.
     """
 
     raw: bytes
     digest: Digest
     parsed: Manifest | Index
+    names: tuple[str, ...] = ()
 
     @property
     def media_type(self) -> str:
@@ -48,9 +50,8 @@ def verify(found: Document) -> VerifiedDocument:
     for named in found.digests:
         compare(found.name, named, found.raw)
     digest = found.digests[0] if found.digests else digests.compute(found.raw)
-    return VerifiedDocument(
-        found.raw, digest, manifests.parse(found.raw, found.media_type, found.name)
-    )
+    parsed = manifests.parse(found.raw, found.media_type, found.name)
+    return VerifiedDocument(found.raw, digest, parsed, found.names)
 
 
 def has_digest(document: VerifiedDocument, digest: Digest) -> bool:

@@ -21,6 +21,7 @@ from imgproxy.store.keeper import Keeper
 from imgproxy.store.partial_blob import PartialBlob
 from imgproxy.transports.cache import Cache, CacheOptions
 from imgproxy.transports.cached import CachedSource
+from imgproxy.transports.kept_blobs import KeptBlobs
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Scene:
         self.keeper = Keeper()
         self.failures: list[Failure] = []
         told = {"failed": self.failures.append, "patience": patience} if tolerant else {}
-        self.cached = CachedSource(self.source, self.store, self.keeper.keep, **told)  # type: ignore[arg-type]
+        blobs = KeptBlobs(self.store, self.keeper.keep, **told)  # type: ignore[arg-type]
+        self.cached = CachedSource(self.source, blobs)
 
     async def read(self) -> bytes:
         """Return the layer, verified; what is kept then is committed."""
@@ -182,7 +184,7 @@ async def test_a_beginning_that_is_wrong_is_not_kept_by_the_cache_beneath(tmp_pa
     part.append(b"wrong")
     part.close()
     outer = Scene(tmp_path / "outer")
-    outer.cached = CachedSource(inner.cached, outer.store, outer.keeper.keep)
+    outer.cached = CachedSource(inner.cached, KeptBlobs(outer.store, outer.keeper.keep))
     part = await outer.store.partial(outer.layer.digest, outer.layer.size)
     assert part is not None
     part.append(CONTENT[:1000])

@@ -1,4 +1,4 @@
-"""Conversion of Docker schema 2 manifests to OCI manifests, by relabelling.
+"""Conversion of Docker schema 2 manifests and manifest lists to OCI's, by relabelling.
 
 Only media types change: digests, sizes, key order, annotations and unknown types stay, so that
 every blob keeps the digest under which its producer stored it (regclient and go-containerregistry
@@ -9,10 +9,15 @@ every version, since parents store the digest.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgproxy.parsing import strict_json
 from imgproxy.specs.oci import media_type as types
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from imgproxy.specs.oci.manifest import Descriptor
 
 _RELABELLED = {
     types.DOCKER_MANIFEST: types.OCI_MANIFEST,
@@ -37,4 +42,19 @@ def manifest(raw: bytes) -> bytes:
     for described in (document, document["config"], *(document.get("layers") or ())):
         if isinstance(described.get("mediaType"), str):
             described["mediaType"] = media_type(described["mediaType"])
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def index(raw: bytes, converted: Mapping[str, Descriptor]) -> bytes:
+    """Convert a manifest list or an index, which has been parsed before, to an OCI index.
+
+    `converted` are its converted entries, by the digest that they had before.
+    """
+    document: dict[str, Any] = strict_json.loads(raw)
+    document["mediaType"] = types.OCI_INDEX
+    for entry in document.get("manifests") or ():
+        found = converted.get(entry["digest"])
+        if found is not None:
+            entry.update(mediaType=found.media_type, digest=str(found.digest), size=found.size)
+            entry.pop("data", None)  # of what it was before
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -248,9 +248,20 @@ def _local(transport: str, text: str) -> LocalName:
     position = int(match[1]) if match else None
     if transport == "docker-archive":
         return DockerArchiveName(path, None if match else _tagged(whole, tail), position)
-    if tail and not match and _REF_NAME.fullmatch(tail) is None:
+    if tail and not match and not _is_ref_name(tail):
         _refuse(whole, f'"{clean(tail)}" is neither a reference nor a position (@N)')
     return LayoutName(transport, path, tail if tail and not match else None, position)
+
+
+def _is_ref_name(text: str) -> bool:
+    """Return whether a layout may call an image so: by the grammar there, or as a registry does."""
+    if _REF_NAME.fullmatch(text):
+        return True
+    try:
+        parse_named(text)
+    except BadRequestError:
+        return False
+    return True
 
 
 def _tagged(whole: str, tail: str) -> Reference | None:

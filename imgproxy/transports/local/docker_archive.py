@@ -90,7 +90,7 @@ class DockerArchive:
         fitting = self._matching(items) or (items if self._is_lenient else {})
         if len({(item.config, item.layers) for item in fitting.values()}) == 1:
             position, item = next(iter(fitting.items()))
-            return await self._document(position, item)
+            return (await self._document(position, item))._replace(names=self._names(item))
         offered = await self._choices(fitting or items)
         if fitting and _differ_by_platform(offered):
             raw = formats.make_index(offered)
@@ -158,6 +158,10 @@ class DockerArchive:
             for n, item in items.items()
             if any(_has_name(tag, reference) for tag in item.repo_tags)
         }
+
+    def _names(self, item: Item) -> tuple[str, ...]:
+        wanted = [] if self._wanted.reference is None else [str(self._wanted.reference)]
+        return tuple(dict.fromkeys([*wanted, *map(_whole, item.repo_tags)]))
 
     async def _choices(self, items: dict[int, Item]) -> list[Choice]:
         offered = []
@@ -273,6 +277,14 @@ def _differ_by_platform(offered: list[Choice]) -> bool:
     """Return whether images are one for several platforms, as far as their configs tell."""
     platforms = {each.platform for each in offered}
     return None not in platforms and len(platforms) == len(offered)
+
+
+def _whole(tag: str) -> str:
+    """Return a tag as the name of a registry's image, with what Docker leaves out."""
+    try:
+        return str(references.parse_reference(tag))
+    except BadRequestError:
+        return tag
 
 
 def _has_name(tag: str, reference: Reference) -> bool:

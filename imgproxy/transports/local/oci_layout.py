@@ -77,10 +77,12 @@ class OciLayout:
         if self._wanted.ref_name is None:
             fitting = await self._images(fitting)
         images = {entry.digest for entry in fitting.values()}
+        names = _names(fitting.values())
         if len(images) == 1:
-            return await self.document(next(iter(fitting.values())))
+            document = await self.document(next(iter(fitting.values())))
+            return document._replace(names=names)
         if self._wanted.ref_name is None and _differ_by_platform(fitting.values()):
-            return index
+            return index._replace(names=names)
         offered = await self._choices(fitting)
         raise AmbiguousError(
             f"{self.name} fits {len(images)} images; choose one: {choices.listed(offered)}",
@@ -244,8 +246,13 @@ def _entry(position: int, value: object) -> Entry:
     except FieldError as error:
         name = layout_index.name_of(value)
         return Entry(position, () if name is None else (name,), None, str(error), value)
-    names = dict.fromkeys(filter(None, (descriptor.ref_name, descriptor.image_name)))
-    return Entry(position, tuple(names), descriptor, raw=value)
+    return Entry(position, _names([descriptor]), descriptor, raw=value)
+
+
+def _names(entries: Collection[Descriptor]) -> tuple[str, ...]:
+    """Return what entries are called, each name once."""
+    found = (name for each in entries for name in (each.ref_name, each.image_name))
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _reference(text: str | None) -> Reference | None:

@@ -8,7 +8,7 @@ import pytest
 
 from imgproxy.specs.oci import convert, manifest
 from imgproxy.specs.oci import media_type as types
-from imgproxy.specs.oci.digest import compute
+from imgproxy.specs.oci.digest import Digest, compute
 
 # A manifest of `docker push`, to the byte: three spaces of indentation, in this order.
 DOCKER = b"""{
@@ -172,3 +172,27 @@ def test_what_is_not_there_is_not_added(document: str, converted: str) -> None:
 def test_a_subject_keeps_the_type_that_it_has() -> None:
     document = {"config": {}, "subject": {"mediaType": types.DOCKER_MANIFEST}}
     assert json.loads(convert.manifest(json.dumps(document).encode())) == document
+
+
+def test_a_list_is_an_index_of_what_its_entries_became() -> None:
+    entries = [
+        {
+            "mediaType": types.DOCKER_MANIFEST,
+            "size": 5,
+            "digest": "x:1",
+            "platform": {"os": "linux"},
+        },
+        {"mediaType": types.OCI_MANIFEST, "size": 6, "digest": "x:2", "unheard-of": 1},
+        {"size": 7, "digest": "x:3", "data": "e30="},
+    ]
+    raw = json.dumps({"mediaType": types.DOCKER_LIST, "manifests": entries, "a": "b"}).encode()
+    new = manifest.Descriptor(types.OCI_MANIFEST, Digest("y", "9"), 99)
+    assert convert.index(raw, {"x:1": new, "x:3": new}) == (
+        b'{"mediaType":"application/vnd.oci.image.index.v1+json","manifests":['
+        b'{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":99,"digest":"y:9",'
+        b'"platform":{"a":"b"}},'
+        b'{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":6,"digest":"x:2",'
+        b'"unheard-of":1},'
+        b'{"size":99,"digest":"y:9","mediaType":"application/vnd.oci.image.manifest.v1+json"}],'
+        b'"a":"b"}'
+    )

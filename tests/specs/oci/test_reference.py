@@ -358,7 +358,7 @@ def test_what_is_found_at_a_path_says_how_the_rest_is_read(
         ("oci:/a:@\uff11", '"@\uff11" is neither a reference nor a position (@N)'),
         ("oci:/a:@1000000000", '"@1000000000" is neither a reference nor a position (@N)'),
         ("oci:/a:-b", '"-b" is neither a reference nor a position (@N)'),
-        ("oci:/a:b---c", '"b---c" is neither a reference nor a position (@N)'),
+        ("oci:/a:b-", '"b-" is neither a reference nor a position (@N)'),
         ("oci:/a:b c", '"b c" is neither a reference nor a position (@N)'),
         *(
             (
@@ -468,3 +468,10 @@ def test_a_tail_is_read_by_the_grammar_of_what_was_found(
     assert caught.value.code == "NAME_INVALID"
     assert reason in caught.value.message
     assert f'"{transport}:/a{tail}"' in caught.value.message
+
+
+@pytest.mark.parametrize("ref", ["[::1]:5000/os:1", "quay.io/a__b/c---d:1-", "os:_1..2"])
+def test_a_layout_may_call_an_image_as_a_registry_does(ref: str) -> None:
+    name = parse_image(f"oci:/srv/store:{ref}")
+    assert isinstance(name, LayoutName)
+    assert (name.path, name.ref_name) == ("/srv/store", ref)
