@@ -42,8 +42,13 @@ IMPURE = {"asyncio", "h11", "os", "select", "socket", "ssl", "subprocess", "time
 
 # Of the standard library from Python 3.14 on; before that, each has a backport.
 LATER = {"compression"}
-# What the extra `signatures` brings, and what it is imported as.
-MODULE_OF = {"pysequoia": "pysequoia", "cryptography": "cryptography", "PyYAML": "yaml"}
+# What the extras bring, and what it is imported as.
+MODULE_OF = {
+    "pysequoia": "pysequoia",
+    "cryptography": "cryptography",
+    "PyYAML": "yaml",
+    "rich": "rich",
+}
 
 PACKAGE = ROOT / "imgproxy"
 MODULES = {
@@ -200,8 +205,8 @@ def test_the_library_for_parents_is_apart_from_the_program() -> None:
 def test_only_what_is_declared_is_imported(module: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.split(r"[^\w]", each, maxsplit=1)[0] for each in project["dependencies"]}
-    extra = project["optional-dependencies"]["signatures"]
-    optional = {MODULE_OF[re.split(r"[^\w]", each, maxsplit=1)[0]] for each in extra}
+    extras = [each for extra in project["optional-dependencies"].values() for each in extra]
+    optional = {MODULE_OF[re.split(r"[^\w]", each, maxsplit=1)[0]] for each in extras}
     tops = {each.name.partition(".")[0] for each in imports(module) if each.at_runtime}
     assert tops <= sys.stdlib_module_names | LATER | declared | optional | {"imgproxy"}
 

@@ -15,6 +15,7 @@ import trio
 from imgproxy.cli import options as common
 from imgproxy.cli import runtime, stored_names
 from imgproxy.cli.options import Options
+from imgproxy.cli.progress import new_progress
 from imgproxy.errors import InvalidError, UsageError, clean
 from imgproxy.host import environment
 from imgproxy.images.conversion import as_oci
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from imgproxy.cli.options import Parser
+    from imgproxy.cli.progress import Progress
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.image import Image, OpenedImage
     from imgproxy.specs.oci.digest import Digest
@@ -80,6 +82,7 @@ async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     configuration = runtime.new_configuration(options, runtime.OptionFiles(options), diagnostics)
     network = runtime.new_network(options, configuration, diagnostics, None)
     store.create()
+    progress = new_progress(options, diagnostics)
     keeper = Keeper()
     blobs = KeptBlobs(store, keeper.keep)
     catalog = runtime.new_catalog(options, configuration, network, blobs)
@@ -89,13 +92,14 @@ async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
             with image.limited():
                 opened = await image.open()
             ref = options.store.ref_name or _own_name(opened)
-            pull = _Pull(image, opened, store, keeper, diagnostics.progress)
+            pull = _Pull(image, opened, store, keeper, progress)
             root = (opened.index if options.all_platforms else None) or opened.manifest
             await pull.content_of(root)
             kept = pull.converted(root) if options.convert else root
             entry = _entry(kept)
             await store.change_index(lambda index: index.with_name(ref, entry))
     finally:
+        progress.close()
         keeper.close()
         image.close()
         catalog.close()
@@ -167,13 +171,13 @@ class _Pull:
         opened: OpenedImage,
         store: ContentStore,
         keeper: Keeper,
-        report: Callable[[str], None],
+        progress: Progress,
     ) -> None:
         self._image = image
         self._opened = opened
         self._store = store
         self._keeper = keeper
-        self._report = report
+        self._progress = progress
         self._documents: dict[Digest, VerifiedDocument] = {}
         self.counts = {"blobs": 0, "bytes": 0, "present": 0}
         self.omitted: list[Digest] = []
@@ -192,6 +196,7 @@ class _Pull:
         self.counts["present"] = len(wanted) - len(missing)
         # The largest takes longest, and should not come last.
         missing.sort(key=lambda each: each.size, reverse=True)
+        self._progress.begin(sum(each.size for each in missing))
         await _each(AT_ONCE, [partial(self._receive, each) for each in missing])
 
     async def _collect(self, document: VerifiedDocument, depth: int) -> None:
@@ -207,7 +212,9 @@ class _Pull:
         for entry in document.parsed.manifests:
             if entry.media_type not in types.MANIFESTS | types.INDEXES | {""}:
                 self.omitted.append(entry.digest)
-                self._report(f"{entry.digest}: omitted, of the kind {clean(entry.media_type)}")
+                self._progress.say(
+                    f"{entry.digest}: omitted, of the kind {clean(entry.media_type)}"
+                )
             elif entry.digest not in self._documents:
                 with self._image.limited():
                     inner = await self._opened.document(entry.digest)
@@ -230,15 +237,18 @@ class _Pull:
             await self._keeper.commit()
         self.counts["blobs"] += 1
         self.counts["bytes"] += descriptor.size
-        self._report(f"{descriptor.digest}: {descriptor.size} bytes")
+        self._progress.finish(descriptor)
 
     async def _try_to_receive(self, descriptor: Descriptor) -> bool:
         """Receive a blob; return false where its bytes were wrong and others may be right."""
+        received = 0
         blob = await self._opened.open_blob(descriptor)
         try:
-            while await blob.read():
-                pass
+            while piece := await blob.read():
+                received += len(piece)
+                self._progress.advance(descriptor, len(piece))
         except InvalidError:
+            self._progress.advance(descriptor, -received)
             if not blob.has_another_try:
                 raise
             return False

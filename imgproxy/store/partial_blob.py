@@ -68,10 +68,21 @@ class PartialBlob:
                 rest = rest[written:]
 
     def truncate(self) -> None:
-        """Remove all bytes: they are not those of the blob."""
+        """Remove all bytes: they are not those of the blob. This may be found out after `close`.
+
+        Whoever has opened it again meanwhile finds out as well.
+        """
+        is_closed = self._file.fd < 0
         with using(self._path):
+            if is_closed:
+                file = locks.try_lock(self._path, locks.EXCLUSIVE)
+                if file is None:
+                    return
+                self._file = file
             os.ftruncate(self._file.fd, 0)
         self.size = 0
+        if is_closed:
+            self.close()
 
     def commit(self) -> None:
         """Give the blob its name. It has been verified, and is on the disk first."""

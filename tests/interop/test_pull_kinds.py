@@ -219,6 +219,24 @@ def test_foreign_layers_are_kept(layout: Layout, store: Layout, home: Home) -> N
     assert asked == ["/layer"]
 
 
+@pytest.mark.parametrize("size", [1000, 2_000_000])
+@pytest.mark.parametrize("fault", ["wrong", "short"])
+def test_wrong_bytes_leave_nothing_behind(
+    size: int, fault: str, layout: Layout, store: Layout
+) -> None:
+    """Also where that is found before any of them is passed on."""
+    image = layout.image(b"x" * size)
+    layout.save(named(image, "os"))
+    file = layout.file(layout.layers(image)[0]["digest"])
+    right = file.read_bytes()
+    file.write_bytes(right[:-1] + b"y" * (fault == "wrong"))
+    done = pull(f"oci:{layout.path}", store)
+    assert done.status == 4, done.stderr
+    assert not list(store.path.glob(".imgproxy/partial/*"))
+    file.write_bytes(right)
+    assert pull(f"oci:{layout.path}", store).status == 0
+
+
 @pytest.mark.slow
 def test_an_image_of_docker_may_be_kept_as_it_is(layout: Layout, store: Layout) -> None:
     layout.save(named(layout.image(b"1", docker=True), "os"))

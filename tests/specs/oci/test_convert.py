@@ -180,7 +180,7 @@ def test_a_list_is_an_index_of_what_its_entries_became() -> None:
             "mediaType": types.DOCKER_MANIFEST,
             "size": 5,
             "digest": "x:1",
-            "platform": {"os": "linux"},
+            "platform": {"a": "b"},
         },
         {"mediaType": types.OCI_MANIFEST, "size": 6, "digest": "x:2", "unheard-of": 1},
         {"size": 7, "digest": "x:3", "data": "e30="},

@@ -1,0 +1,97 @@
+"""What people see of a pull: bars on a terminal, lines elsewhere, nothing if they want nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from support.images import Layout, named
+from support.parent import COMMAND, INSECURE, environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# What a terminal is told to draw a bar over the one before.
+UP = b"\x1b[1A"
+HIDDEN = b"\x1b[?25l"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> tuple[str, list[str]]:
+    """Return an image, and the digests of its blobs."""
+    layout = Layout(tmp_path / "layout")
+    descriptor = layout.image(os.urandom(3_000_000), os.urandom(2_000_000), b"small")
+    layout.save(named(descriptor, "os"))
+    document = layout.document(descriptor)
+    blobs = [document["config"], *document["layers"]]
+    return f"oci:{layout.path}", [each["digest"] for each in blobs]
+
+
+def on_a_terminal(*arguments: str, **variables: str) -> tuple[int, bytes]:
+    """Run a command whose standard error is a terminal; return its status, and what that got."""
+    ours, theirs = os.openpty()
+    env = {**environment(), "TERM": "xterm", "COLUMNS": "120", **variables}
+    with subprocess.Popen([*COMMAND, *arguments], stderr=theirs, env=env) as child:
+        os.close(theirs)
+        seen = b""
+        try:
+            while piece := os.read(ours, 1 << 16):
+                seen += piece
+        except OSError:  # how a terminal ends
+            pass
+        os.close(ours)
+    return child.returncode, seen
+
+
+def test_a_terminal_gets_bars(image: tuple[str, list[str]], tmp_path: Path) -> None:
+    name, digests = image
+    status, seen = on_a_terminal("pull", INSECURE, name, f"oci:{tmp_path / 'store'}")
+    assert status == 0
+    assert UP in seen
+    assert HIDDEN not in seen  # a signal would leave it so
+    assert "━".encode() in seen
+    for digest in digests:
+        assert f"imgproxy: {digest}: ".encode() in seen
+
+
+def lines(seen: bytes) -> list[str]:
+    return [line.split(": ")[1] for line in seen.decode().splitlines()]
+
+
+@pytest.mark.slow
+def test_without_rich_a_terminal_gets_lines(image: tuple[str, list[str]], tmp_path: Path) -> None:
+    name, digests = image
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent/rich.py").write_text("raise ImportError")
+    pull = ("pull", INSECURE, name, f"oci:{tmp_path / 'store'}")
+    status, seen = on_a_terminal(*pull, PYTHONPATH=str(tmp_path / "absent"))
+    assert (status, sorted(lines(seen))) == (0, sorted(digests))
+
+
+@pytest.mark.slow
+def test_nobody_else_gets_bars(image: tuple[str, list[str]], tmp_path: Path) -> None:
+    name, digests = image
+    command = [*COMMAND, "pull", INSECURE, name, f"oci:{tmp_path / 'store'}"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert sorted(lines(done.stderr)) == sorted(digests)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--quiet", "-q"])
+def test_a_quiet_pull_says_nothing(
+    option: str, image: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    pull = ("pull", INSECURE, option, image[0], f"oci:{tmp_path / 'store'}")
+    assert on_a_terminal(*pull) == (0, b"")
+
+
+@pytest.mark.slow
+def test_a_failure_is_a_line_below_the_bars(image: tuple[str, list[str]], tmp_path: Path) -> None:
+    name, digests = image
+    path = name.removeprefix("oci:") + "/blobs/" + digests[1].replace(":", "/")
+    os.truncate(path, 2_900_000)
+    status, seen = on_a_terminal("pull", INSECURE, name, f"oci:{tmp_path / 'store'}")
+    assert status == 4
+    assert seen.rpartition(b"imgproxy: ")[2].startswith(b"pull: ")
