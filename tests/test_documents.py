@@ -21,6 +21,7 @@ from support.servers import require
 
 import imgproxy
 from imgproxy import __version__, errors
+from imgproxy.cli import commands
 from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern
 from imgproxy.errors import Failure
 from imgproxy.frontends import skopeo_messages
@@ -132,6 +133,18 @@ def test_the_man_page_has_the_options_of_the_program_and_no_others() -> None:
     in_help = {option for line in summary.splitlines() for option in _options_first_in(line)}
     in_man = {option for tag in tagged("OPTIONS") for option in _OPTION.findall(tag)}
     assert in_man == in_help
+
+
+@pytest.mark.parametrize("command", commands.COMMANDS)
+def test_the_man_page_has_the_options_of_each_command(command: str) -> None:
+    """Those that have another meaning than in OPTIONS, or are not there."""
+    _, _, summary = printed_by(command, "--help").partition("options:")
+    in_help = {option for line in summary.splitlines() for option in _options_first_in(line)}
+    general = {option for tag in tagged("OPTIONS") for option in _OPTION.findall(tag)}
+    _, _, text = section("COMMANDS").partition(f".SS {command}\n")
+    tags = re.findall(r"^\.TP\n(.*)$", text.partition("\n.SS ")[0], re.MULTILINE)
+    own = {option for tag in tags for option in _OPTION.findall(tag)}
+    assert own <= in_help <= own | general | {"--format"}
 
 
 def test_the_page_of_skopeo_s_protocol_has_its_options_and_no_others() -> None:

@@ -91,6 +91,7 @@ def test_the_same_images_are_the_same_bytes(layout: Layout, tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path)) == ["a", "layout"]
 
 
+@pytest.mark.slow
 def test_one_name_is_all_that_is_exported(layout: Layout, tmp_path: Path) -> None:
     wanted, other = layout.image(b"wanted"), layout.image(b"other")
     layout.save(named(wanted, "os"), named(other, "other"))
@@ -100,6 +101,7 @@ def test_one_name_is_all_that_is_exported(layout: Layout, tmp_path: Path) -> Non
     skopeo_copy(f"oci-archive:{tmp_path / 'a'}", f"dir:{tmp_path / 'copy'}")
 
 
+@pytest.mark.slow
 def test_an_index_may_name_what_is_not_there(layout: Layout, tmp_path: Path) -> None:
     """Other tools keep some platforms of an index, and the index as it was."""
     here, gone = layout.image(b"here"), layout.image(b"gone")
@@ -150,6 +152,7 @@ def test_compressed_layers_are_plain_in_a_docker_archive(layout: Layout, tmp_pat
     assert again.status == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_what_inflates_to_something_else_is_refused(layout: Layout, tmp_path: Path) -> None:
     image = compressed_image(layout, (layer("one", 2_000_000), "gzip", GZIP))
     (blob,) = layout.layers(image)
@@ -160,6 +163,7 @@ def test_what_inflates_to_something_else_is_refused(layout: Layout, tmp_path: Pa
     assert os.listdir(tmp_path) == ["layout"]
 
 
+@pytest.mark.slow
 def test_a_docker_archive_is_for_one_platform(layout: Layout, tmp_path: Path) -> None:
     one, two = layout.image(b"1"), layout.image(b"2", platform="linux/arm64")
     layout.save(layout.index(on(one, "linux/amd64"), on(two, "linux/arm64")))

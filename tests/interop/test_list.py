@@ -88,7 +88,7 @@ def test_people_get_a_table(tmp_path: Path) -> None:
 
 def test_a_reader_that_has_enough_is_no_failure(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
-    layout.save(*[layout.image(b"x")] * 2000)
+    layout.save(*[layout.image(b"x")] * 20)
     read, write = os.pipe()
     os.close(read)
     command = [*COMMAND, "list", f"oci:{layout.path}"]

@@ -219,6 +219,7 @@ def test_foreign_layers_are_kept(layout: Layout, store: Layout, home: Home) -> N
     assert asked == ["/layer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1000, 2_000_000])
 @pytest.mark.parametrize("fault", ["wrong", "short"])
 def test_wrong_bytes_leave_nothing_behind(
