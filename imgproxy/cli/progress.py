@@ -44,9 +44,12 @@ def new_progress(options: Options, diagnostics: Diagnostics) -> Progress:
     """Return the progress for this standard error and these options."""
     if not options.quiet and not options.debug and os.isatty(_STDERR):
         try:
-            return Bars(diagnostics)
+            bars = Bars(diagnostics)
         except ImportError:
             pass
+        else:
+            if bars.is_drawn:
+                return bars
     return Lines(diagnostics)
 
 
@@ -95,6 +98,11 @@ class Bars:
         )
         self._all = self._bars.add_task("all", total=None)
         self._blobs: dict[Descriptor, TaskID] = {}
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the terminal can draw over what it has; see `TERM`."""
+        return self._console.is_interactive
 
     def begin(self, size: int) -> None:
         """See `Progress`."""

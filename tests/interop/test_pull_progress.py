@@ -71,6 +71,21 @@ def test_without_rich_a_terminal_gets_lines(image: tuple[str, list[str]], tmp_pa
 
 
 @pytest.mark.slow
+def test_a_terminal_that_cannot_draw_gets_lines(
+    image: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    name, digests = image
+    status, seen = on_a_terminal("pull", INSECURE, name, f"oci:{tmp_path / 'store'}", TERM="dumb")
+    assert (status, sorted(lines(seen))) == (0, sorted(digests))
+
+
+@pytest.mark.slow
+def test_what_fails_before_any_blob_is_one_line(tmp_path: Path) -> None:
+    status, seen = on_a_terminal("pull", INSECURE, f"oci:{tmp_path}", f"oci:{tmp_path / 'store'}")
+    assert (status, seen.count(b"\n"), seen[:10]) == (3, 1, b"imgproxy: ")
+
+
+@pytest.mark.slow
 def test_nobody_else_gets_bars(image: tuple[str, list[str]], tmp_path: Path) -> None:
     name, digests = image
     command = [*COMMAND, "pull", INSECURE, name, f"oci:{tmp_path / 'store'}"]
