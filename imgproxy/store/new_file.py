@@ -14,23 +14,39 @@ if TYPE_CHECKING:
     from imgproxy.net.streams import Buffer
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_NAMELESS = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 
-# What link(2) fails with on file systems without hard links, such as those of memory sticks.
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+# What open(2) fails with on file systems that have no files without a name, and link(2) on those
+# that have no hard links, such as those of memory sticks.
+_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EPERM, errno.ENOSYS})
 
 
 class NewFile:
-    """A file on its way to `path`, written beside it. All methods raise `DestinationError`."""
+    """A file on its way to `path`. All methods raise `DestinationError`.
+
+    It has no name until it is whole, so that nothing is left of a killed process; where the file
+    system does not have that, it has one beside `path`.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._beside = f"{path}.imgproxy-{os.getpid()}"
+        self._directory = os.path.dirname(path) or "."
+        self._beside: str | None = None
         if os.path.lexists(path):
             raise DestinationError(f"{clean(path)} exists; it is not replaced")
         with using(path):
-            with suppress(FileNotFoundError):
-                os.unlink(self._beside)  # of a process that had this number and was killed
-            self._fd = os.open(self._beside, _NEW, 0o666)
+            try:
+                self._fd = os.open(self._directory, _NAMELESS, 0o666)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+                self._fd = self._open_beside()
+
+    def _open_beside(self) -> int:
+        self._beside = f"{self._path}.imgproxy-{os.getpid()}"
+        with suppress(FileNotFoundError):
+            os.unlink(self._beside)  # of a process that had this number and was killed
+        return os.open(self._beside, _NEW, 0o666)
 
     def write(self, content: Buffer) -> None:
         """Add content."""
@@ -42,20 +58,31 @@ class NewFile:
         with using(self._path):
             os.fsync(self._fd)
             try:
-                os.link(self._beside, self._path)
+                self._link()
             except FileExistsError:
                 raise DestinationError(f"{clean(self._path)} exists by now") from None
-            except OSError as error:
-                if error.errno not in _NO_LINKS or os.path.lexists(self._path):
-                    raise
-                os.rename(self._beside, self._path)
-            sync_directory(os.path.dirname(self._path) or ".")
+            sync_directory(self._directory)
+
+    def _link(self) -> None:
+        """Give the file its name unless another one has it. Raises `OSError`."""
+        if self._beside is None:
+            # With a descriptor, which the path is not relative to, Python calls linkat(2).
+            source = f"/proc/self/fd/{self._fd}"
+            os.link(source, self._path, src_dir_fd=self._fd, follow_symlinks=True)
+            return
+        try:
+            os.link(self._beside, self._path)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED or os.path.lexists(self._path):
+                raise
+            os.rename(self._beside, self._path)
 
     def close(self) -> None:
-        """Remove what is beside; without `finish` before, that is all there is."""
+        """Close the file; without `finish` before, nothing is left of it."""
         os.close(self._fd)
-        with suppress(FileNotFoundError):
-            os.unlink(self._beside)
+        if self._beside is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(self._beside)
 
 
 class Output:

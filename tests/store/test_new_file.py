@@ -16,6 +16,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(params=["whatever there is", "names alone", "names without links"], autouse=True)
+def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Take from the system what some file systems do not have; return what is left."""
+    kind: str = request.param
+    true_open = os.open
+
+    def open_named(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return true_open(path, flags, mode)
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if kind != "whatever there is":
+        monkeypatch.setattr(os, "open", open_named)
+    if kind == "names without links":
+        monkeypatch.setattr(os, "link", link)
+    return kind
+
+
 def test_it_appears_when_it_is_finished(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with closing(NewFile(str(path))) as file:
@@ -41,14 +62,7 @@ def test_what_is_there_is_not_replaced(tmp_path: Path, kind: str) -> None:
         NewFile(str(path))
 
 
-@pytest.mark.parametrize("has_links", [True, False])
-def test_what_came_meanwhile_is_not_replaced(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    has_links: bool,  # noqa: FBT001  (a parameter)
-) -> None:
-    if not has_links:
-        forbid_links(monkeypatch)
+def test_what_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     with closing(NewFile(str(tmp_path / "file"))) as file:
         (tmp_path / "file").write_bytes(b"other")
         with pytest.raises(DestinationError):
@@ -57,18 +71,12 @@ def test_what_came_meanwhile_is_not_replaced(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_file_system_may_have_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid_links(monkeypatch)
+def test_it_has_no_name_before_where_that_can_be(tmp_path: Path, file_system: str) -> None:
+    """Else it lies beside, and a killed process leaves it there."""
     with closing(NewFile(str(tmp_path / "file"))) as file:
-        file.finish()
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def forbid_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    def link(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", link)
+        file.write(b"half")
+        beside = [] if file_system == "whatever there is" else [f"file.imgproxy-{os.getpid()}"]
+        assert os.listdir(tmp_path) == beside
 
 
 def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
