@@ -19,7 +19,7 @@ from imgproxy.errors import (
 )
 from imgproxy.host.blocking_calls import call
 from imgproxy.parsing.typed_fields import FieldError, Fields
-from imgproxy.specs.oci import choices, layout_index
+from imgproxy.specs.oci import choices
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
@@ -100,6 +100,8 @@ class OciLayout:
 
     async def entries(self) -> list[Entry]:
         """See `ListableSource`. It is the entries of `index.json`, odd ones too."""
+        from imgproxy.specs.oci import layout_index  # those who serve an image do without
+
         raw, name = await self._read_index()
         found = [_entry(n, each) for n, each in enumerate(layout_index.parse(raw, name).entries)]
         position = self._wanted.position
@@ -241,6 +243,8 @@ class OciLayout:
 
 def _entry(position: int, value: object) -> Entry:
     """Return an entry of `index.json`, which may be anything."""
+    from imgproxy.specs.oci import layout_index
+
     try:
         descriptor = manifests.parse_descriptor(Fields(value, f"manifests[{position}]"))
     except FieldError as error:
