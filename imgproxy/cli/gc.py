@@ -74,7 +74,7 @@ async def run(options: GcOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     for path in unknown:
         diagnostics.progress(f"left alone, as gc does not know what it is: {path}")
     diagnostics.progress(
-        f"{count} files {said}, {size} bytes; {collection.kept} blobs are named,"
+        f"{count} files {said}, {size} bytes; {collection.kept} blobs are needed,"
         f" {collection.young} files are younger than the grace period"
     )
     return {
@@ -82,7 +82,7 @@ async def run(options: GcOptions, diagnostics: Diagnostics) -> dict[str, Any]:
         "blobs": blobs,
         "files": count,
         "bytes": size,
-        "named": collection.kept,
+        "needed": collection.kept,
         "young": collection.young,
         "unknown": unknown,
     }

@@ -194,6 +194,7 @@ def _new_cache(options: Options, path: str, network: Network, store: ContentStor
     from os.path import realpath
 
     from imgproxy.transports.cache import Cache, CacheOptions
+    from imgproxy.verification.documents import compare
 
     cache_options = CacheOptions(
         size=options.cache_size,
@@ -202,4 +203,4 @@ def _new_cache(options: Options, path: str, network: Network, store: ContentStor
         offline=options.offline,
         keeps_blobs=store is None or realpath(path) != realpath(store.path),
     )
-    return Cache(path, cache_options, network.report)
+    return Cache(path, cache_options, network.report, compare)

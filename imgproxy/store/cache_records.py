@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.mentions import Mention
 from imgproxy.store import locks
 from imgproxy.store.files import read, using, write
 
@@ -49,6 +50,11 @@ class CachedDocument(NamedTuple):
     media_type: str
     size: int
     is_insecure: bool
+
+    @property
+    def mention(self) -> Mention:
+        """The document as `reachability` has it."""
+        return Mention(self.digest, self.size, self.media_type, in_list=True, is_elsewhere=False)
 
 
 class CachedTag(NamedTuple):
@@ -143,10 +149,10 @@ class CacheRecords:
                 lock.close()
         return True
 
-    def roots(self) -> Iterator[Digest]:
-        """Yield the digests of the documents that the cache keeps, with all that they name."""
+    def roots(self) -> Iterator[Mention]:
+        """Yield the documents that the cache keeps, with all that they reach."""
         for used in self.all_documents():
-            yield used.document.digest
+            yield used.document.mention
 
     def _tag(self, name: str, tag: str) -> str:
         return self._path(name, "tags", tag)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.errors import Failure, InvalidError, UnsupportedFormatError, clean
 from imgproxy.store import inventory, locks, reachability
+from imgproxy.store.cache_records import CacheRecords
 from imgproxy.store.files import using
 from imgproxy.store.users import relied_on
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 # What `.imgproxy` may have. What keeps blobs by something else that it has there adds that here,
 # and what it keeps in `Collection._kept`. An older version then removes nothing.
-_KNOWN = frozenset({"lock", "index.lock", "partial", "users"})
+_KNOWN = frozenset({"lock", "index.lock", "partial", "users", "names"})
 
 # Files that are removed before pulls get their turn.
 _AT_ONCE = 256
@@ -40,8 +41,8 @@ _AT_ONCE = 256
 class Collection:
     """The collection of a store. `grace` is in seconds.
 
-    `kept` is the number of blobs that names reach, `young` that of the files that the grace period
-    keeps, and `unknown` are the paths of what is not understood.
+    `kept` is the number of blobs that names and the cache reach, `young` that of the files that the
+    grace period keeps, and `unknown` are the paths of what is not understood.
     """
 
     def __init__(self, store: ContentStore, documents: Documents, grace: float) -> None:
@@ -88,6 +89,15 @@ class Collection:
 
     def _kept(self) -> set[Digest]:
         """Return the digests that are kept. Raises `Failure` where that cannot be known."""
+        kept = self.named()
+        for root in CacheRecords(self._store.path).roots():
+            # What a cache cannot read, it does without.
+            reached = self._documents.reachable(root, failed=lambda *_: None)
+            kept.update(each.digest for each in reached)
+        return kept
+
+    def named(self) -> set[Digest]:
+        """Return what the names in index.json reach. Raises `Failure`, see `find`."""
         with suppress(FileNotFoundError):
             unknown = sorted(set(os.listdir(self._store.ours)) - _KNOWN)
             if unknown:

@@ -11,7 +11,6 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.errors import Failure, NotFoundError
-from imgproxy.store import cache_size
 from imgproxy.store.cache_records import CacheRecords
 from imgproxy.store.content_store import ContentStore
 from imgproxy.transports.cached_image import CachedImage
@@ -19,6 +18,7 @@ from imgproxy.transports.cached_image import CachedImage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.store.partial_blob import PartialBlob
     from imgproxy.transports.registry.registry_image import RegistryImage
@@ -42,14 +42,21 @@ class CacheOptions(NamedTuple):
 class Cache:
     """The cache in a directory, which is made when it is first needed; close it in the end.
 
-    `report` takes lines for standard error.
+    `report` takes lines for standard error; `compare`: see `store.reachability.Documents`.
     """
 
-    def __init__(self, path: str, options: CacheOptions, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        options: CacheOptions,
+        report: Callable[[str], None],
+        compare: Callable[[str, Digest, bytes], None],
+    ) -> None:
         self.options = options
         self.store = ContentStore(path)
         self.records = CacheRecords(path)
         self.report = report
+        self._compare = compare
         self._is_reported = False
         self._threads: list[threading.Thread] = []
         self.is_usable = self._create()
@@ -100,7 +107,9 @@ class Cache:
 
     def _shrink(self) -> None:
         if self.options.size is not None:
-            cache_size.shrink(self.store, self.records, self.options.size)
+            from imgproxy.store import cache_size
+
+            cache_size.shrink(self.store, self.records, self._compare, self.options.size)
 
     def close(self) -> None:
         """Wait until the disk has what is to be kept. May be called again."""

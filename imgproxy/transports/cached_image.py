@@ -149,13 +149,14 @@ class CachedImage(CachedSource):
         kept = self._kept(found)
 
         def accept(digest: Digest) -> None:
-            kept.accept(digest)
             document = CachedDocument(digest, found.media_type, len(found.raw), found.is_insecure)
             try:
+                # Before it is written, so that `gc` keeps it from then on.
                 self._records.add_document(self._reference.name, document)
                 accepted(document)
             except Failure as failure:
                 self._blobs.failed(failure)
+            kept.accept(digest)
             self._lock(digest)
 
         return found._replace(accept=accept)

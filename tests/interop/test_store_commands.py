@@ -62,7 +62,7 @@ def test_names_come_and_go_and_gc_removes_what_is_left(layout: Layout) -> None:
     assert names(layout) == [(NAME, a)]
     before = blobs(layout)
     young = run("gc", store, "--format=json").json()
-    assert (young["blobs"], young["young"], young["named"]) == ([], 3, 4)
+    assert (young["blobs"], young["young"], young["needed"]) == ([], 3, 4)
     planned = run("gc", store, "--grace=0", "--dry-run", "--format=json").json()
     assert blobs(layout) == before
     done = run("gc", store, "--grace=0", "--format=json")

@@ -14,11 +14,14 @@ from support.streams import real_time, virtual_time
 
 from imgproxy.errors import Failure
 from imgproxy.specs.oci import digest as digests
-from imgproxy.store import locks, partial_blob
+from imgproxy.store import inventory, locks, partial_blob
 from imgproxy.store.cache_records import CachedDocument, CachedTag, CacheRecords
 from imgproxy.store.cache_size import shrink
+from imgproxy.store.collection import Collection
 from imgproxy.store.content_store import ContentStore
 from imgproxy.store.partial_blob import BusyError, open_partial
+from imgproxy.store.reachability import Documents
+from imgproxy.verification.documents import compare
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
@@ -53,7 +56,7 @@ def test_what_was_recorded_is_known_under_its_name_alone(records: CacheRecords) 
     assert records.document(NAME, DIGEST) == DOCUMENT
     assert records.signatures(NAME, DIGEST, 10) == b"signatures"
     assert records.signatures(NAME, DIGEST, 9) == b""
-    assert list(records.roots()) == [DIGEST]
+    assert [each.digest for each in records.roots()] == [DIGEST]
     for name in (f"{NAME}/x", "quay.io/acme"):
         assert records.tag(name, "1") is records.document(name, DIGEST) is None
         assert records.signatures(name, DIGEST, 10) == b""
@@ -111,7 +114,7 @@ class Images:
         return self.store.has(digests.compute(content), len(content))
 
     def limit(self, size: int) -> None:
-        shrink(self.store, self.records, size)
+        shrink(self.store, self.records, compare, size)
 
 
 BIG = [bytes([n]) * 10_000 for n in range(4)]
@@ -134,7 +137,7 @@ def test_what_was_used_least_recently_goes_first(images: Images, records: CacheR
     assert records.tag(f"{NAME}/1", "1") is not None
     images.limit(0)
     assert list(records.all_documents()) == []
-    assert list(images.store.blobs()) == []
+    assert list(inventory.blobs(images.store, [])) == []
 
 
 def test_what_another_image_has_as_well_stays(images: Images) -> None:
@@ -169,12 +172,28 @@ def test_what_is_in_use_stays(images: Images, records: CacheRecords) -> None:
     assert not images.has(BIG[0])
 
 
-@real_time
-async def test_nothing_is_removed_while_somebody_writes(images: Images) -> None:
-    images.add(BIG[0])
-    async with images.store.using():
+def test_what_a_process_relies_on_stays(images: Images) -> None:
+    for content in BIG[:2]:
+        images.add(content)
+    with images.store.using():
+        images.store.use([digests.compute(BIG[0])])
         images.limit(0)
-    assert images.has(BIG[0])
+        assert [images.has(each) for each in BIG[:2]] == [True, False]
+
+
+def test_what_is_cached_is_not_collected(images: Images) -> None:
+    """`gc` keeps it with all that it reaches, also where a document cannot be read."""
+    images.add(BIG[0])
+    images.add(BIG[1])
+    images.store.put(digests.compute(BIG[2]), BIG[2])
+    damaged_manifest(images)
+    collection = Collection(images.store, Documents(images.store, compare), grace=0)
+    removed = {each.digest for each in collection.remove(collection.find())}
+    assert removed > {digests.compute(BIG[0]), digests.compute(BIG[2])}
+    assert [images.has(each) for each in BIG[:3]] == [False, True, False]
+    assert images.store.has(
+        digests.parse(images.descriptors[0]["digest"]), images.descriptors[0]["size"]
+    )
 
 
 def damaged_index(images: Images) -> None:
@@ -236,7 +255,7 @@ async def test_what_was_begun_counts_and_goes_where_nobody_goes_on(images: Image
         if old:
             os.utime(begun._path, (0, 0))
     images.limit(30_000)
-    left = {path for path, _ in images.store.partials()}
+    left = {each.path for each in inventory.begun(images.store)}
     assert left == {begun._path for begun in parts[1:]}  # one is new, and one is in use
     assert images.has(BIG[0])
     images.limit(20_000)

@@ -22,6 +22,7 @@ from imgproxy.store.partial_blob import PartialBlob
 from imgproxy.transports.cache import Cache, CacheOptions
 from imgproxy.transports.cached import CachedSource
 from imgproxy.transports.kept_blobs import KeptBlobs
+from imgproxy.verification.documents import compare
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ async def test_a_beginning_that_is_wrong_is_not_kept_by_the_cache_beneath(tmp_pa
 @real_time
 async def test_nothing_is_asked_of_an_image_offline(tmp_path: Path) -> None:
     """A script without exchanges fails on every request."""
-    cache = Cache(str(tmp_path / "cache"), CacheOptions(offline=True), lambda _: None)
+    cache = Cache(str(tmp_path / "cache"), CacheOptions(offline=True), lambda _: None, compare)
     reference = "registry.test/acme/os:1"
     image = cache.opened(image_at(Script(), [place(reference)], reference))
     layer = Scene(tmp_path).layer
