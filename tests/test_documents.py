@@ -21,7 +21,7 @@ from support.servers import require
 
 import imgproxy
 from imgproxy import __version__, errors
-from imgproxy.cli import commands
+from imgproxy.__main__ import COMMANDS
 from imgproxy.config import endpoints, registries_conf, search_paths, sideload_pattern
 from imgproxy.errors import Failure
 from imgproxy.frontends import skopeo_messages
@@ -135,7 +135,7 @@ def test_the_man_page_has_the_options_of_the_program_and_no_others() -> None:
     assert in_man == in_help
 
 
-@pytest.mark.parametrize("command", commands.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_man_page_has_the_options_of_each_command(command: str) -> None:
     """Those that have another meaning than in OPTIONS, or are not there."""
     _, _, summary = printed_by(command, "--help").partition("options:")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 from typing import TYPE_CHECKING, Any
 
-from imgproxy.cli import stored_names
+from imgproxy.cli import stored_names, values
 from imgproxy.cli.options import Options
 from imgproxy.errors import clean
 from imgproxy.store.collection import Collection
@@ -21,16 +19,13 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Remove the blobs of a store that no name reaches, also while images are pulled."
 
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
-
 
 class GcOptions(Options):
     """The options of `gc`. `grace` is in seconds."""
 
     store: str
     dry_run: bool
-    grace: int
+    grace: float
 
 
 def add_options(parser: Parser) -> None:
@@ -41,18 +36,11 @@ def add_options(parser: Parser) -> None:
     add(
         "--grace",
         metavar="DURATION",
-        type=_duration,
-        default=_UNITS["h"],
+        type=values.duration,
+        default=3600.0,
         help="keep what was written so lately, as programs that take no lock may be about to name"
         " it: seconds, or a number with s, m, h or d (default: 1h)",
     )
-
-
-def _duration(text: str) -> int:
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f'"{text}" is not a duration, such as 90s, 30m, 1h or 2d')
-    return int(match[1]) * _UNITS[match[2]]
 
 
 async def run(options: GcOptions, diagnostics: Diagnostics) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import argparse
 import re
 
 from imgproxy import __version__
+from imgproxy.cli import values
 from imgproxy.errors import UsageError
 
 TYPE_CHECKING = False  # `typing` would take a fifth of the time of a usage error
@@ -165,7 +166,7 @@ def _parser() -> Parser:
         "--sockfd",
         metavar="FD",
         dest="sockfds",
-        type=descriptor,
+        type=values.descriptor,
         action="append",
         default=[],
         help="inherited socket to serve on, connected or listening; may be given several times",
@@ -189,7 +190,9 @@ def add_choice(parser: Parser) -> None:
 
 def add_platform(parser: Parser, purpose: str) -> None:
     """Add the option for a platform."""
-    parser.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", type=_platform, help=purpose)
+    parser.add_argument(
+        "--platform", metavar="OS/ARCH[/VARIANT]", type=values.platform, help=purpose
+    )
 
 
 def add_places(parser: Parser) -> None:
@@ -198,7 +201,7 @@ def add_places(parser: Parser) -> None:
     add(
         "--sideload",
         metavar="PATTERN",
-        type=_pattern,
+        type=values.pattern,
         action="append",
         default=[],
         help="a path to look for an image at before a registry is asked, with <ref> and <name> or"
@@ -208,7 +211,7 @@ def add_places(parser: Parser) -> None:
     add(
         "--tls-verify",
         metavar="true|false",
-        type=_boolean,
+        type=values.boolean,
         help="verify certificates, whatever registries.conf sets (default: verify, unless it sets"
         " insecure); --tls-verify=false, with the =, also allows plain http",
     )
@@ -223,14 +226,14 @@ def add_credentials(parser: Parser, group: argparse._ActionsContainer) -> None:
     add(
         "--creds",
         metavar="USER[:PASSWORD]",
-        type=creds,
+        type=values.creds,
         help="credentials for the image's own registry, before those in files",
     )
     add("--no-creds", action="store_true", help="no credentials, even if files have some")
     add(
         "--registry-token",
         metavar="TOKEN",
-        type=_token,
+        type=values.token,
         help="bearer token for the image's own registry",
     )
 
@@ -277,7 +280,7 @@ def add_networks(parser: Parser) -> None:
     add(
         "--retries",
         metavar="N",
-        type=_count,
+        type=values.count,
         default=5,
         help="how often to try again after a failure that may pass (default: 5); for a blob the"
         " count starts again after each megabyte",
@@ -285,7 +288,7 @@ def add_networks(parser: Parser) -> None:
     add(
         "--stall-timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=values.seconds,
         default=60.0,
         help="how long a registry may send nothing (default: 60)",
     )
@@ -297,20 +300,20 @@ def add_cache(parser: Parser) -> None:
     add(
         "--cache",
         metavar="DIR",
-        type=_directory,
+        type=values.directory,
         help="keep what registries send, verified, in a store there, and look there first",
     )
     add(
         "--cache-size",
         metavar="SIZE",
-        type=_size,
+        type=values.size,
         help="remove from the cache what was used least recently, beyond 500M or 20GiB, say"
         " (default: no bound)",
     )
     add(
         "--tag-ttl",
         metavar="SECONDS",
-        type=_seconds_or_none,
+        type=values.seconds_or_none,
         default=0.0,
         help="how long the cache knows what a tag stands for before it is asked again (default: 0,"
         " always ask)",
@@ -318,7 +321,7 @@ def add_cache(parser: Parser) -> None:
     add(
         "--max-stale",
         metavar="DURATION",
-        type=_duration,
+        type=values.duration,
         default=7 * 86400.0,
         help="how old what the cache knows of a tag may be where the registry is away, in s, m, h"
         " or d (default: 7d; 0: never)",
@@ -336,7 +339,7 @@ def _add_service(parser: Parser) -> None:
         "--host",
         metavar="NAME",
         dest="hosts",
-        type=_host,
+        type=values.host,
         action="append",
         default=[],
         help="a name or address, besides those of loopback, that requests on a TCP listener may be"
@@ -350,106 +353,3 @@ def add_diagnostics(parser: Parser) -> None:
     add("-q", "--quiet", action="store_true", help="nothing on standard error")
     add("--debug", action="store_true", help="a line for each request on standard error")
     add("--version", action="version", version=f"imgproxy {__version__}")
-
-
-def descriptor(text: str) -> int:
-    """Return the number of a descriptor."""
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f'"{text}" is not the number of a descriptor')
-    return int(text)
-
-
-def _platform(text: str) -> Platform:
-    from imgproxy.specs.oci import platform as platforms
-
-    try:
-        return platforms.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
-
-
-def _pattern(text: str) -> Pattern:
-    from imgproxy.config import sideload_pattern
-
-    try:
-        return sideload_pattern.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
-
-
-def _host(text: str) -> str:
-    from imgproxy.server import access
-
-    try:
-        return access.parse_host(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
-
-
-def _boolean(text: str) -> bool:
-    values = {"true": True, "false": False, "1": True, "0": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f'"{text}" is neither true nor false')
-    return values[text.lower()]
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f'"{text}" is not a number of retries')
-    return int(text[:9])  # more than anybody could wait for
-
-
-def creds(text: str) -> Credentials:
-    """Return the credentials that `USER:PASSWORD` names. Raises `UsageError`."""
-    from imgproxy.config.credential_helpers import parse_creds
-
-    return parse_creds(text)
-
-
-def _token(text: str) -> str:
-    from imgproxy.specs.oci import token as tokens
-
-    if not tokens.is_usable(text):  # argparse would show the value of an ArgumentTypeError's cause
-        raise UsageError("--registry-token: the value cannot be a bearer token")
-    return text
-
-
-def _seconds(text: str) -> float:
-    seconds = _seconds_or_none(text)
-    if not seconds:
-        raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds')
-    return seconds
-
-
-def _seconds_or_none(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds')
-    return seconds
-
-
-def _directory(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("the name of a directory is empty")
-    return text
-
-
-def _size(text: str) -> int:
-    from imgproxy.parsing import quantities
-
-    try:
-        return quantities.size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _duration(text: str) -> float:
-    from imgproxy.parsing import quantities
-
-    try:
-        return quantities.duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

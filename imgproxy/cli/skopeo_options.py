@@ -10,6 +10,7 @@ import argparse
 from functools import partial
 
 from imgproxy.cli import options as common
+from imgproxy.cli import values
 from imgproxy.cli.options import Options, Parser
 from imgproxy.errors import UsageError, clean
 
@@ -87,7 +88,7 @@ def parse(arguments: list[str], options: SkopeoOptions, program: str) -> None:
         parser.error("argument --require-signed: not allowed with argument --insecure-policy")
     options.contradiction = _contradiction(options)
     if options.username is not None and options.password is not None:
-        options.creds = common.creds(f"{options.username}:{options.password}")
+        options.creds = values.creds(f"{options.username}:{options.password}")
     if options.override_arch or options.override_os or options.override_variant:
         options.platform = _overridden(options)
 
@@ -144,7 +145,7 @@ def _parser(program: str) -> Parser:
     add(
         "--sockfd",
         metavar="FD",
-        type=common.descriptor,
+        type=values.descriptor,
         default=0,
         help="inherited socket to serve on (default: 0, standard input)",
     )

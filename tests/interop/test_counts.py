@@ -405,10 +405,10 @@ def within(folder: str, *names: str) -> set[str]:
     return packages | {f"{folder}.{name}" for name in names}
 
 
-PARSED = {"errors", *within("cli", "options"), *within("host", "diagnostics")}
+PARSED = {"errors", *within("cli", "options", "values"), *within("host", "diagnostics")}
 INITIALIZED = {
     "errors",
-    *within("cli", "options", "runtime", "skopeo_options", "skopeo_proxy"),
+    *within("cli", "options", "runtime", "skopeo_options", "skopeo_proxy", "values"),
     *within("frontends", "skopeo_initialize", "skopeo_messages"),
     *within("host", "diagnostics", "environment", "mounts"),
     *within("parsing", "strict_json"),

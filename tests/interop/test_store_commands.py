@@ -125,7 +125,7 @@ USAGE = [
     (["rm"], "the following arguments are required"),
     (["gc", "oci:x:y"], "expected oci:DIR, without a name, got oci:x:y"),
     (["gc", "dir:x"], "expected oci:DIR[:REF], got dir:x"),
-    (["gc", "oci:x", "--grace=1w"], '"1w" is not a duration, such as 90s, 30m, 1h or 2d'),
+    (["gc", "oci:x", "--grace=1w"], '"1w" is not a duration, as 90s, 12h and 7d are'),
     (["verify", "oci:x", "--grace=1h"], "unknown option: --grace"),
     (["verify", "oci:x", "oci:y"], "1 arguments more than verify takes"),
 ]

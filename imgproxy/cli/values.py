@@ -1,0 +1,130 @@
+"""The values of options, from their texts. A wrong one raises `ArgumentTypeError`.
+
+What a value needs is imported when there is one: most runs have few options.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from imgproxy.errors import UsageError
+
+TYPE_CHECKING = False  # see `options`
+if TYPE_CHECKING:
+    from imgproxy.config.sideload_pattern import Pattern
+    from imgproxy.specs.http.credentials import Credentials
+    from imgproxy.specs.oci.platform import Platform
+
+
+def descriptor(text: str) -> int:
+    """Return the number of a descriptor."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f'"{text}" is not the number of a descriptor')
+    return int(text)
+
+
+def platform(text: str) -> Platform:
+    """Return the platform that `OS/ARCH[/VARIANT]` names."""
+    from imgproxy.specs.oci import platform as platforms
+
+    try:
+        return platforms.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def pattern(text: str) -> Pattern:
+    """Return the pattern of paths."""
+    from imgproxy.config import sideload_pattern
+
+    try:
+        return sideload_pattern.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def host(text: str) -> str:
+    """Return the name or address of a host."""
+    from imgproxy.server import access
+
+    try:
+        return access.parse_host(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def boolean(text: str) -> bool:
+    """Return what `true` or `false` says."""
+    known = {"true": True, "false": False, "1": True, "0": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f'"{text}" is neither true nor false')
+    return known[text.lower()]
+
+
+def count(text: str) -> int:
+    """Return a number of retries."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number of retries')
+    return int(text[:9])  # more than anybody could wait for
+
+
+def creds(text: str) -> Credentials:
+    """Return the credentials that `USER:PASSWORD` names. Raises `UsageError`."""
+    from imgproxy.config.credential_helpers import parse_creds
+
+    return parse_creds(text)
+
+
+def token(text: str) -> str:
+    """Return the token, if it can be one. Raises `UsageError`, which does not show it."""
+    from imgproxy.specs.oci import token as tokens
+
+    if not tokens.is_usable(text):  # argparse would show the value of an ArgumentTypeError's cause
+        raise UsageError("--registry-token: the value cannot be a bearer token")
+    return text
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds, not 0."""
+    number = seconds_or_none(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds')
+    return number
+
+
+def seconds_or_none(text: str) -> float:
+    """Return a number of seconds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds')
+    return number
+
+
+def directory(text: str) -> str:
+    """Return the name of a directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a directory is empty")
+    return text
+
+
+def size(text: str) -> int:
+    """Return the bytes that a size with a unit stands for."""
+    from imgproxy.parsing import quantities
+
+    try:
+        return quantities.size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def duration(text: str) -> float:
+    """Return the seconds that a number with a unit stands for."""
+    from imgproxy.parsing import quantities
+
+    try:
+        return quantities.duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
