@@ -11,8 +11,9 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imgproxy.cli import options as common
+from imgproxy.cli import stored_names
 from imgproxy.cli.options import Options
-from imgproxy.errors import Failure, UsageError
+from imgproxy.errors import UsageError
 from imgproxy.specs.oci import mentions, tar_writer
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import DockerArchiveName, LayoutName
@@ -54,7 +55,7 @@ def add_options(parser: Parser) -> None:
         "layouts",
         metavar="oci:DIR[:REF]",
         nargs="+",
-        type=_layout,
+        type=stored_names.images,
         help="images, or without REF all that the layout names",
     )
     add(
@@ -66,15 +67,8 @@ def add_options(parser: Parser) -> None:
     common.add_platform(parser, "what to choose from an index, for a docker-archive:")
 
 
-def _layout(text: str) -> LayoutName:
-    name = _parsed(text)
-    if not isinstance(name, LayoutName) or name.transport != "oci":
-        raise UsageError(f"expected oci:DIR[:REF], got {references.shown(text)}")
-    return name
-
-
 def _archive(text: str) -> _Archive:
-    name = _parsed(text)
+    name = stored_names.image(text)
     is_docker_s = isinstance(name, DockerArchiveName)
     if (
         (isinstance(name, LayoutName) and name.transport == "oci-archive" and not name.ref_name)
@@ -84,13 +78,6 @@ def _archive(text: str) -> _Archive:
     raise UsageError(
         f"expected oci-archive:FILE or docker-archive:FILE, got {references.shown(text)}"
     )
-
-
-def _parsed(text: str) -> references.ImageName:
-    try:
-        return references.parse_image(text)
-    except Failure as failure:
-        raise UsageError(failure.message) from None
 
 
 async def run(options: ExportOptions, diagnostics: Diagnostics) -> dict[str, Any]:

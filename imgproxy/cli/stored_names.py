@@ -12,6 +12,7 @@ from imgproxy.specs.oci.reference import LayoutName
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.layout_index import Entry, LayoutIndex
+    from imgproxy.specs.oci.reference import ImageName
 
 # A message with all names of a large store is too long to be read.
 _MAX_LISTED = 10
@@ -51,13 +52,26 @@ class StoredName(NamedTuple):
         return index.without_digest(wanted)
 
 
-def layout(text: str) -> LayoutName:
-    """Parse `oci:DIR[:REF]`. Raises `UsageError`."""
+def image(text: str) -> ImageName:
+    """Parse the name of an image. Raises `UsageError`."""
     try:
-        name = references.parse_image(text)
+        return references.parse_image(text)
     except Failure as failure:
         raise UsageError(failure.message) from None
-    if not isinstance(name, LayoutName) or name.transport != "oci" or name.position is not None:
+
+
+def images(text: str) -> LayoutName:
+    """Parse `oci:DIR[:REF]`, also with a position. Raises `UsageError`."""
+    name = image(text)
+    if not isinstance(name, LayoutName) or name.transport != "oci":
+        raise UsageError(f"expected oci:DIR[:REF], got {references.shown(text)}")
+    return name
+
+
+def layout(text: str) -> LayoutName:
+    """Parse `oci:DIR[:REF]`. Raises `UsageError`."""
+    name = images(text)
+    if name.position is not None:
         raise UsageError(f"expected oci:DIR[:REF], got {references.shown(text)}")
     return name
 

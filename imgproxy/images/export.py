@@ -24,7 +24,7 @@ from imgproxy.specs.oci import choices, layout_index
 from imgproxy.specs.oci import docker_archive as formats
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci import reference as references
-from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor, Index, Manifest
+from imgproxy.specs.oci.manifest import Descriptor, Index, Manifest
 from imgproxy.transports.local.inflated import open_inflated
 from imgproxy.verification.verified_blob import LargeBlobs, open_blob
 
@@ -276,23 +276,13 @@ class _DockerImage(NamedTuple):
 async def _docker_image(chosen: Chosen, manifest: Manifest) -> _DockerImage:
     config = manifest.config
     where = f"{chosen.source.name}: config {config.digest}"
-    if config.size > MAX_DOCUMENT_SIZE:
-        raise InvalidError(
-            f"{where}: {config.size} bytes are more than {MAX_DOCUMENT_SIZE}", code="SIZE_INVALID"
-        )
-    blob = await chosen.source.blob(config)
-    try:
-        raw = bytearray()
-        while piece := await blob.read():
-            raw += piece
-    finally:
-        blob.close()
-    diff_ids = formats.parse_diff_ids(bytes(raw), where) or ()
+    raw = await chosen.source.content(config)
+    diff_ids = formats.parse_diff_ids(raw, where) or ()
     if len(diff_ids) != len(manifest.layers):
         raise InvalidError(
             f"{where} names {len(diff_ids)} layers, and the manifest {len(manifest.layers)}"
         )
-    return _DockerImage(chosen, manifest, bytes(raw), diff_ids, [])
+    return _DockerImage(chosen, manifest, raw, diff_ids, [])
 
 
 def _called(chosen: Chosen) -> str:

@@ -20,7 +20,7 @@ from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
-from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor, Index, Manifest
+from imgproxy.specs.oci.manifest import Descriptor, Index, Manifest
 from imgproxy.transports import time_limit as time_limits
 from imgproxy.transports.source import Entry, is_listable
 from imgproxy.verification.verified_blob import LargeBlobs
@@ -203,19 +203,10 @@ class _Lister:
                 return await self.source.document(descriptor)
 
     async def _config(self, descriptor: Descriptor) -> bytes:
-        if descriptor.size > MAX_DOCUMENT_SIZE:
-            raise InvalidError(f"the config has {descriptor.size} bytes", code="SIZE_INVALID")
         self._count_request()
         async with self._places:
             with time_limits.limited(time_limits.TIME_LIMIT):
-                blob = await self.source.blob(descriptor)
-                try:
-                    raw = bytearray()
-                    while piece := await blob.read():
-                        raw += piece
-                finally:
-                    blob.close()
-        return bytes(raw)
+                return await self.source.content(descriptor)
 
     def _count_request(self) -> None:
         self._requests -= 1

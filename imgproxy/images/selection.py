@@ -161,14 +161,7 @@ class IndexWalk:
         config = chosen.config
         if config.media_type not in types.CONFIGS or config.size > MAX_DOCUMENT_SIZE:
             return
-        blob = await self.source.blob(config)
-        try:
-            raw = bytearray()
-            while piece := await blob.read():
-                raw += piece
-        finally:
-            blob.close()
-        found = manifests.parse_platform(bytes(raw))
+        found = manifests.parse_platform(await self.source.content(config))
         if found is not None and platforms.choose(wanted, [found]) is None:
             self._candidates = [_Candidate(0, descriptor, found)]
             raise self._nothing_for(wanted)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from imgproxy.errors import InvalidError
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.readers import Bytes
 from imgproxy.transports.source import Document
 from imgproxy.verification import documents, verified_blob
@@ -95,6 +96,23 @@ class VerifiedSource:
         return await find_valid(
             open_reader or partial(self.reader, descriptor), partial(self._open_blob, descriptor)
         )
+
+    async def content(self, descriptor: Descriptor) -> bytes:
+        """Return the whole of a blob that is as small as a config. Raises `Failure`."""
+        if descriptor.size > MAX_DOCUMENT_SIZE:
+            raise InvalidError(
+                f"{self.name}: {descriptor.digest}: {descriptor.size} bytes are more than"
+                f" {MAX_DOCUMENT_SIZE}",
+                code="SIZE_INVALID",
+            )
+        blob = await self.blob(descriptor)
+        try:
+            raw = bytearray()
+            while piece := await blob.read():
+                raw += piece
+        finally:
+            blob.close()
+        return bytes(raw)
 
     async def _open_blob(self, descriptor: Descriptor, reader: Reader) -> Blob:
         return await verified_blob.open_blob(descriptor, reader, self._large_blobs)

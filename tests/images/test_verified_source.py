@@ -27,7 +27,7 @@ from support.streams import real_time, refused, virtual_time
 from imgproxy.errors import Failure
 from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.specs.oci import digest as digests
-from imgproxy.specs.oci.manifest import Descriptor
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Descriptor
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
@@ -118,6 +118,14 @@ async def test_without_its_algorithm_a_blob_is_not_even_fetched(algorithm: str) 
         await open_blob(descriptor)
     assert refused(raised.value) == NO_ALGORITHM
     assert algorithm in raised.value.message
+
+
+@virtual_time
+async def test_no_blob_that_is_larger_than_a_document_is_read_whole() -> None:
+    blob = Descriptor(OCI_CONFIG, digests.compute(SMALL_BLOB), MAX_DOCUMENT_SIZE + 1)
+    with pytest.raises(Failure, match=f"{MAX_DOCUMENT_SIZE + 1} bytes are more than") as caught:
+        await VerifiedSource(Places(), LargeBlobs()).content(blob)
+    assert caught.value.code == "SIZE_INVALID"
 
 
 @real_time
