@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imgproxy.cli import options as common
 from imgproxy.cli import stored_names
 from imgproxy.cli.options import Options
-from imgproxy.errors import UsageError
+from imgproxy.errors import UsageError, clean
 from imgproxy.specs.oci import mentions, tar_writer
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import DockerArchiveName, LayoutName
@@ -102,6 +102,8 @@ async def run(options: ExportOptions, diagnostics: Diagnostics) -> dict[str, Any
             size = await _write(archive, file)
     for digest in archive.missing:
         diagnostics.progress(f"{digest} is named by an index, and not in the layout")
+    where = clean(target.path or "standard output")
+    diagnostics.progress(f"{where}: {len(chosen)} images, {size} bytes")
     return {
         "names": [each.name for each in chosen if each.name],
         "size": size,

@@ -104,6 +104,7 @@ async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
         image.close()
         catalog.close()
         network.close()
+    diagnostics.progress(f"{clean(ref)}: {kept.digest}")
     return {
         "name": ref,
         "digest": str(kept.digest),
