@@ -160,7 +160,9 @@ def test_two_processes_fetch_a_blob_once(scene: Scene) -> None:
 # --- without the registry ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [["--offline"], ["--retries=0"]])
+@pytest.mark.parametrize(
+    "options", [["--offline"], pytest.param(["--retries=0"], marks=pytest.mark.slow)]
+)
 def test_an_image_starts_without_its_registry(options: list[str], scene: Scene) -> None:
     first = scene.pull(":index")
     scene.line.dead = True
@@ -187,6 +189,7 @@ def test_skopeos_protocol_has_it_too(scene: Scene, converse: Converse) -> None:
     assert STALE in client.child.stderr
 
 
+@pytest.mark.slow
 def test_pull_has_it_too_and_says_so(scene: Scene, home: Home, tmp_path: Path) -> None:
     def copy(store: Path, *options: str) -> dict[str, object]:
         cache = f"--cache={scene.cache}"
@@ -298,6 +301,7 @@ def test_every_file_that_rots_is_fetched_again(kind: str, scene: Scene) -> None:
     check_blobs(scene.cache)
 
 
+@pytest.mark.slow
 def test_rot_is_found_removed_and_fetched_again(scene: Scene) -> None:
     first = scene.pull(":latest")
     for file in scene.cache.glob("blobs/*/*"):

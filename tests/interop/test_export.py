@@ -112,7 +112,7 @@ def test_an_index_may_name_what_is_not_there(layout: Layout, tmp_path: Path) -> 
     assert gone["digest"] in done.stderr
 
 
-@pytest.mark.parametrize("docker", [False, True])
+@pytest.mark.parametrize("docker", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_wrong_bytes_are_in_no_archive(layout: Layout, tmp_path: Path, *, docker: bool) -> None:
     """Not in a file, and what a pipe has got does not end as an archive does."""
     image = layout.save_image(os.urandom(3_000_000))
@@ -129,6 +129,7 @@ def test_wrong_bytes_are_in_no_archive(layout: Layout, tmp_path: Path, *, docker
         members(piped.stdout)
 
 
+@pytest.mark.slow
 def test_compressed_layers_are_plain_in_a_docker_archive(layout: Layout, tmp_path: Path) -> None:
     contents = [layer("one", 3_000_000), layer("two"), layer("three")]
     image = compressed_image(

@@ -59,7 +59,10 @@ def blobs_of(layout: Layout, descriptor: Json) -> set[str]:
     return {descriptor["digest"], *(each["digest"] for each in inner)}.union(*deeper)
 
 
-@pytest.mark.parametrize("tag", ["latest", "docker", "large"])
+@pytest.mark.parametrize(
+    "tag",
+    ["latest", *(pytest.param(each, marks=pytest.mark.slow) for each in ("docker", "large"))],
+)
 def test_an_image_of_a_registry_is_all_there(
     tag: str, registry: Registry, store: Path, home: Home
 ) -> None:
@@ -94,6 +97,7 @@ def test_of_an_index_one_platform_or_all_are_copied(
     ]
 
 
+@pytest.mark.slow
 def test_what_was_pulled_is_read_by_skopeo_and_pulled_again(
     registry: Registry, store: Path, home: Home, tmp_path: Path
 ) -> None:
@@ -109,7 +113,7 @@ def test_what_was_pulled_is_read_by_skopeo_and_pulled_again(
     assert entries(tmp_path / "other") == entries(store)
 
 
-@pytest.mark.parametrize("compression", ["plain", "gzip"])
+@pytest.mark.parametrize("compression", ["plain", pytest.param("gzip", marks=pytest.mark.slow)])
 def test_a_docker_archive_is_copied_by_the_manifest_that_is_made_of_it(
     compression: str, tmp_path: Path, store: Path, home: Home
 ) -> None:

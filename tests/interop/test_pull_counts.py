@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from support.disk_calls import Forks
 from support.networks import line_to
 from support.parent import INSECURE
@@ -53,6 +54,7 @@ def test_a_pull_asks_for_each_thing_once_and_waits_for_the_disk_once_for_each(
         assert {name: again.calls.get(name, 0) for name in AGAIN} == AGAIN
 
 
+@pytest.mark.slow
 def test_an_anonymous_pull_of_what_is_there_takes_one_request(
     registry: Registry, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def test_what_has_no_name_wants_one(layout: Layout, store: Layout, tmp_path: Pat
     assert (done.status, "give one: oci:DIR:REF" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tag", "every"), [("docker", False), ("list", True), ("latest", False)])
 def test_docker_s_types_are_converted(
     tag: str,
@@ -140,6 +141,7 @@ def test_docker_s_types_are_converted(
     assert (again.json()["blobs"], entry(store)) == (0, only)
 
 
+@pytest.mark.slow
 def test_what_descriptors_embed_is_in_the_store_too(layout: Layout, store: Layout) -> None:
     """As oras writes the empty config of an artifact; nobody need have it but in this form."""
     empty = {"data": base64.b64encode(b"{}").decode()}
@@ -195,6 +197,7 @@ def test_indexes_in_one_another_have_an_end(layout: Layout, store: Layout) -> No
     assert (done.status, "indexes in one another" in done.stderr) == (4, True)
 
 
+@pytest.mark.slow
 def test_foreign_layers_are_kept(layout: Layout, store: Layout, home: Home) -> None:
     """Where they may be fetched; the next time nobody is asked."""
     content, asked = b"foreign" * 100_000, []

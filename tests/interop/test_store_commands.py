@@ -105,6 +105,7 @@ def test_what_is_not_there_is_told_and_nothing_is_changed(case: str, layout: Lay
     assert not os.path.exists(f"{layout.path}2")
 
 
+@pytest.mark.slow
 def test_a_name_that_two_images_have_is_ambiguous(layout: Layout) -> None:
     one, other = entries(layout)
     layout.save(one, named(other, "a"))
@@ -218,6 +219,7 @@ def test_what_does_not_verify_is_told_with_what_names_it(
     assert not (layout.path / ".imgproxy").exists()
 
 
+@pytest.mark.slow
 def test_what_may_be_elsewhere_need_not_be_there(layout: Layout) -> None:
     """Layers with URLs and embedded content, and what an artifact refers to."""
     absent = {"mediaType": "x/y", "digest": digest_of(b"absent"), "size": 6}
@@ -229,6 +231,7 @@ def test_what_may_be_elsewhere_need_not_be_there(layout: Layout) -> None:
     assert run("verify", f"oci:{layout.path}").status == 4
 
 
+@pytest.mark.slow
 def test_the_layouts_of_others_are_changed_so_that_they_read_them(
     layout: Layout, tmp_path: Path
 ) -> None:

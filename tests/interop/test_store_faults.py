@@ -103,6 +103,7 @@ def entries(store: Path) -> int:
     return len(json.loads((store / "index.json").read_bytes())["manifests"])
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_gc_makes_room(source: Layout, tmp_path: Path) -> None:
     pull = ("pull", INSECURE, f"oci:{source.path}:one")
     with disk(tmp_path / "disk", "3m") as path:

@@ -143,6 +143,7 @@ def test_no_name_is_lost_and_nobody_sees_a_torn_file(tmp_path: Path) -> None:
     assert run("verify", at).status == 0
 
 
+@pytest.mark.slow
 def test_a_pull_that_takes_long_neither_waits_for_gc_nor_loses_to_it(tmp_path: Path) -> None:
     """It relies on a blob that nothing names any more, and has its other one from a slow source."""
     source, store = Layout(tmp_path / "source"), Layout(tmp_path / "store")
