@@ -204,6 +204,7 @@ def test_pull_has_it_too_and_says_so(scene: Scene, home: Home, tmp_path: Path) -
 
     first = copy(tmp_path / "one")
     assert "stale" not in first
+    assert run("gc", f"oci:{scene.cache}", "--grace=0", "--format=json").json()["files"] == 0
     scene.line.dead = True
     again = copy(tmp_path / "two", "--offline")
     assert again["digest"] == first["digest"]

@@ -102,6 +102,27 @@ def test_one_name_is_all_that_is_exported(layout: Layout, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_what_is_exported_is_not_collected_meanwhile(layout: Layout, tmp_path: Path) -> None:
+    """A pipe takes less than a layer: what follows it is read after the collection."""
+    layers = [bytes([n]) * 1_000_000 for n in (1, 2)]
+    layout.save(named(layout.image(*layers), "os"))
+    store = f"oci:{tmp_path}/store"
+    assert run("pull", INSECURE, f"oci:{layout.path}:os", store).status == 0
+    command = [*COMMAND, "export", f"{store}:os", "oci-archive:-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        content = process.stdout.read(1)
+        assert run("rm", f"{store}:os").status == 0
+        assert run("gc", store, "--grace=0", "--format=json").json()["files"] == 0
+        content += process.stdout.read()
+    assert process.returncode == 0
+    assert {digest_of(each) for each in layers} <= {
+        digest_of(each) for each in members(content).values()
+    }
+    assert len(run("gc", store, "--grace=0", "--format=json").json()["blobs"]) == 4
+
+
+@pytest.mark.slow
 def test_an_index_may_name_what_is_not_there(layout: Layout, tmp_path: Path) -> None:
     """Other tools keep some platforms of an index, and the index as it was."""
     here, gone = layout.image(b"here"), layout.image(b"gone")

@@ -14,6 +14,7 @@ from support.streams import Script, real_time
 
 from imgproxy.errors import Failure
 from imgproxy.images.verified_source import VerifiedSource
+from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.store import locks
 from imgproxy.store.content_store import ContentStore
 from imgproxy.store.files import DestinationError
@@ -27,6 +28,8 @@ from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from imgproxy.specs.oci.digest import Digest
 
 CONTENT = b"a layer" * 10_000
 
@@ -206,5 +209,34 @@ async def test_nothing_is_asked_of_an_image_offline(tmp_path: Path) -> None:
         with pytest.raises(Failure, match="--offline forbids asking the registry") as caught:
             await attempt
         assert (caught.value.status, caught.value.retryable) == (404, False)
+    image.close()
+    cache.close()
+
+
+class RegistrySource(MemorySource):
+    """An image in memory that is called like one of a registry."""
+
+    reference = parse_reference("registry.test/acme/os:1")
+    accepts_insecure = False
+
+
+@real_time
+async def test_a_document_is_recorded_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A collection in between would remove it."""
+    cache = Cache(str(tmp_path / "cache"), CacheOptions(), lambda _: None, compare)
+    memory = Store()
+    image = cache.opened(RegistrySource(memory, memory.image(CONTENT)))  # type: ignore[arg-type]
+    put, written = ContentStore.put, []
+
+    def watched(store: ContentStore, digest: Digest, content: bytes) -> None:
+        assert digest in [each.digest for each in cache.records.roots()]
+        written.append(digest)
+        put(store, digest, content)
+
+    monkeypatch.setattr(ContentStore, "put", watched)
+    root = await VerifiedSource(image, LargeBlobs()).root()
+    assert written == [root.digest]
     image.close()
     cache.close()
