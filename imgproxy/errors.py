@@ -80,6 +80,8 @@ class Failure(Exception):
     status: ClassVar[int]
     default_code: ClassVar[str]
     retryable: bool = False
+    # Whether clients may ask for this in vain as a matter of course: `--debug` alone shows it then.
+    is_miss: bool = False
     # Header fields of the reply that answers the failure, besides those that every error has.
     header_fields: tuple[tuple[str, str], ...] = ()
 

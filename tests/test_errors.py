@@ -24,6 +24,7 @@ LEAVES = {
     errors.AmbiguousError: (409, "AMBIGUOUS", False),
     request_errors.BodyTooLargeError: (413, "BODY_TOO_LARGE", False),
     errors.UnsupportedFormatError: (415, "UNSUPPORTED", False),
+    request_errors.RangeNotSatisfiableError: (416, "UNSUPPORTED", False),
     errors.InvalidError: (422, "MANIFEST_INVALID", False),
     request_errors.HeadTooLargeError: (431, "HEAD_TOO_LARGE", False),
     errors.DefectError: (500, "INTERNAL", False),
@@ -48,7 +49,7 @@ def test_the_tree_has_no_other_leaves() -> None:
 
 def test_failures_of_requests_are_no_part_of_the_tree_of_all() -> None:
     of_requests = {each for each in LEAVES if each.__module__ == request_errors.__name__}
-    assert {each.status for each in of_requests} == {405, 413, 431, 505}
+    assert {each.status for each in of_requests} == {405, 413, 416, 431, 505}
     assert not {each.__name__ for each in of_requests} & vars(errors).keys()
 
 

@@ -1,7 +1,8 @@
 """The contract between the server and a front-end.
 
 The server reads requests and sends replies and failures; a front-end decides what a request means.
-Replies are of status 200; everything else is a `Failure` that the front-end raises.
+A reply is what was asked for, statuses 200, 206 and 304; everything else is a `Failure` that the
+front-end raises, whose `header_fields` the reply has then.
 """
 
 from __future__ import annotations
@@ -9,14 +10,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import TypeAlias
+
     from imgproxy.net.streams import Buffer
+
+    Opener: TypeAlias = "Callable[[], Awaitable[Body]]"
+
+NOT_MODIFIED = 304
 
 
 class Request(NamedTuple):
-    """A request as a front-end receives it: method and target as they were sent."""
+    """A request as a front-end receives it: method and target as they were sent.
+
+    `fields` are its header fields, in their order, with names in lower case.
+    """
 
     method: bytes
     target: bytes
+    fields: Sequence[tuple[bytes, bytes]] = ()
 
     @property
     def is_head(self) -> bool:
@@ -39,17 +51,25 @@ class Body(Protocol):
 
 
 class Reply(NamedTuple):
-    """A reply of status 200.
+    """A reply that is no failure: of status 200, 206 or 304.
 
-    `fields` are its header fields apart from those that every reply has, `size` is the length of
-    the body in bytes. For `HEAD` the body is not sent, and may be left out. The server closes a
-    pulled body in any case. `ends_service`: no more requests are taken, on any connection.
+    `fields` are its header fields apart from those that every reply has; `Accept-Ranges` is "none"
+    where they do not have it. `size` is the length of the body in bytes. For `HEAD` and with 304
+    the body is not sent, and may be left out. The server closes a pulled body in any case. A
+    function as the body opens it: it is called only where the body is sent, when there is a place
+    for one more, and may raise a `Failure`, which is the answer then.
+    `ends_service`: no more requests are taken, on any connection.
     """
 
     fields: list[tuple[str, str]]
     size: int
-    body: bytes | Body
+    body: bytes | Body | Opener
     ends_service: bool = False
+    status: int = 200
+
+    def has_body(self, request: Request) -> bool:
+        """Return whether the body is sent: RFC 9110 sections 9.3.2 and 15.4.5."""
+        return not request.is_head and self.status != NOT_MODIFIED
 
 
 class Handler(Protocol):

@@ -65,6 +65,8 @@ _CONTENT = frozenset({b"GET", b"HEAD"})
 
 _REASONS = {
     200: "OK",
+    206: "Partial Content",
+    304: "Not Modified",
     400: "Bad Request",
     403: "Forbidden",
     404: "Not Found",
@@ -72,7 +74,10 @@ _REASONS = {
     409: "Conflict",
     413: "Content Too Large",
     415: "Unsupported Media Type",
+    416: "Range Not Satisfiable",
+    421: "Misdirected Request",
     422: "Unprocessable Content",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
@@ -234,41 +239,42 @@ class HttpConnection:
             return await self._answer(request)
         raise _ConnectionLostError("the parent is gone: it hung up, or has read nothing")
 
-    async def _answer(self, request: h11.Request) -> bool:
+    async def _answer(self, received: h11.Request) -> bool:
         """Answer a request, by a reply or by a failure; return whether it ended the service."""
-        head_only = request.method == b"HEAD"
+        request = Request(received.method, received.target, received.headers)
         self._name = name = f"{request.method.decode()} {clean(request.target.decode())}"
-        self._persistence = persistence(request)
+        self._persistence = persistence(received)
         try:
-            reply = await self._reply(request)
+            reply = await self._reply(received, request)
+            body = b"" if reply is None else await _body(reply, request)
         except _ConnectionLostError:
             raise
         except Exception as error:  # noqa: BLE001  (a defect is answered as one)
-            await self._send_error(self._report(name, error), head_only=head_only)
+            await self._send_error(self._report(name, error), head_only=request.is_head)
         else:
             if reply is not None:
-                self._diagnostics.debug(f"{name}: 200, {reply.size} bytes")
-                await self._send_reply(name, reply, head_only=head_only)
+                self._diagnostics.debug(f"{name}: {reply.status}, {reply.size} bytes")
+                await self._send_reply(reply, body, head_only=not reply.has_body(request))
                 return reply.ends_service
         return False
 
-    async def _reply(self, request: h11.Request) -> Reply | None:
+    async def _reply(self, received: h11.Request, request: Request) -> Reply | None:
         """Return the front-end's reply, or None if a shutdown came before its turn.
 
         Raises `Failure`.
         """
-        _check_framing(request)
+        _check_framing(received)
         with self._shutdown.interrupts() as scope:
-            await self._discard_body(request)
+            await self._discard_body(received)
             self._allow(math.inf)
-            self._requests.check_host(request)
+            self._requests.check_host(received)
             if self._access is not None:
-                self._access.check(request)
+                self._access.check(received)
             if self._places is not None and request.method in _CONTENT:
                 await self._places.take(self)
         if scope.cancelled_caught:
             return None
-        reply = await self._handler.handle(Request(request.method, request.target))
+        reply = await self._handler.handle(request)
         if reply.ends_service:
             self._shutdown.request()
         return reply
@@ -288,24 +294,24 @@ class HttpConnection:
 
     # --- replies --------------------------------------------------------------------------------
 
-    async def _send_reply(self, name: str, reply: Reply, *, head_only: bool) -> None:
-        if isinstance(reply.body, bytes):
-            body = b"" if head_only else reply.body
-            await self._send_piece(body, self._head(200, reply.size, reply.fields))
+    async def _send_reply(self, reply: Reply, body: bytes | Body, *, head_only: bool) -> None:
+        if isinstance(body, bytes):
+            piece = b"" if head_only else body
+            await self._send_piece(piece, self._head(reply.status, reply.size, reply.fields))
             return
         try:
-            head = self._head(200, reply.size, reply.fields)
+            head = self._head(reply.status, reply.size, reply.fields)
             if head_only:
                 await self._send(head)
             else:
-                await self._send_body(head, reply.size, reply.body)
+                await self._send_body(head, reply.size, body)
         except _ConnectionLostError:
             raise
         except Exception as error:  # noqa: BLE001  (a defect is reported as one)
             self._persistence = "close"
-            self._report(name, error, is_begun=True)
+            self._report(self._name, error, is_begun=True)
         finally:
-            reply.body.close()
+            body.close()
 
     async def _send_body(self, head: bytes, size: int, body: Body) -> None:
         """Send a reply whose body is pulled; one that fails on the way stays too short."""
@@ -339,7 +345,9 @@ class HttpConnection:
         if not self._requests.is_whole or self._shutdown.requested:
             self._persistence = "close"
         date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
-        common = [("Date", date), ("Content-Length", str(size)), ("Accept-Ranges", "none")]
+        common = [("Date", date), ("Content-Length", str(size))]
+        if all(name.lower() != "accept-ranges" for name, _ in fields):
+            common.append(("Accept-Ranges", "none"))
         ending = [("Connection", self._persistence)] if self._persistence else []
         # h11 checks the fields. It does not write them, as it would close each HTTP/1.0 connection.
         response = h11.Response(status_code=status, headers=[*common, *fields, *ending])
@@ -381,7 +389,8 @@ class HttpConnection:
         elif is_begun or isinstance(failure, ShortageError):
             self._record(Severity.LOST)
         how = "broken off:" if is_begun else failure.status
-        self._diagnostics.failure(f"{name}: {how} {failure.code}: {failure.message}")
+        report = self._diagnostics.debug if failure.is_miss else self._diagnostics.failure
+        report(f"{name}: {how} {failure.code}: {failure.message}")
         return failure
 
     def _report_defect(self, name: str, error: Exception) -> DefectError:
@@ -396,6 +405,13 @@ class HttpConnection:
 
 def _lost(error: OSError) -> _ConnectionLostError:
     return _ConnectionLostError(f"the parent is gone: {error.strerror}")
+
+
+async def _body(reply: Reply, request: Request) -> bytes | Body:
+    """Return the body of a reply, opened if it is to be sent. Raises `Failure`."""
+    if not callable(reply.body):
+        return reply.body
+    return await reply.body() if reply.has_body(request) else b""
 
 
 def _check_framing(request: h11.Request) -> None:

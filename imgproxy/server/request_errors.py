@@ -14,8 +14,8 @@ class MethodNotAllowedError(Failure):
     status = 405
     default_code = "METHOD_NOT_ALLOWED"
 
-    def __init__(self, message: str, *, allow: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, allow: str, code: str | None = None) -> None:
+        super().__init__(message, code=code)
         self.header_fields = (("Allow", allow),)
 
 
@@ -24,6 +24,17 @@ class BodyTooLargeError(Failure):
 
     status = 413
     default_code = "BODY_TOO_LARGE"
+
+
+class RangeNotSatisfiableError(Failure):
+    """The range begins beyond the end of what is there, which is `size` bytes long."""
+
+    status = 416
+    default_code = "UNSUPPORTED"
+
+    def __init__(self, message: str, *, size: int) -> None:
+        super().__init__(message)
+        self.header_fields = (("Content-Range", f"bytes */{size}"), ("Accept-Ranges", "bytes"))
 
 
 class HeadTooLargeError(Failure):

@@ -16,6 +16,7 @@ from support.conversations import (
     GET,
     QUIT,
     FrontEnd,
+    Pulled,
     Talk,
     ask,
     chunks,
@@ -35,18 +36,19 @@ from support.streams import (
 from trio.testing import wait_all_tasks_blocked
 
 from imgproxy import errors
-from imgproxy.errors import Failure, InvalidError, ShortageError, UnavailableError
+from imgproxy.errors import Failure, InvalidError, NotFoundError, ShortageError, UnavailableError
 from imgproxy.server import http_connection, request_errors
 from imgproxy.server.access import Access
+from imgproxy.server.handler import Reply
 from imgproxy.server.http_connection import MAX_DRAIN, Severity
-from imgproxy.server.request_errors import MethodNotAllowedError
+from imgproxy.server.request_errors import MethodNotAllowedError, RangeNotSatisfiableError
 from imgproxy.server.request_reader import MAX_HEAD
 from imgproxy.server.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from support.parent import Reply
+    from support.parent import Reply as Received
 
 MIB = 1 << 20
 
@@ -64,8 +66,15 @@ async def test_quitting_is_answered_with_nothing() -> None:
     assert stream.finished == (MAX_DRAIN, 0)
 
 
-# RFC 9110 renamed two, which older versions of Python have under their former names.
-RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}
+# RFC 9110 renamed some, which older versions of Python have under their former names.
+RENAMED = {413: "Content Too Large", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
+
+
+# Those that have no detail, but fields of their own.
+OF_REQUESTS = (
+    MethodNotAllowedError("words", allow="GET"),
+    RangeNotSatisfiableError("words", size=7),
+)
 
 
 def failures() -> list[Failure]:
@@ -76,9 +85,9 @@ def failures() -> list[Failure]:
         for each in vars(module).values()
         if isinstance(each, type)
     ]
-    made: list[Failure] = [MethodNotAllowedError("words", allow="GET")]
+    made: list[Failure] = list(OF_REQUESTS)
     for each in dict.fromkeys(classes):
-        if issubclass(each, Failure) and each not in (Failure, MethodNotAllowedError):
+        if issubclass(each, Failure) and each not in (Failure, *map(type, OF_REQUESTS)):
             made.append(each("words", choices=["a"]))  # noqa: PERF401  (the types are narrowed)
     return made
 
@@ -90,7 +99,7 @@ async def test_a_failure_is_answered_as_its_class_says(failure: Failure) -> None
     talked = await hold(FrontEnd({"/manifest": failure}), stream)
     reply, head = talked.replies("GET", "HEAD")
     detail = {"retryable": failure.status in (503, 504)}
-    if not isinstance(failure, MethodNotAllowedError):
+    if failure not in OF_REQUESTS:
         detail["choices"] = ["a"]  # type: ignore[assignment]  # JSON
     assert reply.error == {"code": failure.default_code, "message": "words", "detail": detail}
     assert (reply.status, reply.reason) == (
@@ -102,9 +111,8 @@ async def test_a_failure_is_answered_as_its_class_says(failure: Failure) -> None
         "Content-Length": str(len(reply.body)),
         "Accept-Ranges": "none",
         "Content-Type": "application/json",
+        **dict(failure.header_fields),
     }
-    if isinstance(failure, MethodNotAllowedError):
-        wanted["Allow"] = "GET"
     assert fields_of(reply) == wanted
     short = isinstance(failure, ShortageError)
     assert talked.severity == (Severity.LOST if short else Severity.NOTHING)
@@ -174,7 +182,7 @@ async def test_a_body_that_is_too_large_ends_the_conversation(case: str) -> None
     assert_closing(talked, reply)
 
 
-def assert_closing(talked: Talk, reply: Reply) -> None:
+def assert_closing(talked: Talk, reply: Received) -> None:
     """Assert that the reply is the last, and that a reset is avoided."""
     assert reply.get("Connection") == "close"
     assert talked.stream.finished == (MAX_DRAIN, http_connection.DRAIN_TIMEOUT)
@@ -237,6 +245,92 @@ async def test_a_reply_has_its_fields_and_leaves_in_one_piece(method: str) -> No
     assert talked.notes.failures == []
     assert talked.notes.details == [f"{method} /manifest: 200, 12 bytes"]
     assert talked.severity == Severity.NOTHING
+
+
+@virtual_time
+async def test_a_front_end_reads_the_fields_of_a_request() -> None:
+    front_end = FrontEnd()
+    await talk(front_end, ask("GET", "/manifest", "Range: bytes=1-", "ACCEPT: a", "Accept: b"))
+    (request,) = front_end.asked
+    wanted = [
+        (b"host", b"localhost"),
+        (b"range", b"bytes=1-"),
+        (b"accept", b"a"),
+        (b"accept", b"b"),
+    ]
+    assert list(request.fields) == wanted
+
+
+@virtual_time
+async def test_a_part_of_the_content_is_replied_with_fields_of_the_front_end() -> None:
+    fields = [("Content-Range", "bytes 1-3/9"), ("accept-ranges", "bytes")]
+    body = Pulled(b"ab", b"c")
+    front_end = FrontEnd({"/blob": Reply(fields, 3, body, status=206)})
+    talked = await talk(front_end, ask(target="/blob") + ask("HEAD", "/blob") + GET)
+    part, head, whole = talked.replies("GET", "HEAD", "GET")
+    assert (part.status, part.reason, part.body) == (206, "Partial Content", b"abc")
+    assert fields_of(part) == {"Content-Length": "3", **dict(fields)} == fields_of(head)
+    assert (whole.status, whole.get("Accept-Ranges")) == (200, "none")
+    assert body.closed == 2
+    assert talked.notes.details[0] == "GET /blob: 206, 3 bytes"
+
+
+@virtual_time
+async def test_a_body_that_is_opened_late_is_opened_where_it_is_sent() -> None:
+    body = Pulled(b"abc")
+    opened: list[str] = []
+
+    async def opener() -> Pulled:
+        opened.append("once more")
+        return body
+
+    front_end = FrontEnd({"/blob": Reply([], 3, opener), "/same": Reply([], 3, opener, status=304)})
+    talked = await talk(front_end, ask("HEAD", "/blob") + ask(target="/same"))
+    assert [reply.length for reply in talked.replies("HEAD", "GET")] == [3, 3]
+    assert opened == []
+    talked = await talk(front_end, ask(target="/blob"))
+    assert talked.reply().body == b"abc"
+    assert (len(opened), body.closed) == (1, 1)
+
+
+@virtual_time
+async def test_a_body_that_cannot_be_opened_is_answered_by_the_failure() -> None:
+    async def opener() -> Pulled:
+        raise InvalidError("words")
+
+    talked = await talk(FrontEnd({"/blob": Reply([], 3, opener)}), ask(target="/blob") + GET)
+    assert [reply.status for reply in talked.replies("GET", "GET")] == [422, 200]
+    assert talked.severity == Severity.NOTHING
+
+
+@pytest.mark.parametrize("body", [b"the content", Pulled(b"the content")], ids=["bytes", "pulled"])
+@virtual_time
+async def test_what_is_not_modified_is_replied_without_its_body(body: bytes | Pulled) -> None:
+    front_end = FrontEnd({"/blob": Reply([("ETag", '"x"')], 11, body, status=304)})
+    talked = await talk(front_end, ask(target="/blob") + GET)
+    unmodified, whole = talked.replies("GET", "GET")
+    assert (unmodified.status, unmodified.reason, unmodified.body) == (304, "Not Modified", b"")
+    assert (unmodified.length, unmodified.get("ETag")) == (11, '"x"')
+    assert whole.body == b"the manifest"
+    assert isinstance(body, bytes) or body.closed == 1
+
+
+@virtual_time
+async def test_a_failure_has_the_fields_of_its_own() -> None:
+    failure = UnavailableError("words")
+    failure.header_fields = (("Retry-After", "5"),)
+    reply = (await talk(FrontEnd({"/manifest": failure}), GET)).reply()
+    assert (reply.status, reply.get("Retry-After"), reply.code) == (503, "5", "UNAVAILABLE")
+
+
+@virtual_time
+async def test_what_is_asked_for_in_vain_as_a_matter_of_course_is_said_with_debug_alone() -> None:
+    failure = NotFoundError("words")
+    failure.is_miss = True
+    talked = await talk(FrontEnd({"/manifest": failure}), GET)
+    assert talked.reply().status == 404
+    assert talked.notes.failures == []
+    assert talked.notes.details == ["GET /manifest: 404 NOT_FOUND: words"]
 
 
 @virtual_time

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from imgproxy.server.access import Access
     from imgproxy.server.handler import Handler, Request
 
-    Answer: TypeAlias = bytes | Exception | tuple[Step, ...]
+    Answer: TypeAlias = bytes | Exception | Reply | tuple[Step, ...]
 
 
 def ask(
@@ -68,7 +68,7 @@ class Pulled:
 
 
 class FrontEnd:
-    """A `Handler` that answers by target: with bytes, a failure, or the steps of a pulled body.
+    """A `Handler` that answers by target: with bytes, a failure, a reply, or a body's steps.
 
     `sizes` are the lengths of bodies that are not those of their steps. `gate` makes all answers
     wait but that to `POST /quit`, which ends the service.
@@ -92,13 +92,15 @@ class FrontEnd:
 
     async def handle(self, request: Request) -> Reply:
         self.asked.append(request)
-        if request == (b"POST", b"/quit"):
+        if request[:2] == (b"POST", b"/quit"):
             return Reply([], 0, b"", ends_service=True)
         await self.gate.wait()
         target = request.target.decode()
         answer = self.answers.get(target, NotFoundError(f"no such path: {target}"))
         if isinstance(answer, Exception):
             raise answer
+        if isinstance(answer, Reply):
+            return answer
         fields = [("Content-Type", "text/plain")]
         if isinstance(answer, bytes):
             return Reply(fields, len(answer), answer)

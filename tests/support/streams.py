@@ -228,7 +228,7 @@ def replies(sent: Buffer, *methods: str) -> list[Reply]:
             interim.append(reply.status)
             continue
         assert reply.length is not None, head
-        if methods[len(result)] != "HEAD":
+        if methods[len(result)] != "HEAD" and reply.status != 304:
             reply.body, rest = rest[: reply.length], rest[reply.length :]
             reply.ending = "open" if reply.complete else "end"
         reply.interim, interim = interim, []
