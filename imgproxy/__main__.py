@@ -6,6 +6,7 @@ import os
 import sys
 
 COMMANDS = ("list", "pull", "export", "tag", "rm", "gc", "verify")
+REGISTRY = "registry"
 
 EXIT_USAGE = 2
 EXIT_SHORTAGE = 5
@@ -47,6 +48,12 @@ def main() -> int:
 
         options = Options()
         command = _command(sys.argv[1:], WITH_VALUE)
+        if command == REGISTRY:
+            from imgproxy.cli import registry
+
+            options = registry_options = registry.RegistryOptions()
+            registry.parse(sys.argv[1:], registry_options)
+            return registry.run(registry_options)
         if command is not None:
             from imgproxy.cli import commands
 
@@ -78,7 +85,7 @@ def _command(arguments: list[str], with_value: frozenset[str]) -> str | None:
     rest = iter(arguments)
     for each in rest:
         if not each.startswith("-"):
-            return each if each in COMMANDS else None
+            return each if each in {*COMMANDS, REGISTRY} else None
         if each in with_value:
             next(rest, None)
     return None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
-from imgproxy.errors import Failure
+from imgproxy.errors import Failure, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable
 
 T = TypeVar("T")
 
@@ -44,3 +44,65 @@ class SingleFlight:
                 self._last = error.copy()
                 self._failures += 1
                 raise
+
+
+class BackgroundFlights(Generic[T]):
+    """Attempts that go on when those who wait for them leave, each at something with a key.
+
+    `wait` is how many seconds a task waits for one. `run` must be running.
+    """
+
+    def __init__(self, wait: float) -> None:
+        self._wait = wait
+        self._nursery: trio.Nursery | None = None
+        self._under_way: dict[Hashable, _Flight[T]] = {}
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Make the attempts, until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def get(self, key: Hashable, name: str, make: Callable[[], Awaitable[T]]) -> T:
+        """Return the value of `make`, in an attempt that is under way or in a new one.
+
+        `name` stands for it in messages. Raises what `make` raises, and `UnavailableError` where it
+        takes longer than one waits.
+        """
+        flight = self._under_way.get(key)
+        if flight is None:
+            assert self._nursery is not None  # noqa: S101  (see above)
+            flight = self._under_way[key] = _Flight()
+            self._nursery.start_soon(self._make, key, flight, make)
+        with trio.move_on_after(self._wait):
+            await flight.done.wait()
+            return flight.result()
+        raise UnavailableError(f"{name} is being prepared; ask again", retry_after=self._wait / 5)
+
+    async def _make(
+        self, key: Hashable, flight: _Flight[T], make: Callable[[], Awaitable[T]]
+    ) -> None:
+        try:
+            flight.value = await make()
+        except Exception as error:  # noqa: BLE001  (raised by those who wait)
+            flight.error = error
+        finally:
+            del self._under_way[key]
+            flight.done.set()
+
+
+class _Flight(Generic[T]):
+    """An attempt that is under way."""
+
+    value: T
+    error: Exception | None = None
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+
+    def result(self) -> T:
+        if isinstance(self.error, Failure):
+            raise self.error.copy()
+        if self.error is not None:
+            raise self.error
+        return self.value

@@ -44,6 +44,7 @@ WITH_VALUE = frozenset(
         *("--registry-token", "--cert-dir", "--registries-conf", "--registries.d", "--policy"),
         *("--retries", "--stall-timeout", "--host", "--format"),
         *("--cache", "--cache-size", "--tag-ttl", "--max-stale", "--grace", "--convert"),
+        *("--images", "--listen", "--default-registry"),
     }
 )
 
@@ -162,6 +163,20 @@ def _parser() -> Parser:
     parser = Parser("imgproxy", DESCRIPTION, EPILOG)
     # In the order of `--help`.
     parser.add_argument("image", metavar="IMAGE", help="the image to serve")
+    add_sockets(parser)
+    add_choice(parser)
+    credentials = parser.add_mutually_exclusive_group()
+    add_credentials(parser, credentials)
+    add_configuration(parser)
+    add_networks(parser)
+    add_cache(parser)
+    add_service(parser)
+    add_diagnostics(parser)
+    return parser
+
+
+def add_sockets(parser: Parser) -> None:
+    """Add the option that names inherited sockets."""
     parser.add_argument(
         "--sockfd",
         metavar="FD",
@@ -171,15 +186,19 @@ def _parser() -> Parser:
         default=[],
         help="inherited socket to serve on, connected or listening; may be given several times",
     )
-    add_choice(parser)
-    credentials = parser.add_mutually_exclusive_group()
-    add_credentials(parser, credentials)
-    add_configuration(parser)
-    add_networks(parser)
-    add_cache(parser)
-    _add_service(parser)
-    add_diagnostics(parser)
-    return parser
+
+
+def add_sideload(parser: Parser) -> None:
+    """Add the option for paths of images."""
+    parser.add_argument(
+        "--sideload",
+        metavar="PATTERN",
+        type=values.pattern,
+        action="append",
+        default=[],
+        help="a path to look for an image at before a registry is asked, with <ref> and <name> or"
+        " <basename> in it; may be given several times",
+    )
 
 
 def add_choice(parser: Parser) -> None:
@@ -197,16 +216,8 @@ def add_platform(parser: Parser, purpose: str) -> None:
 
 def add_places(parser: Parser) -> None:
     """Add the options that say where an image may come from."""
+    add_sideload(parser)
     add = parser.add_argument
-    add(
-        "--sideload",
-        metavar="PATTERN",
-        type=values.pattern,
-        action="append",
-        default=[],
-        help="a path to look for an image at before a registry is asked, with <ref> and <name> or"
-        " <basename> in it; may be given several times",
-    )
     add("--offline", action="store_true", help="never open a network connection")
     add(
         "--tls-verify",
@@ -328,7 +339,8 @@ def add_cache(parser: Parser) -> None:
     )
 
 
-def _add_service(parser: Parser) -> None:
+def add_service(parser: Parser) -> None:
+    """Add the options for listeners."""
     add = parser.add_argument
     add(
         "--allow-remote",

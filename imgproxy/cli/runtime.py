@@ -154,7 +154,7 @@ def new_catalog(
     configuration: Configuration,
     network: Network,
     kept: KeptBlobs | None = None,
-) -> Catalog:
+) -> Catalog[str]:
     """Return the catalog that opens images as the options say; close it in the end.
 
     `kept` are the blobs of a store that gets all that is read.

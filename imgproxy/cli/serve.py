@@ -53,7 +53,7 @@ def run(options: Options) -> int:
 
 
 async def _serve(
-    service: Service, inherited: InheritedSockets, catalog: Catalog, network: Network
+    service: Service, inherited: InheritedSockets, catalog: Catalog[str], network: Network
 ) -> int:
     """Serve until the end, close what was opened, and return the exit status."""
     try:

@@ -60,7 +60,7 @@ def run(options: SkopeoOptions) -> int:
     return 0
 
 
-async def _converse(proxy: SkopeoProxy, catalog: Catalog, network: Network) -> None:
+async def _converse(proxy: SkopeoProxy, catalog: Catalog[str], network: Network) -> None:
     """Converse until the end, and close what was opened."""
     try:
         await proxy.run()

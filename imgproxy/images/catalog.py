@@ -8,34 +8,35 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from imgproxy.images.image import Image
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable
 
     from imgproxy.config.policy import Policy
     from imgproxy.images.image import OpenForeign
     from imgproxy.specs.oci.platform import Platform
     from imgproxy.transports.source import Source
 
-    _Key = tuple[str, Platform, int]
+
+N = TypeVar("N", bound="Hashable")
 
 
-class Catalog:
+class Catalog(Generic[N]):
     """The images of a process, by name and platform.
 
-    `open_sources` returns the sources that a name may stand for, in the order to try them,
-    `load_policy` the policy that applies; `open_foreign` opens layers from their `urls`. `warn` is
-    that of `Image`. `close` closes what all sources share. The memory of the blobs of all images
-    together is bounded.
+    A name is what `open_sources` takes, which returns the sources that may be meant, in the order
+    to try them. `load_policy` returns the policy that applies; `open_foreign` opens layers from
+    their `urls`. `warn` is that of `Image`. `close` closes what all sources share. The memory of
+    the blobs of all images together is bounded.
     """
 
     def __init__(
         self,
-        open_sources: Callable[[str], Awaitable[list[Source]]],
+        open_sources: Callable[[N], Awaitable[list[Source]]],
         load_policy: Callable[[], Policy],
         open_foreign: OpenForeign,
         warn: Callable[[str], None] = lambda _: None,
@@ -48,13 +49,14 @@ class Catalog:
         self._warn = warn
         self._large_blobs = LargeBlobs()
         # By name, platform, and a number other than 0 for an image that is not shared.
-        self._images: dict[_Key, _SharedImage] = {}
+        self._images: dict[tuple[N, Platform | None, int], _SharedImage] = {}
         self._numbers = count(1)
 
-    def image(self, name: str, platform: Platform, *, anew: bool = False) -> Image:
+    def image(self, name: N, platform: Platform | None, *, anew: bool = False) -> Image:
         """Return an image, which is opened when it is first needed; close it once in any case.
 
-        `anew`: it is shared with nobody, so that a name that leads to another image by now does.
+        Without a platform nothing is chosen from an index. `anew`: it is shared with nobody, so
+        that a name that leads to another image by now does.
         """
         key = name, platform, next(self._numbers) if anew else 0
         image = self._images.get(key)
@@ -71,7 +73,7 @@ class Catalog:
         image.users += 1
         return image
 
-    def _forget(self, key: _Key) -> None:
+    def _forget(self, key: tuple[N, Platform | None, int]) -> None:
         image = self._images.get(key)
         if image is not None and image.users == 0:  # it may be a later one than was closed
             del self._images[key]

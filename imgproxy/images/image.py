@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
+
+import trio
 
 from imgproxy.config import policy as policies
 from imgproxy.errors import (
     HOST_FAILURES,
     AbsentError,
+    DeniedError,
     Failure,
     InvalidError,
     NotFoundError,
@@ -28,9 +31,10 @@ from imgproxy.host.blocking_calls import settle
 from imgproxy.images.selection import IndexWalk, descriptors_in
 from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.single_flight import SingleFlight
+from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports import time_limit as time_limits
-from imgproxy.transports.source import stale_since
+from imgproxy.transports.source import is_accompanied, stale_since
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
@@ -52,6 +56,9 @@ if TYPE_CHECKING:
     # Returns if one of the documents is acceptable, on its own or named by one that is.
     Check = Callable[..., Awaitable[None]]
 
+# Documents that one image leads to, as far as they are looked through.
+MAX_EXPANDED = 1024
+
 # An image that is replaced is opened anew; the one before it is kept open as well.
 _MAX_GENERATIONS = 2
 
@@ -60,9 +67,10 @@ class Image:
     """One image, opened when it is first needed and shared by all its users.
 
     `open_sources` returns the sources that may have it, in the order to try them, `load_policy` the
-    policy that applies; `platform` is the one to choose for. `large_blobs` bounds the memory of
-    its blobs; by default it has one of its own. `warn` takes lines about keys of the policy that
-    are passed over. `time_limit` is in seconds: see `limited`.
+    policy that applies; `platform` is the one to choose for, None where nothing is to be chosen
+    from an index. `large_blobs` bounds the memory of its blobs; by default it has one of its own.
+    `warn` takes lines about keys of the policy that are passed over. `time_limit` is in seconds:
+    see `limited`.
     """
 
     time_limit = time_limits.TIME_LIMIT
@@ -71,7 +79,7 @@ class Image:
         self,
         open_sources: Callable[[], Awaitable[list[Source]]],
         load_policy: Callable[[], Policy],
-        platform: Platform,
+        platform: Platform | None,
         open_foreign: OpenForeign,
         large_blobs: LargeBlobs | None = None,
         warn: Callable[[str], None] = lambda _: None,
@@ -140,7 +148,7 @@ class Image:
         walk = IndexWalk(VerifiedSource(source, self._large_blobs))
         check = await settle(_policy_check, conditions, source, walk.indexes, self._warn)
         root = await walk.source.root()
-        if isinstance(root.parsed, Manifest):
+        if isinstance(root.parsed, Manifest) or self._platform is None:
             await check(root)
             return OpenedImage(walk, root, None, check, self._open_foreign)
         try:
@@ -178,6 +186,8 @@ async def _accept(*_: VerifiedDocument) -> None:
 class OpenedImage:
     """An image that was opened: its chosen `manifest`, and the `index` that names it, if any.
 
+    Where nothing is chosen, `manifest` is what the name refers to, be it an index.
+
     `is_replaced`: its source has been found to hold another image now.
     """
 
@@ -198,6 +208,9 @@ class OpenedImage:
         self._documents = {each.digest: each for each in (*walk.way, manifest)}
         self._known = walk.known
         self._blobs: dict[Digest, Descriptor] = {}
+        self._expanded: set[Digest] = set()
+        self._expanding = trio.Lock()
+        self._referrers: dict[Digest, dict[Digest, None]] = {}  # by their subject
         self._release(manifest)
 
     @property
@@ -284,6 +297,43 @@ class OpenedImage:
             self._release(document)
         return document
 
+    async def expand(self) -> None:
+        """Release all documents that the image leads to, and what refers to one of them.
+
+        Those that are not there, or that the policy does not accept, are passed over. Raises
+        `Failure` for any other that cannot be had.
+        """
+        async with self._expanding:
+            while left := [each for each in self._known.values() if self._may_expand(each.digest)]:
+                for descriptor in left:
+                    self._expanded.add(descriptor.digest)
+                    if not descriptor.media_type or descriptor.media_type in types.KNOWN_DOCUMENTS:
+                        with suppress(NotFoundError, DeniedError):
+                            await self.document(descriptor.digest)
+                await self._find_referrers()
+
+    def _may_expand(self, digest: Digest) -> bool:
+        return len(self._expanded) < MAX_EXPANDED and digest not in self._expanded
+
+    async def _find_referrers(self) -> None:
+        """Make known what lies beside the image, has no name, and refers to a known document."""
+        if not is_accompanied(self._source.source):
+            return
+        for entry in await self._source.source.companions():
+            if entry.digest not in self._known and self._may_expand(entry.digest):
+                with suppress(NotFoundError):
+                    subject = (await self._source.document(entry)).parsed.subject
+                    if subject is not None and self._is_known(subject.digest):
+                        self._known[entry.digest] = entry
+
+    def _is_known(self, digest: Digest) -> bool:
+        return digest in self._known or digest in self._documents
+
+    async def referrers(self, digest: Digest) -> list[VerifiedDocument]:
+        """Return the documents that refer to one. Raises `Failure`."""
+        await self.expand()
+        return [await self.document(each) for each in self._referrers.get(digest, ())]
+
     def _release(self, document: VerifiedDocument) -> None:
         """Allow what a document names to be read, all of it or nothing."""
         parsed, blobs = document.parsed, dict(self._blobs)
@@ -296,5 +346,7 @@ class OpenedImage:
                         code="SIZE_INVALID",
                     )
         self._blobs = blobs
+        if parsed.subject is not None:
+            self._referrers.setdefault(parsed.subject.digest, {})[document.digest] = None
         for named in descriptors_in(document):
             self._known.setdefault(named.digest, named)

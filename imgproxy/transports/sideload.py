@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imgproxy.transports.local.detect import open_path
-from imgproxy.transports.source import docker_identity
+from imgproxy.transports.source import docker_identity, is_accompanied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +59,10 @@ class Sideloaded:
     async def blob(self, descriptor: Descriptor) -> Reader:
         """See `Source`."""
         return await self._local.blob(descriptor)
+
+    async def companions(self) -> list[Descriptor]:
+        """See `AccompaniedSource`."""
+        return await self._local.companions() if is_accompanied(self._local) else []
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Those beside the image come first."""

@@ -201,6 +201,18 @@ def stale_since(source: Source) -> float | None:
     return since
 
 
+class AccompaniedSource(Source, Protocol):
+    """A source that may have documents beside the image, which refer to it."""
+
+    async def companions(self) -> list[Descriptor]:
+        """Return the documents that have no name of their own. Raises `Failure`."""
+
+
+def is_accompanied(source: Source) -> TypeGuard[AccompaniedSource]:
+    """Return whether a source may have documents beside the image."""
+    return hasattr(source, "companions")
+
+
 class SearchableSource(Source, Protocol):
     """A source that can look up a document by its digest alone.
 

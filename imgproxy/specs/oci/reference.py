@@ -180,6 +180,18 @@ def parse_named(text: str) -> Reference:
     repository, colon, tag = repository.partition(":")
     if _HEX_ID.fullmatch(rest):
         _refuse(text, "64 hexadecimal digits are an image's ID, not a name")
+    if colon and not is_tag(tag):
+        _refuse(text, f'the tag "{clean(tag)}" is malformed')
+    whole = parse_parts(registry, repository, text)
+    return whole._replace(tag=tag if colon else None, digest=digest)
+
+
+def parse_parts(registry: str, repository: str, text: str = "") -> Reference:
+    """Return the repository of a registry, normalised, from its two parts.
+
+    `text` is what they are parts of, for messages.
+    """
+    text = text or f"{registry}/{repository}"
     registry = registry_name.normal(registry)
     if registry == "docker.io" and "/" not in repository:
         repository = f"library/{repository}"
@@ -187,9 +199,12 @@ def parse_named(text: str) -> Reference:
     _check_repository(text, repository)
     if len(registry) + 1 + len(repository) > _MAX_NAME:
         _refuse(text, f"the name is longer than {_MAX_NAME} characters")
-    if colon and _TAG.fullmatch(tag) is None:
-        _refuse(text, f'the tag "{clean(tag)}" is malformed')
-    return Reference(registry, repository, tag if colon else None, digest)
+    return Reference(registry, repository, None, None)
+
+
+def is_tag(text: str) -> bool:
+    """Return whether a text can be a tag."""
+    return _TAG.fullmatch(text) is not None
 
 
 def shown(text: str) -> str:

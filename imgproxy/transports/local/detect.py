@@ -95,7 +95,7 @@ async def _open_detected(
 
     archive = await open_archive(path)
     with closing_on_error(archive):
-        name = _readable_name(name_of(await _archive_transport(archive)), archive)
+        name = _readable_name(name_of(await archive_transport(archive)), archive)
         return _in_archive(name, archive, reference)
 
 
@@ -168,7 +168,7 @@ def _directory_transport(path: str) -> str:
     )
 
 
-async def _archive_transport(archive: Archive) -> str:
+async def archive_transport(archive: Archive) -> str:
     """Return the transport that reads an archive which may be readable in two ways."""
     if "index.json" not in archive:
         return "docker-archive"

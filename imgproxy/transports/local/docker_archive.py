@@ -61,11 +61,20 @@ class _Image(NamedTuple):
     platform: Platform | None
 
 
+class Made:
+    """What has been found out about one archive: its images, and the digests of layers."""
+
+    def __init__(self) -> None:
+        self.images: dict[int, _Image] = {}  # by position
+        self.hashed: dict[int, Digest] = {}  # by offset, because a layer may have many names
+
+
 class DockerArchive:
     """An image in an archive with a manifest.json.
 
     Fulfils `SearchableSource` and `ListableSource`. `is_lenient`: the archive stands in for a
-    registry, so that the only image in it need not have the requested name.
+    registry, so that the only image in it need not have the requested name. `made` is shared by
+    those that read the same archive.
     """
 
     def __init__(
@@ -75,14 +84,14 @@ class DockerArchive:
         identity: Identity = Identity("docker-archive", []),  # noqa: B008  (a value)
         *,
         is_lenient: bool = False,
+        made: Made | None = None,
     ) -> None:
         self.name = clean(str(name))
         self.identity = identity
         self._wanted = name
         self._archive = archive
         self._is_lenient = is_lenient
-        self._images: dict[int, _Image] = {}
-        self._hashed: dict[int, Digest] = {}  # by offset, because a layer may have many names
+        self._made = made or Made()
 
     async def root(self) -> Document:
         """See `Source`. Raises `AmbiguousError` where the name fits several images."""
@@ -133,7 +142,7 @@ class DockerArchive:
         if digests.is_available(digest):
             named = {
                 digests.compute(image.manifest, digest.algorithm): position
-                for position, image in self._images.items()
+                for position, image in self._made.images.items()
             }
             if digest in named:
                 return await self._document(named[digest], items[named[digest]])
@@ -179,9 +188,9 @@ class DockerArchive:
         return Document(raw, types.OCI_MANIFEST, (), None, f"{self.name}: image @{position}")
 
     async def _image(self, position: int, item: Item) -> _Image:
-        if position not in self._images:
-            self._images[position] = await self._make(item)
-        return self._images[position]
+        if position not in self._made.images:
+            self._made.images[position] = await self._make(item)
+        return self._made.images[position]
 
     async def _make(self, item: Item) -> _Image:
         try:
@@ -231,7 +240,7 @@ class DockerArchive:
                 return digests.parse(f"{match[1]}:{match[2]}")  # verified when the layer is read
             except ValueError:
                 pass
-        if member.offset not in self._hashed:
+        if member.offset not in self._made.hashed:
             hasher = digests.hasher(Digest("sha256", ""))
             content = await self._archive.open(path, f"{self.name}: layer {path}", sole=True)
             buffer = memoryview(bytearray(_PIECE))
@@ -241,13 +250,13 @@ class DockerArchive:
                     await trio.to_thread.run_sync(hasher.update, piece, abandon_on_cancel=True)
             finally:
                 content.close()
-            self._hashed[member.offset] = Digest("sha256", hasher.hexdigest())
-        return self._hashed[member.offset]
+            self._made.hashed[member.offset] = Digest("sha256", hasher.hexdigest())
+        return self._made.hashed[member.offset]
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`. The only manifests are those that were made."""
         name = f"{self.name}: manifest {descriptor.digest}"
-        for image in self._images.values():
+        for image in self._made.images.values():
             if digests.compute(image.manifest) == descriptor.digest:
                 named = (descriptor.digest,)
                 return Document(image.manifest, types.OCI_MANIFEST, named, descriptor.size, name)
@@ -256,7 +265,7 @@ class DockerArchive:
     async def blob(self, descriptor: Descriptor) -> Reader:
         """See `Source`."""
         name = f"{self.name}: blob {descriptor.digest}"
-        for image in self._images.values():
+        for image in self._made.images.values():
             found = image.blobs.get(descriptor.digest)
             if isinstance(found, bytes):
                 return Bytes(name, found)

@@ -112,6 +112,16 @@ class OciLayout:
         fitting = await self._matching({n: at for n, _, at, *_ in found if at is not None})
         return [each for each in found if each.position in fitting]
 
+    async def companions(self) -> list[Descriptor]:
+        """See `AccompaniedSource`. What has the tag of a referrer counts as well."""
+        _, entries = await self._index()
+        return [
+            each
+            for each in entries
+            if each.image_name is None
+            and (each.ref_name is None or _FALLBACK_TAG.fullmatch(each.ref_name))
+        ]
+
     async def _index(self) -> tuple[Document, tuple[Descriptor, ...]]:
         raw, name = await self._read_index()
         entries = manifests.parse_index(raw, name).manifests

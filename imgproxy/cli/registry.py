@@ -1,0 +1,194 @@
+"""`imgproxy registry`: a read-only registry over what lies on this host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from imgproxy.cli import options as common
+from imgproxy.cli import runtime
+from imgproxy.cli.options import Options, Parser
+from imgproxy.errors import UsageError, clean
+from imgproxy.frontends.registry_api import RegistryApi
+from imgproxy.host import environment, ownership
+from imgproxy.images.catalog import Catalog
+from imgproxy.images.repositories import Repositories
+from imgproxy.server import inherited_sockets, listeners
+from imgproxy.server.inherited_sockets import InheritedSockets
+from imgproxy.server.listeners import Listeners
+from imgproxy.server.service import Service
+from imgproxy.specs.oci import registry_name
+from imgproxy.transports.image_files import ImageFiles
+from imgproxy.transports.places import Files, refusal
+from imgproxy.transports.registry.foreign_layers import ForeignLayers
+from imgproxy.transports.registry.network import Network
+from imgproxy.transports.registry.options import NetworkOptions
+from imgproxy.transports.sideload_places import SideloadPlace
+
+if TYPE_CHECKING:
+    from imgproxy.cli.runtime import OptionFiles
+    from imgproxy.host.diagnostics import Diagnostics
+    from imgproxy.server.listeners import Address
+    from imgproxy.transports.places import Candidate, Place
+    from imgproxy.transports.source import Source
+
+EPILOG = "See imgproxy(1)."
+
+DESCRIPTION = "Serve the images that lie on this host as a read-only registry."
+
+
+class RegistryOptions(Options):
+    """The options of `registry`."""
+
+    images: list[str]
+    listen: list[Address]
+    default_registry: str
+    catalog: bool
+    trust_writable: bool
+    authfile = None  # no registry is asked for anything
+
+
+def add_options(parser: Parser) -> None:
+    """Add what the command takes."""
+    add = parser.add_argument
+    add(
+        "--images",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="an OCI layout, an archive, or a directory of them, whose images are served under the"
+        " names inside; may be given several times",
+    )
+    common.add_sideload(parser)
+    add(
+        "--listen",
+        metavar="HOST:PORT|unix:PATH",
+        type=_address,
+        action="append",
+        default=[],
+        help=f"where to listen (default: {listeners.DEFAULT}); may be given several times",
+    )
+    common.add_sockets(parser)
+    add(
+        "--default-registry",
+        metavar="HOST[:PORT]",
+        type=_registry,
+        default="docker.io",
+        help="the registry of names that have none (default: docker.io)",
+    )
+    add("--catalog", action="store_true", help="list the repositories under /v2/_catalog")
+    add(
+        "--trust-writable",
+        action="store_true",
+        help="serve files that other users than root and this one may change as well",
+    )
+    common.add_configuration(parser)
+    common.add_service(parser)
+    common.add_diagnostics(parser)
+
+
+def parse(arguments: list[str], options: RegistryOptions) -> None:
+    """Add the options in the arguments of a command line. Raises `UsageError`."""
+    parser = Parser("imgproxy registry", DESCRIPTION, EPILOG)
+    parser.add_argument("command", help="the command itself, before or after options")
+    add_options(parser)
+    unknown = common.parse_known(parser, arguments, options)
+    if unknown:
+        parser.error(common.described(unknown))
+
+
+def _address(text: str) -> Address:
+    try:
+        return listeners.parse(text)
+    except ValueError as error:
+        raise UsageError(f"--listen {clean(text)}: {error}") from None
+
+
+def _registry(text: str) -> str:
+    normal = registry_name.normal(text)
+    if not registry_name.is_registry(normal):
+        raise UsageError(f'--default-registry: "{clean(text)}" is no registry')
+    return normal
+
+
+def run(options: RegistryOptions) -> int:
+    """Serve until the end, and return the exit status. Raises `UsageError`."""
+    runtime.ignore_warnings()
+    if not options.images and not options.sideload:
+        raise UsageError("nothing to serve: give --images or --sideload")
+    _check_paths(options)
+    files = runtime.OptionFiles(options)
+    fds = options.sockfds or environment.take_listen_fds()
+    addresses = options.listen or ([] if fds else [listeners.DEFAULT])
+    own = Listeners(addresses, allow_remote=options.allow_remote)
+    try:
+        sockets = (
+            inherited_sockets.classify(fds)
+            if fds
+            else InheritedSockets([], [], shares_stderr=False)
+        )
+        diagnostics = runtime.new_diagnostics(options, shares_stderr=sockets.shares_stderr)
+        for each in own.sockets:
+            diagnostics.failure(f"listening on {listeners.described(each)}")
+        sockets = sockets._replace(listening=[*sockets.listening, *own.sockets])
+        return trio.run(_serve, options, files, diagnostics, sockets)
+    finally:
+        own.close()
+
+
+def _check_paths(options: RegistryOptions) -> None:
+    """Raise `UsageError` for a path that was named and is not there, or may not be served."""
+    for path in options.images:
+        try:
+            reason = None
+            if not options.trust_writable:
+                reason = ownership.changeable_by_others(path)
+        except OSError as error:
+            raise UsageError(f"--images {clean(path)}: {error.strerror}") from None
+        if reason is not None:
+            raise UsageError(f"--images {refusal(path, reason)}")
+
+
+async def _serve(
+    options: RegistryOptions,
+    files: OptionFiles,
+    diagnostics: Diagnostics,
+    sockets: InheritedSockets,
+) -> int:
+    configuration = runtime.new_configuration(options, files, diagnostics)
+    network = Network(NetworkOptions(offline=True), configuration, diagnostics)
+    allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
+    images = ImageFiles(options.images, allowed, diagnostics.failure)
+    places: list[Place] = [
+        *([images] if options.images else []),
+        *(
+            SideloadPlace(each, allowed, network.repository, options.default_registry)
+            for each in options.sideload
+        ),
+    ]
+    catalog: Catalog[Candidate] = Catalog(
+        _open, configuration.policy, ForeignLayers(network).open, configuration.warn
+    )
+    repositories = Repositories(places, catalog)
+    handler = RegistryApi(
+        repositories,
+        default_registry=options.default_registry,
+        has_catalog=options.catalog,
+        report=diagnostics.progress,
+    )
+    service = Service(handler, diagnostics, allow_remote=options.allow_remote, hosts=options.hosts)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(images.run)
+        await nursery.start(repositories.run)
+        try:
+            return await service.run(sockets)
+        finally:
+            nursery.cancel_scope.cancel()
+            catalog.close()
+            images.close()
+            network.close()
+
+
+async def _open(candidate: Candidate) -> list[Source]:
+    return [await candidate.open_source()]

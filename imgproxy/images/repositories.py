@@ -1,0 +1,233 @@
+"""What may be had under a name, over the images that lie on this host.
+
+To have bytes gives nobody a right to them: a document may be had under a name only if a tag or a
+file of that name leads to it, and a blob only if a document that was released under that name names
+it. The policy decides by the name that was asked for. Nothing is chosen and nothing converted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from imgproxy.errors import (
+    HOST_FAILURES,
+    AmbiguousError,
+    Failure,
+    NotFoundError,
+    closing_on_error,
+)
+from imgproxy.single_flight import BackgroundFlights
+from imgproxy.transports.image_files import WAIT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from imgproxy.images.catalog import Catalog
+    from imgproxy.images.image import Image, OpenedImage
+    from imgproxy.net.streams import Buffer
+    from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.specs.oci.reference import Reference
+    from imgproxy.transports.places import Candidate, Place
+    from imgproxy.verification.documents import VerifiedDocument
+    from imgproxy.verification.verified_blob import Blob
+
+T = TypeVar("T")
+
+# Images that are kept open between requests; each may hold a descriptor.
+_MAX_KEPT = 64
+
+
+class Repositories:
+    """The repositories of all places together; the first place that has a tag decides.
+
+    `catalog` opens the images, of which nothing is chosen. `run` must be running.
+    """
+
+    def __init__(self, places: Sequence[Place], catalog: Catalog[Candidate]) -> None:
+        self._places = places
+        self._catalog = catalog
+        self._kept: OrderedDict[Candidate, Image] = OrderedDict()
+        self._openings: BackgroundFlights[None] = BackgroundFlights(WAIT)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Open images that are asked for, from now on, and close them in the end."""
+        try:
+            await self._openings.run(task_status)
+        finally:
+            while self._kept:
+                self._kept.popitem()[1].close()
+
+    async def manifest(self, reference: Reference) -> VerifiedDocument:
+        """Return the document with a tag or a digest. Raises `Failure`.
+
+        Two different images with one tag are an `AmbiguousError`.
+        """
+        digest = reference.digest
+        if digest is not None:
+
+            async def get(opened: OpenedImage, _: Candidate) -> VerifiedDocument:
+                return await opened.document(digest)
+
+            return await self._search(reference, "MANIFEST_UNKNOWN", get)
+        found: dict[Digest, VerifiedDocument] = {}
+        failures: list[Failure] = []
+        for candidate in await self._find(reference):
+            try:
+                async with self._opened(candidate) as opened:
+                    found.setdefault(opened.manifest.digest, opened.manifest)
+            except HOST_FAILURES:
+                raise
+            except Failure as failure:
+                failures.append(failure)
+        if len(found) > 1:
+            raise AmbiguousError(
+                f"{reference} stands for {len(found)} different images here:"
+                f" {', '.join(map(str, found))}",
+                choices=[{"digest": str(each)} for each in found],
+            )
+        if found:
+            return next(iter(found.values()))
+        raise failures[0] if failures else _absent(reference, "MANIFEST_UNKNOWN")
+
+    async def blob(self, repository: Reference, digest: Digest) -> Descriptor:
+        """Return the descriptor of a blob. Raises `Failure`."""
+
+        async def get(opened: OpenedImage, _: Candidate) -> Descriptor:
+            return opened.find_blob(digest)
+
+        return await self._search(repository._replace(digest=digest), "BLOB_UNKNOWN", get)
+
+    async def open_blob(self, repository: Reference, digest: Digest) -> HeldBlob:
+        """Return a blob whose reply can be begun; close it in any case. Raises `Failure`."""
+
+        async def get(opened: OpenedImage, candidate: Candidate) -> HeldBlob:
+            blob = await opened.open_blob(opened.find_blob(digest))
+            return HeldBlob(blob, self._catalog.image(candidate, None))
+
+        return await self._search(repository._replace(digest=digest), "BLOB_UNKNOWN", get)
+
+    async def tags(self, repository: Reference) -> list[str]:
+        """Return the tags of a repository in the order of their code points. Raises `Failure`."""
+        found = await self._everything(repository)
+        if not found:
+            raise _absent(repository, "NAME_UNKNOWN")
+        return sorted({each.reference.tag for each in found if each.reference.tag})
+
+    async def referrers(self, repository: Reference, digest: Digest) -> list[VerifiedDocument]:
+        """Return the documents of a repository that refer to one, none where there are none."""
+        found: dict[Digest, VerifiedDocument] = {}
+        for candidate in await self._everything(repository):
+            async with self._opened(candidate) as opened:
+                found |= {each.digest: each for each in await opened.referrers(digest)}
+        return list(found.values())
+
+    async def names(self) -> list[Reference]:
+        """Return all repositories, as far as places can list them. Raises `Failure`."""
+        return [each for place in self._places for each in await place.repositories()]
+
+    # --- candidates -----------------------------------------------------------------------------
+
+    async def _find(self, reference: Reference) -> list[Candidate]:
+        """Return what has a tag, or a digest in its name, in the first place that has any."""
+        for place in self._answering(reference, "MANIFEST_UNKNOWN"):
+            found = await place.find(reference)
+            if found:
+                return found
+        return []
+
+    async def _everything(self, repository: Reference) -> list[Candidate]:
+        """Return all images of a repository, those that are open first."""
+        found = [
+            each
+            for place in self._answering(repository, "NAME_UNKNOWN")
+            for each in await place.everything(repository._replace(tag=None, digest=None))
+        ]
+        return sorted(found, key=lambda each: each not in self._kept)
+
+    def _answering(self, reference: Reference, code: str) -> list[Place]:
+        answering = [each for each in self._places if each.has_registry(reference.registry)]
+        if not answering:
+            raise NotFoundError(f"{reference.name}: that registry is not served here", code=code)
+        return answering
+
+    async def _search(
+        self,
+        reference: Reference,
+        code: str,
+        get: Callable[[OpenedImage, Candidate], Awaitable[T]],
+    ) -> T:
+        """Return what `get` finds in the images of a repository, for a digest in the reference.
+
+        What is open is asked first, as it is; only then is everything looked through. Raises the
+        failure of an image that could not be looked through where no other one has the digest.
+        """
+        failure: Failure = _absent(reference, code)
+        everything = [*await self._find(reference), *await self._everything(reference)]
+        opened_before = [each for each in everything if each in self._kept]
+        for candidate, is_deep in [
+            *((each, False) for each in opened_before),
+            *((each, True) for each in everything),
+        ]:
+            try:
+                async with self._opened(candidate) as opened:
+                    if is_deep:
+                        await opened.expand()
+                    return await get(opened, candidate)
+            except NotFoundError:
+                continue
+            except HOST_FAILURES:
+                raise
+            except Failure as error:
+                failure = error
+        raise failure
+
+    @asynccontextmanager
+    async def _opened(self, candidate: Candidate) -> AsyncIterator[OpenedImage]:
+        """Open an image for the block, and keep it open after that."""
+        if candidate not in self._kept:
+            opening = partial(self._open, candidate)
+            await self._openings.get(candidate, str(candidate.reference), opening)
+        self._kept.move_to_end(candidate)
+        image = self._catalog.image(candidate, None)
+        try:
+            yield await image.open()
+        finally:
+            image.close()
+
+    async def _open(self, candidate: Candidate) -> None:
+        image = self._catalog.image(candidate, None)
+        with closing_on_error(image), image.limited():
+            await image.open()
+        self._kept[candidate] = image
+        while len(self._kept) > _MAX_KEPT:
+            self._kept.popitem(last=False)[1].close()
+
+
+class HeldBlob:
+    """A blob whose image is held open until it is closed. See `handler.Body`."""
+
+    def __init__(self, blob: Blob, image: Image) -> None:
+        self._blob = blob
+        self._image = image
+        self._is_closed = False
+
+    async def read(self) -> Buffer:
+        """See `Body`."""
+        return await self._blob.read()
+
+    def close(self) -> None:
+        """See `Body`. May be called again."""
+        self._blob.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._image.close()
+
+
+def _absent(reference: Reference, code: str) -> NotFoundError:
+    return NotFoundError(f"{reference} is not here", code=code)

@@ -1,0 +1,278 @@
+"""Images by the names inside of layouts and archives, and of directories of them.
+
+What a file holds is found out in the background, and remembered until it changes. An archive is
+opened once for all its images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from imgproxy.config.policy import path_scopes
+from imgproxy.errors import BadRequestError, Failure, UnavailableError
+from imgproxy.single_flight import BackgroundFlights, SingleFlight
+from imgproxy.specs.oci import reference as references
+from imgproxy.specs.oci.reference import DockerArchiveName, LayoutName
+from imgproxy.transports.file_tree import Directory
+from imgproxy.transports.local import detect
+from imgproxy.transports.local.docker_archive import DockerArchive, Made
+from imgproxy.transports.local.oci_layout import OciLayout
+from imgproxy.transports.local.tar_archive import Archive, open_archive
+from imgproxy.transports.places import Candidate
+from imgproxy.transports.sideload import Sideloaded
+from imgproxy.transports.source import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from imgproxy.specs.oci.reference import Reference
+    from imgproxy.transports.places import FileIdentity, Files
+    from imgproxy.transports.source import Source
+
+# Archives that stay open, each with a descriptor and its index, when nobody reads them.
+_MAX_OPEN = 32
+
+_INDEX = "index.json"
+
+# In seconds: how long a request waits for what is being prepared.
+WAIT = 25.0
+
+
+class _Source:
+    """How the images in a layout or an archive are read."""
+
+    def __init__(self, transport: str, tree: Directory | Archive) -> None:
+        self._transport = transport
+        self._path = tree.path
+        self._tree = tree
+        self._made = Made()  # of a Docker archive
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether a tree must be opened for it."""
+        return self._transport != "oci"
+
+    def at(self, position: int | None, archive: Archive | None = None) -> OciLayout | DockerArchive:
+        """Return the source of an image, which is in an archive that is open."""
+        tree = archive or self._tree
+        if self._transport == "docker-archive" and isinstance(tree, Archive):
+            docker = DockerArchiveName(self._path, None, position)
+            return DockerArchive(docker, tree, made=self._made)
+        name = LayoutName(self._transport, self._path, None, position)
+        return OciLayout(name, tree, Identity(self._transport, path_scopes(self._path)))
+
+
+class _Contents(NamedTuple):
+    """What a file holds: the positions of its images by their names."""
+
+    source: _Source
+    names: dict[Reference, list[int]]
+
+
+class ImageFiles:
+    """The images in files. See `Place`. `run` must be running.
+
+    `report` takes a line for each file that cannot be used, once until it changes.
+    """
+
+    def __init__(self, paths: Iterable[str], allowed: Files, report: Callable[[str], None]) -> None:
+        self._paths = list(paths)
+        self._allowed = allowed
+        self._report = report
+        self._contents: dict[FileIdentity, _Contents | None] = {}
+        self._flights: BackgroundFlights[_Contents | None] = BackgroundFlights(WAIT)
+        self._archives = _OpenArchives()
+        self._reported: dict[str, str] = {}
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Find out what the files hold, from now on."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._flights.run)
+            task_status.started()
+            for identity in await self._files():
+                await self._prepare(identity)
+            await trio.sleep_forever()
+
+    async def _prepare(self, identity: FileIdentity) -> None:
+        with suppress(UnavailableError):  # it goes on
+            await self._look(identity)
+
+    def has_registry(self, registry: str) -> bool:
+        """See `Place`. What is not known yet may have any."""
+        known = self._contents.values()
+        return not known or any(
+            each is not None and any(name.registry == registry for name in each.names)
+            for each in known
+        )
+
+    async def find(self, reference: Reference) -> list[Candidate]:
+        """See `Place`. What has been prepared is found while the rest is not."""
+        if reference.digest is not None:
+            return []
+        return await self._matching(lambda name: name == reference)
+
+    async def everything(self, repository: Reference) -> list[Candidate]:
+        """See `Place`."""
+        return await self._matching(lambda name: name.name == repository.name)
+
+    async def repositories(self) -> list[Reference]:
+        """See `Place`."""
+        found = await self._matching(lambda _: True)
+        return [each.reference._replace(tag=None, digest=None) for each in found]
+
+    def close(self) -> None:
+        """Close the archives that were kept open."""
+        self._archives.close()
+
+    async def _matching(self, wanted: Callable[[Reference], bool]) -> list[Candidate]:
+        files = await self._files()
+        self._contents = {each: self._contents[each] for each in files if each in self._contents}
+        for is_known in (True, False):
+            found = [
+                self._candidate(identity, contents, name, position)
+                for identity in files
+                if not is_known or identity in self._contents
+                if (contents := await self._look(identity)) is not None
+                for name, positions in contents.names.items()
+                if wanted(name)
+                for position in positions
+            ]
+            if found:
+                return found
+        return []
+
+    def _candidate(
+        self, identity: FileIdentity, contents: _Contents, name: Reference, position: int
+    ) -> Candidate:
+        opening = partial(self._open, identity, contents, name, position)
+        return Candidate(name, (identity, position), opening)
+
+    async def _open(
+        self, identity: FileIdentity, contents: _Contents, name: Reference, position: int
+    ) -> Source:
+        source = contents.source
+        archive = await self._archives.lease(identity) if source.is_archive else None
+        return Sideloaded(source.at(position, archive), name)
+
+    # --- files ----------------------------------------------------------------------------------
+
+    async def _files(self) -> list[FileIdentity]:
+        """Return the files that there are: archives, and the index.json of layouts."""
+        found = []
+        for path in self._paths:
+            for each in await trio.to_thread.run_sync(_below, path, abandon_on_cancel=True):
+                identity = await self._allowed.identity(each)
+                if identity is not None:
+                    found.append(identity)
+        return found
+
+    async def _look(self, identity: FileIdentity) -> _Contents | None:
+        """Return what a file holds, None where it cannot be used."""
+        if identity not in self._contents:
+            make = partial(self._find_out, identity)
+            self._contents[identity] = await self._flights.get(identity, identity.path, make)
+        return self._contents[identity]
+
+    async def _find_out(self, identity: FileIdentity) -> _Contents | None:
+        path = identity.path
+        try:
+            if os.path.basename(path) == _INDEX:
+                return await _read(_Source("oci", Directory(os.path.dirname(path))))
+            archive = await self._archives.lease(identity)
+            try:
+                return await _read(_Source(await detect.archive_transport(archive), archive))
+            finally:
+                archive.close()
+        except Failure as failure:
+            if self._reported.get(path) != failure.message:
+                self._reported[path] = failure.message
+                self._report(f"{failure.message}; until that changes, it is not served")
+            return None
+
+
+def _below(path: str) -> list[str]:
+    """Return the files at a path that may have images: itself, or those in the directory."""
+    if os.path.isdir(path) and not os.path.exists(f"{path}/{_INDEX}"):
+        inside = [os.path.join(path, each) for each in sorted(os.listdir(path)) if each[0] != "."]
+    else:
+        inside = [path]
+    return [
+        f"{each}/{_INDEX}" if os.path.isdir(each) else each
+        for each in inside
+        if os.path.isfile(each) or os.path.exists(f"{each}/{_INDEX}")
+    ]
+
+
+async def _read(source: _Source) -> _Contents:
+    names: dict[Reference, list[int]] = {}
+    for entry in await source.at(None).entries():
+        # Beside the whole name, a layout has the tag alone.
+        for text in [each for each in entry.names if "/" in each or ":" in each] or entry.names:
+            with suppress(BadRequestError):
+                names.setdefault(references.parse_reference(text), []).append(entry.position)
+    return _Contents(source, names)
+
+
+class _Lease(Archive):
+    """An archive that somebody uses, who gives it back by closing it."""
+
+    def __init__(self, archive: Archive, give_back: Callable[[], None]) -> None:
+        vars(self).update(vars(archive))
+        self._give_back: Callable[[], None] | None = give_back
+
+    def close(self) -> None:
+        """Give it back. May be called again."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back()
+
+
+class _OpenArchive:
+    """An archive with `users`, opened by the first of them."""
+
+    def __init__(self) -> None:
+        self.opening = SingleFlight()
+        self.archive: Archive | None = None
+        self.users = 0
+
+    async def open(self, path: str) -> Archive:
+        self.archive = await open_archive(path)
+        return self.archive
+
+
+class _OpenArchives:
+    """Archives that are open, those that were used last longer than others."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[FileIdentity, _OpenArchive] = OrderedDict()
+
+    async def lease(self, identity: FileIdentity) -> _Lease:
+        """Return an archive, open; close it in any case. Raises `Failure`."""
+        held = self._open.setdefault(identity, _OpenArchive())
+        held.users += 1
+        try:
+            archive = await held.opening.get(
+                lambda: held.archive, partial(held.open, identity.path)
+            )
+        except BaseException:
+            self._give_back(held)
+            raise
+        return _Lease(archive, partial(self._give_back, held))
+
+    def _give_back(self, held: _OpenArchive) -> None:
+        held.users -= 1
+        self.close(_MAX_OPEN)
+
+    def close(self, but: int = 0) -> None:
+        """Close archives that nobody uses, but for the last so many."""
+        unused = [identity for identity, each in self._open.items() if each.users == 0]
+        for identity in unused[: max(0, len(unused) - but)]:
+            archive = self._open.pop(identity).archive
+            if archive is not None:
+                archive.close()

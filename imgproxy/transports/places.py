@@ -1,0 +1,113 @@
+"""Where images of registries lie on this host, for whoever serves them to others.
+
+A place knows names; what it finds is opened as any other local image is. It looks at its paths at
+each request, so that a file that comes, changes or goes counts at the next one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from imgproxy.errors import NotFoundError, clean
+from imgproxy.host import blocking_calls, files, ownership
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable, Iterable
+
+    from imgproxy.specs.oci.reference import Reference
+    from imgproxy.transports.source import Source
+
+
+class Candidate:
+    """An image that lies here, as it is now.
+
+    `reference` is its name, with a tag or a digest. Two are equal if they stand for the same image
+    in an unchanged file: `key`.
+    """
+
+    def __init__(
+        self, reference: Reference, key: Hashable, open_source: Callable[[], Awaitable[Source]]
+    ) -> None:
+        self.reference = reference
+        self.open_source = open_source
+        self._key = reference, key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Candidate) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+class Place(Protocol):
+    """A place where images of registries lie. All methods raise `Failure`."""
+
+    async def find(self, reference: Reference) -> list[Candidate]:
+        """Return the images with a tag, or those that a digest in their name is given to."""
+
+    async def everything(self, repository: Reference) -> list[Candidate]:
+        """Return all images of a repository."""
+
+    async def repositories(self) -> Iterable[Reference]:
+        """Return the repositories that have images here, as far as they can be listed."""
+
+    def has_registry(self, registry: str) -> bool:
+        """Return whether the place answers for a registry."""
+
+
+class FileIdentity(NamedTuple):
+    """What tells a file from another one, and from itself after a change."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+class Files:
+    """The files that may be served: those that nobody else may change, unless that is accepted.
+
+    `report` takes a line for each path that is refused, once for each reason.
+    """
+
+    def __init__(self, report: Callable[[str], None], *, trusts_writable: bool) -> None:
+        self._report = report
+        self._trusts_writable = trusts_writable
+        self._reported: dict[str, str] = {}
+
+    async def identity(self, path: str) -> FileIdentity | None:
+        """Return what a path leads to, None where there is nothing that may be served."""
+        try:
+            status, reason = await blocking_calls.call(path, self._look, path)
+        except OSError as error:
+            failure = files.failure(path, error)
+            if isinstance(failure, NotFoundError) or failure.code == "PATH_INVALID":
+                return None
+            raise failure from None
+        if reason is not None:
+            if self._reported.get(path) != reason:
+                self._reported[path] = reason
+                self._report(refusal(path, reason))
+            return None
+        self._reported.pop(path, None)
+        return FileIdentity(path, *_stamp(status))
+
+    def _look(self, path: str) -> tuple[os.stat_result, str | None]:
+        # What is opened later may be another file, but no other user's.
+        reason = None if self._trusts_writable else ownership.changeable_by_others(path)
+        return os.stat(path), reason
+
+
+def refusal(path: str, reason: str) -> str:
+    """Return why a path is not served."""
+    return (
+        f"{clean(path)} is not served: {reason}, so that its images could be anybody's;"
+        " --trust-writable permits it"
+    )
+
+
+def _stamp(status: os.stat_result) -> tuple[Any, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
