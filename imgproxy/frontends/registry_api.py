@@ -70,9 +70,9 @@ class RegistryApi:
         try:
             asked = routes.parse(request.method, request.target, self._default_registry)
             match asked:
-                case routes.Health():
+                case routes.Fixed.HEALTH:
                     return _text(b"ready\n")
-                case routes.Ping():
+                case routes.Fixed.PING:
                     return _json({})
                 case routes.GetManifest():
                     return await self._manifest(asked, request)

@@ -10,8 +10,6 @@ from __future__ import annotations
 from imgproxy.errors import (
     AmbiguousError,
     BadUpstreamError,
-    ConfigurationError,
-    DeniedError,
     Failure,
     InvalidError,
     NotFoundError,
@@ -35,6 +33,12 @@ _CODES = frozenset(
 _RETRY_AFTER = 2
 
 
+class AbsentHereError(NotFoundError):
+    """It is not here. A mirror is asked for much that it does not have."""
+
+    is_miss = True
+
+
 class WrongContentError(Failure):
     """What lies here is not what it should be."""
 
@@ -49,39 +53,41 @@ class BusyError(Failure):
     default_code = "TOOMANYREQUESTS"
     retryable = True
 
-    def __init__(self, message: str, **facts: object) -> None:
-        super().__init__(message, **facts)  # type: ignore[arg-type]
-        wait = self.outlook.get("retry_after", _RETRY_AFTER)
-        self.header_fields = (("Retry-After", str(wait)),)
+    @property
+    def header_fields(self) -> tuple[tuple[str, str], ...]:  # type: ignore[override]
+        """See `Failure`."""
+        return (("Retry-After", str(self.outlook.get("retry_after", _RETRY_AFTER))),)
+
+
+# What failures become, the first that fits: the class, and the code where theirs is not one of the
+# specification's. Others stay as they are.
+_ANSWERS: list[tuple[tuple[type[Failure], ...], type[Failure], str]] = [
+    ((NotFoundError,), AbsentHereError, "NAME_UNKNOWN"),
+    ((AmbiguousError, NotImplementedByUsError), AbsentHereError, "MANIFEST_UNKNOWN"),
+    (
+        (InvalidError, UnsupportedFormatError, BadUpstreamError),
+        WrongContentError,
+        "MANIFEST_INVALID",
+    ),
+    ((UnavailableError,), BusyError, "TOOMANYREQUESTS"),
+    ((UnreachableError,), UnreachableError, "UNSUPPORTED"),
+]
 
 
 def as_registry(failure: Failure) -> Failure:
     """Return a failure as it is answered below `/v2/`."""
-    if isinstance(failure, AmbiguousError | NotImplementedByUsError):
-        return _renamed(failure, NotFoundError, "MANIFEST_UNKNOWN")
-    if isinstance(failure, InvalidError | UnsupportedFormatError | BadUpstreamError):
-        return _renamed(failure, WrongContentError, "MANIFEST_INVALID")
-    if isinstance(failure, UnavailableError):
-        return _renamed(failure, BusyError, "TOOMANYREQUESTS")
-    codes = {NotFoundError: "NAME_UNKNOWN", DeniedError: "DENIED", UnreachableError: "UNSUPPORTED"}
-    for kind, code in codes.items():
-        if isinstance(failure, kind):
-            return _renamed(failure, kind, code)
-    if isinstance(failure, ConfigurationError):
-        return failure
+    for kinds, answer, code in _ANSWERS:
+        if isinstance(failure, kinds):
+            return _renamed(failure, answer, code)
     return failure
 
 
-def _renamed(failure: Failure, kind: type[Failure], code: str) -> Failure:
-    detail = dict(failure.detail)
-    if failure.code in _CODES:
-        code = failure.code
-    else:
-        detail["code"] = failure.code
-    return kind(
+def _renamed(failure: Failure, answer: type[Failure], code: str) -> Failure:
+    is_specified = failure.code in _CODES
+    return answer(
         failure.message,
-        code=code,
+        code=failure.code if is_specified else code,
         retryable=failure.retryable,
         retry_after=failure.retry_after,
-        **detail,
+        **(failure.detail if is_specified else {**failure.detail, "reason": failure.code}),
     )

@@ -7,12 +7,14 @@ mirror then. Nothing here does I/O.
 
 from __future__ import annotations
 
+import enum
 import re
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from imgproxy.errors import BadRequestError, NotFoundError, clean
 from imgproxy.server.request_errors import MethodNotAllowedError
+from imgproxy.specs.http import request_target
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import registry_name
@@ -35,12 +37,11 @@ _ROUTE = re.compile(r"(.+)/(manifests|blobs|referrers|tags)/([^/]+)", re.ASCII)
 _MAX_QUERY = 64  # members
 
 
-class Ping(NamedTuple):
-    """`/v2/`: whether this is a registry."""
+class Fixed(enum.Enum):
+    """A path without a name: whether this is a registry, and whether the service is ready."""
 
-
-class Health(NamedTuple):
-    """`/healthz`: whether the service is ready."""
+    PING = "/v2/"
+    HEALTH = "/healthz"
 
 
 class Page(NamedTuple):
@@ -86,7 +87,7 @@ class GetCatalog(NamedTuple):
     page: Page
 
 
-Request = Ping | Health | GetManifest | GetBlob | GetTags | GetReferrers | GetCatalog
+Request = Fixed | GetManifest | GetBlob | GetTags | GetReferrers | GetCatalog
 
 
 def parse(method: bytes, target: bytes, default_registry: str) -> Request:
@@ -96,7 +97,10 @@ def parse(method: bytes, target: bytes, default_registry: str) -> Request:
     default. Raises `NotFoundError`, `MethodNotAllowedError`, and `BadRequestError` for a query that
     cannot be meant.
     """
-    raw, _, raw_query = target.partition(b"?")
+    try:
+        raw, raw_query = request_target.split(target)
+    except ValueError:
+        raise no_such_path(target.decode("latin-1")) from None
     path = _decoded(raw)
     if method not in _METHODS:
         raise MethodNotAllowedError(
@@ -105,12 +109,16 @@ def parse(method: bytes, target: bytes, default_registry: str) -> Request:
             allow="GET, HEAD",
         )
     query = _query(raw_query)
-    if path == "/healthz":
-        return Health()
-    if path in ("/v2", "/v2/"):
-        return Ping()
     if path == "/v2/_catalog":
         return GetCatalog(_page(query))
+    return _FIXED.get(path) or _named(path, query, default_registry)
+
+
+_FIXED = {"/v2": Fixed.PING, **{each.value: each for each in Fixed}}
+
+
+def _named(path: str, query: dict[str, str], default_registry: str) -> Request:
+    """Return what is asked of a repository."""
     match = _ROUTE.fullmatch(path.removeprefix("/v2/")) if path.startswith("/v2/") else None
     if match is None:
         raise no_such_path(path)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from imgproxy.errors import BadRequestError, NotFoundError, NotImplementedByUsError, clean
 from imgproxy.server.request_errors import MethodNotAllowedError
+from imgproxy.specs.http import request_target
 from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
@@ -66,23 +67,18 @@ def parse(method: bytes, target: bytes) -> Request:
 
 def _path(target: bytes) -> str:
     """Return the path of a request target (RFC 9112 section 3.2), decoded once."""
-    if not target.startswith(b"/"):
-        try:
-            parts = urlsplit(target)  # the absolute form
-        except ValueError:
-            parts = None
-        if parts is None or parts.scheme not in (b"http", b"https") or not parts.netloc:
-            raise BadRequestError(f"the request target {_shown(target)} is not a path")
-        target = target[target.index(b"//") + 2 + len(parts.netloc) :]
-    target, _, query = target.partition(b"?")
-    if query:
-        raise BadRequestError(f"{_shown(target)}?{_shown(query)}: a query is not supported")
-    if _BAD_ESCAPE.search(target):
-        raise BadRequestError(f"{_shown(target)}: a % must be followed by two hex digits")
     try:
-        return unquote_to_bytes(target or b"/").decode()
+        path, query = request_target.split(target)
+    except ValueError:
+        raise BadRequestError(f"the request target {_shown(target)} is not a path") from None
+    if query:
+        raise BadRequestError(f"{_shown(path)}?{_shown(query)}: a query is not supported")
+    if _BAD_ESCAPE.search(path):
+        raise BadRequestError(f"{_shown(path)}: a % must be followed by two hex digits")
+    try:
+        return unquote_to_bytes(path or b"/").decode()
     except UnicodeDecodeError:
-        raise BadRequestError(f"{_shown(target)}: the path is not UTF-8") from None
+        raise BadRequestError(f"{_shown(path)}: the path is not UTF-8") from None
 
 
 def _route(path: str) -> Request:

@@ -289,7 +289,7 @@ async def test_no_layer_is_read_that_the_config_names(
 ) -> None:
     source = await opened(path, DIALECTS[dialect](IMAGE))
     await source.root()
-    config = source._images[0].manifest
+    config = source._made.images[0].manifest
     assert opens[0] == "manifest.json"
     assert len(opens) == 2
     assert digest_of(IMAGE.config).encode() in config
