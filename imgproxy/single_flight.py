@@ -63,17 +63,22 @@ class BackgroundFlights(Generic[T]):
             task_status.started()
             await trio.sleep_forever()
 
+    def begin(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> _Flight[T]:
+        """Begin an attempt, unless one is under way."""
+        flight = self._under_way.get(key)
+        if flight is None:
+            assert self._nursery is not None  # noqa: S101  (see `run`)
+            flight = self._under_way[key] = _Flight()
+            self._nursery.start_soon(self._make, key, flight, make)
+        return flight
+
     async def get(self, key: Hashable, name: str, make: Callable[[], Awaitable[T]]) -> T:
         """Return the value of `make`, in an attempt that is under way or in a new one.
 
         `name` stands for it in messages. Raises what `make` raises, and `UnavailableError` where it
         takes longer than one waits.
         """
-        flight = self._under_way.get(key)
-        if flight is None:
-            assert self._nursery is not None  # noqa: S101  (see above)
-            flight = self._under_way[key] = _Flight()
-            self._nursery.start_soon(self._make, key, flight, make)
+        flight = self.begin(key, make)
         with trio.move_on_after(self._wait):
             await flight.done.wait()
             return flight.result()

@@ -7,7 +7,7 @@ import trio
 from support.streams import elapsing, virtual_time
 
 from imgproxy.errors import Failure, UnavailableError
-from imgproxy.single_flight import SingleFlight
+from imgproxy.single_flight import BackgroundFlights, SingleFlight
 
 
 class Slow:
@@ -108,3 +108,52 @@ async def test_a_shared_failure_is_raised_anew_in_each_task() -> None:
     assert {(type(each), each.message, each.retry_after) for each in raised} == {
         (UnavailableError, "first", 3.0)
     }
+
+
+# --- attempts that go on ------------------------------------------------------------------------
+
+
+@virtual_time
+async def test_an_attempt_goes_on_when_those_who_wait_have_left() -> None:
+    flights: BackgroundFlights[str] = BackgroundFlights(25)
+    made: list[str] = []
+
+    async def make() -> str:
+        await trio.sleep(60)
+        made.append("it")
+        return "it"
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(flights.run)
+        with trio.move_on_after(1):
+            await flights.get("key", "a file", make)
+        for _ in range(2):
+            with elapsing(25), pytest.raises(UnavailableError) as caught:
+                await flights.get("key", "a file", make)
+            assert caught.value.message == "a file is being prepared; ask again"
+            assert caught.value.outlook == {"retryable": True, "retry_after": 5}
+        with elapsing(9):
+            assert await flights.get("key", "a file", make) == "it"
+        assert made == ["it"]
+        with elapsing(25), pytest.raises(UnavailableError):
+            await flights.get("key", "a file", make)  # another one
+        nursery.cancel_scope.cancel()
+
+
+@virtual_time
+async def test_what_fails_fails_for_those_who_wait_and_is_begun_again() -> None:
+    flights: BackgroundFlights[str] = BackgroundFlights(25)
+    errors: list[Exception] = [UnavailableError("no"), RuntimeError("a defect")]
+
+    async def make() -> str:
+        await trio.sleep(1)
+        raise errors[0]
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(flights.run)
+        while errors:
+            flights.begin("key", make)
+            with pytest.raises(type(errors[0])) as caught:
+                await flights.get("key", "a file", make)
+            assert str(caught.value) == str(errors.pop(0))
+        nursery.cancel_scope.cancel()

@@ -40,8 +40,10 @@ _MAX_OPEN = 32
 
 _INDEX = "index.json"
 
-# In seconds: how long a request waits for what is being prepared.
+# In seconds: how long a request waits for what is being prepared, where it may be there, and where
+# something else has been found.
 WAIT = 25.0
+_MOMENT = 1.0
 
 
 class _Source:
@@ -133,6 +135,15 @@ class ImageFiles:
     async def _matching(self, wanted: Callable[[Reference], bool]) -> list[Candidate]:
         files = await self._files()
         self._contents = {each: self._contents[each] for each in files if each in self._contents}
+        # All begin at once, and most of them are done soon.
+        unknown = [
+            self._flights.begin(each, partial(self._find_out, each))
+            for each in files
+            if each not in self._contents
+        ]
+        with trio.move_on_after(_MOMENT):
+            for flight in unknown:
+                await flight.done.wait()
         for is_known in (True, False):
             found = [
                 self._candidate(identity, contents, name, position)
@@ -174,12 +185,16 @@ class ImageFiles:
 
     async def _look(self, identity: FileIdentity) -> _Contents | None:
         """Return what a file holds, None where it cannot be used."""
-        if identity not in self._contents:
-            make = partial(self._find_out, identity)
-            self._contents[identity] = await self._flights.get(identity, identity.path, make)
-        return self._contents[identity]
+        if identity in self._contents:
+            return self._contents[identity]
+        make = partial(self._find_out, identity)
+        return await self._flights.get(identity, identity.path, make)
 
     async def _find_out(self, identity: FileIdentity) -> _Contents | None:
+        contents = self._contents[identity] = await self._read(identity)
+        return contents
+
+    async def _read(self, identity: FileIdentity) -> _Contents | None:
         path = identity.path
         try:
             if os.path.basename(path) == _INDEX:

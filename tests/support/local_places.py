@@ -1,0 +1,73 @@
+"""Places with images on this host, and what is found there."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import trio
+from support.sources import accept_anything
+
+from imgproxy.images.catalog import Catalog
+from imgproxy.images.repositories import Repositories
+from imgproxy.specs.oci.reference import Reference, parse_named
+from imgproxy.transports.image_files import ImageFiles
+from imgproxy.transports.places import Files
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from imgproxy.config.policy import Policy
+    from imgproxy.errors import NotFoundError
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.transports.places import Candidate, Place
+    from imgproxy.transports.source import Reader, Source
+
+
+def files(said: list[str] | None = None, *, trusting: bool = False) -> Files:
+    return Files([].append if said is None else said.append, trusts_writable=trusting)
+
+
+@asynccontextmanager
+async def image_files(*paths: object, said: list[str] | None = None) -> AsyncIterator[ImageFiles]:
+    """Prepare the images at paths, for the block."""
+    lines = [] if said is None else said
+    place = ImageFiles(map(str, paths), files(lines), lines.append)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(place.run)
+        try:
+            yield place
+        finally:
+            nursery.cancel_scope.cancel()
+            place.close()
+
+
+@asynccontextmanager
+async def repositories(
+    places: Sequence[Place], load_policy: Callable[[], Policy] = accept_anything
+) -> AsyncIterator[Repositories]:
+    """Serve from places, for the block."""
+
+    async def sources(candidate: Candidate) -> list[Source]:
+        return [await candidate.open_source()]
+
+    async def nowhere(_: Descriptor, failure: NotFoundError) -> Reader:
+        raise failure
+
+    catalog: Catalog[Candidate] = Catalog(sources, load_policy, nowhere)
+    served = Repositories(places, catalog)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(served.run)
+        try:
+            yield served
+        finally:
+            nursery.cancel_scope.cancel()
+            catalog.close()
+
+
+def name(text: str) -> Reference:
+    return parse_named(text)
+
+
+def shown(candidates: Sequence[Candidate]) -> list[str]:
+    return sorted(str(each.reference) for each in candidates)
