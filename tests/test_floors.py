@@ -267,7 +267,7 @@ PRIVILEGES = [
     ),
     pytest.param(
         r"\bgetaddrinfo\b|\bcreate_connection\b|\bopen_tcp_stream\b",
-        {"imgproxy.net.tcp", "imgproxy.net.preconnect"},
+        {"imgproxy.net.tcp", "imgproxy.net.preconnect", "imgproxy.server.listeners"},
         id="opening-connections",
     ),
     pytest.param(
