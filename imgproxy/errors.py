@@ -222,6 +222,8 @@ class UnavailableError(Failure):
 class ShortageError(UnavailableError):
     """Descriptors, memory, threads or room on a disk are short here; another try may succeed."""
 
+    header_fields = (("Retry-After", "1"),)
+
 
 class ReplacedError(UnavailableError):
     """The opened image has been replaced by another one, and must be opened again."""

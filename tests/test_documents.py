@@ -28,7 +28,7 @@ from imgproxy.frontends import skopeo_messages
 from imgproxy.host import environment
 from imgproxy.images import selection
 from imgproxy.parent import process
-from imgproxy.server import http_connection, request_errors, service
+from imgproxy.server import patience, request_errors, service
 from imgproxy.specs.http import proxy, url
 from imgproxy.specs.oci import choices, docker_archive, tar
 from imgproxy.specs.oci import digest as digests
@@ -448,10 +448,10 @@ def test_the_limits_are_those_of_the_program() -> None:
     for limit in (
         f"one of the {service.MAX_ACCEPTED} places",
         f"{service.MAX_WAITING} connections may be open",
-        f"not begun for {http_connection.IDLE_LIMIT:g} seconds",
-        f"not complete {http_connection.REQUEST_LIMIT:g} seconds after it has",
-        f"been read for {http_connection.STALL_LIMIT:g}",
-        f"reads nothing for {http_connection.STALL_LIMIT:g} seconds",
+        f"not begun for {patience.IDLE_LIMIT:g} seconds",
+        f"not complete {patience.REQUEST_LIMIT:g} seconds after it has",
+        f"been read for {patience.STALL_LIMIT:g}",
+        f"reads nothing for {patience.STALL_LIMIT:g} seconds",
     ):
         assert limit in sockets
     assert foreign_layers._MAX_URLS == 8

@@ -50,6 +50,20 @@ def host_platform() -> Platform:
     return platforms.of_host(_OPERATING_SYSTEMS.get(sys.platform, sys.platform), machine, flags)
 
 
+def raise_descriptor_limit() -> int:
+    """Let this process have as many descriptors as it may, and return how many: getrlimit(2)."""
+    import resource
+
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            limit = hard
+        except (OSError, ValueError):  # more than the system has come to allow
+            pass
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
+
+
 def _cpu_flags() -> Collection[str]:
     try:
         with open("/proc/cpuinfo", "rb", buffering=0) as file:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import enum
 import errno
-import math
-import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import h11
@@ -26,10 +25,13 @@ from imgproxy.errors import (
     InvalidError,
     ShortageError,
     clean,
+    closing_on_error,
     shortage,
 )
 from imgproxy.server.error_body import ERROR_TYPE, error_body
 from imgproxy.server.handler import Request
+from imgproxy.server.patience import IDLE_LIMIT, REQUEST_LIMIT, STALL_LIMIT, Patience
+from imgproxy.server.reply_head import reply_head
 from imgproxy.server.request_errors import BodyTooLargeError, HttpVersionError
 from imgproxy.server.request_reader import MAX_HEAD, RequestReader, persistence
 from imgproxy.server.shutdown import HangUp
@@ -51,41 +53,11 @@ DRAIN_TIMEOUT = 1.0
 _JOINED = 64 * 1024
 
 # What sending fails with where the other side has gone.
-_HUNG_UP = frozenset({errno.EPIPE, errno.ECONNRESET})
-
-# For how many seconds a client may make the conversation wait where others need what it holds: for
-# a request, for the rest of one, and for room for a reply.
-IDLE_LIMIT = 60.0
-REQUEST_LIMIT = 10.0
-STALL_LIMIT = 30.0
+_HUNG_UP = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH})
 
 # The methods that ask for content. Others are answered at once, and need no place: a service is
 # ended by one of them.
 _CONTENT = frozenset({b"GET", b"HEAD"})
-
-_REASONS = {
-    200: "OK",
-    206: "Partial Content",
-    304: "Not Modified",
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    409: "Conflict",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-    416: "Range Not Satisfiable",
-    421: "Misdirected Request",
-    422: "Unprocessable Content",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-    505: "HTTP Version Not Supported",
-}
 
 
 class Severity(enum.IntEnum):
@@ -105,7 +77,8 @@ class HttpConnection:
     """One client on one stream.
 
     `access` and `places` are set if the connection came through a listener: the client may be a
-    browser then, and needs a place before it gets content.
+    browser then, and needs a place before it gets content. If places are for bodies, anybody may be
+    a client, and what one sends that is no request is a line with `--debug` alone.
     """
 
     def __init__(
@@ -124,13 +97,15 @@ class HttpConnection:
         self._hang_up = HangUp()
         self._diagnostics = diagnostics
         self._access = access
-        self._places = places
+        for_bodies = places is not None and places.for_bodies
+        self._places = None if for_bodies else places
+        self._bodies = places if for_bodies else None
         self._requests = RequestReader()
         self._received = memoryview(bytearray(MAX_HEAD + 1))
         self._name = ""  # the request that is answered
         self._persistence = "close"  # what its reply will say
         self._severity = Severity.NOTHING
-        self._limit, self._since, self._sent = IDLE_LIMIT, trio.current_time(), 0
+        self.patience = Patience(stream)
 
     async def run(self) -> Severity:
         """Answer requests until there are no more, close the stream, and return what happened."""
@@ -149,38 +124,16 @@ class HttpConnection:
             self._stream.close()
         return self._severity
 
-    # --- patience -------------------------------------------------------------------------------
-
-    def awaits_request(self) -> bool:
-        """Return whether a request, or the rest of one, has not been received yet."""
-        return self._limit in (IDLE_LIMIT, REQUEST_LIMIT)
-
-    def is_overdue(self) -> bool:
-        """Return whether the client has made no progress for longer than others must put up with.
-
-        How much of a reply has been taken is looked at here, so this is to be asked repeatedly.
-        """
-        now, sent = trio.current_time(), self._stream.sent_bytes
-        if self._limit == STALL_LIMIT and sent != self._sent:
-            self._sent, self._since = sent, now
-        return now - self._since >= self._limit
-
     def end(self, reason: str) -> None:
         """End the conversation, and with it what is under way."""
-        if self._limit == STALL_LIMIT:
-            self._diagnostics.failure(
-                f"{self._name}: broken off: the parent has read nothing for {STALL_LIMIT:g}"
-                f" seconds, and {reason}"
-            )
+        if self.patience.limit == STALL_LIMIT:
+            if self.patience.is_overdue():
+                reason = f"the parent has read nothing for {STALL_LIMIT:g} seconds, and {reason}"
+            self._diagnostics.failure(f"{self._name}: broken off: {reason}")
         else:
             self._diagnostics.debug(f"a conversation is closed: {reason}")
-        self._allow(math.inf)
+        self.patience.pause()
         self._hang_up.request()
-
-    def _allow(self, seconds: float) -> None:
-        """Begin to wait for the client, for so long if others need what the conversation holds."""
-        self._limit, self._since = seconds, trio.current_time()
-        self._sent = self._stream.sent_bytes
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -210,7 +163,7 @@ class HttpConnection:
         for bytes that are no request.
         """
         event = None
-        self._allow(IDLE_LIMIT)
+        self.patience.allow(IDLE_LIMIT)
         with self._shutdown.interrupts(), self._hang_up.interrupts():
             event = await self._next_event()
         return event if isinstance(event, h11.Request) else None
@@ -218,8 +171,8 @@ class HttpConnection:
     async def _next_event(self) -> object:
         requests = self._requests
         while (event := requests.next_event()) is h11.NEED_DATA:
-            if self._limit == IDLE_LIMIT and requests.is_begun:
-                self._allow(REQUEST_LIMIT)
+            if self.patience.limit == IDLE_LIMIT and requests.is_begun:
+                self.patience.allow(REQUEST_LIMIT)
             if continuation := requests.continuation():
                 await self._send(continuation)
             try:
@@ -246,7 +199,7 @@ class HttpConnection:
         self._persistence = persistence(received)
         try:
             reply = await self._reply(received, request)
-            body = b"" if reply is None else await _body(reply, request)
+            body = b"" if reply is None else await self._open_body(reply, request)
         except _ConnectionLostError:
             raise
         except Exception as error:  # noqa: BLE001  (a defect is answered as one)
@@ -256,6 +209,9 @@ class HttpConnection:
                 self._diagnostics.debug(f"{name}: {reply.status}, {reply.size} bytes")
                 await self._send_reply(reply, body, head_only=not reply.has_body(request))
                 return reply.ends_service
+        finally:
+            if self._bodies is not None:
+                self._bodies.leave(self)
         return False
 
     async def _reply(self, received: h11.Request, request: Request) -> Reply | None:
@@ -266,7 +222,7 @@ class HttpConnection:
         _check_framing(received)
         with self._shutdown.interrupts() as scope:
             await self._discard_body(received)
-            self._allow(math.inf)
+            self.patience.pause()
             self._requests.check_host(received)
             if self._access is not None:
                 self._access.check(received)
@@ -278,6 +234,18 @@ class HttpConnection:
         if reply.ends_service:
             self._shutdown.request()
         return reply
+
+    async def _open_body(self, reply: Reply, request: Request) -> bytes | Body:
+        """Return the body of a reply, opened if it is to be sent. Raises `Failure`."""
+        body = reply.body
+        if not reply.has_body(request):
+            return b"" if callable(body) else body
+        if isinstance(body, bytes):
+            return body
+        if self._bodies is not None:
+            with nullcontext() if callable(body) else closing_on_error(body):
+                await self._bodies.take(self)
+        return await body() if callable(body) else body
 
     async def _discard_body(self, request: h11.Request) -> None:
         """Read the body of a request, which no request needs, up to a limit."""
@@ -329,7 +297,8 @@ class HttpConnection:
     async def _refuse(self, failure: Failure) -> None:
         """Answer bytes that are no request."""
         self._name = f"{failure.status} {failure.code}"
-        self._diagnostics.failure(f"{self._name}: {failure.message}")
+        report = self._diagnostics.failure if self._bodies is None else self._diagnostics.debug
+        report(f"{self._name}: {failure.message}")
         with self._hang_up.interrupts():
             await self._send_error(failure, head_only=False)
 
@@ -344,16 +313,7 @@ class HttpConnection:
         """Return the head of a reply, which says whether the connection ends after it."""
         if not self._requests.is_whole or self._shutdown.requested:
             self._persistence = "close"
-        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
-        common = [("Date", date), ("Content-Length", str(size))]
-        if all(name.lower() != "accept-ranges" for name, _ in fields):
-            common.append(("Accept-Ranges", "none"))
-        ending = [("Connection", self._persistence)] if self._persistence else []
-        # h11 checks the fields. It does not write them, as it would close each HTTP/1.0 connection.
-        response = h11.Response(status_code=status, headers=[*common, *fields, *ending])
-        lines = [b"%b: %b\r\n" % field for field in response.headers.raw_items()]
-        start = f"HTTP/1.1 {status} {_REASONS[status]}\r\n".encode()
-        return b"".join([start, *lines, b"\r\n"])
+        return reply_head(status, size, fields, self._persistence)
 
     async def _send_piece(self, piece: Buffer, head: bytes = b"") -> None:
         if len(piece) <= _JOINED:
@@ -363,8 +323,8 @@ class HttpConnection:
             await self._send(piece)
 
     async def _send(self, data: Buffer) -> None:
-        before = self._limit, self._since
-        self._allow(STALL_LIMIT)
+        before = self.patience.limit
+        self.patience.allow(STALL_LIMIT)
         try:
             await self._stream.send(data)
         except OSError as error:
@@ -372,7 +332,7 @@ class HttpConnection:
                 self._record(Severity.LOST)
                 self._diagnostics.failure(f"sending a reply: {error.strerror}")
             raise _lost(error) from error
-        self._limit, self._since = before
+        self.patience.allow(before)
 
     # --- what happened --------------------------------------------------------------------------
 
@@ -405,13 +365,6 @@ class HttpConnection:
 
 def _lost(error: OSError) -> _ConnectionLostError:
     return _ConnectionLostError(f"the parent is gone: {error.strerror}")
-
-
-async def _body(reply: Reply, request: Request) -> bytes | Body:
-    """Return the body of a reply, opened if it is to be sent. Raises `Failure`."""
-    if not callable(reply.body):
-        return reply.body
-    return await reply.body() if reply.has_body(request) else b""
 
 
 def _check_framing(request: h11.Request) -> None:

@@ -24,9 +24,16 @@ C = TypeVar("C", bound=Conversation)
 
 
 class Places(Generic[C]):
-    """Places for conversations. `gives_way` is asked only while others wait, the oldest first."""
+    """Places for conversations. `gives_way` is asked only while others wait, the oldest first.
 
-    def __init__(self, count: int, gives_way: Callable[[C], bool]) -> None:
+    `for_bodies`: a conversation is to have one while it sends a body, and not from its first
+    request on.
+    """
+
+    def __init__(
+        self, count: int, gives_way: Callable[[C], bool], *, for_bodies: bool = False
+    ) -> None:
+        self.for_bodies = for_bodies
         self._free = trio.Semaphore(count)
         self._gives_way = gives_way
         self._holders: dict[C, None] = {}

@@ -8,16 +8,19 @@ severe event on a connected descriptor: imgproxy(1), EXIT STATUS.
 from __future__ import annotations
 
 import math
+import signal
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from imgproxy.errors import closing_on_error, shortage
+from imgproxy.host.environment import raise_descriptor_limit
 from imgproxy.net.streams import FdStream, SocketStream, accept
 from imgproxy.server.access import Access, is_loopback, parse_host
-from imgproxy.server.http_connection import STALL_LIMIT, HttpConnection, Severity
+from imgproxy.server.http_connection import HttpConnection, Severity
 from imgproxy.server.inherited_sockets import Pipes
+from imgproxy.server.patience import STALL_LIMIT
 from imgproxy.server.places import INTERVAL, Places
 from imgproxy.server.shutdown import Shutdown
 
@@ -29,10 +32,40 @@ if TYPE_CHECKING:
     from imgproxy.server.handler import Handler
     from imgproxy.server.inherited_sockets import InheritedSockets
 
-# Conversations of listeners that get content at the same time. As many connections again wait for
-# their place, and can end the service meanwhile; the others wait in the kernel's queue.
+
+class Limits(NamedTuple):
+    """How many clients of listeners are served at the same time.
+
+    `connections` are accepted; the others wait in the kernel's queue. Without `is_public`, each
+    needs one of `places` to get content, and keeps it, unless it makes no progress while others
+    wait.
+
+    With `is_public`, clients are strangers that come and go. A place is needed for a body alone, so
+    that what is small does not wait for what is large. A client that makes no progress is dropped,
+    whether others wait or not. The process may have as many descriptors as the system lets it.
+    SIGTERM and SIGINT end the service: replies under way may take `GRACE` seconds more.
+    """
+
+    connections: int
+    places: int
+    is_public: bool = False
+
+
+# As many connections as have a place wait for theirs, and can end the service meanwhile.
 MAX_ACCEPTED = 64
 MAX_WAITING = 64
+ONE_IMAGE = Limits(MAX_ACCEPTED + MAX_WAITING, MAX_ACCEPTED)
+
+# A hundred nodes have four connections each. Of many bodies at once, each takes 192 KiB.
+PUBLIC = Limits(1024, 256, is_public=True)
+
+# In seconds. A client that is cut off can go on with a range, here or elsewhere.
+GRACE = 20.0
+
+# What a connection has open: the socket, what watches it for a hang-up, and a file. Some more are
+# for what all share.
+_DESCRIPTORS_EACH = 3
+_DESCRIPTORS_SHARED = 64
 
 # As much as the system allows, up to one piece of a large body: each time the buffer is full costs
 # a wait for the parent.
@@ -51,7 +84,7 @@ class Service:
     """A front-end, served on all sockets of the process.
 
     `allow_remote`: connections from other hosts than this one are accepted as well. `hosts` are
-    what requests on a TCP listener may be for besides loopback.
+    what requests on a TCP listener may be for besides loopback. `limits` are those of listeners.
     """
 
     def __init__(
@@ -61,14 +94,16 @@ class Service:
         *,
         allow_remote: bool = False,
         hosts: Iterable[str] = (),
+        limits: Limits = ONE_IMAGE,
     ) -> None:
         self._handler = handler
         self._diagnostics = diagnostics
         self._allow_remote = allow_remote
         self._hosts = frozenset(hosts)
         self._shutdown = Shutdown()
-        self._places = Places(MAX_ACCEPTED, HttpConnection.is_overdue)
-        self._connections = Places(MAX_ACCEPTED + MAX_WAITING, self._is_dispensable)
+        self._is_public = limits.is_public
+        self._places = Places(limits.places, _is_overdue, for_bodies=limits.is_public)
+        self._connections = Places(_affordable(limits), self._is_dispensable)
         self._conversations: set[HttpConnection] = set()
         self._severity = Severity.NOTHING
         self._is_short = False
@@ -76,7 +111,9 @@ class Service:
     async def run(self, inherited: InheritedSockets) -> int:
         """Serve until the end, and return the exit status. Closes the sockets."""
         async with trio.open_nursery() as watching:
-            watching.start_soon(self._end_stalled)
+            watching.start_soon(self._end_overdue)
+            if self._is_public:
+                await watching.start(self._end_by_signal)
             async with trio.open_nursery() as listeners:
                 for listener in inherited.listening:
                     listeners.start_soon(self._listen, listener)
@@ -88,16 +125,32 @@ class Service:
             watching.cancel_scope.cancel()
         return EXIT_STATUS[self._severity]
 
-    async def _end_stalled(self) -> None:
-        """After a shutdown, end the conversations whose clients do not take their replies."""
-        with self._shutdown.interrupts():
-            await trio.sleep(math.inf)
-        await trio.sleep(STALL_LIMIT)
+    async def _end_overdue(self) -> None:
+        """End conversations whose clients make no progress; if not public, after a shutdown."""
+        reason = "that is the limit"
+        if not self._is_public:
+            with self._shutdown.interrupts():
+                await trio.sleep(math.inf)
+            await trio.sleep(STALL_LIMIT)
+            reason = "the service ends"
         while True:
-            for conversation in self._conversations:
-                if conversation.is_overdue():
-                    conversation.end("the service ends")
+            for conversation in filter(_is_overdue, self._conversations):
+                conversation.end(reason)
             await trio.sleep(INTERVAL)
+
+    async def _end_by_signal(self, task_status: trio.TaskStatus[None]) -> None:
+        """After SIGTERM or SIGINT, end the service, and after a while what is under way.
+
+        Another signal ends that at once.
+        """
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            await anext(signals)
+            self._shutdown.request()
+            with trio.move_on_after(GRACE):
+                await anext(signals)
+            for conversation in self._conversations:
+                conversation.end("the service ends")
 
     async def _serve_connected(self, descriptor: socket.socket | Pipes) -> None:
         severity = await self._converse(self._conversation(_stream(descriptor)))
@@ -107,6 +160,10 @@ class Service:
     async def _listen(self, listener: socket.socket) -> None:
         listener.setblocking(False)  # noqa: FBT003  (the name says it)
         is_tcp = listener.family in _INTERNET
+        if self._is_public:
+            from imgproxy.server.listeners import described
+
+            self._diagnostics.progress(f"listening on {described(listener)}")
         access = Access(self._hosts if is_tcp else None)
         async with trio.open_nursery() as connections:
             with listener, self._shutdown.interrupts():
@@ -163,7 +220,7 @@ class Service:
     def _is_dispensable(self, conversation: HttpConnection) -> bool:
         """Return whether a connection has no place, and has not asked for anything either."""
         return conversation not in self._places and (
-            conversation.awaits_request() or conversation.is_overdue()
+            conversation.patience.awaits_request() or conversation.patience.is_overdue()
         )
 
     def _is_allowed(self, address: str) -> bool:
@@ -175,6 +232,18 @@ class Service:
             f"refused a connection from {host}: only loopback is answered without --allow-remote"
         )
         return False
+
+
+def _is_overdue(conversation: HttpConnection) -> bool:
+    return conversation.patience.is_overdue()
+
+
+def _affordable(limits: Limits) -> int:
+    """Return how many connections there can be without a shortage of descriptors."""
+    if not limits.is_public:
+        return limits.connections
+    descriptors = raise_descriptor_limit() - _DESCRIPTORS_SHARED
+    return max(1, min(limits.connections, descriptors // _DESCRIPTORS_EACH))
 
 
 def _stream(descriptor: socket.socket | Pipes) -> ByteStream:

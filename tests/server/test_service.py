@@ -18,16 +18,19 @@ from trio.testing import wait_all_tasks_blocked
 from imgproxy.errors import InvalidError, UnavailableError
 from imgproxy.net.streams import accept
 from imgproxy.server import service as services
-from imgproxy.server.http_connection import (
-    DRAIN_TIMEOUT,
-    IDLE_LIMIT,
-    REQUEST_LIMIT,
-    STALL_LIMIT,
-    Severity,
-)
+from imgproxy.server.http_connection import DRAIN_TIMEOUT, Severity
 from imgproxy.server.inherited_sockets import InheritedSockets, Pipes
+from imgproxy.server.patience import IDLE_LIMIT, REQUEST_LIMIT, STALL_LIMIT
 from imgproxy.server.places import INTERVAL
-from imgproxy.server.service import EXIT_STATUS, MAX_ACCEPTED, MAX_WAITING, SEND_BUFFER, Service
+from imgproxy.server.service import (
+    EXIT_STATUS,
+    MAX_ACCEPTED,
+    MAX_WAITING,
+    ONE_IMAGE,
+    SEND_BUFFER,
+    Limits,
+    Service,
+)
 from imgproxy.verification.verified_blob import CHUNK
 
 if TYPE_CHECKING:
@@ -117,10 +120,11 @@ async def serve(
     *connected: socket.socket | Pipes,
     listening: tuple[socket.socket, ...] = (),
     hosts: tuple[str, ...] = (),
+    limits: Limits = ONE_IMAGE,
 ) -> tuple[int, Notes]:
     notes = Notes()
     inherited = InheritedSockets(list(connected), list(listening), shares_stderr=False)
-    return await Service(handler, notes, hosts=hosts).run(inherited), notes
+    return await Service(handler, notes, hosts=hosts, limits=limits).run(inherited), notes
 
 
 # --- connected descriptors ----------------------------------------------------------------------
@@ -381,10 +385,12 @@ def are_open(socks: list[socket.socket]) -> list[bool]:
 
 
 @asynccontextmanager
-async def served(handler: Handler, listener: socket.socket) -> AsyncIterator[Notes]:
+async def served(
+    handler: Handler, listener: socket.socket, limits: Limits = ONE_IMAGE
+) -> AsyncIterator[Notes]:
     """Serve a listener; it must end by itself at the end of the block."""
     notes = Notes()
-    service = Service(handler, notes)
+    service = Service(handler, notes, limits=limits)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service.run, InheritedSockets([], [listener], shares_stderr=False))
         await wait_all_tasks_blocked()
@@ -469,12 +475,12 @@ async def test_a_reply_that_is_not_read_gives_its_place_to_another_that_waits(
 
 @virtual_time
 async def test_a_reply_that_is_read_however_slowly_keeps_its_place(
-    resources: ExitStack, monkeypatch: pytest.MonkeyPatch
+    resources: ExitStack,
 ) -> None:
-    monkeypatch.setattr(services, "MAX_ACCEPTED", 1)
     listener = listening(resources)
     slow = connect(resources, listener, ask(BLOB))
-    async with served(FrontEnd({BLOB: (ENDLESS,) * 20}), listener) as notes:
+    handler = FrontEnd({BLOB: (ENDLESS,) * 20})
+    async with served(handler, listener, Limits(2, 1)) as notes:
         late = connect(resources, listener, GET)
         for _ in range(10):
             await trio.sleep(STALL_LIMIT - 2)
@@ -622,12 +628,11 @@ class Accepting:
 async def test_a_connection_from_another_host_is_closed_and_takes_no_slot(
     resources: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "MAX_ACCEPTED", 1)
     monkeypatch.setattr(services, "accept", Accepting(addresses=("192.0.2.1", "192.0.2.2")))
     listener = listening(resources)
     remotes = [connect(resources, listener) for _ in range(2)]
     local = connect(resources, listener, GET, QUIT)
-    _, notes = await serve(front_end(), listening=(listener,))
+    _, notes = await serve(front_end(), listening=(listener,), limits=Limits(1, 1))
     for sock in remotes:
         assert read_to_end(sock) == b""
     assert [reply.status for reply in replies(read_to_end(local), "GET", "POST")] == [200, 200]
