@@ -9,7 +9,7 @@ never from those above; `tests/test_floors.py` reads the table and holds the imp
     images          an image: selection, catalog, the policy's verdict, what is released
     verification    where bytes are compared with digests, and signatures with keys
     transports      where images are, raw: the contract, local formats, registries, sideloading
-    server          HTTP/1.1, packets and pipes on inherited sockets; knows no image
+    server          HTTP/1.1, packets and pipes on sockets; knows no image
     store           an OCI layout on disk, safe for many writers
     net             HTTP client, connections, byte streams, TLS
     host            this host: environment, files, configuration, credentials, diagnostics

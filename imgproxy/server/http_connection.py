@@ -4,7 +4,7 @@ Requests are read by `request_reader`, replies and failures are sent; what a req
 decided by a front-end (`handler`). A connection ends at the client's end of file, at a shutdown,
 after a message whose framing is not certain, or when the client has hung up, which is noticed even
 while a registry is awaited or a body waits for room; a client that makes no progress is told from
-others for those who need what it holds (`is_overdue`). Bodies are pulled, so that a client that
+others for those who need what it holds (`patience`). Bodies are pulled, so that a client that
 does not read stops the registry.
 """
 
@@ -128,7 +128,7 @@ class HttpConnection:
         """End the conversation, and with it what is under way."""
         if self.patience.limit == STALL_LIMIT:
             if self.patience.is_overdue():
-                reason = f"the parent has read nothing for {STALL_LIMIT:g} seconds, and {reason}"
+                reason = f"the client has read nothing for {STALL_LIMIT:g} seconds, and {reason}"
             self._diagnostics.failure(f"{self._name}: broken off: {reason}")
         else:
             self._diagnostics.debug(f"a conversation is closed: {reason}")

@@ -1,4 +1,4 @@
-"""The listening sockets that the program makes itself, at the addresses that `--listen` names.
+"""Listening sockets for many clients: at the addresses that `--listen` names, and inherited ones.
 
 They are made before an event loop exists, so that an address that cannot be had is a usage error.
 """
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.errors import UsageError, clean, closing_on_error, shortage
 from imgproxy.server.access import is_loopback, parse_host
+from imgproxy.server.inherited_sockets import classify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
 # How many connections may wait to be accepted, as far as the system lets them (listen(2)).
 BACKLOG = 1024
@@ -79,17 +80,21 @@ def parse(text: str) -> Address:
 
 
 class Listeners:
-    """Listening sockets at addresses; close them in any case.
+    """Listening sockets at addresses, and those behind inherited descriptors; close them.
 
-    Raises `UsageError` for an address that cannot be had, and for one that other hosts can reach
-    unless `allow_remote`.
+    Where there is neither, `DEFAULT` is listened at. Raises `UsageError` for an address that cannot
+    be had, for one that other hosts can reach unless `allow_remote`, and for a descriptor that is
+    no listening socket.
     """
 
-    def __init__(self, addresses: Iterable[Address], *, allow_remote: bool) -> None:
+    def __init__(
+        self, addresses: Sequence[Address], fds: Sequence[int] = (), *, allow_remote: bool
+    ) -> None:
         self.sockets: list[socket.socket] = []
         self._files: list[tuple[str, int]] = []  # each with a descriptor, so that it stays itself
         try:
-            for address in addresses:
+            self._adopt(list(fds))
+            for address in addresses or (() if fds else (DEFAULT,)):
                 if address.path:
                     self._listen_at_path(address)
                 else:
@@ -108,6 +113,17 @@ class Listeners:
                     os.unlink(path)
             os.close(fd)
         self._files.clear()
+
+    def _adopt(self, fds: list[int]) -> None:
+        inherited = classify(fds)
+        self.sockets += inherited.listening
+        for each in inherited.connected:
+            if isinstance(each, socket.socket):
+                with each:
+                    raise UsageError(
+                        f"descriptor {each.fileno()} is a connected socket; what is served to many"
+                        " clients needs one that listens"
+                    )
 
     def _listen_at_host(self, address: Address, *, allow_remote: bool) -> None:
         found = _resolved(address)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import h11
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 _REASONS = {
     200: "OK",
@@ -36,7 +36,7 @@ _REASONS = {
 
 
 def reply_head(
-    status: int, size: int, fields: Iterable[tuple[str, str]], persistence: str
+    status: int, size: int, fields: Sequence[tuple[str, str]], persistence: str
 ) -> bytes:
     """Return the head of a reply whose body has `size` bytes.
 

@@ -1,8 +1,8 @@
 """All connections of the process: connected descriptors, listeners, and the exit status.
 
-The service ends when every connected descriptor has, or at a shutdown that a front-end asks for;
-what listeners accepted finishes the reply that it has begun. The exit status is that of the most
-severe event on a connected descriptor: imgproxy(1), EXIT STATUS.
+The service ends when every connected descriptor has, or at a shutdown, which a front-end asks for,
+or a signal where clients are many; what listeners accepted finishes its reply. The exit status is
+that of the most severe event on a connected descriptor: imgproxy(1), EXIT STATUS.
 """
 
 from __future__ import annotations

@@ -364,7 +364,7 @@ def test_quit_does_not_wait_for_ever_for_a_reader_that_stopped(
     begin(stopped, large)
     assert other.quit().status == 200
     assert child.wait(120) == 0
-    assert f"GET {large}: broken off: the parent has read nothing for 30 seconds" in child.stderr
+    assert f"GET {large}: broken off: the client has read nothing for 30 seconds" in child.stderr
 
 
 def test_silent_connections_do_not_lock_a_listener(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from support import public_service
-from support.effort import rounds
+from support.effort import SLOW, rounds
 from support.parent import ROOT, environment, eventually
 from support.public_service import PIECE
 from support.streams import replies
@@ -203,7 +203,7 @@ def test_clients_that_hang_up_at_random_leave_nothing_behind() -> None:
                     for client in clients:
                         nursery.start_soon(client.run)
 
-        for _ in range(rounds("IMGPROXY_TEST_ROUNDS", slow=5, quick=1)):
+        for _ in range(5 if SLOW else 1):
             trio.run(all_of_them)
             if not eventually(lambda: running.descriptors() == before):
                 assert running.descriptors() == before, f"seed {seed}"

@@ -62,13 +62,13 @@ def test_anything_else_is_no_address(text: str, words: str) -> None:
 
 @contextmanager
 def listening(*texts: str, allow_remote: bool = False) -> Iterator[Listeners]:
-    with closing(Listeners(map(parse, texts), allow_remote=allow_remote)) as made:
+    with closing(Listeners([*map(parse, texts)], allow_remote=allow_remote)) as made:
         yield made
 
 
 def refusal(*texts: str, allow_remote: bool = False) -> str:
     with pytest.raises(UsageError) as caught:
-        Listeners(map(parse, texts), allow_remote=allow_remote)
+        Listeners([*map(parse, texts)], allow_remote=allow_remote)
     return str(caught.value)
 
 
@@ -137,8 +137,35 @@ def test_the_same_port_of_both_versions_of_ip_is_listened_at() -> None:
             pass
 
 
-def test_the_default_is_a_loopback_address() -> None:
+def test_without_an_address_and_a_descriptor_the_default_is_listened_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert str(DEFAULT) == "127.0.0.1:5000"
+    monkeypatch.setattr(listeners, "DEFAULT", DEFAULT._replace(port=0))
+    with listening() as made:
+        (sock,) = made.sockets
+        assert described(sock).startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("texts", [[], ["127.0.0.1:0"]])
+def test_what_is_inherited_is_listened_at_in_place_of_the_default(texts: list[str]) -> None:
+    inherited = socket.create_server(("127.0.0.1", 0))
+    name = described(inherited)
+    addresses = [*map(parse, texts)]
+    with closing(Listeners(addresses, [inherited.detach()], allow_remote=False)) as made:
+        assert described(made.sockets[0]) == name
+        assert len(made.sockets) == 1 + len(texts)
+    assert {sock.fileno() for sock in made.sockets} == {-1}
+
+
+def test_a_connected_socket_is_not_for_many_clients() -> None:
+    ours, theirs = socket.socketpair()
+    fd = theirs.detach()
+    with ours, pytest.raises(UsageError) as caught:
+        Listeners([], [fd], allow_remote=False)
+    assert str(caught.value).startswith(f"descriptor {fd} is a connected socket")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"])

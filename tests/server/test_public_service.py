@@ -167,7 +167,7 @@ async def test_a_reader_that_has_stopped_is_dropped_although_nobody_waits() -> N
         assert [body.closed for body in front_end.bodies] == [1]
         assert len(drained(sock)) < len(ENDLESS)
     (line,) = running.failures
-    assert line.startswith("GET /blob: broken off: the parent has read nothing for 30 seconds")
+    assert line.startswith("GET /blob: broken off: the client has read nothing for 30 seconds")
 
 
 @virtual_time

@@ -469,7 +469,7 @@ async def test_a_reply_that_is_not_read_gives_its_place_to_another_that_waits(
         connect(resources, listener, QUIT)
         for sock in held:
             sock.close()
-    assert notes.failures[0].startswith("GET /blob: broken off: the parent has read nothing for 30")
+    assert notes.failures[0].startswith("GET /blob: broken off: the client has read nothing for 30")
     assert notes.failures[0].endswith("others wait for its place")
 
 
@@ -557,7 +557,7 @@ async def test_a_service_that_ends_does_not_wait_for_ever_for_a_reader_that_stop
     ((status, notes),) = ended
     assert status == 0
     (line,) = notes.failures
-    assert line.startswith("GET /blob: broken off: the parent has read nothing for 30 seconds, and")
+    assert line.startswith("GET /blob: broken off: the client has read nothing for 30 seconds, and")
     assert line.endswith("the service ends")
     theirs.settimeout(10)
 

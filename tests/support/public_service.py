@@ -63,7 +63,7 @@ class FrontEnd:
 
 def main(*addresses: str) -> int:
     with closing(
-        listeners.Listeners(map(listeners.parse, addresses), allow_remote=False)
+        listeners.Listeners([*map(listeners.parse, addresses)], allow_remote=False)
     ) as listening:
         service = Service(FrontEnd(), Diagnostics(), limits=PUBLIC)
         return trio.run(service.run, InheritedSockets([], listening.sockets, shares_stderr=False))
