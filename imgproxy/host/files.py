@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import trio
 
@@ -45,6 +45,16 @@ def failure(path: str, error: OSError) -> Failure:
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
         return InvalidError(message, code="PATH_INVALID")
     return shortage(clean(path), error) or UnavailableError(message)
+
+
+class FileState(NamedTuple):
+    """Which file was opened, and what it was then: another state is that of other content."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
 
 
 class OpenFile:
@@ -98,6 +108,12 @@ class OpenFile:
             return os.pread(self._fd, size, offset)
         except OSError as error:
             raise failure(self.path, error) from None
+
+    @property
+    def state(self) -> FileState:
+        """Which file it is, and its state from when it was opened."""
+        now = self._status
+        return FileState(now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
 
     @property
     def true_path(self) -> str | None:

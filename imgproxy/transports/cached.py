@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING
 
 from imgproxy.errors import Failure, clean
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.transports.kept_blobs import rest_of
 from imgproxy.transports.readers import open_local
 from imgproxy.transports.source import Document, stale_since
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
-
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.kept_blobs import KeptBlobs
-    from imgproxy.transports.source import Reader, ResumableSource, SignaturePlace, Source
+    from imgproxy.transports.source import Reader, SignaturePlace, Source
 
 
 class CachedSource:
@@ -71,14 +68,12 @@ class CachedSource:
 
         return found._replace(accept=accept)
 
-    async def blob(self, descriptor: Descriptor) -> Reader:
-        """See `Source`."""
-        return await self._blobs.open(descriptor, partial(self._rest, descriptor))
-
-    async def _rest(self, descriptor: Descriptor, offset: int) -> Reader:
-        if offset and is_resumable(self._source):
-            return await self._source.rest_of_blob(descriptor, offset)
-        return await rest_of(await self._source.blob(descriptor), offset)
+    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+        """See `Source`. The rest alone, of a blob that the store does not have, is not kept."""
+        receive = partial(self._source.blob, descriptor)
+        if offset and not self._blobs.has(descriptor.digest, descriptor.size):
+            return await receive(offset)
+        return await self._blobs.open(descriptor, receive, offset)
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`."""
@@ -87,8 +82,3 @@ class CachedSource:
     def close(self) -> None:
         """See `Source`."""
         self._source.close()
-
-
-def is_resumable(source: Source) -> TypeGuard[ResumableSource]:
-    """Return whether a source can begin a blob at any byte."""
-    return hasattr(source, "rest_of_blob")

@@ -178,11 +178,11 @@ class CachedImage(CachedSource):
 
     # --- blobs and signatures -------------------------------------------------------------------
 
-    async def blob(self, descriptor: Descriptor) -> Reader:
+    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
         """See `Source`."""
         if self._cache.takes(descriptor):
-            return await super().blob(descriptor)
-        return await self._source.blob(descriptor)
+            return await super().blob(descriptor, offset)
+        return await self._source.blob(descriptor, offset)
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Those that were kept come first: no place is asked that they make vain."""
@@ -262,7 +262,7 @@ class _Unasked:
         where = f"is not in the cache {self._place}"
         raise _offline(f"{self.name}: the manifest {descriptor.digest} {where}")
 
-    async def blob(self, descriptor: Descriptor) -> Reader:
+    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:  # noqa: ARG002
         """See `Source`."""
         where = f"is not in the cache {self._place}"
         failure = _offline(f"{self.name}: the blob {descriptor.digest} {where}")

@@ -86,15 +86,22 @@ class KeptBlobs:
         self.failed(failure)
 
     async def open(
-        self, descriptor: Descriptor, receive: Callable[[int], Awaitable[Reader]]
+        self,
+        descriptor: Descriptor,
+        receive: Callable[[int], Awaitable[Reader]],
+        offset: int = 0,
     ) -> Reader:
-        """Open a blob; `receive` returns a reader of it from a byte on."""
+        """Open a blob; `receive` returns a reader of it from a byte on.
+
+        It is opened from the byte `offset` on if it is whole in the store, and else there must be
+        no other than 0.
+        """
         digest, size = descriptor.digest, descriptor.size
         if digest in self._wrong:
-            return await receive(0)
+            return await receive(offset)
         try:
             if self.has(digest, size):
-                return await self._stored(digest)
+                return await self._stored(digest, offset)
             begun = await self.store.partial(digest, size, self._patience)
             if begun is None:
                 return await self._stored(digest)
@@ -110,9 +117,9 @@ class KeptBlobs:
             rest = None if is_whole else await receive(begun.size)
         return _Kept(descriptor, begun, rest, self._keep, partial(self._give_up, digest))
 
-    async def _stored(self, digest: Digest) -> Reader:
+    async def _stored(self, digest: Digest, offset: int = 0) -> Reader:
         stored = await open_local(self.store.blob_path(digest))
-        return _Stored(stored, partial(self.remove, digest))
+        return _Stored(stored.from_byte(offset), partial(self.remove, digest))
 
     def with_foreign(self, open_foreign: OpenForeign) -> OpenForeign:
         """Return the same function for layers that lie elsewhere, which keeps them as well."""
@@ -150,6 +157,8 @@ def _reading() -> Iterator[None]:
 class _Skipped:
     """What is left of a blob whose beginning nobody has verified. See `Reader`."""
 
+    origin = None
+
     def __init__(self, rest: Reader) -> None:
         self.size: int | None = None
         self._rest = rest
@@ -177,6 +186,8 @@ class _Skipped:
 
 class _Stored:
     """A blob that the store has. See `Reader`."""
+
+    origin = None
 
     def __init__(self, content: Content, remove: Callable[[Failure], bool]) -> None:
         self.name = content.name
@@ -207,6 +218,8 @@ class _Kept:
     `begun` is what the store has of it, which comes first; `rest` has what it lacks. Once the
     store has `failed`, the blob is received without being kept.
     """
+
+    origin = None
 
     def __init__(
         self,

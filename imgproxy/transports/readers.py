@@ -5,26 +5,38 @@ They fulfil `source.Reader`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import trio
 
 from imgproxy.errors import Failure, InvalidError, clean
 from imgproxy.host.files import open_file
+from imgproxy.transports.source import Origin
 
 if TYPE_CHECKING:
-    from imgproxy.host.files import OpenFile
+    from imgproxy.host.files import FileState, OpenFile
 
 
 class Content:
     """The base of local readers: content of a known size, in bytes, read from its beginning.
 
-    `name` stands for it in messages.
+    `name` stands for it in messages. `file` is the one that it begins in, at byte `start`; None for
+    content that is in no file.
     """
 
-    def __init__(self, name: str, size: int) -> None:
+    def __init__(self, name: str, size: int, file: FileState | None = None, start: int = 0) -> None:
         self.name = name
         self.size: int | None = size
+        self.origin = None if file is None else Origin(file, start)
+        self._start = start
+        self._position = 0  # in the content
+        self._end = size
+
+    def from_byte(self, offset: int) -> Self:
+        """Return this reader at a byte of its content, before anything has been read of it."""
+        self._position = min(offset, self._end)
+        self.size = self._end - self._position
+        return self
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`."""
@@ -66,8 +78,7 @@ class LocalFile(Content):
 
     def __init__(self, file: OpenFile, name: str = "") -> None:
         self._file = file
-        self._position = 0
-        super().__init__(name or clean(file.path), file.size)
+        super().__init__(name or clean(file.path), file.size, file.state)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`."""
@@ -86,16 +97,18 @@ async def open_local(path: str, name: str = "") -> LocalFile:
 
 
 class Bytes(Content):
-    """Bytes that are in memory."""
+    """Bytes that are in memory; where they are from, `file` and `start` say as in `Content`."""
 
-    def __init__(self, name: str, content: bytes) -> None:
-        super().__init__(name, len(content))
-        self._rest = memoryview(content)
+    def __init__(
+        self, name: str, content: bytes, file: FileState | None = None, start: int = 0
+    ) -> None:
+        super().__init__(name, len(content), file, start)
+        self._content = memoryview(content)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`."""
         await trio.lowlevel.checkpoint()
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
+        count = min(len(buffer), self._end - self._position)
+        buffer[:count] = self._content[self._position : self._position + count]
+        self._position += count
         return count

@@ -56,9 +56,9 @@ class Sideloaded:
         """See `Source`."""
         return await self._local.document(descriptor)
 
-    async def blob(self, descriptor: Descriptor) -> Reader:
+    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
         """See `Source`."""
-        return await self._local.blob(descriptor)
+        return await self._local.blob(descriptor, offset)
 
     async def companions(self) -> list[Descriptor]:
         """See `AccompaniedSource`."""

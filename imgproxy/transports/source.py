@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeGuard
 
     from imgproxy.errors import Failure
+    from imgproxy.host.files import FileState
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
@@ -84,14 +85,31 @@ def docker_identity(reference: Reference) -> Identity:
     return Identity("docker", scopes_of(reference), reference)
 
 
-class Reader(Protocol):
-    """The content of a blob, read once from its beginning to its end.
+class Origin(NamedTuple):
+    """Where bytes lie on this host: in which file, and the position there where they begin.
 
-    `size` is the number of bytes, None where it is not known yet. `name` stands for the content in
-    messages: what it is, and from where.
+    In a compressed file, the position is that in what it decompresses to.
+    """
+
+    file: FileState
+    position: int
+
+
+class Reader(Protocol):
+    """The content of a blob, read once from its beginning, or from a byte on, to its end.
+
+    `size` is the number of bytes that it has, None where it is not known yet. `name` stands for the
+    content in messages: what it is, and from where.
     """
 
     size: int | None
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where the blob begins on this host: there, the same bytes come again.
+
+        None for what comes from elsewhere, and where the source itself replaces what is wrong.
+        """
 
     @property
     def name(self) -> str:
@@ -141,8 +159,11 @@ class Source(Protocol):
         Its digests begin with that of the descriptor. Raises `NotFoundError`.
         """
 
-    async def blob(self, descriptor: Descriptor) -> Reader:
-        """Open a blob that a manifest names. Raises `NotFoundError`."""
+    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+        """Open a blob that a manifest names, from a byte on. Raises `NotFoundError`.
+
+        Nothing is read of the bytes before it, as far as the format permits.
+        """
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """Return where signatures of a manifest or an index may be, in the order to read them.
@@ -152,13 +173,6 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Close connections and descriptors. May be called again."""
-
-
-class ResumableSource(Source, Protocol):
-    """A source that can begin a blob at any byte without reading those before it."""
-
-    async def rest_of_blob(self, descriptor: Descriptor, offset: int) -> Reader:
-        """Open a blob that a manifest names, from a byte on. Raises `NotFoundError`."""
 
 
 class Entry(NamedTuple):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgproxy.errors import Failure
+    from imgproxy.transports.source import Origin
     from imgproxy.verification.verified_blob import Blob
 
 WRONG_DIGEST = (422, "DIGEST_INVALID", False)
@@ -62,6 +63,8 @@ class Chunks:
 
     `others`: what `reject` answers, whether the source has another place to look.
     """
+
+    origin: Origin | None = None
 
     def __init__(
         self, content: bytes, sizes: list[int], size: int | None = None, *, others: bool = False

@@ -78,9 +78,9 @@ class MemorySource:
         raw, named = self._store.contents[digest], (descriptor.digest,)
         return Document(raw, descriptor.media_type, named, descriptor.size, digest)
 
-    async def blob(self, descriptor: Descriptor) -> Reader:
+    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
         digest = await self._ask(descriptor)
-        steps = self.steps.get(digest) or (self._store.contents[digest], END)
+        steps = self.steps.get(digest) or (self._store.contents[digest][offset:], END)
         self.readers.append(Inbox(*steps))
         return self.readers[-1]
 

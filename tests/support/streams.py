@@ -94,6 +94,8 @@ class Notes(Diagnostics):
 class Inbox:
     """Steps that are received one at a time. Also a `Reader`."""
 
+    origin = None
+
     def __init__(self, *steps: Step, size: int | None = None, name: str = "the blob") -> None:
         self.size = size
         self.name = name

@@ -27,6 +27,9 @@ from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.specs.oci.reference import parse_reference
+from imgproxy.store.content_store import ContentStore
+from imgproxy.store.keeper import Keeper
+from imgproxy.transports.cached import CachedSource
 from imgproxy.transports.sideload import open_sideloaded
 from imgproxy.verification import documents
 
@@ -95,6 +98,12 @@ async def open_docker_archive(written: Written) -> Source:
     return await place_of(f"docker-archive:{write_file(written.path, pack(skopeo(image)))}")
 
 
+async def open_compressed_docker_archive(written: Written) -> Source:
+    image = saved_from(written.layout, written.image, REFERENCE)
+    path = write_file(written.path, gzipped(pack(skopeo(image))))
+    return await place_of(f"docker-archive:{path}")
+
+
 async def open_dir(written: Written) -> Source:
     write_dir(written.path, written.layout, written.index)
     return await place_of(f"dir:{written.path}")
@@ -121,11 +130,21 @@ async def open_docker(written: Written) -> Source:
     return open_registry(written)
 
 
+async def open_stored(written: Written) -> Source:
+    """Open an image of a registry whose layers are in a store."""
+    store = ContentStore(str(written.path))
+    store.create()
+    for content in LAYERS:
+        store.put(digests.compute(content), content)
+    return CachedSource(open_registry(written), store, Keeper().keep)
+
+
 LOCAL: dict[str, Callable[[Written], Awaitable[Source]]] = {
     "oci": open_oci,
     "oci-archive": open_oci_archive,
     "oci-archive, compressed": open_compressed,
     "docker-archive": open_docker_archive,
+    "docker-archive, compressed": open_compressed_docker_archive,
     "dir": open_dir,
 }
 SOURCES = {
@@ -133,9 +152,10 @@ SOURCES = {
     "sideloaded layout": open_sideloaded_layout,
     "sideloaded tree": open_sideloaded_tree,
     "docker": open_docker,
+    "docker, stored": open_stored,
 }
 # A Docker archive has no manifests but those that are made of it.
-WITH_DOCUMENTS = [kind for kind in SOURCES if kind != "docker-archive"]
+WITH_DOCUMENTS = [kind for kind in SOURCES if not kind.startswith("docker-archive")]
 
 
 async def manifest_of(source: Source) -> Manifest:
@@ -204,7 +224,51 @@ async def test_a_blob_is_read_to_its_end_and_closed_by_the_caller(
         assert str(descriptor.digest) in reader.name
         assert await drained(reader, 10_000) == content
         reader.close()
-        assert reader.reject(InvalidError("it is wrong")) is False
+        is_replaced = kind == "docker, stored"
+        assert reader.reject(InvalidError("it is wrong")) is is_replaced
+    source.close()
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@real_time
+async def test_a_blob_is_read_from_any_byte_on(kind: str, written: Written) -> None:
+    source = await SOURCES[kind](written)
+    for descriptor, content in zip((await manifest_of(source)).layers, LAYERS, strict=True):
+        for offset in (1, len(content) // 2, 2, len(content) - 1, len(content)):
+            reader = await source.blob(descriptor, offset)
+            assert reader.size in (None, len(content) - offset)
+            assert str(descriptor.digest) in reader.name
+            assert await drained(reader, 10_000) == content[offset:]
+    source.close()
+
+
+@pytest.mark.parametrize("kind", LOCAL)
+@real_time
+async def test_where_a_blob_lies_is_the_same_for_each_reader_of_it(
+    kind: str, written: Written
+) -> None:
+    source = await LOCAL[kind](written)
+    origins = []
+    for descriptor in (await manifest_of(source)).layers:
+        readers = [await source.blob(descriptor, offset) for offset in (0, 1)]
+        assert await drained(readers[0])
+        origins += [each.origin for each in readers]
+        readers[1].close()
+    first, same, second, same_as_second = origins
+    assert first is not None
+    assert (first, second) == (same, same_as_second)
+    assert first != second
+    source.close()
+
+
+@pytest.mark.parametrize("kind", ["docker", "docker, stored"])
+@real_time
+async def test_what_is_replaced_where_it_is_wrong_lies_nowhere(kind: str, written: Written) -> None:
+    source = await SOURCES[kind](written)
+    for descriptor in (await manifest_of(source)).layers:
+        reader = await source.blob(descriptor)
+        assert reader.origin is None
+        reader.close()
     source.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import trio
 
@@ -28,11 +28,9 @@ class CompressedMember(Content):
     """
 
     def __init__(self, name: str, archive: CompressedFile, position: int, size: int) -> None:
-        super().__init__(name, size)
+        super().__init__(name, size, archive.file.state, position)
         self._archive = archive
         self._cursor: Cursor | None = None
-        self._position = position
-        self._end = position + size
         self._left = size  # to be decompressed
         # One is filled while the other is used.
         length = min(_AHEAD, size)
@@ -40,6 +38,12 @@ class CompressedMember(Content):
         self._ready = memoryview(b"")
         self._job: Job[memoryview] | None = None
         self._is_closed = False
+
+    def from_byte(self, offset: int) -> Self:
+        """See `Content`."""
+        super().from_byte(offset)
+        self._left = self._end - self._position
+        return self
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`."""
@@ -67,7 +71,7 @@ class CompressedMember(Content):
     def _decompress(self) -> memoryview:
         """Return the next bytes, a buffer of them. One thread at a time does this."""
         if self._cursor is None:
-            position = self._end - self._left
+            position = self._start + self._end - self._left
             self._cursor = self._archive.cursor(position, lambda: self._is_closed)
         self._buffers.rotate()
         buffer = self._buffers[0][: self._left]

@@ -128,7 +128,7 @@ class Archive:
         member = self.find(path, sole=sole)
         await self._file.confirm()
         if member.content is not None:
-            return Bytes(name, member.content)
+            return Bytes(name, member.content, self._file.state, member.offset)
         if self._compressed is None:
             return _PlainMember(name, self._file, member)
         from imgproxy.transports.local.compressed_member import CompressedMember
@@ -148,17 +148,15 @@ class _PlainMember(Content):
     """A member of a plain archive."""
 
     def __init__(self, name: str, file: OpenFile, member: Member) -> None:
-        super().__init__(name, member.size)
+        super().__init__(name, member.size, file.state, member.offset)
         self._file = file
-        self._position = member.offset
-        self._end = member.offset + member.size
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`."""
         wanted = buffer[: self._end - self._position]
         if not wanted:
             return 0
-        count = await self._file.receive_into(wanted, self._position)
+        count = await self._file.receive_into(wanted, self._start + self._position)
         if count == 0:
             raise UnavailableError(f"{self.name}: the archive has become shorter while it was read")
         self._position += count

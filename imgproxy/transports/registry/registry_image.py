@@ -85,12 +85,8 @@ class RegistryImage:
             is_insecure=location.is_insecure,
         )
 
-    async def blob(self, descriptor: Descriptor) -> Reader:
+    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
         """See `Source`."""
-        return await open_blob(self.failover, descriptor)
-
-    async def rest_of_blob(self, descriptor: Descriptor, offset: int) -> Reader:
-        """See `ResumableSource`."""
         return await open_blob(self.failover, descriptor, offset)
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:

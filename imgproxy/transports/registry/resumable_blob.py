@@ -47,6 +47,8 @@ class ResumableBlob:
     announce one or is not that of the whole blob.
     """
 
+    origin = None
+
     def __init__(self, supply: Supply, length: int, part: Part, offset: int = 0) -> None:
         self.size = None if offset else part.response.size
         self._supply = supply
