@@ -275,6 +275,7 @@ PRIVILEGES = [
         # The last hashes to give a name to what has none; it is verified like anything else.
         {
             "imgproxy.specs.oci.digest",
+            "imgproxy.verification.block_hashes",
             "imgproxy.verification.documents",
             "imgproxy.verification.stored_blobs",
             "imgproxy.verification.verified_blob",

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from imgproxy.errors import Failure
+    from imgproxy.specs.http.ranges import Part
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verification.documents import VerifiedDocument
+    from imgproxy.verification.known_blobs import KnownBlobs
     from imgproxy.verification.verified_blob import Blob, LargeBlobs
+    from imgproxy.verification.verified_parts import SmallPart, VerifiedPart, VerifiedParts
 
 
 class _Found(Protocol):
@@ -56,12 +59,16 @@ async def find_valid(find: Callable[[], Awaitable[F]], verify: Callable[[F], Awa
 class VerifiedSource:
     """A source that returns verified content only.
 
-    Content that a descriptor embeds is not requested. `large_blobs` bounds the memory of its blobs.
+    Content that a descriptor embeds is not requested. `large_blobs` bounds the memory of its blobs,
+    and `known` learns what is found out about them; both may be shared with other sources.
     """
 
-    def __init__(self, source: Source, large_blobs: LargeBlobs) -> None:
+    def __init__(
+        self, source: Source, large_blobs: LargeBlobs, known: KnownBlobs | None = None
+    ) -> None:
         self.source = source
         self._large_blobs = large_blobs
+        self._known = known
 
     @property
     def name(self) -> str:
@@ -115,14 +122,30 @@ class VerifiedSource:
         return bytes(raw)
 
     async def _open_blob(self, descriptor: Descriptor, reader: Reader) -> Blob:
-        return await verified_blob.open_blob(descriptor, reader, self._large_blobs)
+        return await verified_blob.open_blob(descriptor, reader, self._large_blobs, self._known)
 
-    async def reader(self, descriptor: Descriptor) -> Reader:
-        """Return a reader of a blob, not verified. Raises `Failure`."""
+    async def part(
+        self, descriptor: Descriptor, wanted: Part, parts: VerifiedParts
+    ) -> VerifiedPart | SmallPart:
+        """Return a part of a blob, whose reply can be begun.
+
+        It is given out only of a blob that has been verified whole: where this one has not been,
+        that is done first. `parts` shares what is known with this source. Raises what
+        `VerifiedParts.hashes` raises, and `Failure`.
+        """
+        if descriptor.size <= verified_blob.WHOLE:
+            return await parts.of_small(await self.blob(descriptor), wanted)
+        open_blob = partial(self.blob, descriptor)
+        hashes = await parts.hashes(self.name, descriptor, open_blob)
+        open_reader = partial(self.reader, descriptor, hashes.block_at(wanted.start))
+        return await find_valid(open_reader, partial(parts.open, descriptor, hashes, wanted))
+
+    async def reader(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+        """Return a reader of a blob from a byte on, not verified. Raises `Failure`."""
         content = documents.embedded(descriptor)
         if content is None:
-            return await self.source.blob(descriptor)
-        return Bytes(f"{self.name}: blob {descriptor.digest}", content)
+            return await self.source.blob(descriptor, offset)
+        return Bytes(f"{self.name}: blob {descriptor.digest}", content).from_byte(offset)
 
 
 async def _verify(found: Document) -> VerifiedDocument:

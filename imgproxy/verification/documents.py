@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor, Index, Manifest
     from imgproxy.transports.source import Document
+    from imgproxy.verification.block_hashes import BlockHashes
 
 
 class VerifiedDocument(NamedTuple):
@@ -81,7 +82,7 @@ def compare(name: str, digest: Digest, content: Buffer) -> None:
     compare_hash(name, digest, hasher)
 
 
-def compare_hash(name: str, digest: Digest, hasher: Hash) -> None:
+def compare_hash(name: str, digest: Digest, hasher: Hash | BlockHashes) -> None:
     """Raise `InvalidError` where what was hashed does not have a digest; `name` stands for it."""
     if hasher.hexdigest() != digest.encoded:
         raise InvalidError(

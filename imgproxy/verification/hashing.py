@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
     from outcome import Outcome
 
+    from imgproxy.verification.block_hashes import BlockHashes
+
 
 class HashingThread:
     """A hash that one thread updates, a few pieces behind, while the event loop goes on."""
 
-    def __init__(self, hasher: Hash) -> None:
+    def __init__(self, hasher: Hash | BlockHashes) -> None:
         self.hasher = hasher
         self._token = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()

@@ -19,6 +19,9 @@ from imgproxy.verification.hashing import HashingThread
 if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.source import Reader
+    from imgproxy.verification.block_hashes import BlockHashes
+    from imgproxy.verification.known_blobs import KnownBlobs
+    from imgproxy.verification.verified_parts import VerifiedPart
 
 # What is verified before the head of its reply is sent: imgproxy(1), "Verification".
 WHOLE = 1024 * 1024
@@ -47,9 +50,12 @@ class LargeBlobs:
     """
 
     def __init__(self) -> None:
-        self._by_length: dict[int, WeakSet[Blob]] = {CHUNK: WeakSet(), CHUNK_OF_MANY: WeakSet()}
+        self._by_length: dict[int, WeakSet[Blob | VerifiedPart]] = {
+            CHUNK: WeakSet(),
+            CHUNK_OF_MANY: WeakSet(),
+        }
 
-    def admit(self, blob: Blob) -> int:
+    def admit(self, blob: Blob | VerifiedPart) -> int:
         """Return how long the pieces of a blob may be, from now until it is discarded."""
         for length, most in ((CHUNK, MAX_LARGE), (CHUNK_OF_MANY, MAX_MANY)):
             if len(self._by_length[length]) < most:
@@ -57,7 +63,7 @@ class LargeBlobs:
                 return length
         return CHUNK_OF_CROWD
 
-    def discard(self, blob: Blob) -> None:
+    def discard(self, blob: Blob | VerifiedPart) -> None:
         """Admit another blob in place of this one, if it was admitted."""
         for blobs in self._by_length.values():
             blobs.discard(blob)
@@ -68,14 +74,22 @@ def check_algorithm(descriptor: Descriptor) -> None:
     digests.hasher(descriptor.digest)
 
 
-async def open_blob(descriptor: Descriptor, reader: Reader, large_blobs: LargeBlobs) -> Blob:
+async def open_blob(
+    descriptor: Descriptor,
+    reader: Reader,
+    large_blobs: LargeBlobs,
+    known: KnownBlobs | None = None,
+) -> Blob:
     """Return a blob whose reply can be begun. Closes the reader on failure.
 
-    Raises what `Blob.begin` raises, and `NotImplementedByUsError` where the algorithm of the digest
-    is not available.
+    `known` learns what is found out about it. Raises what `Blob.begin` raises,
+    `NotImplementedByUsError` where the algorithm of the digest is not available, and
+    `BadUpstreamError` where `known` has it that the blob is wrong there.
     """
     with closing_on_error(reader):
-        blob = Blob(descriptor, reader, large_blobs)
+        if known is not None:
+            known.check(descriptor, reader)
+        blob = Blob(descriptor, reader, large_blobs, known)
     with closing_on_error(blob):
         await blob.begin()
     return blob
@@ -91,11 +105,21 @@ class Blob:
 
     has_another_try = False
 
-    def __init__(self, descriptor: Descriptor, reader: Reader, large_blobs: LargeBlobs) -> None:
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        reader: Reader,
+        large_blobs: LargeBlobs,
+        known: KnownBlobs | None = None,
+    ) -> None:
         self._descriptor = descriptor
+        self._known = known
         self._reader = reader
         self._large_blobs = large_blobs
-        self._hashing = HashingThread(digests.hasher(descriptor.digest))
+        self._by_blocks: BlockHashes | None = None
+        if known is not None and descriptor.size > WHOLE:
+            self._by_blocks = known.new_hashes(descriptor)
+        self._hashing = HashingThread(self._by_blocks or digests.hasher(descriptor.digest))
         self._buffers: deque[memoryview] = deque()  # the one that was filled last, first
         self._length = 0  # of each buffer
         self._position = 0
@@ -107,6 +131,17 @@ class Blob:
         A blob of up to `WHOLE` bytes is received and verified; of a larger one the first piece
         must be there. Raises `InvalidError` for what does not verify, and what the reader raises.
         """
+        try:
+            await self._begin()
+        except InvalidError as error:
+            self._condemn(error)
+            raise
+
+    def _condemn(self, error: InvalidError) -> None:
+        if self._known is not None:
+            self._known.condemn(self._descriptor, self._reader, error)
+
+    async def _begin(self) -> None:
         size, promised = self._descriptor.size, self._reader.size
         if promised not in (None, size):
             refuse_size(self._reader.name, size, str(promised))
@@ -135,6 +170,7 @@ class Blob:
         try:
             return await self._receive(CHUNK)
         except InvalidError as error:
+            self._condemn(error)
             self.has_another_try = self._reader.reject(error)
             raise
 
@@ -154,6 +190,8 @@ class Blob:
             await self._expect_end()
             await self._hashing.catch_up()
             compare_hash(self._reader.name, self._descriptor.digest, self._hashing.hasher)
+            if self._known is not None and self._by_blocks is not None:
+                self._known.keep(self._descriptor, self._by_blocks)
             self._reader.accept()
         return piece
 

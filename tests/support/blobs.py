@@ -15,14 +15,14 @@ from support.images import OCI_LAYER, OCI_MANIFEST, digest_of
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.transports.source import Document
-from imgproxy.verification import verified_blob
+from imgproxy.verification import block_hashes, verified_blob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from imgproxy.errors import Failure
+    from imgproxy.server.handler import Body
     from imgproxy.transports.source import Origin
-    from imgproxy.verification.verified_blob import Blob
 
 WRONG_DIGEST = (422, "DIGEST_INVALID", False)
 WRONG_SIZE = (422, "SIZE_INVALID", False)
@@ -36,9 +36,15 @@ RAW = json.dumps({"schemaVersion": 2, "config": {**CONFIG, "size": 2}, "layers":
 
 
 @contextmanager
-def small_pieces() -> Iterator[None]:
-    """Make `SMALL` bytes the limit of a small blob, and the size of each piece of a larger one."""
-    with patch.multiple(verified_blob, WHOLE=SMALL, FIRST=SMALL, CHUNK=SMALL):
+def small_pieces(size: int = SMALL) -> Iterator[None]:
+    """Make `size` bytes the limit of a small blob, and that of each piece of a larger one.
+
+    Parts of a larger one are compared in blocks of the same size.
+    """
+    with (
+        patch.multiple(verified_blob, WHOLE=size, FIRST=size, CHUNK=size),
+        patch.object(block_hashes, "BLOCK", size),
+    ):
         yield
 
 
@@ -96,8 +102,8 @@ class Chunks:
         self.closed += 1
 
 
-async def pieces_of(blob: Blob, pieces: list[bytes]) -> list[bytes]:
-    """Return all pieces of a blob, as they were when they were returned, put into `pieces`."""
+async def pieces_of(blob: Body, pieces: list[bytes]) -> list[bytes]:
+    """Return all pieces of a body, as they were when they were returned, put into `pieces`."""
     try:
         while piece := await blob.read():
             pieces.append(bytes(piece))

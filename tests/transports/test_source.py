@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+import trio
 from support.archives import (
     gzipped,
     layer,
@@ -16,13 +18,16 @@ from support.archives import (
     write_file,
     write_registry_tree,
 )
+from support.blobs import pieces_of, small_pieces
 from support.images import OCI_LAYER, OCI_MANIFEST, Json, Layout, digest_of, named, on
 from support.opened import BLOB_UNKNOWN, UNKNOWN, drained, open_descriptors, place_of, refusing
 from support.registries import image_at, place
 from support.sources import describe
 from support.streams import Script, Step, answer, real_time
 
-from imgproxy.errors import InvalidError
+from imgproxy.errors import BadUpstreamError, InvalidError
+from imgproxy.images.verified_source import VerifiedSource
+from imgproxy.specs.http.ranges import Part
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci.manifest import Manifest
@@ -32,6 +37,9 @@ from imgproxy.store.keeper import Keeper
 from imgproxy.transports.cached import CachedSource
 from imgproxy.transports.sideload import open_sideloaded
 from imgproxy.verification import documents
+from imgproxy.verification.known_blobs import KnownBlobs
+from imgproxy.verification.verified_blob import LargeBlobs
+from imgproxy.verification.verified_parts import VerifiedParts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -269,6 +277,50 @@ async def test_what_is_replaced_where_it_is_wrong_lies_nowhere(kind: str, writte
         reader = await source.blob(descriptor)
         assert reader.origin is None
         reader.close()
+    source.close()
+
+
+# For parts of the larger layer, in place of a mebibyte.
+BLOCK = 64 * 1024
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@real_time
+async def test_parts_of_a_blob_are_verified_wherever_it_lies(kind: str, written: Written) -> None:
+    source, (_, content) = await SOURCES[kind](written), LAYERS
+    _, descriptor = (await manifest_of(source)).layers
+    with small_pieces(BLOCK):
+        async with trio.open_nursery() as nursery:
+            large_blobs, known = LargeBlobs(), KnownBlobs()
+            parts = VerifiedParts(nursery, large_blobs, known)
+            verified = VerifiedSource(source, large_blobs, known)
+            size = len(content)
+            for start, stop in ((200_000, 250_000), (0, 1), (size - 1, size), (0, size)):
+                part = await verified.part(descriptor, Part(start, stop, size), parts)
+                assert b"".join(await pieces_of(part, [])) == content[start:stop]
+    source.close()
+
+
+@pytest.mark.parametrize("kind", [*LOCAL, "sideloaded layout", "sideloaded tree"])
+@real_time
+async def test_a_layer_that_is_wrong_is_gone_wherever_it_lies(kind: str, written: Written) -> None:
+    manifest = json.loads(written.layout.read(written.image["digest"]))
+    layer_file = written.layout.file(manifest["layers"][1]["digest"])
+    layer_file.write_bytes(LAYERS[1][:-1000] + b"!" + LAYERS[1][-999:])
+    source = await SOURCES[kind](written)
+    first, second = (await manifest_of(source)).layers
+    with small_pieces(BLOCK):
+        async with trio.open_nursery() as nursery:
+            large_blobs, known = LargeBlobs(), KnownBlobs()
+            parts = VerifiedParts(nursery, large_blobs, known)
+            verified = VerifiedSource(source, large_blobs, known)
+            with pytest.raises(InvalidError):
+                await pieces_of(await verified.blob(second), [])
+            with pytest.raises(BadUpstreamError, match="found wrong before"):
+                await verified.blob(second)
+            with pytest.raises(BadUpstreamError, match="found wrong before"):
+                await verified.part(second, Part(1, 2, second.size), parts)
+            assert b"".join(await pieces_of(await verified.blob(first), [])) == LAYERS[0]
     source.close()
 
 
