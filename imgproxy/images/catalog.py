@@ -31,7 +31,7 @@ class Catalog(Generic[N]):
     A name is what `open_sources` takes, which returns the sources that may be meant, in the order
     to try them. `load_policy` returns the policy that applies; `open_foreign` opens layers from
     their `urls`. `warn` is that of `Image`. `close` closes what all sources share. The memory of
-    the blobs of all images together is bounded.
+    the blobs of all images together is bounded, by `large_blobs` where that is given.
     """
 
     def __init__(
@@ -41,13 +41,14 @@ class Catalog(Generic[N]):
         open_foreign: OpenForeign,
         warn: Callable[[str], None] = lambda _: None,
         close: Callable[[], None] = lambda: None,
+        large_blobs: LargeBlobs | None = None,
     ) -> None:
         self._close = close
         self._open_sources = open_sources
         self._load_policy = load_policy
         self._open_foreign = open_foreign
         self._warn = warn
-        self._large_blobs = LargeBlobs()
+        self._large_blobs = large_blobs or LargeBlobs()
         # By name, platform, and a number other than 0 for an image that is not shared.
         self._images: dict[tuple[N, Platform | None, int], _SharedImage] = {}
         self._numbers = count(1)

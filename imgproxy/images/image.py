@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from imgproxy.config.policy import Conditions, Policy
+    from imgproxy.specs.http.ranges import Part
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor, Index
     from imgproxy.specs.oci.platform import Platform
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verification.documents import VerifiedDocument
     from imgproxy.verification.verified_blob import Blob
+    from imgproxy.verification.verified_parts import SmallPart, VerifiedPart, VerifiedParts
 
     # Returns the reader of a layer that its source does not have and that lies at its `urls`, or
     # raises a failure that adds the reason to the one it is given.
@@ -256,6 +258,13 @@ class OpenedImage:
         """Return a blob whose reply can be begun; see `VerifiedSource.blob`. Raises `Failure`."""
         with self._noting_replacement():
             return await self._source.blob(descriptor, partial(self._reader, descriptor))
+
+    async def open_part(
+        self, descriptor: Descriptor, wanted: Part, parts: VerifiedParts
+    ) -> VerifiedPart | SmallPart:
+        """Return a part of a blob, whose reply can be begun; see `VerifiedSource.part`."""
+        with self._noting_replacement():
+            return await self._source.part(descriptor, wanted, parts)
 
     @contextmanager
     def _noting_replacement(self) -> Iterator[None]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verification.documents import VerifiedDocument
-    from imgproxy.verification.known_blobs import KnownBlobs
     from imgproxy.verification.verified_blob import Blob, LargeBlobs
     from imgproxy.verification.verified_parts import SmallPart, VerifiedPart, VerifiedParts
 
@@ -59,16 +58,12 @@ async def find_valid(find: Callable[[], Awaitable[F]], verify: Callable[[F], Awa
 class VerifiedSource:
     """A source that returns verified content only.
 
-    Content that a descriptor embeds is not requested. `large_blobs` bounds the memory of its blobs,
-    and `known` learns what is found out about them; both may be shared with other sources.
+    Content that a descriptor embeds is not requested. `large_blobs` bounds the memory of its blobs.
     """
 
-    def __init__(
-        self, source: Source, large_blobs: LargeBlobs, known: KnownBlobs | None = None
-    ) -> None:
+    def __init__(self, source: Source, large_blobs: LargeBlobs) -> None:
         self.source = source
         self._large_blobs = large_blobs
-        self._known = known
 
     @property
     def name(self) -> str:
@@ -122,7 +117,7 @@ class VerifiedSource:
         return bytes(raw)
 
     async def _open_blob(self, descriptor: Descriptor, reader: Reader) -> Blob:
-        return await verified_blob.open_blob(descriptor, reader, self._large_blobs, self._known)
+        return await verified_blob.open_blob(descriptor, reader, self._large_blobs)
 
     async def part(
         self, descriptor: Descriptor, wanted: Part, parts: VerifiedParts
@@ -130,7 +125,7 @@ class VerifiedSource:
         """Return a part of a blob, whose reply can be begun.
 
         It is given out only of a blob that has been verified whole: where this one has not been,
-        that is done first. `parts` shares what is known with this source. Raises what
+        that is done first. `parts` has the `large_blobs` of this source. Raises what
         `VerifiedParts.hashes` raises, and `Failure`.
         """
         if descriptor.size <= verified_blob.WHOLE:

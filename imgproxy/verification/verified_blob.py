@@ -46,10 +46,12 @@ class LargeBlobs:
     """The larger blobs that are being read at the moment.
 
     This bounds the memory of all blobs that are opened with the same object: the more there are,
-    the smaller are the pieces of another one.
+    the smaller are the pieces of another one. `known` learns what is found out about them, None
+    where nobody asks for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: KnownBlobs | None = None) -> None:
+        self.known = known
         self._by_length: dict[int, WeakSet[Blob | VerifiedPart]] = {
             CHUNK: WeakSet(),
             CHUNK_OF_MANY: WeakSet(),
@@ -74,22 +76,16 @@ def check_algorithm(descriptor: Descriptor) -> None:
     digests.hasher(descriptor.digest)
 
 
-async def open_blob(
-    descriptor: Descriptor,
-    reader: Reader,
-    large_blobs: LargeBlobs,
-    known: KnownBlobs | None = None,
-) -> Blob:
+async def open_blob(descriptor: Descriptor, reader: Reader, large_blobs: LargeBlobs) -> Blob:
     """Return a blob whose reply can be begun. Closes the reader on failure.
 
-    `known` learns what is found out about it. Raises what `Blob.begin` raises,
-    `NotImplementedByUsError` where the algorithm of the digest is not available, and
-    `BadUpstreamError` where `known` has it that the blob is wrong there.
+    Raises what `Blob.begin` raises, `NotImplementedByUsError` where the algorithm of the digest is
+    not available, and `BadUpstreamError` where the blob is known to be wrong there.
     """
     with closing_on_error(reader):
-        if known is not None:
-            known.check(descriptor, reader)
-        blob = Blob(descriptor, reader, large_blobs, known)
+        if large_blobs.known is not None:
+            large_blobs.known.check(descriptor, reader)
+        blob = Blob(descriptor, reader, large_blobs)
     with closing_on_error(blob):
         await blob.begin()
     return blob
@@ -105,20 +101,14 @@ class Blob:
 
     has_another_try = False
 
-    def __init__(
-        self,
-        descriptor: Descriptor,
-        reader: Reader,
-        large_blobs: LargeBlobs,
-        known: KnownBlobs | None = None,
-    ) -> None:
+    def __init__(self, descriptor: Descriptor, reader: Reader, large_blobs: LargeBlobs) -> None:
         self._descriptor = descriptor
-        self._known = known
+        self._known = large_blobs.known
         self._reader = reader
         self._large_blobs = large_blobs
         self._by_blocks: BlockHashes | None = None
-        if known is not None and descriptor.size > WHOLE:
-            self._by_blocks = known.new_hashes(descriptor)
+        if self._known is not None and descriptor.size > WHOLE:
+            self._by_blocks = self._known.new_hashes(descriptor)
         self._hashing = HashingThread(self._by_blocks or digests.hasher(descriptor.digest))
         self._buffers: deque[memoryview] = deque()  # the one that was filled last, first
         self._length = 0  # of each buffer

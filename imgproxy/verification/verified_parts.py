@@ -55,7 +55,7 @@ class VerifiedParts:
     """What gives out parts of blobs, and verifies the blobs before that where it is necessary.
 
     Passes over whole blobs go on in `nursery` when nobody waits for them any more. `large_blobs`
-    and `known` are those that whole blobs are opened with; `patience` is in seconds.
+    is what whole blobs are opened with, and `known` is its; `patience` is in seconds.
     """
 
     def __init__(

@@ -22,8 +22,11 @@ from support.streams import real_time, virtual_time
 
 from imgproxy.errors import NotFoundError, ReplacedError, UnavailableError
 from imgproxy.images.catalog import Catalog
+from imgproxy.specs.http.ranges import Part
 from imgproxy.specs.oci import platform as platforms
-from imgproxy.verification.verified_blob import CHUNK, FIRST, MAX_LARGE
+from imgproxy.verification.known_blobs import KnownBlobs
+from imgproxy.verification.verified_blob import CHUNK, FIRST, MAX_LARGE, LargeBlobs
+from imgproxy.verification.verified_parts import VerifiedParts
 
 if TYPE_CHECKING:
     from support.images import Json
@@ -276,3 +279,27 @@ async def test_the_images_of_one_catalog_share_what_bounds_their_memory(store: S
         assert largest[-1] < CHUNK
         names.catalog.close()
         assert names.closed == [1] * len(roots)
+
+
+@real_time
+async def test_parts_of_blobs_are_had_of_all_images_of_a_catalog(store: Store) -> None:
+    """What was found out by way of one image is known to the others; a replaced one is noted."""
+    content = noise(FIRST + CHUNK)
+    roots = {name: store.image(content, name.encode()) for name in ("a", "b")}
+    names, known = Names(store, **roots), KnownBlobs()
+    large_blobs = LargeBlobs(known)
+    names.catalog = Catalog(names.open_sources, accept_anything, never, large_blobs=large_blobs)
+    wanted = Part(FIRST, FIRST + 9, len(content))
+    async with trio.open_nursery() as nursery:
+        parts = VerifiedParts(nursery, large_blobs, known)
+        for name, root in roots.items():
+            opened = await names.catalog.image(name, LINUX).open()
+            layer = opened.find_blob(layer_of(store, root))
+            assert parts.is_ready(layer) == (name == "b")
+            part = await opened.open_part(layer, wanted, parts)
+            assert b"".join(await pieces_of(part, [])) == content[FIRST : FIRST + 9]
+        names.opened[-1][1].failures[str(layer.digest)] = ReplacedError("another is there")
+        with pytest.raises(ReplacedError):
+            await opened.open_part(layer, wanted, parts)
+        assert opened.is_replaced
+    names.catalog.close()

@@ -291,9 +291,10 @@ async def test_parts_of_a_blob_are_verified_wherever_it_lies(kind: str, written:
     _, descriptor = (await manifest_of(source)).layers
     with small_pieces(BLOCK):
         async with trio.open_nursery() as nursery:
-            large_blobs, known = LargeBlobs(), KnownBlobs()
+            known = KnownBlobs()
+            large_blobs = LargeBlobs(known)
             parts = VerifiedParts(nursery, large_blobs, known)
-            verified = VerifiedSource(source, large_blobs, known)
+            verified = VerifiedSource(source, large_blobs)
             size = len(content)
             for start, stop in ((200_000, 250_000), (0, 1), (size - 1, size), (0, size)):
                 part = await verified.part(descriptor, Part(start, stop, size), parts)
@@ -311,9 +312,10 @@ async def test_a_layer_that_is_wrong_is_gone_wherever_it_lies(kind: str, written
     first, second = (await manifest_of(source)).layers
     with small_pieces(BLOCK):
         async with trio.open_nursery() as nursery:
-            large_blobs, known = LargeBlobs(), KnownBlobs()
+            known = KnownBlobs()
+            large_blobs = LargeBlobs(known)
             parts = VerifiedParts(nursery, large_blobs, known)
-            verified = VerifiedSource(source, large_blobs, known)
+            verified = VerifiedSource(source, large_blobs)
             with pytest.raises(InvalidError):
                 await pieces_of(await verified.blob(second), [])
             with pytest.raises(BadUpstreamError, match="found wrong before"):

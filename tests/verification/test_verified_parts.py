@@ -72,17 +72,18 @@ class Door:
     """What a front-end has: `large_blobs`, `known` and `parts` for all of its sources."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
-        self.large_blobs, self.known = LargeBlobs(), KnownBlobs()
+        self.known = KnownBlobs()
+        self.large_blobs = LargeBlobs(self.known)
         self.parts = VerifiedParts(nursery, self.large_blobs, self.known)
 
     async def whole(self, source: object, descriptor: Descriptor = DESCRIPTOR) -> bytes:
-        verified = VerifiedSource(source, self.large_blobs, self.known)  # type: ignore[arg-type]
+        verified = VerifiedSource(source, self.large_blobs)  # type: ignore[arg-type]
         return b"".join(await pieces_of(await verified.blob(descriptor), []))
 
     async def part(
         self, source: object, start: int, stop: int, descriptor: Descriptor = DESCRIPTOR
     ) -> bytes:
-        verified = VerifiedSource(source, self.large_blobs, self.known)  # type: ignore[arg-type]
+        verified = VerifiedSource(source, self.large_blobs)  # type: ignore[arg-type]
         wanted = Part(start, stop, descriptor.size)
         return b"".join(await pieces_of(await verified.part(descriptor, wanted, self.parts), []))
 
@@ -128,7 +129,7 @@ async def test_a_whole_blob_that_was_read_leaves_what_its_parts_need() -> None:
 @real_time
 async def test_without_a_door_that_asks_nothing_is_kept() -> None:
     async with a_door() as door:
-        plain = VerifiedSource(Blobs(rest_of(CONTENT)), door.large_blobs)  # type: ignore[arg-type]
+        plain = VerifiedSource(Blobs(rest_of(CONTENT)), LargeBlobs())  # type: ignore[arg-type]
         assert await pieces_of(await plain.blob(DESCRIPTOR), [])
         assert not door.parts.is_ready(DESCRIPTOR)
 
@@ -155,7 +156,7 @@ async def test_a_part_is_read_in_pieces_that_are_the_smaller_the_more_there_are(
     source.open_reader = lambda offset: Chunks(content[offset:], [len(content)])
     async with trio.open_nursery() as nursery:
         door = Door(nursery)
-        verified = VerifiedSource(source, door.large_blobs, door.known)  # type: ignore[arg-type]
+        verified = VerifiedSource(source, door.large_blobs)  # type: ignore[arg-type]
         await door.whole(source, descriptor)
         wanted = Part(0, len(content), len(content))
         opened = [
@@ -464,8 +465,7 @@ async def test_any_parts_of_a_file_that_changes_are_right_or_fail(
                 stop = min(start + length, size)
                 source.change(change, content, start, bits)
                 if change == "forget":
-                    door.known = KnownBlobs()
-                    door.parts._known = door.known
+                    door.known = door.large_blobs.known = door.parts._known = KnownBlobs()
                 is_whole = change == "replace" or (is_whole and change in ("nothing", "forget"))
                 try:
                     assert await door.part(source, start, stop, descriptor) == content[start:stop]
