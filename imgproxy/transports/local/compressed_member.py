@@ -15,8 +15,12 @@ from imgproxy.transports.readers import Content
 if TYPE_CHECKING:
     from imgproxy.transports.local.decompression import CompressedFile, Cursor
 
-# What is decompressed in one go.
+# What is decompressed in one go. Each reader has two buffers of this length; the more readers an
+# archive has, the shorter are those of another one: two hundred have 45 MiB.
 _AHEAD = 2 * 1024 * 1024
+_FEW = 4
+_AHEAD_OF_MANY = 256 * 1024
+_AHEAD_OF_CROWD = 64 * 1024
 
 
 class CompressedMember(Content):
@@ -33,7 +37,8 @@ class CompressedMember(Content):
         self._cursor: Cursor | None = None
         self._left = size  # to be decompressed
         # One is filled while the other is used.
-        length = min(_AHEAD, size)
+        archive.readers.add(self)
+        length = min(_ahead(len(archive.readers)), size)
         self._buffers = deque(memoryview(bytearray(length)) for _ in range(2))
         self._ready = memoryview(b"")
         self._job: Job[memoryview] | None = None
@@ -110,5 +115,13 @@ class CompressedMember(Content):
     def close(self) -> None:
         """Stop the thread, and release the slot as soon as it has stopped. May be called again."""
         self._is_closed = True
+        self._archive.readers.discard(self)
         if self.is_idle:
             self.park()
+
+
+def _ahead(readers: int) -> int:
+    """Return the length of the buffers of the last of so many readers of an archive."""
+    if readers <= _FEW:
+        return _AHEAD
+    return _AHEAD_OF_MANY if readers <= decompression.MAX_CURSORS else _AHEAD_OF_CROWD

@@ -15,6 +15,7 @@ import threading
 from bisect import bisect_right
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 import trio
 
@@ -208,6 +209,7 @@ class CompressedFile:
         self._spacing = _SPACING
         self.slots = trio.CapacityLimiter(MAX_CURSORS)
         self._holders: list[SlotHolder] = []
+        self.readers: WeakSet[SlotHolder] = WeakSet()  # those that are not closed
         self._idle: list[Cursor] = []
         self._lock = threading.Lock()
 

@@ -307,3 +307,23 @@ async def test_opening_can_be_cancelled(path: Path, monkeypatch: pytest.MonkeyPa
         nursery.cancel_scope.cancel()
     gate.open()
     assert open_descriptors() == before
+
+
+@real_time
+async def test_the_more_readers_there_are_the_less_is_decompressed_ahead(path: Path) -> None:
+    content = os.urandom(3 << 20)
+    tree = await open_archive(write_archive(path, Member("a", content), compress=gzipped))
+    opened = [await tree.open("a", "a") for _ in range(decompression.MAX_CURSORS + 2)]
+    buffer = memoryview(bytearray(len(content)))
+    got = [await each.receive_into(buffer) for each in opened]
+    assert got == [2 << 20] * 4 + [256 << 10] * 12 + [64 << 10] * 2
+    assert await drained(opened[-1]) == content[got[-1] :]
+    opened[0].close()
+    opened.append(await tree.open("a", "a"))
+    assert await opened[-1].receive_into(buffer) == 64 << 10
+    for each in opened:
+        each.close()
+    alone = await tree.open("a", "a")
+    assert await alone.receive_into(buffer) == 2 << 20
+    alone.close()
+    tree.close()
