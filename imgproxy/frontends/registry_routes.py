@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # What one list has at most, and by default.
 MAX_LISTED = 1000
 
+# Docker Hub, whatever it is called.
+_HUB = "docker.io"
+
 _METHODS = frozenset({b"GET", b"HEAD"})
 
 # Escapes of what separates: two servers may differ in whether they are the character itself.
@@ -180,6 +183,8 @@ def _repository(name: str, namespace: str, default_registry: str) -> Reference:
     if not namespace and references.has_registry(name):
         registry, _, name = name.partition("/")
     registry = registry or default_registry
+    if registry_name.place(registry) == _HUB:
+        registry = _HUB
     try:
         # What has no dot is a host all the same.
         if not registry_name.is_registry(registry):

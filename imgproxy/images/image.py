@@ -313,7 +313,9 @@ class OpenedImage:
         `Failure` for any other that cannot be had.
         """
         async with self._expanding:
-            await self._find_referrers()
+            if not self._expanded:
+                self._expanded.add(self.manifest.digest)
+                await self._find_referrers()
             while left := [each for each in self._known.values() if self._may_expand(each.digest)]:
                 for descriptor in left:
                     self._expanded.add(descriptor.digest)
