@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 # A shell ignores SIGINT for what it runs in the background, and children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A registry does not serve what others may write, whatever the user's umask is.
+os.umask(0o022)
 
 
 def pytest_report_header() -> str:
