@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         Page,
     )
     from imgproxy.images.repositories import Repositories
-    from imgproxy.server.handler import Request
+    from imgproxy.server.handler import Body, Request
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.verification.documents import VerifiedDocument
 
@@ -101,8 +101,13 @@ class RegistryApi:
         fields = _content_fields(types.OCTET_STREAM, asked.digest, asked.namespace)
         if _is_known(request, asked.digest):
             return _not_modified(fields)
-        body = partial(self._repositories.open_blob, asked.repository, asked.digest)
-        return Reply(fields, descriptor.size, body)
+        return Reply(fields, descriptor.size, partial(self._open, asked))
+
+    async def _open(self, asked: GetBlob) -> Body:
+        try:
+            return await self._repositories.open_blob(asked.repository, asked.digest)
+        except Failure as failure:
+            raise as_registry(failure) from None
 
     async def _tags(self, asked: GetTags) -> Reply:
         repository = asked.repository

@@ -83,11 +83,13 @@ def as_registry(failure: Failure) -> Failure:
 
 
 def _renamed(failure: Failure, answer: type[Failure], code: str) -> Failure:
-    is_specified = failure.code in _CODES
-    return answer(
+    renamed = answer(
         failure.message,
-        code=failure.code if is_specified else code,
+        code=failure.code if failure.code in _CODES else code,
         retryable=failure.retryable,
         retry_after=failure.retry_after,
-        **(failure.detail if is_specified else {**failure.detail, "reason": failure.code}),
+        **failure.detail,
     )
+    if renamed.code != failure.code:
+        renamed.detail["code"] = failure.code
+    return renamed

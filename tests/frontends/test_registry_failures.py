@@ -52,7 +52,7 @@ def test_each_failure_has_the_status_that_clients_act_on(
     failure: Failure, status: int, code: str, was: str | None
 ) -> None:
     answer = as_registry(failure)
-    assert (answer.status, answer.code, answer.detail.get("reason")) == (status, code, was)
+    assert (answer.status, answer.code, answer.detail.get("code")) == (status, code, was)
     assert (answer.message, answer.retryable) == (failure.message, failure.retryable)
     assert answer.detail.items() >= failure.detail.items()
     assert answer.is_miss is (status == 404)
