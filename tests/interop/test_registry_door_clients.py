@@ -267,13 +267,19 @@ def test_containerd_takes_what_is_damaged_from_the_next_host(
 # --- Docker ---------------------------------------------------------------------------------------
 
 
-def test_docker_has_it_as_a_mirror(door: Door, home: Home) -> None:
+def test_docker_has_it_as_a_mirror(door: Door, home: Home, tmp_path: Path) -> None:
     home.path.mkdir()
+    content = noise(90_000)
+    layout = Layout(tmp_path / "layout")
+    layout.save(named(layout.image(content), f"{REGISTRY}/team/damaged:1"))
+    flip(layout.file(digest_of(content)))
     with (
+        registry_doors.running("--images", str(layout.path)) as damaged,
         containerd(home, 1) as daemon,
-        registry_clients.dockerd(home, daemon, f"http://{door.address}") as docker,
+        registry_clients.dockerd(home, daemon, f"http://{door.address}") as pull,
     ):
         for image in (f"library/example:{HASH}", *BUNDLE):
-            assert_pulled(docker(image))
-        assert_pulled(docker(f"{door.address}/{REGISTRY}/team/app:1"))
-        assert docker("library/absent:1").status != 0
+            assert_pulled(pull(image))
+        assert_pulled(pull(f"{door.address}/{REGISTRY}/team/app:1"))
+        assert pull("library/absent:1").status != 0
+        assert pull(f"{damaged.address}/{REGISTRY}/team/damaged:1").status != 0
