@@ -53,9 +53,12 @@ ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MAN = (ROOT / "man/imgproxy.1").read_text()
 SKOPEO = (ROOT / "man/imgproxy-skopeo.7").read_text()
+REGISTRY = (ROOT / "man/imgproxy-registry.7").read_text()
 
 # The manual page without roff's notation for hyphens and fonts.
-PLAIN, PLAIN_SKOPEO = (re.sub(r"\\f.", "", page.replace(r"\-", "-")) for page in (MAN, SKOPEO))
+PLAIN, PLAIN_SKOPEO, PLAIN_REGISTRY = (
+    re.sub(r"\\f.", "", page.replace(r"\-", "-")) for page in (MAN, SKOPEO, REGISTRY)
+)
 
 _CODE = re.compile(r"[A-Z]+_[A-Z_]+")
 _OPTION = re.compile(r"(?<![\w-])--?[a-z](?:[a-z-]|\.(?=[a-z]))*")
@@ -153,6 +156,19 @@ def test_the_page_of_skopeo_s_protocol_has_its_options_and_no_others() -> None:
     options = PLAIN_SKOPEO.partition("\n.SH OPTIONS\n")[2].partition("\n.PP\n")[0]
     lines = [line for line in options.splitlines() if line.startswith((".B", "-"))]
     assert {option for line in lines for option in _OPTION.findall(line)} == in_help
+
+
+def registry_options() -> set[str]:
+    """Return the options in the manual page of the registry."""
+    options = PLAIN_REGISTRY.partition("\n.SH OPTIONS\n")[2].partition("\n.SH ")[0]
+    paragraphs = re.split(r"^\.T[PQ]\n", options, flags=re.MULTILINE)[1:]
+    return {option for each in paragraphs for option in _OPTION.findall(each.partition("\n")[0])}
+
+
+def test_the_page_of_the_registry_has_its_options_and_no_others() -> None:
+    _, _, summary = printed_by("registry", "--help").partition("options:")
+    in_help = {option for line in summary.splitlines() for option in _options_first_in(line)}
+    assert registry_options() == in_help
 
 
 def test_the_page_of_skopeo_s_protocol_has_its_methods_and_no_others() -> None:
@@ -357,7 +373,8 @@ def test_files_are_listed_in_the_order_of_their_precedence(kind: str, uid: int) 
 
 
 def test_the_mirrors_of_the_guide_are_tried_in_the_order_of_its_table() -> None:
-    (example,) = re.findall(r"^```toml\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+    mirrors, _, _ = GUIDE.partition("\n## A registry over what lies here\n")
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", mirrors, re.DOTALL | re.MULTILINE)
     file = registries_conf.parse(example.encode(), "registries.conf")
     assert file.warnings == ()
     _, _, rows = GUIDE.partition("| image | requested from, in order |\n|---|---|\n")
@@ -502,7 +519,7 @@ def test_readme_and_guide_name_options_of_the_program_alone() -> None:
     }
     assert "--authfile" in named
     in_man = {option for tag in tagged("OPTIONS") for option in _OPTION.findall(tag)}
-    assert named <= in_man | {*_OPTION.findall(section("COMMANDS"))}
+    assert named <= in_man | {*_OPTION.findall(section("COMMANDS"))} | registry_options()
 
 
 def test_readme_and_man_page_have_the_same_exit_statuses() -> None:
@@ -518,7 +535,7 @@ def test_the_documents_are_those_of_this_version() -> None:
     assert __version__ in CHANGELOG
 
 
-@pytest.mark.parametrize("page", ["imgproxy.1", "imgproxy-protocol.7", "imgproxy-skopeo.7"])
+@pytest.mark.parametrize("page", sorted(each.name for each in (ROOT / "man").iterdir()))
 def test_a_man_page_is_well_formed(page: str) -> None:
     """`mandoc` reports whatever `man` would render wrongly."""
     arguments = [require("mandoc"), "-T", "lint", "-W", "warning", str(ROOT / "man" / page)]

@@ -58,7 +58,7 @@ def run(arguments: Sequence[str], home: Home, **changes: str) -> Pulled:
     result = subprocess.run(
         arguments,
         cwd=home.path,
-        env=home.environment(PATH=_PATH, **changes),
+        env=home.environment(PATH=f"{home.path}/bin:{_PATH}", **changes),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
