@@ -72,36 +72,19 @@ def strace() -> str:
     return program
 
 
-class Trace:
-    """A program whose system calls are recorded, and read when it has ended."""
+def recording(file: Path) -> list[str]:
+    """Return what a command line begins with whose calls with paths are to be recorded."""
+    return [
+        *(strace(), "-f", "-qq", "--seccomp-bpf", "-s", "4096"),
+        *("-e", "trace=%file", "-e", "signal=none", "-o", str(file)),
+    ]
 
-    def __init__(
-        self,
-        file: Path,
-        home: Home,
-        image: str,
-        *options: str,
-        stdin: IO[bytes] | int = subprocess.DEVNULL,
-        **environment: str,
-    ) -> None:
+
+class Recorded:
+    """The system calls of a program that has ended."""
+
+    def __init__(self, file: Path) -> None:
         self._file = file
-        ours, theirs = socket.socketpair()
-        with theirs:
-            fd = theirs.fileno()
-            self.child = Child(
-                [
-                    *(strace(), "-f", "-qq", "--seccomp-bpf", "-s", "4096"),
-                    *("-e", "trace=%file", "-e", "signal=none", "-o", str(file)),
-                    *command(image, INSECURE, *options, fds=[fd]),
-                ],
-                pass_fds=[fd],
-                stdin=stdin,
-                # neither compiled modules nor the coverage of this very run are to be written
-                env=home.environment(
-                    PYTHONDONTWRITEBYTECODE="1", COVERAGE_PROCESS_START=None, **environment
-                ),
-            )
-        self.child.clients.append(Client(ours))
 
     @property
     def calls(self) -> list[Call]:
@@ -124,3 +107,34 @@ class Trace:
     @property
     def written(self) -> list[Call]:
         return [call for call in self.calls if call.writes]
+
+
+class Trace(Recorded):
+    """A program whose system calls are recorded, and read when it has ended."""
+
+    def __init__(
+        self,
+        file: Path,
+        home: Home,
+        image: str,
+        *options: str,
+        stdin: IO[bytes] | int = subprocess.DEVNULL,
+        **environment: str,
+    ) -> None:
+        super().__init__(file)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fd = theirs.fileno()
+            self.child = Child(
+                [
+                    *recording(file),
+                    *command(image, INSECURE, *options, fds=[fd]),
+                ],
+                pass_fds=[fd],
+                stdin=stdin,
+                # neither compiled modules nor the coverage of this very run are to be written
+                env=home.environment(
+                    PYTHONDONTWRITEBYTECODE="1", COVERAGE_PROCESS_START=None, **environment
+                ),
+            )
+        self.child.clients.append(Client(ours))

@@ -1,0 +1,1 @@
+"""Many clients at once, for as long as wanted: `python tests/load`."""
