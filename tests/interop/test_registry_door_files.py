@@ -234,6 +234,17 @@ def test_two_images_of_one_name(tmp_path: Path) -> None:
         assert layers_of(door, manifest(NAME, "1")) == [digest_of(b"one")]
 
 
+@pytest.mark.slow
+@pytest.mark.xfail(reason="a file that comes is looked at only when nothing is found", strict=True)
+def test_a_second_image_of_a_name_counts_at_the_next_request(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    put(images / "a.tar", archive(b"one", f"{NAME}:1"))
+    with registry_doors.running("--images", str(images)) as door:
+        assert door.status(manifest(NAME, "1")) == 200
+        put(images / "b.tar", archive(b"two", f"{NAME}:1"))
+        assert door.status(manifest(NAME, "1")) == 404
+
+
 # --- files that others may change -----------------------------------------------------------------
 
 
