@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
+from support import registry_doors
 from support.effort import deselect, some
 from support.filled import Registry, filled_registry
 from support.home import Home
 from support.parent import INSECURE
+from support.registry_doors import Door, Stock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,3 +119,16 @@ def together(serve: Serve, tmp_path: Path) -> Together:
             raise BaseExceptionGroup(f"{len(failures)} of {len(names)} cases", failures)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    """Return a layout with every kind of content."""
+    return Stock(tmp_path_factory.mktemp("stock") / "layout")
+
+
+@pytest.fixture(scope="module")
+def door(stock: Stock) -> Iterator[Door]:
+    """Return a registry over the stock."""
+    with registry_doors.running("--images", str(stock.layout.path), "--catalog") as door:
+        yield door

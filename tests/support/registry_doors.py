@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from support import parent
-from support.images import Layout, named, on
+from support.images import Layout, digest_of, named, on
 from support.parent import COMMAND, INSECURE, Child, Client, Reply
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REGISTRY = "registry.example"
 NAME = f"{REGISTRY}/team/app"
+ABSENT = digest_of(b"nobody has this")
 
 
 class Door:
@@ -138,3 +139,26 @@ class Stock:
         found = [self.app, self.docker, self.index, *self.platforms, *self.referrers]
         tags = {"1": self.app, "docker": self.docker, "index": self.index}
         return {**tags, **{each["digest"]: each for each in found}}
+
+
+def targets(stock: Stock) -> list[str]:
+    """Return targets of every route, what is there and what is not."""
+    return [
+        "/v2/",
+        "/healthz",
+        "/nothing",
+        "/v2/_catalog",
+        *(manifest(NAME, each) for each in (*stock.documents, "absent", ABSENT, ".bad")),
+        *(blob(NAME, each) for each in (stock.layer["digest"], ABSENT, "sha256:bad")),
+        *(path(each, "tags", "list") for each in (NAME, f"{REGISTRY}/nothing")),
+        path(NAME, "tags", "list", "n=2"),
+        path(NAME, "tags", "list", "n=-1"),
+        *(path(NAME, "referrers", each) for each in (stock.app["digest"], ABSENT, "bad")),
+    ]
+
+
+def assert_is_refused(reply: Reply, status: int, code: str) -> None:
+    """Assert that a reply is an error as the specification has it."""
+    assert (reply.status, reply.code) == (status, code), reply
+    assert reply.get("Docker-Distribution-Api-Version") in {None, "registry/2.0"}
+    assert reply.get("WWW-Authenticate") is None, "a client would begin to log in"
