@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,10 +15,10 @@ from imgproxy.frontends.registry_api import RegistryApi
 from imgproxy.host import environment, ownership
 from imgproxy.images.catalog import Catalog
 from imgproxy.images.repositories import Repositories
-from imgproxy.server import inherited_sockets, listeners
+from imgproxy.server import listeners
 from imgproxy.server.inherited_sockets import InheritedSockets
 from imgproxy.server.listeners import Listeners
-from imgproxy.server.service import Service
+from imgproxy.server.service import PUBLIC, Service
 from imgproxy.specs.oci import registry_name
 from imgproxy.transports.image_files import ImageFiles
 from imgproxy.transports.places import Files, refusal
@@ -25,10 +26,12 @@ from imgproxy.transports.registry.foreign_layers import ForeignLayers
 from imgproxy.transports.registry.network import Network
 from imgproxy.transports.registry.options import NetworkOptions
 from imgproxy.transports.sideload_places import SideloadPlace
+from imgproxy.verification.known_blobs import KnownBlobs
+from imgproxy.verification.verified_blob import LargeBlobs
+from imgproxy.verification.verified_parts import VerifiedParts
 
 if TYPE_CHECKING:
     from imgproxy.cli.runtime import OptionFiles
-    from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.server.listeners import Address
     from imgproxy.transports.places import Candidate, Place
     from imgproxy.transports.source import Source
@@ -120,21 +123,9 @@ def run(options: RegistryOptions) -> int:
     _check_paths(options)
     files = runtime.OptionFiles(options)
     fds = options.sockfds or environment.take_listen_fds()
-    addresses = options.listen or ([] if fds else [listeners.DEFAULT])
-    own = Listeners(addresses, allow_remote=options.allow_remote)
-    try:
-        sockets = (
-            inherited_sockets.classify(fds)
-            if fds
-            else InheritedSockets([], [], shares_stderr=False)
-        )
-        diagnostics = runtime.new_diagnostics(options, shares_stderr=sockets.shares_stderr)
-        for each in own.sockets:
-            diagnostics.failure(f"listening on {listeners.described(each)}")
-        sockets = sockets._replace(listening=[*sockets.listening, *own.sockets])
-        return trio.run(_serve, options, files, diagnostics, sockets)
-    finally:
-        own.close()
+    with closing(Listeners(options.listen, fds, allow_remote=options.allow_remote)) as listening:
+        sockets = InheritedSockets([], listening.sockets, shares_stderr=False)
+        return trio.run(_serve, options, files, sockets)
 
 
 def _check_paths(options: RegistryOptions) -> None:
@@ -150,12 +141,8 @@ def _check_paths(options: RegistryOptions) -> None:
             raise UsageError(f"--images {refusal(path, reason)}")
 
 
-async def _serve(
-    options: RegistryOptions,
-    files: OptionFiles,
-    diagnostics: Diagnostics,
-    sockets: InheritedSockets,
-) -> int:
+async def _serve(options: RegistryOptions, files: OptionFiles, sockets: InheritedSockets) -> int:
+    diagnostics = runtime.new_diagnostics(options, shares_stderr=sockets.shares_stderr)
     configuration = runtime.new_configuration(options, files, diagnostics)
     network = Network(NetworkOptions(offline=True), configuration, diagnostics)
     allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
@@ -167,18 +154,31 @@ async def _serve(
             for each in options.sideload
         ),
     ]
+    known = KnownBlobs()
+    large_blobs = LargeBlobs(known)
     catalog: Catalog[Candidate] = Catalog(
-        _open, configuration.policy, ForeignLayers(network).open, configuration.warn
+        _open,
+        configuration.policy,
+        ForeignLayers(network).open,
+        configuration.warn,
+        large_blobs,
     )
-    repositories = Repositories(places, catalog)
-    handler = RegistryApi(
-        repositories,
-        default_registry=options.default_registry,
-        has_catalog=options.catalog,
-        report=diagnostics.progress,
-    )
-    service = Service(handler, diagnostics, allow_remote=options.allow_remote, hosts=options.hosts)
     async with trio.open_nursery() as nursery:
+        parts = VerifiedParts(nursery, large_blobs, known)
+        repositories = Repositories(places, catalog, parts)
+        handler = RegistryApi(
+            repositories,
+            default_registry=options.default_registry,
+            has_catalog=options.catalog,
+            report=diagnostics.progress,
+        )
+        service = Service(
+            handler,
+            diagnostics,
+            allow_remote=options.allow_remote,
+            hosts=options.hosts,
+            limits=PUBLIC,
+        )
         await nursery.start(images.run)
         await nursery.start(repositories.run)
         try:

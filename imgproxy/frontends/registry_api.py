@@ -14,8 +14,10 @@ from urllib.parse import urlencode
 from imgproxy.errors import Failure
 from imgproxy.frontends import registry_routes as routes
 from imgproxy.frontends.registry_failures import as_registry
-from imgproxy.server.handler import NOT_MODIFIED, Reply
+from imgproxy.server.handler import NOT_MODIFIED, PARTIAL_CONTENT, Reply
+from imgproxy.server.request_errors import RangeNotSatisfiableError
 from imgproxy.specs.http import ranges
+from imgproxy.specs.http.ranges import Unsatisfiable
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import Manifest
 
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     )
     from imgproxy.images.repositories import Repositories
     from imgproxy.server.handler import Body, Request
+    from imgproxy.specs.http.ranges import Part
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.verification.documents import VerifiedDocument
 
 _JSON = "application/json"
@@ -98,14 +102,43 @@ class RegistryApi:
 
     async def _blob(self, asked: GetBlob, request: Request) -> Reply:
         descriptor = await self._repositories.blob(asked.repository, asked.digest)
-        fields = _content_fields(types.OCTET_STREAM, asked.digest, asked.namespace)
+        fields = [
+            *_content_fields(types.OCTET_STREAM, asked.digest, asked.namespace),
+            ("Accept-Ranges", "bytes"),
+        ]
         if _is_known(request, asked.digest):
             return _not_modified(fields)
-        return Reply(fields, descriptor.size, partial(self._open, asked))
+        part = None if request.is_head else self._part(descriptor, request)
+        body = partial(self._open, asked, part)
+        if part is None:
+            return Reply(fields, descriptor.size, body)
+        fields.append(("Content-Range", part.field))
+        return Reply(fields, part.length, body, status=PARTIAL_CONTENT)
 
-    async def _open(self, asked: GetBlob) -> Body:
+    def _part(self, descriptor: Descriptor, request: Request) -> Part | None:
+        """Return the part of a blob that is asked for, None for the whole.
+
+        A range from the beginning need not wait until the blob has been verified: what it begins
+        is the whole, whose end is withheld until then. Raises `RangeNotSatisfiableError`.
+        """
+        part = ranges.requested_part(
+            _values(request, b"range"),
+            _values(request, b"if-range"),
+            str(descriptor.digest),
+            descriptor.size,
+        )
+        if isinstance(part, Unsatisfiable):
+            raise RangeNotSatisfiableError(
+                f"blob {descriptor.digest}: the range begins beyond its {part.size} bytes",
+                size=part.size,
+            )
+        if part is None or (part.start == 0 and not self._repositories.is_ready(descriptor)):
+            return None
+        return part
+
+    async def _open(self, asked: GetBlob, part: Part | None) -> Body:
         try:
-            return await self._repositories.open_blob(asked.repository, asked.digest)
+            return await self._repositories.open_blob(asked.repository, asked.digest, part)
         except Failure as failure:
             raise as_registry(failure) from None
 

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from imgproxy.images.catalog import Catalog
     from imgproxy.images.image import Image, OpenedImage
     from imgproxy.net.streams import Buffer
+    from imgproxy.server.handler import Body
+    from imgproxy.specs.http.ranges import Part
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.transports.places import Candidate, Place
     from imgproxy.verification.documents import VerifiedDocument
-    from imgproxy.verification.verified_blob import Blob
+    from imgproxy.verification.verified_parts import VerifiedParts
 
 T = TypeVar("T")
 
@@ -46,12 +48,16 @@ _MAX_KEPT = 64
 class Repositories:
     """The repositories of all places together; the first place that has a tag decides.
 
-    `catalog` opens the images, of which nothing is chosen. `run` must be running.
+    `catalog` opens the images, of which nothing is chosen; `parts` gives out parts of their blobs.
+    `run` must be running.
     """
 
-    def __init__(self, places: Sequence[Place], catalog: Catalog[Candidate]) -> None:
+    def __init__(
+        self, places: Sequence[Place], catalog: Catalog[Candidate], parts: VerifiedParts
+    ) -> None:
         self._places = places
         self._catalog = catalog
+        self._parts = parts
         self._kept: OrderedDict[Candidate, Image] = OrderedDict()
         self._openings: BackgroundFlights[None] = BackgroundFlights(WAIT)
 
@@ -103,12 +109,26 @@ class Repositories:
 
         return await self._search(repository._replace(digest=digest), "BLOB_UNKNOWN", get)
 
-    async def open_blob(self, repository: Reference, digest: Digest) -> HeldBlob:
-        """Return a blob whose reply can be begun; close it in any case. Raises `Failure`."""
+    def is_ready(self, descriptor: Descriptor) -> bool:
+        """Return whether a part of a blob can be had without a pass over the whole."""
+        return self._parts.is_ready(descriptor)
 
-        async def get(opened: OpenedImage, candidate: Candidate) -> HeldBlob:
-            blob = await opened.open_blob(opened.find_blob(digest))
-            return HeldBlob(blob, self._catalog.image(candidate, None))
+    async def open_blob(
+        self, repository: Reference, digest: Digest, part: Part | None = None
+    ) -> HeldBody:
+        """Return a blob or a part of it, whose reply can be begun; close it in any case.
+
+        Raises `Failure`.
+        """
+
+        async def get(opened: OpenedImage, candidate: Candidate) -> HeldBody:
+            descriptor = opened.find_blob(digest)
+            body: Body
+            if part is None:
+                body = await opened.open_blob(descriptor)
+            else:
+                body = await opened.open_part(descriptor, part, self._parts)
+            return HeldBody(body, self._catalog.image(candidate, None))
 
         return await self._search(repository._replace(digest=digest), "BLOB_UNKNOWN", get)
 
@@ -209,24 +229,23 @@ class Repositories:
             self._kept.popitem(last=False)[1].close()
 
 
-class HeldBlob:
-    """A blob whose image is held open until it is closed. See `handler.Body`."""
+class HeldBody:
+    """A body whose image is held open until it is closed. See `handler.Body`."""
 
-    def __init__(self, blob: Blob, image: Image) -> None:
-        self._blob = blob
-        self._image = image
-        self._is_closed = False
+    def __init__(self, body: Body, image: Image) -> None:
+        self._body = body
+        self._image: Image | None = image
 
     async def read(self) -> Buffer:
         """See `Body`."""
-        return await self._blob.read()
+        return await self._body.read()
 
     def close(self) -> None:
         """See `Body`. May be called again."""
-        self._blob.close()
-        if not self._is_closed:
-            self._is_closed = True
-            self._image.close()
+        self._body.close()
+        image, self._image = self._image, None
+        if image is not None:
+            image.close()
 
 
 def _absent(reference: Reference, code: str) -> NotFoundError:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Opener: TypeAlias = "Callable[[], Awaitable[Body]]"
 
+PARTIAL_CONTENT = 206
 NOT_MODIFIED = 304
 
 

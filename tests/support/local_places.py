@@ -13,6 +13,9 @@ from imgproxy.images.repositories import Repositories
 from imgproxy.specs.oci.reference import Reference, parse_named
 from imgproxy.transports.image_files import ImageFiles
 from imgproxy.transports.places import Files
+from imgproxy.verification.known_blobs import KnownBlobs
+from imgproxy.verification.verified_blob import LargeBlobs
+from imgproxy.verification.verified_parts import VerifiedParts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -54,9 +57,11 @@ async def repositories(
     async def nowhere(_: Descriptor, failure: NotFoundError) -> Reader:
         raise failure
 
-    catalog: Catalog[Candidate] = Catalog(sources, load_policy, nowhere)
-    served = Repositories(places, catalog)
+    known = KnownBlobs()
+    large_blobs = LargeBlobs(known)
+    catalog: Catalog[Candidate] = Catalog(sources, load_policy, nowhere, large_blobs=large_blobs)
     async with trio.open_nursery() as nursery:
+        served = Repositories(places, catalog, VerifiedParts(nursery, large_blobs, known))
         await nursery.start(served.run)
         try:
             yield served
