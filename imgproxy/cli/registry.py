@@ -161,7 +161,7 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
         configuration.policy,
         ForeignLayers(network).open,
         configuration.warn,
-        large_blobs,
+        large_blobs=large_blobs,
     )
     async with trio.open_nursery() as nursery:
         parts = VerifiedParts(nursery, large_blobs, known)
