@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from imgproxy.errors import BadRequestError, NotFoundError, clean
+from imgproxy.server import request_target
 from imgproxy.server.request_errors import MethodNotAllowedError
-from imgproxy.specs.http import request_target
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import registry_name

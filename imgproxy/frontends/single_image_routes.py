@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from imgproxy.errors import BadRequestError, NotFoundError, NotImplementedByUsError, clean
+from imgproxy.server import request_target
 from imgproxy.server.request_errors import MethodNotAllowedError
-from imgproxy.specs.http import request_target
 from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:

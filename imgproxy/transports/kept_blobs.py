@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgproxy.errors import HOST_FAILURES, Failure, InvalidError, closing_on_error
+from imgproxy.errors import HOST_FAILURES, Failure, InvalidError, clean, closing_on_error
 from imgproxy.store.partial_blob import BusyError
 from imgproxy.transports.readers import open_local
 
@@ -118,7 +118,8 @@ class KeptBlobs:
         return _Kept(descriptor, begun, rest, self._keep, partial(self._give_up, digest))
 
     async def _stored(self, digest: Digest, offset: int = 0) -> Reader:
-        stored = await open_local(self.store.blob_path(digest))
+        name = f"{clean(self.store.path)}: blob {digest}"
+        stored = await open_local(self.store.blob_path(digest), name)
         return _Stored(stored.from_byte(offset), partial(self.remove, digest))
 
     def with_foreign(self, open_foreign: OpenForeign) -> OpenForeign:

@@ -426,7 +426,7 @@ SERVED = {
     *within("parsing", "strict_json", "typed_fields"),
     *within("server", "access", "error_body", "handler", "http_connection", "inherited_sockets"),
     *within("server", "patience", "places", "reply_head", "request_errors", "request_reader"),
-    *within("server", "service", "shutdown"),
+    *within("server", "request_target", "service", "shutdown"),
     *within("specs.oci", "convert", "digest", "manifest", "media_type", "platform", "reference"),
     "specs.oci.registry_name",
     *within("transports", "readers", "source", "time_limit"),

@@ -35,6 +35,7 @@ from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.store.content_store import ContentStore
 from imgproxy.store.keeper import Keeper
 from imgproxy.transports.cached import CachedSource
+from imgproxy.transports.kept_blobs import KeptBlobs
 from imgproxy.transports.sideload import open_sideloaded
 from imgproxy.verification import documents
 from imgproxy.verification.known_blobs import KnownBlobs
@@ -144,7 +145,7 @@ async def open_stored(written: Written) -> Source:
     store.create()
     for content in LAYERS:
         store.put(digests.compute(content), content)
-    return CachedSource(open_registry(written), store, Keeper().keep)
+    return CachedSource(open_registry(written), KeptBlobs(store, Keeper().keep))
 
 
 LOCAL: dict[str, Callable[[Written], Awaitable[Source]]] = {

@@ -186,12 +186,12 @@ def parse_named(text: str) -> Reference:
     return whole._replace(tag=tag if colon else None, digest=digest)
 
 
-def parse_parts(registry: str, repository: str, text: str = "") -> Reference:
+def parse_parts(registry: str, repository: str, text: str | None = None) -> Reference:
     """Return the repository of a registry, normalised, from its two parts.
 
     `text` is what they are parts of, for messages.
     """
-    text = text or f"{registry}/{repository}"
+    text = f"{registry}/{repository}" if text is None else text
     registry = registry_name.normal(registry)
     if registry == "docker.io" and "/" not in repository:
         repository = f"library/{repository}"

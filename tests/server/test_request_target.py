@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imgproxy.specs.http import request_target
+from imgproxy.server import request_target
 
 
 @pytest.mark.parametrize(
