@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 from support.archives import gzipped, layer
 from support.commands import Done, run
-from support.go_tools import go_tool
 from support.images import (
     OCI_CONFIG,
     OCI_LAYER,
@@ -22,16 +21,16 @@ from support.images import (
     on,
 )
 from support.parent import INSECURE
-from support.servers import docker_registry, require
+from support.registry_clients import require
+from support.servers import docker_registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.slow  # tools are built, and each case starts several
+pytestmark = pytest.mark.slow  # each case starts several tools
 
 NAME = "quay.io/acme/os:1"
-GO = {"crane", "oras", "regctl"}
 
 
 class Place:
@@ -58,12 +57,11 @@ class Place:
 
     def run(self, tool: str, *arguments: str) -> str:
         """Run a tool; `{path}` and `{address}` are put into its arguments."""
-        program = go_tool(tool) if tool in GO else require(tool)
         filled = [
             each.format(path=self.path, address=self.address, name=NAME) for each in arguments
         ]
         done = subprocess.run(
-            [program, *filled],
+            [require(tool), *filled],
             env={**os.environ, "HOME": str(self.path), "BUILDAH_ISOLATION": "chroot"},
             cwd=self.path,
             capture_output=True,
