@@ -113,6 +113,12 @@ class Child:
         fields = dict(line.split(":", 1) for line in status.splitlines())
         return int(fields["VmHWM"].split()[0]) * 1024
 
+    def processor_time(self) -> float:
+        """Return the processor time of the child until now, in seconds."""
+        after_name = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2]
+        user, system = map(int, after_name.split()[11:13])
+        return (user + system) / os.sysconf("SC_CLK_TCK")
+
     def watched_peak(self) -> int:
         """Wait for the end, and return the peak memory as it was shortly before, in bytes."""
         peak = 0

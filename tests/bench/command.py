@@ -16,8 +16,9 @@ from .chart import chart
 from .child import FAULTS, describe
 from .contenders import BEFORE, OURS, Contender, Imgproxy, find_imgproxy, find_limits, find_skopeo
 from .pulls import OTHERS
+from .registries import NAMES
 from .report import facts, table
-from .rows import ROWS, Plan, belongs, experiments
+from .rows import CLIENTS, QUICK_CLIENTS, ROWS, Plan, belongs, experiments
 from .stage import GIB, MIB, Stage
 from .turns import Result, take_turns
 
@@ -56,7 +57,9 @@ def main() -> int:
         for name, reason in result.failures.items()
     ]
     peers = [contender.name for contender in contenders if contender.name != OURS]
-    peers += [each for each in OTHERS if any(each in result.medians for result in results)]
+    peers += [
+        each for each in (*OTHERS, *NAMES) if any(each in result.medians for result in results)
+    ]
     ours = [contender.version for contender in contenders if isinstance(contender, Imgproxy)]
     lead = [_command(), f"medians over {runs} turns after a warm-up", load, *ours, *facts()]
     _publish(" · ".join(lead), table(results, peers), notes, options.output)
@@ -157,6 +160,7 @@ def _plan(
         size=size,
         sizes=() if brief else [other for other in SIZES if other != size],
         archives=QUICK_ARCHIVES if options.quick else ARCHIVES,
+        clients=QUICK_CLIENTS if options.quick else CLIENTS,
         counts=() if options.skip_growth else QUICK_COUNTS if options.quick else COUNTS,
         only=options.only,
     )

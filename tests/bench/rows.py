@@ -20,6 +20,12 @@
 - `pull-present`: the same into a layout that has it;
 - `pull-shared`: the same into a layout that has an older image, with most of the layers.
 
+As a registry, beside others that verify nothing:
+
+- `registry-N`: one large blob to N clients at once, from a server that has just started, and again:
+  throughput, processor time and peak memory of the server; against one `openssl dgst`;
+- `registry-head`: the head of a manifest by its tag, over one connection.
+
 With imgproxy in skopeo's place, behind the same protocol as its peers:
 
 - `initialize`: spawn → the answer to `Initialize`, against the bare interpreter;
@@ -50,10 +56,13 @@ from .contenders import (
 from .far import ROUND_TRIP
 from .loops import CURL_NAME, LOOP_NAME
 from .pulls import Pulls, pullers
+from .registries import DISTRIBUTION, registries
 from .samples import (
+    COLD,
     CONNECTIONS,
     CPU,
     FIRST,
+    HEADS,
     INFO,
     INITIALIZED,
     LIFE,
@@ -65,6 +74,7 @@ from .samples import (
     START,
     THROUGHPUT,
     TOTAL,
+    WARM,
     WHOLE,
     WRITTEN,
 )
@@ -89,6 +99,9 @@ PULLS = {
     "present": (", there already", Pulls.present),
     "shared": (f", {SHARED} of them there", Pulls.shared),
 }
+CLIENTS = {1: 100 * MIB, 8: 100 * MIB, 64: 100 * MIB, 200: 8 * MIB}  # what each reads
+QUICK_CLIENTS = {8: 16 * MIB}
+HEAD_COUNT = 500  # requests for the head of a manifest
 PULLED_SIZE = 512 * MIB  # of the largest layer of a pull, at most
 CROWD_SIZE = 256 * MIB  # for each of the crowd, at most
 ROWS = [
@@ -99,7 +112,8 @@ ROWS = [
     *(f"{row}-{source}" for row in ("size", "layers") for source in PLAIN_SOURCES),
     *("archive-plain", "archive-gzip", "archive-zstd"),
     *(f"pull-{kind}" for kind in PULLS),
-    *("initialize", "info-oci"),
+    *(f"registry-{count}" for count in CLIENTS),
+    *("registry-head", "initialize", "info-oci"),
     *(f"{row}-{source}" for row in ("pipe", "pipes") for source in PLAIN_SOURCES),
 ]
 
@@ -114,6 +128,7 @@ class Plan:
     sizes: Sequence[int]  # of smaller and larger ones
     counts: Sequence[int]  # of layers
     archives: Sequence[int]  # sizes of archives
+    clients: Mapping[int, int]  # counts of clients of a registry, with the size of the blob
     only: Sequence[str]  # rows, or groups of them; none for all
 
     def wants(self, row: str) -> bool:
@@ -141,6 +156,9 @@ def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
     for size in plan.archives:
         yield from _archives(plan, stage, size)
     yield from _pulls(plan, stage)
+    for count, size in plan.clients.items():
+        yield from _registry(plan, stage, f"registry-{count}", size, count)
+    yield from _registry(plan, stage, "registry-head", SMALL)
     yield from _in_place_of_skopeo(plan, stage)
 
 
@@ -314,6 +332,32 @@ def _pulls(plan: Plan, stage: Stage) -> Iterator[Experiment]:
                 yield Experiment(f"pull-{kind}", subject, (WRITTEN, PEAK), attempts)
     except FAULTS as error:
         stage.notes.append(f"Rows pull-* are left out: {describe(error)}.")
+
+
+def _registry(
+    plan: Plan, stage: Stage, row: str, size: int, clients: int = 0
+) -> Iterator[Experiment]:
+    """Measure so many clients of registries, or where there are none, requests for heads."""
+    if not plan.wants(row):
+        return
+    ours = [each for each in plan.contenders if isinstance(each, Imgproxy)]
+    try:
+        with stage.folder(size) as folder, stage.image([size]) as image:
+            found = list(registries(ours, stage, folder))
+            if not clients:
+                attempts: dict[str, Attempt] = {
+                    each.name: partial(samples.heads, each, image, HEAD_COUNT) for each in found
+                }
+                subject = "`HEAD` of a manifest by its tag"
+                yield Experiment(row, subject, (HEADS,), attempts, DISTRIBUTION)
+                return
+            attempts = {each.name: partial(samples.clients, each, image, clients) for each in found}
+            if OPENSSL_NAME in plan.limits:
+                attempts[OPENSSL_NAME] = partial(samples.hashing, image)
+            subject = f"{size // MIB} MiB to {clients} at once"
+            yield Experiment(row, subject, (COLD, WARM, CPU, PEAK), attempts, OPENSSL_NAME)
+    except FAULTS as error:
+        stage.notes.append(f"Row {row} is left out: {describe(error)}.")
 
 
 def _in_place_of_skopeo(plan: Plan, stage: Stage) -> Iterator[Experiment]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import loops
+from . import loops, registries
 from .child import BenchError, Child, run
 from .contenders import BARE, LIBRARIES, OPENSSL, Contender, Imgproxy, Skopeo
 from .stage import GIB, REPOSITORY, Image, Stage
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from support.images import Json
 
     from .far import Far
+    from .registries import Registry
 
 LIFE = Measure("spawn → exit", lambda s: f"{s * 1000:.0f} ms", "less")
 START = Measure("spawn → first manifest", lambda s: f"{s * 1000:.0f} ms", "less")
@@ -35,6 +36,9 @@ TOTAL = Measure("throughput in all", THROUGHPUT.show, "more")
 WHOLE = Measure("spawn → all layers", lambda s: f"{s:.2f} s", "less")
 PIPED = Measure("spawn → all layers, beside a pipeline", WHOLE.show, "less")
 RATE = Measure("one after the other", lambda n: f"{n:.0f} blobs/s", "more")
+COLD = Measure("throughput in all, just started", THROUGHPUT.show, "more")
+WARM = Measure("throughput in all, after that", THROUGHPUT.show, "more")
+HEADS = Measure("one after the other", lambda n: f"{n:.0f} requests/s", "more")
 INITIALIZED = Measure("spawn → initialized", LIFE.show, "less")
 WRITTEN = Measure("spawn → exit, all written", WHOLE.show, "less")
 INFO = Measure("`GetLayerInfoPiped`", lambda s: f"{s * 1000:.1f} ms", "less")
@@ -174,6 +178,27 @@ def _rate(layers: Sequence[Json], read: Callable[[Json], None]) -> Sample:
     for layer in layers:
         read(layer)
     return {RATE: len(layers) / (time.perf_counter() - begun)}
+
+
+def clients(registry: Registry, image: Image, count: int) -> Sample:
+    """Read a blob over so many connections at once from a new server, and again."""
+    size = count * image.layers[0]["size"]
+    with registry.serving(image) as (child, port):
+        start = child.processor_time()
+        cold, warm = (registries.read_at_once(port, image, count) for _ in range(2))
+        cpu = (child.processor_time() - start) / (2 * size) * GIB
+        return {COLD: size / cold, WARM: size / warm, CPU: cpu, PEAK: child.peak_memory()}
+
+
+def hashing(image: Image) -> Sample:
+    """Time the limit of all clients together: one program that hashes, on one processor."""
+    taken = digest(image)
+    return {COLD: taken[THROUGHPUT], WARM: taken[THROUGHPUT], CPU: taken[CPU]}
+
+
+def heads(registry: Registry, image: Image, count: int) -> Sample:
+    with registry.serving(image) as (_, port):
+        return {HEADS: registries.ask_for_heads(port, count)}
 
 
 def bare_interpreter() -> Sample:

@@ -45,6 +45,7 @@ class Image:
     """A staged image: its names by source, and its descriptors."""
 
     references: dict[str, str]
+    layout: Path
     layers: list[Json]
     blob: Path  # the first layer's file
 
@@ -116,10 +117,12 @@ class Stage:
             if older:
                 layout.save(named(write_manifest(layout, layers[:older]), OLDER))
                 self._push(path, OLDER)
-            layout.save(named(write_manifest(layout, layers), TAG))
+            manifest = write_manifest(layout, layers)
+            # Whole, as a registry serves it, and by the tag alone.
+            layout.save(named(manifest, TAG), named(manifest, f"docker.io/{REPOSITORY}:{TAG}"))
             references = {"oci": f"oci:{path}:{TAG}", **(self._push(path) if pushed else {})}
             os.sync()  # otherwise the disk is written while the first contender is measured
-            yield Image(references, layers, layout.file(layers[0]["digest"]))
+            yield Image(references, path, layers, layout.file(layers[0]["digest"]))
         finally:
             shutil.rmtree(path, ignore_errors=True)
             shutil.rmtree(self._storage, ignore_errors=True)
@@ -152,12 +155,19 @@ class Stage:
             for source, port in self._ports.items()
         }
         # Both registries serve from one directory, so that one copy is enough.
-        if references and self._skopeo:
+        if references:
+            self._copy(f"oci:{path}:{tag}", next(iter(references.values())))
+        return references
+
+    def copy(self, image: Image, port: int) -> None:
+        """Copy an image that is staged into another registry."""
+        self._copy(image.references["oci"], f"docker://{LOOPBACK}:{port}/{REPOSITORY}:{TAG}")
+
+    def _copy(self, image: str, to: str) -> None:
+        if self._skopeo:
             # Unchanged: otherwise skopeo would compress the layers.
             flags = ["--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"]
-            to = next(iter(references.values()))
-            capture([self._skopeo, *flags, f"oci:{path}:{tag}", to], FILLING)
-        return references
+            capture([self._skopeo, *flags, image, to], FILLING)
 
     def _serve(self, stack: ExitStack) -> None:
         """Start the registries that are available; note the others."""
@@ -169,13 +179,19 @@ class Stage:
         kinds: list[tuple[str, Callable[[], Json]]] = [("http", dict), ("https", self._certificate)]
         for source, configuration in kinds:
             try:
-                self._ports[source] = self._listen(stack, registry, configuration())
+                _, self._ports[source] = self._listen(stack, registry, configuration())
             except FAULTS as error:
                 self.notes.append(f"No registry over {source}: {describe(error)}.")
 
-    def _listen(self, stack: ExitStack, registry: str, tls: Json) -> int:
-        """Start a registry, and return its port when it listens."""
-        port = _free_port()
+    @contextmanager
+    def another_registry(self) -> Iterator[tuple[Child, int]]:
+        """Start one more registry over the same images; yield it, and its port."""
+        with ExitStack() as stack:
+            yield self._listen(stack, "docker-registry", {})
+
+    def _listen(self, stack: ExitStack, registry: str, tls: Json) -> tuple[Child, int]:
+        """Start a registry, and return it and its port when it listens."""
+        port = free_port()
         config = self._root / f"registry-{port}.yml"
         config.write_text(
             json.dumps(  # JSON is YAML
@@ -188,8 +204,8 @@ class Stage:
             )
         )
         child = stack.enter_context(Child([registry, "serve", str(config)]))
-        _await_listener(port, child)
-        return port
+        await_listener(port, child)
+        return child, port
 
     def _certificate(self) -> Json:
         """Make a certificate for loopback, and return the registry's settings for it."""
@@ -244,13 +260,15 @@ def write_manifest(layout: Layout, layers: list[Json]) -> Json:
     return layout.add(encode(manifest), OCI_MANIFEST)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.create_server((LOOPBACK, 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
-def _await_listener(port: int, child: Child) -> None:
+def await_listener(port: int, child: Child) -> None:
+    """Wait until a registry listens. Raises `BenchError` if it ends before that."""
     deadline = time.monotonic() + STARTING
     while time.monotonic() < deadline and not child.ended:
         try:

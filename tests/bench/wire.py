@@ -64,16 +64,21 @@ class HttpParent:
         if not start:
             self._receive(0)
 
+    def head(self, path: str, media_type: str) -> None:
+        """HEAD something of this type, without which some registries have no manifest."""
+        self._ask("HEAD", path, f"Accept: {media_type}\r\n")
+
     def quit(self) -> None:
         self._ask("POST", "/quit")
 
-    def _ask(self, method: str, path: str) -> tuple[int, memoryview]:
+    def _ask(self, method: str, path: str, fields: str = "") -> tuple[int, memoryview]:
         """Send a request and read the head; return the body's length and its first bytes."""
-        self._sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"
+        self._sock.sendall(request.encode())
         filled = 0
         while (end := self._buffer.find(HEAD_END, 0, filled)) < 0:
             filled += self._receive(filled)
-        status, length = _head(bytes(self._view[:end]))
+        status, length = parse_head(bytes(self._view[:end]))
         start = self._view[end + len(HEAD_END) : filled]
         if status != 200:
             raise BenchError(f"{method} {path}: status {status}: {bytes(start[:500])!r}")
@@ -86,8 +91,8 @@ class HttpParent:
         return received
 
 
-def _head(head: bytes) -> tuple[int, int]:
-    """Parse status and length in a reply's head."""
+def parse_head(head: bytes) -> tuple[int, int]:
+    """Return status and length in a reply's head."""
     status_line, *lines = head.decode("ascii").split("\r\n")
     fields = {name.lower(): value for name, _, value in (line.partition(":") for line in lines)}
     if not status_line.startswith("HTTP/1.1 ") or "content-length" not in fields:
