@@ -99,7 +99,7 @@ PULLS = {
     "present": (", there already", Pulls.present),
     "shared": (f", {SHARED} of them there", Pulls.shared),
 }
-CLIENTS = {1: 100 * MIB, 8: 100 * MIB, 64: 100 * MIB, 200: 8 * MIB}  # what each reads
+CLIENTS = {1: 100 * MIB, 8: 100 * MIB, 64: 100 * MIB, 200: 32 * MIB}  # for each
 QUICK_CLIENTS = {8: 16 * MIB}
 HEAD_COUNT = 500  # requests for the head of a manifest
 PULLED_SIZE = 512 * MIB  # of the largest layer of a pull, at most
