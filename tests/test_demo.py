@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 from support import skopeo
-from support.images import Layout
+from support.images import Layout, named
 from support.parent import COMMAND, INSECURE, LIMIT, ROOT, environment
 
 if TYPE_CHECKING:
@@ -212,6 +212,53 @@ def test_the_sample_archive_stands_in_for_a_registry(
     (_, *layout), (first, *sideloaded) = (result.stdout.splitlines() for result in listed)
     assert first.split() == ["manifest", SAMPLE_MANIFEST]
     assert sideloaded == layout
+
+
+IMAGE = "quay.io/acme/sample:1"
+
+
+@pytest.fixture
+def pull(run: Callable[..., Run], layout: Layout) -> Callable[..., Run]:
+    """Run the demo of the registry over an index of the image."""
+    layout.save(named(layout.index(layout.image(LARGE, SMALL)), IMAGE))
+    command = [sys.executable, ROOT / "demo/registry.py", layout.path, IMAGE]
+    return lambda *options: run([*command, *options])
+
+
+def test_the_registry_gives_what_lies_there(pull: Callable[..., Run]) -> None:
+    result = pull(INSECURE)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"blob {digest_of(SMALL)} {len(SMALL)} bytes\n" in result.stdout
+    assert f"part 206 bytes {len(LARGE) // 2}-{len(LARGE) - 1}/{len(LARGE)}\n" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "failure"), [(LARGE, "IncompleteRead"), (SMALL, "502 .*DIGEST_INVALID")]
+)
+def test_the_registry_gives_nothing_damaged(
+    pull: Callable[..., Run], layout: Layout, spoilt: bytes, failure: str
+) -> None:
+    spoil(layout, digest_of(spoilt))
+    result = pull(INSECURE)
+    assert result.returncode == 1
+    assert re.search(f"^failed: .*{failure}", result.stderr)
+
+
+def test_the_registry_obeys_the_policy(pull: Callable[..., Run], tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps({"default": [{"type": "reject"}]}))
+    result = pull("--policy", str(policy))
+    assert result.returncode == 1
+    assert "failed: manifests/1: 403 " in result.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_runs() -> None:
+    """All of its steps, whatever the umask is."""
+    result = subprocess.run(
+        ["sh", "-c", f"umask 002; {ROOT}/demo/run"], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout.count("OK\n")) == (0, 3), result.stderr
 
 
 @pytest.mark.slow
