@@ -90,7 +90,7 @@ def _write(lines: Iterable[str]) -> None:
 
 def _parse(name: str, command: Command, arguments: list[str], options: Options) -> None:
     parser = Parser(f"imgproxy {name}", command.DESCRIPTION, EPILOG)
-    parser.add_argument("command", help="the command itself, before or after options")
+    common.add_command(parser)
     command.add_options(parser)
     parser.add_argument(
         "--format",

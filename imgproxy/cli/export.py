@@ -103,7 +103,7 @@ async def run(options: ExportOptions, diagnostics: Diagnostics) -> dict[str, Any
     for digest in archive.missing:
         diagnostics.progress(f"{digest} is named by an index, and not in the layout")
     where = clean(target.path or "standard output")
-    diagnostics.progress(f"{where}: {len(chosen)} images, {size} bytes")
+    diagnostics.progress(f"{where}: {len(chosen)} image{'s' * (len(chosen) != 1)}, {size} bytes")
     return {
         "names": [each.name for each in chosen if each.name],
         "size": size,

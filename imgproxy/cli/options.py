@@ -32,6 +32,10 @@ docker-archive:FILE[:NAME[:TAG]], dir:DIR, the path of any of these beginning wi
 a name that begins with a registry (quay.io/acme/os:1), or a short name (busybox), which
 registries.conf resolves. :@N in place of :REF or :NAME chooses by position.
 Without --sockfd, systemd's LISTEN_FDS are served, else standard input and output.
+
+In place of IMAGE, a command: pull, list, tag, rm, gc, verify and export are for images in a
+layout, registry serves what lies on this host as a registry, and experimental-image-proxy speaks
+skopeo's protocol. imgproxy COMMAND --help describes each.
 See imgproxy(1)."""
 
 
@@ -175,6 +179,11 @@ def _parser() -> Parser:
     return parser
 
 
+def add_command(parser: Parser) -> None:
+    """Add the word that has chosen the parser, which may stand before or after options."""
+    parser.add_argument("command", help=argparse.SUPPRESS)
+
+
 def add_sockets(parser: Parser) -> None:
     """Add the option that names inherited sockets."""
     parser.add_argument(
@@ -196,7 +205,7 @@ def add_sideload(parser: Parser) -> None:
         type=values.pattern,
         action="append",
         default=[],
-        help="a path to look for an image at before a registry is asked, with <ref> and <name> or"
+        help="a path where images of registries lie on this host, with <ref> and <name> or"
         " <basename> in it; may be given several times",
     )
 

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from imgproxy.transports.places import Candidate, Place
     from imgproxy.transports.source import Source
 
-EPILOG = "See imgproxy(1)."
+EPILOG = """For example: imgproxy registry --images /srv/images, and then
+skopeo copy --src-tls-verify=false docker://127.0.0.1:5000/quay.io/acme/os:1 dir:os
+See imgproxy-registry(7)."""
 
 DESCRIPTION = "Serve the images that lie on this host as a read-only registry."
 
@@ -94,11 +96,13 @@ def add_options(parser: Parser) -> None:
 def parse(arguments: list[str], options: RegistryOptions) -> None:
     """Add the options in the arguments of a command line. Raises `UsageError`."""
     parser = Parser("imgproxy registry", DESCRIPTION, EPILOG)
-    parser.add_argument("command", help="the command itself, before or after options")
+    common.add_command(parser)
     add_options(parser)
     unknown = common.parse_known(parser, arguments, options)
-    if unknown:
+    if common.unknown_options(unknown):
         parser.error(common.described(unknown))
+    if unknown:
+        parser.error("it takes no IMAGE: --images PATH names what is to be served")
 
 
 def _address(text: str) -> Address:
@@ -136,7 +140,9 @@ def _check_paths(options: RegistryOptions) -> None:
             if not options.trust_writable:
                 reason = ownership.changeable_by_others(path)
         except OSError as error:
-            raise UsageError(f"--images {clean(path)}: {error.strerror}") from None
+            transport, is_name, _ = path.partition(":")
+            way_out = "; give the path alone" if is_name and "/" not in transport else ""
+            raise UsageError(f"--images {clean(path)}: {error.strerror}{way_out}") from None
         if reason is not None:
             raise UsageError(f"--images {refusal(path, reason)}")
 

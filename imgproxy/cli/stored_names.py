@@ -64,7 +64,9 @@ def images(text: str) -> LayoutName:
     """Parse `oci:DIR[:REF]`, also with a position. Raises `UsageError`."""
     name = image(text)
     if not isinstance(name, LayoutName) or name.transport != "oci":
-        raise UsageError(f"expected oci:DIR[:REF], got {references.shown(text)}")
+        shown = references.shown(text)
+        way_out = f"; write oci:{shown}" if text.startswith(("/", "./", "../")) else ""
+        raise UsageError(f"expected oci:DIR[:REF], got {shown}{way_out}")
     return name
 
 

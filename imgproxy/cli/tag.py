@@ -41,8 +41,10 @@ def add_options(parser: Parser) -> None:
 async def run(options: TagOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     """See `commands.Command`."""
     wanted, new = options.stored, options.new
-    if stored_names.layout(f"oci:{wanted.path}:{new}").ref_name != new:
-        raise UsageError(f'"{references.shown(new)}" cannot be a name in a store')
+    if not _is_name(new, wanted.path):
+        raise UsageError(
+            f'"{references.shown(new)}" cannot be a name in a store, such as 1 or quay.io/acme/os:1'
+        )
     store = ContentStore(wanted.path)
     store.open()
     tagged: Entry = {}
@@ -55,6 +57,13 @@ async def run(options: TagOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     await store.change_index(change)
     diagnostics.progress(f"{clean(new)}: {tagged['digest']}")
     return {"name": new, "digest": tagged["digest"], "mediaType": tagged.get("mediaType")}
+
+
+def _is_name(text: str, path: str) -> bool:
+    try:
+        return stored_names.layout(f"oci:{path}:{text}").ref_name == text
+    except UsageError:
+        return False
 
 
 def _only(wanted: StoredName, entries: list[Entry]) -> Entry:

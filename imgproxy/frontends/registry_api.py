@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from imgproxy.errors import Failure
+from imgproxy.errors import Failure, NotFoundError
 from imgproxy.frontends import registry_routes as routes
 from imgproxy.frontends.registry_failures import as_registry
 from imgproxy.server.handler import NOT_MODIFIED, PARTIAL_CONTENT, Reply
@@ -161,7 +161,10 @@ class RegistryApi:
 
     async def _catalog(self, asked: GetCatalog) -> Reply:
         if not self._has_catalog:
-            raise routes.no_such_path("/v2/_catalog")
+            raise NotFoundError(
+                "/v2/_catalog lists the repositories only where imgproxy registry has --catalog",
+                code="NAME_UNKNOWN",
+            )
         names = {
             self._path(each.registry, each.repository) for each in await self._repositories.names()
         }

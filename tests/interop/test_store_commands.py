@@ -120,14 +120,21 @@ def test_a_name_that_two_images_have_is_ambiguous(layout: Layout) -> None:
 USAGE = [
     (["tag", "oci:x", "y"], "expected oci:DIR:REF or oci:DIR:@DIGEST, got oci:x"),
     (["tag", "oci:x:y"], "the following arguments are required"),
-    (["tag", "oci:x:y", "a b"], '"a b" is neither a reference nor a position'),
-    (["tag", "oci:x:y", "@1"], "expected oci:DIR[:REF], got oci:x:@1"),
+    (["tag", "oci:x:y", "a b"], '"a b" cannot be a name in a store'),
+    (["tag", "oci:x:y", "@1"], '"@1" cannot be a name in a store'),
+    (["tag", "oci:x:y", "oci:/x:z"], "cannot be a name in a store, such as 1 or quay.io/acme/os:1"),
     (["rm", "oci:x:@1"], '"1" is not a digest'),
     (["rm"], "the following arguments are required"),
     (["gc", "oci:x:y"], "expected oci:DIR, without a name, got oci:x:y"),
     (["gc", "dir:x"], "expected oci:DIR[:REF], got dir:x"),
     (["gc", "oci:x", "--grace=1w"], '"1w" is not a duration, as 90s, 12h and 7d are'),
     (["verify", "oci:x", "--grace=1h"], "unknown option: --grace"),
+    (["verify", "/srv/x"], "expected oci:DIR[:REF], got /srv/x; write oci:/srv/x"),
+    (["registry", "/srv/x"], "it takes no IMAGE: --images PATH names what is to be served"),
+    (
+        ["registry", "--images=oci:/no"],
+        "--images oci:/no: No such file or directory; give the path",
+    ),
     (["verify", "oci:x", "oci:y"], "1 arguments more than verify takes"),
 ]
 
