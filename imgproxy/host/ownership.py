@@ -19,20 +19,38 @@ if TYPE_CHECKING:
 _MAX_LINKS = 40
 
 
-def changeable_by_others(path: str) -> str | None:
+# Answers for directories.
+Known = dict[str, str | None]
+
+
+def changeable_by_others(path: str, known: Known | None = None) -> str | None:
     """Return why others than root and this user may change what is at a path, None if they may not.
 
-    Every directory and every link on the way counts. Raises `OSError`.
+    Every directory and every link on the way counts. `known` has the answers for directories that
+    were looked at just now, and receives others: it is for one look at many files. Raises
+    `OSError`.
     """
-    for step, status in _steps(path):
-        if status.st_uid not in (0, os.geteuid()):
-            return f"{clean(step)} belongs to the user {status.st_uid}"
-        if stat.S_ISLNK(status.st_mode):
-            continue  # its mode means nothing
-        if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
-            continue  # nobody may replace there what is another one's
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return f"others may write {clean(step)}"
+    directory, name = os.path.split(path)
+    if known is not None and directory not in ("", path) and name not in ("", ".", ".."):
+        if directory not in known:
+            known[directory] = changeable_by_others(directory, known)
+        status = os.lstat(path)
+        if not stat.S_ISLNK(status.st_mode) and _reason(path, status) is None:
+            return known[directory]
+    reasons = (_reason(step, status) for step, status in _steps(path))
+    return next((each for each in reasons if each is not None), None)
+
+
+def _reason(step: str, status: os.stat_result) -> str | None:
+    """Return why others may change what is in one place on the way to a path."""
+    if status.st_uid not in (0, os.geteuid()):
+        return f"{clean(step)} belongs to the user {status.st_uid}"
+    if stat.S_ISLNK(status.st_mode):
+        return None  # its mode means nothing
+    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
+        return None  # nobody may replace there what is another one's
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others may write {clean(step)}"
     return None
 
 

@@ -162,13 +162,21 @@ class Repositories:
         return []
 
     async def _everything(self, repository: Reference) -> list[Candidate]:
-        """Return all images of a repository, those that are open first."""
-        found = [
+        """Return all images of a repository."""
+        return [
             each
             for place in self._answering(repository, "NAME_UNKNOWN")
             for each in await place.everything(repository._replace(tag=None, digest=None))
         ]
+
+    async def _where_digest_may_be(self, reference: Reference) -> list[Candidate]:
+        found = [*await self._find(reference), *await self._everything(reference)]
         return sorted(found, key=lambda each: each not in self._kept)
+
+    async def _still_open(self, repository: Reference) -> list[Candidate]:
+        """Return the images of a repository that are open and whose files are as they were."""
+        kept = [each for each in self._kept if each.reference.name == repository.name]
+        return [each for each in kept if await each.is_current()]
 
     def _answering(self, reference: Reference, code: str) -> list[Place]:
         answering = [each for each in self._places if each.has_registry(reference.registry)]
@@ -184,27 +192,24 @@ class Repositories:
     ) -> T:
         """Return what `get` finds in the images of a repository, for a digest in the reference.
 
-        What is open is asked first, as it is; only then is everything looked through. Raises the
-        failure of an image that could not be looked through where no other one has the digest.
+        What is open is asked first, as it is; only then is everything listed, which may be many
+        files, and looked through. Raises the failure of an image that could not be looked through
+        where no other one has the digest.
         """
         failure: Failure = _absent(reference, code)
-        everything = [*await self._find(reference), *await self._everything(reference)]
-        opened_before = [each for each in everything if each in self._kept]
-        for candidate, is_deep in [
-            *((each, False) for each in opened_before),
-            *((each, True) for each in everything),
-        ]:
-            try:
-                async with self._opened(candidate) as opened:
-                    if is_deep:
-                        await opened.expand()
-                    return await get(opened, candidate)
-            except NotFoundError:
-                continue
-            except HOST_FAILURES:
-                raise
-            except Failure as error:
-                failure = error
+        for is_deep, images in ((False, self._still_open), (True, self._where_digest_may_be)):
+            for candidate in await images(reference):
+                try:
+                    async with self._opened(candidate) as opened:
+                        if is_deep:
+                            await opened.expand()
+                        return await get(opened, candidate)
+                except NotFoundError:
+                    continue
+                except HOST_FAILURES:
+                    raise
+                except Failure as error:
+                    failure = error
         raise failure
 
     @asynccontextmanager

@@ -31,6 +31,7 @@ from imgproxy.transports.source import Identity
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from imgproxy.host.ownership import Known
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.transports.places import FileIdentity, Files
     from imgproxy.transports.source import Source
@@ -162,7 +163,8 @@ class ImageFiles:
         self, identity: FileIdentity, contents: _Contents, name: Reference, position: int
     ) -> Candidate:
         opening = partial(self._open, identity, contents, name, position)
-        return Candidate(name, (identity, position), opening)
+        is_current = partial(self._allowed.is_current, identity)
+        return Candidate(name, (identity, position), opening, is_current)
 
     async def _open(
         self, identity: FileIdentity, contents: _Contents, name: Reference, position: int
@@ -176,9 +178,10 @@ class ImageFiles:
     async def _files(self) -> list[FileIdentity]:
         """Return the files that there are: archives, and the index.json of layouts."""
         found = []
+        known: Known = {}
         for path in self._paths:
             for each in await trio.to_thread.run_sync(_below, path, abandon_on_cancel=True):
-                identity = await self._allowed.identity(each)
+                identity = await self._allowed.identity(each, known)
                 if identity is not None:
                     found.append(identity)
         return found

@@ -23,14 +23,20 @@ class Candidate:
     """An image that lies here, as it is now.
 
     `reference` is its name, with a tag or a digest. Two are equal if they stand for the same image
-    in an unchanged file: `key`.
+    in an unchanged file: `key`. `is_current` returns whether the file is still that one: what was
+    read of it between its being found and then is the image.
     """
 
     def __init__(
-        self, reference: Reference, key: Hashable, open_source: Callable[[], Awaitable[Source]]
+        self,
+        reference: Reference,
+        key: Hashable,
+        open_source: Callable[[], Awaitable[Source]],
+        is_current: Callable[[], Awaitable[bool]],
     ) -> None:
         self.reference = reference
         self.open_source = open_source
+        self.is_current = is_current
         self._key = reference, key
 
     def __eq__(self, other: object) -> bool:
@@ -78,10 +84,19 @@ class Files:
         self._trusts_writable = trusts_writable
         self._reported: dict[str, str] = {}
 
-    async def identity(self, path: str) -> FileIdentity | None:
-        """Return what a path leads to, None where there is nothing that may be served."""
+    async def is_current(self, identity: FileIdentity) -> bool:
+        """Return whether a path leads to the same file, unchanged. Raises `Failure`."""
+        return await self.identity(identity.path) == identity
+
+    async def identity(
+        self, path: str, known: ownership.Known | None = None
+    ) -> FileIdentity | None:
+        """Return what a path leads to, None where there is nothing that may be served.
+
+        `known` is for one look at many files: see `ownership.changeable_by_others`.
+        """
         try:
-            status, reason = await blocking_calls.call(path, self._look, path)
+            status, reason = await blocking_calls.call(path, self._look, path, known)
         except OSError as error:
             failure = files.failure(path, error)
             if isinstance(failure, NotFoundError) or failure.code == "PATH_INVALID":
@@ -95,9 +110,9 @@ class Files:
         self._reported.pop(path, None)
         return FileIdentity(path, *_stamp(status))
 
-    def _look(self, path: str) -> tuple[os.stat_result, str | None]:
+    def _look(self, path: str, known: ownership.Known | None) -> tuple[os.stat_result, str | None]:
         # What is opened later may be another file, but no other user's.
-        reason = None if self._trusts_writable else ownership.changeable_by_others(path)
+        reason = None if self._trusts_writable else ownership.changeable_by_others(path, known)
         return os.stat(path), reason
 
 

@@ -96,7 +96,9 @@ class SideloadPlace:
         if identity is None:
             return None
         registry = partial(self._open_registry, reference)
-        return Candidate(reference, identity, partial(open_sideloaded, path, reference, registry))
+        opening = partial(open_sideloaded, path, reference, registry)
+        is_current = partial(self._files.is_current, identity)
+        return Candidate(reference, identity, opening, is_current)
 
     def _listed(self, repository: Reference) -> list[tuple[Reference, str]]:
         """Return the images that paths of a repository are for, with the paths."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from imgproxy.config.policy import Policy
     from imgproxy.images.repositories import Repositories
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.reference import Reference
+    from imgproxy.transports.places import Candidate
 
 ABSENT = digest({"digest": f"sha256:{'0' * 64}"})
 
@@ -165,6 +167,30 @@ async def test_what_refers_to_an_image_is_found_beside_it(layout: Layout) -> Non
             await served.manifest(name(f"x.io/os@{referrers[2]['digest']}"))
         assert await served.referrers(name("x.io/os"), ABSENT) == []
         assert await served.referrers(name("x.io/nothing"), digest(image)) == []
+
+
+@real_time
+async def test_a_blob_of_an_open_image_is_found_without_a_list_until_its_file_changes(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = layout.image(b"layer")
+    layout.save(named(image, "quay.io/acme/os:1"))
+    repository, blob = name("quay.io/acme/os"), digest(layout.layers(image)[0])
+    async with image_files(layout.path) as place, repositories([place]) as served:
+        await served.manifest(name("quay.io/acme/os:1"))
+        listed, everything = [], place.everything
+
+        async def counted(each: Reference) -> list[Candidate]:
+            listed.append(each)
+            return await everything(each)
+
+        monkeypatch.setattr(place, "everything", counted)
+        assert (await served.blob(repository, blob)).size == 5
+        assert listed == []
+        layout.save(named(layout.image(b"another"), "quay.io/acme/os:1"))
+        with pytest.raises(NotFoundError):
+            await served.blob(repository, blob)
+        assert listed == [repository._replace(tag=None)]
 
 
 @real_time
