@@ -219,6 +219,10 @@ class UnavailableError(Failure):
     retryable = True
 
 
+class NotReadyError(UnavailableError):
+    """It is being prepared in the background; who asked has waited, and may ask again later."""
+
+
 class ShortageError(UnavailableError):
     """Descriptors, memory, threads or room on a disk are short here; another try may succeed."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
-from imgproxy.errors import Failure, UnavailableError
+from imgproxy.errors import Failure, NotReadyError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -75,14 +75,14 @@ class BackgroundFlights(Generic[T]):
     async def get(self, key: Hashable, name: str, make: Callable[[], Awaitable[T]]) -> T:
         """Return the value of `make`, in an attempt that is under way or in a new one.
 
-        `name` stands for it in messages. Raises what `make` raises, and `UnavailableError` where it
+        `name` stands for it in messages. Raises what `make` raises, and `NotReadyError` where it
         takes longer than one waits.
         """
         flight = self.begin(key, make)
         with trio.move_on_after(self._wait):
             await flight.done.wait()
             return flight.result()
-        raise UnavailableError(f"{name} is being prepared; ask again", retry_after=self._wait / 5)
+        raise NotReadyError(f"{name} is being prepared; ask again", retry_after=self._wait / 5)
 
     async def _make(
         self, key: Hashable, flight: _Flight[T], make: Callable[[], Awaitable[T]]

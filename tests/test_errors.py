@@ -46,7 +46,7 @@ def of_all(classes: Iterable[type[Failure]]) -> set[type[Failure]]:
 def test_the_tree_has_no_other_leaves() -> None:
     assert of_all(Failure.__subclasses__()) == set(LEAVES)
     below = {each: leaf for leaf in LEAVES for each in of_all(leaf.__subclasses__())}
-    unavailable = (errors.ReplacedError, errors.ShortageError)
+    unavailable = (errors.NotReadyError, errors.ReplacedError, errors.ShortageError)
     assert below == {
         errors.AbsentError: errors.NotFoundError,
         **dict.fromkeys(unavailable, errors.UnavailableError),

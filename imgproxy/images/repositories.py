@@ -19,6 +19,7 @@ from imgproxy.errors import (
     AmbiguousError,
     Failure,
     NotFoundError,
+    NotReadyError,
     closing_on_error,
 )
 from imgproxy.single_flight import BackgroundFlights
@@ -87,8 +88,8 @@ class Repositories:
             try:
                 async with self._opened(candidate) as opened:
                     found.setdefault(opened.manifest.digest, opened.manifest)
-            except HOST_FAILURES:
-                raise
+            except (NotReadyError, *HOST_FAILURES):
+                raise  # see `_search`
             except Failure as failure:
                 failures.append(failure)
         if len(found) > 1:
@@ -206,8 +207,8 @@ class Repositories:
                         return await get(opened, candidate)
                 except NotFoundError:
                     continue
-                except HOST_FAILURES:
-                    raise
+                except (NotReadyError, *HOST_FAILURES):
+                    raise  # whoever asks has waited long enough
                 except Failure as error:
                     failure = error
         raise failure

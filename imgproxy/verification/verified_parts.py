@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgproxy.errors import Failure, InvalidError, UnavailableError, closing_on_error
+from imgproxy.errors import Failure, InvalidError, NotReadyError, closing_on_error
 from imgproxy.host.blocking_calls import Job
 from imgproxy.verification import verified_blob
 from imgproxy.verification.documents import refuse_size
@@ -43,12 +43,6 @@ MAX_PASSES = 4
 
 # A part is received in one piece while another is checked.
 BUFFERS = 2
-
-
-class NotVerifiedYetError(UnavailableError):
-    """A blob is being verified, and its parts can be had when that is done."""
-
-    header_fields = (("Retry-After", str(RETRY_AFTER)),)
 
 
 class VerifiedParts:
@@ -81,7 +75,7 @@ class VerifiedParts:
 
         `open_blob` opens it so that its hashes become known. All who ask for it under the same
         `name`, that of its source, wait for one pass. Raises what the pass raises, and
-        `NotVerifiedYetError` where it takes longer than they wait.
+        `NotReadyError` where it takes longer than they wait.
         """
         found = self._known.hashes(descriptor)
         if found is not None:
@@ -100,9 +94,10 @@ class VerifiedParts:
         failure = running.failure
         if failure is not None:
             raise failure.copy() if isinstance(failure, Failure) else failure
-        raise NotVerifiedYetError(
+        raise NotReadyError(
             f"{name}: blob {descriptor.digest}: its {descriptor.size} bytes are being verified,"
-            " which comes before any part of them; ask again later"
+            " which comes before any part of them; ask again later",
+            retry_after=RETRY_AFTER,
         )
 
     async def _run(self, key: Key, running: _Pass, open_blob: OpenBlob) -> None:

@@ -6,13 +6,36 @@ registries get wrong, and clients break at, has a test here: status, fields, byt
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
-from support.images import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from support.registry_doors import ABSENT, NAME, Door, Stock, blob, manifest, targets
+from support import registry_doors
+from support.damage import flip
+from support.images import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Layout,
+    digest_of,
+    named,
+)
+from support.registry_doors import (
+    ABSENT,
+    NAME,
+    Door,
+    Stock,
+    assert_is_refused,
+    blob,
+    manifest,
+    targets,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from support.parent import Reply
 
 # What changes from one reply to the next.
@@ -150,36 +173,113 @@ def test_what_is_absent_stays_absent_under_a_condition(door: Door) -> None:
         assert door.status(target, "If-None-Match: *") == 404
 
 
-def test_a_range_is_right_or_the_whole_is_sent(door: Door, stock: Stock) -> None:
-    whole = stock.read(stock.layer)
-    size = len(whole)
+# --- ranges ---------------------------------------------------------------------------------------
+
+# Beyond what is verified before the head of its reply: the first range needs a pass over the whole.
+LARGE = os.urandom((3 << 20) + 77)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    layout = Layout(tmp_path_factory.mktemp("large"))
+    layout.save(named(layout.image(LARGE), f"{NAME}:1"))
+    with registry_doors.running("--images", str(layout.path)) as door:
+        yield door
+
+
+def part(reply: Reply) -> tuple[str | None, bytes]:
+    """Return which part a reply says that it is, and what it is."""
+    assert (reply.status, reply.complete) == (206, True), reply
+    return reply.get("Content-Range"), reply.body
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_range_is_given_as_it_was_asked_for(
+    door: Door, large: Door, stock: Stock, *, is_large: bool
+) -> None:
+    asked, whole = (large, LARGE) if is_large else (door, stock.read(stock.layer))
+    target, size = blob(NAME, digest_of(whole)), len(whole)
     for wanted, start, stop in (
-        ("0-0", 0, 1),
         ("5-9", 5, 10),
         ("5-", 5, size),
+        ("0-0", 0, 1),
         ("0-", 0, size),
         ("-7", size - 7, size),
+        (f"-{size * 2}", 0, size),
+        (f"{size - 1}-{size}", size - 1, size),  # regctl asks for one past the end
         (f"9-{size * 2}", 9, size),
-        ("0-1,4-5", 0, size),
-        ("9-5", 0, size),
     ):
-        target = blob(NAME, stock.layer["digest"])
-        reply = door.ask(target, f"Range: bytes={wanted}")
-        if reply.status == 206:
-            assert reply.get("Content-Range") == f"bytes {start}-{stop - 1}/{size}"
-            assert reply.body == whole[start:stop]
-        else:
-            assert (reply.status, reply.body) == (200, whole), wanted
-        assert reply.complete
-        head = door.ask(target, f"Range: bytes={wanted}", method="HEAD")
-        assert (head.status, head.length) == (200, size)
+        given = part(asked.ask(target, f"Range: bytes={wanted}"))
+        assert given == (f"bytes {start}-{stop - 1}/{size}", whole[start:stop]), wanted
+        head = asked.ask(target, f"Range: bytes={wanted}", method="HEAD")
+        assert (head.status, head.length) == (200, size), wanted
     for beyond in (f"{size}-", f"{size + 5}-{size + 9}", "-0"):
-        reply = door.ask(blob(NAME, stock.layer["digest"]), f"Range: bytes={beyond}")
-        assert reply.status in {200, 416}
+        reply = asked.ask(target, f"Range: bytes={beyond}")
+        assert (reply.status, reply.code) == (416, "UNSUPPORTED"), reply
+        assert reply.get("Content-Range") == f"bytes */{size}"
         assert reply.complete, "the length is that of what comes"
-        if reply.status == 416:
-            assert reply.get("Content-Range") == f"bytes */{size}"
-    # What containerd sends for documents: never refused.
-    reply = door.ask(manifest(NAME, stock.app["digest"]), "Range: bytes=0-")
-    assert reply.status in {200, 206}
-    assert reply.body == stock.read(stock.app)
+    for disregarded in ("0-1,4-5", "-1,0-0", "9-5", "x", "-", "1-2-3"):
+        reply = asked.ask(target, f"Range: bytes={disregarded}")
+        assert (reply.status, reply.body) == (200, whole), disregarded
+    assert asked.ask(target, "Range: pages=1-2").status == 200
+    assert asked.ask(target, "Range: bytes=1-2", "Range: bytes=3-4").status == 200
+
+
+def test_a_range_has_a_condition(door: Door, stock: Stock) -> None:
+    digest, whole = stock.layer["digest"], stock.read(stock.layer)
+    for condition, status in (
+        (f'"{digest}"', 206),
+        (f'W/"{digest}"', 200),
+        (digest, 200),
+        (f'"{ABSENT}"', 200),
+        ("Mon, 30 Nov 2026 00:00:00 GMT", 200),
+    ):
+        ranged = ("Range: bytes=3-", f"If-Range: {condition}")
+        reply = door.ask(blob(NAME, digest), *ranged)
+        assert (reply.status, reply.body) == (status, whole[3:] if status == 206 else whole)
+    beyond = (f"Range: bytes={len(whole)}-", f'If-Range: "{ABSENT}"')
+    assert door.status(blob(NAME, digest), *beyond) == 200
+    known = ("Range: bytes=3-", f'If-None-Match: "{digest}"')
+    assert door.status(blob(NAME, digest), *known) == 304
+
+
+def test_documents_are_whole_whatever_the_range(door: Door, stock: Stock) -> None:
+    for wanted in ("0-", "5-", f"{1 << 40}-"):  # containerd sends the first of these
+        reply = door.ask(manifest(NAME, stock.app["digest"]), f"Range: bytes={wanted}")
+        assert (reply.status, reply.body) == (200, stock.read(stock.app))
+
+
+def test_the_beginning_of_what_is_not_verified_is_the_whole(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.save(named(layout.image(LARGE), f"{NAME}:1"))
+    target = blob(NAME, digest_of(LARGE))
+    with registry_doors.running("--images", str(tmp_path)) as door:
+        for wanted in ("0-", "0-9"):
+            client = door.connect()
+            client.ask("GET", target, f"Range: bytes={wanted}")
+            head = client.head()  # the client leaves, as containerd does
+            assert (head.status, head.get("Content-Range")) == (200, None)
+            client.close()
+        assert door.ask(target, "Range: bytes=0-").body == LARGE
+        assert part(door.ask(target, "Range: bytes=0-9")) == (
+            f"bytes 0-9/{len(LARGE)}",
+            LARGE[:10],
+        )
+
+
+def test_the_rest_of_what_was_found_wrong_is_refused(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.save(named(layout.image(LARGE), f"{NAME}:1"))
+    file = layout.file(digest_of(LARGE))
+    flip(file, len(LARGE) - 1)
+    target = blob(NAME, digest_of(LARGE))
+    with registry_doors.running("--images", str(tmp_path)) as door:
+        cut = door.ask(target)
+        assert (cut.status, cut.ending) == (200, "end")
+        assert 0 < len(cut.body) < len(LARGE)
+        for wanted in (f"{len(cut.body)}-", "0-", "1-2", "-5"):
+            assert_is_refused(door.ask(target, f"Range: bytes={wanted}"), 502, "DIGEST_INVALID")
+        assert_is_refused(door.ask(target), 502, "DIGEST_INVALID")
+        assert door.status(target, method="HEAD") == 200, "it needs nothing of the content"
+        flip(file, len(LARGE) - 1)
+        assert part(door.ask(target, "Range: bytes=-5"))[1] == LARGE[-5:]

@@ -235,7 +235,6 @@ def test_two_images_of_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="a file that comes is looked at only when nothing is found", strict=True)
 def test_a_second_image_of_a_name_counts_at_the_next_request(tmp_path: Path) -> None:
     images = tmp_path / "images"
     put(images / "a.tar", archive(b"one", f"{NAME}:1"))

@@ -25,7 +25,13 @@ from support.blobs import (
 )
 from support.streams import END, SILENCE, Inbox, real_time, refused, virtual_time
 
-from imgproxy.errors import BadUpstreamError, Failure, InvalidError, UnavailableError
+from imgproxy.errors import (
+    BadUpstreamError,
+    Failure,
+    InvalidError,
+    NotReadyError,
+    UnavailableError,
+)
 from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.specs.http.ranges import Part
 from imgproxy.transports.readers import open_local
@@ -38,7 +44,7 @@ from imgproxy.verification.verified_blob import (
     MAX_MANY,
     LargeBlobs,
 )
-from imgproxy.verification.verified_parts import NotVerifiedYetError, VerifiedParts
+from imgproxy.verification.verified_parts import VerifiedParts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -208,13 +214,13 @@ async def test_who_has_waited_long_enough_is_told_when_to_come_back() -> None:
     source = Blobs(lambda _: Inbox(CONTENT[:10], SILENCE))
     async with a_door() as door:
         begun = trio.current_time()
-        with pytest.raises(NotVerifiedYetError) as raised:
+        with pytest.raises(NotReadyError) as raised:
             await door.part(source, 40, 50)
         assert trio.current_time() - begun == 25
         assert refused(raised.value) == (503, "UNAVAILABLE", True)
-        assert raised.value.header_fields == (("Retry-After", "10"),)
+        assert raised.value.retry_after == 10
         assert f"blob {DESCRIPTOR.digest}: its {SIZE} bytes" in raised.value.message
-        with pytest.raises(NotVerifiedYetError):
+        with pytest.raises(NotReadyError):
             await door.part(source, 40, 50)
         assert source.asked == [0]
 
