@@ -132,15 +132,17 @@ class VerifiedSource:
             return await parts.of_small(await self.blob(descriptor), wanted)
         open_blob = partial(self.blob, descriptor)
         hashes = await parts.hashes(self.name, descriptor, open_blob)
-        open_reader = partial(self.reader, descriptor, hashes.block_at(wanted.start))
+        open_reader = partial(self.reader, descriptor, *hashes.blocks_of(wanted))
         return await find_valid(open_reader, partial(parts.open, descriptor, hashes, wanted))
 
-    async def reader(self, descriptor: Descriptor, offset: int = 0) -> Reader:
-        """Return a reader of a blob from a byte on, not verified. Raises `Failure`."""
+    async def reader(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
+        """Return a reader of a blob or of a part, not verified: see `Source`. Raises `Failure`."""
         content = documents.embedded(descriptor)
         if content is None:
-            return await self.source.blob(descriptor, offset)
-        return Bytes(f"{self.name}: blob {descriptor.digest}", content).from_byte(offset)
+            return await self.source.blob(descriptor, offset, stop)
+        return Bytes(f"{self.name}: blob {descriptor.digest}", content).between(offset, stop)
 
 
 async def _verify(found: Document) -> VerifiedDocument:

@@ -68,12 +68,15 @@ class CachedSource:
 
         return found._replace(accept=accept)
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
-        """See `Source`. The rest alone, of a blob that the store does not have, is not kept."""
-        receive = partial(self._source.blob, descriptor)
-        if offset and not self._blobs.has(descriptor.digest, descriptor.size):
+    async def blob(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
+        """See `Source`. A part alone, of a blob that the store does not have, is not kept."""
+        receive = partial(self._source.blob, descriptor, stop=stop)
+        is_part = offset > 0 or stop is not None
+        if is_part and not self._blobs.has(descriptor.digest, descriptor.size):
             return await receive(offset)
-        return await self._blobs.open(descriptor, receive, offset)
+        return await self._blobs.open(descriptor, receive, offset, stop)
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`."""

@@ -178,11 +178,13 @@ class CachedImage(CachedSource):
 
     # --- blobs and signatures -------------------------------------------------------------------
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+    async def blob(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
         """See `Source`."""
         if self._cache.takes(descriptor):
-            return await super().blob(descriptor, offset)
-        return await self._source.blob(descriptor, offset)
+            return await super().blob(descriptor, offset, stop)
+        return await self._source.blob(descriptor, offset, stop)
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Those that were kept come first: no place is asked that they make vain."""
@@ -262,7 +264,12 @@ class _Unasked:
         where = f"is not in the cache {self._place}"
         raise _offline(f"{self.name}: the manifest {descriptor.digest} {where}")
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:  # noqa: ARG002
+    async def blob(
+        self,
+        descriptor: Descriptor,
+        offset: int = 0,  # noqa: ARG002
+        stop: int | None = None,  # noqa: ARG002
+    ) -> Reader:
         """See `Source`."""
         where = f"is not in the cache {self._place}"
         failure = _offline(f"{self.name}: the blob {descriptor.digest} {where}")

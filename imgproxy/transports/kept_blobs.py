@@ -90,18 +90,19 @@ class KeptBlobs:
         descriptor: Descriptor,
         receive: Callable[[int], Awaitable[Reader]],
         offset: int = 0,
+        stop: int | None = None,
     ) -> Reader:
         """Open a blob; `receive` returns a reader of it from a byte on.
 
-        It is opened from the byte `offset` on if it is whole in the store, and else there must be
-        no other than 0.
+        It is opened from the byte `offset` on, and to before `stop`, if it is whole in the store;
+        else there must be neither.
         """
         digest, size = descriptor.digest, descriptor.size
         if digest in self._wrong:
             return await receive(offset)
         try:
             if self.has(digest, size):
-                return await self._stored(digest, offset)
+                return await self._stored(digest, offset, stop)
             begun = await self.store.partial(digest, size, self._patience)
             if begun is None:
                 return await self._stored(digest)
@@ -117,10 +118,10 @@ class KeptBlobs:
             rest = None if is_whole else await receive(begun.size)
         return _Kept(descriptor, begun, rest, self._keep, partial(self._give_up, digest))
 
-    async def _stored(self, digest: Digest, offset: int = 0) -> Reader:
+    async def _stored(self, digest: Digest, offset: int = 0, stop: int | None = None) -> Reader:
         name = f"{clean(self.store.path)}: blob {digest}"
         stored = await open_local(self.store.blob_path(digest), name)
-        return _Stored(stored.from_byte(offset), partial(self.remove, digest))
+        return _Stored(stored.between(offset, stop), partial(self.remove, digest))
 
     def with_foreign(self, open_foreign: OpenForeign) -> OpenForeign:
         """Return the same function for layers that lie elsewhere, which keeps them as well."""

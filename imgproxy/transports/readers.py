@@ -32,8 +32,13 @@ class Content:
         self._position = 0  # in the content
         self._end = size
 
-    def from_byte(self, offset: int) -> Self:
-        """Return this reader at a byte of its content, before anything has been read of it."""
+    def between(self, offset: int, stop: int | None) -> Self:
+        """Return this reader for a part of its content, before anything has been read of it.
+
+        The part begins at byte `offset`, and ends before `stop` or with the content.
+        """
+        if stop is not None:
+            self._end = min(stop, self._end)
         self._position = min(offset, self._end)
         self.size = self._end - self._position
         return self
@@ -82,7 +87,8 @@ class LocalFile(Content):
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`."""
-        count = await self._file.receive_into(buffer, self._position)
+        wanted = buffer[: self._end - self._position]
+        count = await self._file.receive_into(wanted, self._position) if wanted else 0
         self._position += count
         return count
 

@@ -56,9 +56,11 @@ class Sideloaded:
         """See `Source`."""
         return await self._local.document(descriptor)
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+    async def blob(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
         """See `Source`."""
-        return await self._local.blob(descriptor, offset)
+        return await self._local.blob(descriptor, offset, stop)
 
     async def companions(self) -> list[Descriptor]:
         """See `AccompaniedSource`."""

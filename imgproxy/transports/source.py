@@ -96,7 +96,7 @@ class Origin(NamedTuple):
 
 
 class Reader(Protocol):
-    """The content of a blob, read once from its beginning, or from a byte on, to its end.
+    """The content of a blob, or of a part of it, read once from its beginning to its end.
 
     `size` is the number of bytes that it has, None where it is not known yet. `name` stands for the
     content in messages: what it is, and from where.
@@ -159,10 +159,13 @@ class Source(Protocol):
         Its digests begin with that of the descriptor. Raises `NotFoundError`.
         """
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+    async def blob(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
         """Open a blob that a manifest names, from a byte on. Raises `NotFoundError`.
 
-        Nothing is read of the bytes before it, as far as the format permits.
+        Where `stop` is given, the reader ends before that byte, and not with the blob. Nothing is
+        read of the bytes before and after, as far as the format permits.
         """
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:

@@ -17,6 +17,7 @@ from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
     from imgproxy.net.streams import Buffer
+    from imgproxy.specs.http.ranges import Part
     from imgproxy.specs.oci.manifest import Descriptor
 
 # What is read at least for a part, and held in memory until it is verified.
@@ -50,6 +51,11 @@ class BlockHashes:
     def block_at(self, position: int) -> int:
         """Return the first byte of the block that a byte is in."""
         return position // self.length * self.length
+
+    def blocks_of(self, part: Part) -> tuple[int, int]:
+        """Return the first byte, and the one after the last, of the blocks that a part is in."""
+        last = self.block_at(part.stop - 1)
+        return self.block_at(part.start), min(last + self.length, part.size)
 
     def update(self, content: Buffer) -> None:
         """Hash the next bytes."""

@@ -116,7 +116,7 @@ class VerifiedParts:
     ) -> VerifiedPart:
         """Return a part of a blob that has been verified, whose reply can be begun.
 
-        `reader` is at `hashes.block_at` of its first byte, and is closed on failure. Raises
+        `reader` has `hashes.blocks_of` it, and is closed on failure. Raises
         `InvalidError` for what is not what it was, after which the caller rejects the reader,
         `BadUpstreamError` where the blob has been found wrong there, and what the reader raises.
         """
@@ -189,9 +189,7 @@ class VerifiedPart:
         self._reader = reader
         self._large_blobs = large_blobs
         self.when_wrong: Callable[[InvalidError], None] = lambda _: None
-        self._position = hashes.block_at(wanted.start)
-        last = hashes.block_at(wanted.stop - 1)
-        self._end = min(last + hashes.length, wanted.size)
+        self._position, self._end = hashes.blocks_of(wanted)
         admitted = large_blobs.admit(self)
         self._length = max(hashes.length, hashes.block_at(admitted))
         self._most = 1 if admitted == verified_blob.CHUNK_OF_CROWD else BUFFERS

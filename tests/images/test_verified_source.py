@@ -54,8 +54,8 @@ class Places(MemorySource):
         assert not isinstance(document, Chunks)
         return document
 
-    async def blob(self, _: Descriptor, offset: int = 0) -> Reader:
-        assert offset == 0
+    async def blob(self, _: Descriptor, offset: int = 0, stop: int | None = None) -> Reader:
+        assert (offset, stop) == (0, None)
         await trio.lowlevel.checkpoint()
         reader = next(self._found)
         assert isinstance(reader, Chunks)

@@ -78,9 +78,11 @@ class MemorySource:
         raw, named = self._store.contents[digest], (descriptor.digest,)
         return Document(raw, descriptor.media_type, named, descriptor.size, digest)
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+    async def blob(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
         digest = await self._ask(descriptor)
-        steps = self.steps.get(digest) or (self._store.contents[digest][offset:], END)
+        steps = self.steps.get(digest) or (self._store.contents[digest][offset:stop], END)
         self.readers.append(Inbox(*steps))
         return self.readers[-1]
 

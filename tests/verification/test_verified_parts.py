@@ -66,11 +66,13 @@ class Blobs:
     def __init__(self, open_reader: Callable[[int], Reader], name: str = "memory:image") -> None:
         self.name = name
         self.asked: list[int] = []
+        self.stops: list[int | None] = []
         self.open_reader = open_reader
 
-    async def blob(self, _: Descriptor, offset: int = 0) -> Reader:
+    async def blob(self, _: Descriptor, offset: int = 0, stop: int | None = None) -> Reader:
         await trio.lowlevel.checkpoint()
         self.asked.append(offset)
+        self.stops.append(stop)
         return self.open_reader(offset)
 
 
@@ -120,6 +122,8 @@ async def test_a_part_is_had_after_one_pass_and_without_the_bytes_before_it() ->
         for start, stop in PARTS:
             assert await door.part(source, start, stop) == CONTENT[start:stop]
         assert source.asked[2:] == [start // SMALL * SMALL for start, _ in PARTS]
+        ends = [min(-(-stop // SMALL) * SMALL, SIZE) for _, stop in PARTS]
+        assert source.stops == [None, 4 * SMALL, *ends]
 
 
 @real_time
@@ -378,8 +382,8 @@ class File:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    async def blob(self, _: Descriptor, offset: int = 0) -> Reader:
-        return (await open_local(self.path)).from_byte(offset)
+    async def blob(self, _: Descriptor, offset: int = 0, stop: int | None = None) -> Reader:
+        return (await open_local(self.path)).between(offset, stop)
 
     def write(self, content: bytes) -> None:
         """Write the file anew, as another file with a time that no other has."""

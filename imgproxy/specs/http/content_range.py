@@ -1,4 +1,4 @@
-"""Range requests (RFC 9110 section 14), to resume the transfer of a blob.
+"""Range requests (RFC 9110 section 14), for a part of a blob or to resume its transfer.
 
 The only form that is sent is one closed range: go-containerregistry's registry refuses open ones
 (`bytes=N-`), zot and others refuse several at once, and every public registry supports this one.
@@ -24,18 +24,19 @@ _UNSATISFIED = re.compile(r"(?i:bytes) \*/([0-9]{1,19})")
 
 
 class Range(NamedTuple):
-    """The missing part of a blob of `size` bytes: those from `offset` on, at least one."""
+    """The missing part of a blob of `size` bytes: from `offset` to before `stop`, at least one."""
 
     offset: int
+    stop: int
     size: int
 
     @property
     def field(self) -> str:
         """The value of the `Range` field."""
-        return f"bytes={self.offset}-{self.size - 1}"
+        return f"bytes={self.offset}-{self.stop - 1}"
 
     def __str__(self) -> str:
-        return f"bytes {self.offset}-{self.size - 1} of {self.size}"
+        return f"bytes {self.offset}-{self.stop - 1} of {self.size}"
 
 
 class Rest(NamedTuple):
@@ -68,7 +69,7 @@ def read_reply(
         # The server does not support `Range`, or not for this blob: section 14.2.
         if length not in (None, wanted.size):
             _refuse(url, wanted, f"the answer is a whole of {length} bytes")
-        return Rest(wanted.offset, wanted.size - wanted.offset)
+        return Rest(wanted.offset, wanted.stop - wanted.offset)
     if status == 416:
         match = _UNSATISFIED.fullmatch(fields[0]) if len(fields) == 1 else None
         if match is not None and int(match[1]) != wanted.size:
@@ -85,7 +86,7 @@ def _partial(url: Url, wanted: Range, fields: Sequence[str], length: int | None)
         _refuse(url, wanted, f"the answer's Content-Range is not one range of bytes: {shown}")
     first, last = int(match[1]), int(match[2])
     total = wanted.size if match[3] == "*" else int(match[3])
-    if first != wanted.offset or not first <= last < wanted.size or total != wanted.size:
+    if first != wanted.offset or not first <= last < wanted.stop or total != wanted.size:
         _refuse(url, wanted, f"the answer's Content-Range is {shown}")
     count = last + 1 - first
     if length not in (None, count):

@@ -22,6 +22,9 @@ _FEW = 4
 _AHEAD_OF_MANY = 256 * 1024
 _AHEAD_OF_CROWD = 64 * 1024
 
+# One is filled while the other is read from.
+_BUFFERS = 2
+
 
 class CompressedMember(Content):
     """A member of a compressed archive: `size` bytes from `position` of what it decompresses to.
@@ -36,17 +39,16 @@ class CompressedMember(Content):
         self._archive = archive
         self._cursor: Cursor | None = None
         self._left = size  # to be decompressed
-        # One is filled while the other is used.
         archive.readers.add(self)
-        length = min(_ahead(len(archive.readers)), size)
-        self._buffers = deque(memoryview(bytearray(length)) for _ in range(2))
+        self._ahead = _ahead(len(archive.readers))
+        self._buffers: deque[memoryview] = deque()
         self._ready = memoryview(b"")
         self._job: Job[memoryview] | None = None
         self._is_closed = False
 
-    def from_byte(self, offset: int) -> Self:
+    def between(self, offset: int, stop: int | None) -> Self:
         """See `Content`."""
-        super().from_byte(offset)
+        super().between(offset, stop)
         self._left = self._end - self._position
         return self
 
@@ -78,7 +80,10 @@ class CompressedMember(Content):
         if self._cursor is None:
             position = self._start + self._end - self._left
             self._cursor = self._archive.cursor(position, lambda: self._is_closed)
-        self._buffers.rotate()
+        if len(self._buffers) < _BUFFERS:
+            self._buffers.appendleft(memoryview(bytearray(min(self._ahead, self._left))))
+        else:
+            self._buffers.rotate()
         buffer = self._buffers[0][: self._left]
         filled = 0
         while filled < len(buffer) and not self._is_closed:

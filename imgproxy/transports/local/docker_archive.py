@@ -262,15 +262,17 @@ class DockerArchive:
                 return Document(image.manifest, types.OCI_MANIFEST, named, descriptor.size, name)
         raise NotFoundError(f"{name} is not there", code="MANIFEST_UNKNOWN")
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+    async def blob(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
         """See `Source`."""
         name = f"{self.name}: blob {descriptor.digest}"
         for image in self._made.images.values():
             found = image.blobs.get(descriptor.digest)
             if isinstance(found, bytes):
-                return Bytes(name, found).from_byte(offset)
+                return Bytes(name, found).between(offset, stop)
             if found is not None:
-                return (await self._archive.open(found, name)).from_byte(offset)
+                return (await self._archive.open(found, name)).between(offset, stop)
         raise NotFoundError(f"{name} is not there", code="BLOB_UNKNOWN")
 
     def signatures(self, _: Digest) -> list[SignaturePlace]:

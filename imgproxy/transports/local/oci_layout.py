@@ -230,10 +230,12 @@ class OciLayout:
         raw = await content.read(manifests.MAX_DOCUMENT_SIZE)
         return Document(raw, descriptor.media_type, (descriptor.digest,), descriptor.size, name)
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+    async def blob(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
         """See `Source`."""
         name = f"{self.name}: blob {descriptor.digest}"
-        return (await self._open(descriptor, name, "BLOB_UNKNOWN")).from_byte(offset)
+        return (await self._open(descriptor, name, "BLOB_UNKNOWN")).between(offset, stop)
 
     async def _open(self, descriptor: Descriptor, name: str, code: str) -> Content:
         algorithm, encoded = descriptor.digest

@@ -59,11 +59,13 @@ class RegistryTree:
         raw = await (await self._open(paths, name, "MANIFEST_UNKNOWN")).read(MAX_DOCUMENT_SIZE)
         return Document(raw, descriptor.media_type, (descriptor.digest,), descriptor.size, name)
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+    async def blob(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
         """See `Source`."""
         name = f"{self.name}: blob {descriptor.digest}"
         content = await self._open(_blob_paths(descriptor.digest), name, "BLOB_UNKNOWN")
-        return content.from_byte(offset)
+        return content.between(offset, stop)
 
     async def _open(self, paths: list[str], name: str, code: str) -> LocalFile:
         for path in paths:

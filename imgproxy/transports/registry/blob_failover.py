@@ -23,27 +23,32 @@ class BlobLocation(Location, Protocol):
     """A location that may have blobs."""
 
     async def blob(self, digest: Digest, wanted: Range | None = None) -> Part:
-        """Return the whole of a blob, or the wanted rest of it. Raises `Failure`."""
+        """Return the whole of a blob, or the wanted part of it. Raises `Failure`."""
 
 
 L = TypeVar("L", bound=BlobLocation)
 
 
 async def open_blob(
-    failover: Failover[L], descriptor: Descriptor, offset: int = 0
+    failover: Failover[L], descriptor: Descriptor, offset: int = 0, stop: int | None = None
 ) -> ResumableBlob:
-    """Open a blob that one of the locations has, from a byte on. Raises `Failure`."""
-    supply = _Supply(failover, descriptor)
-    return ResumableBlob(supply, descriptor.size, await supply.begin(offset), offset)
+    """Open a blob that one of the locations has, or a part of it: see `Source`.
+
+    Raises `Failure`.
+    """
+    supply = _Supply(failover, descriptor, stop)
+    part = await supply.begin(offset)
+    return ResumableBlob(supply, descriptor.size, part, offset, stop)
 
 
 class _Supply(Generic[L]):
     """See `resumable_blob.Supply`."""
 
-    def __init__(self, failover: Failover[L], descriptor: Descriptor) -> None:
+    def __init__(self, failover: Failover[L], descriptor: Descriptor, stop: int | None) -> None:
         self._failover = failover
         self._path = BlobPath(descriptor.digest)
         self._size = descriptor.size
+        self._stop = descriptor.size if stop is None else stop
         self._used: list[L] = []
         self._encoding = ""  # of the first response
         self._retries = failover.new_retries()
@@ -56,7 +61,8 @@ class _Supply(Generic[L]):
 
     async def begin(self, offset: int) -> Part:
         """Return the blob from a byte on; the retries that this takes are not those of the rest."""
-        wanted = Range(offset, self._size) if offset else None
+        is_part = offset > 0 or self._stop < self._size
+        wanted = Range(offset, self._stop, self._size) if is_part else None
         return await self._failover.ask(self._path, lambda location: self._open(location, wanted))
 
     async def rest(self, offset: int, failure: Failure | None) -> Part:
@@ -64,7 +70,7 @@ class _Supply(Generic[L]):
             self.blame()
             if not await self._retries.pause([failure], offset):
                 raise failure
-        wanted = Range(offset, self._size)
+        wanted = Range(offset, self._stop, self._size)
         return await self._failover.ask(
             self._path, lambda location: self._open(location, wanted), self._retries
         )

@@ -27,8 +27,8 @@ _SKIPPED = 256 * 1024
 class Part(NamedTuple):
     """A response whose next byte is the wanted one; close it in any case.
 
-    A server may send less than the rest; `promised` is how many bytes it announced, 0 where no rest
-    was asked for.
+    A server may send less than the rest, or more; `promised` is how many bytes of it it announced,
+    0 where no part was asked for.
     """
 
     response: Response
@@ -43,7 +43,7 @@ class Get(Protocol):
 
 
 async def open_part(get: Get, wanted: Range | None) -> Part:
-    """Return the whole of a blob, or the wanted rest of it. Raises `Failure`."""
+    """Return the whole of a blob, or the wanted part of it. Raises `Failure`."""
     if wanted is None:
         return Part(await get({}))
     response = await get({"Range": wanted.field}, wanted=_WITH_RANGE)
@@ -58,7 +58,7 @@ async def open_part(get: Get, wanted: Range | None) -> Part:
     if rest is None:  # the server has no ranges, but may have the whole
         response.close()
         response = await get({})
-        rest = Rest(wanted.offset, wanted.size - wanted.offset)
+        rest = Rest(wanted.offset, wanted.stop - wanted.offset)
     with closing_on_error(response):
         await _skip(response, rest.skip)
     return Part(response, rest.length)

@@ -85,9 +85,11 @@ class RegistryImage:
             is_insecure=location.is_insecure,
         )
 
-    async def blob(self, descriptor: Descriptor, offset: int = 0) -> Reader:
+    async def blob(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader:
         """See `Source`."""
-        return await open_blob(self.failover, descriptor, offset)
+        return await open_blob(self.failover, descriptor, offset, stop)
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Those of each location are apart: one of them may have none."""

@@ -43,16 +43,19 @@ class Supply(Protocol):
 class ResumableBlob:
     """A blob of `length` bytes that is being received, beginning with `part`. See `Reader`.
 
-    `part` begins at byte `offset`. `size` is that of the first response, None where it did not
-    announce one or is not that of the whole blob.
+    `part` begins at byte `offset`; where `stop` is given, it ends before that byte. `size` is that
+    of the first response, None where it did not announce one or is not that of the whole blob.
     """
 
     origin = None
 
-    def __init__(self, supply: Supply, length: int, part: Part, offset: int = 0) -> None:
-        self.size = None if offset else part.response.size
+    def __init__(
+        self, supply: Supply, length: int, part: Part, offset: int = 0, stop: int | None = None
+    ) -> None:
+        self.size = part.response.size if offset == 0 and stop is None else None
         self._supply = supply
-        self._length = length
+        self._length = length if stop is None else stop
+        self._stop = stop
         self._response, self._promised = part
         self._position = offset
 
@@ -63,6 +66,10 @@ class ResumableBlob:
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `Reader`. Raises `Failure` only when all retries are used up."""
+        if self._stop is not None:
+            buffer = buffer[: self._stop - self._position]
+            if not buffer:
+                return 0
         while True:
             try:
                 with waiting(lambda: self.name):

@@ -8,12 +8,13 @@ from imgproxy.specs.http import url as urls
 from imgproxy.specs.http.content_range import Range, Rest
 
 URL = urls.parse("https://h/v2/a/blobs/sha256:0?signature=secret")
-WANTED = Range(100, 1000)
+WANTED = Range(100, 1000, 1000)
 
 
 def test_one_closed_range_is_asked_for() -> None:
     assert WANTED.field == "bytes=100-999"
-    assert Range(0, 1).field == "bytes=0-0"
+    assert Range(0, 1, 1).field == "bytes=0-0"
+    assert Range(3, 5, 9).field == "bytes=3-4"
 
 
 @pytest.mark.parametrize(

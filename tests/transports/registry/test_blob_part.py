@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 URL = "https://files.test/x"
 CONTENT = bytes(range(40))
-WANTED = Range(30, 40)
+WANTED = Range(30, 40, 40)
 PART = answer(206, CONTENT[30:], content_range="bytes 30-39/40")
 WHOLE = answer(body=CONTENT)
 

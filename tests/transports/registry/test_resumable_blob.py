@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 from support.images import digest_of
+from support.opened import drained
 from support.registries import described, place, read, registry
 from support.streams import (
     END,
@@ -520,3 +521,36 @@ async def test_two_methods_are_all_that_it_takes() -> None:
     assert [each.closed for each in (first, second, third, fourth)] == [True] * 4
     assert reader.reject(cut)
     assert supply.rejected == [cut]
+
+
+# --- parts --------------------------------------------------------------------------------------
+
+
+def part_of(start: int, stop: int, *steps: Step) -> Any:  # noqa: ANN401  (an exchange)
+    return blob(*(steps or (part(start, stop),)), range=f"bytes={start}-{stop - 1}")
+
+
+@pytest.mark.parametrize(
+    "exchanges",
+    [
+        [part_of(5, 20)],
+        [part_of(5, 20, part(5, 20)[:-3], END), part_of(17, 20)],
+        [part_of(5, 20, part(5, 8)), part_of(8, 20)],
+        [part_of(5, 20, answer(200, CONTENT))],
+        [part_of(5, 20, answer(416)), blob(answer(200, CONTENT), range=None)],
+    ],
+)
+@virtual_time
+async def test_a_part_is_asked_for_and_no_more_is_received(exchanges: list[Any]) -> None:
+    async with registry(*exchanges, retries=1) as (source, _):
+        reader = await source.blob(described(CONTENT), 5, 20)
+        assert reader.size is None
+        assert await drained(reader) == CONTENT[5:20]
+        reader.close()
+
+
+@virtual_time
+async def test_a_server_that_sends_more_than_a_part_is_refused() -> None:
+    async with registry(part_of(5, 20, part(5, 21)), retries=0) as (source, _):
+        with pytest.raises(BadUpstreamError, match="asked for bytes 5-19 of"):
+            await source.blob(described(CONTENT), 5, 20)
