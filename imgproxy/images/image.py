@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 
 # Documents that one image leads to, as far as they are looked through.
 MAX_EXPANDED = 1024
+
+# What a document that is passed over fails with as a matter of course.
+_EXPECTED = (NotFoundError, DeniedError)
 
 # An image that is replaced is opened anew; the one before it is kept open as well.
 _MAX_GENERATIONS = 2
@@ -151,8 +154,8 @@ class Image:
         check = await settle(_policy_check, conditions, source, walk.indexes, self._warn)
         root = await walk.source.root()
         if isinstance(root.parsed, Manifest) or self._platform is None:
-            await check(root)
-            return OpenedImage(walk, root, None, check, self._open_foreign)
+            rejection = await _rejection(check, root)
+            return OpenedImage(walk, root, None, check, self._open_foreign, rejection)
         try:
             chosen = await walk.choose(root, self._platform)
         except AbsentError as error:  # the image is there, and something that it names is not
@@ -181,6 +184,20 @@ def _policy_check(
     return _accept
 
 
+async def _rejection(check: Check, root: VerifiedDocument) -> Failure | None:
+    """Return why an index is not accepted, which what it names may be all the same.
+
+    Raises what the check raises, for a manifest its `DeniedError` as well.
+    """
+    try:
+        await check(root)
+    except DeniedError as error:
+        if isinstance(root.parsed, Manifest):
+            raise
+        return error.copy()
+    return None
+
+
 async def _accept(*_: VerifiedDocument) -> None:
     """Accept any document: the policy requires no signatures."""
 
@@ -188,7 +205,8 @@ async def _accept(*_: VerifiedDocument) -> None:
 class OpenedImage:
     """An image that was opened: its chosen `manifest`, and the `index` that names it, if any.
 
-    Where nothing is chosen, `manifest` is what the name refers to, be it an index.
+    Where nothing is chosen, `manifest` is what the name refers to, be it an index; reading it
+    raises `DeniedError` for one that the policy does not accept: see `root`.
 
     `is_replaced`: its source has been found to hold another image now.
     """
@@ -200,10 +218,12 @@ class OpenedImage:
         index: VerifiedDocument | None,
         check: Check,
         open_foreign: OpenForeign,
+        rejection: Failure | None = None,
     ) -> None:
         self._source = walk.source
         self._check = check
-        self.manifest = manifest
+        self._manifest = manifest
+        self._rejection = rejection
         self.index = index
         self.is_replaced = False
         self._open_foreign = open_foreign
@@ -214,6 +234,20 @@ class OpenedImage:
         self._expanding = trio.Lock()
         self._referrers: dict[Digest, dict[Digest, None]] = {}  # by their subject
         self._release(manifest)
+
+    @property
+    def manifest(self) -> VerifiedDocument:
+        """The chosen manifest, or what the name refers to."""
+        if self._rejection is not None:
+            raise self._rejection.copy()
+        return self._manifest
+
+    async def root(self) -> VerifiedDocument:
+        """Return `manifest`; where it was rejected, the policy is asked again. Raises `Failure`."""
+        if self._rejection is not None:
+            await self._check(self._manifest)
+            self._rejection = None
+        return self._manifest
 
     @property
     def reference(self) -> Reference | None:
@@ -290,9 +324,10 @@ class OpenedImage:
         the policy does not accept.
         """
         document = self._documents.get(digest)
-        if document is not None:
-            if document is not self.manifest:
-                await self._check(document)
+        if document is self._manifest:
+            await self.root()
+        elif document is not None:
+            await self._check(document)
         else:
             descriptor = self._known.get(digest)
             if descriptor is None:
@@ -306,34 +341,39 @@ class OpenedImage:
             self._release(document)
         return document
 
-    async def expand(self) -> None:
+    async def expand(self) -> Failure | None:
         """Release all documents that the image leads to, and what refers to one of them.
 
-        Those that are not there, or that the policy does not accept, are passed over. Raises
-        `Failure` for any other that cannot be had.
+        Those that cannot be had, or that the policy does not accept, are passed over, since others
+        do not depend on them; they are looked for again the next time. Returns why one of those
+        that are there could not be had. Raises what `HOST_FAILURES` are.
         """
+        passed: dict[Digest, Failure] = {}
         async with self._expanding:
             if not self._expanded:
-                self._expanded.add(self.manifest.digest)
-                await self._find_referrers()
+                self._expanded.add(self._manifest.digest)
+                await self._find_referrers(passed)
             while left := [each for each in self._known.values() if self._may_expand(each.digest)]:
                 for descriptor in left:
                     self._expanded.add(descriptor.digest)
                     if not descriptor.media_type or descriptor.media_type in types.KNOWN_DOCUMENTS:
-                        with suppress(NotFoundError, DeniedError):
+                        with _passing_over(descriptor.digest, passed):
                             await self.document(descriptor.digest)
-                await self._find_referrers()
+                await self._find_referrers(passed)
+            self._expanded.difference_update(passed)
+        broken = (each for each in passed.values() if not isinstance(each, _EXPECTED))
+        return next(broken, None)
 
     def _may_expand(self, digest: Digest) -> bool:
         return len(self._expanded) < MAX_EXPANDED and digest not in self._expanded
 
-    async def _find_referrers(self) -> None:
+    async def _find_referrers(self, passed: dict[Digest, Failure]) -> None:
         """Make known what lies beside the image, has no name, and refers to a known document."""
         if not is_accompanied(self._source.source):
             return
         for entry in await self._source.source.companions():
             if entry.digest not in self._known and self._may_expand(entry.digest):
-                with suppress(NotFoundError):
+                with _passing_over(entry.digest, passed):
                     subject = (await self._source.document(entry)).parsed.subject
                     if subject is not None and self._is_known(subject.digest):
                         self._known[entry.digest] = entry
@@ -362,3 +402,14 @@ class OpenedImage:
             self._referrers.setdefault(parsed.subject.digest, {})[document.digest] = None
         for named in descriptors_in(document):
             self._known.setdefault(named.digest, named)
+
+
+@contextmanager
+def _passing_over(digest: Digest, passed: dict[Digest, Failure]) -> Iterator[None]:
+    """Note the failure of a document that others do not depend on."""
+    try:
+        yield
+    except HOST_FAILURES:
+        raise
+    except Failure as failure:
+        passed[digest] = failure.copy()

@@ -20,6 +20,7 @@ from imgproxy.errors import (
     Failure,
     NotFoundError,
     NotReadyError,
+    ReplacedError,
     closing_on_error,
 )
 from imgproxy.single_flight import BackgroundFlights
@@ -87,7 +88,8 @@ class Repositories:
         for candidate in await self._find(reference):
             try:
                 async with self._opened(candidate) as opened:
-                    found.setdefault(opened.manifest.digest, opened.manifest)
+                    document = await opened.root()
+                    found.setdefault(document.digest, document)
             except (NotReadyError, *HOST_FAILURES):
                 raise  # see `_search`
             except Failure as failure:
@@ -141,11 +143,23 @@ class Repositories:
         return sorted({each.reference.tag for each in found if each.reference.tag})
 
     async def referrers(self, repository: Reference, digest: Digest) -> list[VerifiedDocument]:
-        """Return the documents of a repository that refer to one, none where there are none."""
+        """Return the documents of a repository that refer to one, none where there are none.
+
+        Images that cannot be opened are passed over, unless none can: raises `Failure` then.
+        """
         found: dict[Digest, VerifiedDocument] = {}
-        for candidate in await self._everything(repository):
-            async with self._opened(candidate) as opened:
-                found |= {each.digest: each for each in await opened.referrers(digest)}
+        failures: list[Failure] = []
+        everything = await self._everything(repository)
+        for candidate in everything:
+            try:
+                async with self._opened(candidate) as opened:
+                    found |= {each.digest: each for each in await opened.referrers(digest)}
+            except (NotReadyError, *HOST_FAILURES):
+                raise  # see `_search`
+            except Failure as failure:
+                failures.append(failure)
+        if failures and len(failures) == len(everything):
+            raise failures[0]
         return list(found.values())
 
     async def names(self) -> list[Reference]:
@@ -172,7 +186,7 @@ class Repositories:
 
     async def _where_digest_may_be(self, reference: Reference) -> list[Candidate]:
         found = [*await self._find(reference), *await self._everything(reference)]
-        return sorted(found, key=lambda each: each not in self._kept)
+        return sorted(dict.fromkeys(found), key=lambda each: each not in self._kept)
 
     async def _still_open(self, repository: Reference) -> list[Candidate]:
         """Return the images of a repository that are open and whose files are as they were."""
@@ -200,13 +214,14 @@ class Repositories:
         failure: Failure = _absent(reference, code)
         for is_deep, images in ((False, self._still_open), (True, self._where_digest_may_be)):
             for candidate in await images(reference):
+                broken: Failure | None = None
                 try:
                     async with self._opened(candidate) as opened:
                         if is_deep:
-                            await opened.expand()
+                            broken = await opened.expand()
                         return await get(opened, candidate)
                 except NotFoundError:
-                    continue
+                    failure = broken or failure
                 except (NotReadyError, *HOST_FAILURES):
                     raise  # whoever asks has waited long enough
                 except Failure as error:
@@ -230,6 +245,8 @@ class Repositories:
         image = self._catalog.image(candidate, None)
         with closing_on_error(image), image.limited():
             await image.open()
+            if not await candidate.is_current():
+                raise ReplacedError(f"{candidate.reference}: its file was replaced meanwhile")
         self._kept[candidate] = image
         while len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)[1].close()

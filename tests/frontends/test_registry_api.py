@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 import trio
-from support.local_places import name, repositories
+from support.local_places import Shelf, name, repositories
 from support.sources import MemorySource, Store
 from support.streams import SILENCE, virtual_time
 
 from imgproxy.errors import Failure
 from imgproxy.frontends.registry_api import RegistryApi
 from imgproxy.server.handler import Request
-from imgproxy.transports.places import Candidate
 from imgproxy.verification.verified_blob import WHOLE
 
-if TYPE_CHECKING:
-    from imgproxy.specs.oci.reference import Reference
-    from imgproxy.transports.source import Source
-
 REFERENCE = name("registry.example/app:1")
-
-
-class Shelf:
-    """A place with one image."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def has_registry(self, _: str) -> bool:
-        return True
-
-    async def find(self, _: Reference) -> list[Candidate]:
-        await trio.lowlevel.checkpoint()
-
-        async def open_source() -> Source:
-            return self._source
-
-        return [Candidate(REFERENCE, 0, open_source)]
-
-    everything = find
-
-    async def repositories(self) -> list[Reference]:
-        return [REFERENCE]
 
 
 @virtual_time
@@ -54,7 +24,7 @@ async def test_a_range_of_what_is_being_verified_comes_later() -> None:
     source = MemorySource(store, image)
     (layer,) = store.layers(image)
     source.steps[layer["digest"]] = (content[:10], SILENCE)
-    async with repositories([Shelf(source)]) as served:
+    async with repositories([Shelf({REFERENCE: source})]) as served:
         api = RegistryApi(
             served, default_registry="docker.io", has_catalog=False, report=lambda _: None
         )

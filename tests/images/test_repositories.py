@@ -6,24 +6,42 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 from support.archives import layer, pack, saved, skopeo, write_file
+from support.damage import flip
 from support.images import Layout, digest_of, named, on
-from support.local_places import image_files, name, repositories
+from support.local_places import Shelf, files, image_files, name, repositories
 from support.opened import refusing
-from support.sources import digest
+from support.sigstores import PAYLOAD, Signer, annotated, b64, payload
+from support.sources import MemorySource, Store, digest, layer_of, several
 from support.streams import real_time
 
 from imgproxy.config import policy as policies
-from imgproxy.errors import AmbiguousError, DeniedError, NotFoundError
+from imgproxy.config import sideload_pattern
+from imgproxy.errors import (
+    AmbiguousError,
+    DeniedError,
+    InvalidError,
+    NotFoundError,
+    ReplacedError,
+)
+from imgproxy.specs.oci.manifest import Manifest
+from imgproxy.specs.signing.signature import SigstoreSignature
+from imgproxy.transports.sideload_places import SideloadPlace
+from imgproxy.transports.source import SignaturePlace, docker_identity
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from support.images import Json
 
     from imgproxy.config.policy import Policy
     from imgproxy.images.repositories import Repositories
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.reference import Reference
-    from imgproxy.transports.places import Candidate
+    from imgproxy.specs.signing.signature import Signature
+    from imgproxy.transports.places import Candidate, Place
+    from imgproxy.transports.source import Source
 
 ABSENT = digest({"digest": f"sha256:{'0' * 64}"})
 
@@ -207,3 +225,160 @@ async def test_what_is_not_here(layout: Layout) -> None:
         ):
             with refusing((404, code)):
                 await ask
+
+
+# --- policies that demand signatures --------------------------------------------------------------
+
+SIGNER = Signer()
+
+
+def no_registry(_: Reference) -> Source:
+    raise AssertionError("no registry is asked")
+
+
+def signatures_demanded() -> Policy:
+    requirement = {"type": "sigstoreSigned", "keyData": b64(SIGNER.pem)}
+    return policies.parse(json.dumps({"default": [requirement]}).encode(), "/p.json")
+
+
+def signed(document: Json, *, for_name: str) -> list[SignaturePlace]:
+    """Return a place with a signature of a document for a name."""
+    content = payload(document["digest"], for_name)
+
+    async def read() -> list[Signature]:
+        await trio.lowlevel.checkpoint()
+        return [SigstoreSignature("a signature", PAYLOAD, content, annotated(content, SIGNER))]
+
+    return [SignaturePlace("there", read)]
+
+
+def source_of(store: Store, root: Json, text: str) -> MemorySource:
+    source = MemorySource(store, root)
+    source.identity = docker_identity(name(text))
+    return source
+
+
+@real_time
+@pytest.mark.parametrize("is_warm", [False, True])
+async def test_a_child_that_is_signed_needs_no_index_that_is(*, is_warm: bool) -> None:
+    store, text = Store(), "x.io/os:1"
+    images = several(store, "linux/amd64", "linux/arm64")
+    inner = store.index(images["linux/arm64"])
+    index = store.index(images["linux/amd64"], inner)
+    source = source_of(store, index, text)
+    wanted = images["linux/arm64"]
+    source.signed[wanted["digest"]] = signed(wanted, for_name=text)
+    shelf = Shelf({name(text): source})
+    async with repositories([shelf], signatures_demanded) as served:
+
+        async def assert_denied(*documents: Json) -> None:
+            for each in documents:
+                with pytest.raises(DeniedError):
+                    await served.manifest(name(f"x.io/os@{each['digest']}"))
+            with pytest.raises(DeniedError):
+                await served.manifest(name(text))
+            with pytest.raises((DeniedError, NotFoundError)):
+                await served.blob(name("x.io/os"), layer_of(store, images["linux/amd64"]))
+
+        if is_warm:
+            await assert_denied(index, images["linux/amd64"])
+        if is_warm:  # the nested index that leads to it is not signed
+            with pytest.raises((DeniedError, NotFoundError)):
+                await served.blob(name("x.io/os"), layer_of(store, wanted))
+        await assert_denied(index, images["linux/amd64"], inner)
+        source.signed[inner["digest"]] = signed(inner, for_name=text)
+        assert await served.blob(name("x.io/os"), layer_of(store, wanted))
+        assert await served.manifest(name(f"x.io/os@{wanted['digest']}"))
+        await assert_denied(index, images["linux/amd64"])
+        source.signed[index["digest"]] = signed(index, for_name=text)
+        assert (await served.manifest(name(text))).digest == digest(index)
+        assert await served.blob(name("x.io/os"), layer_of(store, images["linux/amd64"]))
+
+
+@real_time
+@pytest.mark.parametrize("first", [1, 2])
+async def test_a_tag_that_is_rejected_beside_one_that_is_accepted(first: int) -> None:
+    store = Store()
+    image, other = store.image(b"signed"), store.image(b"for another tag")
+    note = store.image(b"a note", subject=image, artifactType="a/b")
+    sources = {
+        name(f"x.io/os:{n}"): source_of(store, root, f"x.io/os:{n}")
+        for n, root in ((1, image), (2, other), (3, note), (4, image))
+    }
+    for source in sources.values():
+        for each in (image, other, note):
+            source.signed[each["digest"]] = signed(each, for_name="x.io/os:1")
+    note_tag = sources[name("x.io/os:3")]
+    note_tag.signed[note["digest"]] = signed(note, for_name="x.io/os:3")
+    async with repositories([Shelf(sources)], signatures_demanded) as served:
+        for n in (first, 1, 2, 4):
+            if n == 1:
+                assert await served.manifest(name("x.io/os:1"))
+                assert await served.blob(name("x.io/os"), layer_of(store, image))
+                found = await served.referrers(name("x.io/os"), digest(image))
+                assert [each.digest for each in found] == [digest(note)]
+                continue
+            with pytest.raises(DeniedError):
+                await served.manifest(name(f"x.io/os:{n}"))
+            with pytest.raises(DeniedError):
+                await served.manifest(name(f"x.io/os@{other['digest']}"))
+            with pytest.raises(DeniedError):
+                await served.blob(name("x.io/os"), layer_of(store, other))
+
+
+# --- what is broken, or replaced ------------------------------------------------------------------
+
+
+@real_time
+async def test_a_child_that_is_broken_hides_no_other(layout: Layout) -> None:
+    images = [layout.image(each) for each in (b"one", b"two", b"three")]
+    index = layout.index(*(on(each, "linux/amd64") for each in images))
+    layout.save(named(index, "x.io/os:1"))
+    broken, whole, missing = images
+    layers = [layer_of(layout, each) for each in images]
+    sound = [layout.read(each["digest"]) for each in images]
+    flip(layout.file(broken["digest"]), 20)
+    layout.file(missing["digest"]).unlink()
+    async with image_files(layout.path) as place, repositories([place]) as served:
+        for _ in range(2):  # cold and warm
+            assert await served.blob(name("x.io/os"), layers[1])
+            assert await served.manifest(name(f"x.io/os@{whole['digest']}"))
+            with pytest.raises(InvalidError):
+                await served.manifest(name(f"x.io/os@{broken['digest']}"))
+            with pytest.raises(InvalidError):  # what is broken may lead to it
+                await served.blob(name("x.io/os"), layers[0])
+            with pytest.raises(InvalidError):
+                await served.manifest(name(f"x.io/os@{missing['digest']}"))
+            assert await served.referrers(name("x.io/os"), digest(whole)) == []
+        for each, content in zip(images, sound, strict=True):
+            layout.file(each["digest"]).write_bytes(content)
+        for each in layers:
+            assert await served.blob(name("x.io/os"), each)
+
+
+@real_time
+@pytest.mark.parametrize("kind", ["layout", "archive", "pattern"])
+async def test_what_is_replaced_as_it_is_opened_is_not_served(tmp_path: Path, kind: str) -> None:
+    """Another image of the file might be served under the name, and be kept."""
+    file = tmp_path / "at/os-1.tar"
+    layout = Layout(tmp_path / "layout")
+
+    def write(content: bytes) -> None:
+        layout.save(named(layout.image(content), "x.io/os:1"))
+        write_file(file, pack(skopeo(saved(content, tags=["x.io/os:1"]))))
+
+    write(b"one")
+    pattern = sideload_pattern.parse(f"{tmp_path}/at/<basename>-<ref>.tar")
+    async with image_files(layout.path if kind == "layout" else file) as images:
+        place: Place = images
+        if kind == "pattern":
+            place = SideloadPlace(pattern, files(), no_registry, "x.io")
+        async with repositories([place]) as served:
+            (before,) = await place.find(name("x.io/os:1"))
+            write(b"the other")
+            with pytest.raises(ReplacedError, match="replaced"):
+                async with served._opened(before):
+                    pass
+            document = await served.manifest(name("x.io/os:1"))
+            assert isinstance(document.parsed, Manifest)
+            assert document.parsed.layers[0].size == len(b"the other")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,7 +13,7 @@ from imgproxy.images.catalog import Catalog
 from imgproxy.images.repositories import Repositories
 from imgproxy.specs.oci.reference import Reference, parse_named
 from imgproxy.transports.image_files import ImageFiles
-from imgproxy.transports.places import Files
+from imgproxy.transports.places import Candidate, Files
 from imgproxy.verification.known_blobs import KnownBlobs
 from imgproxy.verification.verified_blob import LargeBlobs
 from imgproxy.verification.verified_parts import VerifiedParts
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from imgproxy.config.policy import Policy
     from imgproxy.errors import NotFoundError
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.transports.places import Candidate, Place
+    from imgproxy.transports.places import Place
     from imgproxy.transports.source import Reader, Source
 
 
@@ -68,6 +69,39 @@ async def repositories(
         finally:
             nursery.cancel_scope.cancel()
             catalog.close()
+
+
+class Shelf:
+    """A place with images in memory, by their names."""
+
+    def __init__(self, sources: dict[Reference, Source]) -> None:
+        self._sources = sources
+
+    def has_registry(self, _: str) -> bool:
+        return True
+
+    async def find(self, reference: Reference) -> list[Candidate]:
+        return [each for each in self._all() if each.reference == reference]
+
+    async def everything(self, repository: Reference) -> list[Candidate]:
+        return [each for each in self._all() if each.reference.name == repository.name]
+
+    async def repositories(self) -> list[Reference]:
+        return list(self._sources)
+
+    def _all(self) -> list[Candidate]:
+        async def is_current() -> bool:
+            return True
+
+        return [
+            Candidate(each, 0, partial(_given, source), is_current)
+            for each, source in self._sources.items()
+        ]
+
+
+async def _given(source: Source) -> Source:
+    await trio.lowlevel.checkpoint()
+    return source
 
 
 def name(text: str) -> Reference:

@@ -160,6 +160,6 @@ def several(store: Store, *names: str) -> dict[str, Json]:
     return {name: entry if name == "-" else on(entry, name) for name, entry in images.items()}
 
 
-def layer_of(store: Store, manifest: Json) -> Digest:
+def layer_of(store: Layout, manifest: Json) -> Digest:
     """Return the digest of the first layer of a manifest."""
     return digest(store.layers(manifest)[0])
