@@ -56,7 +56,8 @@ def _reason(step: str, status: os.stat_result) -> str | None:
 
 def _steps(path: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield what the system looks at on the way to a path, as it is there itself."""
-    left, where, links = os.path.abspath(path).split("/")[::-1], "/", 0
+    # Not `abspath`: it takes `link/..` for the directory that the link is in.
+    left, where, links = os.path.join(os.getcwd(), path).split("/")[::-1], "/", 0
     yield where, os.lstat(where)
     while left:
         name = left.pop()

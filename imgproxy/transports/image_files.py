@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from imgproxy.config.policy import path_scopes
-from imgproxy.errors import BadRequestError, Failure, UnavailableError
+from imgproxy.errors import BadRequestError, Failure, NotFoundError, UnavailableError
+from imgproxy.host import files
 from imgproxy.single_flight import BackgroundFlights, SingleFlight
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import DockerArchiveName, LayoutName
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 _MAX_OPEN = 32
 
 _INDEX = "index.json"
+
+# Directories in one another: what lies in those of a directory that was named is served.
+_MAX_DEPTH = 2
 
 # In seconds: how long a request waits for what is being prepared, where it may be there, and where
 # something else has been found.
@@ -134,12 +138,12 @@ class ImageFiles:
         self._archives.close()
 
     async def _matching(self, wanted: Callable[[Reference], bool]) -> list[Candidate]:
-        files = await self._files()
-        self._contents = {each: self._contents[each] for each in files if each in self._contents}
+        there = await self._files()
+        self._contents = {each: self._contents[each] for each in there if each in self._contents}
         # All begin at once, and most of them are done soon.
         unknown = [
             self._flights.begin(each, partial(self._find_out, each))
-            for each in files
+            for each in there
             if each not in self._contents
         ]
         with trio.move_on_after(_MOMENT):
@@ -148,7 +152,7 @@ class ImageFiles:
         for is_known in (True, False):
             found = [
                 self._candidate(identity, contents, name, position)
-                for identity in files
+                for identity in there
                 if not is_known or identity in self._contents
                 if (contents := await self._look(identity)) is not None
                 for name, positions in contents.names.items()
@@ -180,11 +184,33 @@ class ImageFiles:
         found = []
         known: Known = {}
         for path in self._paths:
-            for each in await trio.to_thread.run_sync(_below, path, abandon_on_cancel=True):
-                identity = await self._allowed.identity(each, known)
+            for each in await trio.to_thread.run_sync(self._below, path, abandon_on_cancel=True):
+                try:
+                    identity = await self._allowed.identity(each, known)
+                except Failure as failure:
+                    self._refuse(each, failure)
+                    continue
                 if identity is not None:
                     found.append(identity)
         return found
+
+    def _below(self, path: str, depth: int = _MAX_DEPTH) -> list[str]:
+        """Return the files at a path that may have images: itself, or those in the directory."""
+        index = f"{path}/{_INDEX}"
+        if os.path.exists(index):
+            return [index]
+        if not os.path.isdir(path):
+            return [path] if os.path.isfile(path) else []
+        if depth == 0:
+            return []
+        try:
+            names = sorted(each for each in os.listdir(path) if each[0] != ".")
+        except OSError as error:
+            failure = files.failure(path, error)
+            if not isinstance(failure, NotFoundError):  # it is not gone meanwhile
+                self._refuse(path, failure)
+            return []
+        return [each for name in names for each in self._below(f"{path}/{name}", depth - 1)]
 
     async def _look(self, identity: FileIdentity) -> _Contents | None:
         """Return what a file holds, None where it cannot be used."""
@@ -208,23 +234,14 @@ class ImageFiles:
             finally:
                 archive.close()
         except Failure as failure:
-            if self._reported.get(path) != failure.message:
-                self._reported[path] = failure.message
-                self._report(f"{failure.message}; until that changes, it is not served")
+            self._refuse(path, failure)
             return None
 
-
-def _below(path: str) -> list[str]:
-    """Return the files at a path that may have images: itself, or those in the directory."""
-    if os.path.isdir(path) and not os.path.exists(f"{path}/{_INDEX}"):
-        inside = [os.path.join(path, each) for each in sorted(os.listdir(path)) if each[0] != "."]
-    else:
-        inside = [path]
-    return [
-        f"{each}/{_INDEX}" if os.path.isdir(each) else each
-        for each in inside
-        if os.path.isfile(each) or os.path.exists(f"{each}/{_INDEX}")
-    ]
+    def _refuse(self, path: str, failure: Failure) -> None:
+        """Report why a path is not served, once until that changes."""
+        if self._reported.get(path) != failure.message:
+            self._reported[path] = failure.message
+            self._report(f"{failure.message}; until that changes, it is not served")
 
 
 async def _read(source: _Source) -> _Contents:

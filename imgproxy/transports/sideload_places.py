@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
+import threading
+import time
+from collections import OrderedDict, deque
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -34,8 +36,16 @@ if TYPE_CHECKING:
 # Images of one repository, and repositories, that are listed at most.
 _MAX_LISTED = 10_000
 
+# Names in directories that are remembered, which take some hundred bytes each; and how old a change
+# of a directory must be, in nanoseconds, to be told from another one: FAT has two seconds.
+_MAX_NAMES = 200_000
+_TICK = 2_000_000_000
+
 # Components of a name, as deep as a walk goes.
 _MAX_DEPTH = 8
+
+# Device, inode, and the time of the last change.
+_Stamp = tuple[int, int, int]
 
 _HUB, _LIBRARY = "docker.io", "library/"
 
@@ -58,6 +68,7 @@ class SideloadPlace:
         self._files = files
         self._open_registry = open_registry
         self._default_registry = default_registry
+        self._directories = _Directories()
 
     def has_registry(self, registry: str) -> bool:  # noqa: ARG002
         """See `Place`. A pattern answers for any."""
@@ -102,9 +113,26 @@ class SideloadPlace:
 
     def _listed(self, repository: Reference) -> list[tuple[Reference, str]]:
         """Return the images that paths of a repository are for, with the paths."""
-        refs = islice(_refs(self._pattern.path(repository, "<")), _MAX_LISTED)
+        refs = islice(self._refs(self._pattern.path(repository, "<")), _MAX_LISTED)
         named = filter(None, (_named(repository, ref) for ref in sorted(refs)))
         return [(each, self._pattern.path(each, each.manifest)) for each in named]
+
+    def _refs(self, path: str) -> Iterator[str]:
+        """Yield what may stand in place of the `<` in a path, by the directory that it is in."""
+        before, _, after = path.partition("<")
+        directory, _, prefix = before.rpartition("/")
+        suffix = after.partition("/")[0]
+        if "<" in suffix:
+            within = f"{re.escape(prefix)}(.+){re.escape(suffix)}".replace("<", "(?:.+)")
+            names = self._directories.names(directory or "/")
+            matches = map(re.compile(within).fullmatch, names)
+            return (match[1] for match in matches if match is not None)
+        shortest, end = len(prefix) + len(suffix), -len(suffix) or None
+        return (
+            name[len(prefix) : end]
+            for name in self._directories.names(directory or "/")
+            if name.endswith(suffix) and name.startswith(prefix) and len(name) > shortest
+        )
 
     def _walk(self) -> list[Reference]:
         """Return the repositories below `<name>`, which must be whole components of the pattern."""
@@ -137,20 +165,38 @@ class SideloadPlace:
         return found
 
 
-def _refs(path: str) -> Iterator[str]:
-    """Yield what may stand in place of the `<` in a path, by the directory that it is in."""
-    before, _, after = path.partition("<")
-    directory, _, prefix = before.rpartition("/")
-    suffix = after.partition("/")[0]
-    within = re.compile(f"{re.escape(prefix)}(.+){re.escape(suffix)}".replace("<", "(?:.+)"))
-    try:
-        with os.scandir(directory or "/") as entries:
-            for entry in entries:
-                match = within.fullmatch(entry.name)
-                if match is not None:
-                    yield match[1]
-    except OSError:  # there is no such directory
-        return
+class _Directories:
+    """The names in directories, which are listed anew when they have changed.
+
+    Used in threads.
+    """
+
+    def __init__(self) -> None:
+        self._listed: OrderedDict[str, tuple[_Stamp, tuple[str, ...]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def names(self, path: str) -> tuple[str, ...]:
+        """Return the names in a directory, none where there is no such."""
+        try:
+            stamp = _stamp(os.stat(path))
+            known = self._listed.get(path)
+            if known is not None and known[0] == stamp:
+                return known[1]
+            names = tuple(os.listdir(path))
+        except OSError:
+            return ()
+        # What comes in the same tick of the clock would leave no trace.
+        if time.time_ns() - stamp[2] > _TICK and len(names) < _MAX_NAMES:
+            with self._lock:
+                self._listed[path] = stamp, names
+                self._listed.move_to_end(path)
+                while sum(len(each) + 1 for _, each in self._listed.values()) > _MAX_NAMES:
+                    self._listed.popitem(last=False)
+        return names
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_dev, status.st_ino, max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _spellings(reference: Reference) -> Sequence[Reference]:

@@ -93,3 +93,16 @@ def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
     for name, expected in (("absent", FileNotFoundError), ("loop", OSError)):
         with pytest.raises(expected):
             changeable_by_others(str(tmp_path / name))
+
+
+def test_a_way_back_from_a_link_is_that_of_the_system(file: Path, tmp_path: Path) -> None:
+    """`link/..` is the directory above the one that the link leads to."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "inside").mkdir(parents=True)
+    (elsewhere / file.name).write_bytes(b"")
+    (file.parent / "link").symlink_to(elsewhere / "inside")
+    path = f"{file.parent}/link/../{file.name}"
+    assert os.path.samefile(path, elsewhere / file.name)
+    assert changeable_by_others(path) is None
+    elsewhere.chmod(0o757)
+    assert changeable_by_others(path) == f"others may write {elsewhere}"

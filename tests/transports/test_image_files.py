@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
@@ -139,3 +140,44 @@ async def test_an_archive_that_nobody_reads_is_closed_after_others(tmp_path: Pat
         source = await first.open_source()
         await source.root()
         source.close()
+
+
+@real_time
+async def test_what_lies_in_the_directories_of_a_directory(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "images/team/layout")
+    layout.save(named(layout.image(b"x"), "quay.io/acme/os:1"))
+    write_file(tmp_path / "images/team/two.tar", pack(skopeo(TWO)))
+    write_file(tmp_path / "images/team/deep/one.tar", pack(skopeo(ONE)))
+    async with image_files(tmp_path / "images") as place:
+        assert sorted(map(str, await place.repositories())) == [
+            "quay.io/acme/os",
+            "quay.io/acme/two",
+        ]
+
+
+@real_time
+@pytest.mark.parametrize("failing", ["listdir", "stat"])
+async def test_a_directory_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    write_file(tmp_path / "images/closed/one.tar", pack(skopeo(ONE)))
+    write_file(tmp_path / "images/two.tar", pack(skopeo(TWO)))
+    function, said = getattr(os, failing), []
+    closed = {"listdir": "closed", "stat": "one.tar"}[failing]
+
+    def refuse(path: object, *arguments: object, **options: object) -> object:
+        if str(path).endswith(closed) and is_closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return function(path, *arguments, **options)
+
+    is_closed = True
+    monkeypatch.setattr(os, failing, refuse)
+    monkeypatch.setattr(os.path, "isfile", lambda path: str(path).endswith(".tar"))
+    async with image_files(tmp_path / "images", said=said) as place:
+        for _ in range(2):
+            assert await place.find(name("quay.io/acme/two:2"))
+            assert await place.find(name("quay.io/acme/one:1")) == []
+        assert len(said) == 1
+        assert closed in said[0]
+        is_closed = False
+        assert await place.find(name("quay.io/acme/one:1"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +20,7 @@ from support.local_places import files, name, shown
 from support.streams import real_time
 
 from imgproxy.config import sideload_pattern
+from imgproxy.transports import sideload_places
 from imgproxy.transports.sideload_places import SideloadPlace
 
 if TYPE_CHECKING:
@@ -144,3 +147,66 @@ async def test_what_others_may_change_is_not_there_and_said_once(tmp_path: Path)
     ]
     path.chmod(0o644)
     assert len(await opt.find(name("quay.io/os:1"))) == 1
+
+
+@real_time
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("at/../in/<name>/<ref>.tar", "in/acme/os/1.tar"),
+        ("in/<name>/<name>/<ref>.tar", "in/acme/os/acme/os/1.tar"),
+        ("in/<name>/of/<name>.<ref>", "in/acme/os/of/acme/os.1"),
+    ],
+)
+async def test_a_name_twice_and_a_way_back(tmp_path: Path, pattern: str, path: str) -> None:
+    write_file(tmp_path / path, pack(skopeo(IMAGE)))
+    (tmp_path / "at").mkdir()
+    opt, image = place(f"{tmp_path}/{pattern}", default="quay.io"), name("quay.io/acme/os:1")
+    assert shown(await opt.find(image)) == shown(await opt.everything(image)) == [str(image)]
+    assert name("quay.io/acme/os") in list(await opt.repositories())
+    assert await opt.find(name("quay.io/acme:1")) == []
+
+
+@real_time
+@pytest.mark.parametrize("is_old", [False, True])
+async def test_a_directory_is_listed_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_old: bool
+) -> None:
+    listed: list[object] = []
+    listdir = os.listdir
+
+    def noting(path: str) -> list[str]:
+        listed.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", noting)
+    if is_old:
+        monkeypatch.setattr(sideload_places, "_TICK", -(10**12))
+    nix = place(f"{tmp_path}/<ref>-<basename>.tar")
+    for n, each in enumerate(("a", "b")):
+        write_file(tmp_path / f"{each}-os.tar", pack(skopeo(IMAGE)))
+        os.utime(tmp_path, (0, time.time() + 100 + n))  # later than any change
+        listed.clear()
+        for repository in ("os", "os", "tools", "absent"):
+            found = await nix.everything(name(f"x.io/{repository}"))
+            expected = ["a", "b"][: n + 1] if repository == "os" else []
+            assert sorted(str(each.reference.tag) for each in found) == expected
+        # What may have changed in the same moment is listed each time.
+        assert len(listed) == (1 if is_old else 4)
+
+
+@real_time
+async def test_the_names_that_are_remembered_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sideload_places, "_TICK", -1)
+    monkeypatch.setattr(sideload_places, "_MAX_NAMES", 5)
+    opt = place(f"{tmp_path}/<basename>/<ref>")
+    for n in range(8):
+        for k in range(n):
+            write_file(tmp_path / f"os{n}/{k}", b"")
+        assert len(await opt.everything(name(f"x.io/os{n}"))) == n
+    remembered = opt._directories._listed
+    assert [len(names) for _, names in remembered.values()] == [4]
+    for n in range(8):
+        assert len(await opt.everything(name(f"x.io/os{n}"))) == n
