@@ -10,7 +10,7 @@ import trio
 from imgproxy.cli import options as common
 from imgproxy.cli import runtime
 from imgproxy.cli.options import Options, Parser
-from imgproxy.errors import UsageError, clean
+from imgproxy.errors import Failure, UsageError, clean
 from imgproxy.frontends.registry_api import RegistryApi
 from imgproxy.host import environment, ownership
 from imgproxy.images.catalog import Catalog
@@ -20,7 +20,10 @@ from imgproxy.server.inherited_sockets import InheritedSockets
 from imgproxy.server.listeners import Listeners
 from imgproxy.server.service import PUBLIC, Service
 from imgproxy.specs.oci import registry_name
+from imgproxy.store.archive_records import ArchiveRecords
+from imgproxy.store.content_store import ContentStore
 from imgproxy.transports.image_files import ImageFiles
+from imgproxy.transports.known_archives import KnownArchives
 from imgproxy.transports.places import Files, refusal
 from imgproxy.transports.registry.foreign_layers import ForeignLayers
 from imgproxy.transports.registry.network import Network
@@ -32,6 +35,7 @@ from imgproxy.verification.verified_parts import VerifiedParts
 
 if TYPE_CHECKING:
     from imgproxy.cli.runtime import OptionFiles
+    from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.server.listeners import Address
     from imgproxy.transports.places import Candidate, Place
     from imgproxy.transports.source import Source
@@ -88,6 +92,7 @@ def add_options(parser: Parser) -> None:
         action="store_true",
         help="serve files that other users than root and this one may change as well",
     )
+    common.add_cache(parser)
     common.add_configuration(parser)
     common.add_service(parser)
     common.add_diagnostics(parser)
@@ -152,11 +157,12 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
     configuration = runtime.new_configuration(options, files, diagnostics)
     network = Network(NetworkOptions(offline=True), configuration, diagnostics)
     allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
-    images = ImageFiles(options.images, allowed, diagnostics.failure)
+    archives = _known_archives(options, diagnostics)
+    images = ImageFiles(options.images, allowed, diagnostics.failure, archives)
     places: list[Place] = [
         *([images] if options.images else []),
         *(
-            SideloadPlace(each, allowed, network.repository, options.default_registry)
+            SideloadPlace(each, allowed, network.repository, options.default_registry, archives)
             for each in options.sideload
         ),
     ]
@@ -194,6 +200,18 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
             catalog.close()
             images.close()
             network.close()
+
+
+def _known_archives(options: RegistryOptions, diagnostics: Diagnostics) -> KnownArchives:
+    """Return what is known of archives; with a cache, after a restart as well."""
+    if options.cache is None:
+        return KnownArchives()
+    try:
+        ContentStore(options.cache).create()
+    except Failure as failure:
+        diagnostics.failure(f"going on without a record of archives: {failure.message}")
+        return KnownArchives()
+    return KnownArchives(ArchiveRecords(options.cache), diagnostics.failure)
 
 
 async def _open(candidate: Candidate) -> list[Source]:

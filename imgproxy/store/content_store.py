@@ -8,6 +8,7 @@
     .imgproxy/partial/<digest>      blobs on their way: `partial_blob`
     .imgproxy/names/                what a cache knows, and the roots of what it keeps:
                                     `CacheRecords.roots`
+    .imgproxy/archives/             what is known of archives elsewhere: `ArchiveRecords`
 
 What names in index.json reach is kept for them, and what the documents in `.imgproxy/names/` reach
 for the cache. Nothing else in `.imgproxy/` keeps a blob.

@@ -21,8 +21,9 @@ from imgproxy.single_flight import BackgroundFlights, SingleFlight
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import DockerArchiveName, LayoutName
 from imgproxy.transports.file_tree import Directory
+from imgproxy.transports.known_archives import KnownArchives
 from imgproxy.transports.local import detect
-from imgproxy.transports.local.docker_archive import DockerArchive, Made
+from imgproxy.transports.local.docker_archive import DockerArchive
 from imgproxy.transports.local.oci_layout import OciLayout
 from imgproxy.transports.local.tar_archive import Archive, open_archive
 from imgproxy.transports.places import Candidate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from imgproxy.host.ownership import Known
     from imgproxy.specs.oci.reference import Reference
+    from imgproxy.transports.local.docker_archive import Made
     from imgproxy.transports.places import FileIdentity, Files
     from imgproxy.transports.source import Source
 
@@ -54,11 +56,11 @@ _MOMENT = 1.0
 class _Source:
     """How the images in a layout or an archive are read."""
 
-    def __init__(self, transport: str, tree: Directory | Archive) -> None:
+    def __init__(self, transport: str, tree: Directory | Archive, made: Made | None) -> None:
         self._transport = transport
         self._path = tree.path
         self._tree = tree
-        self._made = Made()  # of a Docker archive
+        self._made = made  # of an archive
 
     @property
     def is_archive(self) -> bool:
@@ -85,11 +87,19 @@ class _Contents(NamedTuple):
 class ImageFiles:
     """The images in files. See `Place`. `run` must be running.
 
-    `report` takes a line for each file that cannot be used, once until it changes.
+    `report` takes a line for each file that cannot be used, once until it changes. `known` may be
+    shared.
     """
 
-    def __init__(self, paths: Iterable[str], allowed: Files, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        paths: Iterable[str],
+        allowed: Files,
+        report: Callable[[str], None],
+        known: KnownArchives | None = None,
+    ) -> None:
         self._paths = list(paths)
+        self._known = known or KnownArchives()
         self._allowed = allowed
         self._report = report
         self._contents: dict[FileIdentity, _Contents | None] = {}
@@ -227,10 +237,12 @@ class ImageFiles:
         path = identity.path
         try:
             if os.path.basename(path) == _INDEX:
-                return await _read(_Source("oci", Directory(os.path.dirname(path))))
+                return await _read(_Source("oci", Directory(os.path.dirname(path)), None))
             archive = await self._archives.lease(identity)
             try:
-                return await _read(_Source(await detect.archive_transport(archive), archive))
+                made = self._known.made(archive.state)
+                transport = await detect.archive_transport(archive)
+                return await _read(_Source(transport, archive, made))
             finally:
                 archive.close()
         except Failure as failure:

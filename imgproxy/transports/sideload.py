@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
+    from imgproxy.transports.local.detect import MadeOf
     from imgproxy.transports.source import (
         Document,
         Reader,
@@ -81,10 +82,13 @@ class Sideloaded:
 
 
 async def open_sideloaded(
-    path: str, reference: Reference, open_registry: Callable[[], Source] | None = None
+    path: str,
+    reference: Reference,
+    open_registry: Callable[[], Source] | None = None,
+    made_of: MadeOf | None = None,
 ) -> Sideloaded:
     """Open the image of a registry whose content is at `path`; see `Sideloaded`.
 
-    Raises what `local.detect.open_path` raises.
+    `made_of`: see `local.detect.open_path`. Raises what that raises.
     """
-    return Sideloaded(await open_path(path, reference), reference, open_registry)
+    return Sideloaded(await open_path(path, reference, made_of), reference, open_registry)

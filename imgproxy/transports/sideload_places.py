@@ -22,6 +22,7 @@ from imgproxy.errors import BadRequestError
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import registry_name
+from imgproxy.transports.known_archives import KnownArchives
 from imgproxy.transports.places import Candidate
 from imgproxy.transports.sideload import open_sideloaded
 
@@ -54,7 +55,7 @@ class SideloadPlace:
     """The images that a pattern leads to. See `Place`.
 
     `open_registry` opens the image of a registry, for its signatures; `default_registry` is that of
-    a pattern without `<registry>`, where repositories are listed.
+    a pattern without `<registry>`, where repositories are listed. `archives` may be shared.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class SideloadPlace:
         files: Files,
         open_registry: Callable[[Reference], Source],
         default_registry: str,
+        archives: KnownArchives | None = None,
     ) -> None:
         self._pattern = pattern
         self._files = files
         self._open_registry = open_registry
         self._default_registry = default_registry
+        self._archives = archives or KnownArchives()
         self._directories = _Directories()
 
     def has_registry(self, registry: str) -> bool:  # noqa: ARG002
@@ -107,7 +110,7 @@ class SideloadPlace:
         if identity is None:
             return None
         registry = partial(self._open_registry, reference)
-        opening = partial(open_sideloaded, path, reference, registry)
+        opening = partial(open_sideloaded, path, reference, registry, self._archives.made)
         is_current = partial(self._files.is_current, identity)
         return Candidate(reference, identity, opening, is_current)
 

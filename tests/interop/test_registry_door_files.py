@@ -407,3 +407,25 @@ def test_a_place_that_is_lost_while_the_registry_runs(tmp_path: Path) -> None:
         assert door.status(manifest(NAME, "1")) == 404
         assert door.status("/v2/") == 200
         assert eventually(lambda: door.child.running)
+
+
+# --- what is known of archives --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_usable", [True, False])
+def test_a_cache_is_made_or_done_without(tmp_path: Path, *, is_usable: bool) -> None:
+    put(tmp_path / "images/a.tar", archive(gzipped(b"one"), f"{NAME}:1"))
+    cache = tmp_path / "cache"
+    if not is_usable:
+        cache.mkdir()
+        (cache / ".imgproxy").write_bytes(b"no directory")
+    for _ in range(2):
+        options = ("--images", f"{tmp_path}/images", "--cache", str(cache))
+        with registry_doors.running(*options) as door:
+            (digest,) = layers_of(door, manifest(NAME, "1"))
+            assert door.ask(blob(NAME, digest)).body == gzipped(b"one")
+            said = "going on without a record of archives" in door.child.stderr
+            assert said is not is_usable
+    if is_usable:
+        assert (cache / "oci-layout").exists()

@@ -30,11 +30,16 @@ from imgproxy.transports.source import Identity, docker_identity
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from imgproxy.host.files import FileState
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import LocalName, Reference
+    from imgproxy.transports.local.docker_archive import Made
     from imgproxy.transports.local.tar_archive import Archive
     from imgproxy.transports.source import SearchableSource
+
+    # Returns what is known of an archive that is open.
+    MadeOf = Callable[[FileState], Made]
 
 # Manifests that are read to find out whether an archive has what its indexes name.
 _MAX_INSPECTED = 64
@@ -62,11 +67,14 @@ async def _open_named(name: LocalName | PathName) -> SearchableSource:
         return _in_archive(_readable_name(name, archive), archive)
 
 
-async def open_path(path: str, reference: Reference) -> SearchableSource:
+async def open_path(
+    path: str, reference: Reference, made_of: MadeOf | None = None
+) -> SearchableSource:
     """Open the image at `path` that stands in for the image of a registry with this reference.
 
     A file of a registry's tree counts as well, and so does the only image of an archive or a
-    layout, whatever its name there. Raises `Failure`.
+    layout, whatever its name there. `made_of` returns what is known of a Docker archive that is
+    open. Raises `Failure`.
     """
 
     def name_of(transport: str) -> LocalName:
@@ -78,15 +86,18 @@ async def open_path(path: str, reference: Reference) -> SearchableSource:
         from imgproxy.transports.local.registry_tree import RegistryTree
 
         return RegistryTree(path, docker_identity(reference))
-    return await _open_detected(path, name_of, reference)
+    return await _open_detected(path, name_of, reference, made_of)
 
 
 async def _open_detected(
-    path: str, name_of: Callable[[str], LocalName], reference: Reference | None = None
+    path: str,
+    name_of: Callable[[str], LocalName],
+    reference: Reference | None = None,
+    made_of: MadeOf | None = None,
 ) -> SearchableSource:
     """Open what is at `path`; `name_of` returns its name, given the transport that reads it.
 
-    `reference`: see `open_path`.
+    `reference`, `made_of`: see `open_path`.
     """
     if await call(path, _is_directory, path):
         name = name_of(await call(path, _directory_transport, path))
@@ -96,7 +107,7 @@ async def _open_detected(
     archive = await open_archive(path)
     with closing_on_error(archive):
         name = _readable_name(name_of(await archive_transport(archive)), archive)
-        return _in_archive(name, archive, reference)
+        return _in_archive(name, archive, reference, made_of)
 
 
 def _in_directory(name: LocalName, reference: Reference | None = None) -> SearchableSource:
@@ -117,12 +128,16 @@ def _in_directory(name: LocalName, reference: Reference | None = None) -> Search
 
 
 def _in_archive(
-    name: LocalName, archive: Archive, reference: Reference | None = None
+    name: LocalName,
+    archive: Archive,
+    reference: Reference | None = None,
+    made_of: MadeOf | None = None,
 ) -> SearchableSource:
     if isinstance(name, DockerArchiveName):
         from imgproxy.transports.local.docker_archive import DockerArchive
 
-        return DockerArchive(name, archive, is_lenient=reference is not None)
+        made = None if made_of is None else made_of(archive.state)
+        return DockerArchive(name, archive, is_lenient=reference is not None, made=made)
     from imgproxy.transports.local.oci_layout import OciLayout
 
     assert isinstance(name, LayoutName)  # noqa: S101  (a `dir:` is no file)

@@ -37,6 +37,8 @@ from imgproxy.transports.readers import Bytes
 from imgproxy.transports.source import Document, Entry, Identity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.specs.oci.docker_archive import Item
     from imgproxy.specs.oci.platform import Platform
     from imgproxy.specs.oci.reference import DockerArchiveName, Reference
@@ -62,11 +64,19 @@ class _Image(NamedTuple):
 
 
 class Made:
-    """What has been found out about one archive: its images, and the digests of layers."""
+    """What has been found out about one archive: its images, and the digests of layers.
 
-    def __init__(self) -> None:
+    `hashed` are those that are known, and `keep` is called with this when there is another one.
+    """
+
+    def __init__(
+        self,
+        hashed: dict[int, Digest] | None = None,
+        keep: Callable[[Made], None] = lambda _: None,
+    ) -> None:
         self.images: dict[int, _Image] = {}  # by position
-        self.hashed: dict[int, Digest] = {}  # by offset, because a layer may have many names
+        self.hashed = hashed or {}  # by offset, because a layer may have many names
+        self.keep = keep
 
 
 class DockerArchive:
@@ -251,6 +261,7 @@ class DockerArchive:
             finally:
                 content.close()
             self._made.hashed[member.offset] = Digest("sha256", hasher.hexdigest())
+            await trio.to_thread.run_sync(self._made.keep, self._made)
         return self._made.hashed[member.offset]
 
     async def document(self, descriptor: Descriptor) -> Document:

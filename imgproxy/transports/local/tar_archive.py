@@ -27,7 +27,7 @@ from imgproxy.transports.readers import Bytes, Content
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from imgproxy.host.files import OpenFile
+    from imgproxy.host.files import FileState, OpenFile
     from imgproxy.specs.oci.tar import Stream
     from imgproxy.transports.local.decompression import CompressedFile
 
@@ -84,6 +84,11 @@ class Archive:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
+
+    @property
+    def state(self) -> FileState:
+        """See `OpenFile`."""
+        return self._file.state
 
     @property
     def names(self) -> str:
