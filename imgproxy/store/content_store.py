@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,8 @@ class ContentStore:
     def create(self) -> None:
         """Make what is missing of the store, which is not made of a directory with other files."""
         with using(self.path):
-            os.makedirs(self.path, _PRIVATE, exist_ok=True)
+            with suppress(FileExistsError):  # what is there is looked into
+                os.makedirs(self.path, _PRIVATE)
             found = set(os.listdir(self.path))
             if found and not found & {"oci-layout", "index.json", _OURS}:
                 raise DestinationError(f"{clean(self.path)} is neither an OCI layout nor empty")
@@ -150,9 +152,10 @@ class ContentStore:
     def has(self, digest: Digest, size: int) -> bool:
         """Return whether a blob is there, by its size: it was verified when it got its name."""
         try:
-            return os.stat(self.blob_path(digest)).st_size == size
+            found = os.stat(self.blob_path(digest))
         except OSError:
             return False
+        return stat.S_ISREG(found.st_mode) and found.st_size == size
 
     async def partial(
         self, digest: Digest, size: int, patience: float = math.inf
@@ -225,8 +228,11 @@ class ContentStore:
 
     def _sync_blobs(self) -> None:
         blobs = f"{self.path}/blobs"
-        for algorithm in ("", *os.listdir(blobs)):
-            sync_directory(f"{blobs}/{algorithm}")
+        with os.scandir(blobs) as found:
+            for algorithm in found:
+                if algorithm.is_dir():  # others may put there what they want
+                    sync_directory(algorithm.path)
+        sync_directory(blobs)
 
 
 def _is_same(one: os.stat_result, other: os.stat_result) -> bool:

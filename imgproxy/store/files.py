@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -29,30 +30,48 @@ class DestinationError(Failure):
     default_code = "DESTINATION"
 
 
+class NotRegularError(OSError):
+    """What is to be read is a directory, a FIFO or the like, which may have no end."""
+
+
 # What a file is called that is not whole yet: its own name, and this.
 TEMPORARY = r"\.imgproxy-[0-9]+-[0-9]+\Z"
 
 
 @contextmanager
-def using(path: str, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+def using(path: str, passing: tuple[type[OSError], ...] = ()) -> Iterator[None]:
     """Translate errors of the operating system on a path of the store into `Failure`.
 
-    Those of the class `passing` are the caller's.
+    Those of the classes `passing` are the caller's.
     """
     try:
         yield
     except passing:
         raise
     except OSError as error:
-        where = clean(error.filename if isinstance(error.filename, str) else path)
+        # Of a renaming, the second name is the one that people know.
+        names = (error.filename2, error.filename, path)
+        where = clean(next(each for each in names if isinstance(each, str)))
         failure = None if error.errno in _FULL else shortage(where, error)
         raise failure or DestinationError(f"{where}: {error.strerror or error}") from None
 
 
 def read(path: str, limit: int) -> tuple[bytes, os.stat_result]:
-    """Return the content of a file and its status when it was read. Raises `OSError`."""
-    with open(path, "rb") as file:
+    """Return the content of a file and its status when it was read.
+
+    Content that is longer than `limit` bytes is cut a byte later.
+    Raises `OSError`; `NotRegularError` for what is not a regular file.
+    """
+    with open(path, "rb", opener=_opened) as file:
         return file.read(limit + 1), os.fstat(file.fileno())
+
+
+def _opened(path: str, flags: int) -> int:
+    fd = os.open(path, flags | os.O_NONBLOCK)  # a FIFO may have no writer
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotRegularError(errno.EINVAL, "not a regular file", path)
+    return fd
 
 
 def write(path: str, content: bytes, mode: int, *, replace: bool = True) -> None:

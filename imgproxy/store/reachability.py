@@ -12,7 +12,7 @@ from imgproxy.errors import Failure, InvalidError, clean
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import layout_index, mentions
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
-from imgproxy.store.files import read, using
+from imgproxy.store.files import NotRegularError, read, using
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,8 +59,11 @@ class Documents:
     def _parse(self, mention: Mention) -> list[Mention]:
         path = self._store.blob_path(mention.digest)
         name = f"{clean(self._store.path)}: {mention.digest}"
-        with using(path, passing=FileNotFoundError):
-            raw, status = read(path, MAX_DOCUMENT_SIZE)
+        try:
+            with using(path, passing=(FileNotFoundError, NotRegularError)):
+                raw, status = read(path, MAX_DOCUMENT_SIZE)
+        except NotRegularError as error:
+            raise InvalidError(f"{name}: {error.strerror}") from None
         if len(raw) <= MAX_DOCUMENT_SIZE:
             if digests.is_available(mention.digest):
                 self._compare(name, mention.digest, raw)

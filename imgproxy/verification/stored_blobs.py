@@ -66,7 +66,7 @@ class StoreCheck:
                 nursery.start_soon(self._hash_each, queue)
         for digest in self._needed:
             if digest not in there and digest.algorithm in digests.AVAILABLE:
-                self._add(digest, _missing(self._store, digest))
+                self._add(digest, self._unparsed.get(digest) or _missing(self._store, digest))
 
     def _walk(self) -> None:
         for root in reachability.roots(self._store):
@@ -100,7 +100,10 @@ class StoreCheck:
         name = clean(file.path)
         hasher, buffer = digests.hasher(digest), memoryview(bytearray(min(_PIECE, file.size + 1)))
         try:
-            with using(file.path, passing=FileNotFoundError), open(file.path, "rb", 0) as content:
+            with (
+                using(file.path, passing=(FileNotFoundError,)),
+                open(file.path, "rb", 0) as content,
+            ):
                 while count := content.readinto(buffer):
                     hasher.update(buffer[:count])
         except FileNotFoundError:

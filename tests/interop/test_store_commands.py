@@ -181,6 +181,13 @@ def no_manifest(layout: Layout) -> tuple[str, str, list[str]]:
     return digest, "BLOB_UNKNOWN", ["a"]
 
 
+def fifo(layout: Layout) -> tuple[str, str, list[str]]:
+    digest = entries(layout)[0]["digest"]
+    lose(layout.file(digest))
+    os.mkfifo(layout.file(digest))
+    return digest, "MANIFEST_INVALID", ["a"]
+
+
 def wrong_size(layout: Layout) -> tuple[str, str, list[str]]:
     a, b = entries(layout)
     layout.save(a, {**b, "size": 1})
@@ -206,7 +213,7 @@ def odd_entry(layout: Layout) -> tuple[None, str, list[str]]:
 
 DAMAGE = [
     *(changed_layer, short_layer, changed_manifest, no_config, no_manifest, wrong_size),
-    *(no_manifest_at_all, unnamed, odd_entry),
+    *(no_manifest_at_all, unnamed, odd_entry, fifo),
 ]
 
 
@@ -219,7 +226,7 @@ def test_what_does_not_verify_is_told_with_what_names_it(
     assert done.status == 4
     (wrong,) = done.json()["errors"][0]["detail"]["wrong"]
     assert (wrong["digest"], wrong["code"], wrong["names"]) == (digest, code, by)
-    line, last = done.stderr.splitlines()
+    line, *_, last = done.stderr.splitlines()
     assert wrong["message"] in line
     assert digest is None or line.endswith(f"(named by {', '.join(by) or 'nothing'})")
     assert "1 of its blobs and entries are wrong or missing" in last

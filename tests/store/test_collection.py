@@ -207,6 +207,18 @@ def directory_for_a_manifest(layout: Layout) -> None:
     layout.file(descriptor["digest"]).mkdir()
 
 
+def fifo_for_a_manifest(layout: Layout) -> None:
+    descriptor = layout.image(b"a")
+    layout.save(descriptor)
+    lose(layout.file(descriptor["digest"]))
+    os.mkfifo(layout.file(descriptor["digest"]))
+
+
+def fifo_for_the_index(layout: Layout) -> None:
+    (layout.path / "index.json").unlink()
+    os.mkfifo(layout.path / "index.json")
+
+
 def broken_index(layout: Layout) -> None:
     (layout.path / "index.json").write_text("{")
 
@@ -223,7 +235,9 @@ UNREADABLE = {
     wrong_digest_in_an_index: '"sha256:x": sha256 has 64',
     absent_manifest: "os stands for sha256:[0-9a-f]*, which is not there",
     huge_manifest: "5242880 bytes are more than a document has; nothing is removed",
-    directory_for_a_manifest: "Is a directory",
+    directory_for_a_manifest: "sha256:[0-9a-f]*: not a regular file; nothing is removed",
+    fifo_for_a_manifest: "sha256:[0-9a-f]*: not a regular file; nothing is removed",
+    fifo_for_the_index: "index.json: not a regular file",
     broken_index: "parsing .*index.json",
     later_version: "has trees, which this version of imgproxy does not know; nothing is removed",
 }

@@ -73,6 +73,33 @@ def test_a_directory_with_other_files_becomes_no_store(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_file_becomes_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DestinationError, match=r"/file: Not a directory$"):
+        ContentStore(str(tmp_path / "file")).create()
+
+
+@real_time
+async def test_what_others_put_beside_blobs_is_no_obstacle(store: ContentStore) -> None:
+    (Path(store.path) / "blobs/README").touch()
+    (Path(store.path) / "blobs/sha1").symlink_to("nowhere")
+    await store.change_index(partial(named, "a"))
+    assert store.index().names == ["a"]
+
+
+def test_a_blob_is_a_regular_file(store: ContentStore) -> None:
+    path = Path(store.blob_path(DIGEST))
+    path.mkdir(parents=True)
+    assert not store.has(DIGEST, path.stat().st_size)
+    with pytest.raises(DestinationError, match=f"{DIGEST.encoded}: Is a directory$"):
+        store.put(DIGEST, CONTENT)
+    path.rmdir()
+    os.mkfifo(path)
+    assert not store.has(DIGEST, 0)
+    store.put(DIGEST, CONTENT)
+    check_blob(store.blob_path(DIGEST))
+
+
 @real_time
 async def test_a_blob_gets_its_name_when_it_is_whole(store: ContentStore) -> None:
     begun = await store.partial(DIGEST, len(CONTENT))
