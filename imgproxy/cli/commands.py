@@ -7,11 +7,14 @@ is for people as well, `text` returns it in lines.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from imgproxy.cli import options as common
@@ -20,7 +23,7 @@ from imgproxy.cli.options import Options, Parser
 from imgproxy.errors import BadRequestError, DefectError, Failure, InvalidError, UsageError
 from imgproxy.errors import shortage as shortage_in
 from imgproxy.server.error_body import error_body
-from imgproxy.store.files import DestinationError
+from imgproxy.store.files import DestinationError, using
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +55,17 @@ class Command(Protocol):
 
 def run(name: str, arguments: list[str], options: Options) -> int:
     """Run a command and return its exit status. Raises `UsageError` for its command line."""
+    _hold_standard_descriptors()
+    try:
+        return _run(name, arguments, options)
+    except UsageError as error:
+        if _wants_json(arguments):
+            diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
+            _write_failure(BadRequestError(str(error)), diagnostics)
+        raise
+
+
+def _run(name: str, arguments: list[str], options: Options) -> int:
     import trio
 
     command: Command = import_module(f"imgproxy.cli.{name}")
@@ -60,6 +74,10 @@ def run(name: str, arguments: list[str], options: Options) -> int:
     diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
     try:
         done = trio.run(partial(command.run, options, diagnostics))
+        if options.format == "json":
+            _write([json.dumps(done, ensure_ascii=False)])
+        elif hasattr(command, "text"):
+            _write(command.text(done))
     except UsageError:
         raise
     except Exception as error:  # noqa: BLE001  (a defect is reported as one)
@@ -70,22 +88,47 @@ def run(name: str, arguments: list[str], options: Options) -> int:
         else:
             diagnostics.failure(f"{name}: {failure.message}")
         if options.format == "json":
-            _write([error_body(failure, diagnostics.masked).decode()])
+            _write_failure(failure, diagnostics)
         return exit_status(failure)
-    if options.format == "json":
-        _write([json.dumps(done, ensure_ascii=False)])
-    elif hasattr(command, "text"):
-        _write(command.text(done))
     return EXIT_DONE
 
 
+def _hold_standard_descriptors() -> None:
+    """Keep those that are closed from becoming a file of a store, in which messages would land.
+
+    Whoever uses them all the same fails as with closed ones.
+    """
+    for fd, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest number that is free
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Return whether a command line, which may be wrong, asks for JSON."""
+    return "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
+
+
+def _write_failure(failure: Failure, diagnostics: Diagnostics) -> None:
+    """Write the document of a failure, which may be that of standard output."""
+    with suppress(DestinationError):
+        _write([error_body(failure, diagnostics.masked).decode()])
+
+
 def _write(lines: Iterable[str]) -> None:
-    """Write lines to standard output, as far as its reader wants them."""
-    try:
-        sys.stdout.writelines(f"{line}\n" for line in lines)
-        sys.stdout.flush()
-    except BrokenPipeError:  # what is left in the buffer must not fail again at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Write lines to standard output, as far as its reader wants them. Raises `Failure`."""
+    if sys.stdout is None:
+        raise DestinationError("standard output is closed")
+    with using("standard output", passing=(BrokenPipeError,)), suppress(BrokenPipeError):
+        try:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the locale has
+            sys.stdout.writelines(f"{line}\n" for line in lines)
+            sys.stdout.flush()
+        except OSError:  # what is left in the buffer must not fail again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
 
 
 def _parse(name: str, command: Command, arguments: list[str], options: Options) -> None:
@@ -99,7 +142,7 @@ def _parse(name: str, command: Command, arguments: list[str], options: Options) 
         help="json: one document on standard output, of what was done or why not",
     )
     common.add_diagnostics(parser)
-    unknown = common.parse_known(parser, arguments, options)
+    unknown = common.parse_known(parser, arguments, options, intermixed=True)
     if any(each.startswith("-") for each in unknown):
         parser.error(common.described(unknown))
     if unknown:  # which may be secrets, of an option that was mistyped

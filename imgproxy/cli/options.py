@@ -140,11 +140,17 @@ def parse(arguments: list[str], options: Options | None = None) -> Options:
     return options
 
 
-def parse_known(parser: Parser, arguments: list[str], options: Options) -> list[str]:
-    """Parse the options that a parser knows, and return the arguments that are left."""
+def parse_known(
+    parser: Parser, arguments: list[str], options: Options, *, intermixed: bool = False
+) -> list[str]:
+    """Parse the options that a parser knows, and return the arguments that are left.
+
+    `intermixed`: operands that may be several have options between them.
+    """
     # Without a value, the option must not take the argument that follows it for one.
     arguments = ["--tls-verify=true" if each == "--tls-verify" else each for each in arguments]
-    return parser.parse_known_args(arguments, options)[1]
+    parse = parser.parse_known_intermixed_args if intermixed else parser.parse_known_args
+    return parse(arguments, options)[1]
 
 
 def described(arguments: list[str]) -> str:
