@@ -44,6 +44,10 @@ DESCRIPTION = "Copy an image, verified, into an OCI layout that many processes m
 # Blobs that are received at the same time. More share the same line, and cost memory.
 AT_ONCE = 4
 
+# In seconds: how long another process may add nothing to a blob that it receives. It may be hashing
+# what there was, trying again, or waiting for the disk.
+_PATIENCE = 900.0
+
 
 class PullOptions(Options):
     """The options of `pull`."""
@@ -84,7 +88,7 @@ async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     store.create()
     progress = new_progress(options, diagnostics)
     keeper = Keeper()
-    blobs = KeptBlobs(store, keeper.keep)
+    blobs = KeptBlobs(store, keeper.keep, patience=_PATIENCE)
     catalog = runtime.new_catalog(options, configuration, network, blobs)
     image = catalog.image(options.image, options.platform or environment.host_platform())
     try:

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from typing import TYPE_CHECKING
 
 import trio
 
+from imgproxy.errors import UnavailableError, clean
+
 if TYPE_CHECKING:
     from typing import Self
 
-# In seconds: how often a lock that another process has is tried.
+# In seconds: how often a lock that another process has is tried, and one that it has for moments.
 INTERVAL = 0.1
+_SHORT_INTERVAL = 0.01
+
+# In seconds: for how long. Who has the lock may be syncing a slow disk, or have been stopped.
+LIMIT = 300.0
 
 SHARED, EXCLUSIVE = fcntl.LOCK_SH, fcntl.LOCK_EX
 
@@ -65,10 +72,25 @@ def is_locked(path: str) -> bool:
 
 
 def wait_lock(path: str, kind: int) -> LockedFile:
-    """Do the same for a lock that others have for moments, for which the thread waits."""
-    file = _lock(path, kind, os.O_CREAT)
-    assert file is not None  # noqa: S101  (nobody else has it)
-    return file
+    """Do the same for a lock that others have for moments, for which the thread waits.
+
+    Raises `UnavailableError` where one has it for `LIMIT` seconds.
+    """
+    end = time.monotonic() + LIMIT
+    while True:
+        file = try_lock(path, kind)
+        if file is not None:
+            return file
+        if time.monotonic() >= end:
+            raise _held(path)
+        time.sleep(_SHORT_INTERVAL)
+
+
+def _held(path: str) -> UnavailableError:
+    return UnavailableError(
+        f"{clean(path)}: another process has had the lock for {LIMIT:g} s; if one is stopped,"
+        " continue or end it (fuser and lslocks tell which)"
+    )
 
 
 def _lock(path: str, operation: int, flags: int) -> LockedFile | None:
@@ -89,10 +111,16 @@ def _lock(path: str, operation: int, flags: int) -> LockedFile | None:
 
 
 async def lock(path: str, kind: int) -> LockedFile:
-    """Open and lock the file at a path, after whoever has the lock. Raises `OSError`."""
+    """Open and lock the file at a path, after whoever has the lock. Raises `OSError`.
+
+    Raises `UnavailableError` where one has it for `LIMIT` seconds.
+    """
+    end = trio.current_time() + LIMIT
     while True:
         await trio.lowlevel.checkpoint()
         file = try_lock(path, kind)
         if file is not None:
             return file
+        if trio.current_time() >= end:
+            raise _held(path)
         await trio.sleep(INTERVAL)

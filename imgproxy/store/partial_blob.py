@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgproxy.errors import clean
+from imgproxy.errors import UnavailableError, clean
 from imgproxy.store import locks
 from imgproxy.store.files import DestinationError, using
 
@@ -102,7 +102,7 @@ class PartialBlob:
         self._file.close()
 
 
-class BusyError(Exception):
+class BusyError(UnavailableError):
     """Another task or process has a blob under way, and it does not get on."""
 
 
@@ -137,5 +137,9 @@ async def _lock_while_growing(path: str, patience: float) -> LockedFile:
         if size != before:
             grown = now
         if now - grown >= patience or now - began >= _PATIENCES * patience:
-            raise BusyError
+            raise BusyError(
+                f"{clean(path)}: another process has been receiving this blob for"
+                f" {now - began:.0f} s, and has added nothing for {now - grown:.0f} s; if it is"
+                " stopped, continue or end it (fuser and lslocks tell which)"
+            )
         await trio.sleep(locks.INTERVAL)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from imgproxy.errors import Failure, NotFoundError
 from imgproxy.store.cache_records import CacheRecords
 from imgproxy.store.content_store import ContentStore
+from imgproxy.store.partial_blob import BusyError
 from imgproxy.transports.cached_image import CachedImage
 
 if TYPE_CHECKING:
@@ -71,8 +72,11 @@ class Cache:
         return True
 
     def failed(self, failure: Failure) -> None:
-        """Report, once, what the store has failed with. What is gone by now is no failure."""
-        if not self._is_reported and not isinstance(failure, NotFoundError):
+        """Report, once, what the store has failed with.
+
+        What is gone by now, or another process does not get on with, is no failure.
+        """
+        if not self._is_reported and not isinstance(failure, NotFoundError | BusyError):
             self._is_reported = True
             self.report(f"going on without the cache where it fails: {failure.message}")
 

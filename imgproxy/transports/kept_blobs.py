@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgproxy.errors import HOST_FAILURES, Failure, InvalidError, clean, closing_on_error
-from imgproxy.store.partial_blob import BusyError
 from imgproxy.transports.readers import open_local
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class KeptBlobs:
     `keep` commits a blob that has been verified: it may take the time that a disk needs. `failed`
     is told what the store fails with, and by default raises it; where it returns, one goes on
     without the store. `patience` is how many seconds to wait for a blob that another task or
-    process has under way and does not get on with; then it is received without the store.
+    process has under way and does not get on with, which is a failure of the store then.
     """
 
     def __init__(
@@ -108,8 +107,6 @@ class KeptBlobs:
                 return await self._stored(digest)
             with closing_on_error(begun):
                 begun.check_room()
-        except BusyError:
-            return await receive(0)
         except Failure as failure:
             self.failed(failure)
             return await receive(0)

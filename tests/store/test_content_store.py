@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from support.damage import flip
-from support.streams import real_time
+from support.streams import real_time, virtual_time
 
+from imgproxy.errors import UnavailableError
 from imgproxy.specs.oci import digest as digests
 from imgproxy.store import content_store, locks
 from imgproxy.store.content_store import ContentStore
@@ -216,6 +217,37 @@ async def test_no_name_is_lost_by_many_at_once(
         for name in names:
             nursery.start_soon(store.change_index, partial(named, name))
     assert sorted(store.index().names) == sorted(names)
+
+
+@virtual_time
+async def test_a_process_that_was_stopped_is_waited_for_so_long(store: ContentStore) -> None:
+    with (
+        locks.wait_lock(store.index_lock, locks.EXCLUSIVE),
+        pytest.raises(UnavailableError, match=r"index\.lock: another process has had the lock for"),
+    ):
+        await store.change_index(partial(named, "a"))
+    assert store.index().names == []
+
+
+def test_so_is_a_lock_that_is_held_for_moments(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "LIMIT", 0.05)
+    with (
+        store.using(),
+        locks.wait_lock(store.lock, locks.EXCLUSIVE),
+        pytest.raises(UnavailableError, match=r"/lock: another process has had the lock for"),
+    ):
+        store.use([DIGEST])
+
+
+@virtual_time
+async def test_and_a_blob_that_another_one_has(store: ContentStore) -> None:
+    begun = await store.partial(DIGEST, len(CONTENT))
+    assert begun is not None
+    with pytest.raises(UnavailableError, match=r"has added nothing for 900 s; if it is stopped"):
+        await store.partial(DIGEST, len(CONTENT), 900.0)
+    begun.close()
 
 
 @real_time

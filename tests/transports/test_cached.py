@@ -19,7 +19,7 @@ from imgproxy.store import locks
 from imgproxy.store.content_store import ContentStore
 from imgproxy.store.files import DestinationError
 from imgproxy.store.keeper import Keeper
-from imgproxy.store.partial_blob import PartialBlob
+from imgproxy.store.partial_blob import BusyError, PartialBlob
 from imgproxy.transports.cache import Cache, CacheOptions
 from imgproxy.transports.cached import CachedSource
 from imgproxy.transports.kept_blobs import KeptBlobs
@@ -155,6 +155,15 @@ async def test_a_store_that_cannot_be_written_fails_nothing(
             await strict.read()
 
 
+def test_a_cache_reports_what_its_user_can_mend(tmp_path: Path) -> None:
+    lines: list[str] = []
+    cache = Cache(str(tmp_path), CacheOptions(), lines.append, compare)
+    cache.failed(BusyError("another process has it"))
+    assert lines == []
+    cache.failed(DestinationError("full"))
+    assert lines == ["going on without the cache where it fails: full"]
+
+
 @real_time
 async def test_a_blob_that_another_does_not_get_on_with_is_fetched_without_being_kept(
     scene: Scene,
@@ -166,7 +175,7 @@ async def test_a_blob_that_another_does_not_get_on_with_is_fetched_without_being
     assert other is not None
     assert await scene.read() == CONTENT
     assert not scene.store.has(scene.layer.digest, scene.layer.size)
-    assert not scene.failures
+    assert [type(each) for each in scene.failures] == [BusyError]  # a cache does not report it
     other.close()
 
 
