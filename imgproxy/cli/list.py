@@ -50,6 +50,7 @@ def add_options(parser: Parser) -> None:
     common.add_credentials(parser, parser.add_mutually_exclusive_group())
     common.add_registries(parser)
     common.add_networks(parser)
+    common.add_cache(parser)
     # No policy is asked, and no layer read.
     parser.set_defaults(policy=None, insecure_policy=False, registries_d=None, foreign_layers=False)
 
@@ -61,10 +62,13 @@ async def run(options: ListOptions, diagnostics: Diagnostics) -> dict[str, Any]:
 
     configuration = runtime.new_configuration(options, runtime.OptionFiles(options), diagnostics)
     network = runtime.new_network(options, configuration, diagnostics, None)
+    cache = runtime.new_cache(options, network)
     try:
-        sources = await open_sources(options.image, network, options.sideload)
-        items = await _first(sources, all_documents=options.layers)
+        sources = await open_sources(options.image, network, options.sideload, cache)
+        items, age = await _first(sources, all_documents=options.layers)
     finally:
+        if cache is not None:
+            cache.close()
         network.close()
     unique = unique_sizes(items)
     blobs = {digest: size for each in items for digest, size in (each.blobs or {}).items()}
@@ -75,18 +79,23 @@ async def run(options: ListOptions, diagnostics: Diagnostics) -> dict[str, Any]:
         ],
         "size": sum(blobs.values()),
         "shared": sum(blobs.values()) - sum(own or 0 for own in unique),
+        **({} if age is None else {"stale": True, "age": age}),
     }
 
 
-async def _first(sources: list[Source], *, all_documents: bool) -> list[Item]:
-    """Return what the first source has that has anything; a short name may stand for several."""
+async def _first(sources: list[Source], *, all_documents: bool) -> tuple[list[Item], int | None]:
+    """Return what the first source has that has anything, and its age: see `source.age`.
+
+    A short name may stand for several sources.
+    """
     from imgproxy.images.listing import items_of
+    from imgproxy.transports.source import age
 
     failures: list[Failure] = []
     try:
         for source in sources:
             try:
-                return await items_of(source, all_documents=all_documents)
+                return await items_of(source, all_documents=all_documents), age(source)
             except HOST_FAILURES:
                 raise
             except Failure as failure:

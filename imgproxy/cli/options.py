@@ -86,6 +86,8 @@ class Options(argparse.Namespace):
     hosts: list[str]
     quiet: bool
     debug: bool
+    # The option that has no meaning without `cache`, if one was given.
+    of_cache = ""
     # Of commands alone.
     format = "text"
     # Of skopeo's protocol alone.
@@ -150,7 +152,10 @@ def parse_known(
     # Without a value, the option must not take the argument that follows it for one.
     arguments = ["--tls-verify=true" if each == "--tls-verify" else each for each in arguments]
     parse = parser.parse_known_intermixed_args if intermixed else parser.parse_known_args
-    return parse(arguments, options)[1]
+    unknown = parse(arguments, options)[1]
+    if options.of_cache and options.cache is None:
+        parser.error(f"{options.of_cache} has no meaning without --cache DIR")
+    return unknown
 
 
 def described(arguments: list[str]) -> str:
@@ -320,6 +325,17 @@ def add_networks(parser: Parser) -> None:
     )
 
 
+class _OfCache(argparse.Action):
+    """An option that says something of the cache."""
+
+    def __call__(
+        self, _: object, options: argparse.Namespace, value: object, option: str | None = None
+    ) -> None:
+        """See `argparse`."""
+        setattr(options, self.dest, value)
+        options.of_cache = option
+
+
 def add_cache(parser: Parser) -> None:
     """Add the options for what is kept of images."""
     add = parser.add_argument
@@ -331,6 +347,7 @@ def add_cache(parser: Parser) -> None:
     )
     add(
         "--cache-size",
+        action=_OfCache,
         metavar="SIZE",
         type=values.size,
         help="remove from the cache what was used least recently, beyond 500M or 20GiB, say"
@@ -338,6 +355,7 @@ def add_cache(parser: Parser) -> None:
     )
     add(
         "--tag-ttl",
+        action=_OfCache,
         metavar="SECONDS",
         type=values.seconds_or_none,
         default=0.0,
@@ -346,6 +364,7 @@ def add_cache(parser: Parser) -> None:
     )
     add(
         "--max-stale",
+        action=_OfCache,
         metavar="DURATION",
         type=values.duration,
         default=7 * 86400.0,

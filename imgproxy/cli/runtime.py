@@ -165,9 +165,7 @@ def new_catalog(
     from imgproxy.transports import open_sources
     from imgproxy.transports.registry.foreign_layers import ForeignLayers
 
-    cache = None
-    if options.cache is not None:
-        cache = _new_cache(options, options.cache, network, kept.store if kept else None)
+    cache = new_cache(options, network, kept.store if kept else None)
     open_raw = partial(open_sources, network=network, sideload=options.sideload, cache=cache)
     open_foreign = ForeignLayers(network).open
     return Catalog(
@@ -190,7 +188,16 @@ def _keeping(
     return opened
 
 
-def _new_cache(options: Options, path: str, network: Network, store: ContentStore | None) -> Cache:
+def new_cache(
+    options: Options, network: Network, store: ContentStore | None = None
+) -> Cache | None:
+    """Return the cache that the options name, if any; close it in the end.
+
+    `store` has the blobs of a command: what is in both is kept once.
+    """
+    path = options.cache
+    if path is None:
+        return None
     from os.path import realpath
 
     from imgproxy.transports.cache import Cache, CacheOptions

@@ -8,7 +8,6 @@ for the platform chosen. From then on only what verified documents name can be r
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
@@ -34,7 +33,7 @@ from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports import time_limit as time_limits
-from imgproxy.transports.source import is_accompanied, stale_since
+from imgproxy.transports.source import age, is_accompanied
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
@@ -257,8 +256,7 @@ class OpenedImage:
     @property
     def age(self) -> int | None:
         """How many seconds ago it was asked what the image's name stands for, if it is stale."""
-        since = stale_since(self._source.source)
-        return None if since is None else max(int(time.time() - since), 0)
+        return age(self._source.source)
 
     def find_config(self) -> Descriptor:
         """Return the descriptor of the chosen manifest's config.

@@ -20,6 +20,7 @@ What all methods have in common:
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from imgproxy.config.policy import scopes_of
@@ -216,6 +217,12 @@ def stale_since(source: Source) -> float | None:
     """
     since: float | None = getattr(source, "stale_since", None)
     return since
+
+
+def age(source: Source) -> int | None:
+    """Return how many seconds ago that was, None likewise."""
+    since = stale_since(source)
+    return None if since is None else max(int(time.time() - since), 0)
 
 
 class AccompaniedSource(Source, Protocol):

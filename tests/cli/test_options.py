@@ -97,9 +97,15 @@ DEFAULTS: dict[str, Any] = {
         (f"--retries={'9' * 5000} os", {"retries": 999_999_999}),
         ("--stall-timeout 5 os", {"stall_timeout": 5.0}),
         ("--stall-timeout=0.5 os", {"stall_timeout": 0.5}),
-        ("--cache /c --cache-size 20GiB os", {"cache": "/c", "cache_size": 20 << 30}),
-        ("--tag-ttl 0 --max-stale 0 os", {"tag_ttl": 0.0, "max_stale": 0.0}),
-        ("--tag-ttl=300 --max-stale=12h os", {"tag_ttl": 300.0, "max_stale": 43200.0}),
+        (
+            "--cache /c --cache-size 20GiB os",
+            {"cache": "/c", "cache_size": 20 << 30, "of_cache": "--cache-size"},
+        ),
+        ("--cache /c --tag-ttl 0 os", {"cache": "/c", "tag_ttl": 0.0, "of_cache": "--tag-ttl"}),
+        (
+            "--tag-ttl=300 --max-stale=12h --cache=/c os",
+            {"cache": "/c", "tag_ttl": 300.0, "max_stale": 43200.0, "of_cache": "--max-stale"},
+        ),
         ("--allow-remote os", {"allow_remote": True}),
         ("--host image.lan os", {"hosts": ["image.lan"]}),
         (
@@ -182,6 +188,9 @@ def test_options_say_what_differs_from_the_defaults(
             "--cache-size=much os",
             'argument --cache-size: "much" is not a size, as 500M and 20GiB are',
         ),
+        ("--cache-size=1M os", "--cache-size has no meaning without --cache DIR"),
+        ("--tag-ttl=300 os", "--tag-ttl has no meaning without --cache DIR"),
+        ("--max-stale=0 os", "--max-stale has no meaning without --cache DIR"),
         ("--tag-ttl=-1 os", 'argument --tag-ttl: "-1" is not a number of seconds'),
         (
             "--max-stale=1w os",

@@ -215,6 +215,26 @@ def test_pull_has_it_too_and_says_so(scene: Scene, home: Home, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_list_has_it_too_and_says_so(scene: Scene, home: Home) -> None:
+    def listed(*options: str) -> dict[str, object]:
+        cache = f"--cache={scene.cache}"
+        done = run(
+            *("list", HTTP, cache, "--format=json", *options, scene.name(":index")),
+            env=home.environment(),
+        )
+        assert done.status == 0, done.stderr
+        found: dict[str, object] = done.json()
+        return found
+
+    first = listed()
+    assert "stale" not in first
+    scene.line.dead = True
+    again = listed("--offline")
+    assert again["items"] == first["items"]
+    assert (again["stale"], type(again["age"])) == (True, int)
+
+
+@pytest.mark.slow
 def test_what_is_too_old_does_not_serve(scene: Scene) -> None:
     scene.pull(":latest")
     scene.line.dead = True
