@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from imgproxy.cli import stored_names
 from imgproxy.cli.options import Options
 from imgproxy.errors import AmbiguousError, UsageError, clean
+from imgproxy.specs.oci import mentions
 from imgproxy.specs.oci import reference as references
 from imgproxy.store.content_store import ContentStore
 
@@ -52,6 +53,7 @@ async def run(options: TagOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     def change(index: LayoutIndex) -> LayoutIndex:
         nonlocal tagged
         tagged = _only(wanted, wanted.entries(index))
+        mentions.of_entry(tagged, clean(str(wanted)))  # which raises for what is no descriptor
         return index.with_name(new, tagged)
 
     await store.change_index(change)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.errors import AbsentError, clean
 from imgproxy.specs.oci import layout_index
+from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.store import locks
 from imgproxy.store.files import DestinationError, read, sync_directory, using, write
 from imgproxy.store.partial_blob import PartialBlob, open_partial
@@ -218,13 +219,23 @@ class ContentStore:
                     after = change(before)
                     if _is_same(status, os.stat(self._index)):
                         if after.entries != before.entries:
-                            write(self._index, after.encode(), 0o644)
+                            content = after.encode()
+                            self._check_growth(status.st_size, len(content))
+                            write(self._index, content, 0o644)
                         # Also of what another process has written, and was killed before this.
                         sync_directory(self.path)
                         return after
         finally:
             lock.close()
         raise DestinationError(f"{clean(self._index)}: another program keeps changing it")
+
+    def _check_growth(self, before: int, size: int) -> None:
+        """Raise `DestinationError` for an index that becomes too long for those who read images."""
+        if size > max(before, MAX_DOCUMENT_SIZE):
+            raise DestinationError(
+                f"{clean(self._index)}: it would have {size} bytes, and readers take"
+                f" {MAX_DOCUMENT_SIZE}; remove names with imgproxy rm, or use another directory"
+            )
 
     def _sync_blobs(self) -> None:
         blobs = f"{self.path}/blobs"

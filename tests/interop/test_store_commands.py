@@ -146,6 +146,14 @@ def test_a_wrong_command_line_is_a_line(arguments: list[str], words: str) -> Non
     assert words in done.stderr
 
 
+def test_what_is_no_descriptor_gets_no_name(layout: Layout) -> None:
+    layout.save(named({"digest": "sha256:../../../etc/passwd"}, "odd"))
+    before = entries(layout)
+    done = run("tag", f"oci:{layout.path}:odd", "b")
+    assert (done.status, "is not a digest (algorithm:encoded)" in done.stderr) == (4, True)
+    assert entries(layout) == before
+
+
 def test_an_option_before_the_command_has_its_value(layout: Layout) -> None:
     done = run("--grace", "0", "--format", "json", "gc", f"oci:{layout.path}")
     assert (done.status, done.json()["blobs"]) == (0, [])

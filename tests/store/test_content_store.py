@@ -251,6 +251,24 @@ async def test_and_a_blob_that_another_one_has(store: ContentStore) -> None:
 
 
 @real_time
+async def test_no_index_grows_beyond_what_readers_take(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        await store.change_index(partial(named, name))
+    size = len(store.index().encode())
+    monkeypatch.setattr(content_store, "MAX_DOCUMENT_SIZE", size)
+    with pytest.raises(
+        DestinationError, match=rf"it would have \d+ bytes, and readers take {size};"
+    ):
+        await store.change_index(partial(named, "d"))
+    assert store.index().names == ["a", "b", "c"]
+    monkeypatch.setattr(content_store, "MAX_DOCUMENT_SIZE", 100)  # it has become too long elsewhere
+    await store.change_index(lambda index: index.without_name("a"))
+    assert store.index().names == ["b", "c"]
+
+
+@real_time
 async def test_a_foreign_writer_s_change_is_kept(store: ContentStore) -> None:
     """It takes no lock; what it has written since the index was read is read again."""
     calls = []
