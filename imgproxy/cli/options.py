@@ -49,6 +49,7 @@ WITH_VALUE = frozenset(
         *("--retries", "--stall-timeout", "--host", "--format"),
         *("--cache", "--cache-size", "--tag-ttl", "--max-stale", "--grace", "--convert"),
         *("--images", "--listen", "--default-registry"),
+        *("--tls-cert", "--tls-key", "--client-ca", "--htpasswd"),
     }
 )
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgproxy.cli import options as common
+from imgproxy.cli import registry_protection as protection
 from imgproxy.cli import runtime
-from imgproxy.cli.options import Options, Parser
+from imgproxy.cli.options import Parser
+from imgproxy.cli.registry_protection import ProtectionOptions
 from imgproxy.errors import Failure, UsageError, clean
 from imgproxy.frontends.registry_api import RegistryApi
 from imgproxy.host import environment, ownership
@@ -47,7 +49,7 @@ See imgproxy-registry(7)."""
 DESCRIPTION = "Serve the images that lie on this host as a read-only registry."
 
 
-class RegistryOptions(Options):
+class RegistryOptions(ProtectionOptions):
     """The options of `registry`."""
 
     images: list[str]
@@ -95,6 +97,7 @@ def add_options(parser: Parser) -> None:
     common.add_cache(parser)
     common.add_configuration(parser)
     common.add_service(parser)
+    protection.add_options(parser)
     common.add_diagnostics(parser)
 
 
@@ -130,6 +133,7 @@ def run(options: RegistryOptions) -> int:
     if not options.images and not options.sideload:
         raise UsageError("nothing to serve: give --images or --sideload")
     _check_paths(options)
+    protection.check(options)
     files = runtime.OptionFiles(options)
     fds = options.sockfds or environment.take_listen_fds()
     with closing(Listeners(options.listen, fds, allow_remote=options.allow_remote)) as listening:
@@ -154,6 +158,7 @@ def _check_paths(options: RegistryOptions) -> None:
 
 async def _serve(options: RegistryOptions, files: OptionFiles, sockets: InheritedSockets) -> int:
     diagnostics = runtime.new_diagnostics(options, shares_stderr=sockets.shares_stderr)
+    tcp_stream = protection.new_tcp_stream(options, diagnostics)
     configuration = runtime.new_configuration(options, files, diagnostics)
     network = Network(NetworkOptions(offline=True), configuration, diagnostics)
     allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
@@ -190,6 +195,7 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
             allow_remote=options.allow_remote,
             hosts=options.hosts,
             limits=PUBLIC,
+            tcp_stream=tcp_stream,
         )
         await nursery.start(images.run)
         await nursery.start(repositories.run)

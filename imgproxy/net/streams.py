@@ -15,6 +15,7 @@ import select
 import socket
 import ssl
 import stat
+import sys
 import time
 from contextlib import suppress
 from functools import partial
@@ -90,6 +91,9 @@ class SocketStream:
     # No call waits, in either mode.
     _flags: int = socket.MSG_DONTWAIT
 
+    # How many bytes are sent in one call at most.
+    _most = sys.maxsize
+
     peer = ""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -106,7 +110,8 @@ class SocketStream:
         """See `ByteStream`."""
         sock, rest = self._socket, memoryview(data)
         while rest:
-            count = await _retried(partial(sock.send, rest, self._flags), sock, wait_writable)
+            piece = rest[: self._most]
+            count = await _retried(partial(sock.send, piece, self._flags), sock, wait_writable)
             self.sent_bytes += count
             rest = rest[count:]
 
@@ -136,6 +141,10 @@ class TlsStream(SocketStream):
 
     _flags = 0  # `ssl` takes no others
 
+    # OpenSSL says that bytes have been sent when all of a call have, and a client that reads slowly
+    # must not look like one that reads nothing.
+    _most = 64 * 1024
+
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
         self._tls = sock
@@ -163,6 +172,12 @@ class TlsStream(SocketStream):
             self._broken = error  # the bytes before it are good and are returned first
         return filled
 
+    async def finish(self, limit: int, patience: float) -> None:
+        """See `ByteStream`. Says that nothing was cut off: RFC 8446 section 6.1."""
+        with suppress(OSError):  # the other side need not answer
+            self._tls.unwrap()
+        await super().finish(limit, patience)
+
     def is_quiet(self) -> bool:
         """See `ByteStream`.
 
@@ -186,7 +201,7 @@ async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> 
         sock.getpeername()  # `ssl` would not close a socket whose connection has been reset
     tls = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     with closing_on_error(tls):
-        await _retried(tls.do_handshake, tls, wait_readable)
+        await shake_hands(tls)
     return TlsStream(tls)
 
 
@@ -334,7 +349,17 @@ async def wait_hung_up_of(fd: int) -> None:
         await wait_readable(poll.fileno())
 
 
-async def accept(listener: socket.socket) -> tuple[SocketStream, Any]:
+async def wait_first_byte(sock: socket.socket) -> bytes:
+    """Wait for the first byte and return it, nothing at the end; it can still be received."""
+    peek = partial(sock.recv, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    return await _retried(peek, sock, wait_readable)
+
+
+async def shake_hands(tls: ssl.SSLSocket) -> None:
+    """Perform the handshake of a non-blocking socket. Raises `ssl.SSLError` or `OSError`."""
+    await _retried(tls.do_handshake, tls, wait_readable)
+
+
+async def accept(listener: socket.socket) -> tuple[socket.socket, Any]:
     """Wait for a connection to a non-blocking listener; return it with the peer's address."""
-    sock, address = await _retried(listener.accept, listener, wait_readable)
-    return SocketStream(sock), address
+    return await _retried(listener.accept, listener, wait_readable)

@@ -1,4 +1,4 @@
-"""TLS contexts with the certificates of containers-certs.d(5), and why a server's is refused."""
+"""TLS contexts: of a client, by containers-certs.d(5), and of a server; why one is refused."""
 
 from __future__ import annotations
 
@@ -61,15 +61,40 @@ def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
     # Apache asks for a certificate after the request where only some paths need one.
     context.post_handshake_auth = bool(certificates.clients)
     for certificate, key in certificates.clients:
-        try:
-            context.load_cert_chain(certificate, key, password=_no_password)
-        except PermissionError as error:  # which does not name the file
-            if os.access(certificate, os.R_OK):
-                raise _unusable(key, error, "key") from None
-            raise _unusable(certificate, error) from None
-        except (OSError, ValueError) as error:
-            raise _unusable(certificate, error) from None
+        _load_pair(context, certificate, key)
     return context
+
+
+def make_server_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSLContext:
+    """Return a context for TLS 1.2 at least, that shows a certificate with what is signed by it.
+
+    With `client_ca`, clients must show a certificate from an authority in that file. Raises
+    `ConfigurationError` for a file that cannot be read or is not a certificate or key.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    _load_pair(context, certificate, key)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(client_ca)
+        except (OSError, ValueError) as error:
+            raise _unusable(client_ca, error) from None
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Load a certificate and its key. Raises `ConfigurationError`."""
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (PermissionError, FileNotFoundError) as error:  # which do not name the file
+        if os.access(certificate, os.R_OK):
+            raise _unusable(key, error, "key") from None
+        raise _unusable(certificate, error) from None
+    except (OSError, ValueError) as error:
+        raise _unusable(certificate, error) from None
 
 
 def _no_password() -> str:

@@ -25,7 +25,7 @@ from imgproxy.server.places import INTERVAL, Places
 from imgproxy.server.shutdown import Shutdown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.streams import ByteStream
@@ -85,6 +85,7 @@ class Service:
 
     `allow_remote`: connections from other hosts than this one are accepted as well. `hosts` are
     what requests on a TCP listener may be for besides loopback. `limits` are those of listeners.
+    `tcp_stream` returns the stream of a connection to a TCP listener; see `AcceptedTls`.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class Service:
         allow_remote: bool = False,
         hosts: Iterable[str] = (),
         limits: Limits = ONE_IMAGE,
+        tcp_stream: Callable[[socket.socket], Awaitable[ByteStream]] | None = None,
     ) -> None:
         self._handler = handler
+        self._tcp_stream = tcp_stream
         self._diagnostics = diagnostics
         self._allow_remote = allow_remote
         self._hosts = frozenset(hosts)
@@ -165,19 +168,22 @@ class Service:
 
             self._diagnostics.progress(f"listening on {described(listener)}")
         access = Access(self._hosts if is_tcp else None)
+        make_stream = self._tcp_stream if is_tcp and self._tcp_stream else _plain_stream
         async with trio.open_nursery() as connections:
             with listener, self._shutdown.interrupts():
                 while True:
-                    stream, address = await self._accept(listener)
+                    sock, address = await self._accept(listener)
                     if is_tcp and not self._is_allowed(address[0]):
-                        stream.close()
+                        sock.close()
                         continue
+                    with closing_on_error(sock):
+                        stream = await make_stream(sock)
                     conversation = self._conversation(stream, access)
                     with closing_on_error(stream):
                         await self._connections.take(conversation)
                     connections.start_soon(self._serve_accepted, conversation)
 
-    async def _accept(self, listener: socket.socket) -> tuple[SocketStream, Any]:
+    async def _accept(self, listener: socket.socket) -> tuple[socket.socket, Any]:
         """Accept a connection. A shortage is reported once, until there is none at first."""
         was_short = False
         while True:
@@ -244,6 +250,10 @@ def _affordable(limits: Limits) -> int:
         return limits.connections
     descriptors = raise_descriptor_limit() - _DESCRIPTORS_SHARED
     return max(1, min(limits.connections, descriptors // _DESCRIPTORS_EACH))
+
+
+async def _plain_stream(sock: socket.socket) -> ByteStream:  # as one that reads certificates
+    return SocketStream(sock)
 
 
 def _stream(descriptor: socket.socket | Pipes) -> ByteStream:

@@ -559,10 +559,10 @@ async def test_a_connection_is_accepted_with_its_address() -> None:
         async with trio.open_nursery() as nursery:
             done = await begun(nursery, lambda: accept(listener))
             theirs = socket.create_connection(listener.getsockname())
-        stream, address = done[0]
+        sock, address = done[0]
         assert address == theirs.getsockname()
-        with closing(stream), theirs:
-            await stream.send(b"x")
+        with sock, theirs:
+            sock.sendall(b"x")
             assert theirs.recv(1) == b"x"
 
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from support.parent import Reply
 
-    from imgproxy.net.streams import SocketStream
     from imgproxy.server.handler import Handler
 
 LARGE = bytes(2 * CHUNK)
@@ -616,12 +615,12 @@ class Accepting:
         self._faults = iter(faults)
         self._addresses = iter(addresses)
 
-    async def __call__(self, listener: socket.socket) -> tuple[SocketStream, Any]:
+    async def __call__(self, listener: socket.socket) -> tuple[socket.socket, Any]:
         fault = next(self._faults, None)
         if fault is not None:
             raise fault
-        stream, address = await accept(listener)
-        return stream, (next(self._addresses, address[0]), 1234)
+        sock, address = await accept(listener)
+        return sock, (next(self._addresses, address[0]), 1234)
 
 
 @real_time
