@@ -48,6 +48,8 @@ MODULE_OF = {
     "cryptography": "cryptography",
     "PyYAML": "yaml",
     "rich": "rich",
+    "bcrypt": "bcrypt",
+    "prometheus": "prometheus_client",
 }
 
 PACKAGE = ROOT / "imgproxy"

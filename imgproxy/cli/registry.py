@@ -137,6 +137,7 @@ def run(options: RegistryOptions) -> int:
     files = runtime.OptionFiles(options)
     fds = options.sockfds or environment.take_listen_fds()
     with closing(Listeners(options.listen, fds, allow_remote=options.allow_remote)) as listening:
+        protection.check_sockets(options, listening.sockets)
         sockets = InheritedSockets([], listening.sockets, shares_stderr=False)
         return trio.run(_serve, options, files, sockets)
 
@@ -159,6 +160,7 @@ def _check_paths(options: RegistryOptions) -> None:
 async def _serve(options: RegistryOptions, files: OptionFiles, sockets: InheritedSockets) -> int:
     diagnostics = runtime.new_diagnostics(options, shares_stderr=sockets.shares_stderr)
     tcp_stream = protection.new_tcp_stream(options, diagnostics)
+    with_passwords = protection.new_passwords(options, diagnostics)
     configuration = runtime.new_configuration(options, files, diagnostics)
     network = Network(NetworkOptions(offline=True), configuration, diagnostics)
     allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
@@ -190,7 +192,7 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
             report=diagnostics.progress,
         )
         service = Service(
-            handler,
+            with_passwords(handler),
             diagnostics,
             allow_remote=options.allow_remote,
             hosts=options.hosts,

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.cli.options import Options, Parser
-from imgproxy.errors import ConfigurationError, UsageError
+from imgproxy.errors import ConfigurationError, UsageError, shortage
+from imgproxy.host.file_changes import Reread
+from imgproxy.server import listeners
+from imgproxy.server.access import is_loopback, parse_host
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from socket import socket
 
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.streams import ByteStream
+    from imgproxy.server.handler import Handler
+
+T = TypeVar("T")
 
 
 class ProtectionOptions(Options):
@@ -22,6 +28,7 @@ class ProtectionOptions(Options):
     tls_cert: str | None
     tls_key: str | None
     client_ca: str | None
+    htpasswd: str | None
 
 
 def add_options(parser: Parser) -> None:
@@ -39,6 +46,12 @@ def add_options(parser: Parser) -> None:
         metavar="FILE",
         help="demand a certificate of TLS clients, from an authority in this file",
     )
+    add(
+        "--htpasswd",
+        metavar="FILE",
+        help="demand a user and a password, whose bcrypt hash is in this file; read anew when it"
+        " changes",
+    )
 
 
 def check(options: ProtectionOptions) -> None:
@@ -47,6 +60,46 @@ def check(options: ProtectionOptions) -> None:
         raise UsageError("--tls-cert and --tls-key are given together or not at all")
     if options.client_ca is not None and options.tls_cert is None:
         raise UsageError("--client-ca is for TLS: give --tls-cert and --tls-key as well")
+
+
+def check_sockets(options: ProtectionOptions, sockets: Iterable[socket]) -> None:
+    """Raise `UsageError` where passwords would come in the clear from other hosts."""
+    if options.htpasswd is None or options.tls_cert is not None or not options.allow_remote:
+        return
+    for each in sockets:
+        name = each.getsockname()
+        if isinstance(name, tuple) and not is_loopback(parse_host(name[0].partition("%")[0])):
+            raise UsageError(
+                f"--htpasswd: {listeners.described(each)} is open to other hosts, and passwords"
+                " would cross the network in the clear; give --tls-cert and --tls-key, or listen on"
+                " a loopback address"
+            )
+
+
+def new_passwords(
+    options: ProtectionOptions, diagnostics: Diagnostics
+) -> Callable[[Handler], Handler]:
+    """Return what puts the demand for a password before a front-end, if there is one.
+
+    Raises `UsageError`.
+    """
+    path = options.htpasswd
+    if path is None:
+        return lambda handler: handler
+    try:
+        import bcrypt
+    except ImportError as error:
+        raise shortage("importing bcrypt", error) or UsageError(
+            "--htpasswd needs bcrypt: pip install 'oci-imgproxy[registry]'"
+        ) from None
+    from imgproxy.frontends.registry_passwords import WithPasswords
+    from imgproxy.host.configuration import read_at_once
+    from imgproxy.specs.http import htpasswd
+
+    users = _reread(
+        lambda: htpasswd.parse(read_at_once("passwords", path), path), [path], diagnostics.failure
+    )
+    return lambda handler: WithPasswords(handler, users.current, bcrypt.checkpw)
 
 
 def new_tcp_stream(
@@ -58,22 +111,26 @@ def new_tcp_stream(
     """
     if options.tls_cert is None or options.tls_key is None:
         return None
-    from imgproxy.host.file_changes import Reread
     from imgproxy.net.accepted_tls import AcceptedTls
     from imgproxy.net.tls import make_server_context
 
     files = [options.tls_cert, options.tls_key, options.client_ca]
-    try:
-        contexts = Reread(
-            partial(make_server_context, options.tls_cert, options.tls_key, options.client_ca),
-            [each for each in files if each is not None],
-            lambda why: diagnostics.failure(f"{why}; TLS goes on with what was read before"),
-        )
-    except ConfigurationError as error:
-        raise UsageError(error.message) from None
+    contexts = _reread(
+        partial(make_server_context, options.tls_cert, options.tls_key, options.client_ca),
+        [each for each in files if each is not None],
+        lambda why: diagnostics.failure(f"{why}; TLS goes on with what was read before"),
+    )
 
     async def stream(sock: socket) -> ByteStream:
         await contexts.look()
         return AcceptedTls(sock, contexts.value)
 
     return stream
+
+
+def _reread(load: Callable[[], T], paths: list[str], report: Callable[[str], None]) -> Reread[T]:
+    """Return what is made of files that options name. Raises `UsageError`."""
+    try:
+        return Reread(load, paths, report)
+    except ConfigurationError as error:
+        raise UsageError(error.message) from None

@@ -191,6 +191,17 @@ def _read(what: str, path: str) -> bytes:
         raise _unreadable(what, path, error) from None
 
 
+def read_at_once(what: str, path: str) -> bytes:
+    """Return the content of a file with `what`, however long its file system takes.
+
+    Raises `ConfigurationError`.
+    """
+    try:
+        return environment.read_at_once(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(what, path, error) from None
+
+
 def _unreadable(what: str, path: str, error: Exception) -> Failure:
     reason = error.strerror if isinstance(error, OSError) else error
     doing = f"reading {what} in {clean(path)}"

@@ -160,10 +160,14 @@ def read_file(path: str) -> bytes:
 
     Raises `OSError`, `ValueError` for one that is too large or a FIFO, and `WouldWaitError`.
     """
-    return mounts.ask(_read_file, path)
+    return mounts.ask(read_at_once, path)
 
 
-def _read_file(path: str) -> bytes:
+def read_at_once(path: str) -> bytes:
+    """Return the content of a configuration file, however long its file system takes.
+
+    Raises `OSError`, and `ValueError` as `read_file` does.
+    """
     with open(path, "rb", buffering=0, opener=_open_nonblocking) as file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             raise ValueError("a FIFO, and not a file")

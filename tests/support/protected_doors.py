@@ -9,6 +9,7 @@ from support.parent import COMMAND, INSECURE, LIMIT, environment
 from support.servers import require
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from support.registry_doors import Door
@@ -44,11 +45,11 @@ def tls_options(files: Certificates) -> tuple[str, ...]:
     return (f"--tls-cert={files.certificate}", f"--tls-key={files.key}")
 
 
-def usage_error(*options: str) -> str:
+def usage_error(*options: str, env: Mapping[str, str] | None = None) -> str:
     """Return the line with which the program refuses a command line."""
     result = subprocess.run(
         [*COMMAND, "registry", INSECURE, "--listen=127.0.0.1:0", *options],
-        env=environment(),
+        env=env or environment(),
         capture_output=True,
         text=True,
         timeout=LIMIT,
