@@ -15,6 +15,7 @@ from imgproxy.cli.registry_protection import ProtectionOptions
 from imgproxy.errors import Failure, UsageError, clean
 from imgproxy.frontends.registry_api import RegistryApi
 from imgproxy.host import environment, ownership
+from imgproxy.host.blocking_calls import settle
 from imgproxy.images.catalog import Catalog
 from imgproxy.images.repositories import Repositories
 from imgproxy.server import listeners
@@ -161,7 +162,7 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
     diagnostics = runtime.new_diagnostics(options, shares_stderr=sockets.shares_stderr)
     tcp_stream = protection.new_tcp_stream(options, diagnostics)
     with_passwords = protection.new_passwords(options, diagnostics)
-    configuration = runtime.new_configuration(options, files, diagnostics)
+    configuration = runtime.new_watched_configuration(options, files, diagnostics)
     network = Network(NetworkOptions(offline=True), configuration, diagnostics)
     allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
     archives = _known_archives(options, diagnostics)
@@ -185,11 +186,17 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
     async with trio.open_nursery() as nursery:
         parts = VerifiedParts(nursery, large_blobs, known)
         repositories = Repositories(places, catalog, parts)
+
+        async def renew() -> None:
+            if await settle(configuration.have_changed):
+                repositories.forget()
+
         handler = RegistryApi(
             repositories,
             default_registry=options.default_registry,
             has_catalog=options.catalog,
             report=diagnostics.progress,
+            renew=renew,
         )
         service = Service(
             with_passwords(handler),

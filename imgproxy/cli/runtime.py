@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from imgproxy.cli.options import Options
-    from imgproxy.host.configuration import Configuration
+    from imgproxy.host.configuration import Configuration, Overrides
     from imgproxy.host.diagnostics import Diagnostics
+    from imgproxy.host.watched_configuration import WatchedConfiguration
     from imgproxy.images.catalog import Catalog
     from imgproxy.net.preconnect import Preconnection
     from imgproxy.store.content_store import ContentStore
@@ -64,6 +65,15 @@ class OptionFiles:
         if options.registries_d is not None:
             environment.check_option_directory("--registries.d", options.registries_d)
 
+    def read_again(self) -> None:
+        """Let files be read when they are needed, as later content counts; pipes have none."""
+        from os.path import isfile
+
+        for name in ("policy", "registries", "auth"):
+            chosen = getattr(self, name)
+            if chosen is not None and isfile(chosen[1]):
+                setattr(self, name, (None, chosen[1]))
+
 
 def _read(option: str, path: str | None) -> tuple[bytes | None, str] | None:
     return None if path is None else (environment.read_option_file(option, path), path)
@@ -82,11 +92,27 @@ def new_configuration(
     options: Options, files: OptionFiles, diagnostics: Diagnostics
 ) -> Configuration:
     """Return the configuration of this host, with what the options put in its place."""
+    from imgproxy.host.configuration import Configuration
+
+    return Configuration(_overrides(options, files), diagnostics)
+
+
+def new_watched_configuration(
+    options: Options, files: OptionFiles, diagnostics: Diagnostics
+) -> WatchedConfiguration:
+    """Return the configuration of this host for a service, in which later content counts."""
+    from imgproxy.host.watched_configuration import WatchedConfiguration
+
+    files.read_again()
+    return WatchedConfiguration(_overrides(options, files), diagnostics)
+
+
+def _overrides(options: Options, files: OptionFiles) -> Overrides:
     from imgproxy.config.policy import ACCEPT_ANYTHING
-    from imgproxy.host.configuration import Configuration, Overrides
+    from imgproxy.host.configuration import Overrides
 
     insecure = (ACCEPT_ANYTHING, "--insecure-policy") if options.insecure_policy else None
-    overrides = Overrides(
+    return Overrides(
         policy=insecure or files.policy,
         registries=files.registries,
         auth=files.auth,
@@ -94,7 +120,6 @@ def new_configuration(
         registries_d=options.registries_d,
         requires_signatures=options.requires_signatures,
     )
-    return Configuration(overrides, diagnostics)
 
 
 def preconnect(

@@ -84,6 +84,17 @@ def parse(raw: bytes, source: str) -> Policy:
         raise ConfigurationError(f"the policy {source}: {error}", file=source) from None
 
 
+def key_paths(policy: Policy) -> list[str]:
+    """Return the paths of the files that a policy names: keys and certificates."""
+    scopes = [policy.default, *(each for by in policy.transports.values() for each in by.values())]
+    every = [each for scope in scopes for each in scope.requirements if not isinstance(each, str)]
+    if not every:
+        return []
+    from imgproxy.config import signature_requirements
+
+    return [path for each in every for path in signature_requirements.paths_in(each)]
+
+
 def _scopes(transport: Fields, name: str) -> dict[str, Scope]:
     for scope in filter(None, transport):
         if name in _BY_PATH and not _is_absolute(scope):

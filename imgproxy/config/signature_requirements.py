@@ -12,7 +12,7 @@ from imgproxy.config import signed_identity
 from imgproxy.parsing.typed_fields import FieldError, decode_base64, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from imgproxy.config.signed_identity import SignedIdentity
     from imgproxy.parsing.typed_fields import Fields
@@ -155,6 +155,15 @@ def _pki(fields: Fields) -> Pki:
 def _identity(fields: Fields) -> SignedIdentity:
     identity = fields.optional_object("signedIdentity")
     return signed_identity.DEFAULT if identity is None else signed_identity.parse(identity)
+
+
+def paths_in(requirement: object) -> Iterator[str]:
+    """Yield the paths of the files that a requirement names, in whichever part of it."""
+    if isinstance(requirement, Material):
+        yield from requirement.paths
+    elif isinstance(requirement, tuple):
+        for part in requirement:
+            yield from paths_in(part)
 
 
 def _material(fields: Fields, sources: Iterable[str]) -> Material:

@@ -22,7 +22,7 @@ from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from imgproxy.frontends.registry_routes import (
         GetBlob,
@@ -53,7 +53,8 @@ class RegistryApi:
     """A `Handler` that serves repositories.
 
     `default_registry` is that of a name that has none. `report` takes a line for each image that is
-    served. `has_catalog`: the repositories may be listed.
+    served. `has_catalog`: the repositories may be listed. `renew` is called before each request and
+    makes what has changed count.
     """
 
     def __init__(
@@ -63,16 +64,20 @@ class RegistryApi:
         default_registry: str,
         has_catalog: bool,
         report: Callable[[str], None],
+        renew: Callable[[], Awaitable[None]],
     ) -> None:
         self._repositories = repositories
         self._default_registry = default_registry
         self._has_catalog = has_catalog
         self._report = report
+        self._renew = renew
 
     async def handle(self, request: Request) -> Reply:
         """Return the reply to a request. Raises `Failure`."""
         try:
             asked = routes.parse(request.method, request.target, self._default_registry)
+            if asked is not routes.Fixed.HEALTH:
+                await self._renew()
             match asked:
                 case routes.Fixed.HEALTH:
                     return _text(b"ready\n")

@@ -70,7 +70,7 @@ class Configuration:
         from imgproxy.config import policy
 
         content, path = self._chosen.policy or self._own_policy()
-        parsed = policy.parse(_read("the policy", path) if content is None else content, path)
+        parsed = policy.parse(self._read("the policy", path) if content is None else content, path)
         for warning in parsed.warnings:
             self.warn(warning)
         return parsed._replace(requires_signatures=self._chosen.requires_signatures)
@@ -83,7 +83,7 @@ class Configuration:
                 f" {', '.join(map(clean, found.searched))}); name one with --policy, or accept"
                 " any image with --insecure-policy"
             )
-        return _read("the policy", found.path), found.path
+        return self._read("the policy", found.path), found.path
 
     @cached_property
     def registries(self) -> Registries:
@@ -96,7 +96,9 @@ class Configuration:
         content, option = self._chosen.registries or (None, None)
         files = [
             registries_conf.parse(
-                content if content is not None and path == option else _read("registries", path),
+                content
+                if content is not None and path == option
+                else self._read("registries", path),
                 path,
                 version_1=version_1,
             )
@@ -115,7 +117,7 @@ class Configuration:
         path = search_paths.aliases(self._host)
         if path is None:
             return self.registries.short_names
-        recorded = registries_conf.parse(_read("aliases", path), path)
+        recorded = registries_conf.parse(self._read("aliases", path), path)
         return short_names.with_aliases(self.registries.short_names, recorded.short_names)
 
     def signatures(self, scopes: Iterable[str]) -> Section:
@@ -135,7 +137,7 @@ class Configuration:
 
         try:
             files = [
-                registries_d.parse(_read("registries.d", path), path)
+                registries_d.parse(self._read("registries.d", path), path)
                 for path in search_paths.registries_d(self._host, self._chosen.registries_d)
             ]
         except ImportError as error:
@@ -153,7 +155,7 @@ class Configuration:
 
         if self._chosen.auth is not None:
             content, path = self._chosen.auth
-            content = _read("credentials", path) if content is None else content
+            content = self._read("credentials", path) if content is None else content
             return [auth_file.parse(content, path)]
         found = []
         for file in search_paths.auth_files(self._host):
@@ -183,12 +185,11 @@ class Configuration:
             return certs.Certificates()
         return certs.choose(directory, list(self._host.names(directory)))
 
-
-def _read(what: str, path: str) -> bytes:
-    try:
-        return environment.read_file(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(what, path, error) from None
+    def _read(self, what: str, path: str) -> bytes:
+        try:
+            return environment.read_file(path)
+        except (OSError, ValueError) as error:
+            raise _unreadable(what, path, error) from None
 
 
 def read_at_once(what: str, path: str) -> bytes:

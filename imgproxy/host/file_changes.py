@@ -28,6 +28,32 @@ def status(path: str) -> tuple[int, ...] | None:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
+class SeenFiles:
+    """Files and directories as they were when something was made of them."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, ...] | None] = {}
+        self._looked = time.monotonic()
+
+    def note(self, path: str) -> None:
+        """Note what a path is before it is read. Raises `WouldWaitError`."""
+        if path not in self._seen:
+            self._seen[path] = mounts.ask(status, path)
+
+    def have_changed(self) -> bool:
+        """Return whether one of them has changed, and forget all of them then.
+
+        They are looked at once in `INTERVAL` at most. Raises `WouldWaitError`.
+        """
+        if time.monotonic() - self._looked < INTERVAL:
+            return False
+        changed = any(mounts.ask(status, path) != seen for path, seen in self._seen.items())
+        self._looked = time.monotonic()
+        if changed:
+            self._seen.clear()
+        return changed
+
+
 class Reread(Generic[T]):
     """What is made of files, and made anew when one of them has changed.
 

@@ -79,6 +79,10 @@ class Catalog(Generic[N]):
         if image is not None and image.users == 0:  # it may be a later one than was closed
             del self._images[key]
 
+    def forget(self) -> None:
+        """Share no image any more that has been opened; those in use are closed by their users."""
+        self._images = {}
+
     def close(self) -> None:
         """Close the sources of all images in use, and forget those images."""
         images, self._images = self._images, {}

@@ -62,14 +62,21 @@ class Repositories:
         self._parts = parts
         self._kept: OrderedDict[Candidate, Image] = OrderedDict()
         self._openings: BackgroundFlights[None] = BackgroundFlights(WAIT)
+        self._generation = 0  # of what is kept
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open images that are asked for, from now on, and close them in the end."""
         try:
             await self._openings.run(task_status)
         finally:
-            while self._kept:
-                self._kept.popitem()[1].close()
+            self.forget()
+
+    def forget(self) -> None:
+        """Judge every image anew, from the next request on: policy or keys may be others now."""
+        self._generation += 1
+        self._catalog.forget()
+        while self._kept:
+            self._kept.popitem()[1].close()
 
     async def manifest(self, reference: Reference) -> VerifiedDocument:
         """Return the document with a tag or a digest. Raises `Failure`.
@@ -231,9 +238,9 @@ class Repositories:
     @asynccontextmanager
     async def _opened(self, candidate: Candidate) -> AsyncIterator[OpenedImage]:
         """Open an image for the block, and keep it open after that."""
-        if candidate not in self._kept:
-            opening = partial(self._open, candidate)
-            await self._openings.get(candidate, str(candidate.reference), opening)
+        while candidate not in self._kept:
+            key = candidate, self._generation
+            await self._openings.get(key, str(candidate.reference), partial(self._open, *key))
         self._kept.move_to_end(candidate)
         image = self._catalog.image(candidate, None)
         try:
@@ -241,12 +248,15 @@ class Repositories:
         finally:
             image.close()
 
-    async def _open(self, candidate: Candidate) -> None:
+    async def _open(self, candidate: Candidate, generation: int) -> None:
         image = self._catalog.image(candidate, None)
         with closing_on_error(image), image.limited():
             await image.open()
             if not await candidate.is_current():
                 raise ReplacedError(f"{candidate.reference}: its file was replaced meanwhile")
+        if generation != self._generation:  # it may have been judged by what was read before
+            image.close()
+            return
         self._kept[candidate] = image
         while len(self._kept) > _MAX_KEPT:
             self._kept.popitem(last=False)[1].close()

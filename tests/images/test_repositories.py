@@ -125,6 +125,46 @@ async def test_the_policy_decides_by_the_name_that_is_asked_for(layout: Layout, 
                     await ask
 
 
+def policy_of(kind: str) -> Policy:
+    return policies.parse(json.dumps({"default": [{"type": kind}]}).encode(), "/p.json")
+
+
+@real_time
+async def test_a_verdict_of_a_policy_that_has_changed_meanwhile_is_not_kept(layout: Layout) -> None:
+    image = layout.image(b"a layer")
+    layout.save(named(image, "x.io/os:1"))
+    stages = ["insecureAcceptAnything", "reject"]
+
+    def policy() -> Policy:
+        if len(stages) == 1:
+            return policy_of(stages[0])
+        served.forget()
+        return policy_of(stages.pop(0))
+
+    async with image_files(layout.path) as place, repositories([place], policy) as served:
+        with pytest.raises(DeniedError):
+            await served.manifest(name("x.io/os:1"))
+
+
+@real_time
+async def test_what_is_read_goes_on_when_images_are_judged_anew(layout: Layout) -> None:
+    image = layout.image(b"a layer")
+    layout.save(named(image, "x.io/os:1"))
+    kinds = ["insecureAcceptAnything"]
+    layer_digest = digest(layout.layers(image)[0])
+    async with (
+        image_files(layout.path) as place,
+        repositories([place], lambda: policy_of(kinds[0])) as served,
+    ):
+        body = await served.open_blob(name("x.io/os"), layer_digest)
+        kinds[0] = "reject"
+        served.forget()
+        with pytest.raises(DeniedError):
+            await served.open_blob(name("x.io/os"), layer_digest)
+        assert await body.read() == b"a layer"
+        body.close()
+
+
 @real_time
 async def test_two_different_images_of_one_name_are_none(tmp_path: Path) -> None:
     one, two = (saved(layer(text), tags=["x.io/os:1"]) for text in ("one", "two"))
