@@ -14,6 +14,7 @@ from imgproxy.cli.options import Parser
 from imgproxy.cli.registry_protection import ProtectionOptions
 from imgproxy.errors import Failure, UsageError, clean
 from imgproxy.frontends.registry_api import RegistryApi
+from imgproxy.frontends.registry_metrics import Measured, Metrics
 from imgproxy.host import environment, ownership
 from imgproxy.host.blocking_calls import settle
 from imgproxy.images.catalog import Catalog
@@ -174,6 +175,7 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
             for each in options.sideload
         ),
     ]
+    metrics = Metrics()
     known = KnownBlobs()
     large_blobs = LargeBlobs(known)
     catalog: Catalog[Candidate] = Catalog(
@@ -185,7 +187,7 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
     )
     async with trio.open_nursery() as nursery:
         parts = VerifiedParts(nursery, large_blobs, known)
-        repositories = Repositories(places, catalog, parts)
+        repositories = Repositories(places, catalog, parts, metrics.judged)
 
         async def renew() -> None:
             if await settle(configuration.have_changed):
@@ -197,15 +199,17 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
             has_catalog=options.catalog,
             report=diagnostics.progress,
             renew=renew,
+            metrics=metrics,
         )
         service = Service(
-            with_passwords(handler),
+            Measured(with_passwords(handler), metrics),
             diagnostics,
             allow_remote=options.allow_remote,
             hosts=options.hosts,
             limits=PUBLIC,
             tcp_stream=tcp_stream,
         )
+        metrics.connections = lambda: service.open_connections
         await nursery.start(images.run)
         await nursery.start(repositories.run)
         try:

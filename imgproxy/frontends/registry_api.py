@@ -24,6 +24,7 @@ from imgproxy.specs.oci.manifest import Manifest
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from imgproxy.frontends.registry_metrics import Metrics
     from imgproxy.frontends.registry_routes import (
         GetBlob,
         GetCatalog,
@@ -54,7 +55,7 @@ class RegistryApi:
 
     `default_registry` is that of a name that has none. `report` takes a line for each image that is
     served. `has_catalog`: the repositories may be listed. `renew` is called before each request and
-    makes what has changed count.
+    makes what has changed count. `metrics` has what is told under `/metrics`.
     """
 
     def __init__(
@@ -65,24 +66,23 @@ class RegistryApi:
         has_catalog: bool,
         report: Callable[[str], None],
         renew: Callable[[], Awaitable[None]],
+        metrics: Metrics,
     ) -> None:
         self._repositories = repositories
         self._default_registry = default_registry
         self._has_catalog = has_catalog
         self._report = report
         self._renew = renew
+        self._metrics = metrics
 
     async def handle(self, request: Request) -> Reply:
         """Return the reply to a request. Raises `Failure`."""
         try:
             asked = routes.parse(request.method, request.target, self._default_registry)
-            if asked is not routes.Fixed.HEALTH:
-                await self._renew()
+            if isinstance(asked, routes.Fixed):
+                return await self._fixed(asked)
+            await self._renew()
             match asked:
-                case routes.Fixed.HEALTH:
-                    return _text(b"ready\n")
-                case routes.Fixed.PING:
-                    return _json({})
                 case routes.GetManifest():
                     return await self._manifest(asked, request)
                 case routes.GetBlob():
@@ -96,12 +96,18 @@ class RegistryApi:
         except Failure as failure:
             raise as_registry(failure) from None
 
+    async def _fixed(self, asked: routes.Fixed) -> Reply:
+        if asked is routes.Fixed.METRICS:
+            return _text(*await self._metrics.text())
+        return _json({}) if asked is routes.Fixed.PING else _text("text/plain", b"ready\n")
+
     async def _manifest(self, asked: GetManifest, request: Request) -> Reply:
         document = await self._repositories.manifest(asked.reference)
         fields = _content_fields(document.media_type, document.digest, asked.namespace)
         if _is_known(request, document.digest):
             return _not_modified(fields)
         if asked.reference.digest is None and not request.is_head:
+            self._metrics.images += 1
             self._report(f"{asked.reference}: {document.digest}")
         return Reply(fields, len(document.raw), document.raw)
 
@@ -233,8 +239,8 @@ def _json(value: object, *fields: tuple[str, str]) -> Reply:
     return Reply([*_COMMON, ("Content-Type", _JSON), *fields], len(body), body)
 
 
-def _text(body: bytes) -> Reply:
-    return Reply([_NO_SNIFFING, ("Content-Type", "text/plain")], len(body), body)
+def _text(media_type: str, body: bytes) -> Reply:
+    return Reply([_NO_SNIFFING, ("Content-Type", media_type)], len(body), body)
 
 
 def _encoded(value: object) -> bytes:

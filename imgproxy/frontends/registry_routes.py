@@ -41,10 +41,11 @@ _MAX_QUERY = 64  # members
 
 
 class Fixed(enum.Enum):
-    """A path without a name: whether this is a registry, and whether the service is ready."""
+    """A path without a name: whether this is a registry, whether it is ready, what it has done."""
 
     PING = "/v2/"
     HEALTH = "/healthz"
+    METRICS = "/metrics"
 
 
 class Page(NamedTuple):

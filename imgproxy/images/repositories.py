@@ -51,15 +51,21 @@ class Repositories:
     """The repositories of all places together; the first place that has a tag decides.
 
     `catalog` opens the images, of which nothing is chosen; `parts` gives out parts of their blobs.
-    `run` must be running.
+    `judged` is called when an image was opened, with the failure if it could not be. `run` must be
+    running.
     """
 
     def __init__(
-        self, places: Sequence[Place], catalog: Catalog[Candidate], parts: VerifiedParts
+        self,
+        places: Sequence[Place],
+        catalog: Catalog[Candidate],
+        parts: VerifiedParts,
+        judged: Callable[[Failure | None], None] = lambda _: None,
     ) -> None:
         self._places = places
         self._catalog = catalog
         self._parts = parts
+        self._judged = judged
         self._kept: OrderedDict[Candidate, Image] = OrderedDict()
         self._openings: BackgroundFlights[None] = BackgroundFlights(WAIT)
         self._generation = 0  # of what is kept
@@ -250,10 +256,15 @@ class Repositories:
 
     async def _open(self, candidate: Candidate, generation: int) -> None:
         image = self._catalog.image(candidate, None)
-        with closing_on_error(image), image.limited():
-            await image.open()
-            if not await candidate.is_current():
-                raise ReplacedError(f"{candidate.reference}: its file was replaced meanwhile")
+        try:
+            with closing_on_error(image), image.limited():
+                await image.open()
+                if not await candidate.is_current():
+                    raise ReplacedError(f"{candidate.reference}: its file was replaced meanwhile")
+        except Failure as failure:
+            self._judged(failure)
+            raise
+        self._judged(None)
         if generation != self._generation:  # it may have been judged by what was read before
             image.close()
             return

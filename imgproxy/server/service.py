@@ -111,6 +111,11 @@ class Service:
         self._severity = Severity.NOTHING
         self._is_short = False
 
+    @property
+    def open_connections(self) -> int:
+        """How many clients there are."""
+        return len(self._conversations)
+
     async def run(self, inherited: InheritedSockets) -> int:
         """Serve until the end, and return the exit status. Closes the sockets."""
         async with trio.open_nursery() as watching:
