@@ -7,33 +7,39 @@ they forbid.
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support import traced
 from support.damage import flip
+from support.images import Layout, named
 from support.parent import COMMAND, LIMIT, ROOT, Child, Client, environment, eventually, listens
 from support.servers import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from conftest import Keep, Sample
     from support.filled import Registry
     from support.home import Home
-    from support.images import Layout
 
 UNITS = ROOT / "systemd"
-SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
+REGISTRY = "imgproxy-registry.service"
 SOCKETS = sorted(path.name for path in UNITS.glob("*.socket"))
+EVERY_SERVICE = sorted(path.name for path in UNITS.glob("*.service"))
+SERVICES = [name for name in EVERY_SERVICE if name != REGISTRY]  # those of one image
 
 # In tenths, of systemd's own scale from 0 to 10; below 2 is what it calls "OK" or "SAFE".
-EXPOSURE = {"imgproxy-offline@.service": 10}
+EXPOSURE = {"imgproxy-offline@.service": 10, REGISTRY: 10}
 MOST_EXPOSURE = 20
 
 _CALL = re.compile(r"^\d+ +(\w+)\((.*)", re.MULTILINE)
@@ -86,7 +92,7 @@ def instance(unit: str) -> str:
     return unit.replace("@.", "@sample.")
 
 
-@pytest.mark.parametrize("unit", [*SERVICES, *SOCKETS])
+@pytest.mark.parametrize("unit", [*EVERY_SERVICE, *SOCKETS])
 def test_a_unit_is_well_formed(unit: str, units: Path) -> None:
     result = analyze("verify", "--man=no", "--recursive-errors=one", units / instance(unit))
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
@@ -98,7 +104,7 @@ def test_a_unit_that_is_not_well_formed_would_be_found(units: Path) -> None:
     assert "NoSuchSetting" in analyze("verify", "--man=no", units / instance(file.name)).stderr
 
 
-@pytest.mark.parametrize("unit", SERVICES)
+@pytest.mark.parametrize("unit", EVERY_SERVICE)
 def test_a_service_is_hardly_exposed(unit: str, units: Path) -> None:
     threshold = EXPOSURE.get(unit, MOST_EXPOSURE)
     result = analyze(
@@ -109,17 +115,18 @@ def test_a_service_is_hardly_exposed(unit: str, units: Path) -> None:
 
 
 def test_each_service_has_its_socket_and_the_same_protection() -> None:
-    prefixes = {each.partition(".")[0].rstrip("@") for each in SERVICES}
+    prefixes = {each.partition(".")[0].rstrip("@") for each in EVERY_SERVICE}
     assert prefixes == {each.partition(".")[0].rstrip("@") for each in SOCKETS}
     own = {"Description", "ExecStart", "Documentation", "RestrictAddressFamilies", "Requires"}
     own |= {"After", "Wants", "EnvironmentFile", "PrivateNetwork", "IPAddressDeny", "CollectMode"}
     own |= {"StandardInput", "StandardOutput", "StandardError"}
+    own |= {"TimeoutStopSec", "Restart", "LimitNOFILE", "ProcSubset"}
     common = [
         {key: value for key, value in configuration(unit).items() if key not in own}
-        for unit in SERVICES
+        for unit in EVERY_SERVICE
     ]
     assert common[0]["NoNewPrivileges"] == ["yes"]
-    assert common[0] == common[1] == common[2]
+    assert all(each == common[0] for each in common)
 
 
 def test_the_offline_service_has_no_network() -> None:
@@ -266,3 +273,63 @@ def test_a_service_may_do_what_the_program_does(
     assert mapped
     assert not [words for words in mapped if "PROT_WRITE|PROT_EXEC" in words]
     assert not [words for name, words in calls if name == "mprotect" and "PROT_EXEC" in words]
+
+
+# --- the registry ---------------------------------------------------------------------------------
+
+
+def drop_in() -> str:
+    """Return the drop-in file for upstreams that stands in the comments of the registry's unit."""
+    text = (UNITS / REGISTRY).read_text()
+    _, _, text = text.partition("#   [Service]\n")
+    lines = itertools.takewhile(lambda line: line.startswith("#   "), text.splitlines())
+    return "\n".join(["[Service]", *(line.removeprefix("#   ") for line in lines), ""])
+
+
+def test_the_registry_with_upstreams_is_hardly_exposed(units: Path) -> None:
+    directory = units / f"{REGISTRY}.d"
+    directory.mkdir()
+    (directory / "upstream.conf").write_text(drop_in())
+    assert "PrivateNetwork=no" in drop_in()
+    result = analyze("security", "--offline=true", "--threshold=15", units / REGISTRY)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.slow
+def test_the_registry_may_do_what_it_does(
+    groups: dict[str, list[str]], home: Home, tmp_path: Path
+) -> None:
+    """It is started with its sockets, in a network that has no way out, and pulled from."""
+    layout = Layout(tmp_path / "images")
+    image = layout.image(bytes(3 << 20))
+    layout.save(named(image, "registry.example/app:1"))
+    trace_file = tmp_path / "trace"
+    (line,) = configuration(REGISTRY)["ExecStart"]
+    assert line == "imgproxy registry $OPTIONS"
+    options = ["registry", "--images", str(layout.path), "--insecure-policy"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        strace = [traced.strace(), "-f", "-qq", "-e", "signal=none", "-o", str(trace_file)]
+        child = Child(
+            [*strace, *COMMAND, *options, f"--sockfd={listener.fileno()}"],
+            pass_fds=[listener.fileno()],
+            env=home.environment(PYTHONDONTWRITEBYTECODE="1", COVERAGE_PROCESS_START=None),
+        )
+    try:
+        url = f"http://127.0.0.1:{port}/v2/registry.example/app"
+        manifest = curl(f"{url}/manifests/1")
+        assert manifest == layout.read(image["digest"])
+        assert len(curl(f"{url}/blobs/{layout.layers(image)[0]['digest']}")) == 3 << 20
+        assert b"imgproxy_requests_total" in curl(f"http://127.0.0.1:{port}/metrics")
+        traced_pid = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text()
+        os.kill(int(traced_pid), signal.SIGTERM)
+        assert child.wait(4 * LIMIT) == 0
+    finally:
+        child.close()
+    calls = _CALL.findall(trace_file.read_text())
+    # What a process may have is set by the unit, and being refused it is not the end.
+    assert {name for name, _ in calls} - {"prlimit64", "setrlimit"} <= allowed(REGISTRY, groups)
+    opened = {words.partition(",")[0] for name, words in calls if name in {"socket", "socketpair"}}
+    assert opened <= {"AF_UNIX"}
+    mapped = [words for name, words in calls if name in {"mmap", "mprotect", "pkey_mprotect"}]
+    assert not [words for words in mapped if "PROT_WRITE|PROT_EXEC" in words]
