@@ -10,6 +10,7 @@ from support.streams import SILENCE, virtual_time
 
 from imgproxy.errors import Failure
 from imgproxy.frontends.registry_api import RegistryApi
+from imgproxy.frontends.registry_metrics import Metrics
 from imgproxy.server.handler import Request
 from imgproxy.verification.verified_blob import WHOLE
 
@@ -26,7 +27,12 @@ async def test_a_range_of_what_is_being_verified_comes_later() -> None:
     source.steps[layer["digest"]] = (content[:10], SILENCE)
     async with repositories([Shelf({REFERENCE: source})]) as served:
         api = RegistryApi(
-            served, default_registry="docker.io", has_catalog=False, report=lambda _: None
+            served,
+            default_registry="docker.io",
+            has_catalog=False,
+            report=lambda _: None,
+            renew=trio.lowlevel.checkpoint,
+            metrics=Metrics(),
         )
         target = f"/v2/registry.example/app/blobs/{layer['digest']}".encode()
         for wanted in (b"bytes=1-2", b"bytes=5-", b"bytes=-1"):

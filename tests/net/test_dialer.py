@@ -502,7 +502,8 @@ def test_an_unusable_client_certificate_is_reported_with_its_path(
         key.write_bytes({"another's key": other, "a locked key": locked(issued)}.get(case, b"x"))
     with pytest.raises(ConfigurationError) as raised:
         make_context(Certificates((), ((str(certificate), str(key)),)), verify=True)
-    assert raised.value.message.startswith(f"the certificate {certificate}: ")
+    named = f"the key {key}: " if case == "missing" else f"the certificate {certificate}: "
+    assert raised.value.message.startswith(named)
     assert raised.value.message.isprintable()
 
 
