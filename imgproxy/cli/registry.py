@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -141,7 +142,10 @@ def run(options: RegistryOptions) -> int:
     with closing(Listeners(options.listen, fds, allow_remote=options.allow_remote)) as listening:
         protection.check_sockets(options, listening.sockets)
         sockets = InheritedSockets([], listening.sockets, shares_stderr=False)
-        return trio.run(_serve, options, files, sockets)
+        ended_by = trio.run(_serve, options, files, sockets)
+    if ended_by is not None:  # whoever sent it wants to see that it did
+        signal.raise_signal(ended_by)
+    return 0
 
 
 def _check_paths(options: RegistryOptions) -> None:
@@ -159,7 +163,10 @@ def _check_paths(options: RegistryOptions) -> None:
             raise UsageError(f"--images {refusal(path, reason)}")
 
 
-async def _serve(options: RegistryOptions, files: OptionFiles, sockets: InheritedSockets) -> int:
+async def _serve(
+    options: RegistryOptions, files: OptionFiles, sockets: InheritedSockets
+) -> int | None:
+    """Serve until the end, and return the signal that was its cause, None if it had another."""
     diagnostics = runtime.new_diagnostics(options, shares_stderr=sockets.shares_stderr)
     tcp_stream = protection.new_tcp_stream(options, diagnostics)
     with_passwords = protection.new_passwords(options, diagnostics)
@@ -213,12 +220,13 @@ async def _serve(options: RegistryOptions, files: OptionFiles, sockets: Inherite
         await nursery.start(images.run)
         await nursery.start(repositories.run)
         try:
-            return await service.run(sockets)
+            await service.run(sockets)
         finally:
             nursery.cancel_scope.cancel()
             catalog.close()
             images.close()
             network.close()
+    return service.ended_by
 
 
 def _known_archives(options: RegistryOptions, diagnostics: Diagnostics) -> KnownArchives:

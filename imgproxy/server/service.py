@@ -110,6 +110,8 @@ class Service:
         self._conversations: set[HttpConnection] = set()
         self._severity = Severity.NOTHING
         self._is_short = False
+        # The signal that has ended the service, None if none has.
+        self.ended_by: int | None = None
 
     @property
     def open_connections(self) -> int:
@@ -153,7 +155,7 @@ class Service:
         """
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
-            await anext(signals)
+            self.ended_by = await anext(signals)
             self._shutdown.request()
             with trio.move_on_after(GRACE):
                 await anext(signals)

@@ -323,7 +323,7 @@ def test_the_registry_may_do_what_it_does(
         assert b"imgproxy_requests_total" in curl(f"http://127.0.0.1:{port}/metrics")
         traced_pid = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text()
         os.kill(int(traced_pid), signal.SIGTERM)
-        assert child.wait(4 * LIMIT) == 0
+        assert child.wait(4 * LIMIT) == -signal.SIGTERM
     finally:
         child.close()
     calls = _CALL.findall(trace_file.read_text())
