@@ -158,6 +158,10 @@ class NotFoundError(Failure):
     default_code = "NOT_FOUND"
 
 
+class UnaskedError(NotFoundError):
+    """It is not here, and whether it is where it belongs was not asked."""
+
+
 class AbsentError(NotFoundError):
     """The image itself is known not to exist, and not only something of it."""
 

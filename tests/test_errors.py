@@ -49,6 +49,7 @@ def test_the_tree_has_no_other_leaves() -> None:
     unavailable = (errors.NotReadyError, errors.ReplacedError, errors.ShortageError)
     assert below == {
         errors.AbsentError: errors.NotFoundError,
+        errors.UnaskedError: errors.NotFoundError,
         **dict.fromkeys(unavailable, errors.UnavailableError),
     }
 

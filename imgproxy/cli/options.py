@@ -48,7 +48,7 @@ WITH_VALUE = frozenset(
         *("--registry-token", "--cert-dir", "--registries-conf", "--registries.d", "--policy"),
         *("--retries", "--stall-timeout", "--host", "--format"),
         *("--cache", "--cache-size", "--tag-ttl", "--max-stale", "--grace", "--convert"),
-        *("--images", "--listen", "--default-registry"),
+        *("--images", "--listen", "--default-registry", "--upstream"),
         *("--tls-cert", "--tls-key", "--client-ca", "--htpasswd"),
     }
 )
@@ -238,6 +238,11 @@ def add_platform(parser: Parser, purpose: str) -> None:
 def add_places(parser: Parser) -> None:
     """Add the options that say where an image may come from."""
     add_sideload(parser)
+    add_reach(parser)
+
+
+def add_reach(parser: Parser) -> None:
+    """Add the options that say whether networks are used, and which servers are believed."""
     add = parser.add_argument
     add("--offline", action="store_true", help="never open a network connection")
     add(

@@ -10,9 +10,9 @@ import trio
 
 from imgproxy.cli import options as common
 from imgproxy.cli import registry_protection as protection
-from imgproxy.cli import runtime
+from imgproxy.cli import runtime, upstream
 from imgproxy.cli.options import Parser
-from imgproxy.cli.registry_protection import ProtectionOptions
+from imgproxy.cli.upstream import UpstreamOptions
 from imgproxy.errors import Failure, UsageError, clean
 from imgproxy.frontends.registry_api import RegistryApi
 from imgproxy.frontends.registry_metrics import Measured, Metrics
@@ -49,10 +49,10 @@ EPILOG = """For example: imgproxy registry --images /srv/images, and then
 skopeo copy --src-tls-verify=false docker://127.0.0.1:5000/quay.io/acme/os:1 dir:os
 See imgproxy-registry(7)."""
 
-DESCRIPTION = "Serve the images that lie on this host as a read-only registry."
+DESCRIPTION = "Serve the images that lie on this host, or in registries, as a read-only registry."
 
 
-class RegistryOptions(ProtectionOptions):
+class RegistryOptions(UpstreamOptions):
     """The options of `registry`."""
 
     images: list[str]
@@ -60,7 +60,6 @@ class RegistryOptions(ProtectionOptions):
     default_registry: str
     catalog: bool
     trust_writable: bool
-    authfile = None  # no registry is asked for anything
 
 
 def add_options(parser: Parser) -> None:
@@ -75,6 +74,7 @@ def add_options(parser: Parser) -> None:
         " names inside; may be given several times",
     )
     common.add_sideload(parser)
+    upstream.add_options(parser)
     add(
         "--listen",
         metavar="HOST:PORT|unix:PATH",
@@ -133,14 +133,16 @@ def _registry(text: str) -> str:
 def run(options: RegistryOptions) -> int:
     """Serve until the end, and return the exit status. Raises `UsageError`."""
     runtime.ignore_warnings()
-    if not options.images and not options.sideload:
-        raise UsageError("nothing to serve: give --images or --sideload")
+    if not options.images and not options.sideload and not options.upstreams:
+        raise UsageError("nothing to serve: give --images, --sideload or --upstream")
+    upstream.check(options)
     _check_paths(options)
     protection.check(options)
     files = runtime.OptionFiles(options)
     fds = options.sockfds or environment.take_listen_fds()
     with closing(Listeners(options.listen, fds, allow_remote=options.allow_remote)) as listening:
         protection.check_sockets(options, listening.sockets)
+        upstream.check_listeners(options, listening.sockets)
         sockets = InheritedSockets([], listening.sockets, shares_stderr=False)
         ended_by = trio.run(_serve, options, files, sockets)
     if ended_by is not None:  # whoever sent it wants to see that it did
@@ -171,7 +173,11 @@ async def _serve(
     tcp_stream = protection.new_tcp_stream(options, diagnostics)
     with_passwords = protection.new_passwords(options, diagnostics)
     configuration = runtime.new_watched_configuration(options, files, diagnostics)
+    # Of a registry that is not an upstream, nothing is asked.
     network = Network(NetworkOptions(offline=True), configuration, diagnostics)
+    known = KnownBlobs()
+    large_blobs = LargeBlobs(known)
+    upstreams = upstream.Upstreams(options, configuration, diagnostics, large_blobs)
     allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
     archives = _known_archives(options, diagnostics)
     images = ImageFiles(options.images, allowed, diagnostics.failure, archives)
@@ -181,14 +187,13 @@ async def _serve(
             SideloadPlace(each, allowed, network.repository, options.default_registry, archives)
             for each in options.sideload
         ),
+        *upstreams.places,
     ]
     metrics = Metrics()
-    known = KnownBlobs()
-    large_blobs = LargeBlobs(known)
     catalog: Catalog[Candidate] = Catalog(
         _open,
         configuration.policy,
-        ForeignLayers(network).open,
+        ForeignLayers(upstreams.network or network).open,
         configuration.warn,
         large_blobs=large_blobs,
     )
@@ -219,12 +224,14 @@ async def _serve(
         metrics.connections = lambda: service.open_connections
         await nursery.start(images.run)
         await nursery.start(repositories.run)
+        await nursery.start(upstreams.run)
         try:
             await service.run(sockets)
         finally:
             nursery.cancel_scope.cancel()
             catalog.close()
             images.close()
+            upstreams.close()
             network.close()
     return service.ended_by
 

@@ -214,11 +214,15 @@ def _keeping(
 
 
 def new_cache(
-    options: Options, network: Network, store: ContentStore | None = None
+    options: Options,
+    network: Network,
+    store: ContentStore | None = None,
+    patience: float = 30.0,
 ) -> Cache | None:
     """Return the cache that the options name, if any; close it in the end.
 
-    `store` has the blobs of a command: what is in both is kept once.
+    `store` has the blobs of a command: what is in both is kept once. `patience`: see
+    `CacheOptions`.
     """
     path = options.cache
     if path is None:
@@ -234,5 +238,6 @@ def new_cache(
         max_stale=options.max_stale,
         offline=options.offline,
         keeps_blobs=store is None or realpath(path) != realpath(store.path),
+        patience=patience,
     )
     return Cache(path, cache_options, network.report, compare)

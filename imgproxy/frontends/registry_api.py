@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from imgproxy.errors import Failure, NotFoundError
 from imgproxy.frontends import registry_routes as routes
 from imgproxy.frontends.registry_failures import as_registry
-from imgproxy.server.handler import NOT_MODIFIED, PARTIAL_CONTENT, Reply
+from imgproxy.server.handler import NOT_MODIFIED, PARTIAL_CONTENT, Reply, stale_fields
 from imgproxy.server.request_errors import RangeNotSatisfiableError
 from imgproxy.specs.http import ranges
 from imgproxy.specs.http.ranges import Unsatisfiable
@@ -103,7 +103,10 @@ class RegistryApi:
 
     async def _manifest(self, asked: GetManifest, request: Request) -> Reply:
         document = await self._repositories.manifest(asked.reference)
-        fields = _content_fields(document.media_type, document.digest, asked.namespace)
+        fields = [
+            *_content_fields(document.media_type, document.digest, asked.namespace),
+            *stale_fields(document.age),
+        ]
         if _is_known(request, document.digest):
             return _not_modified(fields)
         if asked.reference.digest is None and not request.is_head:

@@ -10,21 +10,24 @@ from __future__ import annotations
 from imgproxy.errors import (
     AmbiguousError,
     BadUpstreamError,
+    DeniedError,
     Failure,
     InvalidError,
     NotFoundError,
     NotImplementedByUsError,
+    UnaskedError,
     UnavailableError,
     UnreachableError,
     UnsupportedFormatError,
 )
 
-# The codes of the distribution specification, "Error Codes".
+# The codes of the distribution specification, "Error Codes", but for UNAUTHORIZED: it is this
+# program that a registry wants to log in, and not its clients.
 _CODES = frozenset(
     {
         *("BLOB_UNKNOWN", "BLOB_UPLOAD_INVALID", "BLOB_UPLOAD_UNKNOWN", "DIGEST_INVALID"),
         *("MANIFEST_BLOB_UNKNOWN", "MANIFEST_INVALID", "MANIFEST_UNKNOWN", "NAME_INVALID"),
-        *("NAME_UNKNOWN", "SIZE_INVALID", "UNAUTHORIZED", "DENIED", "UNSUPPORTED"),
+        *("NAME_UNKNOWN", "SIZE_INVALID", "DENIED", "UNSUPPORTED"),
         "TOOMANYREQUESTS",
     }
 )
@@ -71,11 +74,14 @@ _ANSWERS: list[tuple[tuple[type[Failure], ...], type[Failure], str]] = [
     ),
     ((UnavailableError,), BusyError, "TOOMANYREQUESTS"),
     ((UnreachableError,), UnreachableError, "UNSUPPORTED"),
+    ((DeniedError,), DeniedError, "DENIED"),
 ]
 
 
 def as_registry(failure: Failure) -> Failure:
     """Return a failure as it is answered below `/v2/`."""
+    if isinstance(failure, UnaskedError):  # which is no word about whether it exists
+        failure = UnreachableError(failure.message)
     for kinds, answer, code in _ANSWERS:
         if isinstance(failure, kinds):
             return _renamed(failure, answer, code)

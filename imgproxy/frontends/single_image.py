@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from imgproxy.frontends import single_image_routes
 from imgproxy.frontends.oci_manifest import oci_manifest
 from imgproxy.frontends.single_image_routes import GetConfig, GetDocument, GetManifest, Quit
-from imgproxy.server.handler import Reply
+from imgproxy.server.handler import Reply, stale_fields
 from imgproxy.specs.oci import convert
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import Manifest
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from imgproxy.server.handler import Request
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.verification.documents import VerifiedDocument
-
-# Its agent is a name that nobody else knows.
-_STALE = '110 imgproxy "Response is Stale"'
 
 
 class SingleImage:
@@ -49,7 +46,7 @@ class SingleImage:
         image = await self._image.open()
         if isinstance(asked, GetManifest):
             manifest = self._oci_manifest(image.manifest)
-            fields = [*_manifest_fields(image, manifest), *_stale_fields(image)]
+            fields = [*_manifest_fields(image, manifest), *stale_fields(image.age)]
             return Reply(fields, len(manifest.raw), manifest.raw)
         if isinstance(asked, GetDocument):
             document = await image.document(asked.digest)
@@ -73,19 +70,13 @@ async def _blob(image: OpenedImage, asked: GetConfig | GetBlob, *, head_only: bo
         descriptor, media_type = image.find_blob(asked.digest), types.OCTET_STREAM
     fields = _content_fields(media_type, descriptor.digest)
     if isinstance(asked, GetConfig):
-        fields += _stale_fields(image)
+        fields += stale_fields(image.age)
     body = b"" if head_only else await image.open_blob(descriptor)
     return Reply(fields, descriptor.size, body)
 
 
 def _content_fields(media_type: str, digest: Digest) -> list[tuple[str, str]]:
     return [("Content-Type", media_type), ("Docker-Content-Digest", str(digest))]
-
-
-def _stale_fields(image: OpenedImage) -> list[tuple[str, str]]:
-    """Return the fields of what a name stood for when the registry could be asked: RFC 7234."""
-    age = image.age
-    return [] if age is None else [("Age", str(age)), ("Warning", _STALE)]
 
 
 def _manifest_fields(image: OpenedImage, manifest: OciManifest) -> list[tuple[str, str]]:

@@ -33,7 +33,7 @@ from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports import time_limit as time_limits
-from imgproxy.transports.source import age, is_accompanied
+from imgproxy.transports.source import age, is_accompanied, is_at_hand
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
@@ -342,16 +342,17 @@ class OpenedImage:
     async def expand(self) -> Failure | None:
         """Release all documents that the image leads to, and what refers to one of them.
 
-        Those that cannot be had, or that the policy does not accept, are passed over, since others
-        do not depend on them; they are looked for again the next time. Returns why one of those
-        that are there could not be had. Raises what `HOST_FAILURES` are.
+        Those that are not at hand are left out; those that cannot be had, or that the policy does
+        not accept, are passed over, since others do not depend on them, and are looked for again
+        the next time. Returns why one of those that are there could not be had. Raises what
+        `HOST_FAILURES` are.
         """
         passed: dict[Digest, Failure] = {}
         async with self._expanding:
             if not self._expanded:
                 self._expanded.add(self._manifest.digest)
                 await self._find_referrers(passed)
-            while left := [each for each in self._known.values() if self._may_expand(each.digest)]:
+            while left := [each for each in self._known.values() if self._may_expand(each)]:
                 for descriptor in left:
                     self._expanded.add(descriptor.digest)
                     if not descriptor.media_type or descriptor.media_type in types.KNOWN_DOCUMENTS:
@@ -362,15 +363,16 @@ class OpenedImage:
         broken = (each for each in passed.values() if not isinstance(each, _EXPECTED))
         return next(broken, None)
 
-    def _may_expand(self, digest: Digest) -> bool:
-        return len(self._expanded) < MAX_EXPANDED and digest not in self._expanded
+    def _may_expand(self, descriptor: Descriptor) -> bool:
+        is_left = len(self._expanded) < MAX_EXPANDED and descriptor.digest not in self._expanded
+        return is_left and is_at_hand(self._source.source, descriptor)
 
     async def _find_referrers(self, passed: dict[Digest, Failure]) -> None:
         """Make known what lies beside the image, has no name, and refers to a known document."""
         if not is_accompanied(self._source.source):
             return
         for entry in await self._source.source.companions():
-            if entry.digest not in self._known and self._may_expand(entry.digest):
+            if entry.digest not in self._known and self._may_expand(entry):
                 with _passing_over(entry.digest, passed):
                     subject = (await self._source.document(entry)).parsed.subject
                     if subject is not None and self._is_known(subject.digest):

@@ -8,7 +8,7 @@ it. The policy decides by the name that was asked for. Nothing is chosen and not
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,17 +17,22 @@ import trio
 from imgproxy.errors import (
     HOST_FAILURES,
     AmbiguousError,
+    DeniedError,
     Failure,
     NotFoundError,
     NotReadyError,
     ReplacedError,
+    UnaskedError,
     closing_on_error,
 )
 from imgproxy.single_flight import BackgroundFlights
+from imgproxy.transports import time_limit
 from imgproxy.transports.image_files import WAIT
+from imgproxy.transports.places import is_asked
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from imgproxy.images.catalog import Catalog
     from imgproxy.images.image import Image, OpenedImage
@@ -37,11 +42,17 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
-    from imgproxy.transports.places import Candidate, Place
+    from imgproxy.transports.places import AskedPlace, Candidate, Place
     from imgproxy.verification.documents import VerifiedDocument
     from imgproxy.verification.verified_parts import VerifiedParts
 
 T = TypeVar("T")
+
+# What precedes a reply, in seconds: how long registries are waited for, connections to them among
+# it; and how often they are asked again. containerd waits for 30 seconds, and asks again itself.
+_PATIENCE = 20.0
+_CONNECTING = 5.0
+_RETRIES = 1
 
 # Images that are kept open between requests; each may hold a descriptor.
 _MAX_KEPT = 64
@@ -95,14 +106,15 @@ class Repositories:
             async def get(opened: OpenedImage, _: Candidate) -> VerifiedDocument:
                 return await opened.document(digest)
 
-            return await self._search(reference, "MANIFEST_UNKNOWN", get)
+            return await self._search(reference, "MANIFEST_UNKNOWN", get, by_name=True)
         found: dict[Digest, VerifiedDocument] = {}
         failures: list[Failure] = []
         for candidate in await self._find(reference):
             try:
                 async with self._opened(candidate) as opened:
-                    document = await opened.root()
-                    found.setdefault(document.digest, document)
+                    with _limited():
+                        document = await opened.root()
+                    found.setdefault(document.digest, document._replace(age=opened.age))
             except (NotReadyError, *HOST_FAILURES):
                 raise  # see `_search`
             except Failure as failure:
@@ -150,10 +162,23 @@ class Repositories:
 
     async def tags(self, repository: Reference) -> list[str]:
         """Return the tags of a repository in the order of their code points. Raises `Failure`."""
-        found = await self._everything(repository)
-        if not found:
-            raise _absent(repository, "NAME_UNKNOWN")
-        return sorted({each.reference.tag for each in found if each.reference.tag})
+        found: set[str] = set()
+        failure: Failure | None = _absent(repository, "NAME_UNKNOWN")
+        for place in self._answering(repository, "NAME_UNKNOWN"):
+            if is_asked(place):
+                try:
+                    with _limited():
+                        found.update(await place.tags(repository))
+                except NotFoundError as error:
+                    failure = failure and error
+                else:
+                    failure = None
+            elif listed := await place.everything(repository):
+                found.update(each.reference.tag for each in listed if each.reference.tag)
+                failure = None
+        if failure is not None:
+            raise failure
+        return sorted(found)
 
     async def referrers(self, repository: Reference, digest: Digest) -> list[VerifiedDocument]:
         """Return the documents of a repository that refer to one, none where there are none.
@@ -162,8 +187,14 @@ class Repositories:
         """
         found: dict[Digest, VerifiedDocument] = {}
         failures: list[Failure] = []
-        everything = await self._everything(repository)
-        for candidate in everything:
+        places = self._answering(repository, "NAME_UNKNOWN")
+        listed = [
+            each
+            for place in places
+            if not is_asked(place)
+            for each in await place.everything(repository._replace(tag=None, digest=None))
+        ]
+        for candidate in self._open_first(listed):
             try:
                 async with self._opened(candidate) as opened:
                     found |= {each.digest: each for each in await opened.referrers(digest)}
@@ -171,7 +202,10 @@ class Repositories:
                 raise  # see `_search`
             except Failure as failure:
                 failures.append(failure)
-        if failures and len(failures) == len(everything):
+        for place in places:
+            if is_asked(place):
+                found |= await self._asked_referrers(place, repository, digest)
+        if failures and not found and len(failures) == len(listed):
             raise failures[0]
         return list(found.values())
 
@@ -189,22 +223,38 @@ class Repositories:
                 return found
         return []
 
-    async def _everything(self, repository: Reference) -> list[Candidate]:
-        """Return all images of a repository."""
-        return [
-            each
-            for place in self._answering(repository, "NAME_UNKNOWN")
-            for each in await place.everything(repository._replace(tag=None, digest=None))
-        ]
-
-    async def _where_digest_may_be(self, reference: Reference) -> list[Candidate]:
-        found = [*await self._find(reference), *await self._everything(reference)]
-        return sorted(dict.fromkeys(found), key=lambda each: each not in self._kept)
+    async def _asked_referrers(
+        self, place: AskedPlace, repository: Reference, digest: Digest
+    ) -> dict[Digest, VerifiedDocument]:
+        """Return those that registries list; one that cannot be reached makes no shorter list."""
+        found: dict[Digest, VerifiedDocument] = {}
+        with _limited():
+            listed = await place.referrers(repository, digest)
+        for candidate in listed:
+            with suppress(NotFoundError, DeniedError):
+                async with self._opened(candidate) as opened:
+                    with _limited():
+                        root = await opened.root()
+                    subject = root.parsed.subject
+                    if subject is not None and subject.digest == digest:
+                        found[root.digest] = root
+        return found
 
     async def _still_open(self, repository: Reference) -> list[Candidate]:
         """Return the images of a repository that are open and whose files are as they were."""
         kept = [each for each in self._kept if each.reference.name == repository.name]
         return [each for each in kept if await each.is_current()]
+
+    async def _where_digest_may_be(
+        self, reference: Reference, place: Place, *, by_name: bool
+    ) -> list[Candidate]:
+        named = await place.find(reference) if by_name else []
+        everything = await place.everything(reference._replace(tag=None, digest=None))
+        return self._open_first([*named, *everything])
+
+    def _open_first(self, found: Iterable[Candidate]) -> list[Candidate]:
+        """Return images once each, those that are open first."""
+        return sorted(dict.fromkeys(found), key=lambda each: each not in self._kept)
 
     def _answering(self, reference: Reference, code: str) -> list[Place]:
         answering = [each for each in self._places if each.has_registry(reference.registry)]
@@ -217,24 +267,32 @@ class Repositories:
         reference: Reference,
         code: str,
         get: Callable[[OpenedImage, Candidate], Awaitable[T]],
+        *,
+        by_name: bool = False,
     ) -> T:
         """Return what `get` finds in the images of a repository, for a digest in the reference.
 
         What is open is asked first, as it is; only then is everything listed, which may be many
-        files, and looked through. Raises the failure of an image that could not be looked through
-        where no other one has the digest.
+        files, and looked through, place by place, `by_name` also what the digest is given to in
+        its name. Raises the failure of an image that could not be looked through where no other one
+        has the digest.
         """
         failure: Failure = _absent(reference, code)
-        for is_deep, images in ((False, self._still_open), (True, self._where_digest_may_be)):
-            for candidate in await images(reference):
+        deep = partial(self._where_digest_may_be, reference, by_name=by_name)
+        for is_deep, images in [
+            (False, partial(self._still_open, reference)),
+            *((True, partial(deep, place)) for place in self._answering(reference, code)),
+        ]:
+            for candidate in await images():
                 broken: Failure | None = None
                 try:
                     async with self._opened(candidate) as opened:
                         if is_deep:
                             broken = await opened.expand()
-                        return await get(opened, candidate)
-                except NotFoundError:
-                    failure = broken or failure
+                        with _limited():
+                            return await get(opened, candidate)
+                except NotFoundError as error:
+                    failure = broken or (error if isinstance(error, UnaskedError) else failure)
                 except (NotReadyError, *HOST_FAILURES):
                     raise  # whoever asks has waited long enough
                 except Failure as error:
@@ -243,21 +301,26 @@ class Repositories:
 
     @asynccontextmanager
     async def _opened(self, candidate: Candidate) -> AsyncIterator[OpenedImage]:
-        """Open an image for the block, and keep it open after that."""
-        while candidate not in self._kept:
-            key = candidate, self._generation
-            await self._openings.get(key, str(candidate.reference), partial(self._open, *key))
-        self._kept.move_to_end(candidate)
-        image = self._catalog.image(candidate, None)
-        try:
-            yield await image.open()
-        finally:
-            image.close()
+        """Open an image for the block, and keep it open after that unless it is a passing one."""
+        while True:
+            generation = self._generation
+            image = self._catalog.image(candidate, None)
+            with closing(image):
+                if candidate not in self._kept:
+                    opening = partial(self._open, candidate, generation)
+                    key = candidate, generation
+                    await self._openings.get(key, str(candidate.reference), opening)
+                if generation != self._generation:  # it may be judged by what was read before
+                    continue
+                if candidate in self._kept:
+                    self._kept.move_to_end(candidate)
+                yield await image.open()
+                return
 
     async def _open(self, candidate: Candidate, generation: int) -> None:
         image = self._catalog.image(candidate, None)
         try:
-            with closing_on_error(image), image.limited():
+            with closing_on_error(image), _limited():
                 await image.open()
                 if not await candidate.is_current():
                     raise ReplacedError(f"{candidate.reference}: its file was replaced meanwhile")
@@ -265,7 +328,8 @@ class Repositories:
             self._judged(failure)
             raise
         self._judged(None)
-        if generation != self._generation:  # it may have been judged by what was read before
+        # It may have been judged by what was read before.
+        if candidate.is_passing or generation != self._generation:
             image.close()
             return
         self._kept[candidate] = image
@@ -290,6 +354,11 @@ class HeldBody:
         image, self._image = self._image, None
         if image is not None:
             image.close()
+
+
+def _limited() -> AbstractContextManager[None]:
+    """Return a block that waits for registries only as long as clients wait for a reply."""
+    return time_limit.limited(_PATIENCE, retries=_RETRIES, connecting=_CONNECTING)
 
 
 def _absent(reference: Reference, code: str) -> NotFoundError:

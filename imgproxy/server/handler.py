@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     Opener: TypeAlias = "Callable[[], Awaitable[Body]]"
 
+# Its agent is a name that nobody else knows.
+_STALE = '110 imgproxy "Response is Stale"'
+
 PARTIAL_CONTENT = 206
 NOT_MODIFIED = 304
 
@@ -71,6 +74,14 @@ class Reply(NamedTuple):
     def has_body(self, request: Request) -> bool:
         """Return whether the body is sent: RFC 9110 sections 9.3.2 and 15.4.5."""
         return not request.is_head and self.status != NOT_MODIFIED
+
+
+def stale_fields(age: int | None) -> list[tuple[str, str]]:
+    """Return the fields of an answer that was had so many seconds ago, none if it is not old.
+
+    RFC 7234 sections 5.1 and 5.5.1.
+    """
+    return [] if age is None else [("Age", str(age)), ("Warning", _STALE)]
 
 
 class Handler(Protocol):

@@ -121,6 +121,19 @@ class CacheRecords:
             return locks.try_lock(path, locks.SHARED)
         return None
 
+    def had(self, name: str, most: int) -> list[Digest]:
+        """Return the documents that were had under a name, so many that were used last."""
+        found = []
+        for file in _newest(self._path(name, "documents", ""), most):
+            with suppress(ValueError):
+                found.append(digests.parse(file.replace("-", ":", 1)))
+        return found
+
+    def tags(self, name: str, most: int) -> dict[str, CachedTag]:
+        """Return the tags of a name, so many that were asked last, with what they stood for."""
+        found = {each: self.tag(name, each) for each in _newest(self._path(name, "tags", ""), most)}
+        return {tag: known for tag, known in found.items() if known is not None}
+
     def all_documents(self) -> Iterator[UsedDocument]:
         """Yield the documents of all names."""
         for name in _listed(self._names):
@@ -187,6 +200,15 @@ def _listed(path: str) -> list[str]:
         return sorted(each for each in os.listdir(path) if ".imgproxy-" not in each)
     except OSError:
         return []
+
+
+def _newest(directory: str, most: int) -> list[str]:
+    """Return the files in a directory that were written or used last."""
+    found = []
+    for file in _listed(directory):
+        with suppress(OSError):
+            found.append((os.stat(f"{directory}{file}").st_mtime_ns, file))
+    return [file for _, file in sorted(found, reverse=True)[:most]]
 
 
 def _document(fields: Fields) -> CachedDocument:

@@ -150,6 +150,10 @@ class ContentStore:
         """Return where a blob is when it is whole."""
         return f"{self.path}/blobs/{digest.algorithm}/{digest.encoded}"
 
+    def partial_path(self, digest: Digest) -> str:
+        """Return where a blob is while it grows: the same file gets its name when it is whole."""
+        return f"{self.partials}/{digest.algorithm}-{digest.encoded}"
+
     def has(self, digest: Digest, size: int) -> bool:
         """Return whether a blob is there, by its size: it was verified when it got its name."""
         try:
@@ -166,7 +170,7 @@ class ContentStore:
         `patience` is in seconds: see `open_partial`, which raises `BusyError`.
         """
         partial = await open_partial(
-            f"{self.partials}/{digest.algorithm}-{digest.encoded}",
+            self.partial_path(digest),
             self.blob_path(digest),
             size,
             patience,

@@ -29,7 +29,8 @@ class CacheOptions(NamedTuple):
     """What options say about the cache; times are in seconds.
 
     `size` is in bytes, None without a bound. A tag is asked anew after `tag_ttl`; what is older
-    than `max_stale` is never used in place of an answer. `keeps_blobs` is false where somebody else
+    than `max_stale` is never used in place of an answer, for which a registry has `patience` where
+    it could be. `keeps_blobs` is false where somebody else
     keeps them in the same store.
     """
 
@@ -38,6 +39,7 @@ class CacheOptions(NamedTuple):
     max_stale: float = 7 * 86400.0
     offline: bool = False
     keeps_blobs: bool = True
+    patience: float = 30.0
 
 
 class Cache:
@@ -90,17 +92,18 @@ class Cache:
         return self.options.keeps_blobs and (limit is None or descriptor.size <= limit)
 
     def keep(self, blob: PartialBlob) -> None:
-        """Commit a blob that has been verified."""
-        thread = threading.Thread(target=self._commit, args=[blob])
+        """Commit a blob that has been verified, in a thread."""
+        thread = threading.Thread(target=self.commit, args=[blob])
         try:
             thread.start()
         except RuntimeError:  # there can be no more threads
-            self._commit(blob)
+            self.commit(blob)
         else:
             self._threads = [each for each in self._threads if each.is_alive()]
             self._threads.append(thread)
 
-    def _commit(self, blob: PartialBlob) -> None:
+    def commit(self, blob: PartialBlob) -> None:
+        """Give a blob that has been verified its name, which takes as long as the disk needs."""
         try:
             blob.commit()
             self._shrink()

@@ -13,7 +13,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import HOST_FAILURES, BadUpstreamError, Failure, NotFoundError, clean
+from imgproxy.errors import (
+    HOST_FAILURES,
+    BadUpstreamError,
+    Failure,
+    NotFoundError,
+    UnaskedError,
+    clean,
+)
+from imgproxy.specs.oci.manifest import Descriptor
 from imgproxy.specs.signing import kept_signatures
 from imgproxy.store.cache_records import CachedDocument, CachedTag
 from imgproxy.transports import time_limit
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.specs.oci.digest import Digest
-    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.store.locks import LockedFile
@@ -33,9 +40,8 @@ if TYPE_CHECKING:
     from imgproxy.transports.registry.registry_image import RegistryImage
     from imgproxy.transports.source import Document, Reader
 
-# In seconds: how long a registry has to answer where there is another answer, how long connections
-# to it may take, and how often it is asked again.
-_PATIENCE = 30.0
+# Where there is another answer: in seconds, how long connections to a registry may take, and how
+# often it is asked again.
 _CONNECTING = 5.0
 _RETRIES = 1
 
@@ -49,12 +55,19 @@ _MAX_LOCKS = 64
 
 
 class CachedImage(CachedSource):
-    """An image of a registry, and what a cache has of it. See `Source`."""
+    """An image of a registry, and what a cache has of it. See `Source`.
 
-    def __init__(self, image: RegistryImage, cache: Cache) -> None:
+    `pinned` is the document that its name has been found to stand for, where that is not to be
+    asked.
+    """
+
+    def __init__(
+        self, image: RegistryImage, cache: Cache, pinned: CachedDocument | None = None
+    ) -> None:
         source = _Unasked(image, clean(cache.store.path)) if cache.options.offline else image
         super().__init__(source, KeptBlobs(cache.store, cache.keep, cache.failed, _BLOB_PATIENCE))
         self._stale_since: float | None = None
+        self._pinned = pinned
         self._image = image
         self._reference: Reference = image.reference
         self._cache = cache
@@ -73,6 +86,8 @@ class CachedImage(CachedSource):
     async def root(self) -> Document:
         """See `Source`."""
         reference, self._stale_since = self._reference, None
+        if self._pinned is not None:
+            return await self._usable(self._pinned) or await self._again(self._pinned)
         if reference.digest is not None:
             known = self._records.document(reference.name, reference.digest)
             return await self._usable(known) or await self._asked(known)
@@ -90,6 +105,13 @@ class CachedImage(CachedSource):
             return None
         self._is_insecure = known.is_insecure
         return self._used(await self._stored_document(known.digest, known.size, known.media_type))
+
+    async def _again(self, known: CachedDocument) -> Document:
+        """Return what the registry has under the digest of a document that was had before."""
+        descriptor = Descriptor(known.media_type, known.digest, known.size)
+        found = await self._source.document(descriptor)
+        self._is_insecure = found.is_insecure
+        return self._recorded(found)
 
     def _accepts(self, known: CachedDocument) -> bool:
         return not known.is_insecure or self._image.accepts_insecure
@@ -113,11 +135,12 @@ class CachedImage(CachedSource):
             return await self._asked(None)
         reason = "--offline"
         if not self._options.offline:
+            patience = self._options.patience
             try:
-                with time_limit.limited(_PATIENCE, retries=_RETRIES, connecting=_CONNECTING):
+                with time_limit.limited(patience, retries=_RETRIES, connecting=_CONNECTING):
                     return await self._asked(None)
             except Failure as failure:
-                if not _is_away(failure):
+                if not is_away(failure):
                     raise
                 reason = failure.message
         self._stale_since = tag.asked
@@ -176,6 +199,11 @@ class CachedImage(CachedSource):
             return self._recorded(await self._source.document(descriptor))
         return self._recorded(stored._replace(is_insecure=self._is_insecure))
 
+    def is_at_hand(self, descriptor: Descriptor) -> bool:
+        """See `source.is_at_hand`: what was had under this name."""
+        known = self._records.document(self._reference.name, descriptor.digest)
+        return known is not None and self._blobs.has(known.digest, known.size)
+
     # --- blobs and signatures -------------------------------------------------------------------
 
     async def blob(
@@ -226,7 +254,7 @@ class CachedImage(CachedSource):
         super().close()
 
 
-def _is_away(failure: Failure) -> bool:
+def is_away(failure: Failure) -> bool:
     """Return whether a registry did not answer, or with nothing that says anything of the image."""
     is_of_host = isinstance(failure, HOST_FAILURES)
     return not is_of_host and (failure.retryable or isinstance(failure, BadUpstreamError))
@@ -240,10 +268,8 @@ def _shown(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _offline(message: str) -> NotFoundError:
-    return NotFoundError(
-        f"{message}, and --offline forbids asking the registry", code="MANIFEST_UNKNOWN"
-    )
+def _offline(message: str, code: str = "MANIFEST_UNKNOWN") -> UnaskedError:
+    return UnaskedError(f"{message}, and --offline forbids asking the registry", code=code)
 
 
 class _Unasked:
@@ -272,8 +298,7 @@ class _Unasked:
     ) -> Reader:
         """See `Source`."""
         where = f"is not in the cache {self._place}"
-        failure = _offline(f"{self.name}: the blob {descriptor.digest} {where}")
-        raise NotFoundError(failure.message, code="BLOB_UNKNOWN")
+        raise _offline(f"{self.name}: the blob {descriptor.digest} {where}", "BLOB_UNKNOWN")
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Of an image that is not to be asked, these are on this host."""

@@ -96,24 +96,56 @@ class KeptBlobs:
         It is opened from the byte `offset` on, and to before `stop`, if it is whole in the store;
         else there must be neither.
         """
+        return (
+            await self._found(descriptor, offset, stop)
+            or await self.begin(descriptor, receive)
+            or await self._found(descriptor)
+            or await receive(offset)
+        )
+
+    async def begin(
+        self,
+        descriptor: Descriptor,
+        receive: Callable[[int], Awaitable[Reader]],
+        grown: Callable[[], None] = lambda: None,
+    ) -> Reader | None:
+        """Open a blob that the store lacks, so that it is added to the store.
+
+        Returns None where the store has it by now, or is not to have it. `grown` is called when
+        bytes have been added.
+        """
         digest, size = descriptor.digest, descriptor.size
         if digest in self._wrong:
-            return await receive(offset)
+            return None
         try:
-            if self.has(digest, size):
-                return await self._stored(digest, offset, stop)
             begun = await self.store.partial(digest, size, self._patience)
             if begun is None:
-                return await self._stored(digest)
+                return None
             with closing_on_error(begun):
                 begun.check_room()
         except Failure as failure:
             self.failed(failure)
-            return await receive(0)
+            return None
         with closing_on_error(begun):
             is_whole = begun.size >= max(size, 1)
             rest = None if is_whole else await receive(begun.size)
-        return _Kept(descriptor, begun, rest, self._keep, partial(self._give_up, digest))
+        give_up = partial(self._give_up, digest)
+        return _Kept(descriptor, begun, rest, self._keep, give_up, grown)
+
+    async def _found(
+        self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+    ) -> Reader | None:
+        """Open a blob that the store has, None where it does not or fails."""
+        try:
+            if self.has(descriptor.digest, descriptor.size):
+                return await self._stored(descriptor.digest, offset, stop)
+        except Failure as failure:
+            self._give_up(descriptor.digest, failure)
+        return None
+
+    def is_wrong(self, digest: Digest) -> bool:
+        """Return whether the store has failed with a blob, so that one does without it."""
+        return digest in self._wrong
 
     async def _stored(self, digest: Digest, offset: int = 0, stop: int | None = None) -> Reader:
         name = f"{clean(self.store.path)}: blob {digest}"
@@ -227,6 +259,7 @@ class _Kept:
         rest: Reader | None,
         keep: Callable[[PartialBlob], None],
         failed: Callable[[Failure], None],
+        grown: Callable[[], None],
     ) -> None:
         self.size = descriptor.size if rest is None else None if begun.size else rest.size
         self._digest = descriptor.digest
@@ -235,6 +268,7 @@ class _Kept:
         self._rest = rest
         self._keep = keep
         self._failed = failed
+        self._grown = grown
         self._position = 0
         self._is_whole = True  # what the store has, as far as it was received
         self._is_kept = False
@@ -267,6 +301,8 @@ class _Kept:
         except Failure as failure:
             self._is_whole = False
             self._failed(failure)
+        else:
+            self._grown()
 
     def reject(self, failure: Failure) -> bool:
         """See `Reader`. What a process has left may be wrong: everything is asked for once more."""

@@ -7,7 +7,7 @@ each request, so that a file that comes, changes or goes counts at the next one.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 from imgproxy.errors import NotFoundError, clean
 from imgproxy.host import blocking_calls, files, ownership
@@ -15,6 +15,7 @@ from imgproxy.host import blocking_calls, files, ownership
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable
 
+    from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.transports.source import Source
 
@@ -24,7 +25,8 @@ class Candidate:
 
     `reference` is its name, with a tag or a digest. Two are equal if they stand for the same image
     in an unchanged file: `key`. `is_current` returns whether the file is still that one: what was
-    read of it between its being found and then is the image.
+    read of it between its being found and then is the image. `is_passing`: which image it stands
+    for is asked by opening it, so that it is not kept open.
     """
 
     def __init__(
@@ -33,10 +35,13 @@ class Candidate:
         key: Hashable,
         open_source: Callable[[], Awaitable[Source]],
         is_current: Callable[[], Awaitable[bool]],
+        *,
+        is_passing: bool = False,
     ) -> None:
         self.reference = reference
         self.open_source = open_source
         self.is_current = is_current
+        self.is_passing = is_passing
         self._key = reference, key
 
     def __eq__(self, other: object) -> bool:
@@ -60,6 +65,21 @@ class Place(Protocol):
 
     def has_registry(self, registry: str) -> bool:
         """Return whether the place answers for a registry."""
+
+
+class AskedPlace(Place, Protocol):
+    """A place that asks registries for lists, of which images are a part that is here."""
+
+    async def tags(self, repository: Reference) -> list[str]:
+        """Return the tags of a repository. Raises `NotFoundError` where there is no such."""
+
+    async def referrers(self, repository: Reference, digest: Digest) -> list[Candidate]:
+        """Return what refers to a document."""
+
+
+def is_asked(place: Place) -> TypeGuard[AskedPlace]:
+    """Return whether a place asks registries for lists."""
+    return hasattr(place, "tags")
 
 
 class FileIdentity(NamedTuple):

@@ -237,6 +237,15 @@ def is_accompanied(source: Source) -> TypeGuard[AccompaniedSource]:
     return hasattr(source, "companions")
 
 
+def is_at_hand(source: Source, descriptor: Descriptor) -> bool:
+    """Return whether a document that another one names can be had without asking anybody for it.
+
+    That is so with all sources but those that say otherwise.
+    """
+    answer: Callable[[Descriptor], bool] = getattr(source, "is_at_hand", lambda _: True)
+    return answer(descriptor)
+
+
 class SearchableSource(Source, Protocol):
     """A source that can look up a document by its digest alone.
 

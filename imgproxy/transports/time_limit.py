@@ -75,6 +75,12 @@ def max_retries() -> float:
     return math.inf if limit is None else limit.retries
 
 
+def time_left() -> float:
+    """Return how many seconds the block may still wait for the network."""
+    limit = _current.get()
+    return math.inf if limit is None else limit.end - trio.current_time()
+
+
 @contextmanager
 def waiting(what: Callable[[], str]) -> Iterator[None]:
     """Raise `TimeLimitError` in the block when the time is over, if there is a limit.

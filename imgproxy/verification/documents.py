@@ -26,13 +26,15 @@ class VerifiedDocument(NamedTuple):
     """A manifest or an index whose bytes agree with every digest that named them.
 
     `digest` is the first of those, or the one computed where the document was named by none.
-    `names` are those of `Document`.
+    `names` are those of `Document`. `age` is how many seconds ago it was asked what the name stands
+    for that led to it, None where that could be asked just now.
     """
 
     raw: bytes
     digest: Digest
     parsed: Manifest | Index
     names: tuple[str, ...] = ()
+    age: int | None = None
 
     @property
     def media_type(self) -> str:

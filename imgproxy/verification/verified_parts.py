@@ -103,8 +103,7 @@ class VerifiedParts:
     async def _run(self, key: Key, running: _Pass, open_blob: OpenBlob) -> None:
         try:
             async with self._turns:
-                while await _is_to_be_repeated(open_blob):
-                    pass
+                await read_through(open_blob)
         except Exception as error:  # noqa: BLE001  (those who wait raise it)
             running.failure = error.copy() if isinstance(error, Failure) else error
         finally:
@@ -142,6 +141,15 @@ class _Pass:
     def __init__(self) -> None:
         self.is_done = trio.Event()
         self.failure: Exception | None = None
+
+
+async def read_through(open_blob: OpenBlob) -> None:
+    """Read a whole blob, which verifies it, until no other location could have the right one.
+
+    Raises what opening and reading raise.
+    """
+    while await _is_to_be_repeated(open_blob):
+        pass
 
 
 async def _is_to_be_repeated(open_blob: OpenBlob) -> bool:

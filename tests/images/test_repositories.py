@@ -130,7 +130,10 @@ def policy_of(kind: str) -> Policy:
 
 
 @real_time
-async def test_a_verdict_of_a_policy_that_has_changed_meanwhile_is_not_kept(layout: Layout) -> None:
+@pytest.mark.parametrize("is_passing", [False, True])
+async def test_a_verdict_of_a_policy_that_has_changed_meanwhile_is_not_kept(
+    layout: Layout, *, is_passing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = layout.image(b"a layer")
     layout.save(named(image, "x.io/os:1"))
     stages = ["insecureAcceptAnything", "reject"]
@@ -142,6 +145,13 @@ async def test_a_verdict_of_a_policy_that_has_changed_meanwhile_is_not_kept(layo
         return policy_of(stages.pop(0))
 
     async with image_files(layout.path) as place, repositories([place], policy) as served:
+        found = await place.find(name("x.io/os:1"))
+        found[0].is_passing = is_passing
+
+        async def find(_: Reference) -> list[Candidate]:
+            return found
+
+        monkeypatch.setattr(place, "find", find)
         with pytest.raises(DeniedError):
             await served.manifest(name("x.io/os:1"))
 

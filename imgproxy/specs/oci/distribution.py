@@ -119,6 +119,19 @@ class ReferrersPath(NamedTuple):
         return f"referrers {self.digest}?{self.query}"
 
 
+class TagsPath(NamedTuple):
+    """The list of the tags of a repository, or the page of it that `query` selects."""
+
+    query: str
+
+    def below(self, repository: str) -> str:
+        """Return the path for a repository."""
+        return f"v2/{repository}/tags/list{self.query and '?'}{self.query}"
+
+    def __str__(self) -> str:
+        return f"tags {self.query}".rstrip()
+
+
 class SignaturesPath(NamedTuple):
     """The signatures of a manifest in the extension of OpenShift's registry."""
 
@@ -133,7 +146,7 @@ class SignaturesPath(NamedTuple):
 
 
 # What a registry is asked for. The text of a path describes it in messages.
-ApiPath = BasePath | ManifestPath | BlobPath | ReferrersPath | SignaturesPath
+ApiPath = BasePath | ManifestPath | BlobPath | ReferrersPath | TagsPath | SignaturesPath
 
 
 def registry_url(scheme: str, registry: str, repository: str, path: ApiPath) -> Url:

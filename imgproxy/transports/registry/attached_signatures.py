@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 from imgproxy.errors import (
     HOST_FAILURES,
-    BadUpstreamError,
     Failure,
-    InvalidError,
     NotFoundError,
 )
 from imgproxy.specs.signing import artifact, signature
 from imgproxy.specs.signing.signature import MAX_TOTAL_SIZE, BundleSignature, SigstoreSignature
+from imgproxy.transports.registry import listings
 from imgproxy.transports.registry.failover import Retries
 from imgproxy.transports.registry.lookaside import Lookaside
 from imgproxy.transports.signature_files import Total, in_batches, limited, readable
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
     from imgproxy.transports.registry.failover import Failover
     from imgproxy.transports.registry.plain_url import PlainUrl
     from imgproxy.transports.registry.registry_image import RegistryImage
-
-# Pages of a list of referrers; each costs a request.
-_MAX_PAGES = 8
 
 
 def places(
@@ -148,7 +144,9 @@ class _Attached:
     async def bundles(self) -> list[Signature]:
         """Return the signatures of cosign 3: artifacts of its type that refer to the document."""
         total = Total()
-        named = {each.descriptor.digest: each for each in await self._referrers()}
+        query = artifact.referrers_query(signature.BUNDLE)
+        listed = await listings.referrers(self._image, self._name, self._digest, query)
+        named = {each.descriptor.digest: each for each in listed}
         # Each costs a request, and any user who may push can add to them.
         where = f"referrers of {self._digest} at {self._name}"
         parts = limited(_of_kind([*named.values()]), where)
@@ -169,36 +167,6 @@ class _Attached:
         total.add(len(document.raw), document.name)
         with readable(document.name):
             return _of_kind(artifact.layers(document.raw))
-
-    async def _referrers(self) -> list[Part]:
-        """Return what refers to the document, by the registry's list or by the one under a tag."""
-        where = f"referrers of {self._digest} at {self._name}"
-        query: str | None = artifact.referrers_query(signature.BUNDLE)
-        found: list[Part] = []
-        try:
-            for _ in range(_MAX_PAGES):
-                raw, link = await self._page(query or "")
-                with readable(where):
-                    found += artifact.manifests(raw)
-                query = artifact.next_query(link)
-                if query is None:
-                    return found
-        except (NotFoundError, BadUpstreamError):  # the registry is older than the list
-            return await self._referrers_tag()
-        raise InvalidError(f"{where}: the list has more than {_MAX_PAGES} parts")
-
-    async def _page(self, query: str) -> tuple[bytes, str]:
-        return await self._image.failover.ask(
-            f"referrers {query}", lambda location: location.referrers(self._digest, query)
-        )
-
-    async def _referrers_tag(self) -> list[Part]:
-        try:
-            document = await self._image.tagged(artifact.referrers_tag(self._digest))
-        except NotFoundError:
-            return []
-        with readable(document.name):
-            return artifact.manifests(document.raw)
 
     async def _content(self, descriptor: Descriptor, total: Total) -> bytes:
         """Return a blob, not verified: a signature proves its content itself."""

@@ -15,7 +15,7 @@ import trio
 
 from imgproxy.errors import HOST_FAILURES, DeniedError, Failure, NotFoundError
 from imgproxy.specs.http import retry
-from imgproxy.transports.time_limit import TimeLimitError, max_retries, waiting
+from imgproxy.transports.time_limit import TimeLimitError, max_retries, time_left, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -58,6 +58,8 @@ class Retries:
     async def pause(self, failures: Collection[Failure], offset: int = 0) -> bool:
         """Wait before the next try; return whether there is one, without a wait if there is none.
 
+        There is none that would be asked for after the end of a time limit.
+
         `failures` happened at a byte `offset` of a blob. The shortest `retry_after` among
         them is the minimum of the wait.
         """
@@ -66,7 +68,10 @@ class Retries:
             return False
         self._budget = left
         waits = [each.retry_after for each in failures if each.retry_after is not None]
-        pause = retry.delay(left.spent, random.random(), min(waits, default=None))  # noqa: S311
+        requested = min(waits, default=None)
+        if requested is not None and requested > time_left():
+            return False
+        pause = retry.delay(left.spent, random.random(), requested)  # noqa: S311
         reasons = "; ".join(each.message for each in failures)
         if left.spent == 2:
             self._report(

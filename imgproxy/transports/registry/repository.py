@@ -18,6 +18,7 @@ from imgproxy.specs.oci.distribution import (
     ManifestPath,
     ReferrersPath,
     SignaturesPath,
+    TagsPath,
 )
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.registry.authorization import Authorization, offered
@@ -112,6 +113,11 @@ class Repository:
     async def referrers(self, digest: Digest, query: str) -> tuple[bytes, str]:
         """Return a page of the list of what refers to a digest, and its `Link` field."""
         response = await self._get(ReferrersPath(digest, query), {"Accept": types.OCI_INDEX})
+        return await read_json(response, MAX_DOCUMENT_SIZE), response.header("link")
+
+    async def tags(self, query: str) -> tuple[bytes, str]:
+        """Return a page of the list of tags, and its `Link` field."""
+        response = await self._get(TagsPath(query), {"Accept": "application/json"})
         return await read_json(response, MAX_DOCUMENT_SIZE), response.header("link")
 
     async def has_signatures(self) -> bool:
