@@ -204,6 +204,8 @@ async def _serve(
         async def renew() -> None:
             if await settle(configuration.have_changed):
                 repositories.forget()
+                network.forget()
+                upstreams.forget()
 
         handler = RegistryApi(
             repositories,

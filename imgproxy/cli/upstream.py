@@ -138,6 +138,11 @@ class Upstreams:
         else:
             await self._fills.run(task_status)
 
+    def forget(self) -> None:
+        """Reach registries anew, from the next image on: see `Network.forget`."""
+        if self.network is not None:
+            self.network.forget()
+
     def close(self) -> None:
         """Wait until the disk has what is to be kept, and close all connections."""
         if self._cache is not None:

@@ -11,6 +11,7 @@ import pytest
 from interop.test_signatures import annotated, attach
 from support import registry_doors, upstreams
 from support.images import digest_of
+from support.parent import eventually
 from support.registry_doors import ABSENT, assert_is_refused, blob, manifest, path
 from support.servers import (
     PASSWORD,
@@ -18,6 +19,7 @@ from support.servers import (
     Answering,
     address_of,
     basic,
+    certificates,
     docker_registry,
     http_server,
     put_manifest,
@@ -318,7 +320,7 @@ def test_a_signed_index_covers_its_images_also_after_a_restart(
                 assert door.status(target) == 403, target
 
 
-# --- protection -----------------------------------------------------------------------------------
+# --- protection, and what changes -----------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -339,3 +341,27 @@ def test_clients_log_in_here_and_never_to_the_registry(registry: Registry, tmp_p
         ) as door:
             assert door.status(target) == 401
             assert door.status(target, known) == 200
+
+
+@pytest.mark.slow
+def test_authorities_and_locations_that_come_count(registry: Registry, tmp_path: Path) -> None:
+    files = certificates(tmp_path / "tls")
+    trusted = tmp_path / "certs"
+    trusted.mkdir()
+    conf = tmp_path / "registries.conf"
+    conf.write_text("")
+    with docker_registry(registry.directory, tls=files) as secure:
+        upstream = ["--upstream", secure, "--upstream", "x.invalid", "--no-creds"]
+        options = [f"--cert-dir={trusted}", f"--registries-conf={conf}"]
+        here = manifest(f"{secure}/images/all", "latest")
+        moved = manifest("x.invalid/images/all", "latest")
+        with registry_doors.running(*options, *upstream, f"--cache={tmp_path / 'cache'}") as door:
+            assert door.status(here) in {502, 504}
+            (trusted / "authority.crt").write_bytes(files.authority.read_bytes())
+            assert eventually(lambda: door.status(here) == 200)
+            assert door.status(moved) == 504
+            conf.write_text(f'[[registry]]\nprefix = "x.invalid"\nlocation = "{secure}"\n')
+            assert eventually(lambda: door.status(moved) == 200)
+            (trusted / "authority.crt").unlink()
+            # What was had before still comes, and is known to be old.
+            assert eventually(lambda: door.ask(here).get("Warning") == STALE)

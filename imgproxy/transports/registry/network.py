@@ -219,6 +219,16 @@ class Network:
             prepare=import_for_later,
         )
 
+    def forget(self) -> None:
+        """Make all anew for later images, as the configuration may be another one now.
+
+        Images that are in use keep what they have.
+        """
+        self.close()
+        self._clients, self._hosts, self._repositories = {}, {}, {}
+        for server in [each for each, users in self._users.items() if not users]:
+            del self._users[server]
+
     def close(self) -> None:
         """Close the connections that no request uses. May be called again."""
         if self._preconnection is not None:
