@@ -14,6 +14,7 @@ from imgproxy.config.policy import (
     Scope,
     docker_scopes,
     evaluate,
+    key_paths,
     parse,
     path_scopes,
     scopes_of,
@@ -481,3 +482,11 @@ def test_signatures_may_be_required_whatever_the_policy_wants(
         assert evaluate(policy, "docker", SCOPES, "it").requirements == (
             signed_by("transports.docker.[0]"),
         )
+
+
+def test_the_files_that_a_policy_names() -> None:
+    both = [*SIGNED, *SIGSTORE]
+    document = {"default": ACCEPT, "transports": {"docker": {"": REJECT, "x.io": both}}}
+    assert key_paths(read(document)) == ["/key.gpg", "/key.pub"]
+    assert key_paths(read({"default": SIGSTORE})) == ["/key.pub"]
+    assert key_paths(read({"default": REJECT})) == []

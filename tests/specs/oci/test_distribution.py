@@ -25,6 +25,7 @@ from imgproxy.specs.oci.distribution import (
     ManifestPath,
     ReferrersPath,
     SignaturesPath,
+    TagsPath,
     content_digests,
     failure,
     is_authorized,
@@ -84,6 +85,8 @@ def test_the_name_of_a_registry_is_its_host(registry: str, url: str) -> None:
             f"/v2/a/b/referrers/{DIGEST}?artifactType=x",
             f"referrers {DIGEST}?artifactType=x",
         ),
+        (TagsPath(""), "/v2/a/b/tags/list", "tags"),
+        (TagsPath("n=2&last=x"), "/v2/a/b/tags/list?n=2&last=x", "tags n=2&last=x"),
         (
             SignaturesPath(DIGEST),
             f"/extensions/v2/a/b/signatures/{DIGEST}",

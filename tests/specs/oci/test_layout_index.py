@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from imgproxy.errors import InvalidError
 from imgproxy.specs.oci import layout_index
 from imgproxy.specs.oci.digest import Digest
-from imgproxy.specs.oci.layout_index import EMPTY, REF_NAME, LayoutIndex
+from imgproxy.specs.oci.layout_index import EMPTY, IMAGE_NAME, REF_NAME, LayoutIndex
 
 DIGEST = Digest("sha256", "0123456789abcdef" * 4)
 OTHER = Digest("sha512", "0123456789abcdef" * 8)
@@ -136,3 +136,14 @@ def test_changes_touch_what_they_name_and_nothing_else(
         kept = [each for each in found.entries if each in before.entries]
         assert others == kept
         assert layout_index.parse(found.encode(), "it").entries == found.entries
+
+
+def test_entries_are_found_by_their_digest_and_have_a_whole_name_twice() -> None:
+    named = EMPTY.with_name("quay.io/acme/os:1", entry())
+    assert named.named("quay.io/acme/os:1")[0]["annotations"] == {
+        REF_NAME: "quay.io/acme/os:1",
+        IMAGE_NAME: "quay.io/acme/os:1",
+    }
+    both = index(entry(), entry(OTHER), 1, entry(name="x"))
+    assert both.with_digest(DIGEST) == [entry(), entry(name="x")]
+    assert both.with_digest(Digest("sha256", "0" * 64)) == []
