@@ -260,6 +260,9 @@ _SHORTAGES = frozenset(
 _NO_MEMORY = "Cannot allocate memory"
 _NO_THREAD = "can't start new thread"
 
+# What the interpreter raises where it has no memory for the exception that says so.
+_LOST = ("without setting an exception", "without exception set")
+
 # A library that cannot be loaded is an `ImportError`, with the words of dlopen(3) and no number.
 _NOT_LOADED = (
     "Too many open files",
@@ -285,6 +288,8 @@ def _shortage(error: BaseException) -> str:
     """Return what there is too little of, in the system's words; nothing for other exceptions."""
     if isinstance(error, MemoryError):
         return _NO_MEMORY
+    if isinstance(error, SystemError):
+        return _NO_MEMORY if str(error).endswith(_LOST) else ""
     if isinstance(error, RuntimeError):
         return _NO_THREAD if str(error) == _NO_THREAD else ""
     if isinstance(error, ImportError):

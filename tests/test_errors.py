@@ -162,6 +162,10 @@ SHORTAGES = {
         )
     },
     "memory": (raised(lambda: bytearray(1 << 62)), "Cannot allocate memory"),
+    "memory for an exception": (
+        SystemError("<function f at 0x1> returned NULL without setting an exception"),
+        "Cannot allocate memory",
+    ),
     "a thread": (RuntimeError("can't start new thread"), "can't start new thread"),
     "a library": (
         ImportError("/x.so: cannot open shared object file: Too many open files"),
@@ -198,6 +202,7 @@ def test_a_shortage_of_the_system_is_told_from_a_defect(kind: str) -> None:
     [
         ValueError("Too many open files"),
         RuntimeError("cannot schedule new futures after shutdown"),
+        SystemError("bad argument to internal function"),
         OSError(errno.ECONNREFUSED, "Connection refused"),
         OSError("odd"),
         ImportError("No module named 'x'"),

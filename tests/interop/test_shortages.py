@@ -205,7 +205,7 @@ def test_a_shortage_of_memory_passes(serve: Serve, large: tuple[str, str]) -> No
 
 
 def test_too_little_memory_to_start_ends_with_a_line(keep: Keep, sample: Sample) -> None:
-    assert_short(run_limited(keep, ["prlimit", f"--as={25 * MIB}"], sample.name), "")
+    assert_short(run_limited(keep, ["prlimit", f"--as={23 * MIB}"], sample.name), "")
 
 
 # --- threads and processes ----------------------------------------------------------------------
