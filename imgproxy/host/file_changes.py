@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from imgproxy.errors import Failure, ShortageError
 from imgproxy.host import blocking_calls, mounts
+from imgproxy.host.files import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,26 +20,25 @@ T = TypeVar("T")
 INTERVAL = 1.0
 
 
-def status(path: str) -> tuple[int, ...] | None:
+def state(path: str) -> FileState | None:
     """Return what changes when a file or a directory does, None for one that is not there."""
     try:
-        found = os.stat(path)
+        return FileState.of(os.stat(path))
     except (OSError, ValueError):
         return None
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class SeenFiles:
     """Files and directories as they were when something was made of them."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, ...] | None] = {}
+        self._seen: dict[str, FileState | None] = {}
         self._looked = time.monotonic()
 
     def note(self, path: str) -> None:
         """Note what a path is before it is read. Raises `WouldWaitError`."""
         if path not in self._seen:
-            self._seen[path] = mounts.ask(status, path)
+            self._seen[path] = mounts.ask(state, path)
 
     def have_changed(self) -> bool:
         """Return whether one of them has changed, and forget all of them then.
@@ -47,7 +47,7 @@ class SeenFiles:
         """
         if time.monotonic() - self._looked < INTERVAL:
             return False
-        changed = any(mounts.ask(status, path) != seen for path, seen in self._seen.items())
+        changed = any(mounts.ask(state, path) != seen for path, seen in self._seen.items())
         self._looked = time.monotonic()
         if changed:
             self._seen.clear()
@@ -70,7 +70,7 @@ class Reread(Generic[T]):
         self._paths = paths
         self._report = report
         self._failure: Failure | None = None
-        self._seen: list[tuple[int, ...] | None] = []
+        self._seen: list[FileState | None] = []
         self._look()
         self._looked = time.monotonic()
         if self._failure is not None:
@@ -97,7 +97,7 @@ class Reread(Generic[T]):
 
     def _look(self) -> bool:
         """Make the value anew if a file has changed, and return whether one has."""
-        seen = [status(path) for path in self._paths]
+        seen = [state(path) for path in self._paths]
         if seen == self._seen:
             return False
         self._failure = None

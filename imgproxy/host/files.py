@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+# In nanoseconds: FAT tells two seconds apart.
+_TICK = 2_000_000_000
+
+
 def failure(path: str, error: OSError) -> Failure:
     """Return the failure that stands for an error of the operating system on `path`."""
     message = f"{clean(path)}: {error.strerror or error}"
@@ -48,13 +53,25 @@ def failure(path: str, error: OSError) -> Failure:
 
 
 class FileState(NamedTuple):
-    """Which file was opened, and what it was then: another state is that of other content."""
+    """Which file was looked at, and what it was then: another state is that of other content."""
 
     device: int
     inode: int
     size: int
     modified_ns: int
     changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        """Return the state that a status shows."""
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a change from now on shows: one in the same tick of the clock does not."""
+        return time.time_ns() - max(self.modified_ns, self.changed_ns) >= _TICK
 
 
 class OpenFile:
@@ -113,7 +130,7 @@ class OpenFile:
     def state(self) -> FileState:
         """Which file it is, and its state from when it was opened."""
         now = self._status
-        return FileState(now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+        return FileState.of(now)
 
     @property
     def true_path(self) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
 _MAX_RECORD = 256 * 1024
 _MAX_RECORDS = 4096
-
-# In nanoseconds: a file that was changed just now may be changed again without another time.
-_TICK = 2_000_000_000
 
 _PRIVATE = 0o700
 _MODE = 0o600
@@ -52,7 +48,7 @@ class ArchiveRecords:
 
     def keep(self, state: FileState, layers: dict[int, Digest]) -> None:
         """Record the digests of layers. Raises `Failure`."""
-        if time.time_ns() - max(state.modified_ns, state.changed_ns) < _TICK:
+        if not state.is_settled:
             return
         known = [{"offset": offset, "digest": str(each)} for offset, each in layers.items()]
         record = {"file": _shown(state), "layers": known}

@@ -7,10 +7,11 @@ each request, so that a file that comes, changes or goes counts at the next one.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard
 
 from imgproxy.errors import NotFoundError, clean
 from imgproxy.host import blocking_calls, files, ownership
+from imgproxy.host.files import FileState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterable
@@ -86,11 +87,7 @@ class FileIdentity(NamedTuple):
     """What tells a file from another one, and from itself after a change."""
 
     path: str
-    device: int
-    inode: int
-    size: int
-    modified: int
-    changed: int
+    state: FileState
 
 
 class Files:
@@ -128,7 +125,7 @@ class Files:
                 self._report(refusal(path, reason))
             return None
         self._reported.pop(path, None)
-        return FileIdentity(path, *_stamp(status))
+        return FileIdentity(path, FileState.of(status))
 
     def _look(self, path: str, known: ownership.Known | None) -> tuple[os.stat_result, str | None]:
         # What is opened later may be another file, but no other user's.
@@ -142,7 +139,3 @@ def refusal(path: str, reason: str) -> str:
         f"{clean(path)} is not served: {reason}, so that its images could be anybody's;"
         " --trust-writable permits it"
     )
-
-
-def _stamp(status: os.stat_result) -> tuple[Any, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 from collections import OrderedDict, deque
 from contextlib import suppress
 from functools import partial
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgproxy.errors import BadRequestError
+from imgproxy.host.files import FileState
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci import registry_name
@@ -37,16 +37,11 @@ if TYPE_CHECKING:
 # Images of one repository, and repositories, that are listed at most.
 _MAX_LISTED = 10_000
 
-# Names in directories that are remembered, which take some hundred bytes each; and how old a change
-# of a directory must be, in nanoseconds, to be told from another one: FAT has two seconds.
+# Names in directories that are remembered, which take some hundred bytes each.
 _MAX_NAMES = 200_000
-_TICK = 2_000_000_000
 
 # Components of a name, as deep as a walk goes.
 _MAX_DEPTH = 8
-
-# Device, inode, and the time of the last change.
-_Stamp = tuple[int, int, int]
 
 _HUB, _LIBRARY = "docker.io", "library/"
 
@@ -175,31 +170,26 @@ class _Directories:
     """
 
     def __init__(self) -> None:
-        self._listed: OrderedDict[str, tuple[_Stamp, tuple[str, ...]]] = OrderedDict()
+        self._listed: OrderedDict[str, tuple[FileState, tuple[str, ...]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def names(self, path: str) -> tuple[str, ...]:
         """Return the names in a directory, none where there is no such."""
         try:
-            stamp = _stamp(os.stat(path))
+            state = FileState.of(os.stat(path))
             known = self._listed.get(path)
-            if known is not None and known[0] == stamp:
+            if known is not None and known[0] == state:
                 return known[1]
             names = tuple(os.listdir(path))
         except OSError:
             return ()
-        # What comes in the same tick of the clock would leave no trace.
-        if time.time_ns() - stamp[2] > _TICK and len(names) < _MAX_NAMES:
+        if state.is_settled and len(names) < _MAX_NAMES:
             with self._lock:
-                self._listed[path] = stamp, names
+                self._listed[path] = state, names
                 self._listed.move_to_end(path)
                 while sum(len(each) + 1 for _, each in self._listed.values()) > _MAX_NAMES:
                     self._listed.popitem(last=False)
         return names
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    return status.st_dev, status.st_ino, max(status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _spellings(reference: Reference) -> Sequence[Reference]:

@@ -11,8 +11,8 @@ from support.local_places import files, name
 from support.streams import real_time
 
 from imgproxy.config import sideload_pattern
+from imgproxy.host import files as host_files
 from imgproxy.specs.oci import digest as digests
-from imgproxy.store import archive_records
 from imgproxy.store.archive_records import ArchiveRecords
 from imgproxy.transports.image_files import ImageFiles
 from imgproxy.transports.known_archives import KnownArchives
@@ -40,7 +40,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
         return hasher(digest)
 
     monkeypatch.setattr(digests, "hasher", noting)
-    monkeypatch.setattr(archive_records, "_TICK", 0)
+    monkeypatch.setattr(host_files, "_TICK", 0)
     return found
 
 

@@ -20,6 +20,7 @@ from support.local_places import files, name, shown
 from support.streams import real_time
 
 from imgproxy.config import sideload_pattern
+from imgproxy.host import files as host_files
 from imgproxy.transports import sideload_places
 from imgproxy.transports.sideload_places import SideloadPlace
 
@@ -181,7 +182,7 @@ async def test_a_directory_is_listed_again_when_it_has_changed(
 
     monkeypatch.setattr(os, "listdir", noting)
     if is_old:
-        monkeypatch.setattr(sideload_places, "_TICK", -(10**12))
+        monkeypatch.setattr(host_files, "_TICK", -(10**12))
     nix = place(f"{tmp_path}/<ref>-<basename>.tar")
     for n, each in enumerate(("a", "b")):
         write_file(tmp_path / f"{each}-os.tar", pack(skopeo(IMAGE)))
@@ -199,7 +200,7 @@ async def test_a_directory_is_listed_again_when_it_has_changed(
 async def test_the_names_that_are_remembered_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sideload_places, "_TICK", -1)
+    monkeypatch.setattr(host_files, "_TICK", -1)
     monkeypatch.setattr(sideload_places, "_MAX_NAMES", 5)
     opt = place(f"{tmp_path}/<basename>/<ref>")
     for n in range(8):
