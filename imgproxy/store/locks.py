@@ -60,7 +60,20 @@ def try_lock(path: str, kind: int, *, create: bool = True) -> LockedFile | None:
 
     Returns None where another one has the lock. Raises `OSError`.
     """
-    return _lock(path, kind | fcntl.LOCK_NB, os.O_CREAT if create else 0)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    while True:
+        file = LockedFile(os.open(path, flags, 0o600))
+        try:
+            fcntl.flock(file.fd, kind | fcntl.LOCK_NB)
+            if file.is_at(path):
+                return file
+        except BlockingIOError:
+            file.close()
+            return None
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # it was removed or renamed before it was locked
 
 
 def is_locked(path: str) -> bool:
@@ -72,7 +85,7 @@ def is_locked(path: str) -> bool:
 
 
 def wait_lock(path: str, kind: int) -> LockedFile:
-    """Do the same for a lock that others have for moments, for which the thread waits.
+    """Open and lock the file at a path, whose lock others have for moments: the thread waits.
 
     Raises `UnavailableError` where one has it for `LIMIT` seconds.
     """
@@ -91,23 +104,6 @@ def _held(path: str) -> UnavailableError:
         f"{clean(path)}: another process has had the lock for {LIMIT:g} s; if one is stopped,"
         " continue or end it (fuser and lslocks tell which)"
     )
-
-
-def _lock(path: str, operation: int, flags: int) -> LockedFile | None:
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
-        file = LockedFile(fd)
-        try:
-            fcntl.flock(fd, operation)
-            if file.is_at(path):
-                return file
-        except BlockingIOError:
-            file.close()
-            return None
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # it was removed or renamed before it was locked
 
 
 async def lock(path: str, kind: int) -> LockedFile:
