@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# In seconds: how long a client is let wait for what is made in the background, by default.
+# containerd gives a response 30.
+WAIT = 25.0
+
 
 class SingleFlight:
     """Something that several tasks need and one of them gets, while the others wait.
@@ -52,7 +56,7 @@ class BackgroundFlights(Generic[T]):
     `wait` is how many seconds a task waits for one. `run` must be running.
     """
 
-    def __init__(self, wait: float) -> None:
+    def __init__(self, wait: float = WAIT) -> None:
         self._wait = wait
         self._nursery: trio.Nursery | None = None
         self._under_way: dict[Hashable, _Flight[T]] = {}

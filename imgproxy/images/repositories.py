@@ -27,7 +27,6 @@ from imgproxy.errors import (
 )
 from imgproxy.single_flight import BackgroundFlights
 from imgproxy.transports import time_limit
-from imgproxy.transports.image_files import WAIT
 from imgproxy.transports.places import is_asked
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Repositories:
         self._parts = parts
         self._judged = judged
         self._kept: OrderedDict[Candidate, Image] = OrderedDict()
-        self._openings: BackgroundFlights[None] = BackgroundFlights(WAIT)
+        self._openings: BackgroundFlights[None] = BackgroundFlights()
         self._generation = 0  # of what is kept
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -47,9 +47,7 @@ _INDEX = "index.json"
 # Directories in one another: what lies in those of a directory that was named is served.
 _MAX_DEPTH = 2
 
-# In seconds: how long a request waits for what is being prepared, where it may be there, and where
-# something else has been found.
-WAIT = 25.0
+# In seconds: how long a request waits for what is being prepared where something else was found.
 _MOMENT = 1.0
 
 
@@ -103,7 +101,7 @@ class ImageFiles:
         self._allowed = allowed
         self._report = report
         self._contents: dict[FileIdentity, _Contents | None] = {}
-        self._flights: BackgroundFlights[_Contents | None] = BackgroundFlights(WAIT)
+        self._flights: BackgroundFlights[_Contents | None] = BackgroundFlights()
         self._archives = _OpenArchives()
         self._reported: dict[str, str] = {}
 

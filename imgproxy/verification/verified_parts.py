@@ -16,6 +16,7 @@ import trio
 
 from imgproxy.errors import Failure, InvalidError, NotReadyError, closing_on_error
 from imgproxy.host.blocking_calls import Job
+from imgproxy.single_flight import WAIT
 from imgproxy.verification import verified_blob
 from imgproxy.verification.documents import refuse_size
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     # The name of a source, and the digest and the size of a blob that it has.
     Key = tuple[str, Digest, int]
 
-# In seconds: containerd gives a response 30. A blob of some 20 GB can be verified in that time.
-PATIENCE = 25.0
+# In seconds: when a client may ask again for a part of a blob that has not been verified in `WAIT`.
+# One of some 20 GB can be in that time.
 RETRY_AFTER = 10
 
 # Blobs that are verified in the background at the same time; others wait for their turn.
@@ -57,7 +58,7 @@ class VerifiedParts:
         nursery: trio.Nursery,
         large_blobs: LargeBlobs,
         known: KnownBlobs,
-        patience: float = PATIENCE,
+        patience: float = WAIT,
     ) -> None:
         self._nursery = nursery
         self._large_blobs = large_blobs
