@@ -36,6 +36,7 @@ class Guarded(WithPasswords):
         self.users = USERS
         self.failure: ConfigurationError | None = None
         self.checks = self.now = self.most = 0
+        self.meeting: threading.Barrier | None = None  # where checks under way wait for others
         self._lock = threading.Lock()
         self._handler = self.Behind()
 
@@ -54,6 +55,8 @@ class Guarded(WithPasswords):
             self.now += 1
             self.most = max(self.most, self.now)
         try:
+            if self.meeting is not None:
+                self.meeting.wait(10)
             return bcrypt.checkpw(password, hashed)
         finally:
             with self._lock:
@@ -137,6 +140,7 @@ async def test_what_was_right_is_checked_once_for_many_at_once() -> None:
 @real_time
 async def test_two_are_checked_at_a_time_and_wrong_ones_each_time() -> None:
     guarded = Guarded()
+    guarded.meeting = threading.Barrier(2)
 
     async def fail(number: int) -> None:
         with pytest.raises(UnauthorizedError):
