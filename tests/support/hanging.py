@@ -72,6 +72,7 @@ def hanging_mount(directory: Path) -> Iterator[HangingMount]:
         )
         os.close(fd)  # the server has the only one: with its end, calls fail and wait no more
         try:
+            os.listdir(path)  # until the server has begun, everything waits
             yield HangingMount(path, content, server)
         finally:
             server.kill()
