@@ -37,8 +37,8 @@ _ONE_CPU = 8192
 # Policies are written by hand; the largest that distributions ship have a few kilobytes.
 _MAX_CONFIGURATION = 4 * 1024 * 1024
 
-# Seconds, for each of the five options that name a file or a directory: a second for all of them.
-_PATIENCE = 0.2
+# Seconds, for each option that names a file or a directory; most commands have one at most.
+_PATIENCE = 1.0
 
 
 def host_platform() -> Platform:
