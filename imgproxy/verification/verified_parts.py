@@ -187,6 +187,7 @@ class VerifiedPart:
     """A part of a blob, pulled in pieces that have been compared; close it in any case.
 
     While one piece is sent, another thread compares the next. In a crowd there is one piece only.
+    Pieces become longer, since many clients read no more than the beginning of a long part.
     `when_wrong` is called with what is raised for bytes that are wrong.
     """
 
@@ -200,7 +201,8 @@ class VerifiedPart:
         self.when_wrong: Callable[[InvalidError], None] = lambda _: None
         self._position, self._end = hashes.blocks_of(wanted)
         admitted = large_blobs.admit(self)
-        self._length = max(hashes.length, hashes.block_at(admitted))
+        self._length = hashes.length  # of the next piece
+        self._longest = max(hashes.length, hashes.block_at(admitted))
         self._most = 1 if admitted == verified_blob.CHUNK_OF_CROWD else BUFFERS
         self._buffers: deque[memoryview] = deque()
         self._begun: deque[tuple[int, memoryview, Job[None]]] = deque()
@@ -236,10 +238,11 @@ class VerifiedPart:
     async def _receive(self) -> None:
         """Receive the next piece, and begin to compare it."""
         start, count = self._position, min(self._length, self._end - self._position)
-        if len(self._buffers) < self._most:
-            self._buffers.appendleft(memoryview(bytearray(count)))
-        else:
-            self._buffers.rotate()  # the oldest comes first, and has been sent
+        self._length = min(2 * self._length, self._longest)
+        oldest = memoryview(b"")
+        if len(self._buffers) == self._most:
+            oldest = self._buffers.pop()  # it has been sent
+        self._buffers.appendleft(oldest if len(oldest) >= count else memoryview(bytearray(count)))
         piece = self._buffers[0][:count]
         while self._position < start + count:
             received = await self._reader.receive_into(piece[self._position - start :])

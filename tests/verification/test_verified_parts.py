@@ -160,7 +160,7 @@ async def test_a_small_blob_is_verified_for_each_part() -> None:
 
 @real_time
 async def test_a_part_is_read_in_pieces_that_are_the_smaller_the_more_there_are() -> None:
-    """The first few have two buffers each, a crowd has one block."""
+    """The first few have two buffers each, a crowd has one block; all begin with one block."""
     content = noise(6 * 1024 * 1024)
     descriptor, source = described(content), Blobs(rest_of(b""))
     source.open_reader = lambda offset: Chunks(content[offset:], [len(content)])
@@ -173,13 +173,14 @@ async def test_a_part_is_read_in_pieces_that_are_the_smaller_the_more_there_are(
             await verified.part(descriptor, wanted, door.parts)
             for _ in range(MAX_LARGE + MAX_MANY + 2)
         ]
-        sizes = [len(await each.read()) for each in opened]
+        assert {len(await each.read()) for each in opened} == {4 * CHUNK_OF_CROWD}
+        sizes = [max([len(await each.read()) for _ in range(3)]) for each in opened]
         few = [2 * 1024 * 1024] * MAX_LARGE + [CHUNK_OF_MANY] * MAX_MANY
         assert sizes == few + [4 * CHUNK_OF_CROWD] * 2
         opened[0].close()
         again = await verified.part(descriptor, wanted, door.parts)
-        assert len(await again.read()) == sizes[0]
-        assert b"".join(await pieces_of(opened[-1], [])) == content[sizes[-1] :]  # type: ignore[arg-type]
+        assert max(map(len, await pieces_of(again, []))) == sizes[0]  # type: ignore[arg-type]
+        assert b"".join(await pieces_of(opened[-1], [])) == content[4 * sizes[-1] :]  # type: ignore[arg-type]
         for each in (*opened, again):
             each.close()
 

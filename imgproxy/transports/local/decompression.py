@@ -4,7 +4,8 @@ gzip (RFC 1952), Zstandard (RFC 8878), bzip2 and xz. The file is read once from 
 and on the way points are recorded from which decompression can be resumed. A gzip stream can be
 resumed anywhere, with a copy of the decompressor (its window, about 40 KB); the others at the start
 of a stream or frame. A decompressor that is no longer used is kept for the next reader that
-continues near its position, so that reading in order costs one pass.
+continues near its position, so that reading in order costs one pass. `decompressed_blocks` reads
+parts.
 
 Everything but the slots waits for disk and processor, and is called from worker threads.
 """
@@ -176,7 +177,7 @@ def codec(path: str, head: bytes) -> Codec | None:
     return next((each for magic, each in _CODECS.items() if head.startswith(magic)), None)
 
 
-class _ResumePoint(NamedTuple):
+class ResumePoint(NamedTuple):
     """A point to resume from: `position` in the decompressed content, `offset` in the file."""
 
     position: int
@@ -205,7 +206,7 @@ class CompressedFile:
     def __init__(self, file: OpenFile, codec: Codec) -> None:
         self.file = file
         self.codec = codec
-        self._points = [_ResumePoint(0, 0)]
+        self._points = [ResumePoint(0, 0)]
         self._spacing = _SPACING
         self.slots = trio.CapacityLimiter(MAX_CURSORS)
         self._holders: list[SlotHolder] = []
@@ -240,7 +241,7 @@ class CompressedFile:
         """Return a cursor at the beginning that records resume points on its way."""
         return Cursor(self, self._points[0], self._record)
 
-    def _record(self, point: Callable[[], _ResumePoint], position: int) -> None:
+    def _record(self, point: Callable[[], ResumePoint], position: int) -> None:
         if position < self._points[-1].position + self._spacing:
             return
         self._points.append(point())
@@ -248,13 +249,17 @@ class CompressedFile:
             self._points = self._points[::2]
             self._spacing *= 2
 
+    def point_before(self, position: int) -> ResumePoint:
+        """Return the nearest point to resume from."""
+        following = bisect_right(self._points, position, key=lambda point: point.position)
+        return self._points[following - 1]
+
     def cursor(self, position: int, is_unwanted: Callable[[], bool] = lambda: False) -> Cursor:
         """Return a cursor at `position`, resumed from the nearest point before it.
 
         It is returned before it gets there once `is_unwanted` returns true.
         """
-        following = bisect_right(self._points, position, key=lambda point: point.position)
-        point = self._points[following - 1]
+        point = self.point_before(position)
         with self._lock:
             kept = [each for each in self._idle if point.position <= each.position <= position]
             cursor = max(kept, key=lambda each: each.position, default=None)
@@ -284,8 +289,8 @@ class Cursor:
     def __init__(
         self,
         compressed: CompressedFile,
-        point: _ResumePoint,
-        record: Callable[[Callable[[], _ResumePoint], int], None] | None = None,
+        point: ResumePoint,
+        record: Callable[[Callable[[], ResumePoint], int], None] | None = None,
     ) -> None:
         self.position = point.position
         self._file = compressed.file
@@ -366,9 +371,9 @@ class Cursor:
             if rest:
                 return
 
-    def _point(self) -> _ResumePoint:
+    def _point(self) -> ResumePoint:
         copy = self._decompressor.copy() if isinstance(self._decompressor, _Gzip) else None
-        return _ResumePoint(self.position, self._offset, copy)
+        return ResumePoint(self.position, self._offset, copy)
 
     def _refuse_beyond(self, end: int) -> None:
         if end > MAX_SIZE:

@@ -8,6 +8,7 @@ from imgproxy.errors import closing_on_error
 from imgproxy.host.files import open_file
 from imgproxy.transports.local import decompression
 from imgproxy.transports.local.compressed_member import CompressedMember
+from imgproxy.transports.local.decompressed_blocks import DecompressedBlocks
 from imgproxy.transports.readers import LocalFile
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class _Inflated(CompressedMember):
     """All that a file decompresses to."""
 
     def __init__(self, name: str, file: OpenFile, compressed: CompressedFile, size: int) -> None:
-        super().__init__(name, compressed, 0, size)
+        super().__init__(name, DecompressedBlocks(compressed), 0, size)
         self._file = file
 
     def close(self) -> None:

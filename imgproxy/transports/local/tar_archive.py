@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from imgproxy.host.files import FileState, OpenFile
     from imgproxy.specs.oci.tar import Stream
-    from imgproxy.transports.local.decompression import CompressedFile
+    from imgproxy.transports.local.decompressed_blocks import DecompressedBlocks
 
 # What is kept of each member, to tell compressed layers from plain ones.
 _HEAD = 16
@@ -71,12 +71,12 @@ class Archive:
     """
 
     def __init__(
-        self, file: OpenFile, compressed: CompressedFile | None, members: dict[str, Member]
+        self, file: OpenFile, blocks: DecompressedBlocks | None, members: dict[str, Member]
     ) -> None:
         self.path = file.path
         self.true_path = file.true_path
         self._file = file
-        self._compressed = compressed
+        self._blocks = blocks  # of a compressed one
         self._members = members
 
     def __contains__(self, path: object) -> bool:
@@ -134,11 +134,11 @@ class Archive:
         await self._file.confirm()
         if member.content is not None:
             return Bytes(name, member.content, self._file.state, member.offset)
-        if self._compressed is None:
+        if self._blocks is None:
             return _PlainMember(name, self._file, member)
         from imgproxy.transports.local.compressed_member import CompressedMember
 
-        return CompressedMember(name, self._compressed, member.offset, member.size)
+        return CompressedMember(name, self._blocks, member.offset, member.size)
 
     def close(self) -> None:
         """Close the file. May be called again."""
@@ -196,12 +196,14 @@ async def _open(path: str) -> OpenFile:
 
 def _index(file: OpenFile) -> Archive:
     codec = decompression.codec(file.path, file.read(_HEAD, 0))
-    compressed = None
+    compressed = blocks = None
     if codec is not None:
         # Members need it later, when an upgrade may have replaced the files.
         from imgproxy.transports.local import compressed_member  # noqa: F401
+        from imgproxy.transports.local.decompressed_blocks import DecompressedBlocks
 
         compressed = decompression.CompressedFile(file, codec)
+        blocks = DecompressedBlocks(compressed)
     try:
         if compressed is None:
             begin = file.read(tar.BLOCK, 0)
@@ -228,7 +230,7 @@ def _index(file: OpenFile) -> Archive:
                 f"{clean(file.path)}: {name} is in the archive {members[name].copies} times,"
                 " and readers differ in which of them they use"
             )
-    return Archive(file, compressed, members)
+    return Archive(file, blocks, members)
 
 
 def _members(stream: Stream, *, kept: int) -> dict[str, Member]:

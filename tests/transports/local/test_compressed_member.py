@@ -158,8 +158,8 @@ async def test_parts_of_members_in_order_cost_one_pass(
 
 
 def slots_of(tree: Archive) -> trio.CapacityLimiter:
-    assert tree._compressed is not None
-    return tree._compressed.slots
+    assert tree._blocks is not None
+    return tree._blocks.archive.slots
 
 
 async def until_free(tree: Archive) -> None:
