@@ -101,12 +101,13 @@ class BackgroundFlights(Generic[T]):
 
 
 class _Flight(Generic[T]):
-    """An attempt that is under way."""
+    """An attempt that is under way, `begun` at a time of the event loop's clock."""
 
     value: T
     error: Exception | None = None
 
     def __init__(self) -> None:
+        self.begun = trio.current_time()
         self.done = trio.Event()
 
     def result(self) -> T:

@@ -23,18 +23,20 @@ _MAX_LINKS = 40
 Known = dict[str, str | None]
 
 
-def changeable_by_others(path: str, known: Known | None = None) -> str | None:
+def changeable_by_others(
+    path: str, known: Known | None = None, status: os.stat_result | None = None
+) -> str | None:
     """Return why others than root and this user may change what is at a path, None if they may not.
 
     Every directory and every link on the way counts. `known` has the answers for directories that
-    were looked at just now, and receives others: it is for one look at many files. Raises
-    `OSError`.
+    were looked at just now, and receives others: it is for one look at many files. `status` is that
+    of the path itself, no link followed. Raises `OSError`.
     """
     directory, name = os.path.split(path)
     if known is not None and directory not in ("", path) and name not in ("", ".", ".."):
         if directory not in known:
             known[directory] = changeable_by_others(directory, known)
-        status = os.lstat(path)
+        status = status or os.lstat(path)
         if not stat.S_ISLNK(status.st_mode) and _reason(path, status) is None:
             return known[directory]
     reasons = (_reason(step, status) for step, status in _steps(path))

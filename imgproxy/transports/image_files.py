@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from imgproxy.config.policy import path_scopes
-from imgproxy.errors import BadRequestError, Failure, NotFoundError, UnavailableError
-from imgproxy.host import files
-from imgproxy.single_flight import BackgroundFlights, SingleFlight
+from imgproxy.errors import BadRequestError, Failure, NotReadyError
+from imgproxy.single_flight import WAIT, BackgroundFlights, SingleFlight
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import DockerArchiveName, LayoutName
 from imgproxy.transports.file_tree import Directory
+from imgproxy.transports.image_paths import INDEX, Look
 from imgproxy.transports.known_archives import KnownArchives
 from imgproxy.transports.local import detect
 from imgproxy.transports.local.docker_archive import DockerArchive
@@ -33,7 +33,6 @@ from imgproxy.transports.source import Identity
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from imgproxy.host.ownership import Known
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.transports.local.docker_archive import Made
     from imgproxy.transports.places import FileIdentity, Files
@@ -42,12 +41,8 @@ if TYPE_CHECKING:
 # Archives that stay open, each with a descriptor and its index, when nobody reads them.
 _MAX_OPEN = 32
 
-_INDEX = "index.json"
-
-# Directories in one another: what lies in those of a directory that was named is served.
-_MAX_DEPTH = 2
-
-# In seconds: how long a request waits for what is being prepared where something else was found.
+# In seconds: how long requests wait for a file that has come or changed where another one has the
+# name; it is prepared for longer without them.
 _MOMENT = 1.0
 
 
@@ -104,19 +99,21 @@ class ImageFiles:
         self._flights: BackgroundFlights[_Contents | None] = BackgroundFlights()
         self._archives = _OpenArchives()
         self._reported: dict[str, str] = {}
+        self._another_is_known = trio.Event()
+        self._names: tuple[Look, dict[Reference, list[Candidate]]] | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Find out what the files hold, from now on."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._flights.run)
             task_status.started()
-            for identity in await self._files():
+            for identity in (await self._look_at_all()).files:
                 await self._prepare(identity)
             await trio.sleep_forever()
 
     async def _prepare(self, identity: FileIdentity) -> None:
-        with suppress(UnavailableError):  # it goes on
-            await self._look(identity)
+        with suppress(NotReadyError):  # it goes on
+            await self._flights.get(identity, identity.path, partial(self._find_out, identity))
 
     def has_registry(self, registry: str) -> bool:
         """See `Place`. What is not known yet may have any."""
@@ -130,7 +127,8 @@ class ImageFiles:
         """See `Place`. What has been prepared is found while the rest is not."""
         if reference.digest is not None:
             return []
-        return await self._matching(lambda name: name == reference)
+        found = await self._found_before(reference)
+        return found or await self._matching(lambda name: name == reference)
 
     async def everything(self, repository: Reference) -> list[Candidate]:
         """See `Place`."""
@@ -146,29 +144,75 @@ class ImageFiles:
         self._archives.close()
 
     async def _matching(self, wanted: Callable[[Reference], bool]) -> list[Candidate]:
-        there = await self._files()
-        self._contents = {each: self._contents[each] for each in there if each in self._contents}
+        self._names = None
+        look = await self._look_at_all()
+        there = look.files
+        known = self._contents = {
+            each: self._contents[each] for each in there if each in self._contents
+        }
         # All begin at once, and most of them are done soon.
-        unknown = [
-            self._flights.begin(each, partial(self._find_out, each))
+        flights = {
+            each: self._flights.begin(each, partial(self._find_out, each))
             for each in there
-            if each not in self._contents
-        ]
-        with trio.move_on_after(_MOMENT):
-            for flight in unknown:
+            if each not in known
+        }
+        deadline = trio.current_time() + WAIT
+        for flight in flights.values():
+            with trio.move_on_at(flight.begun + _MOMENT):
                 await flight.done.wait()
-        for is_known in (True, False):
-            found = [
-                self._candidate(identity, contents, name, position)
-                for identity in there
-                if not is_known or identity in self._contents
-                if (contents := await self._look(identity)) is not None
-                for name, positions in contents.names.items()
-                if wanted(name)
-                for position in positions
-            ]
-            if found:
-                return found
+        while True:
+            left = [each for each, flight in flights.items() if not flight.done.is_set()]
+            known |= {each: flights[each].result() for each in flights if each not in left}
+            found = self._having(wanted, there, known)
+            if found or not left:
+                break
+            with trio.move_on_at(deadline) as waiting:
+                await self._another_is_known.wait()
+            if waiting.cancelled_caught:
+                raise NotReadyError(
+                    f"{left[0].path} is being prepared; ask again", retry_after=WAIT / 5
+                )
+        if not left:
+            self._remember(look, known)
+        return found
+
+    def _having(
+        self,
+        wanted: Callable[[Reference], bool],
+        there: list[FileIdentity],
+        known: dict[FileIdentity, _Contents | None],
+    ) -> list[Candidate]:
+        return [
+            self._candidate(identity, contents, name, position)
+            for identity in there
+            if (contents := known.get(identity)) is not None
+            for name, positions in contents.names.items()
+            if wanted(name)
+            for position in positions
+        ]
+
+    async def _look_at_all(self) -> Look:
+        look = Look(self._paths, self._allowed, self._refuse)
+        return await trio.to_thread.run_sync(look.take, abandon_on_cancel=True)
+
+    def _remember(self, look: Look, known: dict[FileIdentity, _Contents | None]) -> None:
+        """Keep the names in all files for the next requests."""
+        names: dict[Reference, list[Candidate]] = {}
+        for each in self._having(lambda _: True, look.files, known):
+            names.setdefault(each.reference, []).append(each)
+        self._names = look, names
+
+    async def _found_before(self, reference: Reference) -> list[Candidate]:
+        """Return the images with a name, none unless they are sure to be those that are there."""
+        if self._names is None:
+            return []
+        look, names = self._names
+        found = names.get(reference, [])
+        if found and await look.holds():
+            for each in found:
+                if not await each.is_current():
+                    return []
+            return found
         return []
 
     def _candidate(
@@ -187,54 +231,19 @@ class ImageFiles:
 
     # --- files ----------------------------------------------------------------------------------
 
-    async def _files(self) -> list[FileIdentity]:
-        """Return the files that there are: archives, and the index.json of layouts."""
-        found = []
-        known: Known = {}
-        for path in self._paths:
-            for each in await trio.to_thread.run_sync(self._below, path, abandon_on_cancel=True):
-                try:
-                    identity = await self._allowed.identity(each, known)
-                except Failure as failure:
-                    self._refuse(each, failure)
-                    continue
-                if identity is not None:
-                    found.append(identity)
-        return found
-
-    def _below(self, path: str, depth: int = _MAX_DEPTH) -> list[str]:
-        """Return the files at a path that may have images: itself, or those in the directory."""
-        index = f"{path}/{_INDEX}"
-        if os.path.exists(index):
-            return [index]
-        if not os.path.isdir(path):
-            return [path] if os.path.isfile(path) else []
-        if depth == 0:
-            return []
-        try:
-            names = sorted(each for each in os.listdir(path) if each[0] != ".")
-        except OSError as error:
-            failure = files.failure(path, error)
-            if not isinstance(failure, NotFoundError):  # it is not gone meanwhile
-                self._refuse(path, failure)
-            return []
-        return [each for name in names for each in self._below(f"{path}/{name}", depth - 1)]
-
-    async def _look(self, identity: FileIdentity) -> _Contents | None:
-        """Return what a file holds, None where it cannot be used."""
-        if identity in self._contents:
-            return self._contents[identity]
-        make = partial(self._find_out, identity)
-        return await self._flights.get(identity, identity.path, make)
-
     async def _find_out(self, identity: FileIdentity) -> _Contents | None:
-        contents = self._contents[identity] = await self._read(identity)
+        """Return what a file holds, None where it cannot be used."""
+        try:
+            contents = self._contents[identity] = await self._read(identity)
+        finally:
+            self._another_is_known.set()
+            self._another_is_known = trio.Event()
         return contents
 
     async def _read(self, identity: FileIdentity) -> _Contents | None:
         path = identity.path
         try:
-            if os.path.basename(path) == _INDEX:
+            if os.path.basename(path) == INDEX:
                 return await _read(_Source("oci", Directory(os.path.dirname(path)), None))
             archive = await self._archives.lease(identity)
             try:

@@ -7,6 +7,7 @@ each request, so that a file that comes, changes or goes counts at the next one.
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard
 
 from imgproxy.errors import NotFoundError, clean
@@ -105,15 +106,24 @@ class Files:
         """Return whether a path leads to the same file, unchanged. Raises `Failure`."""
         return await self.identity(identity.path) == identity
 
-    async def identity(
-        self, path: str, known: ownership.Known | None = None
-    ) -> FileIdentity | None:
+    async def identity(self, path: str) -> FileIdentity | None:
+        """Do what `look` does, in a thread where the file system may hang."""
+        return await blocking_calls.call(path, self.look, path)
+
+    def look(self, path: str, known: ownership.Known | None = None) -> FileIdentity | None:
         """Return what a path leads to, None where there is nothing that may be served.
 
-        `known` is for one look at many files: see `ownership.changeable_by_others`.
+        `known` is for one look at many files: see `ownership.changeable_by_others`. Raises
+        `Failure`.
         """
+        reason = None
         try:
-            status, reason = await blocking_calls.call(path, self._look, path, known)
+            status = os.lstat(path)
+            # What is opened later may be another file, but no other user's.
+            if not self._trusts_writable:
+                reason = ownership.changeable_by_others(path, known, status)
+            if stat.S_ISLNK(status.st_mode):
+                status = os.stat(path)
         except OSError as error:
             failure = files.failure(path, error)
             if isinstance(failure, NotFoundError) or failure.code == "PATH_INVALID":
@@ -126,11 +136,6 @@ class Files:
             return None
         self._reported.pop(path, None)
         return FileIdentity(path, FileState.of(status))
-
-    def _look(self, path: str, known: ownership.Known | None) -> tuple[os.stat_result, str | None]:
-        # What is opened later may be another file, but no other user's.
-        reason = None if self._trusts_writable else ownership.changeable_by_others(path, known)
-        return os.stat(path), reason
 
 
 def refusal(path: str, reason: str) -> str:

@@ -7,6 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
+import trio.testing
 from support.archives import (
     docker_containerd,
     gzipped,
@@ -23,6 +25,9 @@ from support.images import Layout, named
 from support.local_places import image_files, name, shown
 from support.opened import open_descriptors
 from support.streams import real_time
+
+from imgproxy.transports import image_files as image_files_module
+from imgproxy.transports.local.tar_archive import Archive, open_archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,14 +161,14 @@ async def test_what_lies_in_the_directories_of_a_directory(tmp_path: Path) -> No
 
 
 @real_time
-@pytest.mark.parametrize("failing", ["listdir", "stat"])
+@pytest.mark.parametrize("failing", ["scandir", "lstat"])
 async def test_a_directory_that_cannot_be_read_hides_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     write_file(tmp_path / "images/closed/one.tar", pack(skopeo(ONE)))
     write_file(tmp_path / "images/two.tar", pack(skopeo(TWO)))
     function, said = getattr(os, failing), []
-    closed = {"listdir": "closed", "stat": "one.tar"}[failing]
+    closed = {"scandir": "closed", "lstat": "one.tar"}[failing]
 
     def refuse(path: object, *arguments: object, **options: object) -> object:
         if str(path).endswith(closed) and is_closed:
@@ -172,7 +177,6 @@ async def test_a_directory_that_cannot_be_read_hides_no_other(
 
     is_closed = True
     monkeypatch.setattr(os, failing, refuse)
-    monkeypatch.setattr(os.path, "isfile", lambda path: str(path).endswith(".tar"))
     async with image_files(tmp_path / "images", said=said) as place:
         for _ in range(2):
             assert await place.find(name("quay.io/acme/two:2"))
@@ -181,3 +185,35 @@ async def test_a_directory_that_cannot_be_read_hides_no_other(
         assert closed in said[0]
         is_closed = False
         assert await place.find(name("quay.io/acme/one:1"))
+
+
+@real_time
+async def test_a_name_that_is_known_does_not_wait_for_a_file_that_is_being_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = pack(skopeo(saved(layer("other"), tags=["quay.io/acme/one:1"]), TWO))
+    write_file(tmp_path / "images" / "fast.tar", pack(skopeo(ONE)))
+    write_file(tmp_path / "images" / "slow.tar", both)
+    may_go_on, found = trio.Event(), list[str]()
+
+    async def wait(path: str) -> Archive:
+        if path.endswith("slow.tar"):
+            await may_go_on.wait()
+        return await open_archive(path)
+
+    monkeypatch.setattr(image_files_module, "open_archive", wait)
+    monkeypatch.setattr(image_files_module, "_MOMENT", 0)
+    async with image_files(tmp_path / "images") as place:
+        for _ in range(2):
+            assert len(await place.find(name("quay.io/acme/one:1"))) == 1
+
+        async def find_what_only_the_slow_one_has() -> None:
+            found.extend(shown(await place.find(name("quay.io/acme/two:2"))))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(find_what_only_the_slow_one_has)
+            await trio.testing.wait_all_tasks_blocked()
+            assert found == []
+            may_go_on.set()
+        assert found == ["quay.io/acme/two:2"]
+        assert len(await place.find(name("quay.io/acme/one:1"))) == 2
