@@ -60,11 +60,29 @@ class _Source:
         """Whether a tree must be opened for it."""
         return self._transport != "oci"
 
-    def at(self, position: int | None, archive: Archive | None = None) -> OciLayout | DockerArchive:
+    @property
+    def is_dockers(self) -> bool:
+        """Whether it has one image for a name, which may be for several platforms.
+
+        Docker's format has no other way to say so.
+        """
+        return self._transport == "docker-archive" and isinstance(self._tree, Archive)
+
+    def all(self) -> OciLayout | DockerArchive:
+        """Return the source of all images."""
+        return self._open(None, None, self._tree)
+
+    def image(
+        self, name: Reference, position: int, archive: Archive | None
+    ) -> OciLayout | DockerArchive:
         """Return the source of an image, which is in an archive that is open."""
-        tree = archive or self._tree
+        return self._open(name, position, archive or self._tree)
+
+    def _open(
+        self, reference: Reference | None, position: int | None, tree: Directory | Archive
+    ) -> OciLayout | DockerArchive:
         if self._transport == "docker-archive" and isinstance(tree, Archive):
-            docker = DockerArchiveName(self._path, None, position)
+            docker = DockerArchiveName(self._path, reference, None)
             return DockerArchive(docker, tree, made=self._made)
         name = LayoutName(self._transport, self._path, None, position)
         return OciLayout(name, tree, Identity(self._transport, path_scopes(self._path)))
@@ -227,7 +245,7 @@ class ImageFiles:
     ) -> Source:
         source = contents.source
         archive = await self._archives.lease(identity) if source.is_archive else None
-        return Sideloaded(source.at(position, archive), name)
+        return Sideloaded(source.image(name, position, archive), name)
 
     # --- files ----------------------------------------------------------------------------------
 
@@ -265,11 +283,13 @@ class ImageFiles:
 
 async def _read(source: _Source) -> _Contents:
     names: dict[Reference, list[int]] = {}
-    for entry in await source.at(None).entries():
+    for entry in await source.all().entries():
         # Beside the whole name, a layout has the tag alone.
         for text in [each for each in entry.names if "/" in each or ":" in each] or entry.names:
             with suppress(BadRequestError):
-                names.setdefault(references.parse_reference(text), []).append(entry.position)
+                positions = names.setdefault(references.parse_reference(text), [])
+                if not positions or not source.is_dockers:
+                    positions.append(entry.position)
     return _Contents(source, names)
 
 

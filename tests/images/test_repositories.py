@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from support.archives import layer, pack, saved, skopeo, write_file
+from support.archives import (
+    control,
+    layer,
+    of_directory,
+    pack,
+    saved,
+    skopeo,
+    write_file,
+)
 from support.damage import flip
 from support.images import Layout, digest_of, named, on
 from support.local_places import Shelf, files, image_files, name, repositories
@@ -25,7 +33,7 @@ from imgproxy.errors import (
     NotFoundError,
     ReplacedError,
 )
-from imgproxy.specs.oci.manifest import Manifest
+from imgproxy.specs.oci.manifest import Index, Manifest
 from imgproxy.specs.signing.signature import SigstoreSignature
 from imgproxy.transports.sideload_places import SideloadPlace
 from imgproxy.transports.source import SignaturePlace, docker_identity
@@ -186,6 +194,60 @@ async def test_two_different_images_of_one_name_are_none(tmp_path: Path) -> None
         assert len(caught.value.detail["choices"]) == 2
         (tmp_path / "images" / "2.tar").unlink()
         assert await served.manifest(name("x.io/os:1"))
+
+
+@real_time
+async def test_one_name_for_several_platforms_in_an_archive_of_docker_is_an_index(
+    tmp_path: Path,
+) -> None:
+    platforms = ("linux/amd64", "linux/arm64")
+    images = [saved(layer(each), tags=["x.io/os:1"], platform=each) for each in platforms]
+    write_file(tmp_path / "a.tar", pack(skopeo(*images)))
+    async with image_files(tmp_path / "a.tar") as place, repositories([place]) as served:
+        root = await served.manifest(name("x.io/os:1"))
+        assert isinstance(root.parsed, Index)
+        assert [str(each.platform) for each in root.parsed.manifests] == list(platforms)
+        for each, image in zip(root.parsed.manifests, images, strict=True):
+            child = await served.manifest(name(f"x.io/os@{each.digest}"))
+            assert isinstance(child.parsed, Manifest)
+            blob = child.parsed.layers[0].digest
+            assert await content(served, "x.io/os", blob) == image.layers[0]
+    # The same one after a restart, by a digest alone.
+    async with image_files(tmp_path / "a.tar") as place, repositories([place]) as served:
+        assert await content(served, "x.io/os", blob) == images[1].layers[0]
+        assert (await served.manifest(name("x.io/os:1"))).digest == root.digest
+    for tags, others in ((["x.io/os:1"], [saved(layer("x"), tags=["x.io/os:1"])]), ([], [])):
+        same = [saved(layer("y"), tags=tags), *others, images[0]]
+        write_file(tmp_path / "a.tar", pack(skopeo(*same)))
+        async with image_files(tmp_path / "a.tar") as place, repositories([place]) as served:
+            if tags:
+                with pytest.raises(AmbiguousError) as caught:
+                    await served.manifest(name("x.io/os:1"))
+                assert len(caught.value.detail["choices"]) == 3
+            else:
+                assert isinstance((await served.manifest(name("x.io/os:1"))).parsed, Manifest)
+
+
+@real_time
+async def test_an_archive_of_docker_with_an_index_of_its_own_has_that_one(
+    layout: Layout, tmp_path: Path
+) -> None:
+    platforms = ("linux/amd64", "linux/arm64")
+    images = [layout.image(layer(each), platform=each) for each in platforms]
+    index = layout.index(*map(on, images, platforms))
+    layout.save(named(index, "x.io/os:1"))
+    items = [
+        {
+            "Config": f"blobs/sha256/{layout.document(each)['config']['digest'][7:]}",
+            "RepoTags": ["x.io/os:1"],
+            "Layers": [f"blobs/sha256/{one['digest'][7:]}" for one in layout.layers(each)],
+        }
+        for each in images
+    ]
+    members = [*of_directory(layout.path), control("manifest.json", items)]
+    write_file(tmp_path / "a.tar", pack(members))
+    async with image_files(tmp_path / "a.tar") as place, repositories([place]) as served:
+        assert (await served.manifest(name("x.io/os:1"))).raw == layout.read(index["digest"])
 
 
 @real_time
