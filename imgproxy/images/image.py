@@ -27,7 +27,7 @@ from imgproxy.errors import (
     closing_on_error,
 )
 from imgproxy.host.blocking_calls import settle
-from imgproxy.images.selection import IndexWalk, descriptors_in
+from imgproxy.images.selection import IndexWalk
 from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import media_type as types
@@ -149,7 +149,9 @@ class Image:
     async def _open_at(self, source: Source, policy: Policy) -> OpenedImage:
         transport, scopes, _ = source.identity
         conditions = policies.evaluate(policy, transport, scopes, source.name)
-        walk = IndexWalk(VerifiedSource(source, self._large_blobs))
+        # Where nothing is chosen, rights are given by name: to refer to an image gives none to it.
+        verified = VerifiedSource(source, self._large_blobs)
+        walk = IndexWalk(verified, leads_to_subjects=self._platform is not None)
         check = await settle(_policy_check, conditions, source, walk.indexes, self._warn)
         root = await walk.source.root()
         if isinstance(root.parsed, Manifest) or self._platform is None:
@@ -228,6 +230,7 @@ class OpenedImage:
         self._open_foreign = open_foreign
         self._documents = {each.digest: each for each in (*walk.way, manifest)}
         self._known = walk.known
+        self._named_by = walk.named_by
         self._blobs: dict[Digest, Descriptor] = {}
         self._expanded: set[Digest] = set()
         self._expanding = trio.Lock()
@@ -400,7 +403,7 @@ class OpenedImage:
         self._blobs = blobs
         if parsed.subject is not None:
             self._referrers.setdefault(parsed.subject.digest, {})[document.digest] = None
-        for named in descriptors_in(document):
+        for named in self._named_by(document):
             self._known.setdefault(named.digest, named)
 
 

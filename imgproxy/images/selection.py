@@ -63,11 +63,13 @@ class IndexWalk:
     """The walk through an index and the indexes in it, in document order.
 
     `indexes` are those that were entered, `known` the descriptors that they contain. `way` has the
-    documents of those that lead to the chosen manifest, the root first.
+    documents of those that lead to the chosen manifest, the root first. `leads_to_subjects`: the
+    subject of a document may be read as well.
     """
 
-    def __init__(self, source: VerifiedSource) -> None:
+    def __init__(self, source: VerifiedSource, *, leads_to_subjects: bool = True) -> None:
         self.source = source
+        self._leads_to_subjects = leads_to_subjects
         self.indexes: dict[Digest, Index] = {}
         self.way: list[VerifiedDocument] = []
         self.known: dict[Digest, Descriptor] = {}
@@ -90,6 +92,11 @@ class IndexWalk:
         chosen = await self._fetch_best(wanted)
         self.way = self._way(chosen.digest)
         return chosen
+
+    def named_by(self, document: VerifiedDocument) -> list[Descriptor]:
+        """Return the descriptors of the manifests and indexes that a document leads to."""
+        subject = document.parsed.subject if self._leads_to_subjects else None
+        return [*_entries(document), *([] if subject is None else [subject])]
 
     async def _fetch_best(self, wanted: Platform) -> VerifiedDocument:
         """Return the manifest of the best candidate: of the best image, if any of them is one."""
@@ -214,7 +221,7 @@ class IndexWalk:
             raise self._too_much(f"{MAX_ENTRIES} entries in all indexes together")
         self.indexes[index.digest] = index.parsed
         self._documents.append(index)
-        for named in descriptors_in(index):
+        for named in self.named_by(index):
             self.known.setdefault(named.digest, named)
         for position, entry in enumerate(entries):
             if entry.is_attestation:
@@ -255,12 +262,6 @@ class IndexWalk:
 
     def _too_much(self, limit: str) -> InvalidError:
         return InvalidError(f"{self.source.name}: more than {limit}, which is the limit")
-
-
-def descriptors_in(document: VerifiedDocument) -> list[Descriptor]:
-    """Return the descriptors of the manifests and indexes that a document names."""
-    subject = document.parsed.subject
-    return [*_entries(document), *([] if subject is None else [subject])]
 
 
 def _entries(document: VerifiedDocument) -> tuple[Descriptor, ...]:

@@ -251,6 +251,32 @@ async def test_an_archive_of_docker_with_an_index_of_its_own_has_that_one(
 
 
 @real_time
+async def test_who_refers_to_an_image_has_no_right_to_it(layout: Layout) -> None:
+    private = layout.image(b"private")
+    note = layout.image(b"a note", subject=private, artifactType="a/b")
+    listed = layout.index(note, subject=private)
+    layout.save(
+        named(private, "x.io/private:1"), named(note, "x.io/open:1"), named(listed, "x.io/open:2")
+    )
+    (secret,) = layout.layers(private)
+    for is_first in (True, False):
+        async with image_files(layout.path) as place, repositories([place]) as served:
+            if is_first:
+                assert await content(served, "x.io/private", digest(secret)) == b"private"
+            assert (await served.manifest(name(f"x.io/open@{note['digest']}"))).raw
+            found = await served.referrers(name("x.io/open"), digest(private))
+            assert {each.digest for each in found} == {digest(note), digest(listed)}
+            with pytest.raises(NotFoundError):
+                await served.manifest(name(f"x.io/open@{private['digest']}"))
+            with pytest.raises(NotFoundError):
+                await content(served, "x.io/open", digest(secret))
+            assert await served.manifest(name(f"x.io/private@{private['digest']}"))
+    layout.save(named(private, "x.io/open:3"), named(note, "x.io/open:1"))
+    async with image_files(layout.path) as place, repositories([place]) as served:
+        assert await content(served, "x.io/open", digest(secret)) == b"private"
+
+
+@real_time
 async def test_a_broken_file_does_not_hide_a_whole_one(tmp_path: Path) -> None:
     good, bad = Layout(tmp_path / "good"), Layout(tmp_path / "bad")
     image = good.image(b"a layer")
