@@ -35,11 +35,15 @@ BUFFERS = 3
 FIRST = 256 * 1024
 
 # Two blobs keep four processors busy. More than these at once take turns, and have pieces that cost
-# a little more each, so that eight take 21 MiB and not 48; and sixty-four take 32.
+# a little more each, so that eight take 21 MiB and not 48. Of a crowd, others are received and sent
+# while one is hashed, so that each has one buffer: sixty-four take 35 MiB, and two hundred 52.
 MAX_LARGE = 2
 CHUNK_OF_MANY = 512 * 1024
 MAX_MANY = 6
-CHUNK_OF_CROWD = 64 * 1024
+CHUNK_OF_CROWD = 256 * 1024
+MAX_CROWD = 56
+CHUNK_OF_HUNDREDS = 128 * 1024
+_MOST = (MAX_LARGE, MAX_MANY, MAX_CROWD)
 
 
 class LargeBlobs:
@@ -55,15 +59,16 @@ class LargeBlobs:
         self._by_length: dict[int, WeakSet[Blob | VerifiedPart]] = {
             CHUNK: WeakSet(),
             CHUNK_OF_MANY: WeakSet(),
+            CHUNK_OF_CROWD: WeakSet(),
         }
 
     def admit(self, blob: Blob | VerifiedPart) -> int:
         """Return how long the pieces of a blob may be, from now until it is discarded."""
-        for length, most in ((CHUNK, MAX_LARGE), (CHUNK_OF_MANY, MAX_MANY)):
-            if len(self._by_length[length]) < most:
-                self._by_length[length].add(blob)
+        for (length, blobs), most in zip(self._by_length.items(), _MOST, strict=True):
+            if len(blobs) < most:
+                blobs.add(blob)
                 return length
-        return CHUNK_OF_CROWD
+        return CHUNK_OF_HUNDREDS
 
     def discard(self, blob: Blob | VerifiedPart) -> None:
         """Admit another blob in place of this one, if it was admitted."""
@@ -112,6 +117,7 @@ class Blob:
         self._hashing = HashingThread(self._by_blocks or digests.hasher(descriptor.digest))
         self._buffers: deque[memoryview] = deque()  # the one that was filled last, first
         self._length = 0  # of each buffer
+        self._most = BUFFERS
         self._position = 0
         self._first: memoryview | None = None
 
@@ -137,6 +143,7 @@ class Blob:
             refuse_size(self._reader.name, size, str(promised))
         if size > WHOLE:
             self._length = self._large_blobs.admit(self)
+            self._most = BUFFERS if self._length >= CHUNK_OF_MANY else 1
             self._first = await self._receive(FIRST)
             return
         content = memoryview(bytearray(size))
@@ -166,10 +173,11 @@ class Blob:
 
     async def _receive(self, limit: int) -> memoryview:
         """Return the next piece of a large blob, after its hashing has begun."""
-        if len(self._buffers) < BUFFERS:  # made when it is needed: zeroing megabytes takes a while
+        # They are made when they are needed: zeroing megabytes takes a while.
+        if len(self._buffers) < self._most:
             self._buffers.appendleft(memoryview(bytearray(self._length)))
         else:
-            await self._hashing.catch_up(BUFFERS - 1)  # the oldest buffer is free then
+            await self._hashing.catch_up(self._most - 1)  # the oldest buffer is free then
             self._buffers.rotate()
         left = self._descriptor.size - self._position
         count = await self._receive_some(self._buffers[0][: min(left, limit)])

@@ -203,7 +203,7 @@ class VerifiedPart:
         admitted = large_blobs.admit(self)
         self._length = hashes.length  # of the next piece
         self._longest = max(hashes.length, hashes.block_at(admitted))
-        self._most = 1 if admitted == verified_blob.CHUNK_OF_CROWD else BUFFERS
+        self._most = BUFFERS if admitted >= verified_blob.CHUNK_OF_MANY else 1
         self._buffers: deque[memoryview] = deque()
         self._begun: deque[tuple[int, memoryview, Job[None]]] = deque()
 

@@ -30,6 +30,7 @@ from imgproxy.verification.verified_blob import (
     BUFFERS,
     CHUNK,
     CHUNK_OF_CROWD,
+    CHUNK_OF_HUNDREDS,
     CHUNK_OF_MANY,
     FIRST,
     MAX_LARGE,
@@ -171,14 +172,17 @@ async def test_two_blobs_at_once_have_large_pieces_and_more_have_smaller_ones() 
 async def test_a_crowd_of_blobs_has_small_pieces_and_the_memory_of_a_few() -> None:
     content = noise(3 * CHUNK)
     large_blobs, opened = LargeBlobs(), list[Blob]()
-    for _ in range(64):
+    for _ in range(66):
         reader = Chunks(content, [len(content)])
         opened.append(await open_blob(described(content), reader, large_blobs))
     for _ in range(2):  # the first piece is shorter
         pieces = [len(await blob.read()) for blob in opened]
     few = [CHUNK] * MAX_LARGE + [CHUNK_OF_MANY] * MAX_MANY
-    assert pieces == few + [CHUNK_OF_CROWD] * (64 - len(few))
-    assert BUFFERS * sum(pieces) <= 32 * 1024 * 1024
+    crowd = [CHUNK_OF_CROWD] * (64 - len(few)) + [CHUNK_OF_HUNDREDS] * 2
+    assert pieces == few + crowd
+    assert BUFFERS * sum(few) + sum(crowd) <= 36 * 1024 * 1024
+    for blob, read in ((opened[63], FIRST + CHUNK_OF_CROWD), (opened[65], 2 * CHUNK_OF_HUNDREDS)):
+        assert b"".join(await pieces_of(blob, [])) == content[read:]
     opened[MAX_LARGE].close()
     after = await open_blob(described(content), Chunks(content, [len(content)]), large_blobs)
     assert [len(await after.read()) for _ in range(2)] == [FIRST, CHUNK_OF_MANY]

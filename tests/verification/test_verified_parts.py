@@ -173,10 +173,10 @@ async def test_a_part_is_read_in_pieces_that_are_the_smaller_the_more_there_are(
             await verified.part(descriptor, wanted, door.parts)
             for _ in range(MAX_LARGE + MAX_MANY + 2)
         ]
-        assert {len(await each.read()) for each in opened} == {4 * CHUNK_OF_CROWD}
+        assert {len(await each.read()) for each in opened} == {CHUNK_OF_CROWD}
         sizes = [max([len(await each.read()) for _ in range(3)]) for each in opened]
         few = [2 * 1024 * 1024] * MAX_LARGE + [CHUNK_OF_MANY] * MAX_MANY
-        assert sizes == few + [4 * CHUNK_OF_CROWD] * 2
+        assert sizes == few + [CHUNK_OF_CROWD] * 2
         opened[0].close()
         again = await verified.part(descriptor, wanted, door.parts)
         assert max(map(len, await pieces_of(again, []))) == sizes[0]  # type: ignore[arg-type]
