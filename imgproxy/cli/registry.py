@@ -180,7 +180,7 @@ async def _serve(
     upstreams = upstream.Upstreams(options, configuration, diagnostics, large_blobs)
     allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
     archives = _known_archives(options, diagnostics)
-    images = ImageFiles(options.images, allowed, diagnostics.failure, archives)
+    images = ImageFiles(options.images, allowed, diagnostics.failure, archives, network.repository)
     places: list[Place] = [
         *([images] if options.images else []),
         *(

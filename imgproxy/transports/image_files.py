@@ -99,7 +99,7 @@ class ImageFiles:
     """The images in files. See `Place`. `run` must be running.
 
     `report` takes a line for each file that cannot be used, once until it changes. `known` may be
-    shared.
+    shared. `open_registry` opens the registry's image of a name, for its signatures.
     """
 
     def __init__(
@@ -108,7 +108,9 @@ class ImageFiles:
         allowed: Files,
         report: Callable[[str], None],
         known: KnownArchives | None = None,
+        open_registry: Callable[[Reference], Source] | None = None,
     ) -> None:
+        self._open_registry = open_registry
         self._paths = list(paths)
         self._known = known or KnownArchives()
         self._allowed = allowed
@@ -245,7 +247,8 @@ class ImageFiles:
     ) -> Source:
         source = contents.source
         archive = await self._archives.lease(identity) if source.is_archive else None
-        return Sideloaded(source.image(name, position, archive), name)
+        registry = None if self._open_registry is None else partial(self._open_registry, name)
+        return Sideloaded(source.image(name, position, archive), name, registry)
 
     # --- files ----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from imgproxy.transports.local.detect import open_path
 from imgproxy.transports.source import docker_identity, is_accompanied
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
@@ -43,6 +43,7 @@ class Sideloaded:
         self.name = f"docker://{reference} from {local.name}"
         self.identity = docker_identity(reference)
         self._local = local
+        self._reference = reference
         self._digest = reference.digest
         self._open_registry = open_registry
         self._registry: Source | None = None
@@ -67,9 +68,17 @@ class Sideloaded:
         """See `AccompaniedSource`."""
         return await self._local.companions() if is_accompanied(self._local) else []
 
+    async def listed(self) -> Sequence[Descriptor]:
+        """See `AccompaniedSource`."""
+        return await self._local.listed() if is_accompanied(self._local) else []
+
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
-        """See `Source`. Those beside the image come first."""
+        """See `Source`. Those beside the image come first: what a registry has lies there too."""
+        from imgproxy.transports.local import layout_signatures
+
         found = self._local.signatures(digest)
+        if is_accompanied(self._local):
+            found = found + layout_signatures.places(self._local, self._reference, digest)
         if self._registry is None and self._open_registry is not None:
             self._registry = self._open_registry()
         return found if self._registry is None else found + self._registry.signatures(digest)

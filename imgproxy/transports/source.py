@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from imgproxy.config.policy import scopes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import Any, TypeGuard
 
     from imgproxy.errors import Failure
@@ -230,6 +230,9 @@ class AccompaniedSource(Source, Protocol):
 
     async def companions(self) -> list[Descriptor]:
         """Return the documents that have no name of their own. Raises `Failure`."""
+
+    async def listed(self) -> Sequence[Descriptor]:
+        """Return all documents that lie there, those with names as well. Raises `Failure`."""
 
 
 def is_accompanied(source: Source) -> TypeGuard[AccompaniedSource]:

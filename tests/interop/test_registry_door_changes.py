@@ -99,10 +99,12 @@ def test_a_policy_that_comes_and_goes(tmp_path: Path, home: Home) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["key", "place"])
+@pytest.mark.parametrize("option", ["--sideload", "--images"])
 def test_a_revoked_key_and_another_place_of_signatures(
-    tmp_path: Path, home: Home, change: str
+    tmp_path: Path, home: Home, change: str, option: str
 ) -> None:
-    _, image = place(tmp_path, b"a layer")
+    layout, image = place(tmp_path, b"a layer")
+    served = pattern(tmp_path) if option == "--sideload" else f"--images={layout.path}"
     target = manifest(NAME, "1")
     with gnupg() as gpg:
         signer = gpg.key("signer")
@@ -122,7 +124,7 @@ def test_a_revoked_key_and_another_place_of_signatures(
             "registries.d/a.yaml",
             {"default-docker": {"lookaside": f"file://{home.path}/lookaside"}},
         )
-        options = (pattern(tmp_path), f"--registries.d={places.parent}")
+        options = (served, f"--registries.d={places.parent}")
         with registry_doors.running(*options, policy=f"--policy={policy}") as door:
             assert door.status(target) == 200, door.child.stderr
             if change == "key":

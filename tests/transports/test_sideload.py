@@ -81,7 +81,10 @@ async def test_its_signatures_lie_beside_it_or_where_those_of_the_registry_s_are
         digest = describe(entry).digest
         *beside, last = source.signatures(digest)
         assert last == f"the registry's for {digest}"
-        assert [each.name for each in beside] == ([f"{path}/"] if where == "dir" else [])
+        in_tree = {"dir": [f"{path}/"]}.get(where, [])
+        in_layout = [f"attached in {source._local.name}", f"bundles in {source._local.name}"]
+        expected = in_tree if where in {"dir", "tree", "tree by digest"} else in_layout
+        assert [each.name for each in beside] == expected
         source.close()
         assert elsewhere.closed == 1
 

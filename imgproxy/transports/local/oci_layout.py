@@ -112,12 +112,15 @@ class OciLayout:
         fitting = await self._matching({n: at for n, _, at, *_ in found if at is not None})
         return [each for each in found if each.position in fitting]
 
+    async def listed(self) -> tuple[Descriptor, ...]:
+        """See `AccompaniedSource`."""
+        return (await self._index())[1]
+
     async def companions(self) -> list[Descriptor]:
         """See `AccompaniedSource`. What has the tag of a referrer counts as well."""
-        _, entries = await self._index()
         return [
             each
-            for each in entries
+            for each in await self.listed()
             if each.image_name is None
             and (each.ref_name is None or _FALLBACK_TAG.fullmatch(each.ref_name))
         ]
@@ -245,7 +248,7 @@ class OciLayout:
             raise NotFoundError(f"{name} is not there: {error.message}", code=code) from None
 
     def signatures(self, _: Digest) -> list[SignaturePlace]:
-        """See `Source`. The specification of layouts does not provide for signatures."""
+        """See `Source`. No other reader of layouts takes any from there; `Sideloaded` does."""
         return []
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ that signature may be the one that matters.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import (
@@ -18,11 +17,12 @@ from imgproxy.errors import (
     NotFoundError,
 )
 from imgproxy.specs.signing import artifact, signature
-from imgproxy.specs.signing.signature import MAX_TOTAL_SIZE, BundleSignature, SigstoreSignature
+from imgproxy.specs.signing.signature import MAX_TOTAL_SIZE
+from imgproxy.transports.attachments import Attachments, of_kind
 from imgproxy.transports.registry import listings
 from imgproxy.transports.registry.failover import Retries
 from imgproxy.transports.registry.lookaside import Lookaside
-from imgproxy.transports.signature_files import Total, in_batches, limited, readable
+from imgproxy.transports.signature_files import limited, readable
 from imgproxy.transports.source import SignaturePlace, docker_identity
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from imgproxy.config.registries_d import Section
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
-    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
-    from imgproxy.specs.signing.artifact import Part
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.transports.registry.failover import Failover
     from imgproxy.transports.registry.plain_url import PlainUrl
@@ -130,57 +128,14 @@ class _Attached:
             document = await self._image.tagged(tag)
         except NotFoundError:
             return []
-        with readable(document.name):
-            parts = limited(artifact.layers(document.raw), document.name)
-        total = Total()
-
-        async def read(n: int, part: Part) -> Signature:
-            content = await self._content(part.descriptor, total)
-            name = f"{self._name}:{tag}, layer {n}"
-            return SigstoreSignature(name, part.kind, content, part.annotations)
-
-        return await in_batches([partial(read, n, part) for n, part in enumerate(parts, 1)])
+        return await Attachments(self._image).signatures(document, f"{self._name}:{tag}")
 
     async def bundles(self) -> list[Signature]:
         """Return the signatures of cosign 3: artifacts of its type that refer to the document."""
-        total = Total()
         query = artifact.referrers_query(signature.BUNDLE)
         listed = await listings.referrers(self._image, self._name, self._digest, query)
         named = {each.descriptor.digest: each for each in listed}
         # Each costs a request, and any user who may push can add to them.
         where = f"referrers of {self._digest} at {self._name}"
-        parts = limited(_of_kind([*named.values()]), where)
-        layers = await in_batches([partial(self._layers, part, total) for part in parts])
-
-        async def read(part: Part, layer: Part) -> Signature:
-            content = await self._content(layer.descriptor, total)
-            return BundleSignature(f"bundle {part.descriptor.digest}", content)
-
-        pairs = [
-            (part, layer) for part, those in zip(parts, layers, strict=True) for layer in those
-        ]
-        return await in_batches([partial(read, *pair) for pair in limited(pairs, where)])
-
-    async def _layers(self, part: Part, total: Total) -> list[Part]:
-        """Return the bundles in an artifact that refers to the document."""
-        document = await self._image.document(part.descriptor)
-        total.add(len(document.raw), document.name)
-        with readable(document.name):
-            return _of_kind(artifact.layers(document.raw))
-
-    async def _content(self, descriptor: Descriptor, total: Total) -> bytes:
-        """Return a blob, not verified: a signature proves its content itself."""
-        total.add(descriptor.size, f"blob {descriptor.digest}")
-        reader = await self._image.blob(descriptor)
-        content = memoryview(bytearray(descriptor.size))
-        filled = 0
-        try:
-            while filled < len(content) and (count := await reader.receive_into(content[filled:])):
-                filled += count
-        finally:
-            reader.close()
-        return bytes(content[:filled])
-
-
-def _of_kind(parts: list[Part]) -> list[Part]:
-    return [part for part in parts if part.kind == signature.BUNDLE]
+        found = [each.descriptor for each in of_kind([*named.values()])]
+        return await Attachments(self._image).bundles(found, where)
