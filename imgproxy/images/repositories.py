@@ -27,7 +27,7 @@ from imgproxy.errors import (
 )
 from imgproxy.single_flight import BackgroundFlights
 from imgproxy.transports import time_limit
-from imgproxy.transports.places import is_asked
+from imgproxy.transports.places import is_asked, is_prepared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
-    from imgproxy.transports.places import AskedPlace, Candidate, Place
+    from imgproxy.transports.places import AskedPlace, Candidate, Place, PreparedPlace
     from imgproxy.verification.documents import VerifiedDocument
     from imgproxy.verification.verified_parts import VerifiedParts
 
@@ -245,11 +245,23 @@ class Repositories:
         return [each for each in kept if await each.is_current()]
 
     async def _where_digest_may_be(
-        self, reference: Reference, place: Place, *, by_name: bool
+        self, reference: Reference, place: Place, unknown: list[PreparedPlace], *, by_name: bool
     ) -> list[Candidate]:
+        """Return what is known; where that is not all, add the place to those `unknown`."""
         named = await place.find(reference) if by_name else []
         everything = await place.everything(reference._replace(tag=None, digest=None))
+        if is_prepared(place) and not place.is_complete:
+            unknown.append(place)
         return self._open_first([*named, *everything])
+
+    async def _in_the_rest(
+        self, reference: Reference, unknown: list[PreparedPlace]
+    ) -> list[Candidate]:
+        """Wait until all files are known before a digest is said to be in none."""
+        for place in unknown:
+            await place.wait_until_complete()
+        repository = reference._replace(tag=None, digest=None)
+        return [each for place in unknown for each in await place.everything(repository)]
 
     def _open_first(self, found: Iterable[Candidate]) -> list[Candidate]:
         """Return images once each, those that are open first."""
@@ -277,11 +289,13 @@ class Repositories:
         has the digest.
         """
         failure: Failure = _absent(reference, code)
-        deep = partial(self._where_digest_may_be, reference, by_name=by_name)
-        for is_deep, images in [
-            (False, partial(self._still_open, reference)),
-            *((True, partial(deep, place)) for place in self._answering(reference, code)),
-        ]:
+        steps: list[tuple[bool, Callable[[], Awaitable[list[Candidate]]]]]
+        steps = [(False, partial(self._still_open, reference))]
+        for place in self._answering(reference, code):
+            unknown: list[PreparedPlace] = []
+            deep = partial(self._where_digest_may_be, reference, place, unknown, by_name=by_name)
+            steps += [(True, deep), (True, partial(self._in_the_rest, reference, unknown))]
+        for is_deep, images in steps:
             for candidate in await images():
                 broken: Failure | None = None
                 try:

@@ -96,7 +96,7 @@ class _Contents(NamedTuple):
 
 
 class ImageFiles:
-    """The images in files. See `Place`. `run` must be running.
+    """The images in files. See `PreparedPlace`. `run` must be running.
 
     `report` takes a line for each file that cannot be used, once until it changes. `known` may be
     shared. `open_registry` opens the registry's image of a name, for its signatures.
@@ -153,6 +153,15 @@ class ImageFiles:
     async def everything(self, repository: Reference) -> list[Candidate]:
         """See `Place`."""
         return await self._matching(lambda name: name.name == repository.name)
+
+    @property
+    def is_complete(self) -> bool:
+        """See `PreparedPlace`."""
+        return self._names is not None
+
+    async def wait_until_complete(self) -> None:
+        """See `PreparedPlace`."""
+        await self._matching(lambda _: False)
 
     async def repositories(self) -> list[Reference]:
         """See `Place`."""

@@ -84,6 +84,23 @@ def is_asked(place: Place) -> TypeGuard[AskedPlace]:
     return hasattr(place, "tags")
 
 
+class PreparedPlace(Place, Protocol):
+    """A place that has to read its files before it knows what they hold.
+
+    `is_complete`: all was known when it was last asked for everything.
+    """
+
+    is_complete: bool
+
+    async def wait_until_complete(self) -> None:
+        """Wait until all is known. Raises `NotReadyError` where that takes too long."""
+
+
+def is_prepared(place: Place) -> TypeGuard[PreparedPlace]:
+    """Return whether a place has to read its files."""
+    return hasattr(place, "is_complete")
+
+
 class FileIdentity(NamedTuple):
     """What tells a file from another one, and from itself after a change."""
 

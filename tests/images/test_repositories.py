@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 from support.archives import (
     control,
     layer,
     of_directory,
     pack,
+    packed,
     saved,
     skopeo,
     write_file,
@@ -35,6 +37,8 @@ from imgproxy.errors import (
 )
 from imgproxy.specs.oci.manifest import Index, Manifest
 from imgproxy.specs.signing.signature import SigstoreSignature
+from imgproxy.transports import image_files as image_files_module
+from imgproxy.transports.local.tar_archive import Archive, open_archive
 from imgproxy.transports.sideload_places import SideloadPlace
 from imgproxy.transports.source import SignaturePlace, docker_identity
 
@@ -194,6 +198,40 @@ async def test_two_different_images_of_one_name_are_none(tmp_path: Path) -> None
         assert len(caught.value.detail["choices"]) == 2
         (tmp_path / "images" / "2.tar").unlink()
         assert await served.manifest(name("x.io/os:1"))
+
+
+@real_time
+async def test_a_digest_is_absent_only_when_all_files_have_been_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in ("1", "2"):
+        layout = Layout(tmp_path / "layouts" / n)
+        image = layout.image(f"{n}".encode())
+        layout.save(named(image, f"x.io/os:{n}"))
+        write_file(tmp_path / "images" / f"{n}.tar", packed(layout))
+    may_go_on, got = trio.Event(), list[str]()
+
+    async def wait(path: str) -> Archive:
+        if path.endswith("2.tar"):
+            await may_go_on.wait()
+        return await open_archive(path)
+
+    monkeypatch.setattr(image_files_module, "open_archive", wait)
+    monkeypatch.setattr(image_files_module, "_MOMENT", 0)
+    async with image_files(tmp_path / "images") as place, repositories([place]) as served:
+
+        async def ask() -> None:
+            found = await served.manifest(name(f"x.io/os@{image['digest']}"))
+            got.append(str(found.digest))
+
+        assert await served.manifest(name("x.io/os:1"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            may_go_on.set()
+        assert got == [image["digest"]]
+        with pytest.raises(NotFoundError):
+            await served.manifest(name(f"x.io/os@{ABSENT}"))
 
 
 @real_time
