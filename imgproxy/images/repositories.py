@@ -163,7 +163,7 @@ class Repositories:
         """Return the tags of a repository in the order of their code points. Raises `Failure`."""
         found: set[str] = set()
         failure: Failure | None = _absent(repository, "NAME_UNKNOWN")
-        for place in self._answering(repository, "NAME_UNKNOWN"):
+        for place in await self._answering(repository, "NAME_UNKNOWN"):
             if is_asked(place):
                 try:
                     with _limited():
@@ -186,7 +186,7 @@ class Repositories:
         """
         found: dict[Digest, VerifiedDocument] = {}
         failures: list[Failure] = []
-        places = self._answering(repository, "NAME_UNKNOWN")
+        places = await self._answering(repository, "NAME_UNKNOWN")
         listed = [
             each
             for place in places
@@ -216,7 +216,7 @@ class Repositories:
 
     async def _find(self, reference: Reference) -> list[Candidate]:
         """Return what has a tag, or a digest in its name, in the first place that has any."""
-        for place in self._answering(reference, "MANIFEST_UNKNOWN"):
+        for place in await self._answering(reference, "MANIFEST_UNKNOWN"):
             found = await place.find(reference)
             if found:
                 return found
@@ -267,8 +267,8 @@ class Repositories:
         """Return images once each, those that are open first."""
         return sorted(dict.fromkeys(found), key=lambda each: each not in self._kept)
 
-    def _answering(self, reference: Reference, code: str) -> list[Place]:
-        answering = [each for each in self._places if each.has_registry(reference.registry)]
+    async def _answering(self, reference: Reference, code: str) -> list[Place]:
+        answering = [each for each in self._places if await each.has_registry(reference.registry)]
         if not answering:
             raise NotFoundError(f"{reference.name}: that registry is not served here", code=code)
         return answering
@@ -291,7 +291,7 @@ class Repositories:
         failure: Failure = _absent(reference, code)
         steps: list[tuple[bool, Callable[[], Awaitable[list[Candidate]]]]]
         steps = [(False, partial(self._still_open, reference))]
-        for place in self._answering(reference, code):
+        for place in await self._answering(reference, code):
             unknown: list[PreparedPlace] = []
             deep = partial(self._where_digest_may_be, reference, place, unknown, by_name=by_name)
             steps += [(True, deep), (True, partial(self._in_the_rest, reference, unknown))]

@@ -128,20 +128,21 @@ class ImageFiles:
             await nursery.start(self._flights.run)
             task_status.started()
             for identity in (await self._look_at_all()).files:
-                await self._prepare(identity)
+                await trio.lowlevel.checkpoint()  # at the end, no attempt can be begun
+                if identity not in self._contents:
+                    await self._prepare(identity)
             await trio.sleep_forever()
 
     async def _prepare(self, identity: FileIdentity) -> None:
         with suppress(NotReadyError):  # it goes on
             await self._flights.get(identity, identity.path, partial(self._find_out, identity))
 
-    def has_registry(self, registry: str) -> bool:
-        """See `Place`. What is not known yet may have any."""
-        known = self._contents.values()
-        return not known or any(
-            each is not None and any(name.registry == registry for name in each.names)
-            for each in known
-        )
+    async def has_registry(self, registry: str) -> bool:
+        """See `Place`. A file that has come, or is not read yet, may have any."""
+        known = filter(None, self._contents.values())
+        if any(name.registry == registry for each in known for name in each.names):
+            return True
+        return bool(await self._matching(lambda name: name.registry == registry))
 
     async def find(self, reference: Reference) -> list[Candidate]:
         """See `Place`. What has been prepared is found while the rest is not."""

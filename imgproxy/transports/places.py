@@ -65,7 +65,7 @@ class Place(Protocol):
     async def repositories(self) -> Iterable[Reference]:
         """Return the repositories that have images here, as far as they can be listed."""
 
-    def has_registry(self, registry: str) -> bool:
+    async def has_registry(self, registry: str) -> bool:
         """Return whether the place answers for a registry."""
 
 

@@ -68,7 +68,7 @@ class SideloadPlace:
         self._archives = archives or KnownArchives()
         self._directories = _Directories()
 
-    def has_registry(self, registry: str) -> bool:  # noqa: ARG002
+    async def has_registry(self, registry: str) -> bool:  # noqa: ARG002
         """See `Place`. A pattern answers for any."""
         return True
 

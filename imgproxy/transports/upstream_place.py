@@ -69,7 +69,7 @@ class UpstreamPlace:
         self._asking: dict[Reference, object] = {}
         self._known: OrderedDict[Candidate, None] = OrderedDict()
 
-    def has_registry(self, registry: str) -> bool:
+    async def has_registry(self, registry: str) -> bool:
         """See `Place`. Nothing is asked of any other."""
         return registry_name.place(registry) in self._places
 

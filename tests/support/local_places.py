@@ -77,7 +77,7 @@ class Shelf:
     def __init__(self, sources: dict[Reference, Source]) -> None:
         self._sources = sources
 
-    def has_registry(self, _: str) -> bool:
+    async def has_registry(self, _: str) -> bool:
         return True
 
     async def find(self, reference: Reference) -> list[Candidate]:

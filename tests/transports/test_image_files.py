@@ -58,8 +58,11 @@ async def test_a_bundle_has_several_images(tmp_path: Path, compress: object) -> 
         assert source.identity.reference == name("quay.io/acme/two:2")
         source.close()
         source.close()
-        assert place.has_registry("quay.io")
-        assert not place.has_registry("ghcr.io")
+        assert await place.has_registry("quay.io")
+        assert not await place.has_registry("ghcr.io")
+        other = pack(skopeo(saved(layer("one"), tags=["ghcr.io/acme/one:1"])))
+        write_file(tmp_path / "images" / "another.tar", other)
+        assert await place.has_registry("ghcr.io")
     assert open_descriptors() == before
 
 

@@ -108,7 +108,7 @@ async def test_a_tree_has_digests_and_many_repositories(layout: Layout, tmp_path
     assert await tree.find(name(f"quay.io/acme/os@{DIGEST}")) == []
     found = sorted(map(str, await tree.repositories()))
     assert found == ["ghcr.io/x", "quay.io/acme/os", "quay.io/acme/os/tools"]
-    assert tree.has_registry("any.example")
+    assert await tree.has_registry("any.example")
 
 
 @real_time
