@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -180,11 +181,12 @@ async def _serve(
     upstreams = upstream.Upstreams(options, configuration, diagnostics, large_blobs)
     allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
     archives = _known_archives(options, diagnostics)
-    images = ImageFiles(options.images, allowed, diagnostics.failure, archives, network.repository)
+    registry_image = partial(upstreams.image, elsewhere=network)
+    images = ImageFiles(options.images, allowed, diagnostics.failure, archives, registry_image)
     places: list[Place] = [
         *([images] if options.images else []),
         *(
-            SideloadPlace(each, allowed, network.repository, options.default_registry, archives)
+            SideloadPlace(each, allowed, registry_image, options.default_registry, archives)
             for each in options.sideload
         ),
         *upstreams.places,

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from imgproxy.cli.options import Parser
     from imgproxy.host.configuration import Configuration
     from imgproxy.host.diagnostics import Diagnostics
+    from imgproxy.specs.oci.reference import Reference
     from imgproxy.transports.cache import Cache
     from imgproxy.transports.fills import Fills
     from imgproxy.transports.registry.network import Network
+    from imgproxy.transports.registry.registry_image import RegistryImage
     from imgproxy.transports.upstream_place import UpstreamPlace
     from imgproxy.verification.verified_blob import LargeBlobs
 
@@ -116,6 +118,7 @@ class Upstreams:
         large_blobs: LargeBlobs,
     ) -> None:
         self.places: list[UpstreamPlace] = []
+        self._registries = {registry_name.place(each) for each in options.upstreams}
         self._fills: Fills | None = None
         self.network: Network | None = None
         self._cache: Cache | None = None
@@ -130,6 +133,12 @@ class Upstreams:
             self._fills = Fills(cache, partial(read_through, large_blobs))
             place = UpstreamPlace(options.upstreams, self.network, cache, self._fills)
             self.places = [place]
+
+    def image(self, reference: Reference, elsewhere: Network) -> RegistryImage:
+        """Return an image at its registry if that may be asked, otherwise as `elsewhere` has it."""
+        is_one = registry_name.place(reference.registry) in self._registries
+        network = self.network if is_one else None
+        return (network or elsewhere).repository(reference)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Receive blobs that are asked for, until cancelled."""

@@ -10,7 +10,7 @@ import bcrypt
 import pytest
 from interop.test_signatures import annotated, attach
 from support import registry_doors, upstreams
-from support.images import digest_of
+from support.images import Layout, digest_of, named
 from support.parent import eventually
 from support.registry_doors import ABSENT, assert_is_refused, blob, manifest, path
 from support.servers import (
@@ -318,6 +318,37 @@ def test_a_signed_index_covers_its_images_also_after_a_restart(
                 blob(name, layer),
             ):
                 assert door.status(target) == 403, target
+
+
+@pytest.mark.parametrize("option", ["--images", "--sideload"])
+def test_an_image_that_lies_here_has_the_signatures_of_its_upstream(
+    registry: Registry, tmp_path: Path, option: str
+) -> None:
+    signer, repository = Signer(), f"signed/here{option}"
+    with upstreams.scene(registry, tmp_path) as scene:
+        name = f"{scene.line.address}/{repository}"
+        layout = Layout(tmp_path / "here" / repository / "1")
+        image = layout.image(b"a layer that its registry does not have")
+        layout.save(named(image, f"{name}:1"))
+        content = payload(image["digest"], f"{name}:1")
+        layers = [(content, annotated(content, signer))]
+        attach(registry.address, repository, image["digest"], layers)
+        (tmp_path / "key.pub").write_bytes(signer.pem)
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d/a.yaml").write_text("default-docker: {use-sigstore-attachments: true}")
+        demand = {"type": "sigstoreSigned", "keyPath": f"{tmp_path}/key.pub"}
+        policy = tmp_path / "policy.json"
+        policy.write_text(json.dumps({"default": [demand]}))
+        place = str(layout.path) if option == "--images" else f"{tmp_path}/here/<name>/<ref>"
+        options = (f"--registries.d={tmp_path}/d", option, place)
+        with scene.door(*options, policy=f"--policy={policy}") as door:
+            assert door.ask(manifest(name, "1")).body == layout.read(image["digest"])
+        asked = scene.asked("/v2/signed")
+        assert any(each.endswith(".sig") for each in asked)
+        assert not any(each.endswith(("/1", image["digest"])) for each in asked)
+        with registry_doors.running(*options, policy=f"--policy={policy}") as door:
+            assert_is_refused(door.ask(manifest(name, "1")), 403, "DENIED")
+        assert not scene.asked()
 
 
 # --- protection, and what changes -----------------------------------------------------------------
