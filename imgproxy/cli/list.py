@@ -132,12 +132,11 @@ def _described(item: Item, *, layers: bool) -> dict[str, Any]:
 
 
 def _layer(descriptor: Descriptor) -> dict[str, Any]:
-    title = descriptor.annotation("org.opencontainers.image.title")
     return {
         "mediaType": descriptor.media_type,
         "digest": str(descriptor.digest),
         "size": descriptor.size,
-        "title": None if title is None else clean(title),
+        "title": None if descriptor.title is None else clean(descriptor.title),
     }
 
 

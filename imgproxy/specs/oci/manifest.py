@@ -87,6 +87,11 @@ class Descriptor(NamedTuple):
         return self.annotation("io.containerd.image.name")
 
     @property
+    def title(self) -> str | None:
+        """The name of a file whose content this is."""
+        return self.annotation("org.opencontainers.image.title")
+
+    @property
     def is_attestation(self) -> bool:
         """Whether it says that it is one: BuildKit in both ways, other writers only in one."""
         unknown = self.platform is not None and self.platform[:2] == ("unknown", "unknown")
