@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from imgproxy.config.sideload_pattern import Pattern
     from imgproxy.specs.http.credentials import Credentials
+    from imgproxy.specs.oci.layer_selection import LayerSpec
+    from imgproxy.specs.oci.manifest_selection import Annotation
     from imgproxy.specs.oci.platform import Platform
 
 DESCRIPTION = """\
@@ -44,6 +46,7 @@ _WIDTH = 79
 # The options that take a value, of all commands: the first word after them is not theirs.
 WITH_VALUE = frozenset(
     {
+        *("--artifact-type", "--annotation", "--layer"),
         *("--sockfd", "--platform", "--sideload", "--tls-verify", "--authfile", "--creds"),
         *("--registry-token", "--cert-dir", "--registries-conf", "--registries.d", "--policy"),
         *("--retries", "--stall-timeout", "--host", "--format"),
@@ -63,6 +66,9 @@ class Options(argparse.Namespace):
     image: str
     sockfds: list[int]
     platform: Platform | None
+    artifact_type: str | None
+    annotations: list[Annotation]
+    layer_specs: list[LayerSpec]
     sideload: list[Pattern]
     offline: bool
     tls_verify: bool | None
@@ -181,6 +187,7 @@ def _parser() -> Parser:
     parser.add_argument("image", metavar="IMAGE", help="the image to serve")
     add_sockets(parser)
     add_choice(parser)
+    add_layers(parser)
     credentials = parser.add_mutually_exclusive_group()
     add_credentials(parser, credentials)
     add_configuration(parser)
@@ -225,7 +232,43 @@ def add_sideload(parser: Parser) -> None:
 def add_choice(parser: Parser) -> None:
     """Add the options that say which image is meant, and where it may come from."""
     add_platform(parser, "what to choose from an index (default: this host)")
+    add_conditions(parser)
     add_places(parser)
+
+
+def add_conditions(parser: Parser) -> None:
+    """Add the options for what to choose from an index besides the platform."""
+    add = parser.add_argument
+    add(
+        "--artifact-type",
+        metavar="TYPE",
+        type=values.artifact_type,
+        help="choose what is of this type: a media type, or image",
+    )
+    add(
+        "--annotation",
+        metavar="KEY[=VALUE]",
+        dest="annotations",
+        type=values.annotation,
+        action="append",
+        default=[],
+        help="choose what has this annotation; may be given several times, and all must hold",
+    )
+
+
+def add_layers(parser: Parser) -> None:
+    """Add the option for layers."""
+    parser.add_argument(
+        "--layer",
+        metavar="SPEC",
+        dest="layer_specs",
+        type=values.layer,
+        action="append",
+        default=[],
+        help="choose layers: type=MEDIATYPE,title=GLOB,annotation:KEY=VALUE,digest=D,offset=N[-M],"
+        " of which all that are given must hold; may be given several times, and any may hold"
+        " (default: all layers)",
+    )
 
 
 def add_platform(parser: Parser, purpose: str) -> None:

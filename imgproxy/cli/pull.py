@@ -17,7 +17,6 @@ from imgproxy.cli import runtime, stored_names
 from imgproxy.cli.options import Options
 from imgproxy.cli.progress import new_progress
 from imgproxy.errors import InvalidError, UsageError, clean
-from imgproxy.host import environment
 from imgproxy.images.conversion import as_oci
 from imgproxy.images.selection import MAX_DEPTH, MAX_ENTRIES
 from imgproxy.specs.oci import media_type as types
@@ -90,7 +89,7 @@ async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     keeper = Keeper()
     blobs = KeptBlobs(store, keeper.keep, patience=_PATIENCE)
     catalog = runtime.new_catalog(options, configuration, network, blobs)
-    image = catalog.image(options.image, options.platform or environment.host_platform())
+    image = catalog.image(options.image, runtime.wanted(options))
     try:
         with store.using():
             with image.limited():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.host.watched_configuration import WatchedConfiguration
     from imgproxy.images.catalog import Catalog
+    from imgproxy.images.selection import Wanted
     from imgproxy.net.preconnect import Preconnection
     from imgproxy.store.content_store import ContentStore
     from imgproxy.transports.cache import Cache
@@ -172,6 +173,19 @@ def new_network(
         user_agent_prefix=options.user_agent_prefix,
     )
     return Network(network_options, configuration, diagnostics, preconnection)
+
+
+def wanted(options: Options) -> Wanted:
+    """Return what the options choose from an index."""
+    from imgproxy.images.selection import Wanted
+
+    platform = options.platform or environment.host_platform()
+    if not (options.artifact_type or options.annotations):
+        return Wanted(platform)
+    from imgproxy.specs.oci.manifest_selection import ManifestConditions
+
+    conditions = ManifestConditions(options.artifact_type or "", tuple(options.annotations))
+    return Wanted(platform, conditions)
 
 
 def new_catalog(

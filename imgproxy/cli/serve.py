@@ -39,7 +39,7 @@ def run(options: Options) -> int:
 
     network = runtime.new_network(options, configuration, diagnostics, preconnection)
     catalog = runtime.new_catalog(options, configuration, network)
-    image = catalog.image(options.image, options.platform or environment.host_platform())
+    image = catalog.image(options.image, runtime.wanted(options))
     service = Service(
         SingleImage(image), diagnostics, allow_remote=options.allow_remote, hosts=options.hosts
     )

@@ -12,7 +12,6 @@ from imgproxy.cli import runtime
 from imgproxy.errors import shortage
 from imgproxy.frontends import skopeo_initialize
 from imgproxy.frontends.skopeo_messages import MAX_PACKET
-from imgproxy.host import environment
 from imgproxy.server.packet_socket import PacketSocket
 
 TYPE_CHECKING = False  # `typing` would take a tenth of the time until Initialize is answered
@@ -47,8 +46,7 @@ def run(options: SkopeoOptions) -> int:
 
     network = runtime.new_network(options, configuration, diagnostics, preconnection or None)
     catalog = runtime.new_catalog(options, configuration, network)
-    platform = options.platform or environment.host_platform()
-    new_image = partial(catalog.image, platform=platform, anew=True)
+    new_image = partial(catalog.image, wanted=runtime.wanted(options), anew=True)
     proxy = SkopeoProxy(packets, new_image, diagnostics)
     try:
         trio.run(_converse, proxy, catalog, network)

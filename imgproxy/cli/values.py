@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # see `options`
 if TYPE_CHECKING:
     from imgproxy.config.sideload_pattern import Pattern
     from imgproxy.specs.http.credentials import Credentials
+    from imgproxy.specs.oci.layer_selection import LayerSpec
+    from imgproxy.specs.oci.manifest_selection import Annotation
     from imgproxy.specs.oci.platform import Platform
 
 
@@ -29,6 +31,36 @@ def platform(text: str) -> Platform:
 
     try:
         return platforms.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def artifact_type(text: str) -> str:
+    """Return a media type, or the word for images."""
+    from imgproxy.specs.oci import manifest_selection
+
+    try:
+        return manifest_selection.parse_artifact_type(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def annotation(text: str) -> Annotation:
+    """Return the key and the value, if any, that an annotation must have."""
+    from imgproxy.specs.oci import manifest_selection
+
+    try:
+        return manifest_selection.parse_annotation(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def layer(text: str) -> LayerSpec:
+    """Return the conditions that a layer must fulfil."""
+    from imgproxy.specs.oci import layer_selection
+
+    try:
+        return layer_selection.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
 

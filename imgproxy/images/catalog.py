@@ -1,4 +1,4 @@
-"""Images by name and platform, each opened once for all that use it at the same time.
+"""Images by name and what is chosen, each opened once for all that use it at the same time.
 
 An image is shared while it is in use and counted: every user closes it once, and its sources are
 closed with the last. A front-end that serves a single image is the simplest user.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.policy import Policy
     from imgproxy.images.image import OpenForeign
-    from imgproxy.specs.oci.platform import Platform
+    from imgproxy.images.selection import Wanted
     from imgproxy.transports.source import Source
 
 
@@ -26,7 +26,7 @@ N = TypeVar("N", bound="Hashable")
 
 
 class Catalog(Generic[N]):
-    """The images of a process, by name and platform.
+    """The images of a process, by name and what is chosen.
 
     A name is what `open_sources` takes, which returns the sources that may be meant, in the order
     to try them. `load_policy` returns the policy that applies; `open_foreign` opens layers from
@@ -49,23 +49,23 @@ class Catalog(Generic[N]):
         self._open_foreign = open_foreign
         self._warn = warn
         self._large_blobs = large_blobs or LargeBlobs()
-        # By name, platform, and a number other than 0 for an image that is not shared.
-        self._images: dict[tuple[N, Platform | None, int], _SharedImage] = {}
+        # By name, what is wanted, and a number other than 0 for an image that is not shared.
+        self._images: dict[tuple[N, Wanted | None, int], _SharedImage] = {}
         self._numbers = count(1)
 
-    def image(self, name: N, platform: Platform | None, *, anew: bool = False) -> Image:
+    def image(self, name: N, wanted: Wanted | None, *, anew: bool = False) -> Image:
         """Return an image, which is opened when it is first needed; close it once in any case.
 
-        Without a platform nothing is chosen from an index. `anew`: it is shared with nobody, so
-        that a name that leads to another image by now does.
+        Where nothing is wanted, nothing is chosen from an index. `anew`: it is shared with nobody,
+        so that a name that leads to another image by now does.
         """
-        key = name, platform, next(self._numbers) if anew else 0
+        key = name, wanted, next(self._numbers) if anew else 0
         image = self._images.get(key)
         if image is None:
             image = self._images[key] = _SharedImage(
                 partial(self._open_sources, name),
                 self._load_policy,
-                platform,
+                wanted,
                 self._open_foreign,
                 self._large_blobs,
                 self._warn,
@@ -74,7 +74,7 @@ class Catalog(Generic[N]):
         image.users += 1
         return image
 
-    def _forget(self, key: tuple[N, Platform | None, int]) -> None:
+    def _forget(self, key: tuple[N, Wanted | None, int]) -> None:
         image = self._images.get(key)
         if image is not None and image.users == 0:  # it may be a later one than was closed
             del self._images[key]

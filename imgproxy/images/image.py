@@ -11,7 +11,7 @@ import math
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -19,6 +19,7 @@ from imgproxy.config import policy as policies
 from imgproxy.errors import (
     HOST_FAILURES,
     AbsentError,
+    AmbiguousError,
     DeniedError,
     Failure,
     InvalidError,
@@ -37,14 +38,15 @@ from imgproxy.transports.source import age, is_accompanied, is_at_hand
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from imgproxy.config.policy import Conditions, Policy
+    from imgproxy.images.selection import Wanted
     from imgproxy.specs.http.ranges import Part
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.layer_selection import Layer, LayerSpec
     from imgproxy.specs.oci.manifest import Descriptor, Index
-    from imgproxy.specs.oci.platform import Platform
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verification.documents import VerifiedDocument
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     OpenForeign = Callable[[Descriptor, NotFoundError], Awaitable[Reader]]
     # Returns if one of the documents is acceptable, on its own or named by one that is.
     Check = Callable[..., Awaitable[None]]
+
+T = TypeVar("T")
 
 # Documents that one image leads to, as far as they are looked through.
 MAX_EXPANDED = 1024
@@ -71,8 +75,8 @@ class Image:
     """One image, opened when it is first needed and shared by all its users.
 
     `open_sources` returns the sources that may have it, in the order to try them, `load_policy` the
-    policy that applies; `platform` is the one to choose for, None where nothing is to be chosen
-    from an index. `large_blobs` bounds the memory of its blobs; by default it has one of its own.
+    policy that applies; `wanted` is what to choose, None where nothing is to be chosen from an
+    index. `large_blobs` bounds the memory of its blobs; by default it has one of its own.
     `warn` takes lines about keys of the policy that are passed over. `time_limit` is in seconds:
     see `limited`.
     """
@@ -83,14 +87,14 @@ class Image:
         self,
         open_sources: Callable[[], Awaitable[list[Source]]],
         load_policy: Callable[[], Policy],
-        platform: Platform | None,
+        wanted: Wanted | None,
         open_foreign: OpenForeign,
         large_blobs: LargeBlobs | None = None,
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._open_sources = open_sources
         self._load_policy = load_policy
-        self._platform = platform
+        self._wanted = wanted
         self._open_foreign = open_foreign
         self._large_blobs = large_blobs or LargeBlobs()
         self._warn = warn
@@ -114,9 +118,31 @@ class Image:
     def _current(self) -> OpenedImage | None:
         return None if self._opened is None or self._opened.is_replaced else self._opened
 
-    async def _open(self) -> OpenedImage:
-        """Open the first source that has the image; a short name may stand for several."""
+    async def candidates(self) -> list[dict[str, Any]]:
+        """Return what could be chosen, as `choices` has it; nothing is opened. Raises `Failure`."""
         policy = await settle(self._load_policy)
+        source, found = await self._first(partial(self._candidates_at, policy=policy))
+        source.close()
+        return found
+
+    async def _candidates_at(self, source: Source, policy: Policy) -> list[dict[str, Any]]:
+        _, walk = self._begin(source, policy)
+        try:
+            return await walk.candidates(await walk.root())
+        except AmbiguousError as error:
+            return list(error.detail["choices"])
+
+    async def _open(self) -> OpenedImage:
+        policy = await settle(self._load_policy)
+        source, opened = await self._first(partial(self._open_at, policy=policy))
+        self._opened = opened
+        self._sources.append(source)  # the one before it stays open: its blobs may be in use
+        while len(self._sources) > _MAX_GENERATIONS:
+            self._sources.pop(0).close()
+        return opened
+
+    async def _first(self, attempt: Callable[[Source], Awaitable[T]]) -> tuple[Source, T]:
+        """Return the first source with which an attempt does not fail, and what that returns."""
         failures: list[Failure] = []
         untried = deque(await self._open_sources())
         try:
@@ -124,15 +150,11 @@ class Image:
                 source = untried.popleft()
                 try:
                     with closing_on_error(source):
-                        opened = await self._open_at(source, policy)
+                        return source, await attempt(source)
                 except HOST_FAILURES:
                     raise  # an error of this host: another source cannot help
                 except Failure as error:
                     failures.append(error)
-                else:
-                    self._keep(source)
-                    self._opened = opened
-                    return opened
             message = "; ".join(each.message for each in failures)
             raise failures[0] if len(failures) == 1 else failures[-1].merged(failures, message)
         finally:
@@ -140,25 +162,26 @@ class Image:
                 source.close()
             failures.clear()  # their tracebacks hold this frame, and whatever was parsed
 
-    def _keep(self, source: Source) -> None:
-        """Keep a source open, and the previous one, whose blobs may still be in use."""
-        self._sources.append(source)
-        while len(self._sources) > _MAX_GENERATIONS:
-            self._sources.pop(0).close()
-
-    async def _open_at(self, source: Source, policy: Policy) -> OpenedImage:
+    def _begin(self, source: Source, policy: Policy) -> tuple[Conditions, IndexWalk]:
+        """Return what the policy demands, and the walk. Raises `DeniedError` if it rejects all."""
         transport, scopes, _ = source.identity
         conditions = policies.evaluate(policy, transport, scopes, source.name)
-        # Where nothing is chosen, rights are given by name: to refer to an image gives none to it.
+        wanted = self._wanted and self._wanted.conditions
         verified = VerifiedSource(source, self._large_blobs)
-        walk = IndexWalk(verified, leads_to_subjects=self._platform is not None)
+        # Where nothing is chosen, rights are given by name: to refer to an image gives none to it.
+        leads_to_subjects = self._wanted is not None
+        return conditions, IndexWalk(verified, wanted, leads_to_subjects=leads_to_subjects)
+
+    async def _open_at(self, source: Source, policy: Policy) -> OpenedImage:
+        conditions, walk = self._begin(source, policy)
         check = await settle(_policy_check, conditions, source, walk.indexes, self._warn)
-        root = await walk.source.root()
-        if isinstance(root.parsed, Manifest) or self._platform is None:
+        root = await walk.root()
+        if isinstance(root.parsed, Manifest) or self._wanted is None:
+            walk.check(root)
             rejection = await _rejection(check, root)
             return OpenedImage(walk, root, None, check, self._open_foreign, rejection)
         try:
-            chosen = await walk.choose(root, self._platform)
+            chosen = await walk.choose(root, self._wanted.platform)
         except AbsentError as error:  # the image is there, and something that it names is not
             raise NotFoundError(error.message, code=error.code, **error.detail) from None
         await check(*walk.way, chosen)
@@ -275,6 +298,13 @@ class OpenedImage:
                 code="SIZE_INVALID",
             )
         return config
+
+    def layers(self, specs: Sequence[LayerSpec] = ()) -> list[Layer]:
+        """Return the layers that one of the SPECs chooses: see `layer_selection.choose`."""
+        from imgproxy.specs.oci import layer_selection
+
+        assert isinstance(self.manifest.parsed, Manifest)  # noqa: S101  (the walk made sure)
+        return layer_selection.choose(specs, self.manifest.parsed.layers, self._source.name)
 
     def find_blob(self, digest: Digest) -> Descriptor:
         """Return the descriptor of a blob that a released manifest names.

@@ -16,8 +16,6 @@ import trio
 from imgproxy.errors import Failure, InvalidError
 from imgproxy.images.selection import MAX_DEPTH, MAX_ENTRIES
 from imgproxy.images.verified_source import VerifiedSource
-from imgproxy.parsing import strict_json
-from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import Descriptor, Index, Manifest
@@ -152,7 +150,7 @@ class _Lister:
             found = found._replace(kind="image" if is_image else "artifact")
         found = found._replace(
             artifact_type=artifact_type,
-            created=found.created or _annotation(document.raw, _CREATED),
+            created=found.created or manifests.parse_annotations(document.raw).get(_CREATED, ""),
             blobs=blobs,
             layers=manifest.layers,
         )
@@ -164,7 +162,8 @@ class _Lister:
         self, found: Item, document: VerifiedDocument, index: Index, depth: int
     ) -> Item:
         found = found._replace(
-            kind="index", created=found.created or _annotation(document.raw, _CREATED)
+            kind="index",
+            created=found.created or manifests.parse_annotations(document.raw).get(_CREATED, ""),
         )
         self._left -= len(index.manifests)
         if depth > MAX_DEPTH or self._left < 0:
@@ -235,11 +234,3 @@ def _stated(entry: Entry, descriptor: Descriptor) -> Item:
         descriptor.annotation(_CREATED) or "",
         {descriptor.digest: descriptor.size} if kind == "artifact" and not artifact_type else None,
     )
-
-
-def _annotation(raw: bytes, key: str) -> str:
-    """Return an annotation of a document that has been parsed, empty where it has none."""
-    try:
-        return Fields(strict_json.loads(raw)).text_map("annotations").get(key, "")
-    except FieldError:
-        return ""

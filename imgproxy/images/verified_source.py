@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from imgproxy.errors import InvalidError
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.readers import Bytes
-from imgproxy.transports.source import Document
+from imgproxy.transports.source import Document, everything
 from imgproxy.verification import documents, verified_blob
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class VerifiedSource:
     async def root(self) -> VerifiedDocument:
         """Return the document that the image's name refers to. Raises `Failure`."""
         return await find_valid(self.source.root, _verify)
+
+    async def everything(self) -> VerifiedDocument:
+        """Return the document to search: see `source.everything`. Raises `Failure`."""
+        return await find_valid(partial(everything, self.source), _verify)
 
     async def document(self, descriptor: Descriptor) -> VerifiedDocument:
         """Return a document that another one names. Raises `Failure`."""

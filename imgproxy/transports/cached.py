@@ -41,6 +41,11 @@ class CachedSource:
         """See `Source`. The source is always asked: a name may stand for another image by now."""
         return self._kept(await self._source.root())
 
+    async def everything(self) -> Document:
+        """See `source.everything`."""
+        find = getattr(self._source, "everything", None)
+        return await self.root() if find is None else self._kept(await find())
+
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""
         self._store.use([descriptor.digest])

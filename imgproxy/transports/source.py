@@ -209,6 +209,15 @@ def is_listable(source: Source) -> TypeGuard[ListableSource]:
     return hasattr(source, "entries")
 
 
+async def everything(source: Source) -> Document:
+    """Return where to search: all that a layout holds, if that is what its name fits.
+
+    It is the root of any other source. Raises `Failure`.
+    """
+    find: Callable[[], Awaitable[Document]] = getattr(source, "everything", source.root)
+    return await find()
+
+
 def stale_since(source: Source) -> float | None:
     """Return when it was asked what the name of a source's image stands for, if it is stale.
 

@@ -12,12 +12,16 @@ from imgproxy.cli.options import Options, parse
 from imgproxy.config import sideload_pattern
 from imgproxy.errors import UsageError
 from imgproxy.specs.http.credentials import Credentials
+from imgproxy.specs.oci.layer_selection import LayerSpec, Offsets
 from imgproxy.specs.oci.platform import Platform
 
 DEFAULTS: dict[str, Any] = {
     "image": "os",
     "sockfds": [],
     "platform": None,
+    "artifact_type": None,
+    "annotations": [],
+    "layer_specs": [],
     "sideload": [],
     "offline": False,
     "tls_verify": None,
@@ -55,6 +59,16 @@ DEFAULTS: dict[str, Any] = {
         ("--sockfd 99999999999999999999 os", {"sockfds": [99999999999999999999]}),
         ("--platform linux/arm64 os", {"platform": Platform("linux", "arm64")}),
         ("--platform=linux/arm/v7 os", {"platform": Platform("linux", "arm", "v7")}),
+        ("--artifact-type a/b os", {"artifact_type": "a/b"}),
+        ("--artifact-type=image os", {"artifact_type": "image"}),
+        (
+            "--annotation a=b=c os --annotation=d --annotation e=",
+            {"annotations": [("a", "b=c"), ("d", None), ("e", "")]},
+        ),
+        (
+            "--layer type=a/b,offset=0 --layer=title=x os",
+            {"layer_specs": [LayerSpec("a/b", offsets=Offsets(0, 0)), LayerSpec(title="x")]},
+        ),
         (
             "--sideload /a/<ref>/<name> os",
             {"sideload": [sideload_pattern.parse("/a/<ref>/<name>")]},
@@ -148,6 +162,15 @@ def test_options_say_what_differs_from_the_defaults(
             "--host image.lan:80 os",
             'argument --host: "image.lan:80": expected the name or the address of a host, without a'
             " port",
+        ),
+        (
+            "--artifact-type chart os",
+            'argument --artifact-type: "chart": expected a media type, or image',
+        ),
+        ("--annotation =x os", 'argument --annotation: "=x": expected KEY or KEY=VALUE'),
+        (
+            "--layer type=a/b,offset=2-1 os",
+            'argument --layer: "type=a/b,offset=2-1": column 17: "2-1" is reversed; write 1-2',
         ),
         (
             "--platform linux os",
@@ -313,6 +336,8 @@ def test_help_lists_every_option(option: str, capsys: pytest.CaptureFixture[str]
         "image": "IMAGE",
         "sockfds": "--sockfd",
         "hosts": "--host",
+        "annotations": "--annotation",
+        "layer_specs": "--layer",
         "registries_d": "--registries.d",
     }
     for name in DEFAULTS:

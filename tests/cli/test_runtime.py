@@ -91,8 +91,7 @@ async def test_an_image_is_built_of_its_options(tmp_path: Path) -> None:
     configuration = runtime.new_configuration(parsed, files, notes)
     network = runtime.new_network(parsed, configuration, notes, None)
     catalog = runtime.new_catalog(parsed, configuration, network)
-    assert parsed.platform is not None
-    opened = await catalog.image(parsed.image, parsed.platform).open()
+    opened = await catalog.image(parsed.image, runtime.wanted(parsed)).open()
     assert str(opened.manifest.digest) == here["digest"]
     catalog.close()
     network.close()

@@ -22,6 +22,7 @@ from support.streams import real_time, virtual_time
 
 from imgproxy.errors import NotFoundError, ReplacedError, UnavailableError
 from imgproxy.images.catalog import Catalog
+from imgproxy.images.selection import Wanted
 from imgproxy.specs.http.ranges import Part
 from imgproxy.specs.oci import platform as platforms
 from imgproxy.verification.known_blobs import KnownBlobs
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from imgproxy.images.image import Image, OpenedImage
     from imgproxy.transports.source import Source
 
-ARM = platforms.parse("linux/arm64")
+ARM = Wanted(platforms.parse("linux/arm64"))
 
 
 class Names:

@@ -269,6 +269,7 @@ async def test_several_images_without_a_platform_are_a_choice(store: Store) -> N
             "platform": None,
             "annotations": {"x": str(n)},
             "size": entry["size"],
+            "path": [root["digest"]],
         }
         for n, entry in enumerate(images)
     ]

@@ -13,6 +13,7 @@ from support.streams import END, Inbox, Step
 from imgproxy.config import policy
 from imgproxy.errors import Failure, NotFoundError
 from imgproxy.images.image import Image
+from imgproxy.images.selection import Wanted
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import platform as platforms
 from imgproxy.specs.oci.manifest import Descriptor
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.transports.source import Reader, SignaturePlace, Source
 
-LINUX = Platform("linux", "amd64")
+LINUX = Wanted(Platform("linux", "amd64"))
 
 
 class Store(Layout):
@@ -111,7 +112,7 @@ def accept_anything() -> policy.Policy:
     return policy.parse(policy.ACCEPT_ANYTHING, "the test's policy")
 
 
-def image_of(source: MemorySource, wanted: Platform = LINUX) -> Image:
+def image_of(source: MemorySource, wanted: Wanted = LINUX) -> Image:
     return Image(at(source), accept_anything, wanted, never)
 
 
@@ -134,7 +135,7 @@ def digest(descriptor: Json) -> Digest:
 
 
 async def opened(source: MemorySource, wanted: str = "linux/amd64") -> OpenedImage:
-    return await image_of(source, platforms.parse(wanted)).open()
+    return await image_of(source, Wanted(platforms.parse(wanted))).open()
 
 
 async def failure_of(source: MemorySource, wanted: str = "linux/amd64") -> Failure:

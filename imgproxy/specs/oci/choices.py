@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.platform import Platform
 
 # A layout may have thousands of images; a message that lists all of them is of no use.
-_MAX_SHOWN = 20
+_MAX_SHOWN = 10
 
 
 class Choice(NamedTuple):
@@ -26,6 +26,7 @@ class Choice(NamedTuple):
 
     `digest` is that of its manifest or index, None where it could not be computed; `size` is that
     document's, in bytes. `artifact_type` is empty for what is no artifact, as far as that is known.
+    `path` has the digests of the indexes that lead to it, the outermost first.
     """
 
     position: int
@@ -36,6 +37,7 @@ class Choice(NamedTuple):
     artifact_type: str = ""
     annotations: Sequence[tuple[str, str]] = ()
     size: int | None = None
+    path: Sequence[Digest] = ()
 
     @property
     def kind(self) -> str:
@@ -74,6 +76,7 @@ def detail(choices: Sequence[Choice]) -> list[dict[str, object]]:
             "platform": clean(str(each.platform)) if each.platform else None,
             "annotations": {clean(key): clean(value) for key, value in each.annotations},
             "size": each.size,
+            "path": [str(index) for index in each.path],
         }
         for each in choices
     ]

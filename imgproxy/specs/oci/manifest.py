@@ -92,10 +92,16 @@ class Descriptor(NamedTuple):
         return self.annotation("org.opencontainers.image.title")
 
     @property
+    def known_platform(self) -> Platform | None:
+        """The platform, None also where it says that it is unknown."""
+        platform = self.platform
+        return None if platform and platform[:2] == ("unknown", "unknown") else platform
+
+    @property
     def is_attestation(self) -> bool:
         """Whether it says that it is one: BuildKit in both ways, other writers only in one."""
-        unknown = self.platform is not None and self.platform[:2] == ("unknown", "unknown")
-        return unknown or self.annotation("vnd.docker.reference.type") is not None
+        is_unknown = self.platform is not None and self.known_platform is None
+        return is_unknown or self.annotation("vnd.docker.reference.type") is not None
 
     @property
     def is_companion(self) -> bool:
@@ -189,6 +195,14 @@ def parse_created(raw: bytes) -> str:
         return Fields(strict_json.loads_tolerant(raw)).optional_text("created") or ""
     except (FieldError, strict_json.JsonError):
         return ""
+
+
+def parse_annotations(raw: bytes) -> dict[str, str]:
+    """Return the annotations of a document that has been parsed, none where they are not valid."""
+    try:
+        return Fields(strict_json.loads(raw)).text_map("annotations")
+    except FieldError:
+        return {}
 
 
 def _media_type(document: Fields, claimed: str, name: str) -> str:

@@ -89,6 +89,12 @@ class OciLayout:
             choices=choices.detail(offered),
         )
 
+    async def everything(self) -> Document:
+        """See `source.everything`."""
+        if self._wanted.ref_name is None is self._wanted.position:
+            return (await self._index())[0]
+        return await self.root()
+
     async def find(self, digest: Digest) -> Document:
         """See `SearchableSource`."""
         from imgproxy.transports.local.digest_search import find_by_digest

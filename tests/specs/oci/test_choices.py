@@ -40,13 +40,13 @@ def test_choices_are_listed_in_order() -> None:
 
 
 def test_no_more_are_listed_than_help() -> None:
-    choices = [Choice(n, [], None) for n in range(20)]
+    choices = [Choice(n, [], None) for n in range(10)]
     assert " and " not in listed(choices)
-    assert listed([*choices, Choice(20, [], None)]) == f"{listed(choices)} and 1 more"
+    assert listed([*choices, Choice(10, [], None)]) == f"{listed(choices)} and 1 more"
     many = listed([Choice(n, [f"t{m}" for m in range(1000)], None) for n in range(1000)])
-    assert "t19" in many
-    assert "t20" not in many
-    assert many.endswith(" and 980 more")
+    assert "t9" in many
+    assert "t10" not in many
+    assert many.endswith(" and 990 more")
 
 
 def test_a_name_that_would_write_elsewhere_is_cleaned() -> None:
@@ -98,6 +98,7 @@ def test_an_entry_is_a_choice_with_all_its_names() -> None:
                 "x": "[31m",
             },
             "size": 7,
+            "path": [],
         }
     ]
 
@@ -115,9 +116,15 @@ def test_what_is_not_known_is_null() -> None:
             "platform": None,
             "annotations": {},
             "size": None,
+            "path": [],
         }
     ]
     assert len(detail([Choice(n, [], None) for n in range(100)])) == 100
+
+
+def test_a_nested_one_has_the_way_to_it() -> None:
+    (choice,) = detail([Choice(0, [], None, path=[DIGEST, DIGEST])])
+    assert choice["path"] == [str(DIGEST), str(DIGEST)]
 
 
 @pytest.mark.parametrize(
