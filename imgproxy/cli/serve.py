@@ -41,7 +41,10 @@ def run(options: Options) -> int:
     catalog = runtime.new_catalog(options, configuration, network)
     image = catalog.image(options.image, runtime.wanted(options))
     service = Service(
-        SingleImage(image), diagnostics, allow_remote=options.allow_remote, hosts=options.hosts
+        SingleImage(image, options.layer_specs),
+        diagnostics,
+        allow_remote=options.allow_remote,
+        hosts=options.hosts,
     )
     try:
         return trio.run(_serve, service, inherited, catalog, network)

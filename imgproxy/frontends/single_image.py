@@ -6,30 +6,48 @@ replies get their header fields. Docker manifests are converted to OCI.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from imgproxy.frontends import single_image_routes
 from imgproxy.frontends.oci_manifest import oci_manifest
-from imgproxy.frontends.single_image_routes import GetConfig, GetDocument, GetManifest, Quit
+from imgproxy.frontends.single_image_routes import (
+    GetCandidates,
+    GetConfig,
+    GetDocument,
+    GetLayer,
+    GetLayers,
+    GetManifest,
+    Quit,
+)
 from imgproxy.server.handler import Reply, stale_fields
 from imgproxy.specs.oci import convert
+from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import Manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imgproxy.frontends.oci_manifest import OciManifest
     from imgproxy.frontends.single_image_routes import GetBlob
     from imgproxy.images.image import Image, OpenedImage
     from imgproxy.server.handler import Request
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.layer_selection import LayerSpec
+    from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.verification.documents import VerifiedDocument
 
 
 class SingleImage:
-    """A `Handler` that serves one image, which is opened at the first request that needs it."""
+    """A `Handler` that serves one image, which is opened at the first request that needs it.
 
-    def __init__(self, image: Image) -> None:
+    `layer_specs` are those of `--layer`.
+    """
+
+    def __init__(self, image: Image, layer_specs: Sequence[LayerSpec] = ()) -> None:
         self._image = image
+        self._layer_specs = layer_specs
         self._manifest: OciManifest | None = None
 
     async def handle(self, request: Request) -> Reply:
@@ -38,12 +56,17 @@ class SingleImage:
         if isinstance(asked, Quit):
             return Reply([], 0, b"", ends_service=True)
         with self._image.limited():
-            return await self._reply(asked, head_only=request.is_head)
+            if isinstance(asked, GetCandidates):
+                return _described(*await self._image.candidates())
+            return await self._reply(asked, await self._image.open(), head_only=request.is_head)
 
     async def _reply(
-        self, asked: GetManifest | GetDocument | GetConfig | GetBlob, *, head_only: bool
+        self,
+        asked: GetManifest | GetDocument | GetConfig | GetBlob | GetLayers | GetLayer,
+        image: OpenedImage,
+        *,
+        head_only: bool,
     ) -> Reply:
-        image = await self._image.open()
         if isinstance(asked, GetManifest):
             manifest = self._oci_manifest(image.manifest)
             fields = [*_manifest_fields(image, manifest), *stale_fields(image.age)]
@@ -52,7 +75,35 @@ class SingleImage:
             document = await image.document(asked.digest)
             fields = _content_fields(document.media_type, asked.digest)
             return Reply(fields, len(document.raw), document.raw)
-        return await _blob(image, asked, head_only=head_only)
+        if isinstance(asked, GetLayers):
+            return _described(self._layers(image, asked.query), image.age)
+        if isinstance(asked, GetConfig):
+            descriptor, stale = image.find_config(), stale_fields(image.age)
+            media_type = convert.media_type(descriptor.media_type) or types.OCTET_STREAM
+        elif isinstance(asked, GetLayer):
+            descriptor, stale = self._layer(image, asked.offset), stale_fields(image.age)
+            media_type = types.OCTET_STREAM
+        else:
+            descriptor, stale = image.find_blob(asked.digest), []
+            media_type = types.OCTET_STREAM
+        fields = [*_content_fields(media_type, descriptor.digest), *stale]
+        # The head of a blob comes from its descriptor alone.
+        body = b"" if head_only else await image.open_blob(descriptor)
+        return Reply(fields, descriptor.size, body)
+
+    def _layers(self, image: OpenedImage, query: LayerSpec | None) -> list[dict[str, Any]]:
+        from imgproxy.specs.oci import layer_selection
+
+        layers = image.layers(self._layer_specs)
+        if query is not None:
+            layers = layer_selection.narrow([query], layers, image.name)
+        return layer_selection.detail(layers)
+
+    def _layer(self, image: OpenedImage, offset: int) -> Descriptor:
+        from imgproxy.specs.oci import layer_selection
+
+        layers = image.layers(self._layer_specs)
+        return layer_selection.at(offset, layers, image.name).descriptor
 
     def _oci_manifest(self, original: VerifiedDocument) -> OciManifest:
         """Return a manifest as OCI; it is converted once for each image that is opened."""
@@ -61,18 +112,11 @@ class SingleImage:
         return self._manifest
 
 
-async def _blob(image: OpenedImage, asked: GetConfig | GetBlob, *, head_only: bool) -> Reply:
-    """Return a blob; the head of one comes from its descriptor alone. Raises `Failure`."""
-    if isinstance(asked, GetConfig):
-        descriptor = image.find_config()
-        media_type = convert.media_type(descriptor.media_type) or types.OCTET_STREAM
-    else:
-        descriptor, media_type = image.find_blob(asked.digest), types.OCTET_STREAM
-    fields = _content_fields(media_type, descriptor.digest)
-    if isinstance(asked, GetConfig):
-        fields += stale_fields(image.age)
-    body = b"" if head_only else await image.open_blob(descriptor)
-    return Reply(fields, descriptor.size, body)
+def _described(what: list[dict[str, Any]], age: int | None) -> Reply:
+    """Return descriptions as JSON; `age` is that of the image's name, see `stale_fields`."""
+    raw = json.dumps(what, ensure_ascii=False).encode()
+    fields = [*_content_fields("application/json", digests.compute(raw)), *stale_fields(age)]
+    return Reply(fields, len(raw), raw)
 
 
 def _content_fields(media_type: str, digest: Digest) -> list[tuple[str, str]]:

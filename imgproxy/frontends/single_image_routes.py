@@ -16,6 +16,13 @@ from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.layer_selection import LayerSpec
+
+# The only path with a query.
+_LAYERS = "/layers"
+
+# No manifest has a thousand million layers.
+_OFFSET = re.compile(r"[0-9]{1,9}")
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -40,11 +47,29 @@ class GetDocument(NamedTuple):
     digest: Digest
 
 
+class GetCandidates(NamedTuple):
+    """`GET /candidates`: what could be chosen."""
+
+
+class GetLayers(NamedTuple):
+    """`GET /layers`: the chosen layers, or with a query those of them that it describes."""
+
+    query: LayerSpec | None = None
+
+
+class GetLayer(NamedTuple):
+    """`GET /layers/N`: the blob of one of the chosen layers."""
+
+    offset: int
+
+
 class Quit(NamedTuple):
     """`POST /quit`: no more requests are taken."""
 
 
-Request = GetManifest | GetConfig | GetBlob | GetDocument | Quit
+Request = (
+    GetManifest | GetConfig | GetBlob | GetDocument | GetCandidates | GetLayers | GetLayer | Quit
+)
 
 
 def parse(method: bytes, target: bytes) -> Request:
@@ -54,8 +79,8 @@ def parse(method: bytes, target: bytes) -> Request:
     """
     if method == b"CONNECT" and not target.startswith(b"/"):
         raise NotImplementedByUsError("CONNECT is a request to a proxy, and this is none")
-    path = _path(target)
-    request = _route(path)
+    path, query = _split(target)
+    request = GetLayers(_query(query)) if query else _route(path)
     allowed = (b"POST",) if isinstance(request, Quit) else (b"GET", b"HEAD")
     if method not in allowed:
         allow = b", ".join(allowed).decode()
@@ -65,20 +90,42 @@ def parse(method: bytes, target: bytes) -> Request:
     return request
 
 
-def _path(target: bytes) -> str:
-    """Return the path of a request target (RFC 9112 section 3.2), decoded once."""
+def _split(target: bytes) -> tuple[str, bytes]:
+    """Return the path of a request target (RFC 9112 section 3.2), decoded once, and the query.
+
+    Raises `BadRequestError`, also for a query where none is supported.
+    """
     try:
         path, query = request_target.split(target)
     except ValueError:
         raise BadRequestError(f"the request target {_shown(target)} is not a path") from None
-    if query:
+    decoded = _decoded(path or b"/", "the path")
+    if query and decoded != _LAYERS:
         raise BadRequestError(f"{_shown(path)}?{_shown(query)}: a query is not supported")
-    if _BAD_ESCAPE.search(path):
-        raise BadRequestError(f"{_shown(path)}: a % must be followed by two hex digits")
+    return decoded, query
+
+
+def _decoded(text: bytes, what: str) -> str:
+    if _BAD_ESCAPE.search(text):
+        raise BadRequestError(f"{_shown(text)}: a % must be followed by two hex digits")
     try:
-        return unquote_to_bytes(path or b"/").decode()
+        return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
-        raise BadRequestError(f"{_shown(path)}: the path is not UTF-8") from None
+        raise BadRequestError(f"{_shown(text)}: {what} is not UTF-8") from None
+
+
+def _query(query: bytes) -> LayerSpec:
+    """Return what a query says of layers (RFC 3986 section 3.4: a `+` is no space)."""
+    from imgproxy.specs.oci import layer_selection
+
+    pairs = []
+    for each in query.split(b"&"):
+        key, _, value = each.partition(b"=")
+        pairs.append((_decoded(key, "the query"), _decoded(value, "the query")))
+    try:
+        return layer_selection.of_query(pairs)
+    except ValueError as error:
+        raise BadRequestError(f"{_LAYERS}?{_shown(query)}: {error}") from None
 
 
 def _route(path: str) -> Request:
@@ -87,21 +134,31 @@ def _route(path: str) -> Request:
     for prefix, request in _BY_DIGEST.items():
         if path.startswith(prefix):
             return request(_digest(path.removeprefix(prefix)))
+    if path.startswith(f"{_LAYERS}/"):
+        return GetLayer(_offset(path.removeprefix(f"{_LAYERS}/")))
     raise NotFoundError(
         f"no such path: {clean(path)} (there are /manifest, /config, /blobs/<digest>,"
-        " /manifests/<digest> and /quit)"
+        " /manifests/<digest>, /candidates, /layers, /layers/<offset> and /quit)"
     )
 
 
 _FIXED: dict[str, Request] = {
     "/manifest": GetManifest(),
     "/config": GetConfig(),
+    "/candidates": GetCandidates(),
+    _LAYERS: GetLayers(),
     "/quit": Quit(),
 }
 _BY_DIGEST: dict[str, type[GetBlob | GetDocument]] = {
     "/blobs/": GetBlob,
     "/manifests/": GetDocument,
 }
+
+
+def _offset(text: str) -> int:
+    if _OFFSET.fullmatch(text) is None:
+        raise BadRequestError(f'"{clean(text)}" is not the offset of a layer')
+    return int(text)
 
 
 def _digest(text: str) -> Digest:

@@ -118,12 +118,12 @@ class Image:
     def _current(self) -> OpenedImage | None:
         return None if self._opened is None or self._opened.is_replaced else self._opened
 
-    async def candidates(self) -> list[dict[str, Any]]:
-        """Return what could be chosen, as `choices` has it; nothing is opened. Raises `Failure`."""
+    async def candidates(self) -> tuple[list[dict[str, Any]], int | None]:
+        """Return what could be chosen, in the form of `choices`, and `age`. Raises `Failure`."""
         policy = await settle(self._load_policy)
         source, found = await self._first(partial(self._candidates_at, policy=policy))
         source.close()
-        return found
+        return found, age(source)
 
     async def _candidates_at(self, source: Source, policy: Policy) -> list[dict[str, Any]]:
         _, walk = self._begin(source, policy)
@@ -275,6 +275,11 @@ class OpenedImage:
         return self._manifest
 
     @property
+    def name(self) -> str:
+        """The image in messages."""
+        return self._source.name
+
+    @property
     def reference(self) -> Reference | None:
         """The image's name in a registry, None for one that has none."""
         return self._source.source.identity.reference
@@ -293,8 +298,7 @@ class OpenedImage:
         config = self.manifest.parsed.config
         if config.size > MAX_DOCUMENT_SIZE:
             raise InvalidError(
-                f"{self._source.name}: the config has {config.size} bytes, the limit is"
-                f" {MAX_DOCUMENT_SIZE}",
+                f"{self.name}: the config has {config.size} bytes, more than {MAX_DOCUMENT_SIZE}",
                 code="SIZE_INVALID",
             )
         return config
@@ -304,7 +308,7 @@ class OpenedImage:
         from imgproxy.specs.oci import layer_selection
 
         assert isinstance(self.manifest.parsed, Manifest)  # noqa: S101  (the walk made sure)
-        return layer_selection.choose(specs, self.manifest.parsed.layers, self._source.name)
+        return layer_selection.choose(specs, self.manifest.parsed.layers, self.name)
 
     def find_blob(self, digest: Digest) -> Descriptor:
         """Return the descriptor of a blob that a released manifest names.

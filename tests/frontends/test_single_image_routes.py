@@ -7,8 +7,11 @@ import pytest
 from imgproxy.errors import BadRequestError, NotFoundError, NotImplementedByUsError
 from imgproxy.frontends.single_image_routes import (
     GetBlob,
+    GetCandidates,
     GetConfig,
     GetDocument,
+    GetLayer,
+    GetLayers,
     GetManifest,
     Quit,
     Request,
@@ -16,6 +19,7 @@ from imgproxy.frontends.single_image_routes import (
 )
 from imgproxy.server.request_errors import MethodNotAllowedError
 from imgproxy.specs.oci.digest import Digest
+from imgproxy.specs.oci.layer_selection import LayerSpec, Offsets
 
 HEX = "0123456789abcdef" * 4
 DIGEST = Digest("sha256", HEX)
@@ -28,6 +32,20 @@ DIGEST = Digest("sha256", HEX)
         ("/config", GetConfig()),
         (f"/blobs/sha256:{HEX}", GetBlob(DIGEST)),
         (f"/manifests/sha256:{HEX}", GetDocument(DIGEST)),
+        ("/candidates", GetCandidates()),
+        ("/layers", GetLayers()),
+        ("/layers?", GetLayers()),
+        ("/%6cayers", GetLayers()),
+        ("/layers/0", GetLayer(0)),
+        ("/layers/007", GetLayer(7)),
+        ("http://localhost/layers/12?", GetLayer(12)),
+        ("/layers?type=a/b%2bc", GetLayers(LayerSpec("a/b+c"))),
+        ("/layers?type=a/b+c&offset=1-2", GetLayers(LayerSpec("a/b+c", offsets=Offsets(1, 2)))),
+        ("/layers?title=%2A%3D,%5C", GetLayers(LayerSpec(title="*=,\\"))),
+        (
+            "http://localhost/layers?annotation=a=1&annotation=b%3D=c",
+            GetLayers(LayerSpec(annotations=(("a", "1"), ("b", "=c")))),
+        ),
         ("/blobs/unheard-of:x_Y=", GetBlob(Digest("unheard-of", "x_Y="))),
         # decoded once
         (f"/blobs/sha256%3A{HEX}", GetBlob(DIGEST)),
@@ -111,6 +129,8 @@ def test_an_unknown_path_is_not_found_whatever_the_method(target: str) -> None:
         pytest.param(b"http://[::1/manifest", "the request target http://[", id="bad-host"),
         pytest.param(b"http://\xff/manifest", "the request target http://ÿ", id="no-ascii"),
         pytest.param(b"\x1b[31m", "the request target [31m is not a path", id="controls"),
+        pytest.param(b"/candidates?type=a/b", "/candidates?type=a/b: a query is not", id="choices"),
+        pytest.param(b"/layers/0?type=a/b", "/layers/0?type=a/b: a query is not", id="one"),
         pytest.param(b"/manifest??", "/manifest??: a query is not supported", id="second-query"),
         pytest.param(b"/manifest?x=1", "/manifest?x=1: a query is not", id="query"),
         pytest.param(b"http://localhost?x", "?x: a query is not supported", id="query-alone"),
@@ -125,6 +145,34 @@ def test_a_malformed_target_is_a_bad_request(target: bytes, complaint: str) -> N
     with pytest.raises(BadRequestError) as caught:
         parse(b"GET", target)
     assert caught.value.message.startswith(complaint)
+    assert caught.value.code == "BAD_REQUEST"
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        pytest.param(b"/layers?x=1", '/layers?x=1: "x" is none of type, title, ', id="key"),
+        pytest.param(b"/layers?digest=x", '"digest" is none of type, title,', id="digest"),
+        pytest.param(b"/layers?type", '/layers?type: "" is not a media type', id="no-value"),
+        pytest.param(b"/layers?type=a/b&", '"" is none of type, title, annotation', id="empty"),
+        pytest.param(b"/layers?offset=2-1", '"2-1" is reversed; write 1-2', id="reversed"),
+        pytest.param(b"/layers?type=a/b&type=a/b", '"type" is given twice', id="twice"),
+        pytest.param(b"/layers?annotation=a", '"a" is not an annotation KEY=VALUE', id="bare"),
+        pytest.param(b"/layers?annotation==a", "the key of an annotation is missing", id="no-key"),
+        pytest.param(b"/layers?title=%f", "%f: a % must be followed", id="query-escape"),
+        pytest.param(b"/layers?title=%ff", "the query is not UTF-8", id="query-encoding"),
+        pytest.param(b"/layers/", '"" is not the offset of a layer', id="no-offset"),
+        pytest.param(b"/layers/-1", '"-1" is not the offset of a layer', id="negative"),
+        pytest.param(b"/layers/1e3", '"1e3" is not the offset of a layer', id="no-number"),
+        pytest.param(b"/layers/1/", '"1/" is not the offset of a layer', id="slash"),
+        pytest.param(b"/layers/9999999999", "is not the offset of a layer", id="too-long"),
+    ],
+)
+def test_a_layer_that_cannot_be_meant_is_a_bad_request(target: bytes, complaint: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        parse(b"GET", target)
+    assert complaint in caught.value.message
+    assert "column" not in caught.value.message
     assert caught.value.code == "BAD_REQUEST"
 
 

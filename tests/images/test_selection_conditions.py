@@ -389,7 +389,7 @@ async def test_what_says_that_it_is_an_image_and_is_none_is_not_chosen(store: St
 
 
 async def candidates(image: Image) -> dict[str, Json]:
-    return {str(each["digest"]): each for each in await image.candidates()}
+    return {str(each["digest"]): each for each in (await image.candidates())[0]}
 
 
 @virtual_time
@@ -397,7 +397,8 @@ async def test_candidates_are_listed_without_a_choice(store: Store) -> None:
     shop = Shop(store)
     source = MemorySource(store, shop.nested)
     image = image_of(source)
-    found = await image.candidates()
+    found, age = await image.candidates()
+    assert age is None
     names = ["amd64", "arm64", "helm", "timoni", "flux", "wasm", "oras"]
     assert [each["digest"] for each in found] == [shop.entries[each]["digest"] for each in names]
     assert [each["position"] for each in found] == ["@0", "@2", "@5", "@6", "@7", "@8", "@9"]
@@ -426,30 +427,30 @@ async def test_candidates_of_an_ambiguous_choice_are_its_choices(store: Store) -
     source = MemorySource(store, root)
     with pytest.raises(AmbiguousError) as raised:
         await image_of(source).open()
-    assert await image_of(source).candidates() == raised.value.detail["choices"]
+    assert await image_of(source).candidates() == (raised.value.detail["choices"], None)
     many = store.index(*(artifact(store, annotations={"n": str(n)}) for n in range(65)))
-    assert len(await image_of(MemorySource(store, many)).candidates()) == 65
-    assert len(await image_of(MemorySource(store, many), "", "n=1").candidates()) == 65
+    assert len(await candidates(image_of(MemorySource(store, many)))) == 65
+    assert len(await candidates(image_of(MemorySource(store, many), "", "n=1"))) == 65
 
 
 @virtual_time
 async def test_a_manifest_is_its_own_candidate(store: Store) -> None:
     chart = helm(store)
     for conditions in ((), (HELM,)):
-        (found,) = await image_of(MemorySource(store, chart), *conditions).candidates()
+        ((found,), _) = await image_of(MemorySource(store, chart), *conditions).candidates()
         assert (found["digest"], found["artifactType"], found["path"]) == (
             chart["digest"],
             HELM,
             [],
         )
-    assert await image_of(MemorySource(store, chart), "image").candidates() == []
+    assert await candidates(image_of(MemorySource(store, chart), "image")) == {}
 
 
 @virtual_time
 async def test_a_missing_candidate_is_described_by_its_descriptor(store: Store) -> None:
     missing = {**helm(store), "digest": digest_of(b"missing")}
     root = store.index(missing, oras(store))
-    first, second = await image_of(MemorySource(store, root)).candidates()
+    ((first, second), _) = await image_of(MemorySource(store, root)).candidates()
     assert (first["digest"], first["artifactType"]) == (missing["digest"], None)
     assert second["artifactType"] == ROCKET
 
@@ -467,5 +468,6 @@ async def test_a_name_that_the_policy_rejects_has_no_candidates(store: Store) ->
 
 @virtual_time
 async def test_an_empty_config_is_no_type(store: Store) -> None:
-    (found,) = await image_of(MemorySource(store, artifact(store, config=EMPTY))).candidates()
+    source = MemorySource(store, artifact(store, config=EMPTY))
+    ((found,), _) = await image_of(source).candidates()
     assert found["artifactType"] is None

@@ -17,6 +17,7 @@ METHODS = st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT"]) | st.binary(max_si
 PIECES = [
     *(b"/", b"//", b"manifest", b"manifests", b"blobs", b"config", b"quit", b"http:", b"https:"),
     *(b"%2f", b"%00", b"%", b"%ff", b"?", b"#", b"..", b"localhost", b":80", b"[::1]", b"@"),
+    *(b"layers", b"candidates", b"type=", b"annotation=", b"offset=", b"title=", b"&", b"=", b"-1"),
     *(b"sha256:", b"0" * 64, b"\t", b"\r\n", b" ", b"\0", b"\xff", b"\x1b"),
 ]
 TARGETS = st.binary() | st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join)

@@ -17,12 +17,13 @@ from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import media_type as types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
 
 _KEYS = ("type", "title", "annotation:KEY", "digest", "offset")
+_QUERY = ("type", "title", "annotation", "offset")
 _ANNOTATION = "annotation:"
 
 # A key or a value, up to the character that ends it or that is wrong there.
@@ -101,8 +102,32 @@ def parse(text: str) -> LayerSpec:
 
     Raises `ValueError`, with the column (from 1) of the mistake.
     """
+    return _spec(_conditions(text))
+
+
+def of_query(pairs: Iterable[tuple[str, str]]) -> LayerSpec:
+    """Return what the keys and values of a query state: imgproxy-protocol(7), REQUESTS.
+
+    The value of `annotation` is `KEY=VALUE`. Raises `ValueError`.
+    """
+    conditions = []
+    for key, value in pairs:
+        if key not in _QUERY:
+            raise ValueError(f'"{clean(key)}" is none of {", ".join(_QUERY)}')
+        name, is_whole, rest = value.partition("=")
+        if key != "annotation":
+            conditions.append((key, 0, value, 0))
+        elif is_whole:
+            conditions.append((_ANNOTATION + name, 0, rest, 0))
+        else:
+            raise ValueError(f'"{clean(value)}" is not an annotation KEY=VALUE')
+    return _spec(conditions)
+
+
+def _spec(conditions: Iterable[tuple[str, int, str, int]]) -> LayerSpec:
+    """Return the SPEC with these keys and values, each with its column, if it has one."""
     spec = LayerSpec()
-    for key, key_at, value, value_at in _conditions(text):
+    for key, key_at, value, value_at in conditions:
         name = key.removeprefix(_ANNOTATION)
         if name != key:
             if not name:
@@ -142,13 +167,23 @@ def narrow(specs: Sequence[LayerSpec], layers: Sequence[Layer], name: str) -> li
     kept = {each.index for spec in specs for each in spec.choose(layers)}
     chosen = [each for each in layers if each.index in kept]
     if not chosen:
-        words = " or ".join(clean(str(spec)) for spec in specs)
-        raise NotFoundError(
-            f"{name} has no layer with {words} (there are: {_listed(layers)})",
-            code="BLOB_UNKNOWN",
-            layers=detail(layers, clean),
-        )
+        raise _absent(" or ".join(clean(str(spec)) for spec in specs), layers, name)
     return chosen
+
+
+def at(offset: int, layers: Sequence[Layer], name: str) -> Layer:
+    """Return the chosen layer at an offset. Raises the same as `choose` beyond the end."""
+    if offset >= len(layers):
+        raise _absent(f"offset {offset}", layers, name)
+    return layers[offset]
+
+
+def _absent(condition: str, layers: Sequence[Layer], name: str) -> NotFoundError:
+    return NotFoundError(
+        f"{name} has no layer with {condition} (there are: {_listed(layers)})",
+        code="BLOB_UNKNOWN",
+        layers=detail(layers, clean),
+    )
 
 
 def detail(layers: Sequence[Layer], show: Callable[[str], str] = str) -> list[dict[str, Any]]:
@@ -240,4 +275,4 @@ def _listed(layers: Sequence[Layer]) -> str:
 
 
 def _refuse(column: int, reason: str) -> NoReturn:
-    raise ValueError(f"column {column}: {reason}")
+    raise ValueError(f"column {column}: {reason}" if column else reason)

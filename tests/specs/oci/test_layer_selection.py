@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from imgproxy.errors import NotFoundError
@@ -10,9 +12,11 @@ from imgproxy.specs.oci.layer_selection import (
     Layer,
     LayerSpec,
     Offsets,
+    at,
     choose,
     detail,
     narrow,
+    of_query,
     parse,
 )
 from imgproxy.specs.oci.manifest import Descriptor
@@ -181,3 +185,38 @@ def test_a_mistake_has_its_column(text: str, column: int, reason: str) -> None:
         parse(text)
     assert str(caught.value).startswith(f"column {column}: ")
     assert reason in str(caught.value)
+
+
+def test_a_query_states_the_same() -> None:
+    query = [("type", TEXT), ("title", "a,b=\\"), ("annotation", "k=a=b"), ("offset", "0-1")]
+    assert of_query([*query, ("annotation", "j=")]) == LayerSpec(
+        TEXT, "a,b=\\", (("k", "a=b"), ("j", "")), offsets=Offsets(0, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("kind", "x", '"kind" is none of type, title, annotation, offset'),
+        ("digest", str(D[0]), '"digest" is none of type, title, annotation, offset'),
+        ("annotation:k", "v", '"annotation:k" is none of type, title, annotation, offset'),
+        ("annotation", "k", '"k" is not an annotation KEY=VALUE'),
+        ("annotation", "=v", "the key of an annotation is missing"),
+        ("type", "x", '"x" is not a media type'),
+        ("offset", "2-1", '"2-1" is reversed; write 1-2'),
+    ],
+)
+def test_a_query_has_no_columns(key: str, value: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
+        of_query([(key, value)])
+
+
+def test_a_layer_is_found_at_its_offset() -> None:
+    layers = choose([parse("title=*.tar")], LAYERS, "image")
+    assert at(1, layers, "image") == layers[1]
+    with pytest.raises(
+        NotFoundError, match=r"image has no layer with offset 2 \(there are: 0 "
+    ) as e:
+        at(2, layers, "image")
+    assert e.value.code == "BLOB_UNKNOWN"
+    assert len(e.value.detail["layers"]) == 2
