@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 from support import skopeo
+from support.artifacts import HELM, helm, oras
 from support.images import Layout, named
 from support.parent import COMMAND, INSECURE, LIMIT, ROOT, environment
 
@@ -179,6 +180,22 @@ def test_the_parent_in_the_readme_works(
     first, last = result.stdout.splitlines()
     assert first.startswith("200 sha256:")
     assert last == "200 0"
+
+
+def test_a_chart_is_saved_from_among_other_things(
+    run: Callable[..., Run], layout: Layout, tmp_path: Path
+) -> None:
+    chart, saved = helm(layout), tmp_path / "app.tgz"
+    layout.save(layout.index(layout.image(SMALL), oras(layout), layout.index(chart)))
+    command = [sys.executable, ROOT / "demo/chart.py", f"oci:{layout.path}", saved, INSECURE]
+    done = run(command)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    assert saved.read_bytes() == layout.read(layout.layers(chart)[0]["digest"])
+    layout.save(oras(layout))
+    done = run(command)
+    assert done.returncode == 1
+    assert done.stderr.startswith("chart.py: /layers/0: 404 MANIFEST_UNKNOWN: ")
+    assert f"no manifest with --artifact-type {HELM} " in done.stderr
 
 
 def test_the_sample_image_is_the_same_everywhere(run: Callable[..., Run], tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import socket
 import subprocess
 import threading
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgproxy.parent import failures
 from imgproxy.parent.exchange import (
+    CANDIDATES,
     CONFIG,
     MANIFEST,
     OK,
@@ -21,6 +22,8 @@ from imgproxy.parent.exchange import (
     Manifest,
     blob_target,
     document_target,
+    layer_target,
+    layers_target,
 )
 from imgproxy.parent.failures import (
     Ending,
@@ -42,7 +45,6 @@ from imgproxy.parent.process import (
     Diagnostics,
     prepare,
 )
-from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.layer_selection import Layer
     from imgproxy.specs.oci.manifest import Descriptor
 
 
@@ -170,8 +173,30 @@ class Child:
 
     def blob(self, what: Descriptor | Digest | str) -> Blob:
         """Open a blob. It occupies a socket until it is read to its end or closed."""
-        exchange = Exchange(blob_target(what))
-        return Blob(self, exchange, self._start(exchange))
+        return self._open(blob_target(what))
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """Return what could be chosen, also where the choice is ambiguous."""
+        return self._request(CANDIDATES).candidates()
+
+    def layers(
+        self,
+        *,
+        media_type: str | None = None,
+        title: str | None = None,
+        annotations: Mapping[str, str] | None = None,
+        offset: int | str | None = None,
+    ) -> list[Layer]:
+        """Return the chosen layers, or those of them that fulfil the conditions.
+
+        `title` may have wildcards, `offset` is a number or a range `"N-M"`: imgproxy(1), SELECTION.
+        """
+        target = layers_target(media_type, title, annotations, offset)
+        return self._request(target).layers()
+
+    def layer(self, offset: int) -> Blob:
+        """Open the chosen layer with this `offset`, like a blob."""
+        return self._open(layer_target(offset))
 
     def quit(self) -> Ending:
         """End the child with `POST /quit`, and return how it ended.
@@ -201,6 +226,12 @@ class Child:
         finally:
             self._diagnostics.close()
         return failures.ending(status, self.diagnostics)
+
+    def _open(self, target: str) -> Blob:
+        exchange = Exchange(target)
+        connection = self._start(exchange)
+        with self._discarding_on_error(connection, exchange):
+            return Blob(self, exchange, connection)
 
     def _request(self, target: str, method: str = "GET") -> Exchange:
         """Send a request, and read the whole reply."""
@@ -328,7 +359,7 @@ class Blob(io.RawIOBase):
     def __init__(self, child: Child, exchange: Exchange, connection: _Connection) -> None:
         super().__init__()
         self.size = exchange.remaining
-        self.digest = digests.parse(exchange.target.rpartition("/")[2])
+        self.digest = exchange.blob_digest()
         self._child = child
         self._exchange = exchange
         self._connection: _Connection | None = connection

@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from imgproxy.errors import Failure, clean
 from imgproxy.parent.failures import BrokenReplyError, RefusedError
 from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import layer_selection
 from imgproxy.specs.oci import manifest as manifests
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.layer_selection import Layer
     from imgproxy.specs.oci.manifest import Descriptor
 
-MANIFEST, CONFIG, QUIT = "/manifest", "/config", "/quit"
+MANIFEST, CONFIG, QUIT, CANDIDATES = "/manifest", "/config", "/quit", "/candidates"
 
 OK = 200
 
@@ -91,6 +96,30 @@ def blob_target(what: Descriptor | Digest | str) -> str:
 def document_target(what: Descriptor | Digest | str) -> str:
     """Return the path of a manifest or an index. Raises `ValueError` for a malformed digest."""
     return f"/manifests/{_digest_of(what)}"
+
+
+def layers_target(
+    media_type: str | None = None,
+    title: str | None = None,
+    annotations: Mapping[str, str] | None = None,
+    offset: int | str | None = None,
+) -> str:
+    """Return the path of the layers that fulfil conditions, of all where there are none."""
+    pairs = [
+        ("type", media_type),
+        ("title", title),
+        *(("annotation", f"{key}={value}") for key, value in (annotations or {}).items()),
+        ("offset", offset),
+    ]
+    query = "&".join(
+        f"{key}={quote(str(value), safe='')}" for key, value in pairs if value is not None
+    )
+    return f"/layers?{query}" if query else "/layers"
+
+
+def layer_target(offset: int) -> str:
+    """Return the path of the layer at an offset."""
+    return f"/layers/{int(offset)}"
 
 
 def _digest_of(what: Descriptor | Digest | str) -> Digest:
@@ -184,6 +213,31 @@ class Exchange:
         fields = self.head.fields
         digest = fields.get("docker-content-digest", "")
         return Document(bytes(self._pending), fields.get("content-type", ""), digest)
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """Return the body, which must be complete, as candidates. Raises `BrokenReplyError`."""
+        try:
+            found = self.document().json()
+        except ValueError as error:
+            raise self._broken(f"not JSON: {error}") from None
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            raise self._broken("not an array of objects")
+        return found
+
+    def layers(self) -> list[Layer]:
+        """Return the body, which must be complete, as layers. Raises `BrokenReplyError`."""
+        try:
+            return layer_selection.parse_detail(bytes(self._pending), "the layers")
+        except Failure as failure:
+            raise self._broken(failure.message) from None
+
+    def blob_digest(self) -> Digest:
+        """Return the digest of the blob that the body is. Raises `BrokenReplyError`."""
+        assert self.head is not None  # noqa: S101  (the caller has waited for it)
+        try:
+            return digests.parse(self.head.fields.get("docker-content-digest", ""))
+        except ValueError as error:
+            raise self._broken(str(error)) from None
 
     def manifest(self) -> Manifest:
         """Return the body, which must be complete, as a manifest. Raises `BrokenReplyError`."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import ParkingLot, current_task, open_process
 
 from imgproxy.parent import failures
 from imgproxy.parent.exchange import (
+    CANDIDATES,
     CONFIG,
     MANIFEST,
     OK,
@@ -21,6 +22,8 @@ from imgproxy.parent.exchange import (
     Manifest,
     blob_target,
     document_target,
+    layer_target,
+    layers_target,
 )
 from imgproxy.parent.failures import (
     Ending,
@@ -42,7 +45,6 @@ from imgproxy.parent.process import (
     Diagnostics,
     prepare,
 )
-from imgproxy.specs.oci import digest as digests
 
 if TYPE_CHECKING:
     import socket
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from trio.socket import SocketType
 
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.specs.oci.layer_selection import Layer
     from imgproxy.specs.oci.manifest import Descriptor
 
 _FOREVER = float("inf")
@@ -139,8 +142,30 @@ class Child:
 
     async def blob(self, what: Descriptor | Digest | str) -> Blob:
         """Open a blob. It occupies a socket until it is read to its end or closed."""
-        exchange = Exchange(blob_target(what))
-        return Blob(self, exchange, await self._start(exchange))
+        return await self._open(blob_target(what))
+
+    async def candidates(self) -> list[dict[str, Any]]:
+        """Return what could be chosen, also where the choice is ambiguous."""
+        return (await self._request(CANDIDATES)).candidates()
+
+    async def layers(
+        self,
+        *,
+        media_type: str | None = None,
+        title: str | None = None,
+        annotations: Mapping[str, str] | None = None,
+        offset: int | str | None = None,
+    ) -> list[Layer]:
+        """Return the chosen layers, or those of them that fulfil the conditions.
+
+        `title` may have wildcards, `offset` is a number or a range `"N-M"`: imgproxy(1), SELECTION.
+        """
+        target = layers_target(media_type, title, annotations, offset)
+        return (await self._request(target)).layers()
+
+    async def layer(self, offset: int) -> Blob:
+        """Open the chosen layer with this `offset`, like a blob."""
+        return await self._open(layer_target(offset))
 
     async def quit(self) -> Ending:
         """End the child with `POST /quit`, and return how it ended.
@@ -166,6 +191,12 @@ class Child:
                 status = await self._process.wait()
             self._diagnostics.close()
         return failures.ending(status, self.diagnostics)
+
+    async def _open(self, target: str) -> Blob:
+        exchange = Exchange(target)
+        connection = await self._start(exchange)
+        with self._discarding_on_error(connection, exchange):
+            return Blob(self, exchange, connection)
 
     async def _request(self, target: str, method: str = "GET") -> Exchange:
         """Send a request, and read the whole reply."""
@@ -313,7 +344,7 @@ class Blob(trio.abc.ReceiveStream):
 
     def __init__(self, child: Child, exchange: Exchange, connection: SocketType) -> None:
         self.size = exchange.remaining
-        self.digest = digests.parse(exchange.target.rpartition("/")[2])
+        self.digest = exchange.blob_digest()
         self._child = child
         self._exchange = exchange
         self._connection: SocketType | None = connection

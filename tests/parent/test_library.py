@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from support.artifacts import HELM, ROCKET, TITLE, helm, oras, said
 from support.damage import flip
 from support.effort import rounds
 from support.images import OCI_MANIFEST, Layout, digest_of
@@ -73,9 +74,9 @@ class Waited:
         if not callable(value):
             return value
 
-        async def call(*args: object) -> Any:  # noqa: ANN401
+        async def call(*args: object, **named: object) -> Any:  # noqa: ANN401
             await trio.lowlevel.checkpoint()
-            result = value(*args)
+            result = value(*args, **named)
             return Waited(result) if isinstance(result, parent.Blob) else result
 
         return call
@@ -211,6 +212,41 @@ async def test_dockers_manifest_from_an_index_has_all_its_digests(
         assert manifest.media_type == described["mediaType"] != OCI_MANIFEST
         assert manifest.index_digest == index["digest"]
         assert (await child.document(index["digest"])).raw == layout.read(index["digest"])
+
+
+@real_time
+async def test_candidates_and_layers_are_read(start: Start, layout: Layout) -> None:
+    charts = [said(helm(layout, str(n)), HELM, n=str(n)) for n in range(2)]
+    layout.save(layout.index(*charts, layout.index(said(oras(layout), ROCKET))))
+    async with start(name(layout)) as child:
+        found = await child.candidates()
+        assert [each["digest"] for each in found[:2]] == [each["digest"] for each in charts]
+        with pytest.raises(RefusedError) as raised:
+            await child.manifest()
+        assert (raised.value.status, raised.value.detail["choices"]) == (409, found)
+    async with start(name(layout), "--annotation", "org.acme.stage", "--layer=title=*.*") as child:
+        (chosen,) = await child.candidates()
+        assert chosen["artifactType"] == ROCKET
+        layers = await child.layers()
+        assert [each.descriptor.title for each in layers] == [
+            "one.txt",
+            "docs/two.txt",
+            "three.json",
+        ]
+        assert [(each.index, each.offset) for each in layers] == [(0, 0), (1, 1), (2, 2)]
+        assert await child.layers(media_type="text/plain", offset="0-1") == layers[:2]
+        assert (
+            await child.layers(title="docs/*", annotations={TITLE: "docs/two.txt"}) == layers[1:2]
+        )
+        for layer, content_there in zip(layers, (b"one", b"two", b"{}"), strict=True):
+            blob = await child.layer(layer.offset)
+            assert (blob.digest, blob.size) == (layer.descriptor.digest, layer.descriptor.size)
+            assert await content(blob) == content_there
+        for failing in (child.layer(3), child.layers(title="x")):
+            with pytest.raises(RefusedError) as raised:
+                await failing
+            assert (raised.value.status, raised.value.code) == (404, "BLOB_UNKNOWN")
+            assert len(raised.value.detail["layers"]) == 3
 
 
 @real_time

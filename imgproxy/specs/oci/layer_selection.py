@@ -12,8 +12,11 @@ import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from imgproxy.errors import NotFoundError, clean
+from imgproxy.errors import InvalidError, NotFoundError, clean
+from imgproxy.parsing import strict_json
+from imgproxy.parsing.typed_fields import FieldError, Fields
 from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
 
 if TYPE_CHECKING:
@@ -200,6 +203,20 @@ def detail(layers: Sequence[Layer], show: Callable[[str], str] = str) -> list[di
         }
         for each in layers
     ]
+
+
+def parse_detail(raw: bytes, name: str) -> list[Layer]:
+    """Return the layers that a JSON array describes, as `detail` does; `name` stands for it.
+
+    Raises `InvalidError`.
+    """
+    try:
+        return [
+            Layer(manifests.parse_descriptor(each), each.integer("index"), each.integer("offset"))
+            for each in Fields({"layers": strict_json.loads(raw)}).each_object("layers")
+        ]
+    except (FieldError, strict_json.JsonError) as error:
+        raise InvalidError(f"parsing {name}: {error}") from None
 
 
 def _conditions(text: str) -> Iterator[tuple[str, int, str, int]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
-from imgproxy.errors import NotFoundError
+from imgproxy.errors import InvalidError, NotFoundError
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.layer_selection import (
     Layer,
@@ -18,6 +19,7 @@ from imgproxy.specs.oci.layer_selection import (
     narrow,
     of_query,
     parse,
+    parse_detail,
 )
 from imgproxy.specs.oci.manifest import Descriptor
 
@@ -220,3 +222,24 @@ def test_a_layer_is_found_at_its_offset() -> None:
         at(2, layers, "image")
     assert e.value.code == "BLOB_UNKNOWN"
     assert len(e.value.detail["layers"]) == 2
+
+
+def test_a_description_is_read_again() -> None:
+    layers = choose([parse("offset=1-2")], LAYERS, "image")
+    assert parse_detail(json.dumps(detail(layers)).encode(), "the layers") == layers
+    assert parse_detail(b"[]", "the layers") == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (b"no", "parsing the layers: not JSON"),
+        (b"{}", "parsing the layers: layers: expected an array"),
+        (b"[1]", "parsing the layers: layers[0]: expected an object"),
+        (b'[{"mediaType": "a/b", "size": 1}]', "layers[0].digest: missing"),
+    ],
+)
+def test_another_description_is_refused(raw: bytes, reason: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        parse_detail(raw, "the layers")
+    assert reason in caught.value.message
