@@ -14,7 +14,7 @@ from imgproxy.cli.options import Options
 from imgproxy.errors import HOST_FAILURES, Failure, clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from imgproxy.cli.options import Parser
     from imgproxy.host.diagnostics import Diagnostics
@@ -107,11 +107,15 @@ async def _first(sources: list[Source], *, all_documents: bool) -> tuple[list[It
             source.close()
 
 
-def _described(item: Item, *, layers: bool) -> dict[str, Any]:
-    """Return an item as the document has it: imgproxy(1), COMMANDS, "list"."""
+def _described(item: Item, *, layers: bool, path: Sequence[str] = ()) -> dict[str, Any]:
+    """Return an item as the document has it: imgproxy(1), COMMANDS, "list".
+
+    `path` has the digests of the indexes around it.
+    """
     descriptor = item.descriptor
     annotations = () if descriptor is None else descriptor.annotations
     described: dict[str, Any] = {
+        "name": clean(item.names[0]) if item.names else None,
         "names": [clean(name) for name in item.names],
         "position": item.position,
         "kind": item.kind,
@@ -122,12 +126,14 @@ def _described(item: Item, *, layers: bool) -> dict[str, Any]:
         "digest": None if descriptor is None else str(descriptor.digest),
         "mediaType": None if descriptor is None else descriptor.media_type,
         "annotations": {clean(key): clean(value) for key, value in annotations},
+        "path": [*path],
         "problem": clean(item.problem) or None,
     }
     if layers:
         described["layers"] = [_layer(each) for each in item.layers]
     if item.kind == "index":
-        described["items"] = [_described(each, layers=layers) for each in item.items]
+        within = [*path, str(described["digest"])]
+        described["items"] = [_described(each, layers=layers, path=within) for each in item.items]
     return described
 
 

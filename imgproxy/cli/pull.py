@@ -81,6 +81,8 @@ def add_options(parser: Parser) -> None:
 
 async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
     """See `commands.Command`."""
+    if options.all_platforms and (options.artifact_type or options.annotations):
+        raise UsageError("--all-platforms has all of an index; leave out what chooses from it")
     store = ContentStore(options.store.path)
     configuration = runtime.new_configuration(options, runtime.OptionFiles(options), diagnostics)
     network = runtime.new_network(options, configuration, diagnostics, None)
