@@ -198,6 +198,7 @@ class _Pull:
                 for descriptor in (document.parsed.config, *document.parsed.layers):
                     wanted.setdefault(descriptor.digest, descriptor)
         self._store.use(wanted)
+        await self._keeper.commit()  # a config that was read to choose, which nothing may wait for
         missing = [each for each in wanted.values() if not self._store.has(each.digest, each.size)]
         self.counts["present"] = len(wanted) - len(missing)
         # The largest takes longest, and should not come last.

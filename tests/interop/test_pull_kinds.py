@@ -12,6 +12,7 @@ from support.commands import Done, run
 from support.damage import lose
 from support.images import (
     DOCKER_MANIFEST,
+    OCI_CONFIG,
     OCI_INDEX,
     OCI_MANIFEST,
     Json,
@@ -246,3 +247,15 @@ def test_an_image_of_docker_may_be_kept_as_it_is(layout: Layout, store: Layout) 
     layout.save(named(layout.image(b"1", docker=True), "os"))
     assert pull(f"oci:{layout.path}", store).status == 0
     assert entry(store)["mediaType"] == DOCKER_MANIFEST
+
+
+def test_a_config_that_was_read_to_choose_is_all_there_is_to_receive(
+    layout: Layout, store: Layout
+) -> None:
+    content = layout.add(b"{}", OCI_CONFIG)
+    signature = layout.add(encode({"config": content, "layers": [content]}), OCI_MANIFEST)
+    layout.save(named(layout.index(signature), "it"))
+    done = pull(f"oci:{layout.path}:it", store)
+    assert done.status == 0, done.stderr
+    assert done.json()["digest"] == signature["digest"]
+    check_whole(store, entry(store))
