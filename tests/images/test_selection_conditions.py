@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,9 +27,12 @@ from support.artifacts import (
     wasm,
 )
 from support.images import OCI_CONFIG, Json, digest_of, on
+from support.parent import ROOT
 from support.sources import MemorySource, Store, accept_anything, at, never
 from support.streams import refused, virtual_time
 
+from imgproxy.cli import runtime
+from imgproxy.cli.options import parse
 from imgproxy.config import policy
 from imgproxy.errors import AmbiguousError, DeniedError, Failure, UnavailableError
 from imgproxy.images.image import Image
@@ -147,6 +151,30 @@ async def test_the_platform_comes_after_the_conditions(store: Store) -> None:
     for chart in charts:
         platform = "/".join([chart["platform"]["os"], chart["platform"]["architecture"]])
         assert await chosen(MemorySource(store, root), HELM, platform=platform) == chart["digest"]
+
+
+def guide() -> list[list[str]]:
+    """Return the table of artifacts in the guide, without the row whose type is the user's own."""
+    text = (ROOT / "GUIDE.md").read_text().partition("## Artifacts")[2].partition("\n```")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "]
+    return [row for row in rows[1:] if "TYPE" not in row[1]]
+
+
+@pytest.mark.parametrize("row", guide(), ids=lambda row: str(row[0]))
+@virtual_time
+async def test_what_the_guide_says_chooses_what_it_says(store: Store, row: list[str]) -> None:
+    shop = Shop(store)
+    words = {"Helm": "helm", "Timoni": "timoni", "Flux": "flux", "WebAssembly": "wasm"}
+    (wanted,) = [name for word, name in words.items() if word in row[0]] or ["amd64"]
+    typed = " ".join(cell.strip("`") for cell in row[1:]).strip(" |")
+    options = parse(["--platform=linux/amd64", *shlex.split(typed), "oci:x"])
+    source = MemorySource(store, shop.nested)
+    opened = await Image(at(source), accept_anything, runtime.wanted(options), never).open()
+    assert str(opened.manifest.digest) == shop.entries[wanted]["digest"]
+    layers = opened.layers(options.layer_specs)
+    assert len(layers) == 1
+    if wanted == "timoni":
+        assert layers[0].index == 1
 
 
 # --- requests ---------------------------------------------------------------------------------
