@@ -180,3 +180,13 @@ async def test_anything_is_accepted_where_the_policy_says_so() -> None:
     image = Image(at(MemorySource(store, helm(store))), accept_anything, LINUX, never)
     found = await replies(image, "/candidates", "/layers", "/layers/0", "/layers/1")
     assert [each.status for each in found] == [200] * 4
+
+
+@virtual_time
+async def test_what_is_told_of_a_stale_name_says_so() -> None:
+    store = Store()
+    source = MemorySource(store, helm(store))
+    source.stale_since = 0.0  # type: ignore[attr-defined]
+    for reply in await replies(image_of(source), "/candidates", "/layers"):
+        assert reply.get("Warning") == '110 imgproxy "Response is Stale"'
+        assert int(reply.get("Age") or 0) > 0

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgproxy.specs.oci.digest import Digest
+    from imgproxy.transports.source import Document
 
 CONTENT = b"a layer" * 10_000
 
@@ -80,6 +81,24 @@ async def test_what_was_verified_is_kept(scene: Scene) -> None:
     assert [await scene.read() for _ in range(2)] == [CONTENT] * 2
     assert scene.asked == 1
     assert not scene.failures
+
+
+@real_time
+async def test_what_to_search_is_kept_like_a_root(scene: Scene) -> None:
+    """It is the root where the source has nothing else to search."""
+    index = scene.memory.index(scene.image)
+    verified = VerifiedSource(scene.cached, LargeBlobs())
+    assert str((await verified.everything()).digest) == scene.image["digest"]
+
+    class Searched(MemorySource):
+        async def everything(self) -> Document:
+            return await self.document(describe(index))
+
+    scene.cached._source = Searched(scene.memory, scene.image)
+    assert str((await verified.everything()).digest) == index["digest"]
+    for each in (scene.image, index):
+        descriptor = describe(each)
+        assert scene.store.has(descriptor.digest, descriptor.size)
 
 
 @real_time

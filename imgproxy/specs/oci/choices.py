@@ -88,7 +88,7 @@ def listed(choices: Sequence[Choice]) -> str:
         choices,
         lambda each: (
             f":@{each.position}"
-            + "".join(f" (:{clean(name)})" for name in each.names[:_MAX_SHOWN])
+            + _names(each)
             + (f" {each.digest}" if each.digest else "")
             + _described(each)
         ),
@@ -97,7 +97,11 @@ def listed(choices: Sequence[Choice]) -> str:
 
 def listed_by_digest(choices: Sequence[Choice]) -> str:
     """Return the choices as a message lists those in an index."""
-    return _joined(choices, lambda each: f"@{each.digest}{_described(each)}")
+    return _joined(choices, lambda each: f"@{each.digest}{_names(each)}{_described(each)}")
+
+
+def _names(choice: Choice) -> str:
+    return "".join(f" (:{clean(name)})" for name in choice.names[:_MAX_SHOWN])
 
 
 def _described(choice: Choice) -> str:

@@ -66,7 +66,7 @@ def test_those_in_an_index_are_listed_by_what_names_them_anywhere() -> None:
         Choice(0, ["a"], DIGEST),
         Choice(4, [], DIGEST, Platform("linux", "arm"), artifact_type="a/\x1bb"),
     ]
-    assert listed_by_digest(choices) == f"@{DIGEST}, @{DIGEST} (a/ b, linux/arm)"
+    assert listed_by_digest(choices) == f"@{DIGEST} (:a), @{DIGEST} (a/ b, linux/arm)"
 
 
 def test_an_entry_is_a_choice_with_all_its_names() -> None:

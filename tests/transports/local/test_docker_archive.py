@@ -471,6 +471,7 @@ async def test_several_images_and_no_name_are_ambiguous(path: Path) -> None:
             "platform": "linux/amd64",
             "annotations": {},
             "size": len(images[n].manifest),
+            "path": [],
         }
         for n, image in enumerate((IMAGE, OTHER, UNTAGGED))
     ]

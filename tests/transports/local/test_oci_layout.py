@@ -85,6 +85,16 @@ def three(layout: Layout) -> list[Json]:
     return entries
 
 
+@real_time
+async def test_all_of_it_is_searched_where_no_image_is_named(layout: Layout) -> None:
+    first, second, third = three(layout)
+    layout.save(first, named(second, "b"), third)
+    index = (layout.path / "index.json").read_bytes()
+    assert (await source_of(layout.path).everything()).raw == index
+    for found in (source_of(layout.path, "b"), source_of(layout.path, position=1)):
+        assert (await found.everything()).raw == layout.read(second["digest"])
+
+
 # --- which image --------------------------------------------------------------------------------
 
 
@@ -140,6 +150,7 @@ def assert_offers(failure: Failure, entries: list[Json]) -> None:
             "platform": platform,
             "annotations": entry.get("annotations", {}),
             "size": entry["size"],
+            "path": [],
         }
         for n, (name, entry, platform) in enumerate(zip(names, entries, platforms, strict=True))
     ]
@@ -179,9 +190,9 @@ async def test_a_message_lists_no_more_than_helps(layout: Layout) -> None:
     entries = [named(layout.image(bytes([n])), f"n{n}") for n in range(25)]
     layout.save(*entries)
     failure = await failure_of(layout)
-    assert "(:n19)" in failure.message
-    assert "n20" not in failure.message
-    assert failure.message.endswith(" and 5 more")
+    assert "(:n9)" in failure.message
+    assert "n10" not in failure.message
+    assert failure.message.endswith(" and 15 more")
     assert len(failure.detail["choices"]) == 25
 
 
