@@ -76,34 +76,37 @@ class SingleImage:
             fields = _content_fields(document.media_type, asked.digest)
             return Reply(fields, len(document.raw), document.raw)
         if isinstance(asked, GetLayers):
-            return _described(self._layers(image, asked.query), image.age)
+            return _described(self._layers(image, asked), image.age)
         if isinstance(asked, GetConfig):
-            descriptor, stale = image.find_config(), stale_fields(image.age)
+            descriptor = image.find_config()
             media_type = convert.media_type(descriptor.media_type) or types.OCTET_STREAM
-        elif isinstance(asked, GetLayer):
-            descriptor, stale = self._layer(image, asked.offset), stale_fields(image.age)
-            media_type = types.OCTET_STREAM
+            fields = [*_content_fields(media_type, descriptor.digest), *stale_fields(image.age)]
         else:
-            descriptor, stale = image.find_blob(asked.digest), []
-            media_type = types.OCTET_STREAM
-        fields = [*_content_fields(media_type, descriptor.digest), *stale]
+            descriptor = (
+                self._layer(image, asked)
+                if isinstance(asked, GetLayer)
+                else image.find_blob(asked.digest)
+            )
+            fields = _content_fields(types.OCTET_STREAM, descriptor.digest)
         # The head of a blob comes from its descriptor alone.
         body = b"" if head_only else await image.open_blob(descriptor)
         return Reply(fields, descriptor.size, body)
 
-    def _layers(self, image: OpenedImage, query: LayerSpec | None) -> list[dict[str, Any]]:
+    def _layers(self, image: OpenedImage, asked: GetLayers) -> list[dict[str, Any]]:
+        """Return what is told of layers, with the media types that `/manifest` has."""
         from imgproxy.specs.oci import layer_selection
 
         layers = image.layers(self._layer_specs)
-        if query is not None:
-            layers = layer_selection.narrow([query], layers, image.name)
-        return layer_selection.detail(layers)
+        if asked.query is not None:
+            layers = layer_selection.narrow([asked.query], layers, image.name)
+        told = layer_selection.detail(layers)
+        return [{**each, "mediaType": convert.media_type(each["mediaType"])} for each in told]
 
-    def _layer(self, image: OpenedImage, offset: int) -> Descriptor:
+    def _layer(self, image: OpenedImage, asked: GetLayer) -> Descriptor:
         from imgproxy.specs.oci import layer_selection
 
         layers = image.layers(self._layer_specs)
-        return layer_selection.at(offset, layers, image.name).descriptor
+        return layer_selection.at(asked.offset, layers, image.name).descriptor
 
     def _oci_manifest(self, original: VerifiedDocument) -> OciManifest:
         """Return a manifest as OCI; it is converted once for each image that is opened."""

@@ -17,7 +17,7 @@ from support.artifacts import (
 )
 from support.conversations import ask, fields_of
 from support.conversations import hold as hold_with
-from support.images import digest_of
+from support.images import OCI_LAYER, digest_of
 from support.sources import LINUX, MemorySource, Store, accept_anything, at, image_of, never
 from support.streams import END, MemoryStream, virtual_time
 
@@ -121,6 +121,17 @@ async def test_a_layer_comes_as_its_blob_does(method: str) -> None:
         assert by_offset.body == by_digest.body
     (last,) = await replies(image, "/layers/0", layers="offset=-1")
     assert last.body == store.read(store.layers(files)[2]["digest"])
+
+
+@virtual_time
+async def test_layers_have_the_types_that_the_manifest_has() -> None:
+    store = Store()
+    image = image_of(MemorySource(store, store.image(b"one", docker=True)))
+    query = f"/layers?type={OCI_LAYER}"
+    manifest, layers, found = await documents(image, "/manifest", "/layers", query)
+    assert [each["mediaType"] for each in layers] == [OCI_LAYER]
+    assert [each["mediaType"] for each in manifest["layers"]] == [OCI_LAYER]
+    assert found == layers
 
 
 @virtual_time

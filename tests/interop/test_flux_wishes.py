@@ -75,6 +75,7 @@ def test_search_by_annotation(release: dict[str, Json], layout: Layout, serve: S
     assert digest_from(found) == release["production"]["digest"]
 
 
+@pytest.mark.slow
 def test_choose_a_layer_by_type_and_offset(
     release: dict[str, Json], layout: Layout, serve: Serve
 ) -> None:

@@ -249,6 +249,7 @@ def test_an_image_of_docker_may_be_kept_as_it_is(layout: Layout, store: Layout) 
     assert entry(store)["mediaType"] == DOCKER_MANIFEST
 
 
+@pytest.mark.slow
 def test_a_config_that_was_read_to_choose_is_all_there_is_to_receive(
     layout: Layout, store: Layout
 ) -> None:

@@ -111,6 +111,7 @@ def every(items: list[Json]) -> Iterator[Json]:
         yield from every(each.get("items", []))
 
 
+@pytest.mark.slow
 def test_list_says_all_that_choices_say(shop: Shop, serve: Serve) -> None:
     listed = run("list", "--format=json", "--layers", shop.name("mixed"))
     assert listed.status == 0, listed.stderr

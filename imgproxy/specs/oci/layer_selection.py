@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from imgproxy.errors import InvalidError, NotFoundError, clean
 from imgproxy.parsing import strict_json
 from imgproxy.parsing.typed_fields import FieldError, Fields
+from imgproxy.specs.oci import convert
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import manifest as manifests
 from imgproxy.specs.oci import media_type as types
@@ -85,7 +86,7 @@ class LayerSpec(NamedTuple):
     def _fits(self, layer: Descriptor) -> bool:
         title = layer.title
         return (
-            self.media_type in (None, layer.media_type)
+            self.media_type in (None, layer.media_type, convert.media_type(layer.media_type))
             and self.digest in (None, layer.digest)
             and (self.title is None or (title is not None and fnmatchcase(title, self.title)))
             and all(layer.annotation(key) == value for key, value in self.annotations)

@@ -9,6 +9,7 @@ import pytest
 
 from imgproxy.errors import InvalidError, NotFoundError
 from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.layer_selection import (
     Layer,
     LayerSpec,
@@ -77,6 +78,12 @@ def chosen(*specs: str) -> list[int]:
 )
 def test_layers_are_chosen(specs: list[str], indexes: list[int]) -> None:
     assert chosen(*specs) == indexes
+
+
+@pytest.mark.parametrize("name", [f"{types.DOCKER_LAYER}.gzip", f"{types.OCI_LAYER}+gzip"])
+def test_a_layer_of_docker_has_the_type_of_oci_as_well(name: str) -> None:
+    layers = [layer(0, f"{types.DOCKER_LAYER}.gzip"), layer(1, types.DOCKER_LAYER)]
+    assert [each.index for each in choose([parse(f"type={name}")], layers, "image")] == [0]
 
 
 def test_each_has_its_place_in_the_manifest_and_among_the_chosen() -> None:
