@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.images import DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, digest_of, encode
 
+from imgproxy.frontends.single_image_routes import GetLayers, parse
 from imgproxy.parent import failures
 from imgproxy.parent.exchange import (
     MAX_DOCUMENT,
@@ -16,10 +17,13 @@ from imgproxy.parent.exchange import (
     IncompleteReplyError,
     blob_target,
     document_target,
+    layer_target,
+    layers_target,
 )
 from imgproxy.parent.failures import BrokenReplyError, BusyError, HungUpError, ShortBodyError
 from imgproxy.parent.pool import Pool
 from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci.layer_selection import Layer, LayerSpec, Offsets, detail
 from imgproxy.specs.oci.manifest import Descriptor
 
 if TYPE_CHECKING:
@@ -189,6 +193,41 @@ def test_blobs_are_asked_for_by_descriptor_digest_or_text() -> None:
 
 def taken(pool: Pool[str], holders: Iterable[str]) -> list[str | None]:
     return [pool.take(holder, "/x") for holder in holders]
+
+
+def test_layers_are_asked_for_by_what_they_are() -> None:
+    assert layers_target() == "/layers"
+    assert layers_target(offset=0) == "/layers?offset=0"
+    asked = layers_target("a/b+c", "*=&", {"k": "v=w", "\u00e4": ""}, "-2--1")
+    query = "type=a%2Fb%2Bc&title=%2A%3D%26&annotation=k%3Dv%3Dw&annotation=%C3%A4%3D&offset=-2--1"
+    assert asked == f"/layers?{query}"
+    assert parse(b"GET", asked.encode()) == GetLayers(
+        LayerSpec("a/b+c", "*=&", (("k", "v=w"), ("\u00e4", "")), offsets=Offsets(-2, -1))
+    )
+    assert layer_target(7) == "/layers/7"
+
+
+def test_layers_and_candidates_are_taken_apart() -> None:
+    layer = Layer(Descriptor(OCI_LAYER, digests.parse(DIGEST), 1), 2, 0)
+    told = encode(detail([layer]))
+    assert fed(reply(told), target="/layers").layers() == [layer]
+    assert fed(reply(told), target="/candidates").candidates() == detail([layer])
+    exchange = fed(reply(b"", f"Docker-Content-Digest: {DIGEST}"), target="/layers/0")
+    assert exchange.blob_digest() == layer.descriptor.digest
+
+
+@pytest.mark.parametrize("body", [b"no", b"{}", b"[1]", b"[[]]"])
+def test_what_describes_nothing_is_refused(body: bytes) -> None:
+    exchange = fed(reply(body), target="/layers")
+    for take in (exchange.layers, exchange.candidates):
+        with pytest.raises(BrokenReplyError, match=r"^/layers: not understood: "):
+            take()
+
+
+@pytest.mark.parametrize("fields", [[], ["Docker-Content-Digest: x"]])
+def test_a_layer_without_a_digest_is_refused(fields: list[str]) -> None:
+    with pytest.raises(BrokenReplyError, match="is not a digest"):
+        fed(reply(b"", *fields), target="/layers/0").blob_digest()
 
 
 def test_sockets_are_had_by_one_at_a_time() -> None:
