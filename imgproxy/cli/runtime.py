@@ -139,8 +139,10 @@ def preconnect(
         return None
     from imgproxy.transports.registry import preconnect
 
-    # The request is always the same one: without a token, and in this program's own name.
+    # The request is always the same one: without a token, and in this program's own name. What is
+    # in a cache is asked for in another way.
     is_plain = options.registry_token is None and not options.user_agent_prefix
+    is_plain = is_plain and options.cache is None
     return preconnect.begin(
         image,
         configuration,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.preconnect import Preconnection
+    from imgproxy.net.request import Method
     from imgproxy.net.streams import ByteStream
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
@@ -123,19 +124,20 @@ class Client:
         url: Url,
         headers: Mapping[str, str],
         *,
-        form: bytes | None = None,
+        method: Method = request.GET,
         note: str = "",
         internal: bool = True,
         stalls: int = 1,
     ) -> Response:
-        """Send a GET and return the response as soon as its head is there; close it in any case.
+        """Send a request and return the response as soon as its head is there.
 
-        With a `form` it is a POST of that. `note` is what `--debug` adds to its line. `internal`
-        false sends nothing to an internal address. The head may take `stalls` times the stall
-        timeout. Raises `UnreachableError`, `BadUpstreamError`, or `DeniedError` where a proxy
-        requires credentials.
+        It is to be closed in any case. `note` is what `--debug` adds to its line. `internal` false
+        sends nothing to an internal address. The head may take `stalls` times the stall timeout.
+        Raises `UnreachableError`, `BadUpstreamError`, or `DeniedError` where a proxy requires
+        credentials.
         """
-        exchange = partial(self._exchange, url, headers, form, (note, trio.current_time()), stalls)
+        noted = note, trio.current_time()
+        exchange = partial(self._exchange, method, url, headers, noted, stalls)
         try:
             connection = await self._pool.take(url.origin)
             if connection is not None:
@@ -156,20 +158,21 @@ class Client:
 
     async def _exchange(
         self,
+        method: Method,
         url: Url,
         headers: Mapping[str, str],
-        form: bytes | None,
         noted: tuple[str, float],
         stalls: int,
         connection: Connection,
     ) -> Response:
         stream = connection.stream
-        http = ResponseParser(MAX_HEAD)
-        method = "GET" if form is None else "POST"
+        http = ResponseParser(MAX_HEAD, method.name)
         proxy = self._proxy_for(url) if url.scheme == "http" else None
-        self._diagnostics.hide(request.secrets(url, headers, form))
+        self._diagnostics.hide(request.secrets(url, headers, method.form))
         with closing_on_error(connection):
-            message = request.compose(http, url, headers, self._user_agent, form=form, proxy=proxy)
+            message = request.compose(
+                http, url, headers, self._user_agent, method=method, proxy=proxy
+            )
             try:
                 with trio.fail_after(stalls * self._stall_timeout):
                     await _send(connection, message)
@@ -180,13 +183,15 @@ class Client:
             except Exception as error:
                 if not connection.is_kept:  # otherwise it worked before, and may only have ended
                     self._avoid([stream.peer])
-                what = f"{method} {url}{at(url.host, [stream.peer])}"
+                what = f"{method.name} {url}{at(url.host, [stream.peer])}"
                 limit = stalls * self._stall_timeout
                 option = f"{stalls} times --stall-timeout" if stalls > 1 else "--stall-timeout"
                 raise translated(what, error, "no answer", limit, option) from error
             if head.status_code == _PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
-                raise DeniedError(f"{method} {url}: the proxy {proxy} answered 407", code="PROXY")
-        line = f"{method} {url}: {head.status_code}", *noted
+                raise DeniedError(
+                    f"{method.name} {url}: the proxy {proxy} answered 407", code="PROXY"
+                )
+        line = f"{method.name} {url}: {head.status_code}", *noted
         release = partial(self._release, url, line)
         return Response(url, head, http, stream, self._stall_timeout, release)
 

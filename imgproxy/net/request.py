@@ -5,7 +5,7 @@ It is a module of its own because `preconnect` sends a request before there is a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import h11
 
@@ -22,30 +22,45 @@ if TYPE_CHECKING:
 USER_AGENT = f"imgproxy/{__version__}"
 
 
+class Method(NamedTuple):
+    """The method of a request, and the form that is its body, None for no body."""
+
+    name: str
+    form: bytes | None = None
+
+
+GET = Method("GET")
+HEAD = Method("HEAD")
+
+
+def post(form: bytes) -> Method:
+    """Return the method that sends a form."""
+    return Method("POST", form)
+
+
 def compose(
     connection: h11.Connection,
     url: Url,
     headers: Mapping[str, str],
     user_agent: str,
     *,
-    form: bytes | None = None,
+    method: Method = GET,
     proxy: Proxy | None = None,
 ) -> bytes:
-    """Return the bytes of a GET, or with a `form` of a POST of that.
+    """Return the bytes of a request.
 
     `connection` must not have sent anything. For a `proxy` that forwards the request, the target is
     in absolute form: RFC 9112 section 3.2.2.
     """
     target, fields = proxy.forward(url) if proxy else (url.target, [("Host", url.authority)])
     fields += [("User-Agent", user_agent), ("Accept-Encoding", "identity"), *headers.items()]
-    if form is not None:
+    if method.form is not None:
         fields += [
             ("Content-Type", "application/x-www-form-urlencoded"),
-            ("Content-Length", str(len(form))),
+            ("Content-Length", str(len(method.form))),
         ]
-    method = "GET" if form is None else "POST"
-    head = h11.Request(method=method, target=target, headers=fields)
-    body = [] if form is None else [h11.Data(data=form)]
+    head = h11.Request(method=method.name, target=target, headers=fields)
+    body = [] if method.form is None else [h11.Data(data=method.form)]
     return b"".join(connection.send(each) or b"" for each in (head, *body, h11.EndOfMessage()))
 
 

@@ -33,6 +33,7 @@ from imgproxy.specs.http.chunks import Chunks
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from imgproxy.net.response_parser import ResponseParser
     from imgproxy.net.streams import ByteStream
     from imgproxy.specs.http.url import Url
 
@@ -68,7 +69,7 @@ class Response:
         self,
         url: Url,
         head: h11.Response,
-        connection: h11.Connection,
+        connection: ResponseParser,
         stream: ByteStream,
         stall_timeout: float,
         release: Callable[..., None],
@@ -77,7 +78,7 @@ class Response:
         self.status = head.status_code
         self._fields = head.headers
         self.is_internal = addresses.is_internal(stream.peer or url.host)
-        self._what = f"GET {url}{at(url.host, [stream.peer])}"
+        self._what = f"{connection.method} {url}{at(url.host, [stream.peer])}"
         self._stream: ByteStream | None = stream
         self._release = release
         self._stall_timeout = self._patience = stall_timeout
@@ -85,16 +86,17 @@ class Response:
         self._ended = False
         options = self.header("connection").lower().replace(" ", "").split(",")
         self._reusable = head.http_version == b"1.1" and "close" not in options
-        self._frame(connection.trailing_data[0])
+        has_body = connection.method != "HEAD" and self.status not in _BODILESS
+        self._frame(connection.trailing_data[0], has_body=has_body)
 
-    def _frame(self, received: bytes) -> None:
-        """Decide how the body ends: RFC 9112 section 6.3, for a response to GET.
+    def _frame(self, received: bytes, *, has_body: bool) -> None:
+        """Decide how the body ends: RFC 9112 section 6.3.
 
         `received` came along with the head.
         """
-        length = "0" if self.status in _BODILESS else self.header("content-length")
+        length = self.header("content-length") if has_body else "0"
         self._rest = memoryview(b"")
-        if self.header("transfer-encoding") and self.status not in _BODILESS:
+        if self.header("transfer-encoding") and has_body:
             self.size = None
             self.ends_by_close = False
             self._pull = self._pull_chunks

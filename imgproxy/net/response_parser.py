@@ -18,11 +18,12 @@ _INTERIM = re.compile(rb"HTTP/1\.[01] 1[0-9][0-9]")
 class ResponseParser(h11.Connection):
     """A client's connection that receives the heads of interim responses and of a final one.
 
-    A head may have `max_head` bytes.
+    A head may have `max_head` bytes. `method` is that of the request.
     """
 
-    def __init__(self, max_head: int) -> None:
+    def __init__(self, max_head: int, method: str = "GET") -> None:
         super().__init__(h11.CLIENT, max_incomplete_event_size=max_head)
+        self.method = method
         self._max_head = max_head
         self._head = bytearray()  # until it is complete
         self._is_final = False

@@ -138,7 +138,7 @@ class CachedImage(CachedSource):
             patience = self._options.patience
             try:
                 with time_limit.limited(patience, retries=_RETRIES, connecting=_CONNECTING):
-                    return await self._asked(None)
+                    return await self._confirmed(tag, stored) or await self._asked(None)
             except Failure as failure:
                 if not is_away(failure):
                     raise
@@ -157,13 +157,25 @@ class CachedImage(CachedSource):
             raise
 
         self._is_insecure = found.is_insecure
+        return self._recorded(found, self._set_tag)
 
-        def accept(document: CachedDocument) -> None:
-            if self._reference.digest is None:
-                asked = CachedTag(document, time.time())
-                self._records.set_tag(self._reference.name, str(self._reference.tag), asked)
+    async def _confirmed(self, tag: CachedTag, stored: Document) -> Document | None:
+        """Return the cached document of a tag where the registry says that it is still that one.
 
-        return self._recorded(found, accept)
+        It sends no document for that. Docker Hub limits how many it sends, and not how often it is
+        asked in this way.
+        """
+        location = await self._image.confirmed_by(tag.document.digest)
+        if location is None:
+            return None
+        self._is_insecure |= location.is_insecure
+        return self._recorded(stored._replace(is_insecure=self._is_insecure), self._set_tag)
+
+    def _set_tag(self, document: CachedDocument) -> None:
+        """Record what the tag stands for now, if it was one that was asked for."""
+        if self._reference.digest is None:
+            asked = CachedTag(document, time.time())
+            self._records.set_tag(self._reference.name, str(self._reference.tag), asked)
 
     def _recorded(
         self, found: Document, accepted: Callable[[CachedDocument], None] = lambda _: None

@@ -53,7 +53,7 @@ def test_what_was_pulled_once_is_asked_for_once(scene: Scene) -> None:
         asked = scene.asked()
         assert len(asked) == len({*asked}), asked
         scene.pull(door, "index")
-        assert scene.asked() == ["/v2/images/all/manifests/index"]
+        assert [*map(str, scene.line.asked)] == ["HEAD /v2/images/all/manifests/index"]
     scene.line.dead = True
     with scene.door() as door:  # nothing of it is in memory
         for tag in ("index", "docker"):

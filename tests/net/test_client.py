@@ -1010,6 +1010,30 @@ def test_no_more_addresses_are_named_than_the_limit() -> None:
     assert responses.at("x", list("abcde")) == " at a, b, c, d, …"
 
 
+# --- HEAD ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 404])
+@virtual_time
+async def test_what_is_asked_by_head_has_no_body_whatever_its_fields_say(status: int) -> None:
+    fields: tuple[dict[str, str | None], ...] = (
+        {"content_length": "100"},
+        {"transfer_encoding": "chunked"},
+        {},
+    )
+    exchanges = [asked(WHERE, head(status, **each), method="HEAD") for each in fields]
+    script, notes = Script(*exchanges, asked(WHERE, LENGTH)), Notes()
+    client = Client(script, notes, stall_timeout=60, user_agent="test/1")
+    for _ in fields:
+        response = await client.get(URL, {}, method=request.HEAD)
+        assert (response.status, await response.read(10)) == (status, b"")
+    assert await (await client.get(URL, {})).read(1000) == BODY
+    assert notes.details[0] == f"{SHOWN.replace('GET', 'HEAD')}{status}, 0 bytes, 0 ms"
+    assert len(script.dialled) == 1
+    client.close()
+    script.check()
+
+
 # --- forms --------------------------------------------------------------------------------------
 
 FORM = b"refresh_token=hunter2"
@@ -1022,7 +1046,7 @@ async def test_a_form_is_posted() -> None:
     )
     script, notes = Script(wanted), Notes()
     client = Client(script, notes, stall_timeout=60, user_agent="test/1")
-    response = await client.get(URL, {}, form=FORM)
+    response = await client.get(URL, {}, method=request.post(FORM))
     assert await response.read(1000) == BODY
     assert notes.details == [f"{SHOWN.replace('GET', 'POST')}200, 100 bytes, 0 ms"]
     client.close()

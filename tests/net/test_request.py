@@ -5,7 +5,7 @@ from __future__ import annotations
 import h11
 import pytest
 
-from imgproxy.net.request import USER_AGENT, compose, secrets
+from imgproxy.net.request import USER_AGENT, compose, post, secrets
 from imgproxy.specs.http import proxy
 from imgproxy.specs.http import url as urls
 
@@ -28,7 +28,7 @@ def test_a_get() -> None:
 
 
 def test_a_form() -> None:
-    head, _, body = composed(form=b"grant=1").partition(b"\r\n\r\n")
+    head, _, body = composed(method=post(b"grant=1")).partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v2/acme")
     assert b"\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 7" in head
     assert body == b"grant=1"

@@ -270,11 +270,14 @@ class Exchange(NamedTuple):
     steps: tuple[Step, ...]
     fields: dict[str, str | None]
     form: bytes | None = None
+    method: str = "GET"
 
 
-def asked(url: str, *steps: Step, form: bytes | None = None, **fields: str | None) -> Exchange:
+def asked(
+    url: str, *steps: Step, form: bytes | None = None, method: str = "GET", **fields: str | None
+) -> Exchange:
     given = {name.replace("_", "-"): value for name, value in fields.items()}
-    return Exchange(url, steps, given, form)
+    return Exchange(url, steps, given, form, method)
 
 
 class Script:
@@ -318,11 +321,12 @@ class Script:
         fields = {name.lower(): value for name, value in pairs}
         method, target, version = lines[0].split(" ")
         self._failed = True  # until the request has proven to be the expected one
-        assert (method, version) == ("POST" if form else "GET", "HTTP/1.1")
+        assert version == "HTTP/1.1"
         assert len(fields) == len(pairs), request
         assert self.exchanges, f"an unexpected request: {lines[0]}"
         expected = self.exchanges.popleft()
         assert f"{origin}{target}" == expected.url
+        assert method == ("POST" if expected.form else expected.method)
         assert form == (expected.form or b"")
         assert fields["host"] == origin.partition("://")[2]
         for name, value in expected.fields.items():

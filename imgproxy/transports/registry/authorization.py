@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import trio
 
 from imgproxy.errors import HOST_FAILURES, Failure, UnreachableError
+from imgproxy.net.request import GET, post
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.http import challenge as challenges
 from imgproxy.specs.oci import distribution
@@ -26,6 +27,7 @@ from imgproxy.transports.registry.redirects import discard, retry_after
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from imgproxy.net.request import Method
     from imgproxy.net.response import Response
     from imgproxy.specs.http.challenge import Challenge
     from imgproxy.specs.http.credentials import Credentials
@@ -48,10 +50,10 @@ class Send(Protocol):
         fields: dict[str, str],
         authorization: str,
         *,
-        form: bytes | None = None,
+        method: Method = GET,
         internal: bool = True,
     ) -> Response:
-        """Return the response to a GET, or to a POST of a form. Raises `Failure`.
+        """Return the response to a request. Raises `Failure`.
 
         `internal` false asks no server with an internal address.
         """
@@ -104,7 +106,9 @@ class Authorization:
         """Whether there is a token that was given without credentials."""
         return bool(self._value) and not self.source
 
-    async def request(self, url: Url, fields: dict[str, str]) -> tuple[Response, bytes]:
+    async def request(
+        self, url: Url, fields: dict[str, str], method: Method = GET
+    ) -> tuple[Response, bytes]:
         """Return the response to a request, and what was read of the body of a final refusal.
 
         Raises `Failure`.
@@ -112,15 +116,23 @@ class Authorization:
         if self._demand is not None and self._is_over:
             await self._renew(url, self._demand, self._generation)
         value, generation = self._value, self._generation
-        response = await self._send(url, fields, value)
-        return await self._insist(url, fields, response, value, generation)
+        send = partial(self._send, url, fields, method=method)
+        return await self._insist(url, send, await send(value), value, generation)
 
-    async def resume(self, refusal: Response, fields: dict[str, str]) -> tuple[Response, bytes]:
+    async def resume(
+        self, refusal: Response, fields: dict[str, str], method: Method = GET
+    ) -> tuple[Response, bytes]:
         """Return what `request` would, where a request without a value has been refused."""
-        return await self._insist(refusal.url, fields, refusal, "", 0)
+        send = partial(self._send, refusal.url, fields, method=method)
+        return await self._insist(refusal.url, send, refusal, "", 0)
 
     async def _insist(
-        self, url: Url, fields: dict[str, str], response: Response, value: str, generation: int
+        self,
+        url: Url,
+        send: Callable[[str], Awaitable[Response]],
+        response: Response,
+        value: str,
+        generation: int,
     ) -> tuple[Response, bytes]:
         """Meet what refusals of `url` ask for; `generation` is that of the value that was sent."""
         is_new = False
@@ -131,7 +143,7 @@ class Authorization:
                 self._raise_failure()
                 return response, body
             generation, is_new = self._generation, True
-            response = await self._send(url, fields, value)
+            response = await send(value)
         if response.status < 400 or not distribution.is_authorized(response.url, url):
             self._accepted = generation
         elif response.status == 401:
@@ -205,9 +217,10 @@ class Authorization:
         request = tokens.request(
             url, challenge, self._scopes, credentials, allow_http=self._allow_http
         )
+        method = GET if request.form is None else post(request.form)
         try:
             response = await self._send(
-                request.url, {}, request.authorization, form=request.form, internal=internal
+                request.url, {}, request.authorization, method=method, internal=internal
             )
         except UnreachableError as error:
             raise error.merged([error], f"{error.message} (the token server of {url})") from error

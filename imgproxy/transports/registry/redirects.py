@@ -34,6 +34,7 @@ async def follow(
     headers: Callable[[Url], dict[str, str]],
     *,
     allow_http: bool,
+    method: str = "GET",
 ) -> Response:
     """Return the response at the end of all redirects; `headers` returns the fields for a URL.
 
@@ -42,7 +43,7 @@ async def follow(
     by: Url | None = None
     for _ in range(distribution.MAX_REDIRECTS + 1):
         try:
-            with waiting(lambda: f"GET {url}"):  # noqa: B023  (called within the block)
+            with waiting(lambda: f"{method} {url}"):  # noqa: B023  (called within the block)
                 response = await get(url, headers(url))
         except UnreachableError as error:
             if by is None:

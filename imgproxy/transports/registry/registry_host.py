@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import HOST_FAILURES, Failure
+from imgproxy.net.request import GET
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import distribution
 from imgproxy.transports.registry.redirects import follow
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.net.client import Client
+    from imgproxy.net.request import Method
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.distribution import ApiPath
@@ -67,7 +69,7 @@ class RegistryHost:
         fields: dict[str, str],
         authorization: str,
         *,
-        form: bytes | None = None,
+        method: Method = GET,
         note: str = "",
         internal: bool = True,
     ) -> Response:
@@ -80,7 +82,8 @@ class RegistryHost:
         authorized = {**fields, "Authorization": authorization} if authorization else fields
         is_whole_blob = distribution.is_blob(url) and "Range" not in fields
         stalls = BLOB_STALLS if is_whole_blob else 1
-        ask = partial(self._client.get, form=form, note=note, internal=internal, stalls=stalls)
+        get_once = self._client.get
+        ask = partial(get_once, method=method, note=note, internal=internal, stalls=stalls)
 
         async def get(url: Url, fields: dict[str, str]) -> Response:
             response = await ask(url, fields)
@@ -88,8 +91,8 @@ class RegistryHost:
                 self._warn(response)
             return response
 
-        if form is not None:
-            with waiting(lambda: f"POST {url}"):
+        if method.form is not None:
+            with waiting(lambda: f"{method.name} {url}"):
                 return await get(url, authorized)
         is_internal = True
 
@@ -105,6 +108,7 @@ class RegistryHost:
             url,
             lambda url: authorized if distribution.is_authorized(url, first) else fields,
             allow_http=self.insecure,
+            method=method.name,
         )
 
     async def _probe(self) -> str:

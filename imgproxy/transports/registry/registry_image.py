@@ -56,6 +56,18 @@ class RegistryImage:
         """See `Source`."""
         return await self._document(self.reference.manifest, self.reference.digest)
 
+    async def confirmed_by(self, digest: Digest) -> Repository | None:
+        """Return the location that says that the image's tag stands for a digest.
+
+        None where it says anything else, or nothing: `root` is to be asked then. Raises `Failure`.
+        """
+
+        async def ask(location: Repository) -> Repository | None:
+            return location if await location.has_manifest(path.name, digest) else None
+
+        path = ManifestPath(self.reference.manifest)
+        return await self.failover.ask(path, ask)
+
     async def tagged(self, tag: str) -> Document:
         """Return a document by a tag of its own in the image's repository. Raises `Failure`."""
         return await self._document(tag)

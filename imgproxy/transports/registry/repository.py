@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.errors import BadUpstreamError, DeniedError, clean
+from imgproxy.net.request import GET, HEAD
+from imgproxy.specs.http import retry
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.distribution import (
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from imgproxy.errors import Failure
     from imgproxy.host.credential_lookup import CredentialLookup
+    from imgproxy.net.request import Method
     from imgproxy.net.response import Response
     from imgproxy.specs.http.content_range import Range
     from imgproxy.specs.http.credentials import Credentials
@@ -101,6 +104,22 @@ class Repository:
             raise _page(response, raw)
         return FoundManifest(raw, response.header("content-type"), named)
 
+    async def has_manifest(self, name: str, digest: Digest) -> bool:
+        """Return whether the registry says, without sending it, that a tag stands for a digest.
+
+        Where it says nothing of digests, or does not support HEAD, False is no answer.
+        """
+        path = ManifestPath(name)
+        url = await self._host.url(self._repository, path)
+        fields = {"Accept": distribution.ACCEPT_MANIFESTS}
+        response, _ = await self._request(url, fields, HEAD)
+        await discard(response)
+        if retry.is_transient_status(response.status):
+            message = f"{path}: HEAD {response.url}: {response.status}"
+            raise distribution.refusal(message, response.status, retry_after=retry_after(response))
+        named = distribution.content_digests(response.headers("docker-content-digest"))
+        return response.status in OK and named == (digest,)
+
     async def blob(self, digest: Digest, wanted: Range | None = None) -> Part:
         """Return the response with a blob, or with the wanted rest of it, to be read."""
         path = BlobPath(digest)
@@ -145,13 +164,15 @@ class Repository:
             raise await self._failure(response, body, url, path)
         return response
 
-    async def _request(self, url: Url, fields: dict[str, str]) -> tuple[Response, bytes]:
+    async def _request(
+        self, url: Url, fields: dict[str, str], method: Method = GET
+    ) -> tuple[Response, bytes]:
         """Return the response at the end of all redirects, with what was read of a refusal's body.
 
         Another registry that they lead to gets a token without credentials: those in use are not
         for it. If it redirects to a third one, that gets none.
         """
-        response, body = await self._authorization.request(url, fields)
+        response, body = await self._authorization.request(url, fields, method)
         name = distribution.repository_of(response.url)
         if response.status != 401 or response.url.origin == url.origin or not name:
             return response, body
@@ -163,7 +184,7 @@ class Repository:
             self._anonymous[key] = Authorization(
                 name, _find_none, send, allow_http=self._host.insecure
             )
-        return await self._anonymous[key].resume(response, fields)
+        return await self._anonymous[key].resume(response, fields, method)
 
     async def _send(
         self,
@@ -172,14 +193,14 @@ class Repository:
         fields: dict[str, str],
         authorization: str,
         *,
-        form: bytes | None = None,
+        method: Method = GET,
         internal: bool = True,
     ) -> Response:
         source = find_source()
         shown = f", credentials from {source}" if source else ""
         note = f" ({self._kind} {self.name}{shown})"
         return await self._host.get(
-            url, fields, authorization, form=form, note=note, internal=internal
+            url, fields, authorization, method=method, note=note, internal=internal
         )
 
     async def _failure(self, response: Response, body: bytes, url: Url, path: ApiPath) -> Failure:

@@ -39,6 +39,7 @@ from support.streams import (
 )
 
 from imgproxy.errors import ConfigurationError, Failure
+from imgproxy.net.request import GET
 from imgproxy.specs.http import url as urls
 from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci import distribution
@@ -47,6 +48,7 @@ from imgproxy.transports.registry.authorization import Authorization
 if TYPE_CHECKING:
     from support.streams import Exchange, Script
 
+    from imgproxy.net.request import Method
     from imgproxy.net.response import Response
     from imgproxy.specs.http.url import Url
     from imgproxy.transports.registry.registry_image import RegistryImage
@@ -1136,12 +1138,12 @@ async def test_whatever_sends_requests_may_be_authorized() -> None:
             fields: dict[str, str],
             value: str,
             *,
-            form: bytes | None = None,
+            method: Method = GET,
             internal: bool = True,
         ) -> Response:
-            sent.append((url.host, fields, value, form))
+            sent.append((url.host, fields, value, method.form))
             authorized = {**fields, "Authorization": value} if value else fields
-            return await client.get(url, authorized, internal=internal)
+            return await client.get(url, authorized, method=method, internal=internal)
 
         authorization = Authorization("acme/os", find, send, allow_http=False)
         assert authorization.source == ""
