@@ -157,8 +157,12 @@ def new_network(
     configuration: Configuration,
     diagnostics: Diagnostics,
     preconnection: Preconnection | None,
+    outage_time: float = 0.0,
 ) -> Network:
-    """Return the network as options and configuration permit it; close it in the end."""
+    """Return the network as options and configuration permit it; close it in the end.
+
+    `outage_time`: see `NetworkOptions`.
+    """
     from imgproxy.transports.registry.network import Network
     from imgproxy.transports.registry.options import NetworkOptions
 
@@ -173,6 +177,7 @@ def new_network(
         registry_token=options.registry_token or "",
         foreign_layers=options.foreign_layers,
         user_agent_prefix=options.user_agent_prefix,
+        outage_time=outage_time,
     )
     return Network(network_options, configuration, diagnostics, preconnection)
 

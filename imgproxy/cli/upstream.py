@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 # In seconds: how long a registry has to say what a tag stands for where that was asked before.
 _PATIENCE = 10.0
 
+# In seconds: how long one that could not be reached is not asked again. Clients come one after the
+# other, and each would wait for so long otherwise.
+_OUTAGE_TIME = 5.0
+
 # What makes sure that only those get what was fetched by a login who may, by the names of their
 # attributes. `--client-ca` goes with TLS, which all TCP listeners speak then.
 _PROTECTIONS = {
@@ -127,7 +131,9 @@ class Upstreams:
             from imgproxy.transports.fills import Fills
             from imgproxy.transports.upstream_place import UpstreamPlace
 
-            self.network = runtime.new_network(options, configuration, diagnostics, None)
+            self.network = runtime.new_network(
+                options, configuration, diagnostics, None, outage_time=_OUTAGE_TIME
+            )
             cache = self._cache = runtime.new_cache(options, self.network, patience=_PATIENCE)
             assert cache is not None  # noqa: S101  (see `check`)
             self._fills = Fills(cache, partial(read_through, large_blobs))

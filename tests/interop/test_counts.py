@@ -452,7 +452,7 @@ REGISTRY = {
     *within("specs.oci", "distribution", "token"),
     *within("transports.registry", "authorization", "blob_failover", "blob_part", "failover"),
     *within("transports.registry", "preconnect", "redirects", "registry_host", "registry_image"),
-    *within("transports.registry", "repository", "resumable_blob", "warnings"),
+    *within("transports.registry", "outage", "repository", "resumable_blob", "warnings"),
 }
 
 

@@ -220,6 +220,31 @@ def test_what_nobody_can_be_asked_for_is_no_404(scene: Scene) -> None:
             assert_is_refused(door.ask(gone), 504, "UNSUPPORTED")
 
 
+@pytest.mark.slow
+def test_a_registry_that_says_nothing_is_not_asked_by_each(scene: Scene) -> None:
+    """Its listener accepts connections, and nobody answers on them."""
+    with scene.door("--retries=0") as door:
+        for tag in ("latest", "docker"):
+            scene.pull(door, tag)
+        scene.line.silent = True
+        targets = [manifest(scene.name, each) for each in ("latest", "docker", ABSENT, "none")]
+
+        def asks_nobody() -> bool:
+            """Ask for one more thing each time, after what has been found out in vain."""
+            door.ask(targets[0])
+            before = scene.line.connections
+            replies = [door.ask(each) for each in targets]
+            assert [each.status for each in replies] == [200, 200, 504, 504]
+            assert [each.get("Warning") for each in replies[:2]] == [STALE] * 2
+            return scene.line.connections == before
+
+        # On a machine that is stopped for seconds in between, they are asked for once more.
+        assert eventually(asks_nobody, 300)
+        assert "not asked again yet" in door.child.stderr
+        scene.line.silent = False
+        assert eventually(lambda: door.ask(targets[0]).get("Warning") is None)
+
+
 def test_offline_serves_what_is_there_for_a_time(scene: Scene) -> None:
     with scene.door() as door:
         scene.pull(door, "latest")

@@ -64,7 +64,7 @@ def _take_heads(buffer: bytearray, asked: list[Asked]) -> None:
 class Line:
     """A relay to a server: requests through it, bytes that came back, cuts that are to come.
 
-    Once `dead`, it closes every further connection.
+    Once `dead`, it closes every further connection; once `silent`, it keeps all without a word.
     """
 
     target: str
@@ -75,6 +75,7 @@ class Line:
     passed: int = 0
     broken: int = 0
     dead: bool = False
+    silent: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -113,7 +114,9 @@ class _Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         line = self.server.line
         line.connections += 1
-        if line.dead:
+        if line.silent:
+            line.ended.wait()
+        if line.dead or line.silent:
             return
         host, port = line.target.split(":")
         with (
@@ -136,6 +139,8 @@ def _pass_on(client: socket.socket, upstream: socket.socket, line: Line) -> Fate
             data = source.recv(_CHUNK if source is client else line.room())
             if not data:
                 return None
+            if line.silent:
+                return "stall"
             if source is client:
                 heads += data
                 _take_heads(heads, line.asked)

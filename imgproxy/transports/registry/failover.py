@@ -2,7 +2,8 @@
 
 They are asked in their order: one that fails is passed over for the next. When all have failed and
 one of the failures may be temporary, there is a pause, and they are asked once more. A location
-that sent wrong bytes is not asked for the same thing again for a while.
+that sent wrong bytes is not asked for the same thing again for a while, and one that could not be
+reached a moment ago is not asked for anything, where that is remembered: see `outage`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import trio
 
-from imgproxy.errors import HOST_FAILURES, DeniedError, Failure, NotFoundError
+from imgproxy.errors import (
+    HOST_FAILURES,
+    DeniedError,
+    Failure,
+    NotFoundError,
+    UnreachableError,
+)
 from imgproxy.specs.http import retry
 from imgproxy.transports.time_limit import TimeLimitError, max_retries, time_left, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
+
+    from imgproxy.transports.registry.outage import Outage
 
 T = TypeVar("T")
 
@@ -32,6 +41,7 @@ class Location(Protocol):
 
     name: str
     demerits: int
+    outage: Outage
 
 
 class Refused(NamedTuple):
@@ -127,25 +137,24 @@ class Failover(Generic[L]):
         """Return what `attempt` returns for the first location where it does not fail.
 
         `what` is the thing asked for, identified by `str(what)`. `retries` are those that are left
-        for it, by default new ones. `primary_decides`: if the primary location, which is
-        the last, does not have it, there is no pause for the sake of a mirror. Raises `Failure`,
-        which lists that of each location if there are several.
+        for it where a part of it was received, by default new ones. `primary_decides`: if the
+        primary location, which is the last, does not have it, there is no pause for the sake of a
+        mirror. Raises `Failure`, which lists that of each location if there are several.
         """
-        retries = retries or self.new_retries()
+        began = trio.current_time()
         kept = {**self._refusals, **self._rejections(str(what))}
+        if retries is None:
+            kept |= self._outages()
+            retries = self.new_retries()
         failures = {each: failure.copy() for each, failure in kept.items()}
         while True:
             for location in sorted(self.locations, key=lambda each: each.demerits):
                 if location in failures and not failures[location].is_transient:
                     continue
                 try:
-                    with waiting(partial(self._described, what, location)):
-                        return await attempt(location)
+                    return await self._attempt(what, location, attempt, began)
                 except HOST_FAILURES:
                     raise  # a mistake on this host, and not the location's
-                except TimeLimitError:
-                    location.demerits += 1
-                    raise
                 except Failure as failure:
                     failures[location] = failure
                     location.demerits += failure.retryable
@@ -153,7 +162,37 @@ class Failover(Generic[L]):
             if primary_decides and isinstance(failures[self._all[-1]], NotFoundError):
                 transient = []
             if not transient or not await retries.pause(transient):
+                self._note_outages(failures, kept, began)
                 raise self._merged(failures)
+
+    async def _attempt(
+        self, what: object, location: L, attempt: Callable[[L], Awaitable[T]], began: float
+    ) -> T:
+        """Return what a location answers; that a time limit ends before counts against it."""
+        try:
+            with waiting(partial(self._described, what, location)):
+                return await attempt(location)
+        except TimeLimitError as error:
+            location.demerits += 1
+            location.outage.note(str(error), began)
+            raise
+
+    def _note_outages(
+        self,
+        failures: Mapping[L | Refused, Failure],
+        kept: Container[L | Refused],
+        began: float,
+    ) -> None:
+        """Note which locations could not be reached; those that are `kept` were not asked."""
+        for location in self.locations:
+            failure = failures[location]
+            if isinstance(failure, UnreachableError) and location not in kept:
+                location.outage.note(failure.message, began)
+
+    def _outages(self) -> dict[L | Refused, Failure]:
+        """Return the locations that could not be reached a moment ago."""
+        found = {each: each.outage.current() for each in self.locations}
+        return {each: failure for each, failure in found.items() if failure is not None}
 
     def _described(self, what: object, location: L) -> str:
         return f"{self.name}: {what} from {location.name}"

@@ -172,7 +172,11 @@ class Network:
             home = distribution.registry_url("https", registry, "", distribution.BasePath())
             client = self._client(home, registry, insecure=insecure)
             self._hosts[key] = RegistryHost(
-                registry, client, insecure=insecure, warn=Warnings(self._diagnostics).report
+                registry,
+                client,
+                insecure=insecure,
+                warn=Warnings(self._diagnostics).report,
+                outage_time=self.options.outage_time,
             )
         return self._hosts[key]
 

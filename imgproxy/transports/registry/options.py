@@ -15,7 +15,8 @@ class NetworkOptions(NamedTuple):
     location is asked. `retries` are per mebibyte of progress; `stall_timeout` is in seconds.
     `anonymous`: no credentials are used. `registry_token` is a bearer token, empty for none.
     `foreign_layers`: layers may be fetched from the `urls` of their descriptors.
-    `user_agent_prefix` comes before the name of this program, empty for none.
+    `user_agent_prefix` comes before the name of this program, empty for none. For `outage_time`
+    seconds, a registry that could not be reached is not asked again.
     """
 
     offline: bool = False
@@ -28,3 +29,4 @@ class NetworkOptions(NamedTuple):
     registry_token: str = ""
     foreign_layers: bool = False
     user_agent_prefix: str = ""
+    outage_time: float = 0.0

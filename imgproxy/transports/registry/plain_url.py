@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.distribution import BlobPath
 from imgproxy.transports.registry.blob_part import open_part
+from imgproxy.transports.registry.outage import Outage
 from imgproxy.transports.registry.redirects import OK, check_encoding, discard, follow, retry_after
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class PlainUrl:
     def __init__(self, url: Url, client: Client, *, allow_http: bool) -> None:
         self.name = str(url)
         self.demerits = 0
+        self.outage = Outage()
         self._url = url
         self._client = client
         self._allow_http = allow_http

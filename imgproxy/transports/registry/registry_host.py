@@ -12,6 +12,7 @@ from imgproxy.errors import HOST_FAILURES, Failure
 from imgproxy.net.request import GET
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import distribution
+from imgproxy.transports.registry.outage import Outage
 from imgproxy.transports.registry.redirects import follow
 from imgproxy.transports.time_limit import waiting
 
@@ -37,7 +38,7 @@ class RegistryHost:
 
     `registry` is its name in references, `host[:port]`. `insecure`: its certificate is not
     verified, and plain http is used where https fails. `warn` is called with each response of the
-    registry itself, for the warnings in it.
+    registry itself, for the warnings in it. `outage_time`: see `NetworkOptions`.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class RegistryHost:
         *,
         insecure: bool,
         warn: Callable[[Response], None] = lambda _: None,
+        outage_time: float = 0.0,
     ) -> None:
         self.registry = registry
+        self.outage = Outage(outage_time)
         self._warn = warn
         self.insecure = insecure
         self._client = client
@@ -88,6 +91,7 @@ class RegistryHost:
         async def get(url: Url, fields: dict[str, str]) -> Response:
             response = await ask(url, fields)
             if url.origin == first.origin:
+                self.outage.answered()
                 self._warn(response)
             return response
 

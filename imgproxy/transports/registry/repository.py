@@ -80,6 +80,7 @@ class Repository:
     ) -> None:
         self.name = f"{host.registry}/{repository}"
         self.demerits = 0
+        self.outage = host.outage
         self.is_insecure = host.insecure
         self._host = host
         self._repository = repository

@@ -46,6 +46,7 @@ from imgproxy.images.verified_source import VerifiedSource
 from imgproxy.specs.oci import distribution
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.registry.failover import REJECTION_TIME, Failover, Refused
+from imgproxy.transports.registry.outage import Outage
 from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
@@ -66,9 +67,10 @@ RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 class Place:
     """A location that answers with its name, or fails in this order; `asked` counts."""
 
-    def __init__(self, name: str, *failures: Failure) -> None:
+    def __init__(self, name: str, *failures: Failure, seconds: float = 0.0) -> None:
         self.name = name
         self.demerits = 0
+        self.outage = Outage(seconds)
         self.asked = 0
         self._failures = list(failures)
 
@@ -77,6 +79,7 @@ class Place:
         self.asked += 1
         if self._failures:
             raise self._failures.pop(0)
+        self.outage.answered()
         return self.name
 
 
