@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from imgproxy.errors import Failure, InvalidError
+from imgproxy.errors import Failure, InvalidError, NotReadyError
+from imgproxy.single_flight import WAIT
 from imgproxy.store import locks
 from imgproxy.store.files import using
 from imgproxy.transports import time_limit
@@ -41,6 +42,9 @@ MAX_ABANDONED = 8
 
 # In seconds: how long a blob that another process receives may stand still.
 _PATIENCE = 60.0
+
+# In seconds: when a part may be asked for again that has waited for its blob in vain.
+RETRY_AFTER = 10.0
 
 # In bytes: less than this is passed on only where no more comes for a moment.
 _PIECE = 256 * 1024
@@ -68,7 +72,7 @@ class Fills:
         `blobs` are those that the reader removes it from should it be wrong there.
         """
         fill = self._under_way.get(descriptor.digest)
-        if fill is None or fill.size != descriptor.size:
+        if fill is None or fill.size != descriptor.size or fill.scope.cancel_called:
             assert self._nursery is not None  # noqa: S101  (see `run`)
             fill = self._under_way[descriptor.digest] = _Fill(descriptor.size)
             # In a context of its own: the time limit of the first client is not that of the rest.
@@ -77,6 +81,27 @@ class Fills:
             self._abandoned.remove(fill)
         fill.followers += 1
         return _Follower(descriptor, fill, receive, blobs, partial(self._leave, fill))
+
+    async def wait_stored(self, descriptor: Descriptor, receive: Receive, blobs: KeptBlobs) -> None:
+        """Wait until a blob has come into the store, or the store cannot take it.
+
+        Raises why it failed, and `NotReadyError` where it takes longer than `WAIT`.
+        """
+        reader = self.follow(descriptor, receive, blobs)
+        fill = self._under_way[descriptor.digest]
+        try:
+            with trio.move_on_after(WAIT):
+                while not fill.is_over:
+                    await fill.wait()
+        finally:
+            reader.close()
+        fill.raise_failure()
+        if not fill.is_over:
+            raise NotReadyError(
+                f"{reader.name}: its {descriptor.size} bytes come before any part of them; ask"
+                " again later",
+                retry_after=RETRY_AFTER,
+            )
 
     def _leave(self, fill: _Fill) -> None:
         fill.followers -= 1
@@ -136,6 +161,11 @@ class _Fill:
         self.failure: Exception | None = None
         self.scope = trio.CancelScope()
         self._grown = trio.Event()
+
+    def raise_failure(self) -> None:
+        """Raise why it has failed, if it has."""
+        if self.failure is not None:
+            raise self.failure.copy() if isinstance(self.failure, Failure) else self.failure
 
     def tell(self) -> None:
         """Wake those who wait."""
@@ -232,9 +262,7 @@ class _Follower:
 
     async def _go_on_alone(self) -> None:
         """Receive the rest from the source, as the store cannot take it; raise why it failed."""
-        failure = self._fill.failure
-        if failure is not None:
-            raise failure.copy() if isinstance(failure, Failure) else failure
+        self._fill.raise_failure()
         self._alone = await self._receive(self._position)
 
     def reject(self, failure: Failure) -> bool:

@@ -219,13 +219,19 @@ class UpstreamImage(CachedImage):
     async def blob(
         self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
     ) -> Reader:
-        """See `Source`. One that is not here is received once for all."""
-        digest, is_part = descriptor.digest, offset > 0 or stop is not None
+        """See `Source`. One that is not here is received once for all.
+
+        It comes as a whole, also where it was here before and a part is wanted: clients go on to
+        ask for the others.
+        """
+        digest = descriptor.digest
         is_alone = self._blobs.has(digest, descriptor.size) or self._blobs.is_wrong(digest)
-        if is_part or is_alone or not self._cache.takes(descriptor):
-            return await super().blob(descriptor, offset, stop)
-        receive = partial(self._source.blob, descriptor)
-        return self._fills.follow(descriptor, receive, self._blobs)
+        if not is_alone and self._cache.takes(descriptor):
+            receive = partial(self._source.blob, descriptor)
+            if offset == 0 and stop is None:
+                return self._fills.follow(descriptor, receive, self._blobs)
+            await self._fills.wait_stored(descriptor, receive, self._blobs)
+        return await super().blob(descriptor, offset, stop)
 
     def close(self) -> None:
         """See `Source`. It may have been given up before it was asked."""

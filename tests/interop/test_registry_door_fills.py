@@ -191,6 +191,18 @@ def test_ranges_of_what_is_not_here_yet(scene: Scene, layer: str) -> None:
     assert layers_asked(scene, layer) == []
 
 
+def test_a_range_of_what_was_removed_fetches_it_once_for_all(scene: Scene, layer: str) -> None:
+    whole = scene.registry.layout.read(layer)
+    with scene.door() as door:
+        scene.pull(door, TAG)
+        (scene.cache / "blobs" / layer.replace(":", "/")).unlink()
+        scene.line.asked.clear()
+        for start in (len(whole) // 2, 5, 0):
+            part = door.ask(blob(scene.name, layer), f"Range: bytes={start}-{start + 99}")
+            assert (part.status, part.body) == (206, whole[start : start + 100])
+        assert layers_asked(scene, layer) == [""]
+
+
 @pytest.mark.slow
 def test_a_range_that_comes_first_waits_for_all_of_it(scene: Scene, layer: str) -> None:
     whole = scene.registry.layout.read(layer)

@@ -12,7 +12,7 @@ from support.filled import noise
 from support.registries import described, read
 from support.streams import real_time
 
-from imgproxy.errors import InvalidError, NotFoundError
+from imgproxy.errors import InvalidError, NotFoundError, NotReadyError
 from imgproxy.images.whole_blobs import read_through
 from imgproxy.transports import fills
 from imgproxy.transports.cache import Cache, CacheOptions
@@ -129,6 +129,30 @@ async def test_those_who_come_later_get_all_of_it(tmp_path: Path) -> None:
 
 
 @real_time
+async def test_a_part_waits_for_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = Origin(limit=HALF)
+    async with staged(tmp_path) as stage:
+        with monkeypatch.context() as context:
+            context.setattr(fills, "WAIT", 0.1)
+            with pytest.raises(NotReadyError, match="ask again later") as caught:
+                await stage.fills.wait_stored(BLOB, origin.receive, stage.blobs)
+            assert caught.value.retry_after == fills.RETRY_AFTER
+        assert not stage.is_stored
+        origin.let_go()
+        await stage.fills.wait_stored(BLOB, origin.receive, stage.blobs)
+        assert stage.is_stored
+        assert origin.asked == [0]
+
+
+@real_time
+async def test_a_part_fails_as_the_whole_does(tmp_path: Path) -> None:
+    origin = Origin(bytes(len(CONTENT)))
+    async with staged(tmp_path) as stage:
+        with pytest.raises(InvalidError):
+            await stage.fills.wait_stored(BLOB, origin.receive, stage.blobs)
+
+
+@real_time
 async def test_what_goes_on_alone_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +189,23 @@ async def test_a_follower_keeps_a_blob_from_being_given_up(
         assert not origin.closed
         second.close()
         await until(lambda: origin.closed > 0)
+
+
+@real_time
+async def test_what_has_just_been_given_up_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fills, "MAX_ABANDONED", 0)
+    origin = Origin(limit=HALF)
+    async with staged(tmp_path) as stage:
+        first = stage.follow(origin)
+        await part(first, 1000)
+        first.close()
+        second = stage.follow(origin)
+        origin.let_go()
+        assert await read(second) == CONTENT
+        assert stage.is_stored
+        assert origin.asked[0] == 0 < origin.asked[1]
 
 
 @real_time
