@@ -53,6 +53,9 @@ class Refused(NamedTuple):
 
 L = TypeVar("L", bound=Location)
 
+# By what was asked for: when a location was last rejected for it, and all that were.
+Rejected = dict[str, tuple[float, dict[L | Refused, Failure]]]
+
 
 class Retries:
     """The tries that are left for one thing, and the pauses before them.
@@ -106,6 +109,7 @@ class Failover(Generic[L]):
         *,
         retries: int,
         report: Callable[[str], None] = lambda _: None,
+        rejected: Rejected[L] | None = None,
     ) -> None:
         self.name = name
         self._retries = retries
@@ -115,8 +119,7 @@ class Failover(Generic[L]):
         self._refusals: dict[L | Refused, Failure] = {
             each: DeniedError(each.reason) for each in locations if isinstance(each, Refused)
         }
-        # By what was asked for: when a location was last rejected for it, and all that were.
-        self._rejected: dict[str, tuple[float, dict[L | Refused, Failure]]] = {}
+        self._rejected: Rejected[L] = {} if rejected is None else rejected
 
     def alone(self, location: L) -> Failover[L]:
         """Return a failover that has a single one of the locations."""
@@ -204,6 +207,8 @@ class Failover(Generic[L]):
         failure lists that of each.
         """
         rejections = {**self._rejections(str(what)), **dict.fromkeys(locations, failure.copy())}
+        for each in [each for each in self._rejected if not self._rejections(each)]:
+            del self._rejected[each]
         self._rejected[str(what)] = trio.current_time(), rejections
         return len(self._all) > 1
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.reference import Reference
-    from imgproxy.transports.registry.failover import Failover, Refused
+    from imgproxy.transports.registry.failover import Failover, Refused, Rejected
     from imgproxy.transports.registry.options import NetworkOptions
     from imgproxy.transports.registry.plain_url import PlainUrl
     from imgproxy.transports.registry.registry_host import RegistryHost
@@ -53,6 +53,8 @@ class Network:
         self._clients: dict[tuple[str, str, bool], Client] = {}
         self._hosts: dict[tuple[str, bool], RegistryHost] = {}
         self._repositories: dict[tuple[RegistryHost, str, bool, bool], Repository] = {}
+        self._rejected: defaultdict[tuple[Repository | Refused, ...], Rejected[Repository]]
+        self._rejected = defaultdict(dict)
         self._users: defaultdict[RegistryHost | Client, set[object]] = defaultdict(set)
 
     def repository(self, reference: Reference) -> RegistryImage:
@@ -72,13 +74,15 @@ class Network:
             found = [each._replace(insecure=insecure) for each in found]
         own = found[-1].reference.registry
         user = object()
+        locations = [self._location(each, own, user) for each in found]
         return RegistryImage(
             reference,
             Failover(
                 f"docker://{reference}",
-                [self._location(each, own, user) for each in found],
+                locations,
                 retries=self.options.retries,
                 report=self.report,
+                rejected=self._rejected[tuple(locations)],
             ),
             [partial(self._signatures, each, user) for each in found if not each.refusal],
             partial(self._release, user),
@@ -230,6 +234,7 @@ class Network:
         """
         self.close()
         self._clients, self._hosts, self._repositories = {}, {}, {}
+        self._rejected.clear()
         for server in [each for each, users in self._users.items() if not users]:
             del self._users[server]
 

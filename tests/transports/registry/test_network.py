@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 from support.images import digest_of
 from support.registries import (
     BASE,
+    BLOB,
     BUSY,
     CHALLENGE,
     FOUND,
+    FOUND_BLOB,
     GONE,
+    LAYER,
     REALM,
     SCOPE,
     TOKENS,
     WHERE,
     ScriptedNetwork,
+    described,
     network,
     read,
     token,
@@ -25,12 +30,13 @@ from support.registries import (
 from support.streams import Notes, Script, answer, asked, real_time, refused, virtual_time
 
 from imgproxy.config.registries_d import Section
-from imgproxy.errors import ConfigurationError, DeniedError, Failure
+from imgproxy.errors import ConfigurationError, DeniedError, Failure, InvalidError
 from imgproxy.host.configuration import Configuration, Overrides
 from imgproxy.specs.http import url as urls
 from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.reference import Reference, parse_reference
+from imgproxy.transports.registry.failover import REJECTION_TIME
 from imgproxy.transports.registry.network import Network
 from imgproxy.transports.registry.options import NetworkOptions
 
@@ -244,6 +250,29 @@ async def test_a_busy_location_is_asked_last_for_the_next_image_too() -> None:
     async with network(*exchanges, registries=registries) as (opened, _):
         await opened.repository(OWN).root()
         await opened.repository(OWN._replace(tag="2")).root()
+
+
+@virtual_time
+async def test_what_a_location_sent_wrong_is_not_asked_for_by_the_next_image() -> None:
+    other = BLOB.replace("/acme/os/", "/acme/other/")
+    again = [asked(url, FOUND_BLOB) for url in (BLOB, other, BLOB)]
+    async with network(*again) as (made, _):
+
+        async def fetch(name: str = "os") -> None:
+            image = made.repository(parse_reference(f"registry.test/acme/{name}:1"))
+            reader = await image.blob(described(LAYER))
+            assert await read(reader) == LAYER
+            assert not reader.reject(InvalidError("its bytes are wrong"))
+            image.close()
+
+        await fetch()
+        with pytest.raises(InvalidError, match="its bytes are wrong"):
+            await fetch()
+        await fetch("other")
+        await trio.sleep(REJECTION_TIME)
+        await fetch()
+        made.forget()
+        assert not made._rejected
 
 
 @virtual_time
