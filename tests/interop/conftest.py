@@ -10,22 +10,28 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
-from support import registry_doors
+from support import registry_doors, slow_upstreams
 from support.effort import deselect, some
 from support.filled import Registry, filled_registry
 from support.home import Home
 from support.parent import INSECURE
+from support.registry_clients import containerd
 from support.registry_doors import Door, Stock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from conftest import Serve
+    from support.networks import Cut
     from support.parent import Child
+    from support.registry_clients import Containerd
+    from support.slow_upstreams import Stage
 
 
 T = TypeVar("T")
@@ -45,6 +51,12 @@ class Pull(Protocol):
         files: Sequence[int] = (),
         env: Mapping[str, str] | None = None,
     ) -> Child: ...
+
+
+class Stages(Protocol):
+    """Run a registry behind a slow line with these cuts, for the block."""
+
+    def __call__(self, *cuts: Cut) -> AbstractContextManager[Stage]: ...
 
 
 class Together(Protocol):
@@ -69,6 +81,28 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with filled_registry(tmp_path_factory.mktemp("registry"), shared / "filled") as registry:
         yield registry
+
+
+@pytest.fixture(scope="session")
+def slow_registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return slow_upstreams.fill(tmp_path_factory.mktemp("slow"))
+
+
+@pytest.fixture(scope="session")
+def daemon_in_chunks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containerd]:
+    with containerd(Home(tmp_path_factory.mktemp("c")), 2, in_chunks=True) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def stages(slow_registry: Registry, daemon_in_chunks: Containerd, tmp_path: Path) -> Stages:
+    return partial(slow_upstreams.staged, slow_registry, daemon_in_chunks, tmp_path)
+
+
+@pytest.fixture
+def stage(stages: Stages) -> Iterator[Stage]:
+    with stages() as stage:
+        yield stage
 
 
 @pytest.fixture

@@ -5,13 +5,15 @@ Each is a context manager, like those of `servers`; requests that pass are kept 
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import socketserver
 import threading
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from support.servers import RESET_ON_CLOSE, STARTING, Fate, in_thread
 
@@ -38,17 +40,21 @@ class Asked(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What happens, once, to a connection after so many bytes from the server."""
+    """What happens, once, to a connection after so many bytes from the server.
+
+    With "die" it is reset, and the line is dead from then on.
+    """
 
     after: int
-    fate: Fate
+    fate: Fate | Literal["die"]
 
 
-def _take_heads(buffer: bytearray, asked: list[Asked]) -> None:
-    """Move the whole heads at the start of the buffer to the list; requests have no bodies.
+def _take_heads(buffer: bytearray) -> list[Asked]:
+    """Remove the whole heads at the start of the buffer, and return them; requests have no bodies.
 
     Bytes that are not HTTP, such as TLS to a server without it, are no requests.
     """
+    asked: list[Asked] = []
     while not buffer.startswith(b"\x16") and b"\r\n\r\n" in buffer:
         head, _, rest = bytes(buffer).partition(b"\r\n\r\n")
         buffer[:] = rest
@@ -58,13 +64,16 @@ def _take_heads(buffer: bytearray, asked: list[Asked]) -> None:
             name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)
         }
         asked.append(Asked(method, target, fields))
+    return asked
 
 
 @dataclass
 class Line:
     """A relay to a server: requests through it, bytes that came back, cuts that are to come.
 
-    Once `dead`, it closes every further connection; once `silent`, it keeps all without a word.
+    Once `dead`, it resets every connection; once `silent`, it keeps all without a word. `rate` is
+    in bytes per second from the server, of all connections together. `refusals` has the statuses
+    that requests are answered with in the server's place, by a part of method, target and range.
     """
 
     target: str
@@ -76,10 +85,14 @@ class Line:
     broken: int = 0
     dead: bool = False
     silent: bool = False
+    rate: float = math.inf
+    refusals: dict[str, int] = field(default_factory=dict)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self._since = 0
+        self._lock = threading.Lock()
+        self._free = 0.0  # when the line has sent what it has to send
 
     def room(self) -> int:
         """Return how many bytes may pass before the next cut."""
@@ -92,8 +105,32 @@ class Line:
         if self.cuts and self._since >= self.cuts[0].after:
             self._since = 0
             self.broken += 1
-            return self.cuts.pop(0).fate
+            fate = self.cuts.pop(0).fate
+            if fate == "die":
+                self.dead = True
+                return "reset"
+            return fate
         return None
+
+    def pace(self, passed: int) -> None:
+        """Wait as long as a line of this rate takes for so many bytes."""
+        with self._lock:
+            self._free = max(self._free, time.monotonic()) + passed / self.rate
+            wait = self._free - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
+
+    def refusal(self, asked: list[Asked]) -> bytes:
+        """Return what requests are answered with in the server's place, nothing for its own."""
+        found = [
+            status
+            for part, status in self.refusals.items()
+            if any(part in f"{each} {each.range}" for each in asked)
+        ]
+        if not found:
+            return b""
+        status = found[0]
+        return f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
 
     def paths(self, kind: str = "/v2/") -> list[str]:
         """Return the targets of requests that contain `kind`."""
@@ -141,11 +178,18 @@ def _pass_on(client: socket.socket, upstream: socket.socket, line: Line) -> Fate
                 return None
             if line.silent:
                 return "stall"
+            if line.dead:
+                return "reset"
             if source is client:
                 heads += data
-                _take_heads(heads, line.asked)
+                asked = _take_heads(heads)
+                line.asked += asked
+                if refusal := line.refusal(asked):
+                    client.sendall(refusal)
+                    return None
                 upstream.sendall(data)
             else:
+                line.pace(len(data))
                 client.sendall(data)
                 # The answer to TLS by a server without it is not counted.
                 fate = None if heads else line.count(len(data))
@@ -203,8 +247,7 @@ class _ProxyConnection(socketserver.BaseRequestHandler):
                 return
             head += data
         received = bytes(head)
-        asked: list[Asked] = []
-        _take_heads(head, asked)
+        asked = _take_heads(head)
         proxy.asked += asked
         request = asked[0]
         if proxy.authorization and request.fields.get("proxy-authorization") != proxy.authorization:
