@@ -260,5 +260,6 @@ def new_cache(
         offline=options.offline,
         keeps_blobs=store is None or realpath(path) != realpath(store.path),
         patience=patience,
+        anonymous=options.no_creds,
     )
     return Cache(path, cache_options, network.report, compare)

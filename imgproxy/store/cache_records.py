@@ -44,12 +44,14 @@ class CachedDocument(NamedTuple):
     """A manifest or an index that was had under a name.
 
     `media_type` is the one it was sent under. `is_insecure`: it never came over verified TLS.
+    `by_login`: it never came without credentials.
     """
 
     digest: Digest
     media_type: str
     size: int
     is_insecure: bool
+    by_login: bool
 
     @property
     def mention(self) -> Mention:
@@ -101,10 +103,17 @@ class CacheRecords:
     def add_document(self, name: str, found: CachedDocument) -> None:
         """Record that a document was had under a name, and is used now.
 
-        One that came over verified TLS before is not worse for having come without.
+        One that came over verified TLS, or without credentials, before is not worse for having come
+        otherwise.
         """
         path, known = self._document(name, found.digest), self.document(name, found.digest)
-        if known is not None and (known == found or not known.is_insecure):
+        if known is not None:
+            is_worse = found.is_insecure and not known.is_insecure
+            found = (known if is_worse else found)._replace(
+                is_insecure=known.is_insecure and found.is_insecure,
+                by_login=known.by_login and found.by_login,
+            )
+        if known == found:
             with using(path):
                 os.utime(path)
         else:
@@ -216,8 +225,9 @@ def _document(fields: Fields) -> CachedDocument:
         digest = digests.parse(fields.text("digest"))
     except ValueError as error:
         raise FieldError(str(error)) from None
-    size, is_secure = fields.integer("size"), fields.flag("verifiedTls")
-    return CachedDocument(digest, fields.text("mediaType"), size, not is_secure)
+    media_type, size = fields.text("mediaType"), fields.integer("size")
+    is_secure, is_anonymous = fields.flag("verifiedTls"), fields.flag("anonymous")
+    return CachedDocument(digest, media_type, size, not is_secure, not is_anonymous)
 
 
 def _members(found: CachedDocument) -> dict[str, Any]:
@@ -226,6 +236,7 @@ def _members(found: CachedDocument) -> dict[str, Any]:
         "mediaType": found.media_type,
         "size": found.size,
         "verifiedTls": not found.is_insecure,
+        "anonymous": not found.by_login,
     }
 
 

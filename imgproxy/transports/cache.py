@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.store.cache_records import CachedDocument
     from imgproxy.store.partial_blob import PartialBlob
     from imgproxy.transports.registry.registry_image import RegistryImage
 
@@ -30,8 +31,8 @@ class CacheOptions(NamedTuple):
 
     `size` is in bytes, None without a bound. A tag is asked anew after `tag_ttl`; what is older
     than `max_stale` is never used in place of an answer, for which a registry has `patience` where
-    it could be. `keeps_blobs` is false where somebody else
-    keeps them in the same store.
+    it could be. `keeps_blobs` is false where somebody else keeps them in the same store.
+    `anonymous`: what was had by a login serves nobody.
     """
 
     size: int | None = None
@@ -40,6 +41,11 @@ class CacheOptions(NamedTuple):
     offline: bool = False
     keeps_blobs: bool = True
     patience: float = 30.0
+    anonymous: bool = False
+
+    def permit(self, document: CachedDocument) -> bool:
+        """Return whether a document serves, as far as it was had by a login."""
+        return not (self.anonymous and document.by_login)
 
 
 class Cache:

@@ -46,6 +46,7 @@ _CONNECTING = 5.0
 _RETRIES = 1
 
 _UNSAFE = "it came to the cache without verified TLS, which --tls-verify=false accepts"
+_PRIVATE = "it came to the cache by a login, which --no-creds does without"
 
 # In seconds: how long a blob that another process fetches may stand still.
 _BLOB_PATIENCE = 10.0
@@ -73,7 +74,7 @@ class CachedImage(CachedSource):
         self._cache = cache
         self._records = cache.records
         self._options = cache.options
-        self._is_insecure = False  # the root
+        self._is_insecure = self._by_login = False  # the root
         self._locks: dict[Digest, LockedFile] = {}
 
     @property
@@ -103,26 +104,32 @@ class CachedImage(CachedSource):
         """Return a document that was had before, None where it may not or cannot be used now."""
         if known is None or not self._accepts(known):
             return None
-        self._is_insecure = known.is_insecure
-        return self._used(await self._stored_document(known.digest, known.size, known.media_type))
+        found = await self._stored_document(known.digest, known.size, known.media_type)
+        if found is None:
+            return None
+        return self._used(found._replace(is_insecure=known.is_insecure, by_login=known.by_login))
 
     async def _again(self, known: CachedDocument) -> Document:
         """Return what the registry has under the digest of a document that was had before."""
         descriptor = Descriptor(known.media_type, known.digest, known.size)
-        found = await self._source.document(descriptor)
-        self._is_insecure = found.is_insecure
-        return self._recorded(found)
+        return self._recorded(self._as_root(await self._source.document(descriptor)))
 
     def _accepts(self, known: CachedDocument) -> bool:
-        return not known.is_insecure or self._image.accepts_insecure
+        is_safe = not known.is_insecure or self._image.accepts_insecure
+        return is_safe and self._options.permit(known)
 
-    def _used(self, found: Document | None) -> Document | None:
+    def _as_root(self, found: Document) -> Document:
+        """Return a document whose origin is that of all that it names."""
+        self._is_insecure, self._by_login = found.is_insecure, found.by_login
+        return found
+
+    def _used(self, found: Document) -> Document:
         """Return a document of the store that is recorded as used, once it has been verified."""
 
         def accept(digest: Digest) -> None:
             self._lock(digest)
 
-        return found and found._replace(accept=accept)
+        return self._as_root(found)._replace(accept=accept)
 
     async def _asked_or_stale(self, tag: CachedTag, stored: Document) -> Document:
         """Return what the registry says, or what it said before where it is away."""
@@ -153,11 +160,10 @@ class CachedImage(CachedSource):
             found = await self._source.root()
         except NotFoundError:
             if self._options.offline and unsafe is not None and not self._accepts(unsafe):
-                raise _offline(f"{self.name}: {_UNSAFE}") from None
+                why = _UNSAFE if self._options.permit(unsafe) else _PRIVATE
+                raise _offline(f"{self.name}: {why}") from None
             raise
-
-        self._is_insecure = found.is_insecure
-        return self._recorded(found, self._set_tag)
+        return self._recorded(self._as_root(found), self._set_tag)
 
     async def _confirmed(self, tag: CachedTag, stored: Document) -> Document | None:
         """Return the cached document of a tag where the registry says that it is still that one.
@@ -168,8 +174,11 @@ class CachedImage(CachedSource):
         location = await self._image.confirmed_by(tag.document.digest)
         if location is None:
             return None
-        self._is_insecure |= location.is_insecure
-        return self._recorded(stored._replace(is_insecure=self._is_insecure), self._set_tag)
+        confirmed = stored._replace(
+            is_insecure=stored.is_insecure or location.is_insecure,
+            by_login=stored.by_login or location.has_login,
+        )
+        return self._recorded(self._as_root(confirmed), self._set_tag)
 
     def _set_tag(self, document: CachedDocument) -> None:
         """Record what the tag stands for now, if it was one that was asked for."""
@@ -184,7 +193,7 @@ class CachedImage(CachedSource):
         kept = self._kept(found)
 
         def accept(digest: Digest) -> None:
-            document = CachedDocument(digest, found.media_type, len(found.raw), found.is_insecure)
+            document = recorded_as(digest, found)
             try:
                 # Before it is written, so that `gc` keeps it from then on.
                 self._records.add_document(self._reference.name, document)
@@ -209,7 +218,9 @@ class CachedImage(CachedSource):
         stored = await self._stored_document(digest, size, descriptor.media_type)
         if stored is None:
             return self._recorded(await self._source.document(descriptor))
-        return self._recorded(stored._replace(is_insecure=self._is_insecure))
+        return self._recorded(
+            stored._replace(is_insecure=self._is_insecure, by_login=self._by_login)
+        )
 
     def is_at_hand(self, descriptor: Descriptor) -> bool:
         """See `source.is_at_hand`: what was had under this name."""
@@ -264,6 +275,12 @@ class CachedImage(CachedSource):
         while self._locks:
             self._locks.popitem()[1].close()
         super().close()
+
+
+def recorded_as(digest: Digest, found: Document) -> CachedDocument:
+    """Return what is recorded of a document that has this digest."""
+    size = len(found.raw)
+    return CachedDocument(digest, found.media_type, size, found.is_insecure, found.by_login)
 
 
 def is_away(failure: Failure) -> bool:

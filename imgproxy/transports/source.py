@@ -45,8 +45,8 @@ class Document(NamedTuple):
     by descriptor, by a header. `size` is in bytes where a descriptor promised one. `name` stands
     for it in messages. `reject` is `Reader.reject` for documents; by default there is no other
     location to try. `accept` is called with its digest once it has been verified. `is_insecure`:
-    it came over a network, and not over verified TLS. `names` are what the place that
-    it was found in calls it, the wanted one first.
+    it came over a network, and not over verified TLS. `by_login`: credentials were sent for it.
+    `names` are what the place that it was found in calls it, the wanted one first.
     """
 
     raw: bytes
@@ -57,6 +57,7 @@ class Document(NamedTuple):
     reject: Callable[[Failure], bool] = lambda _: False
     accept: Callable[[Digest], None] = lambda _: None
     is_insecure: bool = False
+    by_login: bool = False
     names: tuple[str, ...] = ()
 
 

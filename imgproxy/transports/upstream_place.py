@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from imgproxy.errors import Failure, UnaskedError
 from imgproxy.host.blocking_calls import settle
 from imgproxy.specs.oci import registry_name
-from imgproxy.store.cache_records import CachedDocument
-from imgproxy.transports.cached_image import CachedImage, is_away
+from imgproxy.transports.cached_image import CachedImage, is_away, recorded_as
 from imgproxy.transports.places import Candidate
 from imgproxy.transports.registry import listings
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.specs.signing.artifact import Part
+    from imgproxy.store.cache_records import CachedDocument, CachedTag
     from imgproxy.transports.cache import Cache
     from imgproxy.transports.fills import Fills
     from imgproxy.transports.registry.network import Network
@@ -83,8 +83,8 @@ class UpstreamPlace:
 
     async def everything(self, repository: Reference) -> list[Candidate]:
         """See `Place`. That is what was had under the name, what was used last first."""
-        records, name = self._cache.records, repository.name
-        had, tags = records.had(name, _MAX_HAD), records.tags(name, _MAX_TAGS)
+        name = repository.name
+        had, tags = self._had(name), self._tags(name, _MAX_TAGS)
         lost = [each for each in had if not self._is_in_store(each)]
         return [
             *(each for each in self._known if each.reference.name == name),
@@ -104,7 +104,7 @@ class UpstreamPlace:
         try:
             return await self._listed(repository._replace(tag="latest"), listings.tags)
         except Failure as failure:
-            known = self._cache.records.tags(repository.name, _MAX_LISTED)
+            known = self._tags(repository.name, _MAX_LISTED)
             fresh = [tag for tag, each in known.items() if each.asked > oldest]
             if not fresh or not _is_unanswered(failure):
                 raise
@@ -119,7 +119,7 @@ class UpstreamPlace:
         try:
             listed = await self._listed(repository._replace(digest=digest), ask)
         except Failure as failure:
-            had = self._cache.records.had(repository.name, _MAX_HAD)
+            had = self._had(repository.name)
             if not had or not _is_unanswered(failure):
                 raise
             found = [each for each in had if self._is_in_store(each)]
@@ -179,6 +179,21 @@ class UpstreamPlace:
         finally:
             image.close()
 
+    def _had(self, name: str) -> list[Digest]:
+        """Return the documents that were had under a name, and may be given out."""
+        records, options = self._cache.records, self._cache.options
+        had = records.had(name, _MAX_HAD)
+        if not options.anonymous:
+            return had
+        known = {each: records.document(name, each) for each in had}
+        return [each for each, document in known.items() if document and options.permit(document)]
+
+    def _tags(self, name: str, most: int) -> dict[str, CachedTag]:
+        """Return what tags of a name stood for, as far as that may be given out."""
+        found = self._cache.records.tags(name, most)
+        permit = self._cache.options.permit
+        return {tag: each for tag, each in found.items() if permit(each.document)}
+
     def _is_in_store(self, digest: Digest) -> bool:
         return os.path.exists(self._cache.store.blob_path(digest))
 
@@ -212,7 +227,7 @@ class UpstreamImage(CachedImage):
 
         def accept(digest: Digest) -> None:
             found.accept(digest)
-            self._note(CachedDocument(digest, found.media_type, len(found.raw), self._is_insecure))
+            self._note(recorded_as(digest, found))
 
         return found._replace(accept=accept)
 

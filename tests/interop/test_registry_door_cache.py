@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from support import registry_doors, upstreams
 from support.commands import run
 from support.damage import flip
 from support.parent import INSECURE, eventually
-from support.registry_doors import manifest
+from support.registry_doors import assert_is_refused, blob, manifest, path
+from support.servers import PASSWORD, READER, certificates, docker_registry
 from support.slow_upstreams import HANGING, SIZE
 from support.upstreams import HTTP
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from support.filled import Registry
     from support.home import Home
     from support.slow_upstreams import Stage
 
@@ -137,6 +140,74 @@ def test_a_disk_that_fills_up_on_the_way_fails_nobody(stage: Stage) -> None:
         other.unlink()
         stage.begin_anew()
         stage.assert_pulled(stage.pull(door))
+
+
+# --- filled by others -----------------------------------------------------------------------------
+
+
+def test_what_came_by_a_login_serves_nobody_without(registry: Registry, tmp_path: Path) -> None:
+    """Else everybody on the host would have what the login of another run may fetch."""
+    login, shared = f"--creds={READER}:{PASSWORD}", "--share-credentials"
+    digest, layer = registry.images["latest"]["digest"], registry.layers("latest")[0]["digest"]
+    with docker_registry(registry.directory, auth="htpasswd") as guarded:
+        options = [HTTP, f"--cache={tmp_path / 'cache'}", f"--upstream={guarded}", "--retries=0"]
+        name = f"{guarded}/images/all"
+        documents = [manifest(name, "latest"), manifest(name, digest)]
+        tags = path(name, "tags", "list")
+        with registry_doors.running(*options, login, shared) as door:
+            assert [door.status(each) for each in (*documents, blob(name, layer))] == [200] * 3
+        with registry_doors.running(*options, "--no-creds") as door:
+            for target in (*documents, tags):
+                assert_is_refused(door.ask(target), 403, "DENIED")
+            assert door.status(blob(name, layer)) in {403, 404}
+    for option in ("--no-creds", "--no-creds --offline"):
+        with registry_doors.running(*options, *option.split()) as door:
+            for target in (*documents, tags):
+                assert_is_refused(door.ask(target), 504, "UNSUPPORTED")
+            assert door.status(blob(name, layer)) in {404, 504}
+    with registry_doors.running(*options, login, shared) as door:
+        assert door.ask(tags).json()["tags"] == ["latest"]
+        assert [door.status(each) for each in (*documents, blob(name, layer))] == [200] * 3
+
+
+def test_what_came_without_tls_serves_nobody_who_wants_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    files = certificates(tmp_path / "tls")
+    digest, layer = registry.images["latest"]["digest"], registry.layers("latest")[0]["digest"]
+    with docker_registry(registry.directory, tls=files) as secure:
+        options = [f"--cache={tmp_path / 'cache'}", f"--upstream={secure}", "--no-creds"]
+        options += ["--retries=0"]
+        name = f"{secure}/images/all"
+        targets = [manifest(name, "latest"), manifest(name, digest)]
+        with registry_doors.running(*options, HTTP) as door:
+            assert [door.status(each) for each in (*targets, blob(name, layer))] == [200] * 3
+        with registry_doors.running(*options) as door:  # the authority is not trusted
+            assert [door.status(each) for each in targets] == [502] * 2
+            assert door.status(blob(name, layer)) in {404, 502}
+    with registry_doors.running(*options, "--offline") as door:
+        assert [door.status(each) for each in targets] == [504] * 2
+    with registry_doors.running(*options, "--offline", HTTP) as door:
+        assert [door.status(each) for each in (*targets, blob(name, layer))] == [200] * 3
+
+
+def test_what_another_policy_accepted_is_judged_by_this_one(
+    registry: Registry, tmp_path: Path
+) -> None:
+    digest, layer = registry.images["latest"]["digest"], registry.layers("latest")[0]["digest"]
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"default": [{"type": "reject"}]}')
+    with upstreams.scene(registry, tmp_path) as scene:
+        targets = [manifest(scene.name, each) for each in ("latest", digest)]
+        targets.append(blob(scene.name, layer))
+        with scene.door() as door:
+            assert [door.status(each) for each in targets] == [200] * 3
+        scene.asked()
+        for options in ((), ("--offline",)):
+            with scene.door(*options, policy=f"--policy={policy}") as door:
+                assert [door.status(each) for each in targets[:2]] == [403] * 2
+                assert door.status(targets[2]) in {403, 404}
+        assert scene.asked() == []
 
 
 # --- without the registry -------------------------------------------------------------------------

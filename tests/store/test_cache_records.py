@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 NAME = "quay.io/acme/os"
 DIGEST = digests.compute(b"document")
-DOCUMENT = CachedDocument(DIGEST, "a/b", 8, is_insecure=False)
+DOCUMENT = CachedDocument(DIGEST, "a/b", 8, is_insecure=False, by_login=False)
 INSECURE = DOCUMENT._replace(is_insecure=True)
 
 
@@ -68,6 +68,19 @@ def test_a_document_is_as_safe_as_it_ever_came(records: CacheRecords) -> None:
         assert records.document(NAME, DIGEST) == known
 
 
+def test_a_document_is_as_public_as_it_ever_was(records: CacheRecords) -> None:
+    by_login, worst = DOCUMENT._replace(by_login=True), INSECURE._replace(by_login=True)
+    for found, known in (
+        (worst, worst),
+        (INSECURE, INSECURE),
+        (worst, INSECURE),
+        (by_login, DOCUMENT),
+        (worst, DOCUMENT),
+    ):
+        records.add_document(NAME, found)
+        assert records.document(NAME, DIGEST) == known
+
+
 def test_a_record_that_cannot_be_read_is_none(store: ContentStore, records: CacheRecords) -> None:
     records.set_tag(NAME, "1", CachedTag(DOCUMENT, 1000.0))
     records.add_document(NAME, DOCUMENT)
@@ -99,7 +112,8 @@ class Images:
         for each in (descriptor, document["config"], *document["layers"]):
             self.store.put(digests.parse(each["digest"]), self.layout.read(each["digest"]))
         digest = digests.parse(descriptor["digest"])
-        found = CachedDocument(digest, descriptor["mediaType"], descriptor["size"], False)  # noqa: FBT003
+        media_type, size = descriptor["mediaType"], descriptor["size"]
+        found = CachedDocument(digest, media_type, size, is_insecure=False, by_login=False)
         name = f"{NAME}/{len(self.descriptors)}"
         self.records.add_document(name, found)
         self.records.set_tag(name, "1", CachedTag(found, 1.0))

@@ -13,6 +13,7 @@ from support.registries import (
     CHALLENGE,
     TOKENS,
     WHERE,
+    Ring,
     image_at,
     place,
     token,
@@ -20,7 +21,9 @@ from support.registries import (
 )
 from support.streams import Exchange, Script, answer, asked, head, real_time
 
+from imgproxy.errors import DeniedError, NotFoundError
 from imgproxy.images.verified_source import VerifiedSource
+from imgproxy.specs.http.credentials import Credentials
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.transports.cache import Cache, CacheOptions
 from imgproxy.transports.source import stale_since
@@ -54,10 +57,11 @@ def confirmed(*steps: bytes, **fields: str) -> Exchange:
 class Scene:
     """A cache, which has what a tag stood for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **options: bool) -> None:
+        self.path = path
         self.reported: list[str] = []
-        options = CacheOptions(tag_ttl=0.0)
-        self.cache = Cache(str(path / "cache"), options, self.reported.append, compare)
+        chosen = CacheOptions(**options)
+        self.cache = Cache(str(path / "cache"), chosen, self.reported.append, compare)
 
     @property
     def tag(self) -> CachedTag:
@@ -72,10 +76,16 @@ class Scene:
             parse_reference(REFERENCE).name, "1", self.tag._replace(asked=self.tag.asked - 1000)
         )
 
-    async def ask(self, *exchanges: Exchange, insecure: bool = False) -> tuple[bytes, bool]:
+    def without_login(self, **options: bool) -> Scene:
+        """Return the same cache as one that uses no credentials has it."""
+        return Scene(self.path, anonymous=True, **options)
+
+    async def ask(
+        self, *exchanges: Exchange, insecure: bool = False, ring: Ring | None = None
+    ) -> tuple[bytes, bool]:
         """Return what the tag stands for, and whether that is an old answer."""
         script = Script(*exchanges)
-        raw = image_at(script, [place(REFERENCE, insecure=insecure)], REFERENCE)
+        raw = image_at(script, [place(REFERENCE, insecure=insecure)], REFERENCE, ring=ring)
         image = self.cache.opened(raw)
         try:
             document = await VerifiedSource(image, LargeBlobs()).root()
@@ -167,6 +177,33 @@ async def test_without_verified_tls_an_answer_serves_only_those_who_accept_that(
         # What was said there is worth nothing here, and so the document itself is asked for.
         assert await scene.ask(asked(WHERE, FOUND)) == (MANIFEST, False)
         assert not scene.tag.document.is_insecure
+
+
+@real_time
+async def test_what_came_by_a_login_serves_nobody_without(tmp_path: Path) -> None:
+    demanded = head(401, www_authenticate='Basic realm="x"', content_length="0")
+    user = Credentials("user", "word", "", "auth.json")
+    ring = Ring(registry_test=user)
+    scene = Scene(tmp_path)
+    by_login = asked(WHERE, FOUND, authorization=user.basic)
+    assert await scene.ask(asked(WHERE, demanded), by_login, ring=ring) == (MANIFEST, False)
+    assert scene.tag.document.by_login
+    offline = scene.without_login(offline=True)
+    with pytest.raises(NotFoundError, match="by a login, which --no-creds does without"):
+        await offline.ask()
+    with pytest.raises(DeniedError):
+        await scene.without_login().ask(asked(WHERE, demanded))
+    assert await Scene(tmp_path, offline=True).ask() == (MANIFEST, True)
+    # Everybody may have it by now.
+    assert await scene.without_login().ask(asked(WHERE, FOUND)) == (MANIFEST, False)
+    assert await offline.ask() == (MANIFEST, True)
+    # That a login has been used again takes nothing away.
+    again = confirmed(demanded), confirmed(said(), authorization=user.basic)
+    assert await scene.ask(*again, ring=ring) == (MANIFEST, False)
+    reference = parse_reference(REFERENCE)
+    document = scene.cache.records.document(reference.name, scene.tag.document.digest)
+    assert document is not None
+    assert not document.by_login
 
 
 def rot(path: str) -> None:

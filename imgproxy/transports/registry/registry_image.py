@@ -95,6 +95,7 @@ class RegistryImage:
             f"{self.name}: {path} from {location.name}",
             lambda failure: self.failover.reject(path, [location], failure),
             is_insecure=location.is_insecure,
+            by_login=location.has_login,
         )
 
     async def blob(

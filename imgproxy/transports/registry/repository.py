@@ -96,6 +96,11 @@ class Repository:
         # By origin and repository at other registries that redirects led to.
         self._anonymous: dict[tuple[object, str], Authorization] = {}
 
+    @property
+    def has_login(self) -> bool:
+        """Whether credentials have been sent to the registry."""
+        return bool(self._authorization.source)
+
     async def manifest(self, name: str) -> FoundManifest:
         """Return a manifest or an index by a tag or a digest."""
         response = await self._get(ManifestPath(name), {"Accept": distribution.ACCEPT_MANIFESTS})
