@@ -9,7 +9,7 @@ from support.parent import COMMAND, INSECURE, LIMIT, environment
 from support.servers import require
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from support.registry_doors import Door
@@ -24,9 +24,10 @@ class Fetched(NamedTuple):
     trouble: str
 
 
-def curl(url: str, *options: str | Path) -> Fetched:
+def curl(url: str, *options: str | Path, around: Sequence[str] = ()) -> Fetched:
+    """Ask with curl; `around` is what its command line begins with."""
     result = subprocess.run(
-        [require("curl"), "-sS", "-w", "\n%{http_code}", *options, url],
+        [*around, require("curl"), "-sS", "-w", "\n%{http_code}", *options, url],
         capture_output=True,
         text=True,
         timeout=LIMIT,
