@@ -17,6 +17,7 @@ from imgproxy.cli.upstream import UpstreamOptions
 from imgproxy.errors import Failure, UsageError, clean
 from imgproxy.frontends.registry_api import RegistryApi
 from imgproxy.frontends.registry_metrics import Measured, Metrics
+from imgproxy.frontends.registry_mirror import MirrorApi, WithMirror
 from imgproxy.host import environment, ownership
 from imgproxy.host.blocking_calls import settle
 from imgproxy.images.catalog import Catalog
@@ -30,7 +31,7 @@ from imgproxy.store.archive_records import ArchiveRecords
 from imgproxy.store.content_store import ContentStore
 from imgproxy.transports.image_files import ImageFiles
 from imgproxy.transports.known_archives import KnownArchives
-from imgproxy.transports.places import Files, refusal
+from imgproxy.transports.places import Candidate, Files, refusal
 from imgproxy.transports.registry.foreign_layers import ForeignLayers
 from imgproxy.transports.registry.network import Network
 from imgproxy.transports.registry.options import NetworkOptions
@@ -40,10 +41,14 @@ from imgproxy.verification.verified_blob import LargeBlobs
 from imgproxy.verification.verified_parts import VerifiedParts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.cli.runtime import OptionFiles
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.server.listeners import Address
-    from imgproxy.transports.places import Candidate, Place
+    from imgproxy.specs.oci.reference import Reference
+    from imgproxy.transports.places import Place
+    from imgproxy.transports.registry.registry_image import RegistryImage
     from imgproxy.transports.source import Source
 
 EPILOG = """For example: imgproxy registry --images /srv/images, and then
@@ -179,20 +184,11 @@ async def _serve(
     known = KnownBlobs()
     large_blobs = LargeBlobs(known)
     upstreams = upstream.Upstreams(options, configuration, diagnostics, large_blobs)
-    allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
-    archives = _known_archives(options, diagnostics)
     registry_image = partial(upstreams.image, elsewhere=network)
-    images = ImageFiles(options.images, allowed, diagnostics.failure, archives, registry_image)
-    places: list[Place] = [
-        *([images] if options.images else []),
-        *(
-            SideloadPlace(each, allowed, registry_image, options.default_registry, archives)
-            for each in options.sideload
-        ),
-        *upstreams.places,
-    ]
+    images, local = _local_places(options, registry_image, diagnostics)
     metrics = Metrics()
-    catalog: Catalog[Candidate] = Catalog(
+    new_catalog = partial(
+        Catalog[Candidate],
         _open,
         configuration.policy,
         ForeignLayers(upstreams.network or network).open,
@@ -201,24 +197,32 @@ async def _serve(
     )
     async with trio.open_nursery() as nursery:
         parts = VerifiedParts(nursery, large_blobs, known)
-        repositories = Repositories(places, catalog, parts, metrics.judged)
+        # For clients, and for registries that have this one as a mirror.
+        served = [
+            Repositories([*local, *asked], new_catalog(), parts, metrics.judged)
+            for asked in (upstreams.places, upstreams.for_registries)
+        ]
 
         async def renew() -> None:
             if await settle(configuration.have_changed):
-                repositories.forget()
+                for repositories in served:
+                    repositories.forget()
                 network.forget()
                 upstreams.forget()
 
-        handler = RegistryApi(
-            repositories,
-            default_registry=options.default_registry,
-            has_catalog=options.catalog,
-            report=diagnostics.progress,
-            renew=renew,
-            metrics=metrics,
-        )
+        apis = [
+            api(
+                repositories,
+                default_registry=options.default_registry,
+                has_catalog=options.catalog,
+                report=diagnostics.progress,
+                renew=renew,
+                metrics=metrics,
+            )
+            for api, repositories in zip((RegistryApi, MirrorApi), served, strict=True)
+        ]
         service = Service(
-            Measured(with_passwords(handler), metrics),
+            Measured(with_passwords(WithMirror(*apis)), metrics),
             diagnostics,
             allow_remote=options.allow_remote,
             hosts=options.hosts,
@@ -227,17 +231,35 @@ async def _serve(
         )
         metrics.connections = lambda: service.open_connections
         await nursery.start(images.run)
-        await nursery.start(repositories.run)
+        for repositories in served:
+            await nursery.start(repositories.run)
         await nursery.start(upstreams.run)
         try:
             await service.run(sockets)
         finally:
             nursery.cancel_scope.cancel()
-            catalog.close()
+            for repositories in served:
+                repositories.close()
             images.close()
             upstreams.close()
             network.close()
     return service.ended_by
+
+
+def _local_places(
+    options: RegistryOptions,
+    registry_image: Callable[[Reference], RegistryImage],
+    diagnostics: Diagnostics,
+) -> tuple[ImageFiles, list[Place]]:
+    """Return the images of `--images`, whose `run` must be running, and the places that serve."""
+    allowed = Files(diagnostics.failure, trusts_writable=options.trust_writable)
+    archives = _known_archives(options, diagnostics)
+    images = ImageFiles(options.images, allowed, diagnostics.failure, archives, registry_image)
+    sideloaded = [
+        SideloadPlace(each, allowed, registry_image, options.default_registry, archives)
+        for each in options.sideload
+    ]
+    return images, [*([images] if options.images else []), *sideloaded]
 
 
 def _known_archives(options: RegistryOptions, diagnostics: Diagnostics) -> KnownArchives:

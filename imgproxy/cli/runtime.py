@@ -158,10 +158,11 @@ def new_network(
     diagnostics: Diagnostics,
     preconnection: Preconnection | None,
     outage_time: float = 0.0,
+    via: str = "",
 ) -> Network:
     """Return the network as options and configuration permit it; close it in the end.
 
-    `outage_time`: see `NetworkOptions`.
+    `outage_time`, `via`: see `NetworkOptions`.
     """
     from imgproxy.transports.registry.network import Network
     from imgproxy.transports.registry.options import NetworkOptions
@@ -178,6 +179,7 @@ def new_network(
         foreign_layers=options.foreign_layers,
         user_agent_prefix=options.user_agent_prefix,
         outage_time=outage_time,
+        via=via,
     )
     return Network(network_options, configuration, diagnostics, preconnection)
 

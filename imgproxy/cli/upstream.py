@@ -16,6 +16,7 @@ from imgproxy.cli import options as common
 from imgproxy.cli import runtime
 from imgproxy.cli.registry_protection import ProtectionOptions
 from imgproxy.errors import UsageError, clean
+from imgproxy.specs.http import via
 from imgproxy.specs.oci import registry_name
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.transports.cache import Cache
     from imgproxy.transports.fills import Fills
+    from imgproxy.transports.mirror_place import MirrorPlace
     from imgproxy.transports.registry.network import Network
     from imgproxy.transports.registry.registry_image import RegistryImage
     from imgproxy.transports.upstream_place import UpstreamPlace
@@ -112,7 +114,10 @@ def check_listeners(options: UpstreamOptions, sockets: Sequence[socket.socket]) 
 
 
 class Upstreams:
-    """The place that the options name, if any; close it in the end. `run` must be running."""
+    """The place that the options name, if any; close it in the end. `run` must be running.
+
+    `for_registries` is that place for other registries that have this one as a mirror.
+    """
 
     def __init__(
         self,
@@ -122,23 +127,31 @@ class Upstreams:
         large_blobs: LargeBlobs,
     ) -> None:
         self.places: list[UpstreamPlace] = []
+        self.for_registries: list[MirrorPlace] = []
         self._registries = {registry_name.place(each) for each in options.upstreams}
         self._fills: Fills | None = None
         self.network: Network | None = None
+        self._unasked: Network | None = None  # for what is here already
         self._cache: Cache | None = None
         if options.upstreams:
             from imgproxy.images.whole_blobs import read_through
             from imgproxy.transports.fills import Fills
+            from imgproxy.transports.mirror_place import WHY, MirrorPlace
+            from imgproxy.transports.registry.network import Network
             from imgproxy.transports.upstream_place import UpstreamPlace
 
             self.network = runtime.new_network(
-                options, configuration, diagnostics, None, outage_time=_OUTAGE_TIME
+                options, configuration, diagnostics, None, outage_time=_OUTAGE_TIME, via=via.VALUE
             )
             cache = self._cache = runtime.new_cache(options, self.network, patience=_PATIENCE)
             assert cache is not None  # noqa: S101  (see `check`)
             self._fills = Fills(cache, partial(read_through, large_blobs))
             place = UpstreamPlace(options.upstreams, self.network, cache, self._fills)
             self.places = [place]
+            offline = self.network.options._replace(offline=True)
+            self._unasked = Network(offline, configuration, diagnostics)
+            kept = UpstreamPlace(options.upstreams, self._unasked, cache.without_asking(WHY), None)
+            self.for_registries = [MirrorPlace(place, kept, self.network.has_mirrors)]
 
     def image(self, reference: Reference, elsewhere: Network) -> RegistryImage:
         """Return an image at its registry if that may be asked, otherwise as `elsewhere` has it."""
@@ -155,8 +168,9 @@ class Upstreams:
 
     def forget(self) -> None:
         """Reach registries anew, from the next image on: see `Network.forget`."""
-        if self.network is not None:
-            self.network.forget()
+        for network in (self.network, self._unasked):
+            if network is not None:
+                network.forget()
 
     def close(self) -> None:
         """Wait until the disk has what is to be kept, and close all connections."""

@@ -66,6 +66,12 @@ def find(
     return endpoints
 
 
+def has_mirrors(reference: Reference, registries: Sequence[Registry]) -> bool:
+    """Return whether there are mirrors for images of a repository, be it only for some of them."""
+    table = _applicable(reference, registries)
+    return table is not None and bool(table.mirrors)
+
+
 def _applicable(reference: Reference, registries: Sequence[Registry]) -> Registry | None:
     """Return the table with the longest prefix, None where no prefix matches.
 

@@ -58,6 +58,9 @@ class RegistryApi:
     makes what has changed count. `metrics` has what is told under `/metrics`.
     """
 
+    # Returns a failure as it is answered.
+    answered = staticmethod(as_registry)
+
     def __init__(
         self,
         repositories: Repositories,
@@ -94,7 +97,7 @@ class RegistryApi:
                 case routes.GetCatalog():
                     return await self._catalog(asked)
         except Failure as failure:
-            raise as_registry(failure) from None
+            raise self.answered(failure) from None
 
     async def _fixed(self, asked: routes.Fixed) -> Reply:
         if asked is routes.Fixed.METRICS:
@@ -154,7 +157,7 @@ class RegistryApi:
         try:
             return await self._repositories.open_blob(asked.repository, asked.digest, part)
         except Failure as failure:
-            raise as_registry(failure) from None
+            raise self.answered(failure) from None
 
     async def _tags(self, asked: GetTags) -> Reply:
         repository = asked.repository

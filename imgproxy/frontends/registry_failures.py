@@ -88,6 +88,13 @@ def as_registry(failure: Failure) -> Failure:
     return failure
 
 
+def as_mirror(failure: Failure) -> Failure:
+    """Return a failure as it is answered to a registry, which asks elsewhere what is not here."""
+    if isinstance(failure, UnaskedError):
+        failure = NotFoundError(failure.message, code=failure.code)
+    return as_registry(failure)
+
+
 def _renamed(failure: Failure, answer: type[Failure], code: str) -> Failure:
     renamed = answer(
         failure.message,

@@ -94,6 +94,10 @@ class Repositories:
         while self._kept:
             self._kept.popitem()[1].close()
 
+    def close(self) -> None:
+        """Close the sources of all images."""
+        self._catalog.close()
+
     async def manifest(self, reference: Reference) -> VerifiedDocument:
         """Return the document with a tag or a digest. Raises `Failure`.
 

@@ -31,14 +31,16 @@ class CacheOptions(NamedTuple):
 
     `size` is in bytes, None without a bound. A tag is asked anew after `tag_ttl`; what is older
     than `max_stale` is never used in place of an answer, for which a registry has `patience` where
-    it could be. `keeps_blobs` is false where somebody else keeps them in the same store.
-    `anonymous`: what was had by a login serves nobody.
+    it could be. `offline`: no registry is asked, because of what `why_offline` says. `keeps_blobs`
+    is false where somebody else keeps them in the same store. `anonymous`: what was had by a login
+    serves nobody.
     """
 
     size: int | None = None
     tag_ttl: float = 0.0
     max_stale: float = 7 * 86400.0
     offline: bool = False
+    why_offline: str = "--offline forbids asking the registry"
     keeps_blobs: bool = True
     patience: float = 30.0
     anonymous: bool = False
@@ -69,6 +71,14 @@ class Cache:
         self._is_reported = False
         self._threads: list[threading.Thread] = []
         self.is_usable = self._create()
+
+    def without_asking(self, why: str) -> Cache:
+        """Return the same cache for those for whom no registry is asked, for a reason.
+
+        What a tag stands for is then in it only where that need not be asked.
+        """
+        options = self.options._replace(offline=True, why_offline=why, max_stale=0.0)
+        return Cache(self.store.path, options, self.report, self._compare)
 
     def _create(self) -> bool:
         """Make what is missing of the store; return whether there is one."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.reference import Reference
     from imgproxy.specs.signing.signature import Signature
     from imgproxy.store.locks import LockedFile
-    from imgproxy.transports.cache import Cache
+    from imgproxy.transports.cache import Cache, CacheOptions
     from imgproxy.transports.registry.registry_image import RegistryImage
     from imgproxy.transports.source import Document, Reader
 
@@ -65,7 +65,7 @@ class CachedImage(CachedSource):
     def __init__(
         self, image: RegistryImage, cache: Cache, pinned: CachedDocument | None = None
     ) -> None:
-        source = _Unasked(image, clean(cache.store.path)) if cache.options.offline else image
+        source = _Unasked(image, cache) if cache.options.offline else image
         super().__init__(source, KeptBlobs(cache.store, cache.keep, cache.failed, _BLOB_PATIENCE))
         self._stale_since: float | None = None
         self._pinned = pinned
@@ -138,7 +138,7 @@ class CachedImage(CachedSource):
             limit = _shown(self._options.max_stale)
             too_old = f"the cached one is {_shown(age)} old, and --max-stale is {limit}"
             if self._options.offline:
-                raise _offline(f"{self.name}: {too_old}")
+                raise _unasked(self._options, f"{self.name}: {too_old}")
             return await self._asked(None)
         reason = "--offline"
         if not self._options.offline:
@@ -161,7 +161,7 @@ class CachedImage(CachedSource):
         except NotFoundError:
             if self._options.offline and unsafe is not None and not self._accepts(unsafe):
                 why = _UNSAFE if self._options.permit(unsafe) else _PRIVATE
-                raise _offline(f"{self.name}: {why}") from None
+                raise _unasked(self._options, f"{self.name}: {why}") from None
             raise
         return self._recorded(self._as_root(found), self._set_tag)
 
@@ -297,27 +297,28 @@ def _shown(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _offline(message: str, code: str = "MANIFEST_UNKNOWN") -> UnaskedError:
-    return UnaskedError(f"{message}, and --offline forbids asking the registry", code=code)
+def _unasked(options: CacheOptions, message: str, code: str = "MANIFEST_UNKNOWN") -> UnaskedError:
+    return UnaskedError(f"{message}, and {options.why_offline}", code=code)
 
 
 class _Unasked:
     """An image of a registry that is not to be asked. See `Source`."""
 
-    def __init__(self, image: RegistryImage, place: str) -> None:
+    def __init__(self, image: RegistryImage, cache: Cache) -> None:
         self.name = image.name
         self.identity = image.identity
         self._image = image
-        self._place = place
+        self._where = f"is not in the cache {clean(cache.store.path)}"
+        self._options = cache.options
 
     async def root(self) -> Document:
         """See `Source`."""
-        raise _offline(f"{self.name}: it is not in the cache {self._place}")
+        raise _unasked(self._options, f"{self.name}: it {self._where}")
 
     async def document(self, descriptor: Descriptor) -> Document:
         """See `Source`."""
-        where = f"is not in the cache {self._place}"
-        raise _offline(f"{self.name}: the manifest {descriptor.digest} {where}")
+        what = f"the manifest {descriptor.digest}"
+        raise _unasked(self._options, f"{self.name}: {what} {self._where}")
 
     async def blob(
         self,
@@ -326,8 +327,8 @@ class _Unasked:
         stop: int | None = None,  # noqa: ARG002
     ) -> Reader:
         """See `Source`."""
-        where = f"is not in the cache {self._place}"
-        raise _offline(f"{self.name}: the blob {descriptor.digest} {where}", "BLOB_UNKNOWN")
+        what = f"the blob {descriptor.digest}"
+        raise _unasked(self._options, f"{self.name}: {what} {self._where}", "BLOB_UNKNOWN")
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Of an image that is not to be asked, these are on this host."""

@@ -56,10 +56,13 @@ _MAX_REFERRERS = 64
 
 
 class UpstreamPlace:
-    """The images of registries, which are called `upstreams`. See `Place`."""
+    """The images of registries, which are called `upstreams`. See `Place`.
+
+    Without `fills`, no blob is received, and none is waited for that somebody else receives.
+    """
 
     def __init__(
-        self, upstreams: Iterable[str], network: Network, cache: Cache, fills: Fills
+        self, upstreams: Iterable[str], network: Network, cache: Cache, fills: Fills | None
     ) -> None:
         self._fills = fills
         self._places = {registry_name.place(each) for each in upstreams}
@@ -208,7 +211,7 @@ class UpstreamImage(CachedImage):
         self,
         image: RegistryImage,
         cache: Cache,
-        fills: Fills,
+        fills: Fills | None,
         note: Callable[[CachedDocument], None],
         pinned: CachedDocument | None = None,
         answered: Callable[[], None] = lambda: None,
@@ -243,6 +246,8 @@ class UpstreamImage(CachedImage):
         is_alone = self._blobs.has(digest, descriptor.size) or self._blobs.is_wrong(digest)
         if not is_alone and self._cache.takes(descriptor):
             receive = partial(self._source.blob, descriptor)
+            if self._fills is None:
+                return await receive()
             if offset == 0 and stop is None:
                 return self._fills.follow(descriptor, receive, self._blobs)
             await self._fills.wait_stored(descriptor, receive, self._blobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from support.home import mirror, table
 
 from imgproxy.config import endpoints, registries_conf
 from imgproxy.config.endpoints import Endpoint
@@ -190,6 +191,17 @@ def test_mirrors_first_in_order_and_the_primary_last() -> None:
 def test_the_primary_only() -> None:
     config = MIRRORS.format(by_digest="false", one="", two="")
     assert names(find(config, "a.io/x:1", mirrors=False)) == ["a.io/x:1"]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"), [("a.io/x", True), ("b.io/x", False), ("c.io", False)]
+)
+def test_whether_there_are_mirrors(image: str, *, expected: bool) -> None:
+    """Whatever they are asked for."""
+    config = table("", "a.io") + mirror("m.io", 'pull-from-mirror = "tag-only"') + table("", "b.io")
+    tables = registries_conf.merge([registries_conf.parse(config.encode(), "r.conf")]).registries
+    for reference in (f"{image}/y:1", f"{image}/y{DIGEST}"):
+        assert endpoints.has_mirrors(parse_reference(reference), tables) is expected
 
 
 @pytest.mark.parametrize(

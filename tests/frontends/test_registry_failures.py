@@ -17,11 +17,12 @@ from imgproxy.errors import (
     NotImplementedByUsError,
     ReplacedError,
     ShortageError,
+    UnaskedError,
     UnavailableError,
     UnreachableError,
     UnsupportedFormatError,
 )
-from imgproxy.frontends.registry_failures import as_registry
+from imgproxy.frontends.registry_failures import as_mirror, as_registry
 from imgproxy.server.request_errors import MethodNotAllowedError
 
 
@@ -62,3 +63,11 @@ def test_each_failure_has_the_status_that_clients_act_on(
 def test_what_may_pass_says_when(wait: float | None, field: str) -> None:
     answer = as_registry(UnavailableError("x", retry_after=wait))
     assert answer.header_fields == (("Retry-After", field),)
+
+
+def test_what_was_not_asked_for_is_absent_for_a_registry_that_can_ask() -> None:
+    failure = UnaskedError("x", code="BLOB_UNKNOWN")
+    assert as_registry(failure).status == 504
+    answer = as_mirror(failure)
+    assert (answer.status, answer.code, answer.retryable) == (404, "BLOB_UNKNOWN", False)
+    assert as_mirror(UnreachableError("x")).status == 504

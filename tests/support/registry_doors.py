@@ -50,9 +50,10 @@ def start(
     policy: str | None = INSECURE,
     env: Mapping[str, str] | None = None,
     around: Sequence[str] = (),
+    port: int = 0,
 ) -> Door:
     """Start the program; whoever connects before it is ready waits in the listener's queue."""
-    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+    with socket.create_server(("127.0.0.1", port), backlog=512) as listener:
         fd = listener.fileno()
         chosen = [] if policy is None else [policy]
         arguments = [*around, *COMMAND, "registry", "--sockfd", str(fd), *chosen, *options]
@@ -65,9 +66,10 @@ def running(
     policy: str | None = INSECURE,
     env: Mapping[str, str] | None = None,
     around: Sequence[str] = (),
+    port: int = 0,
 ) -> Iterator[Door]:
     """Run a registry for the block; what it leaves on standard error has no traceback."""
-    door = start(*options, policy=policy, env=env, around=around)
+    door = start(*options, policy=policy, env=env, around=around, port=port)
     with parent.closing(door.child):
         yield door
 

@@ -88,6 +88,13 @@ class Network:
             partial(self._release, user),
         )
 
+    def has_mirrors(self, reference: Reference) -> bool:
+        """Return whether mirrors are asked for images of a repository."""
+        from imgproxy.config import endpoints
+
+        tables = self.configuration.registries.registries
+        return self.options.mirrors and endpoints.has_mirrors(reference, tables)
+
     def urls(self, name: str, urls: Sequence[Url]) -> Failover[PlainUrl]:
         """Return the failover over URLs of the same content, which messages call `name`."""
         from imgproxy.transports.registry.failover import Failover
@@ -181,6 +188,7 @@ class Network:
                 insecure=insecure,
                 warn=Warnings(self._diagnostics).report,
                 outage_time=self.options.outage_time,
+                via=self.options.via,
             )
         return self._hosts[key]
 

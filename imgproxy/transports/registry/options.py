@@ -16,7 +16,8 @@ class NetworkOptions(NamedTuple):
     `anonymous`: no credentials are used. `registry_token` is a bearer token, empty for none.
     `foreign_layers`: layers may be fetched from the `urls` of their descriptors.
     `user_agent_prefix` comes before the name of this program, empty for none. For `outage_time`
-    seconds, a registry that could not be reached is not asked again.
+    seconds, a registry that could not be reached is not asked again. `via` is the value of `Via` in
+    requests to mirrors, empty for none.
     """
 
     offline: bool = False
@@ -30,3 +31,4 @@ class NetworkOptions(NamedTuple):
     foreign_layers: bool = False
     user_agent_prefix: str = ""
     outage_time: float = 0.0
+    via: str = ""

@@ -38,7 +38,7 @@ class RegistryHost:
 
     `registry` is its name in references, `host[:port]`. `insecure`: its certificate is not
     verified, and plain http is used where https fails. `warn` is called with each response of the
-    registry itself, for the warnings in it. `outage_time`: see `NetworkOptions`.
+    registry itself, for the warnings in it. `outage_time`, `via`: see `NetworkOptions`.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class RegistryHost:
         insecure: bool,
         warn: Callable[[Response], None] = lambda _: None,
         outage_time: float = 0.0,
+        via: str = "",
     ) -> None:
         self.registry = registry
         self.outage = Outage(outage_time)
         self._warn = warn
         self.insecure = insecure
+        self.via = via
         self._client = client
         self._scheme = "" if insecure else "https"
         self._probing = SingleFlight()

@@ -65,7 +65,7 @@ class Repository:
 
     `is_own`: it is at the registry that the image's name leads to, which is the only one to receive
     credentials that options give; `registry_token` is such a one, empty for none. `is_mirror` is
-    for debug messages. All methods raise `Failure`.
+    for debug messages, and for those mirrors that are told who asks. All methods raise `Failure`.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Repository:
         self._repository = repository
         self._credential_lookup = credential_lookup
         self._kind = "mirror" if is_mirror else "registry"
+        self._via = {"Via": host.via} if is_mirror and host.via else {}
         self._authorization: Authorization = Authorization(
             repository,
             partial(credential_lookup.find, host.registry, repository, is_own=is_own),
@@ -206,7 +207,12 @@ class Repository:
         shown = f", credentials from {source}" if source else ""
         note = f" ({self._kind} {self.name}{shown})"
         return await self._host.get(
-            url, fields, authorization, method=method, note=note, internal=internal
+            url,
+            {**fields, **self._via},
+            authorization,
+            method=method,
+            note=note,
+            internal=internal,
         )
 
     async def _failure(self, response: Response, body: bytes, url: Url, path: ApiPath) -> Failure:
