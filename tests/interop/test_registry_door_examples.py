@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from support import registry_clients
 from support.parent import ROOT
 
 from imgproxy import __version__
@@ -16,6 +17,9 @@ from imgproxy.cli.registry import RegistryOptions
 from imgproxy.config import policy
 from imgproxy.frontends.registry_routes import Fixed
 from imgproxy.server.service import GRACE
+
+if TYPE_CHECKING:
+    from support.home import Home
 
 EXAMPLES = ROOT / "demo/registry"
 NAME = "imgproxy-registry"
@@ -42,6 +46,19 @@ def test_the_documents_belong_together(documents: dict[str, Any], pod: dict[str,
     assert mounted == {each["name"] for each in pod["volumes"]}
     for name, text in documents["ConfigMap"]["data"].items():
         assert policy.parse(text.encode(), name)
+
+
+@pytest.mark.slow
+def test_the_documents_are_what_kubernetes_takes(home: Home) -> None:
+    home.path.mkdir()
+    words = [registry_clients.require("kubernetes-validate"), "--strict"]
+    text = (EXAMPLES / "daemonset.yaml").read_text()
+    file = home.write("daemonset.yaml", text)
+    checked = registry_clients.run([*words, str(file)], home)
+    assert (checked.status, checked.output.count(" passed for ")) == (0, 2), checked.output
+    for right, wrong in [("hostPort: 5000", "hostPort: '5000'"), ("hostNetwork:", "network:")]:
+        file.write_text(text.replace(right, wrong))
+        assert registry_clients.run([*words, str(file)], home).status == 1
 
 
 def test_the_arguments_are_the_program_s(pod: dict[str, Any]) -> None:

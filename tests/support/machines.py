@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tomllib
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,11 +73,15 @@ def _make(root: Path, name: str) -> None:
 
 
 def wheels(directory: Path) -> Path:
-    """Write wheels of the program and of all that it may need, for the Python of a machine."""
+    """Write wheels of the program, of all that it may need, and of what builds it.
+
+    They are for the Python of a machine.
+    """
     source = directory / "source"
     shutil.copytree(ROOT, source, ignore=_LEFT_OUT)
+    builds = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     words = [_PYTHON, "-m", "pip", "wheel", "--quiet", f"--wheel-dir={directory / 'wheels'}"]
-    subprocess.run([*words, f"{source}[signatures,registry]"], check=True, timeout=_MAKING)
+    subprocess.run([*words, f"{source}[signatures,registry]", *builds], check=True, timeout=_MAKING)
     return directory / "wheels"
 
 
