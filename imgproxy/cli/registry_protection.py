@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from imgproxy.cli.options import Options, Parser
@@ -14,6 +13,7 @@ from imgproxy.server.access import is_loopback, parse_host
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from socket import socket
+    from ssl import SSLContext
 
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.streams import ByteStream
@@ -107,23 +107,38 @@ def new_tcp_stream(
 ) -> Callable[[socket], Awaitable[ByteStream]] | None:
     """Return what makes the stream of a connection, None without TLS.
 
-    Certificates are looked at for each connection. Raises `UsageError` for unusable ones.
+    Certificates are looked at for each connection, and the authorities of clients for each request:
+    a connection that another authority has let in ends. Raises `UsageError` for unusable ones.
     """
     if options.tls_cert is None or options.tls_key is None:
         return None
+    from imgproxy.host.configuration import read_at_once
     from imgproxy.net.accepted_tls import AcceptedTls
     from imgproxy.net.tls import make_server_context
 
-    files = [options.tls_cert, options.tls_key, options.client_ca]
+    pair, client_ca = (options.tls_cert, options.tls_key), options.client_ca
+
+    def load() -> tuple[SSLContext, bytes]:
+        context = make_server_context(*pair, client_ca)
+        return context, read_at_once("authorities", client_ca) if client_ca else b""
+
     contexts = _reread(
-        partial(make_server_context, options.tls_cert, options.tls_key, options.client_ca),
-        [each for each in files if each is not None],
+        load,
+        [*pair, client_ca] if client_ca else [*pair],
         lambda why: diagnostics.failure(f"{why}; TLS goes on with what was read before"),
     )
 
     async def stream(sock: socket) -> ByteStream:
         await contexts.look()
-        return AcceptedTls(sock, contexts.value)
+        context, authorities = contexts.value
+        if client_ca is None:
+            return AcceptedTls(sock, context)
+
+        async def still_holds() -> bool:
+            await contexts.look()
+            return contexts.value[1] == authorities
+
+        return AcceptedTls(sock, context, still_holds)
 
     return stream
 

@@ -25,6 +25,11 @@ class Certificates(NamedTuple):
     authorities: tuple[str, ...] = ()
     clients: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def paths(self) -> list[str]:
+        """Return the paths of all files."""
+        return [*self.authorities, *(path for pair in self.clients for path in pair)]
+
 
 def choose(directory: str, names: Collection[str]) -> Certificates:
     """Return the paths of the files in a registry's directory, by their use.

@@ -11,6 +11,7 @@ from imgproxy.host.file_changes import SeenFiles
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imgproxy.config.certs import Certificates
     from imgproxy.config.policy import Policy
     from imgproxy.host.diagnostics import Diagnostics
 
@@ -23,8 +24,8 @@ _KEPT = ("registries", "short_names", "_signature_sections")
 class WatchedConfiguration(Configuration):
     """A configuration that tells whether something that it was read from has changed.
 
-    That are the files that were read or looked for, the directories that were listed, and the keys
-    that the policy names.
+    That are the files that were read or looked for, the directories that were listed, the keys that
+    the policy names, and the certificates for registries.
     """
 
     def __init__(self, chosen: Overrides, diagnostics: Diagnostics) -> None:
@@ -54,6 +55,13 @@ class WatchedConfiguration(Configuration):
         for path in policies.key_paths(policy):
             self._files.note(path)
         return policy
+
+    def certificates(self, registry: str) -> Certificates:
+        """See `Configuration`."""
+        certificates = super().certificates(registry)
+        for path in certificates.paths:
+            self._files.note(path)
+        return certificates
 
     def _noting(self, look: Callable[[str], T]) -> Callable[[str], T]:
         def noting(path: str) -> T:

@@ -12,6 +12,7 @@ from imgproxy.net.streams import SocketStream, TlsStream, shake_hands, wait_firs
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Awaitable, Callable
 
     from imgproxy.net.streams import Buffer
 
@@ -26,16 +27,31 @@ _PATIENCE = 1.0
 _HANDSHAKE = b"\x16"
 
 
+async def _always() -> bool:
+    """Return that it holds."""
+    return True
+
+
 class AcceptedTls:
-    """A `ByteStream` over an accepted socket. The first that is received is the handshake."""
+    """A `ByteStream` over an accepted socket. The first that is received is the handshake.
+
+    Once `still_holds` returns that what the handshake found of the client does not hold any more,
+    nothing is received from it.
+    """
 
     peer = ""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        still_holds: Callable[[], Awaitable[bool]] = _always,
+    ) -> None:
         sock.setblocking(False)  # noqa: FBT003  (the name says it)
         self._socket = sock
         self._context: ssl.SSLContext | None = context
         self._stream = SocketStream(sock)
+        self._still_holds = still_holds
 
     @property
     def sent_bytes(self) -> int:
@@ -47,7 +63,8 @@ class AcceptedTls:
         if self._context is not None:
             await self._begin(self._context)
             self._context = None
-        return await self._stream.receive_into(buffer)
+        count = await self._stream.receive_into(buffer)
+        return count if count and await self._still_holds() else 0
 
     async def _begin(self, context: ssl.SSLContext) -> None:
         first = await wait_first_byte(self._socket)

@@ -30,8 +30,7 @@ def files(certificates: Certificates) -> list[str]:
     """Return the paths of the files that `make_context` reads."""
     variables = environment.environment()
     defaults = (variables.get("SSL_CERT_FILE"), variables.get("SSL_CERT_DIR"))
-    pairs = [path for pair in certificates.clients for path in pair]
-    return [*certificates.authorities, *pairs, *filter(None, defaults)]
+    return [*certificates.paths, *filter(None, defaults)]
 
 
 def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:

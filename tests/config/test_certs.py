@@ -30,10 +30,13 @@ D = "/etc/containers/certs.d/registry.example:5000"
 def test_names_say_what_the_files_are(
     names: list[str], authorities: tuple[str, ...], clients: tuple[tuple[str, str], ...]
 ) -> None:
-    assert certs.choose(D, names) == Certificates(
+    found = certs.choose(D, names)
+    assert found == Certificates(
         tuple(f"{D}/{name}" for name in authorities),
         tuple((f"{D}/{cert}", f"{D}/{key}") for cert, key in clients),
     )
+    used = [*authorities, *(name for pair in clients for name in pair)]
+    assert found.paths == [f"{D}/{name}" for name in used]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,20 @@ def test_a_key_that_changes(
     assert configuration.have_changed()
 
 
+def test_certificates_that_are_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the same names and are the same files."""
+    monkeypatch.setattr(file_changes, "INTERVAL", 0.0)
+    files = [tmp_path / each for each in ("ca.crt", "me.cert", "me.key")]
+    for each in files:
+        each.write_text("first")
+    configuration = WatchedConfiguration(Overrides(cert_dir=str(tmp_path)), Notes())
+    for each in files:
+        configuration.certificates("registry.example")
+        assert not configuration.have_changed()
+        each.write_text("other")
+        assert configuration.have_changed()
+
+
 def test_registries_and_where_signatures_are(
     configuration: WatchedConfiguration, tmp_path: Path
 ) -> None:

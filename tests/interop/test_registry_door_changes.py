@@ -12,10 +12,12 @@ from support.gnupg import gnupg
 from support.images import Layout, named
 from support.parent import eventually
 from support.registry_doors import NAME, REGISTRY, Door, blob, manifest
+from support.servers import certificates, docker_registry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from support.filled import Registry
     from support.home import Home
     from support.images import Json
 
@@ -98,7 +100,7 @@ def test_a_policy_that_comes_and_goes(tmp_path: Path, home: Home) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["key", "place"])
+@pytest.mark.parametrize("change", ["revoked", "removed", "place"])
 @pytest.mark.parametrize("option", ["--sideload", "--images"])
 def test_a_revoked_key_and_another_place_of_signatures(
     tmp_path: Path, home: Home, change: str, option: str
@@ -108,7 +110,8 @@ def test_a_revoked_key_and_another_place_of_signatures(
     target = manifest(NAME, "1")
     with gnupg() as gpg:
         signer = gpg.key("signer")
-        key = home.write("key.gpg", gpg.export(signer))
+        other = gpg.key("other")
+        key = home.write("key.gpg", gpg.export(other) + gpg.export(signer))
         claim = {
             "type": "atomic container signature",
             "image": {"docker-manifest-digest": image["digest"]},
@@ -127,13 +130,38 @@ def test_a_revoked_key_and_another_place_of_signatures(
         options = (served, f"--registries.d={places.parent}")
         with registry_doors.running(*options, policy=f"--policy={policy}") as door:
             assert door.status(target) == 200, door.child.stderr
-            if change == "key":
+            if change == "revoked":
                 gpg.revoke(signer)
-                key.write_bytes(gpg.export(signer))
+                key.write_bytes(gpg.export(other) + gpg.export(signer))
+            elif change == "removed":
+                key.write_bytes(gpg.export(other))
             else:
                 places.unlink()
             assert becomes(door, target, 403)
-            if change == "key":
+            if change != "place":
                 key.write_bytes(b"no key")
                 assert becomes(door, target, 500)
                 assert door.ask(target).code == "CONFIGURATION"
+
+
+@pytest.mark.slow
+def test_certificates_of_an_upstream_are_overwritten(
+    registry: Registry, home: Home, tmp_path: Path
+) -> None:
+    """In place: the directory does not change, and neither do the names in it."""
+    right, wrong = certificates(tmp_path / "right"), certificates(tmp_path / "wrong")
+    with docker_registry(registry.directory, tls=right) as upstream:
+        certs = f".config/containers/certs.d/{upstream}/ca.crt"
+        trusted = home.write(certs, wrong.authority.read_bytes())
+        options = (f"--upstream={upstream}", f"--cache={tmp_path / 'cache'}", "--no-creds")
+        with registry_doors.running(*options, env=home.environment()) as door:
+            first, second = (
+                manifest(f"{upstream}/images/all", each) for each in ("latest", "index")
+            )
+            assert door.status(first) == 502
+            trusted.write_bytes(right.authority.read_bytes())
+            assert becomes(door, first, 200)
+            trusted.write_bytes(wrong.authority.read_bytes())
+            # What was had before still serves.
+            assert eventually(lambda: door.ask(first).get("Warning") is not None)
+            assert door.status(second) == 502

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import registry_doors
-from support.parent import LIMIT, eventually
+from support.parent import LIMIT, Client, eventually
 from support.protected_doors import curl, https, tls_options, usage_error
 from support.registry_clients import run
 from support.registry_doors import NAME, blob
@@ -144,12 +144,50 @@ def test_clients_show_certificates(stock: Stock, files: Certificates, tmp_path: 
 
         assert status(mine) == 200
         assert status(other) == 0
+        kept = connected(door, files, mine)
+        begun = connected(door, files, mine)
+        begun.ask("GET", blob(NAME, stock.layer["digest"]))
+        assert begun.head().status == 200
         refused = https(door, "/healthz", files)
         assert refused.status == 0
         assert "certificate required" in refused.trouble, "and not just a lost connection"
         authority.write_bytes(other.authority.read_bytes())
         assert eventually(lambda: status(other) == 200)
         assert status(mine) == 0
+        for client in (kept, begun):
+            client.ask("GET", "/v2/")
+        assert begun.read(stock.layer["size"]) == stock.read(stock.layer)
+        for client in (kept, begun):
+            assert client.ending() in {"end", "reset"}, (
+                "it was let in by what does not count any more"
+            )
+            client.close()
+
+
+@pytest.mark.slow
+def test_a_new_certificate_ends_no_connection(stock: Stock, tmp_path: Path) -> None:
+    """What its handshake found of the client still holds."""
+    used, other = certificates(tmp_path / "used"), certificates(tmp_path / "other")
+    mine = certificates(tmp_path / "mine", "me")
+    options = ("--images", str(stock.layout.path), *tls_options(used))
+    with registry_doors.running(*options, f"--client-ca={mine.authority}") as door:
+        pair = ("--cert", mine.certificate, "--key", mine.key)
+        client = connected(door, used, mine)
+        for name in ("certificate", "key"):
+            getattr(used, name).write_bytes(getattr(other, name).read_bytes())
+        assert eventually(lambda: https(door, "/v2/", other, *pair).status == 200)
+        assert client.get("/v2/").status == 200
+        client.close()
+
+
+def connected(door: Door, files: Certificates, shown: Certificates) -> Client:
+    """Return a connection over which a client has shown its certificate and had an answer."""
+    context = files.trusting()
+    context.load_cert_chain(shown.certificate, shown.key)
+    plain = socket.create_connection(("127.0.0.1", door.port))
+    client = Client(context.wrap_socket(plain, server_hostname="localhost"))
+    assert client.get("/v2/").status == 200
+    return client
 
 
 @pytest.mark.parametrize(

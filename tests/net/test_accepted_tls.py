@@ -38,6 +38,30 @@ async def received(stream: AcceptedTls) -> bytes:
 
 
 @real_time
+async def test_nothing_is_received_when_the_handshake_does_not_hold_any_more() -> None:
+    answers = [True, False]
+
+    async def still_holds() -> bool:
+        return answers.pop(0)
+
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(0)
+    stream = AcceptedTls(ours, SERVER, still_holds)
+    tls = CLIENT.wrap_socket(theirs, server_hostname="registry.test", do_handshake_on_connect=False)
+    with closing(stream), tls:
+
+        async def ask() -> None:
+            await shake_hands(tls)
+            tls.send(b"first")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            assert await received(stream) == b"first"
+        tls.send(b"second")
+        assert await received(stream) == b""
+
+
+@real_time
 async def test_what_is_received_begins_after_the_handshake() -> None:
     stream, theirs = pair()
     tls = CLIENT.wrap_socket(theirs, server_hostname="registry.test", do_handshake_on_connect=False)
