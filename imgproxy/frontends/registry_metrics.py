@@ -120,7 +120,7 @@ def _load() -> Any:  # noqa: ANN401  (a module)
 
 
 class Measured:
-    """A `Handler` that counts what another one does."""
+    """A `Handler` that counts what another one does, and what was refused before it."""
 
     def __init__(self, handler: Handler, metrics: Metrics) -> None:
         self._handler = handler
@@ -145,6 +145,10 @@ class Measured:
             reply = reply._replace(body=_MeasuredBody(body, route, self._metrics))
         self._metrics.requests[route, reply.status] += 1
         return reply
+
+    def refused(self, failure: Failure) -> None:
+        """Count what was refused before it was a request for a route."""
+        self._metrics.requests["refused", self._metrics.failed("refused", failure)] += 1
 
     async def _open(self, opener: Opener, route: str, status: int) -> Body:
         try:

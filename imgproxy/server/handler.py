@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from typing import TypeAlias
 
+    from imgproxy.errors import Failure
     from imgproxy.net.streams import Buffer
 
     Opener: TypeAlias = "Callable[[], Awaitable[Body]]"
@@ -89,3 +90,10 @@ class Handler(Protocol):
 
     async def handle(self, request: Request) -> Reply:
         """Return the reply to a request. Raises `Failure`."""
+
+
+def tell_refused(handler: Handler, failure: Failure) -> None:
+    """Tell a front-end what was refused before it had a request, if it has `refused` for that."""
+    refused = getattr(handler, "refused", None)
+    if refused is not None:
+        refused(failure)

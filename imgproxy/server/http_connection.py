@@ -29,7 +29,7 @@ from imgproxy.errors import (
     shortage,
 )
 from imgproxy.server.error_body import ERROR_TYPE, error_body
-from imgproxy.server.handler import Request
+from imgproxy.server.handler import Request, tell_refused
 from imgproxy.server.patience import IDLE_LIMIT, REQUEST_LIMIT, STALL_LIMIT, Patience
 from imgproxy.server.reply_head import reply_head
 from imgproxy.server.request_errors import BodyTooLargeError, HttpVersionError
@@ -219,13 +219,12 @@ class HttpConnection:
 
         Raises `Failure`.
         """
-        _check_framing(received)
         with self._shutdown.interrupts() as scope:
-            await self._discard_body(received)
-            self.patience.pause()
-            self._requests.check_host(received)
-            if self._access is not None:
-                self._access.check(received)
+            try:
+                await self._check(received)
+            except Failure as failure:
+                tell_refused(self._handler, failure)
+                raise
             if self._places is not None and request.method in _CONTENT:
                 await self._places.take(self)
         if scope.cancelled_caught:
@@ -234,6 +233,15 @@ class HttpConnection:
         if reply.ends_service:
             self._shutdown.request()
         return reply
+
+    async def _check(self, request: h11.Request) -> None:
+        """Read the body of a request, and raise `Failure` for one that no front-end gets."""
+        _check_framing(request)
+        await self._discard_body(request)
+        self.patience.pause()
+        self._requests.check_host(request)
+        if self._access is not None:
+            self._access.check(request)
 
     async def _open_body(self, reply: Reply, request: Request) -> bytes | Body:
         """Return the body of a reply, opened if it is to be sent. Raises `Failure`."""
@@ -296,6 +304,7 @@ class HttpConnection:
 
     async def _refuse(self, failure: Failure) -> None:
         """Answer bytes that are no request."""
+        tell_refused(self._handler, failure)
         self._name = f"{failure.status} {failure.code}"
         report = self._diagnostics.failure if self._bodies is None else self._diagnostics.debug
         report(f"{self._name}: {failure.message}")

@@ -49,6 +49,14 @@ def test_requests_are_counted_by_route_and_status(stock: Stock) -> None:
         door.ask(blob(NAME, layer["digest"]), method="HEAD")
         door.ask(blob(NAME, layer["digest"]), "Range: bytes=1-2")
         door.ask(manifest(NAME, "1"), f'If-None-Match: "{stock.app["digest"]}"')
+        # What no route gets to see.
+        door.ask("/v2/", "Origin: http://page.example")
+        door.ask("/v2/", "Sec-Fetch-Site: cross-site")
+        door.ask("/v2/", "Transfer-Encoding: chunked", "Content-Length: 1")
+        client = door.connect()
+        client.send(b"no request\r\n\r\n")
+        assert client.reply().status == 400
+        client.close()
         found = numbers(door)
         requests = {key[1:]: value for key, value in found.items() if key[0] == "requests_total"}
         assert requests == {
@@ -61,7 +69,10 @@ def test_requests_are_counted_by_route_and_status(stock: Stock) -> None:
             ("base", "200"): 2,
             ("health", "200"): 1,
             ("other", "404"): 1,
+            ("refused", "403"): 2,
+            ("refused", "400"): 2,
         }
+        assert found["failures_total", "DENIED"] == 2
         assert found["images_total",] == 2
         assert found["failures_total", "BLOB_UNKNOWN"] == 2
         assert found["failures_total", "MANIFEST_UNKNOWN"] == 1
