@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from support import registry_clients, registry_doors, upstreams
 from support.damage import flip
+from support.filled import MIB
 from support.home import REGISTRIES_CONF, Home, mirror, table
-from support.networks import line_to
+from support.networks import Cut, line_to
 from support.parent import eventually
 from support.registry_doors import ABSENT, Door, assert_is_refused, blob, manifest, path
 from support.servers import docker_registry, free_port, stored_blob
@@ -132,6 +133,22 @@ def test_nodes_that_are_asked_at_once_do_not_wait_for_each_other(fleet: Fleet) -
     upstreams.all_at_once(len(nodes), lambda: fleet.pull(nodes.pop(), "large"))
     asked = fleet.asked("/blobs/")
     assert 2 <= len(asked) <= 2 * len(fleet.nodes), asked
+
+
+@pytest.mark.slow
+def test_a_node_is_not_waited_for_while_it_waits(fleet: Fleet) -> None:
+    """What another node is fetching is not there yet, however long that takes."""
+    fleet.start(2)
+    layer = fleet.registry.layers("large")[0]["digest"]
+    first, second = fleet.nodes
+    assert first.status(manifest(NAME, "large")) == 200
+    fleet.origin.cuts.append(Cut(fleet.origin.passed + MIB, "stall"))
+    client = first.connect()
+    client.ask("GET", blob(NAME, layer))
+    assert client.head().status == 200
+    assert eventually(lambda: fleet.origin.broken == 1)
+    fleet.pull(second, "large")
+    assert fleet.lines[0].paths(layer) == [f"/v2/{NAME}/blobs/{layer}"], "it was asked"
 
 
 @pytest.mark.slow
