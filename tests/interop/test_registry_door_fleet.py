@@ -11,6 +11,7 @@ from support import registry_clients, registry_doors, upstreams
 from support.damage import flip
 from support.filled import MIB
 from support.home import REGISTRIES_CONF, Home, mirror, table
+from support.images import Layout, named
 from support.networks import Cut, line_to
 from support.parent import eventually
 from support.registry_doors import ABSENT, Door, assert_is_refused, blob, manifest, path
@@ -49,8 +50,8 @@ class Fleet:
             mirrors = [*others, *(each for each in addresses if each != addresses[number])]
             self.nodes.append(self.node(str(number), mirrors, port))
 
-    def node(self, name: str, mirrors: Sequence[str], port: int = 0) -> Door:
-        """Start a registry before the origin."""
+    def node(self, name: str, mirrors: Sequence[str], port: int = 0, *options: str) -> Door:
+        """Start a registry before the origin, with such mirrors."""
         home = Home(self._directory / name)
         tables = [table("", self.origin.address, INSECURE)]
         tables += [mirror(each, INSECURE) for each in mirrors]
@@ -58,7 +59,7 @@ class Fleet:
         chosen = [f"--upstream={self.origin.address}", f"--cache={self._directory / name}/cache"]
         chosen += [f"--default-registry={self.origin.address}", "--no-creds"]
         environment = home.environment()
-        node = registry_doors.running(*chosen, env=environment, port=port)
+        node = registry_doors.running(*chosen, *options, env=environment, port=port)
         return self._stack.enter_context(node)
 
     def pull(self, node: Door, tag: str) -> None:
@@ -133,6 +134,28 @@ def test_nodes_that_are_asked_at_once_do_not_wait_for_each_other(fleet: Fleet) -
     upstreams.all_at_once(len(nodes), lambda: fleet.pull(nodes.pop(), "large"))
     asked = fleet.asked("/blobs/")
     assert 2 <= len(asked) <= 2 * len(fleet.nodes), asked
+
+
+@pytest.mark.slow
+def test_what_a_node_has_of_its_own_and_tags_that_it_asked_a_moment_ago(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "images")
+    own = layout.image(b"a layer of its own")
+    layout.save(named(own, f"{fleet.origin.address}/{NAME}:own"))
+    nowhere = f"127.0.0.1:{free_port()}"
+    first = fleet.node("first", [nowhere], 0, "--images", str(layout.path), "--tag-ttl=600")
+    second = fleet.node("second", [first.address])
+    assert first.status(manifest(NAME, "latest")) == 200
+    fleet.origin.dead = True
+    assert second.ask(manifest(NAME, "own")).body == layout.read(own["digest"])
+    for each in layout.layers(own):
+        assert second.ask(blob(NAME, each["digest"])).body == layout.read(each["digest"])
+    assert second.status(manifest(NAME, "latest")) == 200
+    # What the second one would still give to clients may not be what it stands for by now.
+    third = fleet.node("third", [second.address])
+    assert third.status(manifest(NAME, "latest")) == 504
+    assert second.status(manifest(NAME, "latest")) == 200
 
 
 @pytest.mark.slow
