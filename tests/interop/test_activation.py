@@ -238,6 +238,7 @@ def test_a_listener_has_64_conversations_at_most(
     assert child.stop() == -15
 
 
+@pytest.mark.slow
 def test_conversations_of_a_listener_do_not_count_for_the_exit_status(
     layout: Layout, listen: Listen, tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ RANGELESS = {
 }
 
 
+@pytest.mark.slow
 def test_a_server_without_ranges_is_skipped_through(together: Together, registry: Registry) -> None:
     def check(directives: str, pull: Pull, home: Home) -> None:
         config = f"location / {{ {directives} proxy_pass http://{registry.address}; }}"
@@ -173,6 +174,7 @@ def test_a_server_without_ranges_is_skipped_through(together: Together, registry
 # --- redirects -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_redirect_is_a_fresh_one_after_each_break(
     registry: Registry, pull: Pull, tmp_path: Path
 ) -> None:
@@ -216,6 +218,7 @@ def limited(registry: Registry, tmp_path: Path) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_a_rate_limit_is_waited_for(
     limited: str, registry: Registry, pull: Pull, tmp_path: Path
 ) -> None:
@@ -263,6 +266,7 @@ def in_two_seconds() -> str:
     return formatdate(time.time() + 2, usegmt=True)
 
 
+@pytest.mark.slow
 def test_temporary_failures_are_tried_again(together: Together, registry: Registry) -> None:
     def check(status: int, pull: Pull, _: Home) -> None:
         with http_server(answering(registry, (status, {"Retry_After": "0"}))) as front:
@@ -275,6 +279,7 @@ def test_temporary_failures_are_tried_again(together: Together, registry: Regist
     together({str(status): status for status in (408, 429, 500, 502, 503, 504)}, check)
 
 
+@pytest.mark.slow
 def test_a_date_to_come_back_is_kept(registry: Registry, pull: Pull) -> None:
     with http_server(answering(registry, (429, {"Retry_After": in_two_seconds()}))) as front:
         child = pull(registry.name(":latest", front), PLAIN, "--retries=1")
@@ -345,6 +350,7 @@ def test_retries_are_counted(registry: Registry, pull: Pull) -> None:
 # --- registries that go and come -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_restarted_between_requests_is_waited_for(
     registry: Registry, pull: Pull
 ) -> None:
@@ -362,6 +368,7 @@ def test_a_registry_that_is_restarted_between_requests_is_waited_for(
         assert child.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_restarted_in_mid_blob_is_gone_on_with(
     registry: Registry, pull: Pull
 ) -> None:

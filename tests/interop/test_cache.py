@@ -120,6 +120,7 @@ def test_a_blob_of_another_image_is_not_asked_for_again(scene: Scene) -> None:
     assert "is not in the cache" in by_digest.client.get("/manifest").message
 
 
+@pytest.mark.slow
 def test_a_child_that_was_killed_in_mid_blob_is_gone_on_with(scene: Scene) -> None:
     (layer,) = scene.registry.layers("large")
     child = scene.start(scene.name(":large"), HTTP, f"--cache={scene.cache}")

@@ -86,6 +86,7 @@ def begun(
         yield Begun(child, layout.read(layer["digest"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", ["--stall-timeout=60"], indirect=True)
 def test_a_link_that_was_down_costs_its_time_and_nothing_else(begun: Begun, joined: Hosts) -> None:
     """A cable that was put back in before the registry was given up: the connection goes on.

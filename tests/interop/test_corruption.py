@@ -153,6 +153,7 @@ def test_a_large_blob_of_another_size_never_looks_complete(
         assert child.finish() == 0
 
 
+@pytest.mark.slow
 def test_quit_does_not_erase_a_bad_blob(layout: Layout, serve: Serve) -> None:
     (layer,) = layout.layers(layout.save_image(LARGE))
     flip_first(layout.file(layer["digest"]))
@@ -162,6 +163,7 @@ def test_quit_does_not_erase_a_bad_blob(layout: Layout, serve: Serve) -> None:
     assert child.wait() == 4
 
 
+@pytest.mark.slow
 def test_a_bad_blob_closes_its_own_conversation_alone(layout: Layout, serve: Serve) -> None:
     layer, other = layout.layers(layout.save_image(LARGE, OTHER))
     flip_first(layout.file(layer["digest"]))
@@ -231,6 +233,7 @@ def loop_at(path: Path) -> None:
     path.symlink_to(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("put", [pipe_at, directory_at, loop_at])
 def test_a_blob_that_is_no_file_is_an_error_and_not_a_hang(
     put: Damage, layout: Layout, serve: Serve

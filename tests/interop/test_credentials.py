@@ -354,6 +354,7 @@ LISTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LISTS)
 def test_helpers_of_registries_conf_are_asked(
     case: tuple[str, bool], pull: Pull, home: Home, registry: Registry, guarded: str

@@ -95,6 +95,7 @@ def test_the_source_distribution_has_what_the_tests_need(distributions: Path) ->
     assert {"README.md", "GUIDE.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"} <= names
 
 
+@pytest.mark.slow
 def test_the_single_file_has_bytecode_and_licences_and_nothing_else(onefile: Path) -> None:
     with zipfile.ZipFile(onefile) as archive:
         names = archive.namelist()

@@ -86,6 +86,7 @@ def warm(fleet: Fleet, pull_through: Callable[..., Child], tag: str) -> None:
         line.asked.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", TAGS)
 def test_a_cold_cache_fetches_and_a_warm_one_keeps(
     tag: str, fleet: Fleet, pull_through: Callable[..., Child]

@@ -264,6 +264,7 @@ def test_wrong_bytes_of_a_large_layer_stay_incomplete(fetch: Fetch, elsewhere: E
     assert LARGE.startswith(reply.body)
 
 
+@pytest.mark.slow
 def test_a_body_that_breaks_is_gone_on_with(fetch: Fetch, elsewhere: Elsewhere) -> None:
     elsewhere.breaks_after = 2 * MIB
     reply, status = fetch(LARGE, f"http://{elsewhere.address}/large")
@@ -272,6 +273,7 @@ def test_a_body_that_breaks_is_gone_on_with(fetch: Fetch, elsewhere: Elsewhere) 
     assert ranges == [None, f"bytes={2 * MIB}-{len(LARGE) - 1}"]
 
 
+@pytest.mark.slow
 def test_https_is_verified(fetch: Fetch, elsewhere: Elsewhere, tmp_path: Path) -> None:
     files = certificates(tmp_path / "server")
     trusted = tmp_path / "trusted"

@@ -134,6 +134,7 @@ def test_every_image_of_a_real_layout_is_served_byte_for_byte(
         assert child.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [by_buildah, by_skopeo])
 def test_an_index_of_a_real_layout_leads_to_the_image_for_the_platform(
     write: Write, written: Callable[[Write], Layout], serve: Serve

@@ -226,6 +226,7 @@ def test_pipes_that_nobody_reads_any_more_end_the_program(keep: Keep) -> None:
                 assert child.wait(SECOND) == 0
 
 
+@pytest.mark.slow
 def test_a_refused_request_is_followed_by_an_end_of_file_and_no_reset(
     sample: Sample, serve: Serve
 ) -> None:
@@ -237,6 +238,7 @@ def test_a_refused_request_is_followed_by_an_end_of_file_and_no_reset(
     assert child.wait(SECOND) == 0  # though the parent has closed nothing
 
 
+@pytest.mark.slow
 def test_connection_close_ends_the_program_before_the_parent_does(
     sample: Sample, serve: Serve
 ) -> None:
@@ -315,6 +317,7 @@ def test_a_signal_during_start_up_leaves_no_traceback(
 # --- POST /quit ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_quit_ends_idle_conversations(serve: Serve, sample: Sample) -> None:
     child = serve(sample.name, sockets=3)
     assert child.clients[1].get("/manifest").status == 200
@@ -401,6 +404,7 @@ def test_idle_conversations_do_not_lock_a_listener(
 # --- what it holds ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["oci", "docker"])
 def test_memory_is_flat_when_the_parent_stops_reading(
     source: str, serve: Serve, layout: Layout, tmp_path: Path

@@ -194,6 +194,7 @@ def test_an_image_without_tags_is_chosen_by_its_position(case: str, offer: Offer
     assert_is(pull_from(offer.archive(members, tail=case)), untagged)
 
 
+@pytest.mark.slow
 @rows(
     "case",
     ("whole name", ":docker.io/library/nginx:latest"),
@@ -207,6 +208,7 @@ def test_names_are_compared_in_their_full_form(case: str, offer: Offer) -> None:
 # --- indexes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @rows("case", ("one", 1), ("four", 4))
 def test_up_to_four_indexes_are_nested(case: int, offer: Offer) -> None:
     """`Index-Digest` is that of the outermost one."""
@@ -642,6 +644,7 @@ def test_a_layer_of_zeros_is_an_image(offer: Offer) -> None:
     assert child.finish() == 0
 
 
+@pytest.mark.slow
 def test_names_that_would_fill_the_memory_are_refused(offer: Offer) -> None:
     members = [Member(f"{n}/" + "x" * 4000) for n in range(6000)]
     child = offer.archive(gzipped(pack(members, tarfile.GNU_FORMAT)))
@@ -652,6 +655,7 @@ def test_names_that_would_fill_the_memory_are_refused(offer: Offer) -> None:
     assert child.finish() == 0
 
 
+@pytest.mark.slow
 def test_a_huge_manifest_json_is_refused_in_little_memory(offer: Offer) -> None:
     child = offer.control("manifest.json", b"[" + b" " * (64 * MIB) + b"]")
     reply = child.client.get("/manifest")
@@ -731,6 +735,7 @@ def test_content_in_a_descriptor_is_used_if_it_verifies(offer: Offer) -> None:
     assert pull_from(child).layers == [ONE, TWO]
 
 
+@pytest.mark.slow
 def test_a_subject_is_not_an_image_of_the_index(offer: Offer) -> None:
     image = offer.layout.image(ONE)
     index = offer.layout.index(subject=image)
@@ -837,6 +842,7 @@ def test_json_that_programs_read_differently_is_refused(
     refused(offer.archive(replaced(members, "manifest.json", manifest)), 422, words)
 
 
+@pytest.mark.slow
 @rows(
     "name, change",
     ("index.json", "index.json", (b'"manifests"', b'"Manifests":[],"manifests"')),
@@ -857,6 +863,7 @@ def test_ambiguous_json_is_refused_in_index_json_and_in_a_config(
     refused(offer.archive(changed, transport=transport), 422, name)
 
 
+@pytest.mark.slow
 @rows(
     "document, status",
     ("a manifest", lambda layout: layout.document(layout.image(ONE)), 200),
@@ -934,6 +941,7 @@ def test_the_image_for_the_platform_is_chosen_from_an_archive(
         assert len(error["detail"]["platforms"]) == len(images)
 
 
+@pytest.mark.slow
 def test_hundreds_of_layers_are_served(offer: Offer) -> None:
     image = saved(*(f"layer {n}".encode() for n in range(600)))
     assert_is(pull_from(offer.archive(skopeo(image))), image)
@@ -951,6 +959,7 @@ def test_a_manifest_has_four_mebibytes_at_most(size: int, status: int, offer: Of
         assert refused(child, status)["code"] == "SIZE_INVALID"
 
 
+@pytest.mark.slow
 def test_an_archive_answers_requests_of_every_kind(offer: Offer) -> None:
     child = offer.archive(skopeo(IMAGE))
     client = child.client

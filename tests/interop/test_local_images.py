@@ -181,6 +181,7 @@ WRITERS: list[Write] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", WRITERS)
 def test_what_a_tool_wrote_is_read_as_skopeo_reads_it(
     write: Write, made: Made, serve: Serve, tmp_path: Path
@@ -197,6 +198,7 @@ def test_what_a_tool_wrote_is_read_as_skopeo_reads_it(
     assert pull_from(serve(path)) == pulled, "by its path alone"
 
 
+@pytest.mark.slow
 def test_what_skopeo_has_synchronized_is_read(made: Made, serve: Serve, tmp_path: Path) -> None:
     """Whose directories are called by the whole reference, port and tag included."""
     with docker_registry(tmp_path / "registry") as address:
@@ -208,6 +210,7 @@ def test_what_skopeo_has_synchronized_is_read(made: Made, serve: Serve, tmp_path
     assert pull_from(serve(image)).content == read_by_skopeo(image, tmp_path / "read")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packer", PACKERS)
 def test_an_archive_packed_by_hand_is_the_same_image(
     packer: str, made: Made, serve: Serve, tmp_path: Path
@@ -225,6 +228,7 @@ def test_an_archive_packed_by_hand_is_the_same_image(
 # --- docker's and Nix's archives, member by member ---------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_dialect_of_docker_archives_is_read(
     dialect: str, made: Made, serve: Serve, tmp_path: Path

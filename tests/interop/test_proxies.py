@@ -246,6 +246,7 @@ def microsocks(directory: Path, *options: str) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
 @pytest.mark.parametrize("is_secure", [True, False])
 def test_everything_goes_through_a_socks_proxy(
@@ -309,6 +310,7 @@ def over_tls(directory: Path, address: str, tls: Certificates) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
+@pytest.mark.slow
 def test_tls_goes_inside_of_the_tls_of_a_proxy(
     guarded: Proxy, registry: Registry, tls: Certificates, pull: Pull, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def test_an_image_of_a_registry_is_all_there(
     assert entries(store) == [entry]
 
 
+@pytest.mark.slow
 def test_of_an_index_one_platform_or_all_are_copied(
     registry: Registry, store: Path, home: Home
 ) -> None:
@@ -185,6 +186,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_had_is_told_with_its_status(
     case: str, registry: Registry, store: Path, home: Home

@@ -420,6 +420,7 @@ def asked_of(child: Child, registry: Registry, digest: str) -> list[str]:
     return [line for line in lines if f"GET http://{registry.address}/" in line and digest in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", [":latest", "@DIGEST", ":latest@DIGEST"])
 @pytest.mark.parametrize("damage", [respace, lose, shorten])
 def test_a_mirror_with_a_bad_manifest_is_passed_over(
@@ -493,6 +494,7 @@ def test_after_a_bad_large_blob_another_endpoint_is_asked(
     assert len(asked_of(child, liar, digest)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lose, shorten])
 def test_a_large_blob_that_is_missing_or_of_another_size_comes_from_elsewhere(
     damage: Callable[[Path], None],
@@ -529,6 +531,7 @@ def test_where_all_lie_the_error_names_them_all(
     assert len(line.paths(bad)) == 1
 
 
+@pytest.mark.slow
 def test_a_mirror_that_dies_in_mid_blob_is_gone_on_with_elsewhere(
     registry: Registry, pull: Pull, home: Home
 ) -> None:

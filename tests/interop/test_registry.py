@@ -218,6 +218,7 @@ def test_a_platform_that_is_not_there_is_a_404_with_those_there_are(
     assert child.finish() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_a_nested_index_is_walked(
     depth: int, registry: Registry, pull: Callable[..., Child]
@@ -546,6 +547,7 @@ def test_a_redirect_from_https_to_http_is_refused(
 # --- a registry that fails -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["end", "reset", "stall"])
 def test_a_registry_lost_in_mid_blob_is_a_short_body_and_status_5(
     fate: Any,  # noqa: ANN401  (one of a few words)
@@ -638,6 +640,7 @@ def test_a_large_blob_damaged_in_the_registry_stays_short(
     assert len(child.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["latest", "large"])
 def test_a_blob_truncated_in_the_registry_is_never_complete(
     tag: str, damaged: Registry, pull: Callable[..., Child]
@@ -656,6 +659,7 @@ def test_a_blob_truncated_in_the_registry_is_never_complete(
         assert child.finish() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", range(3), ids=["tag", "digest", "tag+digest"])
 def test_a_manifest_damaged_in_the_registry_is_a_422(
     kind: int, damaged: Registry, pull: Callable[..., Child]
@@ -724,6 +728,7 @@ def test_an_unusable_answer_has_its_status(
         assert child.finish() == 0
 
 
+@pytest.mark.slow
 def test_a_registry_that_takes_the_request_and_is_silent_is_a_504(
     pull: Callable[..., Child],
 ) -> None:
@@ -756,6 +761,7 @@ def test_what_does_not_speak_http_is_a_502(pull: Callable[..., Child]) -> None:
         assert child.finish() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

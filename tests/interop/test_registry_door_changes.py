@@ -43,6 +43,7 @@ def pattern(directory: Path) -> str:
     return f"--sideload={directory}/<registry>/<name>/<ref>"
 
 
+@pytest.mark.slow
 def test_a_stricter_policy_counts_for_what_is_open(tmp_path: Path) -> None:
     layout, image = place(tmp_path, b"a layer")
     targets = [

@@ -176,6 +176,7 @@ def test_what_is_wrong_at_its_end_is_not_given_out(scene: Scene, tmp_path: Path)
 # --- ranges ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ranges_of_what_is_not_here_yet(scene: Scene, layer: str) -> None:
     whole = scene.registry.layout.read(layer)
     with scene.door() as door:

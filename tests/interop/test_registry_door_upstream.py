@@ -158,6 +158,7 @@ def test_what_another_name_has_is_not_given_out(scene: Scene) -> None:
         assert_is_refused(door.ask(blob(scene.name, ABSENT)), 404, "BLOB_UNKNOWN")
 
 
+@pytest.mark.slow
 def test_the_policy_decides_by_the_name_of_two_with_one_digest(
     scene: Scene, tmp_path: Path
 ) -> None:
@@ -245,6 +246,7 @@ def test_a_registry_that_says_nothing_is_not_asked_by_each(scene: Scene) -> None
         assert eventually(lambda: door.ask(targets[0]).get("Warning") is None)
 
 
+@pytest.mark.slow
 def test_offline_serves_what_is_there_for_a_time(scene: Scene) -> None:
     with scene.door() as door:
         scene.pull(door, "latest")
@@ -256,6 +258,7 @@ def test_offline_serves_what_is_there_for_a_time(scene: Scene) -> None:
         assert door.status(manifest(scene.name, digest)) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "fields", "status", "code"),
     [
@@ -294,6 +297,7 @@ def test_a_cache_that_was_emptied_is_a_miss(scene: Scene) -> None:
 # --- signatures -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_signed_index_covers_its_images_also_after_a_restart(
     registry: Registry, tmp_path: Path
 ) -> None:
@@ -345,6 +349,7 @@ def test_a_signed_index_covers_its_images_also_after_a_restart(
                 assert door.status(target) == 403, target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--images", "--sideload"])
 def test_an_image_that_lies_here_has_the_signatures_of_its_upstream(
     registry: Registry, tmp_path: Path, option: str

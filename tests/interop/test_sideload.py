@@ -88,6 +88,7 @@ def test_what_nix_has_built_is_found(host: Host) -> None:
         assert pull_from(host.image(name, pattern)).layers == [LAYER]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "pattern", "path"),
     [
@@ -332,6 +333,7 @@ KINDS: dict[str, Callable[[Path, Layout, Json], None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_digest_is_sought_in_what_is_found(kind: str, host: Host) -> None:
     """The digest of the index or of the manifest in it; any other is a 422 with both."""
@@ -352,6 +354,7 @@ def test_a_digest_is_sought_in_what_is_found(kind: str, host: Host) -> None:
     assert reply.message.count("sha256:") >= 2
 
 
+@pytest.mark.slow
 def test_a_digest_of_a_docker_archive_is_that_of_the_manifest_that_is_made(host: Host) -> None:
     host.archive("os-1", IMAGE)
     digest = digest_of(pull_from(host.image(f"{NAME}:1", "<basename>-<ref>")).raw)
@@ -360,6 +363,7 @@ def test_a_digest_of_a_docker_archive_is_that_of_the_manifest_that_is_made(host:
     assert refused(child, 422, WRONG, digest)["code"] == "DIGEST_INVALID"
 
 
+@pytest.mark.slow
 def test_an_archive_of_several_images(host: Host) -> None:
     """By its name, else by its digest; neither is a question."""
     called = IMAGE._replace(tags=(f"{NAME}:1",))
@@ -374,6 +378,7 @@ def test_an_archive_of_several_images(host: Host) -> None:
     refused(host.image(f"{NAME}:2@{WRONG}", "<basename>-<ref>"), 422, WRONG, digest)
 
 
+@pytest.mark.slow
 def test_the_path_with_the_digest_comes_first(host: Host) -> None:
     layout = host.layout("source")
     descriptor = layout.image(LAYER)
@@ -414,6 +419,7 @@ def test_a_tree_that_k3s_tooling_wrote(registry: str, unsaid: str, host: Host) -
         assert pull_from(child).layers == [LAYER, b"second"]
 
 
+@pytest.mark.slow
 def test_a_tree_that_lacks_a_blob_says_where_it_was_sought(host: Host) -> None:
     layout = host.layout("source")
     descriptor = layout.image(LAYER)
@@ -437,6 +443,7 @@ def test_a_tree_that_lacks_a_blob_says_where_it_was_sought(host: Host) -> None:
 # --- names and patterns that are none -----------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["registry.example/a/../os:1", "registry.example/a/%2e%2e/os:1"])
 def test_a_name_that_is_none_never_reaches_the_file_system(
     name: str, home: Home, keep: Keep, tmp_path: Path

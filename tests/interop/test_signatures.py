@@ -320,6 +320,7 @@ def run_skopeo(keys: Keys, home: Home, *arguments: str) -> None:
     skopeo.run(*arguments, env=home.environment(GNUPGHOME=str(keys.gpg.home)))
 
 
+@pytest.mark.slow
 def test_what_skopeo_signs_on_its_way_to_a_registry_is_accepted(
     registry: Registry, keys: Keys, home: Home, pull: Pull
 ) -> None:
@@ -377,6 +378,7 @@ def test_what_skopeo_signs_by_itself_is_accepted(
     assert answer(pull, registry.name(":latest"), *options) == (200, "")
 
 
+@pytest.mark.slow
 def test_signatures_lie_on_a_web_server(
     registry: Registry, keys: Keys, home: Home, pull: Pull, tmp_path: Path
 ) -> None:
@@ -508,6 +510,7 @@ def refer(address: str, repository: str, subject: Json, *bundles: Json) -> None:
     put_manifest(address, repository, tag, compact(index), OCI_INDEX)
 
 
+@pytest.mark.slow
 def test_attachments_are_judged_as_skopeo_does(registry: Registry, together: Together) -> None:
     digest = registry.images["latest"]["digest"]
     exact = {"signedIdentity": {"type": "matchRepoDigestOrExact"}}
@@ -563,6 +566,7 @@ def copy(registry: Registry, image: str) -> None:
     skopeo_copy(registry.name(":latest"), image, "--src-tls-verify=false", "--preserve-digests")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signer", [SIGNER, FRIEND], ids=["key", "fulcio"])
 def test_bundles_that_refer_to_an_image_are_found(
     signer: Signer, registry: Registry, home: Home, pull: Pull
@@ -645,6 +649,7 @@ def test_signatures_are_kept_and_judged_anew(
 # --- where an image comes from ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_name_that_was_asked_for_decides_wherever_the_bytes_are(
     registry: Registry, keys: Keys, home: Home, pull: Pull, tmp_path: Path
 ) -> None:
@@ -777,6 +782,7 @@ KEYBOX = bytes.fromhex("00000020010100024b42586600000000") + bytes(16)
 OLD_KEY = version3.packet(6, b"\3" + bytes(11)) + version3.packet(13, b"old")
 
 
+@pytest.mark.slow
 def test_a_key_that_cannot_be_read_is_passed_over_with_a_line(
     registry: Registry, keys: Keys, home: Home, pull: Pull
 ) -> None:

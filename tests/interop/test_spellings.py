@@ -140,6 +140,7 @@ def test_keys_that_match_nothing_are_told_once(registry: Registry, pull: Pull, h
     assert skopeo_accepts(registry.name(":latest"), home, str(policy))
 
 
+@pytest.mark.slow
 def test_a_refusal_names_the_key_that_would_permit_it(
     registry: Registry, pull: Pull, home: Home
 ) -> None:

@@ -225,6 +225,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda each: each.__name__)
 def test_what_does_not_verify_is_told_with_what_names_it(
     damage: Callable[[Layout], tuple[str | None, str, list[str]]], layout: Layout

@@ -43,6 +43,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 FAULTS = [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda each: errno.errorcode[each])
 @pytest.mark.parametrize("case", COMMANDS)
 def test_a_fault_from_any_call_on_loses_nothing(

@@ -139,6 +139,7 @@ def test_the_offline_service_has_no_network() -> None:
 # --- the command lines, started as the manager does ----------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", SERVICES)
 def test_a_parent_is_served_by_each(unit: str, sample: Sample, keep: Keep, tmp_path: Path) -> None:
     path = tmp_path / "socket"

@@ -79,6 +79,7 @@ def assert_refused(child: Child, status: int, code: str, *words: str) -> None:
 # --- authorities -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_the_directory_of_a_registry_names_its_authorities(
     host: str, front: str, tls: Certificates, registry: Registry, pull: Pull, home: Home
@@ -98,6 +99,7 @@ def test_the_directory_of_another_registry_does_not_count(
     assert_refused(child, 502, "TLS", "certificate", "--tls-verify=false", front)
 
 
+@pytest.mark.slow
 def test_the_new_order_begins_with_xdg_config_home(
     front: str, tls: Certificates, registry: Registry, pull: Pull, home: Home
 ) -> None:
@@ -136,6 +138,7 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Certificates, Path
     return files, directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trusted", ["root", "intermediate", "leaf"])
 def test_any_certificate_of_the_chain_is_an_anchor(
     trusted: str,
@@ -176,6 +179,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 def test_a_broken_certificate_is_a_500_that_names_the_file(
     together: Together, front: str, tls: Certificates, registry: Registry
 ) -> None:
@@ -192,6 +196,7 @@ def test_a_broken_certificate_is_a_500_that_names_the_file(
 # --- client certificates ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_client_certificate_is_shown(
     strict: str, tls: Certificates, registry: Registry, pull: Pull, home: Home
 ) -> None:
@@ -201,6 +206,7 @@ def test_a_client_certificate_is_shown(
     assert_pulled(pull(registry.name(":large", strict)), registry)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_client_certificate_may_be_asked_for_after_the_request(
     shown: bool,  # noqa: FBT001  (a parameter)
@@ -280,6 +286,7 @@ def test_tls_1_2_and_1_3_are_spoken(
         assert_pulled(child, registry)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--tls-verify=false",)])
 def test_what_is_older_than_tls_1_2_is_refused(
     options: tuple[str, ...],

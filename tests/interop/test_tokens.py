@@ -88,6 +88,7 @@ def assert_failed(reply: Reply, status: int, code: str, *, retryable: bool) -> N
 # --- who asks --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_user_and_password_are_shown_to_the_realm_alone(
     tokens: TokenService, guarded: str, registry: Registry, pull: Pull, home: Home
 ) -> None:
@@ -108,6 +109,7 @@ def test_user_and_password_are_shown_to_the_realm_alone(
     assert basic(READER, PASSWORD).partition(" ")[2] not in child.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("works", [True, False])
 def test_an_identity_token_is_exchanged_by_post(
     works: bool,  # noqa: FBT001
@@ -184,6 +186,7 @@ def test_broken_credentials_are_no_anonymous_access(
     assert tokens.authorizations == []
 
 
+@pytest.mark.slow
 def test_a_token_that_is_given_is_used_and_nothing_else(
     tokens: TokenService, guarded: str, registry: Registry, pull: Pull
 ) -> None:
@@ -242,6 +245,7 @@ def slowly(_: Answering) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_concurrent_conversations_share_one_token_request(
     tokens: TokenService, guarded: str, registry: Registry, pull: Pull
 ) -> None:
@@ -257,6 +261,7 @@ def test_concurrent_conversations_share_one_token_request(
 # --- scopes ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_scope_that_the_registry_wants_besides_is_asked_for_once(
     tokens: TokenService, guarded: str, registry: Registry, pull: Pull, tmp_path: Path
 ) -> None:
@@ -291,6 +296,7 @@ def test_a_token_without_the_right_is_a_403_and_not_a_loop(
 # --- other ways in ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_registry_that_a_redirect_leads_to_gives_a_token_without_credentials(
     tokens: TokenService,
     guarded: str,
@@ -314,6 +320,7 @@ def test_a_registry_that_a_redirect_leads_to_gives_a_token_without_credentials(
     assert tokens.scopes == [SCOPE]
 
 
+@pytest.mark.slow
 def test_a_registry_whose_token_service_is_gone_is_shown_basic_where_it_offers_that(
     registry: Registry, pull: Pull, home: Home, tmp_path: Path
 ) -> None:
@@ -375,6 +382,7 @@ BROKEN: dict[str, tuple[Callable[[Answering], bool], int, str]] = {
 }
 
 
+@pytest.mark.slow
 def test_an_unusable_answer_of_the_token_service_has_its_status(together: Together) -> None:
     def check(case: tuple[Callable[[Answering], bool], int, str], pull: Pull, _: Home) -> None:
         answer, status, code = case
@@ -388,6 +396,7 @@ def test_an_unusable_answer_of_the_token_service_has_its_status(together: Togeth
     together(BROKEN, check)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [said(503, b"{}"), said(429, b"{}", Retry_After="1")])
 def test_a_token_service_that_recovers_is_asked_again(
     answer: Callable[[Answering], bool],
@@ -404,6 +413,7 @@ def test_a_token_service_that_recovers_is_asked_again(
     assert len(tokens.scopes) == 2
 
 
+@pytest.mark.slow
 def test_a_token_service_that_is_silent_is_a_504(
     tokens: TokenService, guarded: str, registry: Registry, pull: Pull
 ) -> None:

@@ -437,6 +437,7 @@ def updater(tmp_path: Path) -> Updater:
 # --- what works ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_system_is_in_the_repository_as_it_is_in_its_layers(versions: list[Version]) -> None:
     version = versions[0]
     assert version.seen == version.system.tree
@@ -563,6 +564,7 @@ def spoiled(file: Path, place: int) -> Iterator[None]:
         flip(file, place)
 
 
+@pytest.mark.slow
 def test_a_corrupt_layer_gets_no_ref(store: Store, updater: Updater) -> None:
     """Though all of its archive has been committed, or there seemed to be none."""
     manifest = store.push("corrupt", [WHOLE, LARGE])
@@ -604,6 +606,7 @@ def test_what_may_pass_is_worth_another_try(store: Store, updater: Updater) -> N
     assert not (updater.repo / "imgproxy-cache").exists()
 
 
+@pytest.mark.slow
 def test_one_updater_at_a_time(updater: Updater) -> None:
     """Even if all that is left of the other is an ostree."""
     updater.repo.mkdir(parents=True)
@@ -636,6 +639,7 @@ esac
 """
 
 
+@pytest.mark.slow
 def test_an_ostree_that_dies_in_the_middle(updater: Updater, tmp_path: Path) -> None:
     layout = Layout(tmp_path / "image")
     layout.save_image(LARGE)
@@ -730,6 +734,7 @@ def test_archives_that_are_not_passed_on(what: str) -> None:
         module["pass_on"](io.BufferedReader(io.BytesIO(archive)), io.BytesIO())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "pattern"),
     [

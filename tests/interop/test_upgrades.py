@@ -120,6 +120,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_a_layout(how: str, installed: Installed, layout: Layout) -> None:
     paths = save_large(layout)
@@ -144,6 +145,7 @@ def test_an_archive(
     use(child, *paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_a_registry_that_wants_credentials_later(
     how: str, installed: Installed, registry: Registry, home: Home

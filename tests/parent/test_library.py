@@ -467,6 +467,7 @@ async def test_what_is_no_digest_is_never_asked_for(start: Start, layout: Layout
 # --- bodies that stay short ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sockets", [1, 2])
 @real_time
 async def test_corruption_in_the_middle_is_raised_with_the_childs_reason(
@@ -496,6 +497,7 @@ async def test_corruption_in_the_middle_is_raised_with_the_childs_reason(
     assert error.reason in child.ending.diagnostics
 
 
+@pytest.mark.slow
 def test_a_short_body_is_raised_however_it_is_read(layout: Layout) -> None:
     digest = digest_of(LARGE)
     flip(layout.file(digest))
@@ -620,6 +622,7 @@ def _killed(start: Start, layout: Layout, sockets: int, moment: float) -> bool:
     return not errors
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @real_time
 async def test_a_child_that_is_stopped_is_not_waited_for(start: Start, layout: Layout) -> None:
@@ -633,6 +636,7 @@ async def test_a_child_that_is_stopped_is_not_waited_for(start: Start, layout: L
     assert child.ending.signal == signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @real_time
 async def test_a_child_that_is_stopped_before_a_request_is_not_waited_for(
@@ -756,6 +760,7 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_an_interrupt_leaves_nothing(layout: Layout) -> None:
     with (  # noqa: PT012  (the whole block is the test)

@@ -229,6 +229,7 @@ def test_a_keyring_that_cannot_be_read_breaks_the_policy(tmp_path: Path) -> None
     assert raised.value.detail == {"file": path}
 
 
+@pytest.mark.slow
 def test_what_is_not_signed_once_over_a_binary_literal_is_no_signature(gpg: Gnupg) -> None:
     encrypting = gpg.key("reader", use="default", algorithm="default")
     both = ("--local-user", "other")
@@ -388,6 +389,7 @@ def old(gpg: Gnupg) -> str:
     return rsa(gpg, "old")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hash_algorithm", [8, 9, 10])
 @pytest.mark.parametrize("algorithm", [1, 3])
 def test_a_signature_may_be_of_version_3(
@@ -504,6 +506,7 @@ def test_version_3_needs_a_key_that_is_for_signing(gpg: Gnupg) -> None:
         assert refusal(ring, gpg.sign_version_3(SIGNED, key)).startswith(BY_NONE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["rsa2048", "ed25519"])
 def test_version_3_may_be_by_a_subkey_that_signs(gpg: Gnupg, algorithm: str) -> None:
     primary = gpg.key(f"with old subkey, {algorithm}", use="cert", algorithm=algorithm)
