@@ -10,6 +10,7 @@ never from those above; `tests/test_floors.py` reads the table and holds the imp
     verification    where bytes are compared with digests, and signatures with keys
     transports      where images are, raw: the contract, local formats, registries, sideloading
     server          HTTP/1.1, packets and pipes on sockets; knows no image
+    unpacking       files made of content from outside, in a tree that nothing leads out of
     store           an OCI layout on disk, safe for many writers
     net             HTTP client, connections, byte streams, TLS
     host            this host: environment, files, configuration, credentials, diagnostics

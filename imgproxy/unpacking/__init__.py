@@ -1,0 +1,1 @@
+"""Files on disk, made of content from outside; knows no image."""
