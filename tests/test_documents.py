@@ -29,6 +29,7 @@ from imgproxy.host import environment
 from imgproxy.images import selection
 from imgproxy.parent import process
 from imgproxy.server import patience, request_errors, service
+from imgproxy.specs import compression
 from imgproxy.specs.http import proxy, url
 from imgproxy.specs.oci import choices, docker_archive, tar
 from imgproxy.specs.oci import digest as digests
@@ -424,12 +425,12 @@ def test_the_transports_are_those_of_the_program() -> None:
 
 
 def test_the_compressions_are_those_of_the_program() -> None:
-    names = {codec.name for codec in decompression._CODECS.values()}
+    names = {codec.name for codec in compression.CODECS.values()}
     assert names == {"gzip", "zstd", "bzip2", "xz"}
     for text in (GUIDE, section("ARCHIVES"), CHANGELOG):
         assert re.search(r"with\sgzip,\szstd,\sbzip2\sor\sxz\b", text)
     (unread,) = re.findall(r"other compressions \(([a-z0-9, ]+)\)", section("ARCHIVES"))
-    assert unread.split(", ") == list(decompression._UNSUPPORTED.values())
+    assert unread.split(", ") == list(compression.UNSUPPORTED.values())
 
 
 def test_the_limits_are_those_of_the_program() -> None:
@@ -440,8 +441,8 @@ def test_the_limits_are_those_of_the_program() -> None:
         f"a name of more than {tar.MAX_PATH} bytes",
         f"names of more than {tar.MAX_NAMES // mib} MiB together",
         f"extended headers of more than {tar.MAX_EXTENSION // mib} MiB",
-        f"more than {decompression._MAX_MEMORY // mib} MiB of memory",
-        f"zstd --long={decompression._WINDOW_LOG}",
+        f"more than {compression.MAX_MEMORY // mib} MiB of memory",
+        f"zstd --long={compression.WINDOW_LOG}",
         f"decompresses to more than {decompression.MAX_SIZE // mib // 1024} GiB",
         f"a manifest of more than {manifests.MAX_DOCUMENT_SIZE // mib} MiB",
         f"for gzip {decompression._SPACING // mib} MiB apart (or more,"

@@ -16,6 +16,7 @@ from support import archives
 from support.archives import Member, pack
 
 from imgproxy.host.files import OpenFile
+from imgproxy.specs import compression
 from imgproxy.transports.local import compressed_member, decompression, tar_archive
 from imgproxy.transports.local.tar_archive import open_archive
 
@@ -89,7 +90,7 @@ def test_whatever_is_read_is_what_was_compressed(data: st.DataObject) -> None:
     content = data.draw(contents)
     with steps(data), file_of(data.draw(compressed(content))) as path:
         file = OpenFile(path)
-        codec = decompression.codec(path, file.read(16, 0))
+        codec = compression.codec(path, file.read(16, 0))
         assert codec is not None
         compressed_file = decompression.CompressedFile(file, codec)
         first = compressed_file.first_pass()

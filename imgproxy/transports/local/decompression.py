@@ -14,24 +14,19 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import WeakSet
 
 import trio
 
-from imgproxy.errors import (
-    InvalidError,
-    UnavailableError,
-    UnsupportedFormatError,
-    clean,
-    shortage,
-)
+from imgproxy.errors import InvalidError, UnavailableError, clean
+from imgproxy.specs.compression import CompressionError, Gzip, decompress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.host.files import OpenFile
+    from imgproxy.specs.compression import Codec, Decompressor
 
 # Compressed bytes that are handed to the decompressor at once. A stream begins with few, because
 # what is too much for it is copied, and a file may be made of nothing but tiny streams.
@@ -59,130 +54,13 @@ MAX_CURSORS = 16
 # images have such layers. A terabyte would keep a processor busy for hours.
 MAX_SIZE = 256 * 1024 * 1024 * 1024
 
-# zstd's --long=27; xz -9 stays below it.
-_WINDOW_LOG = 27
-_MAX_MEMORY = 1 << _WINDOW_LOG
-
-# How zstd says that the system has no more memory; the other libraries raise `MemoryError`.
-_NO_MEMORY = "not enough memory"
-
-
-class Decompressor(Protocol):
-    """A decompressor for one stream, with the interface of `bz2.BZ2Decompressor`."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether the end of the stream has been reached."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """Input that was not consumed; before the end, only input that must be passed again."""
-
-    @property
-    def needs_input(self) -> bool:
-        """Whether more output needs more input."""
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        """Return the next output, at most `max_length` bytes, after adding `data` to the input."""
-
-
-class _Gzip:
-    """zlib's object as a `Decompressor` that can be copied."""
-
-    needs_input = True
-
-    def __init__(self) -> None:
-        import zlib
-
-        self._inner = zlib.decompressobj(wbits=31)
-        self.decompress = self._inner.decompress
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data or self._inner.unconsumed_tail
-
-    def copy(self) -> _Gzip:
-        """Return another one in the same state."""
-        copied = _Gzip.__new__(_Gzip)
-        copied._inner = self._inner.copy()  # noqa: SLF001  (of its own class)
-        copied.decompress = copied._inner.decompress  # noqa: SLF001
-        return copied
-
-
-def _bzip2() -> Decompressor:
-    import bz2
-
-    return bz2.BZ2Decompressor()
-
-
-def _xz() -> Decompressor:
-    import lzma
-
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_MEMORY)
-
-
-def _zstd() -> Decompressor:
-    zstd = _zstd_module()
-    limit = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
-    return zstd.ZstdDecompressor(options=limit)  # type: ignore[no-any-return]
-
-
-@cache
-def _zstd_module() -> Any:  # noqa: ANN401  (of the standard library, or another one)
-    try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-    except ModuleNotFoundError:
-        try:
-            from backports import zstd
-        except ImportError as error:  # the program as one file has no extension modules
-            raise shortage("importing zstd", error) or UnsupportedFormatError(
-                "zstd needs the module backports.zstd, or Python 3.14 and newer: install that"
-                " module for this Python"
-            ) from None
-    return zstd
-
-
-class Codec(NamedTuple):
-    """A compression: its name in messages, and a decompressor for the next stream."""
-
-    name: str
-    new: Callable[[], Decompressor]
-
-
-_CODECS = {
-    b"\x1f\x8b": Codec("gzip", _Gzip),
-    b"\x28\xb5\x2f\xfd": Codec("zstd", _zstd),
-    b"BZh": Codec("bzip2", _bzip2),
-    b"\xfd7zXZ\0": Codec("xz", _xz),
-    **{bytes([0x50 + n, 0x2A, 0x4D, 0x18]): Codec("zstd", _zstd) for n in range(16)},
-}
-_UNSUPPORTED = {b"\x04\x22\x4d\x18": "lz4", b"\x1f\x9d": "compress", b"LZIP": "lzip"}
-
-
-def codec(path: str, head: bytes) -> Codec | None:
-    """Return the compression of a file that begins with `head`, None for an uncompressed one.
-
-    Raises `UnsupportedFormatError` for a compression that is not supported.
-    """
-    for magic, name in _UNSUPPORTED.items():
-        if head.startswith(magic):
-            raise UnsupportedFormatError(
-                f"{clean(path)} is compressed with {name}, which is not supported; gzip, zstd,"
-                " bzip2 and xz are"
-            )
-    return next((each for magic, each in _CODECS.items() if head.startswith(magic)), None)
-
 
 class ResumePoint(NamedTuple):
     """A point to resume from: `position` in the decompressed content, `offset` in the file."""
 
     position: int
     offset: int
-    decompressor: _Gzip | None = None
+    decompressor: Gzip | None = None
 
 
 class SlotHolder(Protocol):
@@ -329,7 +207,7 @@ class Cursor:
                 self._decompressor = None
             if piece:
                 self._refuse_beyond(self.position)
-                if self._record is not None and isinstance(self._decompressor, _Gzip):
+                if self._record is not None and isinstance(self._decompressor, Gzip):
                     self._record(self._point, self.position)
                 return piece
             if is_starved and self._decompressor is not None:
@@ -343,11 +221,9 @@ class Cursor:
             self._offset += len(data)
             self._feed = min(2 * self._feed, _MAX_FEED)
         try:
-            piece = decompressor.decompress(data, limit)
-        except Exception as error:  # noqa: BLE001  (each library raises its own, or OSError)
-            if str(error).endswith(_NO_MEMORY):
-                raise MemoryError from None
-            raise shortage(clean(self._file.path), error) or self._broken(str(error)) from None
+            piece = decompress(decompressor, data, limit, clean(self._file.path))
+        except CompressionError as error:
+            raise self._broken(str(error)) from None
         self._offset -= len(decompressor.unused_data)
         return piece, needs_input and not data
 
@@ -372,7 +248,7 @@ class Cursor:
                 return
 
     def _point(self) -> ResumePoint:
-        copy = self._decompressor.copy() if isinstance(self._decompressor, _Gzip) else None
+        copy = self._decompressor.copy() if isinstance(self._decompressor, Gzip) else None
         return ResumePoint(self.position, self._offset, copy)
 
     def _refuse_beyond(self, end: int) -> None:
@@ -389,8 +265,6 @@ class Cursor:
             self._file.check()
         except UnavailableError as error:
             return error
-        if "memory" in reason.lower():
-            reason += f"; more than {_MAX_MEMORY >> 20} MiB for a window are refused"
         return InvalidError(
             f"{clean(self._file.path)}: inflating {self._codec.name} at byte {self._offset}:"
             f" {clean(reason)}",

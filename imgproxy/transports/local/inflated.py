@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from imgproxy.errors import closing_on_error
 from imgproxy.host.files import open_file
+from imgproxy.specs import compression
 from imgproxy.transports.local import decompression
 from imgproxy.transports.local.compressed_member import CompressedMember
 from imgproxy.transports.local.decompressed_blocks import DecompressedBlocks
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from imgproxy.transports.local.decompression import CompressedFile
     from imgproxy.transports.readers import Content
 
-_HEAD = 16
-
 
 async def open_inflated(path: str, name: str) -> Content:
     """Open a file, compressed or not, as its content; `name` stands for it in messages.
@@ -27,7 +26,7 @@ async def open_inflated(path: str, name: str) -> Content:
     """
     file = await open_file(path)
     with closing_on_error(file):
-        codec = decompression.codec(path, file.read(_HEAD, 0))
+        codec = compression.codec(path, file.read(compression.HEAD, 0))
         if codec is None:
             return LocalFile(file, name)
         compressed = decompression.CompressedFile(file, codec)

@@ -20,6 +20,7 @@ from imgproxy.errors import (
 )
 from imgproxy.host import environment
 from imgproxy.host.files import open_file
+from imgproxy.specs import compression
 from imgproxy.specs.oci import tar
 from imgproxy.transports.local import decompression, near_misses
 from imgproxy.transports.readers import Bytes, Content
@@ -195,7 +196,7 @@ async def _open(path: str) -> OpenFile:
 
 
 def _index(file: OpenFile) -> Archive:
-    codec = decompression.codec(file.path, file.read(_HEAD, 0))
+    codec = compression.codec(file.path, file.read(_HEAD, 0))
     compressed = blocks = None
     if codec is not None:
         # Members need it later, when an upgrade may have replaced the files.

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 from support import archives
 from support.archives import COMPRESSIONS
-from support.opened import BROKEN, CHANGED, TOO_LARGE, UNSUPPORTED, Watched, refusing
+from support.opened import BROKEN, CHANGED, TOO_LARGE, Watched, refusing
 
 from imgproxy.errors import ShortageError, shortage
+from imgproxy.specs import compression
+from imgproxy.specs.compression import codec
 from imgproxy.transports.local import decompression
-from imgproxy.transports.local.decompression import CompressedFile, codec
+from imgproxy.transports.local.decompression import CompressedFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,34 +144,6 @@ def test_no_more_is_given_at_once_than_was_asked_for(path: Path, library: str, l
     assert b"".join(pieces) == content
 
 
-# --- which compression --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("compression", "name"),
-    [(each, each.partition(" ")[0]) for each in COMPRESSED],
-)
-def test_a_compression_is_told_by_its_first_bytes(compression: str, name: str) -> None:
-    found = codec("/x.tar", COMPRESSIONS[compression](CONTENT)[:16])
-    assert found is not None
-    assert found.name == name
-
-
-@pytest.mark.parametrize("head", [b"", b"\x1f", b"\0" * 16, b"BZ", b"manifest.json", b"\xfd7zXY\0"])
-def test_anything_else_is_plain(head: bytes) -> None:
-    assert codec("/x.tar.gz", head) is None
-
-
-@pytest.mark.parametrize(
-    ("head", "name"),
-    [(archives.lz4_stored(b"x"), "lz4"), (b"\x1f\x9d\x90", "compress"), (b"LZIP\1", "lzip")],
-    ids=["lz4", "compress", "lzip"],
-)
-def test_a_compression_that_is_not_read_is_named(head: bytes, name: str) -> None:
-    with refusing(UNSUPPORTED, "/x\\y.tar is compressed with", name, "gzip, zstd, bzip2 and xz"):
-        codec("/x\\y.tar", head)
-
-
 # --- what is not whole --------------------------------------------------------------------------
 
 BROKEN_FILES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -237,7 +211,7 @@ def test_a_window_of_128_mib_is_within_the_limit(path: Path) -> None:
 def test_xz_that_wants_too_much_memory_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decompression, "_MAX_MEMORY", 1 << 20)  # and it needs eight times as much
+    monkeypatch.setattr(compression, "MAX_MEMORY", 1 << 20)  # and it needs eight times as much
     compressed, _ = opened(path, lzma.compress(CONTENT))
     with refusing(BROKEN, "Memory usage limit exceeded"):
         rest_of(compressed.first_pass())
@@ -462,17 +436,6 @@ def test_a_file_that_is_overwritten_meanwhile_is_worth_another_try(
         rest_of(cursor)
 
 
-def test_without_a_library_for_zstd_it_is_said_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The program as one file has no extension modules."""
-    for module in ("compression", "backports", "backports.zstd"):
-        monkeypatch.setitem(sys.modules, module, None)
-    decompression._zstd_module.cache_clear()
-    with refusing(UNSUPPORTED, "install", "backports.zstd", "3.14"):
-        decompression._zstd()
-
-
 class Short:
     """A decompressor that the system has no memory for."""
 
@@ -494,27 +457,10 @@ def test_a_shortage_of_memory_is_no_broken_file(
     error: Exception, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_bytes(LIBRARIES["gzip"](CONTENT))
-    for head in decompression._CODECS:
-        made = decompression.Codec("gzip", lambda: Short(error))
-        monkeypatch.setitem(decompression._CODECS, head, made)
+    for head in compression.CODECS:
+        made = compression.Codec("gzip", lambda: Short(error))
+        monkeypatch.setitem(compression.CODECS, head, made)
     opened_, _ = opened(path)
     with pytest.raises((MemoryError, ShortageError)) as raised:
         rest_of(opened_.cursor(0))
-    assert shortage("", raised.value) is not None
-
-
-def test_a_library_for_zstd_that_cannot_be_loaded_for_want_of_descriptors_is_not_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Finder:
-        def find_spec(self, name: str, *_: object) -> None:
-            if name.startswith(("compression", "backports.zstd")):
-                raise ImportError("_zstd.so: cannot open shared object file: Too many open files")
-
-    for name in [each for each in sys.modules if each.startswith(("compression", "backports"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    decompression._zstd_module.cache_clear()
-    with pytest.raises(ImportError) as raised:
-        decompression._zstd()
     assert shortage("", raised.value) is not None
