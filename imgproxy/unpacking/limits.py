@@ -1,0 +1,35 @@
+"""How much may come out of what is written: bytes, and files."""
+
+from __future__ import annotations
+
+from imgproxy.errors import InvalidError
+
+
+class Limits:
+    """What is counted, of all layers together. Both methods raise `InvalidError` beyond a limit."""
+
+    def __init__(self, max_size: int, max_files: int) -> None:
+        self._max_size = max_size
+        self._max_files = max_files
+        self.size = 0
+        self.files = 0
+
+    def add_bytes(self, count: int, name: str) -> None:
+        """Count bytes of a layer, which is called `name` in messages."""
+        self.size += count
+        if self.size > self._max_size:
+            raise InvalidError(
+                f"{name}: with it, more than {self._max_size} bytes in all; --max-size sets"
+                " another limit",
+                code="SIZE_INVALID",
+            )
+
+    def add_file(self, name: str) -> None:
+        """Count a file of a layer, of whatever kind."""
+        self.files += 1
+        if self.files > self._max_files:
+            raise InvalidError(
+                f"{name}: with it, more than {self._max_files} files in all; --max-files sets"
+                " another limit",
+                code="SIZE_INVALID",
+            )
