@@ -3,7 +3,7 @@
 The headers are read once, when it is opened; of a plain archive nothing else is read, a compressed
 one has to be decompressed for it. Nothing is unpacked, and nothing is written but what comes
 through a pipe (`pipe_spool`). Before each member is read, the file is checked to be the one that
-was opened. `specs.oci.tar` has the format.
+was opened. `specs.oci.tar` has the rules.
 """
 
 from __future__ import annotations
