@@ -184,7 +184,7 @@ def at(offset: int, layers: Sequence[Layer], name: str) -> Layer:
 
 def _absent(condition: str, layers: Sequence[Layer], name: str) -> NotFoundError:
     return NotFoundError(
-        f"{name} has no layer with {condition} (there are: {_listed(layers)})",
+        f"{name} has no layer with {condition} (there are: {listed(layers)})",
         code="BLOB_UNKNOWN",
         layers=detail(layers, clean),
     )
@@ -280,8 +280,8 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
 }
 
 
-def _listed(layers: Sequence[Layer]) -> str:
-    """Return the layers as a message lists them."""
+def listed(layers: Sequence[Layer]) -> str:
+    """Return layers as a message lists them."""
     shown = [
         f"{each.offset} {clean(each.descriptor.media_type) or '?'}"
         + ("" if each.descriptor.title is None else f' "{clean(each.descriptor.title)}"')
