@@ -86,6 +86,12 @@ class LayerStream:
         self.position += len(piece)
         return piece
 
+    def peek(self, size: int) -> bytes:
+        """Return the next bytes without moving on, fewer than `size` only at the end."""
+        while len(self._ahead) - self._at < size and (piece := self._next()):
+            self._ahead, self._at = self._ahead[self._at :] + piece, 0
+        return self._ahead[self._at : self._at + size]
+
     def skip(self, size: int) -> None:
         """Skip bytes, fewer than `size` only at the end."""
         while size and (piece := self.read_some(size)):

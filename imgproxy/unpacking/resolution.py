@@ -29,6 +29,9 @@ _FLAGS = os.O_PATH | os.O_CLOEXEC
 # The error for what is outside of the scope.
 OUTSIDE = errno.EXDEV
 
+# The errors for paths that lead nowhere: through files, too many links, or links to nothing.
+NO_PLACE = (errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
+
 # How often the kernel may be disturbed by what is renamed meanwhile, and how many symbolic links
 # one path may lead through, as in the kernel.
 _MAX_TRIES = 128

@@ -128,6 +128,11 @@ class Tree:
             return error.errno == resolution.OUTSIDE
         return False
 
+    def open_file(self, path: bytes) -> int:
+        """Return a descriptor of a regular file, or of what has no content, for reading."""
+        parent, name = self._place(path)
+        return os.open(name, _FILE, dir_fd=parent)
+
     # Each of these makes something new, and raises `FileExistsError` where there is anything.
 
     def create_file(self, path: bytes) -> int:
@@ -150,6 +155,15 @@ class Tree:
         source, old = self._place(target)
         parent, name = self._place(path)
         os.link(old, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+
+    def move(self, path: bytes, other: Tree, new: bytes) -> None:
+        """Move what is there to a path in another tree, or in this one; a file there is replaced.
+
+        A directory is not to be moved: what is known of it is not forgotten.
+        """
+        parent, name = self._place(path)
+        new_parent, new_name = other._place(new)
+        os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
 
     def make_node(self, path: bytes, mode: int, device: int = 0) -> None:
         """Make a FIFO or a device: `mode` has the kind, and the permissions."""
