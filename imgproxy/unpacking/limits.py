@@ -16,20 +16,20 @@ class Limits:
 
     def add_bytes(self, count: int, name: str) -> None:
         """Count bytes of a layer, which is called `name` in messages."""
-        self.size += count
-        if self.size > self._max_size:
+        if self.size + count > self._max_size:
             raise InvalidError(
                 f"{name}: with it, more than {self._max_size} bytes in all; --max-size sets"
                 " another limit",
                 code="SIZE_INVALID",
             )
+        self.size += count
 
     def add_file(self, name: str) -> None:
         """Count a file of a layer, of whatever kind."""
-        self.files += 1
-        if self.files > self._max_files:
+        if self.files == self._max_files:
             raise InvalidError(
                 f"{name}: with it, more than {self._max_files} files in all; --max-files sets"
                 " another limit",
                 code="SIZE_INVALID",
             )
+        self.files += 1

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from imgproxy.unpacking import removal, resolution
+from imgproxy.unpacking.beside import rename_new
 from imgproxy.unpacking.resolution import Scope
 
 __all__ = ["Attributes", "Scope", "Tree", "change_open"]
@@ -156,14 +157,18 @@ class Tree:
         parent, name = self._place(path)
         os.link(old, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
 
-    def move(self, path: bytes, other: Tree, new: bytes) -> None:
-        """Move what is there to a path in another tree, or in this one; a file there is replaced.
+    def move(self, path: bytes, other: Tree, new: bytes, *, replace: bool) -> None:
+        """Move what is there to a path in another tree, or in this one.
 
-        A directory is not to be moved: what is known of it is not forgotten.
+        A file there may be replaced, or is an error, `FileExistsError`. A directory is not to be
+        moved: what is known of it is not forgotten.
         """
         parent, name = self._place(path)
         new_parent, new_name = other._place(new)
-        os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
+        if replace:
+            os.rename(name, new_name, src_dir_fd=parent, dst_dir_fd=new_parent)
+        else:
+            rename_new(name, parent, new_name, new_parent)
 
     def make_node(self, path: bytes, mode: int, device: int = 0) -> None:
         """Make a FIFO or a device: `mode` has the kind, and the permissions."""

@@ -16,11 +16,11 @@ import pytest
 
 from imgproxy.errors import ShortageError
 from imgproxy.store.files import DestinationError
+from imgproxy.unpacking import beside as besides
 from imgproxy.unpacking import destination as destinations
-from imgproxy.unpacking.destination import Beside, Destination
+from imgproxy.unpacking.destination import Destination
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -167,47 +167,6 @@ def test_what_a_killed_process_leaves_is_not_taken_for_whole(place: Path) -> Non
     assert snapshot(place.parent) == ["out"]
 
 
-@pytest.fixture
-def parent(tmp_path: Path) -> Iterator[int]:
-    fd = os.open(tmp_path, os.O_PATH)
-    yield fd
-    os.close(fd)
-
-
-def test_only_what_is_left_over_is_removed(
-    tmp_path: Path, parent: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = [".out.imgproxy-01234567", ".other.imgproxy-01234567", ".out.imgproxy-0123456"]
-    for name in left:
-        (tmp_path / name / "d").mkdir(parents=True)
-    (tmp_path / ".out.imgproxy-76543210").write_text("")
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "geteuid", lambda: 12345)
-        assert destinations._locked(left[0].encode(), parent) is None
-    beside = Beside(parent, b".out.")
-    kept = {*left[1:], ".out.imgproxy-76543210"}
-    assert set(os.listdir(tmp_path)) == {*kept, os.fsdecode(beside.name)}
-    beside.close()
-    assert set(os.listdir(tmp_path)) == kept
-
-
-def test_a_name_that_is_taken_is_passed_over(
-    tmp_path: Path, parent: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = iter(["00000000", "00000001", "00000002"])
-    monkeypatch.setattr(destinations.secrets, "token_hex", lambda _: next(names))
-    (tmp_path / "ximgproxy-00000000").write_text("")
-    locked = destinations._locked
-    monkeypatch.setattr(
-        destinations,
-        "_locked",
-        lambda name, fd: None if name.endswith(b"1") else locked(name, fd),
-    )
-    beside = Beside(parent, b"x")
-    assert beside.name == b"ximgproxy-00000002"
-    beside.close()
-
-
 class OldLibc:
     """A C library or a kernel without renameat2(2)."""
 
@@ -224,7 +183,7 @@ class OldLibc:
 def test_without_the_system_call_a_name_that_exists_is_not_taken_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(destinations, "_libc", OldLibc())
+    monkeypatch.setattr(besides, "_libc", OldLibc())
     with closing(Destination(f"{tmp_path}/out")) as destination:
         destination.finish()
     with closing(Destination(f"{tmp_path}/other")) as destination:
@@ -249,7 +208,7 @@ def test_a_disk_that_fails_at_the_end_is_an_error(
 
     was_there = place.exists()
     monkeypatch.setattr(OldLibc, "syncfs", fail)
-    monkeypatch.setattr(destinations, "_libc", OldLibc())
+    monkeypatch.setattr(besides, "_libc", OldLibc())
     with closing(Destination(str(place))) as destination:
         fill(destination)
         with pytest.raises(DestinationError, match="Input/output error"):
@@ -263,6 +222,15 @@ def test_a_shortage_of_descriptors_is_not_the_destination_s(
     def fail(*_: object, **__: object) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(destinations.fcntl, "flock", fail)
+    monkeypatch.setattr(besides.fcntl, "flock", fail)
     with pytest.raises(ShortageError):
         Destination(f"{tmp_path}/out")
+
+
+def test_what_was_made_can_be_made_anew(place: Path) -> None:
+    with closing(Destination(str(place))) as destination:
+        fill(destination)
+        destination.empty()
+        fill(destination)
+        destination.finish()
+    assert snapshot(place) == ["d", "d/f"]

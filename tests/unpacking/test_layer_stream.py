@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support import archives
 from support.archives import COMPRESSIONS
+from support.effort import some
 from support.opened import BROKEN, UNSUPPORTED, refusing
 
 from imgproxy.errors import InvalidError
@@ -43,7 +44,7 @@ def stream_of(content: bytes, size: int = 1 << 20, limit: int = LARGE) -> LayerS
     return LayerStream("layer", pieces_of(content, size), Limits(limit, 1))
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 100, 4096, 1 << 20])
+@pytest.mark.parametrize("size", some([5, 1, 2, 100, 4096, 1 << 20]))
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_the_content_is_what_was_compressed(compression: str, size: int) -> None:
     content = CONTENT[:3000] if size < 100 else CONTENT
@@ -58,10 +59,10 @@ def test_the_content_is_what_was_compressed(compression: str, size: int) -> None
     assert (stream.read(1), stream.position) == (b"", len(content))
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd", "bzip2", "xz"])
+@pytest.mark.parametrize("compression", some(["gzip", "bzip2", "xz", "zstd"]))
 def test_streams_in_a_row_are_one_and_padding_is_nothing(compression: str) -> None:
     packed = COMPRESSIONS[compression]
-    large = CONTENT * 10
+    large = CONTENT * 3
     row = packed(b"a") + packed(large) + packed(b"") + bytes(PIECE * 3) + packed(b"b") + bytes(9)
     for size in (777, 1 << 20):
         stream = stream_of(row, size)
@@ -100,7 +101,7 @@ def test_what_comes_out_is_counted_and_watched(compression: str) -> None:
 
 def test_no_more_comes_out_than_the_limit_and_a_piece() -> None:
     """However much it would be."""
-    bomb = COMPRESSIONS["gzip"](bytes(64 << 20))
+    bomb = COMPRESSIONS["gzip"](bytes(4 << 20))
     limits = Limits(1 << 20, 1)
     with pytest.raises(InvalidError, match="more than 1048576 bytes"):
         LayerStream("layer", pieces_of(bomb, 1 << 20), limits).skip(1 << 62)

@@ -119,6 +119,21 @@ def test_a_hard_link_to_a_symbolic_link_is_one_to_itself(top: Path, tree: Tree) 
         tree.make_link(b"n", b"d")
 
 
+def test_a_file_is_moved_and_replaces_another_only_if_it_may(top: Path, tree: Tree) -> None:
+    tree.make_parents(b"d/x")
+    for name in (b"a", b"b", b"d/c"):
+        write(tree, name, name)
+    tree.move(b"a", tree, b"d/a", replace=False)
+    with pytest.raises(FileExistsError):
+        tree.move(b"b", tree, b"d/c", replace=False)
+    tree.move(b"b", tree, b"d/c", replace=True)
+    assert {each.name: each.read_bytes() for each in (top / "d").iterdir()} == {
+        "a": b"a",
+        "c": b"b",
+    }
+    assert os.listdir(top) == ["d"]
+
+
 def test_what_is_removed_is_gone_with_all_that_is_in_it(top: Path, tree: Tree) -> None:
     tree.make_parents(b"d/e/f/g")
     write(tree, b"d/e/f/g", b"")
@@ -148,7 +163,7 @@ def test_no_way_through_what_was_removed_is_known(top: Path, tree: Tree) -> None
 def test_a_deep_tree_is_made_and_removed(top: Path, tree: Tree) -> None:
     path = b"d"
     tree.make_directory(path)
-    for _ in range(100):
+    for _ in range(40):
         path += b"/d"
         tree.make_directory(path)
     assert len(os.listdir("/proc/self/fd")) < 2 * trees.MAX_KEPT
@@ -156,7 +171,8 @@ def test_a_deep_tree_is_made_and_removed(top: Path, tree: Tree) -> None:
     assert os.listdir(top) == []
 
 
-def test_few_directories_are_kept_open(tree: Tree) -> None:
+def test_few_directories_are_kept_open(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "MAX_KEPT", 20)
     before = len(os.listdir("/proc/self/fd"))
     for n in range(trees.MAX_KEPT + 50):
         tree.make_directory(b"%d" % n)
