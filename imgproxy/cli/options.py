@@ -35,9 +35,10 @@ a name that begins with a registry (quay.io/acme/os:1), or a short name (busybox
 registries.conf resolves. :@N in place of :REF or :NAME chooses by position.
 Without --sockfd, systemd's LISTEN_FDS are served, else standard input and output.
 
-In place of IMAGE, a command: pull, list, tag, rm, gc, verify and export are for images in a
-layout, registry serves what lies on this host as a registry, and experimental-image-proxy speaks
-skopeo's protocol. imgproxy COMMAND --help describes each.
+In place of IMAGE, a command: copy and extract write layers as files; pull, list, tag, rm, gc,
+verify and export are for images in a layout; registry serves what lies on this host as a
+registry, and experimental-image-proxy speaks skopeo's protocol. imgproxy COMMAND --help
+describes each.
 See imgproxy(1)."""
 
 
@@ -47,6 +48,7 @@ _WIDTH = 79
 WITH_VALUE = frozenset(
     {
         *("--artifact-type", "--annotation", "--layer"),
+        *("--name", "--max-size", "--max-files", "--merge", "--strip", "--include"),
         *("--sockfd", "--platform", "--sideload", "--tls-verify", "--authfile", "--creds"),
         *("--registry-token", "--cert-dir", "--registries-conf", "--registries.d", "--policy"),
         *("--retries", "--stall-timeout", "--host", "--format"),
@@ -55,6 +57,12 @@ WITH_VALUE = frozenset(
         *("--tls-cert", "--tls-key", "--client-ca", "--htpasswd"),
     }
 )
+
+# What options stand for whose value may be left out.
+_WITHOUT_VALUE = {
+    "--tls-verify": "--tls-verify=true",
+    "--layer-per-dir": "--layer-per-dir={index}-{short}",
+}
 
 # The name of an option; of a short one, as in -uUSER, what follows it may be its value.
 _NAME = re.compile(r"--[A-Za-z0-9._-]+|-[^-]")
@@ -157,7 +165,7 @@ def parse_known(
     `intermixed`: operands that may be several have options between them.
     """
     # Without a value, the option must not take the argument that follows it for one.
-    arguments = ["--tls-verify=true" if each == "--tls-verify" else each for each in arguments]
+    arguments = [_WITHOUT_VALUE.get(each, each) for each in arguments]
     parse = parser.parse_known_intermixed_args if intermixed else parser.parse_known_args
     unknown = parse(arguments, options)[1]
     if options.of_cache and options.cache is None:

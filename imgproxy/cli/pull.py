@@ -10,10 +10,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from imgproxy.cli import options as common
 from imgproxy.cli import runtime, stored_names
+from imgproxy.cli.at_once import run_all
 from imgproxy.cli.options import Options
 from imgproxy.cli.progress import new_progress
 from imgproxy.errors import InvalidError, UsageError, clean
@@ -27,8 +26,6 @@ from imgproxy.transports.kept_blobs import KeptBlobs
 from imgproxy.verification.documents import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
     from imgproxy.cli.options import Parser
     from imgproxy.cli.progress import Progress
     from imgproxy.host.diagnostics import Diagnostics
@@ -39,9 +36,6 @@ if TYPE_CHECKING:
     from imgproxy.verification.documents import VerifiedDocument
 
 DESCRIPTION = "Copy an image, verified, into an OCI layout that many processes may share."
-
-# Blobs that are received at the same time. More share the same line, and cost memory.
-AT_ONCE = 4
 
 # In seconds: how long another process may add nothing to a blob that it receives. It may be hashing
 # what there was, trying again, or waiting for the disk.
@@ -145,26 +139,6 @@ def _entry(document: VerifiedDocument) -> dict[str, Any]:
     return entry
 
 
-async def _each(most: int, tasks: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Run tasks, so many at the same time. Raises what one raises, when the others have stopped."""
-    raised: list[Exception] = []
-    places = trio.CapacityLimiter(most)
-
-    async def run_one(task: Callable[[], Awaitable[None]]) -> None:
-        try:
-            async with places:
-                await task()
-        except Exception as error:  # noqa: BLE001  (it is raised below)
-            raised.append(error)
-            nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for task in tasks:
-            nursery.start_soon(run_one, task)
-    if raised:
-        raise raised[0]
-
-
 class _Pull:
     """The copy of what documents name. `counts` are bytes and blobs, received and found there.
 
@@ -204,7 +178,7 @@ class _Pull:
         # The largest takes longest, and should not come last.
         missing.sort(key=lambda each: each.size, reverse=True)
         self._progress.begin(sum(each.size for each in missing))
-        await _each(AT_ONCE, [partial(self._receive, each) for each in missing])
+        await run_all([partial(self._receive, each) for each in missing])
 
     async def _collect(self, document: VerifiedDocument, depth: int) -> None:
         """Collect a document and those in it, however deep in indexes, each once."""

@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # see `options`
 if TYPE_CHECKING:
     from imgproxy.config.sideload_pattern import Pattern
     from imgproxy.specs.http.credentials import Credentials
+    from imgproxy.specs.oci.layer_names import Template
     from imgproxy.specs.oci.layer_selection import LayerSpec
     from imgproxy.specs.oci.manifest_selection import Annotation
     from imgproxy.specs.oci.platform import Platform
@@ -65,6 +66,29 @@ def layer(text: str) -> LayerSpec:
         raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
 
 
+def template(text: str) -> Template:
+    """Return the template for the names of layers."""
+    from imgproxy.specs.oci import layer_names
+
+    try:
+        return layer_names.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+
+
+def new_directory(text: str) -> str:
+    """Return the name of a directory to make, which is not that of an image."""
+    from imgproxy.specs.oci import reference
+
+    word, colon, rest = text.partition(":")
+    if colon and (word in reference.TRANSPORTS or rest.startswith("//")):
+        raise argparse.ArgumentTypeError(
+            f'"{text}" names an image, and this is for a directory: pull copies images into'
+            f" layouts; ./{text} is a directory"
+        )
+    return directory(text)
+
+
 def pattern(text: str) -> Pattern:
     """Return the pattern of paths."""
     from imgproxy.config import sideload_pattern
@@ -95,9 +119,18 @@ def boolean(text: str) -> bool:
 
 def count(text: str) -> int:
     """Return a number of retries."""
+    return _number(text, "a number of retries")
+
+
+def number(text: str) -> int:
+    """Return a number of files or directories."""
+    return _number(text, "a number")
+
+
+def _number(text: str, what: str) -> int:
     if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f'"{text}" is not a number of retries')
-    return int(text[:9])  # more than anybody could wait for
+        raise argparse.ArgumentTypeError(f'"{text}" is not {what}')
+    return int(text[:9])  # more than anybody has or could wait for
 
 
 def creds(text: str) -> Credentials:

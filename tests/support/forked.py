@@ -63,7 +63,7 @@ def call(function: Callable[[], int], uid: int | None = None) -> Done:
 
 
 @cache
-def _load() -> None:
+def load() -> None:
     """Load whatever a command may import when it runs."""
     for each in pkgutil.walk_packages(imgproxy.__path__, "imgproxy."):
         if ".parent" not in each.name and not each.name.endswith("__main__"):
@@ -76,7 +76,7 @@ def _load() -> None:
 
 def run(*arguments: str, uid: int | None = None) -> Done:
     """Run the program with these arguments."""
-    _load()
+    load()
 
     def main() -> int:
         sys.argv = ["imgproxy", *arguments]

@@ -131,7 +131,6 @@ def name(template: Template, layer: Layer, extension: str = "") -> str:
         raise InvalidError(
             f'layer {layer.index} ({layer.descriptor.digest}): its name "{clean(text)}"'
             f" {reason}{way_out}",
-            code="NAME_INVALID",
         )
     return "/".join(parts)
 
@@ -193,7 +192,6 @@ def _annotation(layer: Layer, key: str) -> str:
         raise InvalidError(
             f"layer {layer.index} ({layer.descriptor.digest}) has no annotation {clean(key)},"
             " which its name is to be made of",
-            code="NAME_INVALID",
         )
     return value
 

@@ -89,7 +89,6 @@ def test_a_title_that_leads_outside_is_refused_with_the_way_out(title: str, reas
         name(file_template(None, layer(title=title)), layer(title=title))
     assert reason in raised.value.message
     assert "--name gives it another one" in raised.value.message
-    assert raised.value.code == "NAME_INVALID"
 
 
 @pytest.mark.parametrize("title", ["..\\x", "C:\\x", "a\nb", "*", "-rf", "...", "a b", "é" * 127])
