@@ -9,15 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from support import forked
 from support.artifacts import FLUX, FLUX_CONTENT, HELM, File, artifact, helm, said
 from support.images import named
+from support.packages import tarball
+from support.parent import INSECURE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Serve
     from support.images import Json, Layout
     from support.parent import Child
 
-LAYERS = (b"one", b"two", b"three")
+LAYERS = tuple(tarball({name: name.encode(), "d/": b""}) for name in ("one", "two", "three"))
+STAGING = "--annotation=stage=staging"
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def digest_from(child: Child) -> str | None:
 
 @pytest.mark.slow
 def test_search_from_an_index(release: dict[str, Json], layout: Layout, serve: Serve) -> None:
-    found = chosen(layout, "flat", serve, "--annotation=stage=staging")
+    found = chosen(layout, "flat", serve, STAGING)
     assert digest_from(found) == release["staging"]["digest"]
 
 
@@ -82,7 +88,7 @@ def test_choose_a_layer_by_type_and_offset(
     """The offset counts among the layers of the type."""
     del release
     spec = f"--layer=type={FLUX_CONTENT},offset=1"
-    child = chosen(layout, "flat", serve, "--annotation=stage=staging", spec)
+    child = chosen(layout, "flat", serve, STAGING, spec)
     (layer,) = child.client.get("/layers").json()
     assert (layer["index"], layer["offset"]) == (1, 0)
     assert child.client.get("/layers/0").body == LAYERS[1]
@@ -98,3 +104,42 @@ def test_an_error_with_digests(release: dict[str, Json], layout: Layout, serve: 
     wanted = [release[each]["digest"] for each in ("chart", "signed")]
     assert [each["digest"] for each in reply.error["detail"]["choices"]] == wanted
     assert all(each in reply.message for each in wanted)
+
+
+def written(command: str, layout: Layout, directory: Path, *options: str) -> dict[str, bytes]:
+    """Return the files that a command writes of the artifact for staging."""
+    done = forked.run(
+        command, INSECURE, f"oci:{layout.path}:flat", str(directory), STAGING, *options
+    )
+    assert done.status == 0, done.stderr
+    files = (each for each in directory.rglob("*") if each.is_file())
+    return {str(each.relative_to(directory)): each.read_bytes() for each in files}
+
+
+@pytest.mark.usefixtures("release")
+def test_copy_a_layer(layout: Layout, tmp_path: Path) -> None:
+    options = (f"--layer=type={FLUX_CONTENT},offset=-1", "--name={offset}.tar")
+    assert written("copy", layout, tmp_path / "out", *options) == {"0.tar": LAYERS[2]}
+
+
+@pytest.mark.usefixtures("release")
+def test_names_of_copied_layers(layout: Layout, tmp_path: Path) -> None:
+    copied = written("copy", layout, tmp_path / "out", "--name=part-{index}{ext}")
+    assert copied == {f"part-{index}.tar": each for index, each in enumerate(LAYERS)}
+
+
+@pytest.mark.usefixtures("release")
+def test_extract_a_layer(layout: Layout, tmp_path: Path) -> None:
+    assert written("extract", layout, tmp_path / "out", "--layer=offset=1") == {"two": b"two"}
+
+
+@pytest.mark.usefixtures("release")
+def test_merge_all_layers(layout: Layout, tmp_path: Path) -> None:
+    merged = {"one": b"one", "two": b"two", "three": b"three"}
+    assert written("extract", layout, tmp_path / "out") == merged
+
+
+@pytest.mark.usefixtures("release")
+def test_a_directory_for_each_layer(layout: Layout, tmp_path: Path) -> None:
+    apart = {"0/one": b"one", "1/two": b"two", "2/three": b"three"}
+    assert written("extract", layout, tmp_path / "out", "--layer-per-dir={index}") == apart
