@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-COMMANDS = ("list", "pull", "copy", "extract", "export", "tag", "rm", "gc", "verify")
+COMMANDS = ("list", "pull", "copy", "extract", "unpack", "export", "tag", "rm", "gc", "verify")
 REGISTRY = "registry"
 
 EXIT_USAGE = 2

@@ -35,10 +35,10 @@ a name that begins with a registry (quay.io/acme/os:1), or a short name (busybox
 registries.conf resolves. :@N in place of :REF or :NAME chooses by position.
 Without --sockfd, systemd's LISTEN_FDS are served, else standard input and output.
 
-In place of IMAGE, a command: copy and extract write layers as files; pull, list, tag, rm, gc,
-verify and export are for images in a layout; registry serves what lies on this host as a
-registry, and experimental-image-proxy speaks skopeo's protocol. imgproxy COMMAND --help
-describes each.
+In place of IMAGE, a command: copy and extract write layers as files, and unpack a root file
+system; pull, list, tag, rm, gc, verify and export are for images in a layout; registry serves
+what lies on this host as a registry, and experimental-image-proxy speaks skopeo's protocol.
+imgproxy COMMAND --help describes each.
 See imgproxy(1)."""
 
 
@@ -55,6 +55,7 @@ WITH_VALUE = frozenset(
         *("--cache", "--cache-size", "--tag-ttl", "--max-stale", "--grace", "--convert"),
         *("--images", "--listen", "--default-registry", "--upstream"),
         *("--tls-cert", "--tls-key", "--client-ca", "--htpasswd"),
+        *("--owner", "--config", "--max-size", "--max-files"),
     }
 )
 

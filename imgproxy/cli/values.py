@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.layer_selection import LayerSpec
     from imgproxy.specs.oci.manifest_selection import Annotation
     from imgproxy.specs.oci.platform import Platform
+    from imgproxy.unpacking.ownership import Ownership
 
 
 def descriptor(text: str) -> int:
@@ -87,6 +88,16 @@ def new_directory(text: str) -> str:
             f" layouts; ./{text} is a directory"
         )
     return directory(text)
+
+
+def ownership(text: str) -> Ownership:
+    """Return whom unpacked files are to belong to."""
+    from imgproxy.unpacking import ownership as owners
+
+    try:
+        return owners.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
 
 
 def pattern(text: str) -> Pattern:

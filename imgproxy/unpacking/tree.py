@@ -117,6 +117,11 @@ class Tree:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def link_target(self, path: bytes) -> bytes:
+        """Return the target of a symbolic link, as it was made."""
+        parent, name = self._place(path)
+        return os.readlink(name, dir_fd=parent)
+
     def names(self, path: bytes) -> list[bytes]:
         """Return the names in a directory, in no order."""
         return removal.names_in(self.directory(path))
