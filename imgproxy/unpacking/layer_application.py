@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from imgproxy.errors import InvalidError, shortage
+from imgproxy.errors import InvalidError
 from imgproxy.specs.oci import tar_layers, tar_sparse
 from imgproxy.specs.oci.tar_fields import Stream, TarError
-from imgproxy.store.files import DestinationError, write_all
+from imgproxy.store.files import using, write_all
 from imgproxy.unpacking import entry_names, whiteouts
 from imgproxy.unpacking.destination import INCOMPLETE
 from imgproxy.unpacking.entry_names import OPAQUE, invalid, shown
@@ -127,12 +127,10 @@ class LayerApplication:
                 raise InvalidError(
                     f"{self._name}: {shown(name)}: too long a name", code="ARCHIVE_INVALID"
                 ) from None
-            hint = ""
-            if error.errno in (errno.EPERM, errno.EINVAL):
-                hint = self._metadata.hint
-            raise shortage(self._name, error) or DestinationError(
-                f"{self._name}: {shown(name)}: {error.strerror or error}{hint}"
-            ) from None
+            is_refused = error.errno in (errno.EPERM, errno.EINVAL)
+            hint = self._metadata.hint if is_refused else ""
+            with using(f"{self._name}: {shown(name)}"):
+                raise OSError(error.errno, f"{error.strerror}{hint}") from None
 
     def _hide(self, name: Name) -> None:
         place = self._places.find(name.parents)
