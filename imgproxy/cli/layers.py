@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 from imgproxy.cli import options as common
@@ -86,11 +86,24 @@ class ChosenLayers:
         if not isinstance(manifest, Manifest):
             raise UnsupportedFormatError(f"{clean(options.image)} is an index, and has no layers")
         self._opened = opened
+        self.manifest = manifest
         self.progress = progress
         self.layers: Sequence[Layer] = layer_selection.choose(
             options.layer_specs, manifest.layers, clean(options.image)
         )
         progress.begin(sum(each.descriptor.size for each in self.layers))
+
+    async def config(self) -> bytes:
+        """Return the image's config, verified. Raises `Failure`."""
+        descriptor = self._opened.find_config()
+        content = embedded(descriptor)
+        if content is not None:
+            return content
+        pieces = []
+        with closing(await self._opened.open_blob(descriptor)) as blob:
+            while piece := await blob.read():
+                pieces.append(bytes(piece))
+        return b"".join(pieces)
 
     async def open(self, layer: Layer) -> LayerContent:
         """Open a layer; close it in any case. Raises `Failure`."""

@@ -55,7 +55,7 @@ WITH_VALUE = frozenset(
         *("--cache", "--cache-size", "--tag-ttl", "--max-stale", "--grace", "--convert"),
         *("--images", "--listen", "--default-registry", "--upstream"),
         *("--tls-cert", "--tls-key", "--client-ca", "--htpasswd"),
-        *("--owner", "--config", "--max-size", "--max-files"),
+        *("--owner", "--config"),
     }
 )
 

@@ -103,9 +103,9 @@ def unpack(layers: Sequence[Layer], path: str, settings: Settings) -> Unpacked:
     with closing(Destination(path)) as destination:
         with using(path), closing(Tree(destination.fd, Scope.IN_ROOT)) as tree:
             application = LayerApplication(tree, metadata, written)
-            for number, layer in enumerate(layers, 1):
+            for number, layer in enumerate(layers):
                 _check_space(destination.fd, path, layer.descriptor)
-                name = f"layer {number}, {layer.descriptor.digest}"
+                name = f"layer {number} ({layer.descriptor.digest})"
                 _apply(application, layer, name, inflated)
             application.settle()
         top = application.top

@@ -158,7 +158,7 @@ def test_times_of_what_is_out_of_range_are_those_of_nothing(at: Path) -> None:
 def test_what_no_tree_can_have_is_refused(at: Path, raw: bytes, words: str) -> None:
     message = refusal(at, raw)
     assert words in message
-    assert message.startswith("layer 1, sha256:")
+    assert message.startswith("layer 0 (sha256:")
 
 
 # --- paths through links ------------------------------------------------------------------------

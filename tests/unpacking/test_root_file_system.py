@@ -80,7 +80,7 @@ def test_the_same_image_makes_the_same_tree(at: Path) -> None:
 def test_what_does_not_have_its_diff_id_is_refused(at: Path) -> None:
     error = refusal(at, layer(entry("a")), layer(entry("b"), diff_id=b"another"))
     assert error.code == "DIGEST_INVALID"
-    assert error.message.startswith("layer 2, sha256:")
+    assert error.message.startswith("layer 1 (sha256:")
     assert "does not have the digest that the image's config has for it" in error.message
 
 
@@ -125,7 +125,7 @@ def test_there_are_limits_for_all_layers_together(at: Path) -> None:
     other.mkdir()
     error = refusal(other / "tree", *layers, max_size=size - 1)
     assert error.code == "SIZE_INVALID"
-    assert f"layer 2, {layer(layers[1]).descriptor.digest}: with it, more than" in error.message
+    assert f"layer 1 ({layer(layers[1]).descriptor.digest}): with it, more than" in error.message
     assert "more than 1 files in all" in refusal(other / "tree", *layers, max_files=1).message
 
 
