@@ -110,8 +110,6 @@ class LayerApplication:
                 )
             elif not name.last:
                 self._apply_top(member)
-            elif name.last == INCOMPLETE and not name.parents:
-                raise invalid(member.name, "a name that this program uses itself")
             else:
                 self._make(member, name, content)
 

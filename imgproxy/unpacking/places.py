@@ -9,6 +9,7 @@ from __future__ import annotations
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from imgproxy.unpacking.destination import INCOMPLETE
 from imgproxy.unpacking.directories import Directory
 from imgproxy.unpacking.entry_names import MAX_DEPTH, invalid
 
@@ -31,8 +32,15 @@ class Place(NamedTuple):
     directory: Directory
 
     def __truediv__(self, name: bytes) -> bytes:
-        """Return the path of a name in the directory."""
-        return self.path + b"/" + name if self.path else name
+        """Return the path of a name in the directory.
+
+        Raises `InvalidError` for that of the mark, which is in the tree and not of it.
+        """
+        if self.path:
+            return self.path + b"/" + name
+        if name == INCOMPLETE:
+            raise invalid(name, "a name that this program uses itself")
+        return name
 
 
 class Places:
