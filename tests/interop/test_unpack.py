@@ -1,0 +1,349 @@
+"""`unpack`: root file systems from layouts and registries, whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+from support import forked, namespaces
+from support.commands import Done, run
+from support.damage import flip
+from support.images import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Json,
+    Layout,
+    digest_of,
+    encode,
+    named,
+)
+from support.parent import INSECURE
+from support.servers import require, skopeo_copy
+from support.unpacking import END, IS_ROOT, directory, entry, link, names, symlink, tree
+
+from imgproxy.unpacking.destination import INCOMPLETE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.filled import Registry
+    from support.home import Home
+
+MARK = os.fsdecode(INCOMPLETE)
+BASE = directory("etc") + entry("etc/os", b"old") + entry("etc/gone") + directory("bin", mode=0o711)
+UPPER = entry("etc/os", b"new" * 1000, mtime=5) + entry("etc/.wh.gone") + symlink("sbin", "bin")
+
+
+def image(layout: Layout, *layers: bytes, **config: object) -> Json:
+    """Write an image of layers without their ends, compressed, and return its descriptor."""
+    raw = [each + END for each in layers]
+    document = {
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(each) for each in raw]},
+        **config,
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": layout.add(encode(document), OCI_CONFIG),
+        "layers": [layout.add(gzip.compress(each, 1), f"{OCI_LAYER}+gzip") for each in raw],
+    }
+    return named(layout.add(encode(manifest), OCI_MANIFEST), "v1")
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    made = Layout(tmp_path / "layout")
+    made.save(image(made, BASE, UPPER))
+    return made
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Path:
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work/tree"
+
+
+def unpack(source: Layout | str, at: Path, *options: str, policy: str = INSECURE) -> Done:
+    name = source if isinstance(source, str) else f"oci:{source.path}:v1"
+    return run("unpack", policy, *options, name, str(at))
+
+
+def nothing_is_left(at: Path) -> bool:
+    return os.listdir(at.parent) == []
+
+
+def test_an_image_becomes_a_tree(layout: Layout, at: Path) -> None:
+    done = unpack(layout, at, "--format=json")
+    assert done.status == 0, done.stderr
+    assert names(at) == ["bin", "etc", "etc/os", "sbin"]
+    assert tree(at)["etc/os"] == ("file", 0o644, b"new" * 1000, 5)
+    (descriptor,) = json.loads((layout.path / "index.json").read_bytes())["manifests"]
+    size = sum(len(each + END) for each in (BASE, UPPER))
+    assert done.json() == {
+        "directory": str(at),
+        "manifest": descriptor["digest"],
+        "layers": 2,
+        "files": 7,
+        "size": size,
+        "lost": {},
+    }
+    assert f"{at}: 7 files of 2 layers\n" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "bytes" in line]) == 2
+    assert unpack(layout, at.with_name("quiet"), "--quiet")[1:] == ("", "")
+
+
+@pytest.mark.slow
+def test_an_image_of_a_registry_becomes_a_tree(
+    layout: Layout, registry: Registry, at: Path, home: Home
+) -> None:
+    skopeo_copy(f"oci:{layout.path}:v1", f"docker://{registry.address}/unpacked:1")
+    options = (INSECURE, "--tls-verify=false", "--platform=linux/amd64")
+    name = f"docker://{registry.address}/unpacked:1"
+    done = run("unpack", *options, name, str(at), env=home.environment())
+    assert done.status == 0, done.stderr
+    other = at.with_name("other")
+    assert unpack(layout, other).status == 0
+    assert tree(at) == tree(other)
+
+
+@pytest.mark.slow
+def test_a_directory_that_is_empty_is_filled_in_place(layout: Layout, at: Path) -> None:
+    at.mkdir()
+    inode = at.stat().st_ino
+    assert unpack(layout, at).status == 0
+    assert at.stat().st_ino == inode
+    assert "bin" in names(at)
+    assert MARK not in names(at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "file", "link"])
+def test_what_is_there_is_left_alone(layout: Layout, at: Path, kind: str) -> None:
+    if kind == "full":
+        at.mkdir()
+        (at / "mine").write_text("mine")
+    elif kind == "file":
+        at.write_text("mine")
+    else:
+        at.symlink_to("elsewhere")
+    before = tree(at.parent)
+    done = unpack(layout, at, "--format=json")
+    assert done.status == 6
+    assert done.json()["errors"][0]["code"] == "DESTINATION"
+    assert tree(at.parent) == before
+
+
+@pytest.mark.slow
+def test_the_config_is_written_beside_it(layout: Layout, at: Path) -> None:
+    config = at.with_name("config.json")
+    assert unpack(layout, at, "--config", str(config)).status == 0
+    assert json.loads(config.read_bytes())["os"] == "linux"
+    again = unpack(layout, at.with_name("2"), "--config", str(config))
+    assert (again.status, f"{config} exists" in again.stderr) == (6, True)
+    assert not at.with_name("2").exists()
+    nowhere = unpack(layout, at.with_name("3"), "--config", str(at / "no/config"))
+    assert nowhere.status == 6
+
+
+@pytest.mark.slow
+def test_the_policy_is_asked(layout: Layout, at: Path, home: Home) -> None:
+    policy = home.write("reject.json", {"default": [{"type": "reject"}]})
+    done = unpack(layout, at, policy=f"--policy={policy}")
+    assert (done.status, "is rejected by the policy" in done.stderr) == (3, True), done.stderr
+    assert nothing_is_left(at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--owner=all"], "keep, me, record, or map"),
+        (["--owner=map=0:0:0"], "a range is empty"),
+        (["--max-files=many"], "is not a number"),
+        (["--max-size=many"], "many"),
+        (["--layer=offset=0"], "--layer"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_told(
+    layout: Layout, at: Path, options: list[str], words: str
+) -> None:
+    done = unpack(layout, at, *options)
+    assert (done.status, words in done.stderr) == (2, True), done.stderr
+    named_image = run("unpack", INSECURE, f"oci:{layout.path}:v1", "oci:elsewhere")
+    assert (named_image.status, "pull copies images" in named_image.stderr) == (2, True)
+
+
+# --- what is wrong with an image ----------------------------------------------------------------
+
+
+def rewritten(layout: Layout, descriptor: Json, **changes: object) -> None:
+    """Save an image whose manifest is changed."""
+    document = {**layout.document(descriptor), **changes}
+    layout.save(named(layout.add(encode(document), OCI_MANIFEST), "v1"))
+
+
+def refusal(layout: Layout, at: Path, status: int, *options: str) -> str:
+    done = unpack(layout, at, *options)
+    assert done.status == status, done.stderr
+    assert nothing_is_left(at)
+    return done.stderr
+
+
+def test_a_blob_that_was_changed_is_refused(layout: Layout, at: Path) -> None:
+    (descriptor,) = json.loads((layout.path / "index.json").read_bytes())["manifests"]
+    last = layout.layers(descriptor)[-1]
+    flip(layout.file(last["digest"]), -20)
+    assert last["digest"] in refusal(layout, at, 4)
+
+
+@pytest.mark.slow
+def test_a_config_that_does_not_fit_is_refused(layout: Layout, at: Path) -> None:
+    rootfs = {"type": "layers", "diff_ids": [digest_of(BASE + END)]}
+    layout.save(image(layout, BASE, UPPER, rootfs=rootfs))
+    assert "has 1 diff_ids, and the manifest 2 layers" in refusal(layout, at, 4)
+    swapped = {"type": "layers", "diff_ids": [digest_of(UPPER + END), digest_of(BASE + END)]}
+    layout.save(image(layout, BASE, UPPER, rootfs=swapped))
+    assert "layer 0 (sha256:" in refusal(layout, at, 4)
+    layout.save(image(layout, BASE, rootfs={"diff_ids": ["sha256:../../etc/passwd"]}))
+    assert "is not a digest" in refusal(layout, at, 4)
+
+
+@pytest.mark.slow
+def test_an_artifact_is_no_root_file_system(layout: Layout, at: Path) -> None:
+    descriptor = image(layout, BASE)
+    config = layout.add(b"{}", "application/vnd.cncf.helm.config.v1+json")
+    rewritten(layout, descriptor, config=config)
+    assert "extract unpacks the archives in it" in refusal(layout, at, 3)
+
+
+@pytest.mark.slow
+def test_limits_can_be_set(layout: Layout, at: Path) -> None:
+    assert "--max-files sets another limit" in refusal(layout, at, 4, "--max-files=6")
+    assert "--max-size sets another limit" in refusal(layout, at, 4, "--max-size=1000")
+    assert unpack(layout, at, "--max-files=7", "--max-size=1M").status == 0
+
+
+@pytest.mark.slow
+def test_a_blob_that_is_a_fifo_is_no_blob(layout: Layout, at: Path) -> None:
+    (descriptor,) = json.loads((layout.path / "index.json").read_bytes())["manifests"]
+    blob = layout.file(layout.layers(descriptor)[0]["digest"])
+    blob.unlink()
+    os.mkfifo(blob)
+    refusal(layout, at, 3)
+
+
+# --- owners -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_ROOT, reason="only root may give files away")
+def test_owners_are_kept_by_root(layout: Layout, at: Path) -> None:
+    layout.save(image(layout, entry("f", mode=0o4755, uid=5, gid=7)))
+    assert unpack(layout, at).status == 0
+    state = (at / "f").stat()
+    assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (5, 7, 0o4755)
+    assert unpack(layout, at.with_name("me"), "--owner=me").status == 0
+    assert (at.with_name("me") / "f").stat().st_uid == 0
+
+
+def let_in(path: Path, uid: int) -> None:
+    """Give a directory to a user, who may come there."""
+    os.chown(path, uid, uid)
+    for each in path.parents[:4]:
+        if each.stat().st_uid == 0 and len(each.parts) > 2:
+            each.chmod(0o755)
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can become another user")
+def test_others_keep_records_in_a_directory_of_their_own(layout: Layout, at: Path) -> None:
+    layers = entry("f", mode=0o4755, uid=5) + directory("d", mode=0) + entry("d/f")
+    device = entry("null", kind="character", device=(1, 3))
+    layout.save(image(layout, layers + device + directory(".", mode=0o777)))
+    let_in(at.parent, forked.NOBODY)
+    name = f"oci:{layout.path}:v1"
+    done = forked.run("unpack", INSECURE, "--format=json", name, str(at), uid=forked.NOBODY)
+    assert done.status == 0, done.stderr
+    assert done.json()["lost"] == {"devices": 1}
+    assert stat.S_IMODE(at.stat().st_mode) == 0o700
+    assert stat.S_IMODE((at / "d").stat().st_mode) == 0
+    assert os.getxattr(at / "f", "user.rootlesscontainers") == b"\x08\x05"
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="a range of numbers takes root, or newuidmap")
+def test_in_a_user_namespace_owners_are_those_that_it_has(layout: Layout, at: Path) -> None:
+    device = entry("null", kind="character", device=(1, 3))
+    layout.save(image(layout, entry("f", uid=5, gid=7, mode=0o4755) + device))
+    let_in(at.parent, 100000)
+    arguments = ("unpack", INSECURE, "--format=json", f"oci:{layout.path}:v1")
+    done = namespaces.run(*arguments, str(at), first=100000, count=1000)
+    if done.status == namespaces.UNAVAILABLE:
+        pytest.skip("no user namespace can be made here")
+    assert done.status == 0, done.stderr
+    assert done.json()["lost"] == {"devices": 1}
+    state = (at / "f").stat()
+    assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (100005, 100007, 0o4755)
+    layout.save(image(layout, entry("f", uid=5000)))
+    done = namespaces.run(*arguments, str(at.with_name("2")), first=100000, count=1000)
+    assert (done.status, "subuid(5)" in done.stderr) == (6, True), done.stderr
+    assert os.listdir(at.parent) == ["tree"]
+
+
+# --- a process that is killed -------------------------------------------------------------------
+
+
+def strace(call: str, when: int) -> list[str]:
+    program = require("strace")
+    return [
+        *(program, "-f", "-qq", "-o/dev/null"),
+        *("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(("call", "when"), [("fchmod", 1), ("symlinkat", 1), ("syncfs", 1)])
+def test_a_process_that_is_killed_leaves_nothing_that_looks_whole(
+    layout: Layout,
+    at: Path,
+    call: str,
+    when: int,
+    in_place: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    if in_place:
+        at.mkdir()
+    killed = run(*("unpack", INSECURE, f"oci:{layout.path}:v1", str(at)), prefix=strace(call, when))
+    assert killed.status in (-9, 137)
+    again = unpack(layout, at)
+    if not in_place:
+        assert again.status == 0, again.stderr
+        assert os.listdir(at.parent) == ["tree"]
+        assert names(at) == ["bin", "etc", "etc/os", "sbin"]
+        return
+    assert MARK in names(at)
+    assert again.status == 6
+    assert "is not whole" in again.stderr
+
+
+# --- many layers --------------------------------------------------------------------------------
+
+
+def test_64_layers_with_whiteouts(layout: Layout, at: Path) -> None:
+    layers = [directory("d") + b"".join(entry(f"d/{n}", b"%d" % n) for n in range(64))]
+    for n in range(1, 64):
+        change = entry(f"d/.wh.{n}") if n % 2 else link(f"d/link{n}", f"d/{n}")
+        layers.append(entry(f"l{n:02}/f", b"x" * n, mtime=n) + change)
+    layers.append(entry("l05/.wh..wh..opq") + entry("l05/new"))
+    layout.save(image(layout, *layers))
+    assert unpack(layout, at).status == 0
+    found = names(at)
+    assert [name for name in found if name.startswith("l05")] == ["l05", "l05/new"]
+    kept = {f"d/{n}" for n in range(64) if n % 2 == 0} | {f"d/link{n}" for n in range(2, 64, 2)}
+    assert {name for name in found if name.startswith("d/")} == kept
+    assert (at / "d/2").samefile(at / "d/link2")
