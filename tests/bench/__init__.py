@@ -11,6 +11,7 @@ the machine and over time; the ratio within one run is stable.
     contenders  imgproxy, skopeo and the limits, behind one interface
     wire        the two parents, with the least possible work
     archives    Docker archives, and the lower bounds for reading them
+    trees       root file systems, and programs that unpack them
     loops       programs that only move the same bytes
     far         a registry behind a line with a long round trip
     stage       images, registries and certificates under one temporary directory

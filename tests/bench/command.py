@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import trees
 from .chart import chart
 from .child import FAULTS, describe
 from .contenders import BEFORE, OURS, Contender, Imgproxy, find_imgproxy, find_limits, find_skopeo
@@ -58,7 +59,9 @@ def main() -> int:
     ]
     peers = [contender.name for contender in contenders if contender.name != OURS]
     peers += [
-        each for each in (*OTHERS, *NAMES) if any(each in result.medians for result in results)
+        each
+        for each in (*OTHERS, *trees.PEERS, *NAMES)
+        if any(each in result.medians for result in results)
     ]
     ours = [contender.version for contender in contenders if isinstance(contender, Imgproxy)]
     lead = [_command(), f"medians over {runs} turns after a warm-up", load, *ours, *facts()]

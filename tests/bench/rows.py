@@ -18,7 +18,8 @@
 
 - `pull-new`: a copy of an image of many layers, one of them large, in a layout of its own;
 - `pull-present`: the same into a layout that has it;
-- `pull-shared`: the same into a layout that has an older image, with most of the layers.
+- `pull-shared`: the same into a layout that has an older image, with most of the layers;
+- `unpack-…`: the root file systems in `trees`, from a layout into a directory.
 
 As a registry, beside others that verify nothing:
 
@@ -41,7 +42,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import archives, loops, samples
+from . import archives, loops, samples, trees
 from .child import FAULTS, describe
 from .contenders import (
     BARE,
@@ -112,6 +113,7 @@ ROWS = [
     *(f"{row}-{source}" for row in ("size", "layers") for source in PLAIN_SOURCES),
     *("archive-plain", "archive-gzip", "archive-zstd"),
     *(f"pull-{kind}" for kind in PULLS),
+    *(f"unpack-{name}" for name in trees.WORKS),
     *(f"registry-{count}" for count in CLIENTS),
     *("registry-head", "initialize", "info-oci"),
     *(f"{row}-{source}" for row in ("pipe", "pipes") for source in PLAIN_SOURCES),
@@ -156,6 +158,8 @@ def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
     for size in plan.archives:
         yield from _archives(plan, stage, size)
     yield from _pulls(plan, stage)
+    for name in trees.WORKS:
+        yield from _unpacked(plan, stage, name)
     for count, size in plan.clients.items():
         yield from _registry(plan, stage, f"registry-{count}", size, count)
     yield from _registry(plan, stage, "registry-head", SMALL)
@@ -324,7 +328,7 @@ def _pulls(plan: Plan, stage: Stage) -> Iterator[Experiment]:
                 subject, attempt = PULLS[kind]
                 attempts: dict[str, Attempt] = {
                     puller.name: partial(
-                        attempt, Pulls(puller, image.references["http"], folder, samples.pull)
+                        attempt, Pulls(puller, image.references["http"], folder, samples.written)
                     )
                     for puller in pullers(plan.contenders)
                 }
@@ -332,6 +336,25 @@ def _pulls(plan: Plan, stage: Stage) -> Iterator[Experiment]:
                 yield Experiment(f"pull-{kind}", subject, (WRITTEN, PEAK), attempts)
     except FAULTS as error:
         stage.notes.append(f"Rows pull-* are left out: {describe(error)}.")
+
+
+def _unpacked(plan: Plan, stage: Stage, name: str) -> Iterator[Experiment]:
+    if not plan.wants(f"unpack-{name}"):
+        return
+    work, size = trees.WORKS[name], min(plan.size, trees.LARGE)
+    try:
+        with stage.folder(2 * size) as folder:
+            layers = trees.stage(work, size, folder / "layout")
+            remote = stage.push(folder / "layout").get("http")
+            attempts: dict[str, Attempt] = {
+                program: partial(trees.unpack, command, folder, samples.written)
+                for program, command in trees.unpackers(
+                    plan.contenders, folder / "layout", layers, remote
+                )
+            }
+            yield Experiment(f"unpack-{name}", work.subject, (WRITTEN, PEAK), attempts, trees.TAR)
+    except FAULTS as error:
+        stage.notes.append(f"Row unpack-{name} is left out: {describe(error)}.")
 
 
 def _registry(

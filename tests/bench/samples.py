@@ -227,7 +227,7 @@ def layer_info(count: int, peer: Skopeo, reference: str) -> Sample:
     return {INFO: seconds}
 
 
-def pull(argv: Sequence[str]) -> Sample:
+def written(argv: Sequence[str]) -> Sample:
     with Child(argv) as child:
         peak = child.watched_peak()
         usage = child.finish()

@@ -116,11 +116,11 @@ class Stage:
             layers = [_layer(layout, size) for size in sizes]
             if older:
                 layout.save(named(write_manifest(layout, layers[:older]), OLDER))
-                self._push(path, OLDER)
+                self.push(path, OLDER)
             manifest = write_manifest(layout, layers)
             # Whole, as a registry serves it, and by the tag alone.
             layout.save(named(manifest, TAG), named(manifest, f"docker.io/{REPOSITORY}:{TAG}"))
-            references = {"oci": f"oci:{path}:{TAG}", **(self._push(path) if pushed else {})}
+            references = {"oci": f"oci:{path}:{TAG}", **(self.push(path) if pushed else {})}
             os.sync()  # otherwise the disk is written while the first contender is measured
             yield Image(references, path, layers, layout.file(layers[0]["digest"]))
         finally:
@@ -148,7 +148,7 @@ class Stage:
         if free < copies * size + MARGIN:
             raise BenchError(f"{free // MIB} MiB of disk do not hold {copies} x {size // MIB} MiB")
 
-    def _push(self, path: Path, tag: str = TAG) -> dict[str, str]:
+    def push(self, path: Path, tag: str = TAG) -> dict[str, str]:
         """Copy the layout into the registry, and return its references there."""
         references = {
             source: f"docker://{LOOPBACK}:{port}/{REPOSITORY}:{tag}"
