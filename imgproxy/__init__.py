@@ -21,7 +21,7 @@ never from those above; `tests/test_floors.py` reads the table and holds the imp
     errors          the failures that clients receive
 
 `__main__` stands above the table. `parent` stands beside it: a library for the other end of the
-socket, which imports `specs` and `errors` alone.
+socket, which imports `specs`, `errors` and `unpacking` alone.
 
 Only `host` reads the environment or a configuration path. Only `verification` compares bytes with
 digests. Only `images` asks for the policy's verdict; `transports.registry.preconnect` asks too, so

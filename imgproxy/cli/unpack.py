@@ -7,25 +7,24 @@ been. `unpacking/root_file_system.py` does the work, in threads; blobs are read 
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from imgproxy.cli import layers, values
 from imgproxy.cli.layers import LayerOptions
-from imgproxy.errors import InvalidError, UnsupportedFormatError, clean
-from imgproxy.specs.oci import docker_archive
+from imgproxy.errors import InvalidError, clean
 from imgproxy.store import files
 from imgproxy.store.files import DestinationError
 from imgproxy.unpacking import ownership, root_file_system
-from imgproxy.unpacking.root_file_system import Layer, Settings
+from imgproxy.unpacking.root_file_system import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from imgproxy.cli.layers import ChosenLayers, LayerContent
     from imgproxy.cli.options import Parser
     from imgproxy.host.diagnostics import Diagnostics
-    from imgproxy.specs.oci.layer_selection import Layer as ChosenLayer
     from imgproxy.unpacking.ownership import Ownership
     from imgproxy.unpacking.root_file_system import Unpacked
 
@@ -106,23 +105,19 @@ class _Unpacking:
     """
 
     def __init__(self, chosen: ChosenLayers, config: bytes) -> None:
-        manifest, name = chosen.manifest, f"the config {chosen.manifest.config.digest}"
-        if manifest.artifact_type:
-            raise UnsupportedFormatError(
-                f"of the type {clean(manifest.artifact_type)}, and not an image that has a root"
-                " file system; extract unpacks the archives in it"
-            )
-        diff_ids = docker_archive.parse_diff_ids(config, name) or ()
-        if len(diff_ids) != len(chosen.layers):
-            raise InvalidError(
-                f"{name} has {len(diff_ids)} diff_ids, and the manifest {len(chosen.layers)} layers"
-            )
-        token = trio.lowlevel.current_trio_token()
+        self._chosen = chosen
+        self._token = trio.lowlevel.current_trio_token()
         self._may_be_right_elsewhere = False
-        self._layers = [
-            Layer(each.descriptor, diff_id, partial(_Reader, self, chosen, each, token))
-            for each, diff_id in zip(chosen.layers, diff_ids, strict=True)
-        ]
+        self._layers = root_file_system.layers(
+            chosen.manifest.layers,
+            config,
+            f"the config {chosen.manifest.config.digest}",
+            self._open,
+        )
+
+    def _open(self, number: int) -> _Reader:
+        layer = self._chosen.layers[number]
+        return _Reader(self, trio.from_thread.run(self._chosen.open, layer, trio_token=self._token))
 
     async def into(self, directory: str, settings: Settings) -> Unpacked:
         """Unpack, and begin anew where a blob was wrong and may be had elsewhere."""
@@ -136,40 +131,40 @@ class _Unpacking:
                     raise
                 self._may_be_right_elsewhere = False
 
-    async def read(self, content: LayerContent) -> memoryview:
-        """Return the next piece of a layer."""
+    def read(self, content: LayerContent) -> memoryview:
+        """Return the next piece of a layer, to another thread than the event loop's."""
         try:
-            return await content.read()
+            return trio.from_thread.run(content.read, trio_token=self._token)
         except InvalidError:
-            self._may_be_right_elsewhere = content.may_be_right_elsewhere()
+            self.call(self._note, content)
             raise
+
+    def _note(self, content: LayerContent) -> None:
+        self._may_be_right_elsewhere = content.may_be_right_elsewhere()
+
+    def call(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a function in the event loop, from another thread."""
+        trio.from_thread.run_sync(function, *arguments, trio_token=self._token)
 
 
 class _Reader:
     """A layer that another thread than the event loop's reads: a `root_file_system.BlobReader`."""
 
-    def __init__(
-        self,
-        unpacking: _Unpacking,
-        chosen: ChosenLayers,
-        layer: ChosenLayer,
-        token: trio.lowlevel.TrioToken,
-    ) -> None:
+    def __init__(self, unpacking: _Unpacking, content: LayerContent) -> None:
         self._unpacking = unpacking
-        self._token = token
-        self._content = trio.from_thread.run(chosen.open, layer, trio_token=token)
+        self._content = content
         self._ended = False
 
     def read(self) -> memoryview:
         """See `BlobReader`."""
         if self._ended:
             return memoryview(b"")
-        piece = trio.from_thread.run(self._unpacking.read, self._content, trio_token=self._token)
+        piece = self._unpacking.read(self._content)
         if not piece:
             self._ended = True
-            trio.from_thread.run_sync(self._content.finish, trio_token=self._token)
+            self._unpacking.call(self._content.finish)
         return piece
 
     def close(self) -> None:
         """See `BlobReader`."""
-        trio.from_thread.run_sync(self._content.close, trio_token=self._token)
+        self._unpacking.call(self._content.close)

@@ -8,8 +8,11 @@
             with child.blob(layer) as blob, open(layer.digest.encoded, "wb") as file:
                 shutil.copyfileobj(blob, file)
 
+`unpack(child, directory)` makes a root file system of the image, as `imgproxy unpack` does.
+
 `imgproxy.parent.with_trio` is the same for trio, with `async` methods. Since the program is another
-process, this package imports neither trio nor any part of the program but `specs` and `errors`.
+process, this package imports neither trio nor any part of the program but `specs`, `errors` and,
+when something is unpacked, `unpacking`.
 
 A blob that has been read to its end matches its digest. Every failure raises a `ParentError`, with
 attributes for programs to act on.
@@ -30,6 +33,7 @@ from imgproxy.parent.failures import (
     ShortBodyError,
     StalledError,
 )
+from imgproxy.parent.unpacking import UnpackError, unpack
 
 __all__ = [
     "Blob",
@@ -44,5 +48,7 @@ __all__ = [
     "RefusedError",
     "ShortBodyError",
     "StalledError",
+    "UnpackError",
     "start",
+    "unpack",
 ]

@@ -11,8 +11,9 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from imgproxy.errors import InvalidError, clean
+from imgproxy.errors import InvalidError, UnsupportedFormatError, clean
 from imgproxy.specs.oci import digest as digests
+from imgproxy.specs.oci import docker_archive
 from imgproxy.specs.oci import media_type as types
 from imgproxy.store.files import DestinationError, using
 from imgproxy.unpacking.destination import Destination
@@ -88,6 +89,33 @@ class Unpacked(NamedTuple):
 def default_ownership() -> str:
     """Return how files are owned if nothing else is said: see `ownership.parse`."""
     return "keep" if os.geteuid() == 0 else "record"
+
+
+def layers(
+    descriptors: Sequence[Descriptor],
+    config: bytes,
+    name: str,
+    open_layer: Callable[[int], BlobReader],
+) -> list[Layer]:
+    """Return the layers of a manifest with the digests that its config has for them.
+
+    `name` is that of the config in messages. `open_layer` opens the layer of a number, from 0 on.
+    Raises `InvalidError`, and `UnsupportedFormatError` for a config that has no layers.
+    """
+    diff_ids = docker_archive.parse_diff_ids(config, name)
+    if diff_ids is None:
+        raise UnsupportedFormatError(
+            f"{name} is not that of an image, and there is no root file system; extract unpacks the"
+            " archives in an artifact"
+        )
+    if len(diff_ids) != len(descriptors):
+        raise InvalidError(
+            f"{name} has {len(diff_ids)} diff_ids, and the manifest {len(descriptors)} layers"
+        )
+    return [
+        Layer(descriptor, diff_id, partial(open_layer, number))
+        for number, (descriptor, diff_id) in enumerate(zip(descriptors, diff_ids, strict=True))
+    ]
 
 
 def unpack(layers: Sequence[Layer], path: str, settings: Settings) -> Unpacked:

@@ -220,7 +220,7 @@ def test_an_artifact_is_no_root_file_system(layout: Layout, at: Path) -> None:
     descriptor = image(layout, BASE)
     config = layout.add(b"{}", "application/vnd.cncf.helm.config.v1+json")
     rewritten(layout, descriptor, config=config)
-    assert "extract unpacks the archives in it" in refusal(layout, at, 3)
+    assert "extract unpacks the archives in an artifact" in refusal(layout, at, 3)
 
 
 @pytest.mark.slow
