@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from queue import Queue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ class PieceQueue:
     def __init__(self, make: Callable[[], Iterator[bytes]]) -> None:
         self.position = 0
         self._make = make
-        self._ready: Queue[bytes | BaseException] = Queue(_READY)
+        self._ready: SimpleQueue[bytes | BaseException] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(_READY):
+            self._room.put(None)
         self._is_closed = False
         self._piece = b""
         self._at = 0
@@ -37,6 +40,7 @@ class PieceQueue:
                 if self._is_closed:
                     break
                 if piece:
+                    self._room.get()
                     self._ready.put(piece)
             self._ready.put(b"")
         except BaseException as error:  # noqa: BLE001  (the reader raises it)
@@ -47,6 +51,7 @@ class PieceQueue:
         if self._ended:
             return
         piece = self._ready.get()
+        self._room.put(None)
         if isinstance(piece, BaseException):
             self._ended = True
             raise piece
