@@ -14,7 +14,7 @@ from support import forked
 from support.canary import Canary
 from support.effort import rounds
 from support.unpack_attacks import unpackings
-from support.unpacking import IS_ROOT, unpack
+from support.unpacking import IS_ROOT, public_directory, unpack
 from support.unpacking import layer as layer_of
 
 from imgproxy.errors import InvalidError
@@ -75,20 +75,18 @@ def campaign(outside: bytes, work: Path) -> int:
     return int(min(outcomes.values()) < LAYERS / 20)
 
 
-def test_changed_layers_are_refused_or_stay_inside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(destination, "_sync", lambda _: None)
-    canary = Canary(tmp_path / "canary")
-    work = tmp_path / "work"
-    work.mkdir()
-    if IS_ROOT:
-        for each in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
-            each.chmod(0o755)
-        os.chown(work, forked.NOBODY, forked.NOBODY)
-    monkeypatch.chdir(canary.path)
-    outside = os.fsencode(canary.path)
+def test_changed_layers_are_refused_or_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(destination, "sync", lambda _: None)
     uid = forked.NOBODY if IS_ROOT else None
-    done = forked.call(lambda: campaign(outside, work), uid=uid)
-    canary.check()
-    assert done.status == 0, done.stderr
+    with public_directory() as place:
+        canary = Canary(place / "canary")
+        work = place / "work"
+        work.mkdir()
+        if uid is not None:
+            os.chown(work, uid, uid)
+        monkeypatch.chdir(canary.path)
+        outside = os.fsencode(canary.path)
+        done = forked.call(lambda: campaign(outside, work), uid=uid)
+        monkeypatch.undo()
+        canary.check()
+        assert done.status == 0, done.stderr

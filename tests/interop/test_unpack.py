@@ -24,11 +24,22 @@ from support.images import (
 )
 from support.parent import INSECURE
 from support.servers import require, skopeo_copy
-from support.unpacking import END, IS_ROOT, directory, entry, link, names, symlink, tree
+from support.unpacking import (
+    END,
+    IS_ROOT,
+    directory,
+    entry,
+    link,
+    names,
+    public_directory,
+    symlink,
+    tree,
+)
 
 from imgproxy.unpacking.destination import INCOMPLETE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.filled import Registry
@@ -58,16 +69,22 @@ def image(layout: Layout, *layers: bytes, **config: object) -> Json:
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    made = Layout(tmp_path / "layout")
+def place() -> Iterator[Path]:
+    with public_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def layout(place: Path) -> Layout:
+    made = Layout(place / "layout")
     made.save(image(made, BASE, UPPER))
     return made
 
 
 @pytest.fixture
-def at(tmp_path: Path) -> Path:
-    (tmp_path / "work").mkdir()
-    return tmp_path / "work/tree"
+def at(place: Path) -> Path:
+    (place / "work").mkdir()
+    return place / "work/tree"
 
 
 def unpack(source: Layout | str, at: Path, *options: str, policy: str = INSECURE) -> Done:
@@ -253,20 +270,12 @@ def test_owners_are_kept_by_root(layout: Layout, at: Path) -> None:
     assert (at.with_name("me") / "f").stat().st_uid == 0
 
 
-def let_in(path: Path, uid: int) -> None:
-    """Give a directory to a user, who may come there."""
-    os.chown(path, uid, uid)
-    for each in path.parents[:4]:
-        if each.stat().st_uid == 0 and len(each.parts) > 2:
-            each.chmod(0o755)
-
-
 @pytest.mark.skipif(not IS_ROOT, reason="only root can become another user")
 def test_others_keep_records_in_a_directory_of_their_own(layout: Layout, at: Path) -> None:
     layers = entry("f", mode=0o4755, uid=5) + directory("d", mode=0) + entry("d/f")
     device = entry("null", kind="character", device=(1, 3))
     layout.save(image(layout, layers + device + directory(".", mode=0o777)))
-    let_in(at.parent, forked.NOBODY)
+    os.chown(at.parent, forked.NOBODY, forked.NOBODY)
     name = f"oci:{layout.path}:v1"
     done = forked.run("unpack", INSECURE, "--format=json", name, str(at), uid=forked.NOBODY)
     assert done.status == 0, done.stderr
@@ -280,7 +289,7 @@ def test_others_keep_records_in_a_directory_of_their_own(layout: Layout, at: Pat
 def test_in_a_user_namespace_owners_are_those_that_it_has(layout: Layout, at: Path) -> None:
     device = entry("null", kind="character", device=(1, 3))
     layout.save(image(layout, entry("f", uid=5, gid=7, mode=0o4755) + device))
-    let_in(at.parent, 100000)
+    os.chown(at.parent, 100000, 100000)
     arguments = ("unpack", INSECURE, "--format=json", f"oci:{layout.path}:v1")
     done = namespaces.run(*arguments, str(at), first=100000, count=1000)
     if done.status == namespaces.UNAVAILABLE:

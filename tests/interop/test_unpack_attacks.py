@@ -13,8 +13,10 @@ from support.canary import SECRET, Canary
 from support.images import Layout, named
 from support.parent import INSECURE
 from support.unpack_attacks import DEVICE, forbidden_xattrs, unpackings
+from support.unpacking import public_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.attacks import Tree
@@ -29,8 +31,14 @@ QUICK = (
 
 
 @pytest.fixture
-def canary(tmp_path: Path) -> Canary:
-    return Canary(tmp_path / "canary")
+def place() -> Iterator[Path]:
+    with public_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def canary(place: Path) -> Canary:
+    return Canary(place / "canary")
 
 
 def tree_at(path: Path) -> Tree:
@@ -75,22 +83,20 @@ def users() -> list[object]:
     [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in NAMES],
 )
 def test_nothing_outside_is_touched(
-    name: str, uid: int | None, tmp_path: Path, canary: Canary, monkeypatch: pytest.MonkeyPatch
+    name: str, uid: int | None, place: Path, canary: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers, wanted = unpackings(os.fsencode(canary.path))[name]
-    layout = Layout(tmp_path / "layout")
+    layout = Layout(place / "layout")
     layout.save(named(layout.image(*layers), "v1"))
-    work = tmp_path / "work"
+    work = place / "work"
     (work / "in-place").mkdir(parents=True)
     if uid is not None:
-        for each in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
-            each.chmod(0o755)
         for each in (work, work / "in-place"):
             os.chown(each, uid, uid)
     is_root = (os.geteuid() if uid is None else uid) == 0
     monkeypatch.chdir(canary.path)  # what is relative to it must not be found there
-    for place in ("absent", "in-place"):
-        done = forked.run("unpack", INSECURE, f"oci:{layout.path}:v1", str(work / place), uid=uid)
+    for at in ("absent", "in-place"):
+        done = forked.run("unpack", INSECURE, f"oci:{layout.path}:v1", str(work / at), uid=uid)
         canary.check()
         assert "Traceback" not in done.stderr
         assert "defect" not in done.stderr
@@ -100,7 +106,7 @@ def test_nothing_outside_is_touched(
             assert os.listdir(work / "in-place") == []
         else:
             assert done.status == 0, done.stderr
-            tree = tree_at(work / place)
+            tree = tree_at(work / at)
             assert tree == {
                 path: file for path, file in wanted.items() if is_root or file != DEVICE
             }

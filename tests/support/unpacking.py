@@ -5,7 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from support.tars import END, extended, header, long_name, member, octal, padded, pax, record
@@ -17,7 +21,7 @@ from imgproxy.unpacking import ownership, root_file_system
 from imgproxy.unpacking.root_file_system import Layer, Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from imgproxy.unpacking.root_file_system import Unpacked
 
@@ -75,6 +79,17 @@ def symlink(name: str | bytes, target: str | bytes, **fields: object) -> bytes:
 
 def link(name: str | bytes, target: str | bytes) -> bytes:
     return entry(name, kind="link", target=target)
+
+
+@contextmanager
+def public_directory() -> Iterator[Path]:
+    """Return a directory that other users reach, as those of pytest are closed to them."""
+    path = Path(tempfile.mkdtemp())
+    try:
+        path.chmod(0o755)
+        yield path
+    finally:
+        shutil.rmtree(path)
 
 
 class _Blob:
