@@ -19,6 +19,12 @@ MAX_COMPONENT = 255
 MAX_DEPTH = 256
 
 
+class MemberError(InvalidError):
+    """A member of a layer is such that no tree can have it."""
+
+    default_code = "ARCHIVE_INVALID"
+
+
 class Name(NamedTuple):
     """The components of a name in a layer; the last one is apart, and empty for the top.
 
@@ -37,13 +43,13 @@ def shown(name: bytes) -> str:
     return clean(name.decode(errors="backslashreplace"))
 
 
-def invalid(name: bytes, what: str) -> InvalidError:
-    """Return the failure for a member of a layer that no tree can have."""
-    return InvalidError(f"{shown(name)}: {what}", code="ARCHIVE_INVALID")
+def invalid(name: bytes, what: str) -> MemberError:
+    """Return the failure for a member of this name."""
+    return MemberError(f"{shown(name)}: {what}")
 
 
 def components(name: bytes) -> tuple[bytes, ...]:
-    """Return the components of a path in an archive. Raises `InvalidError`."""
+    """Return the components of a path in an archive. Raises `MemberError`."""
     parts = tuple(part for part in name.split(b"/") if part not in (b"", b"."))
     if len(name) > MAX_COMPONENT and max(map(len, parts), default=0) > MAX_COMPONENT:
         raise invalid(name, f"a component of more than {MAX_COMPONENT} bytes")
@@ -55,7 +61,7 @@ def components(name: bytes) -> tuple[bytes, ...]:
 
 
 def parse(name: bytes) -> Name:
-    """Parse the name of a member. Raises `InvalidError` for one that may not be."""
+    """Parse the name of a member. Raises `MemberError` for one that may not be."""
     parts = components(name)
     if not parts:
         return Name((), b"")

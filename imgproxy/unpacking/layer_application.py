@@ -20,7 +20,7 @@ from imgproxy.specs.oci.tar_fields import Stream, TarError
 from imgproxy.store.files import using, write_all
 from imgproxy.unpacking import entry_names, whiteouts
 from imgproxy.unpacking.destination import INCOMPLETE
-from imgproxy.unpacking.entry_names import OPAQUE, invalid, shown
+from imgproxy.unpacking.entry_names import OPAQUE, MemberError, invalid, shown
 from imgproxy.unpacking.layer_links import LayerLinks
 from imgproxy.unpacking.places import Place, Places
 from imgproxy.unpacking.tree import change_open
@@ -118,13 +118,11 @@ class LayerApplication:
         """Tell which member of which layer something fails at."""
         try:
             yield
-        except InvalidError as error:
-            raise InvalidError(f"{self._name}: {error.message}", code=error.code) from None
+        except MemberError as error:
+            raise MemberError(f"{self._name}: {error.message}") from None
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                raise InvalidError(
-                    f"{self._name}: {shown(name)}: too long a name", code="ARCHIVE_INVALID"
-                ) from None
+                raise MemberError(f"{self._name}: {shown(name)}: too long a name") from None
             is_refused = error.errno in (errno.EPERM, errno.EINVAL)
             hint = self._metadata.hint if is_refused else ""
             with using(f"{self._name}: {shown(name)}"):

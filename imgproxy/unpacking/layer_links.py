@@ -34,7 +34,7 @@ class LayerLinks:
     def add(self, member: Member, parents: tuple[bytes, ...], place: Place, name: bytes) -> None:
         """Make a link, now or later.
 
-        Raises `InvalidError` for a target that can be none.
+        Raises `MemberError` for a target that can be none.
         """
         path, target = place / name, self._target(member)
         if target == path:
@@ -51,7 +51,7 @@ class LayerLinks:
         self._waiting[path] = _Waiting(member, parents, place)
 
     def finish(self) -> None:
-        """Make the links that wait. Raises `InvalidError` for one that leads to nothing."""
+        """Make the links that wait. Raises `MemberError` for one that leads to nothing."""
         by_target: dict[bytes | None, list[bytes]] = {}
         ready: list[bytes] = []
         targets: dict[bytes, bytes | None] = {}

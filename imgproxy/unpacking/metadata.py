@@ -64,7 +64,7 @@ class Metadata:
             self._warn(warning)
 
     def of(self, member: Member) -> Attributes:
-        """Return what the file of a member is given. Raises `InvalidError`."""
+        """Return what the file of a member is given. Raises `MemberError`."""
         mode = None if member.kind == "symlink" else member.mode
         mtime = member.mtime if _MIN_TIME <= member.mtime <= _MAX_TIME else 0
         can_record = member.kind in ("file", "directory")

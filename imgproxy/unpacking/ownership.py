@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from imgproxy.errors import InvalidError
+from imgproxy.unpacking.entry_names import MemberError
 
 # What a file says that belongs to another in the image: "rootless containers", as umoci and
 # others write it. The value is a message of Protocol Buffers with the numbers of user and group.
@@ -32,9 +32,9 @@ class Ownership(NamedTuple):
     ranges: tuple[Range, ...] = ()
 
     def owner(self, uid: int, gid: int) -> tuple[int, int] | None:
-        """Return whom a file is to be given to, None for nobody else. Raises `InvalidError`."""
+        """Return whom a file is to be given to, None for nobody else. Raises `MemberError`."""
         if not (0 <= uid <= _MAX_ID and 0 <= gid <= _MAX_ID):
-            raise InvalidError(f"no file can belong to {uid}:{gid}", code="ARCHIVE_INVALID")
+            raise MemberError(f"no file can belong to {uid}:{gid}")
         if self.way == "keep":
             return uid, gid
         if self.way == "map":
@@ -45,10 +45,7 @@ class Ownership(NamedTuple):
         for first, there, length in self.ranges:
             if first <= number < first + length:
                 return there + number - first
-        raise InvalidError(
-            f"--owner map has no range with {number}, which a file belongs to",
-            code="ARCHIVE_INVALID",
-        )
+        raise MemberError(f"--owner map has no range with {number}, which a file belongs to")
 
     def record(self, uid: int, gid: int) -> bytes | None:
         """Return the record of an owner; None where none is made, or root's, which needs none."""

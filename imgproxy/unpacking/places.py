@@ -34,7 +34,7 @@ class Place(NamedTuple):
     def __truediv__(self, name: bytes) -> bytes:
         """Return the path of a name in the directory.
 
-        Raises `InvalidError` for that of the mark, which is in the tree and not of it.
+        Raises `MemberError` for that of the mark, which is in the tree and not of it.
         """
         if self.path:
             return self.path + b"/" + name
@@ -69,7 +69,7 @@ class Places:
         """Return the directory that a path leads to, with what is missing of it.
 
         What is in the way of a directory is removed. All directories on the way are touched.
-        Raises `InvalidError` for paths without an end, or too long ones.
+        Raises `MemberError` for paths without an end, or too long ones.
         """
         if self._last is not None and self._last[0] == parts:
             return self._last[1]

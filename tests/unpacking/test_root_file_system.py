@@ -135,6 +135,17 @@ def test_a_small_layer_that_becomes_large_is_refused(at: Path) -> None:
     assert "--max-size" in refusal(at, bomb, max_size=10_000_000).message
 
 
+def test_what_is_wrong_with_a_layer_is_told_with_its_name_once(at: Path) -> None:
+    made = layer(entry("a", os.urandom(500_000)), media_type=GZIP)
+    cut = made._replace(
+        open=lambda: Whole(gzip.compress(entry("a", os.urandom(500_000)))[:300_000])
+    )
+    message = refusal(at, cut).message
+    assert message.startswith(f"layer 0 ({made.descriptor.digest}): inflating gzip at byte ")
+    assert message.count("layer 0") == 1
+    assert refusal(at, layer(entry(".."))).message.count("layer 0") == 1
+
+
 class Broken:
     """A blob that fails after its first piece."""
 

@@ -145,3 +145,11 @@ def test_names_of_aufs_are_omitted_with_all_below(at: Path) -> None:
     done = unpack(at, layer, entry("d/.wh..wh.orph/x/y"))
     assert names(at) == ["a"]
     assert done.lost == {"reserved": 4}
+
+
+def test_deep_trees_are_hidden_like_others(at: Path) -> None:
+    deep = "d/" * 255
+    upper = entry(f"{deep}new") + entry(".wh.d")
+    unpack(at, entry(f"{deep}old") + entry("d/" * 200 + "f"), upper, directory("d", mode=0o711))
+    assert len(names(at)) == 256
+    assert names(at)[-1] == f"{deep}new"
