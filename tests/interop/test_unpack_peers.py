@@ -5,16 +5,15 @@ A difference must be one where image-spec is on this side; each is named.
 
 from __future__ import annotations
 
-import gzip
 import os
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 from support.commands import run
-from support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Layout, digest_of, encode, named
+from support.images import Layout
 from support.parent import INSECURE
-from support.real_trees import debian, differences, snapshot
+from support.real_trees import TAR, archive, debian, differences, image, snapshot
 from support.servers import require
 from support.unpacking import END, IS_ROOT, directory, entry, link, symlink
 
@@ -27,27 +26,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not IS_ROOT, reason="only root can unpack what others own"),
 ]
-
-TAR = ("--xattrs", "--xattrs-include=*", "--format=pax")
-
-
-def image(layout: Layout, *layers: bytes) -> str:
-    """Write an image of plain archives, compressed; return its name."""
-    rootfs = {"type": "layers", "diff_ids": [digest_of(each) for each in layers]}
-    config = {"architecture": "amd64", "os": "linux", "rootfs": rootfs}
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": layout.add(encode(config), OCI_CONFIG),
-        "layers": [layout.add(gzip.compress(each, 1), f"{OCI_LAYER}+gzip") for each in layers],
-    }
-    layout.save(named(layout.add(encode(manifest), OCI_MANIFEST), "v1"))
-    return f"oci:{layout.path}:v1"
-
-
-def archive(root: Path) -> bytes:
-    command = [require("tar"), *TAR, "-C", str(root), "-c", "."]
-    return subprocess.run(command, check=True, capture_output=True).stdout
 
 
 def by_us(name: str, at: Path) -> dict[bytes, Attributes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -9,6 +10,15 @@ import stat
 import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
+from support.images import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Layout,
+    digest_of,
+    encode,
+    named,
+)
 from support.parent import ROOT
 from support.servers import require, skip
 
@@ -16,6 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEBIAN = ROOT / "build/debian"
+
+# All that GNU tar can keep.
+TAR = ("--xattrs", "--xattrs-include=*", "--format=pax")
 
 
 class Attributes(NamedTuple):
@@ -91,3 +104,22 @@ def debian() -> Path:
         skip(f"debootstrap failed: {result.stdout[-300:]}")
     beside.rename(DEBIAN)
     return DEBIAN
+
+
+def image(layout: Layout, *layers: bytes) -> str:
+    """Write an image of plain archives, compressed; return its name."""
+    rootfs = {"type": "layers", "diff_ids": [digest_of(each) for each in layers]}
+    config = {"architecture": "amd64", "os": "linux", "rootfs": rootfs}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": layout.add(encode(config), OCI_CONFIG),
+        "layers": [layout.add(gzip.compress(each, 1), f"{OCI_LAYER}+gzip") for each in layers],
+    }
+    layout.save(named(layout.add(encode(manifest), OCI_MANIFEST), "v1"))
+    return f"oci:{layout.path}:v1"
+
+
+def archive(root: Path) -> bytes:
+    command = [require("tar"), *TAR, "-C", str(root), "-c", "."]
+    return subprocess.run(command, check=True, capture_output=True).stdout

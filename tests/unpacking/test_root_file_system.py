@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import threading
 from collections import namedtuple
@@ -12,7 +13,7 @@ import pytest
 from support.tars import END
 from support.unpacking import directory, entry, layer, names, tree, unpack
 
-from imgproxy.errors import InvalidError, UnavailableError
+from imgproxy.errors import InvalidError, UnavailableError, UnsupportedFormatError
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.digest import compute
 from imgproxy.specs.oci.manifest import Descriptor
@@ -133,6 +134,26 @@ def test_a_small_layer_that_becomes_large_is_refused(at: Path) -> None:
     bomb = layer(entry("zeros", bytes(20_000_000)), media_type=GZIP)
     assert bomb.descriptor.size < 120_000
     assert "--max-size" in refusal(at, bomb, max_size=10_000_000).message
+
+
+def test_layers_are_those_that_the_config_describes() -> None:
+    made = [layer(entry("a")), layer(entry("b"))]
+    descriptors = [each.descriptor for each in made]
+    config = json.dumps({"rootfs": {"diff_ids": [str(each.diff_id) for each in made]}}).encode()
+    opened: list[int] = []
+
+    def open_layer(number: int) -> Empty:
+        opened.append(number)
+        return Empty()
+
+    found = root_file_system.layers(descriptors, config, "the config", open_layer)
+    assert [each[:2] for each in found] == [each[:2] for each in made]
+    found[1].open()
+    assert opened == [1]
+    with pytest.raises(InvalidError, match="the config has 2 diff_ids, and the manifest 1 layers"):
+        root_file_system.layers(descriptors[:1], config, "the config", open_layer)
+    with pytest.raises(UnsupportedFormatError, match="the config is not that of an image"):
+        root_file_system.layers([], b"{}", "the config", open_layer)
 
 
 def test_what_is_wrong_with_a_layer_is_told_with_its_name_once(at: Path) -> None:
