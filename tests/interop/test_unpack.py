@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
+import random
 import stat
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,8 @@ import pytest
 from support import forked, namespaces
 from support.commands import Done, run
 from support.damage import flip
+from support.home import REGISTRIES_CONF, mirror, table
 from support.images import (
-    OCI_CONFIG,
-    OCI_LAYER,
     OCI_MANIFEST,
     Json,
     Layout,
@@ -22,13 +21,20 @@ from support.images import (
     encode,
     named,
 )
+from support.networks import line_to
 from support.parent import INSECURE
-from support.servers import require, skopeo_copy
+from support.servers import (
+    docker_registry,
+    put_image,
+    skopeo_copy,
+    stored_blob,
+)
 from support.unpacking import (
     END,
     IS_ROOT,
     directory,
     entry,
+    image,
     link,
     names,
     public_directory,
@@ -46,26 +52,10 @@ if TYPE_CHECKING:
     from support.home import Home
 
 MARK = os.fsdecode(INCOMPLETE)
+AMD64 = "--platform=linux/amd64"
+
 BASE = directory("etc") + entry("etc/os", b"old") + entry("etc/gone") + directory("bin", mode=0o711)
 UPPER = entry("etc/os", b"new" * 1000, mtime=5) + entry("etc/.wh.gone") + symlink("sbin", "bin")
-
-
-def image(layout: Layout, *layers: bytes, **config: object) -> Json:
-    """Write an image of layers without their ends, compressed, and return its descriptor."""
-    raw = [each + END for each in layers]
-    document = {
-        "architecture": "amd64",
-        "os": "linux",
-        "rootfs": {"type": "layers", "diff_ids": [digest_of(each) for each in raw]},
-        **config,
-    }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": layout.add(encode(document), OCI_CONFIG),
-        "layers": [layout.add(gzip.compress(each, 1), f"{OCI_LAYER}+gzip") for each in raw],
-    }
-    return named(layout.add(encode(manifest), OCI_MANIFEST), "v1")
 
 
 @pytest.fixture
@@ -256,6 +246,31 @@ def test_a_blob_that_is_a_fifo_is_no_blob(layout: Layout, at: Path) -> None:
     refusal(layout, at, 3)
 
 
+@pytest.mark.slow
+def test_what_is_wrong_in_a_mirror_is_unpacked_from_the_next(
+    layout: Layout, at: Path, home: Home, tmp_path: Path
+) -> None:
+    """All of it anew: what wrong bytes have made is gone."""
+    noise = random.Random(1).randbytes(3 << 20)
+    descriptor = image(layout, BASE, entry("f", noise))
+    with (
+        docker_registry(tmp_path / "bad") as bad,
+        docker_registry(tmp_path / "good") as good,
+        line_to(bad) as line,
+    ):
+        for address in (bad, good):
+            put_image(address, "app:v1", layout, descriptor)
+        flip(stored_blob(tmp_path / "bad", layout.layers(descriptor)[1]["digest"]), -2000)
+        insecure = "insecure = true"
+        home.write(REGISTRIES_CONF, table("", good, insecure) + mirror(line.address, insecure))
+        name = f"docker://{good}/app:v1"
+        done = run("unpack", INSECURE, AMD64, name, str(at), env=home.environment())
+    assert done.status == 0, done.stderr
+    assert any("/blobs/" in each for each in line.paths())
+    assert (at / "f").read_bytes() == noise
+    assert os.listdir(at.parent) == ["tree"]
+
+
 # --- owners -------------------------------------------------------------------------------------
 
 
@@ -302,42 +317,6 @@ def test_in_a_user_namespace_owners_are_those_that_it_has(layout: Layout, at: Pa
     done = namespaces.run(*arguments, str(at.with_name("2")), first=100000, count=1000)
     assert (done.status, "subuid(5)" in done.stderr) == (6, True), done.stderr
     assert os.listdir(at.parent) == ["tree"]
-
-
-# --- a process that is killed -------------------------------------------------------------------
-
-
-def strace(call: str, when: int) -> list[str]:
-    program = require("strace")
-    return [
-        *(program, "-f", "-qq", "-o/dev/null"),
-        *("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"),
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize(("call", "when"), [("fchmod", 1), ("symlinkat", 1), ("syncfs", 1)])
-def test_a_process_that_is_killed_leaves_nothing_that_looks_whole(
-    layout: Layout,
-    at: Path,
-    call: str,
-    when: int,
-    in_place: bool,  # noqa: FBT001  (a parameter)
-) -> None:
-    if in_place:
-        at.mkdir()
-    killed = run(*("unpack", INSECURE, f"oci:{layout.path}:v1", str(at)), prefix=strace(call, when))
-    assert killed.status in (-9, 137)
-    again = unpack(layout, at)
-    if not in_place:
-        assert again.status == 0, again.stderr
-        assert os.listdir(at.parent) == ["tree"]
-        assert names(at) == ["bin", "etc", "etc/os", "sbin"]
-        return
-    assert MARK in names(at)
-    assert again.status == 6
-    assert "is not whole" in again.stderr
 
 
 # --- many layers --------------------------------------------------------------------------------

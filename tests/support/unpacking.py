@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, digest_of, encode, named
 from support.tars import END, extended, header, long_name, member, octal, padded, pax, record
 
 from imgproxy.specs.oci import media_type as types
@@ -22,6 +23,8 @@ from imgproxy.unpacking.root_file_system import Layer, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from support.images import Json, Layout
 
     from imgproxy.unpacking.root_file_system import Unpacked
 
@@ -124,6 +127,24 @@ def unpack(path: Path, *layers: bytes | Layer, owner: str = "me", **settings: in
     return root_file_system.unpack(
         made, str(path), Settings(ownership.parse(owner), warnings.append, **settings)
     )
+
+
+def image(layout: Layout, *layers: bytes, **config: object) -> Json:
+    """Write an image of layers without their ends, compressed, and return its descriptor."""
+    raw = [each + END for each in layers]
+    document = {
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(each) for each in raw]},
+        **config,
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": layout.add(encode(document), OCI_CONFIG),
+        "layers": [layout.add(gzip.compress(each, 1), f"{OCI_LAYER}+gzip") for each in raw],
+    }
+    return named(layout.add(encode(manifest), OCI_MANIFEST), "v1")
 
 
 class File(NamedTuple):
