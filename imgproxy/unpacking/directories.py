@@ -35,10 +35,8 @@ class Directory:
             self.upper = layer
             self.names = None
 
-    def add(self, name: bytes, layer: int) -> None:
-        """Note that a layer has a member of this name in the directory, which was touched."""
-        if self.whole == layer:
-            return
+    def add(self, name: bytes) -> None:
+        """Note that the layer that has touched the directory last has a member of this name."""
         if self.names is None:
             self.names = set()
         self.names.add(name)

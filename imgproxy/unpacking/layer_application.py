@@ -40,6 +40,9 @@ T = TypeVar("T")
 _MAX_MAJOR = 1 << 12
 _MAX_MINOR = 1 << 20
 
+# Extended attributes of directories are kept in memory until the end. Hardly any have some.
+MAX_KEPT = 32 * 1024 * 1024
+
 _NODES = {"character": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO}
 _PIECE = 64 * 1024
 
@@ -66,6 +69,7 @@ class LayerApplication:
         self._links = LayerLinks(tree, self._places)
         self._name = ""  # of the layer, in messages
         self._count = 0
+        self._kept = 0
 
     def apply(self, name: str, content: Content) -> None:
         """Apply the next layer; `name` stands for it in messages."""
@@ -140,7 +144,7 @@ class LayerApplication:
     def _apply_top(self, member: Member) -> None:
         if member.kind != "directory":
             raise invalid(member.name, f"the top of the tree as a {member.kind}")
-        self._places.top.directory.attributes = self._metadata.of(member)
+        self._places.top.directory.attributes = self._attributes_of_directory(member)
 
     def _make(self, member: Member, name: Name, content: Content) -> None:
         place = self._places.make(name.parents)
@@ -156,14 +160,24 @@ class LayerApplication:
             self._make_node(member, place, name.last)
         else:
             raise invalid(member.name, "of a type that is not known")
-        place.directory.add(name.last, self._places.layer)
+        self._places.add(place, name.last)
 
     def _make_directory(self, member: Member, place: Place, name: bytes) -> None:
-        attributes = self._metadata.of(member)
+        attributes = self._attributes_of_directory(member)
         child = place.directory.children.get(name)
         if child is None:
             child = self._places.make_directory(place, name, attributes)
         child.attributes = attributes
+
+    def _attributes_of_directory(self, member: Member) -> Attributes:
+        """Return attributes that are kept until the end."""
+        attributes = self._metadata.of(member)
+        self._kept += sum(len(name) + len(value) for name, value in attributes.xattrs)
+        if self._kept > MAX_KEPT:
+            raise invalid(
+                member.name, f"with it, more than {MAX_KEPT} bytes of attributes of directories"
+            )
+        return attributes
 
     def _replacing(self, make: Callable[[], T], place: Place, name: bytes) -> T:
         """Make something in place of whatever there is."""

@@ -24,6 +24,11 @@ _MAX_LINKS = 40
 # So that each path in the tree can be said to the kernel (PATH_MAX), its last component as well.
 _MAX_PATH = 4096 - 256 - 1
 
+# What is kept in memory: directories, of all layers together, and members of the layer in hand in
+# directories of lower ones. No image has as many; at their longest, these take half a gigabyte.
+MAX_DIRECTORIES = 1_000_000
+MAX_NAMES = 1_000_000
+
 
 class Place(NamedTuple):
     """A directory, by its path without symbolic links."""
@@ -55,11 +60,23 @@ class Places:
         self._tree = tree
         self.top = Place(b"", Directory(implied, self.layer))
         self._last: tuple[Sequence[bytes], Place] | None = None
+        self._directories = 0
+        self._names = 0
 
     def begin_layer(self, number: int) -> None:
         """Begin to apply another layer."""
         self.layer = number
         self._last = None
+        self._names = 0
+
+    def add(self, place: Place, name: bytes) -> None:
+        """Note a member of the layer in hand. Raises `MemberError` for one too many."""
+        if place.directory.whole == self.layer:
+            return
+        self._names += 1
+        if self._names > MAX_NAMES:
+            raise invalid(name, f"one of more than {MAX_NAMES} in directories of lower layers")
+        place.directory.add(name)
 
     def find(self, parts: Sequence[bytes]) -> Place | None:
         """Return the directory that a path leads to, None where it leads to none."""
@@ -117,7 +134,13 @@ class Places:
         return Place(path, child)
 
     def make_directory(self, place: Place, name: bytes, attributes: Attributes) -> Directory:
-        """Make a directory in place of whatever there is by its name."""
+        """Make a directory in place of whatever there is by its name.
+
+        Raises `MemberError` for one too many.
+        """
+        self._directories += 1
+        if self._directories > MAX_DIRECTORIES:
+            raise invalid(place / name, f"one of more than {MAX_DIRECTORIES} directories")
         try:
             self._tree.make_directory(place / name)
         except FileExistsError:

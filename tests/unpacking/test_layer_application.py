@@ -27,7 +27,7 @@ from support.unpacking import (
 
 from imgproxy.errors import InvalidError
 from imgproxy.store.files import DestinationError
-from imgproxy.unpacking import layer_links
+from imgproxy.unpacking import layer_application, layer_links, places
 from imgproxy.unpacking.tree import Tree
 
 if TYPE_CHECKING:
@@ -251,6 +251,37 @@ def test_links_that_wait_have_a_limit(at: Path, monkeypatch: pytest.MonkeyPatch)
     assert "one of more than 3 hard links" in refusal(at, b"".join(links) + entry("z"))
     unpack(at, b"".join(links[:3]) + entry("z"))
     assert names(at) == ["h0", "h1", "h2", "z"]
+
+
+# --- what is kept in memory ---------------------------------------------------------------------
+
+
+def test_directories_have_a_limit(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "MAX_DIRECTORIES", 3)
+    assert "c/x: one of more than 3 directories" in refusal(at, directory("a/b") + entry("c/x/y"))
+    unpack(at, directory("a/b") + entry("c/x"), directory("a", mode=0o700))
+
+
+def test_members_in_lower_directories_have_a_limit(
+    at: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "MAX_NAMES", 2)
+    lower = directory("d")
+    own = entry("new/1") + entry("new/2") + entry("new/3")
+    many = entry("d/1") + entry("d/2") + entry("d/3")
+    assert "3: one of more than 2 in directories of lower layers" in refusal(at, lower, many)
+    unpack(at, lower + many, entry("d/1") + own + entry("d/2"), entry("d/1") + entry("d/2"))
+
+
+def test_attributes_of_directories_have_a_limit(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_application, "MAX_KEPT", 20)
+    large = {"user.x": b"x" * 5}
+    layer = directory("a", xattrs=large) + directory("b", xattrs=large)
+    assert "b: with it, more than 20 bytes of attributes" in refusal(at, layer)
+    assert "with it, more than 20 bytes" in refusal(
+        at, directory(".", xattrs={"user.x": b"x" * 15})
+    )
+    unpack(at, directory("a", xattrs=large) + entry("f", xattrs={"user.x": b"x" * 500}))
 
 
 # --- sparse files -------------------------------------------------------------------------------
