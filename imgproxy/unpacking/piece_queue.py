@@ -17,12 +17,16 @@ _READY = 32
 class PieceQueue:
     """The pieces that `make` yields in a thread of its own. Close it in any case.
 
-    What `make` raises is raised to the reader.
+    What `make` raises is raised to the reader. `watch`, if given, is called by the reader with each
+    piece, in order.
     """
 
-    def __init__(self, make: Callable[[], Iterator[bytes]]) -> None:
+    def __init__(
+        self, make: Callable[[], Iterator[bytes]], watch: Callable[[bytes], object] | None = None
+    ) -> None:
         self.position = 0
         self._make = make
+        self._watch = watch
         self._ready: SimpleQueue[bytes | BaseException] = SimpleQueue()
         self._room: SimpleQueue[None] = SimpleQueue()
         for _ in range(_READY):
@@ -57,6 +61,8 @@ class PieceQueue:
             raise piece
         self._ended = not piece
         self._piece, self._at = piece, 0
+        if self._watch is not None:
+            self._watch(piece)
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, fewer than `size` only at the end."""

@@ -1,7 +1,8 @@
 """Unpack the layers of an image into a directory that appears whole, or not at all.
 
-One thread reads, decompresses and hashes, another writes: both spend most of their time outside of
-Python, so that two processors are busy. Nothing here knows images, or where blobs come from.
+One thread reads and decompresses, which takes longest, another hashes and writes: both spend most
+of their time outside of Python, so that two processors are busy. Nothing here knows images, or
+where blobs come from.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from imgproxy.unpacking.tree import Scope, Tree, change_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from hashlib import _Hash as Hash
 
     from imgproxy.specs.compression import Buffer
     from imgproxy.specs.oci.digest import Digest
@@ -155,7 +155,7 @@ def _check_space(fd: int, path: str, blob: Descriptor) -> None:
 
 def _apply(application: LayerApplication, layer: Layer, name: str, limits: Limits) -> None:
     hasher = digests.hasher(layer.diff_id)
-    with closing(PieceQueue(partial(_pieces, layer, name, limits, hasher))) as content:
+    with closing(PieceQueue(partial(_pieces, layer, name, limits), hasher.update)) as content:
         application.apply(name, content)
         content.drain()
     if hasher.hexdigest() != layer.diff_id.encoded:
@@ -166,10 +166,10 @@ def _apply(application: LayerApplication, layer: Layer, name: str, limits: Limit
         )
 
 
-def _pieces(layer: Layer, name: str, limits: Limits, hasher: Hash) -> Iterator[bytes]:
-    """Yield what a layer decompresses to, after hashing it."""
+def _pieces(layer: Layer, name: str, limits: Limits) -> Iterator[bytes]:
+    """Yield what a layer decompresses to."""
     with closing(layer.open()) as reader:
-        stream = LayerStream(name, reader.read, limits, hasher.update)
+        stream = LayerStream(name, reader.read, limits)
         stated = _COMPRESSIONS.get(layer.descriptor.media_type)
         if stated is not None and stated != stream.compression:
             raise InvalidError(

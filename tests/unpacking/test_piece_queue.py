@@ -30,6 +30,15 @@ def test_pieces_are_read_as_one_stream() -> None:
         assert queue.position == 7
 
 
+def test_what_is_read_is_watched() -> None:
+    seen: list[bytes] = []
+    with closing(PieceQueue(lambda: iter([b"ab", b"c", b"d"]), seen.append)) as queue:
+        assert queue.read(1) == b"a"
+        assert seen == [b"ab"]
+        queue.drain()
+    assert b"".join(seen) == b"abcd"
+
+
 def test_a_whole_piece_is_not_copied() -> None:
     piece = b"x" * 1000
     with closing(PieceQueue(lambda: iter([piece, piece]))) as queue:
