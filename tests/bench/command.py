@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import trees
+from . import trees, whole
 from .chart import chart
 from .child import FAULTS, describe
 from .contenders import BEFORE, OURS, Contender, Imgproxy, find_imgproxy, find_limits, find_skopeo
 from .pulls import OTHERS
 from .registries import NAMES
 from .report import facts, table
-from .rows import CLIENTS, QUICK_CLIENTS, ROWS, Plan, belongs, experiments
+from .rows import CLIENTS, LINES, QUICK_CLIENTS, QUICK_LINES, ROWS, Plan, belongs, experiments
 from .stage import GIB, MIB, Stage
 from .turns import Result, take_turns
 
@@ -60,7 +60,7 @@ def main() -> int:
     peers = [contender.name for contender in contenders if contender.name != OURS]
     peers += [
         each
-        for each in (*OTHERS, *trees.PEERS, *NAMES)
+        for each in (*OTHERS, *trees.PEERS, *NAMES, *whole.peers(contenders))
         if any(each in result.medians for result in results)
     ]
     ours = [contender.version for contender in contenders if isinstance(contender, Imgproxy)]
@@ -162,6 +162,7 @@ def _plan(
         limits=limits,
         size=size,
         sizes=() if brief else [other for other in SIZES if other != size],
+        lines=QUICK_LINES if options.quick else LINES,
         archives=QUICK_ARCHIVES if options.quick else ARCHIVES,
         clients=QUICK_CLIENTS if options.quick else CLIENTS,
         counts=() if options.skip_growth else QUICK_COUNTS if options.quick else COUNTS,

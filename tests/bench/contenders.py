@@ -108,16 +108,19 @@ class Imgproxy:
             yield _HttpSession(child, HttpParent(sock))
 
     @contextmanager
-    def crowd(self, image: str, count: int) -> Iterator[tuple[Child, list[HttpParent]]]:
+    def crowd(
+        self, image: str, count: int, authority: Path | None = None
+    ) -> Iterator[tuple[Child, list[HttpParent]]]:
         """Spawn it with several conversations, each with a parent that can run in a thread."""
         with ExitStack() as stack:
             pairs = [socket.socketpair() for _ in range(count)]
             for sock in (half for pair in pairs for half in pair):
                 stack.enter_context(sock)
             fds = [theirs.fileno() for _, theirs in pairs]
-            options = ["--insecure-policy", *_insecure(image, None)]
+            options = ["--insecure-policy", *_insecure(image, authority)]
             options += [f"--sockfd={fd}" for fd in fds]
-            with Child([*self.command, *options, image], fds=fds) as child:
+            argv = [*self.command, *options, image]
+            with Child(argv, fds=fds, env=_trusting(authority)) as child:
                 for _, theirs in pairs:
                     theirs.close()
                 yield child, [HttpParent(ours, bytearray(BUFFER)) for ours, _ in pairs]

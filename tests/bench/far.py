@@ -1,34 +1,40 @@
 """A distant registry: TLS, a line with a long round trip, and tokens if they are required.
 
-The line delays every byte by half of a round trip, and the first one of a connection by a whole one
-more, as TCP's handshake would; this needs no privilege, unlike netem. At its end TLS is terminated,
-and requests are counted and forwarded to the registry of the stage.
+Its blobs may be at a host of their own, to which it redirects, as those of public registries are.
+At the end of each line TLS is terminated and requests are counted; manifests come from the registry
+of the stage, blobs from its layout. All of this is in a process of its own, so that the parent that
+is measured shares no interpreter with it.
 """
 
 from __future__ import annotations
 
 import json
-import queue
-import socket
-import socketserver
+import multiprocessing
+import os
 import ssl
+import sys
 import threading
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
+from .child import BenchError
+from .line import Line, Server
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.connection import Connection
     from pathlib import Path
 
-LOOPBACK = "127.0.0.1"
-ROUND_TRIP = 0.05  # seconds
-PIECE = 1 << 16
+# The registry, what issues tokens, and what has the blobs: a certificate names all of them.
+LOOPBACK, TOKENS, BLOBS = HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+PIECE = 1 << 20
 TOKEN = "a-token-of-the-bench"
 ANSWERING = 10.0  # seconds for the registry behind
+SWITCHING = 0.0005  # seconds that a thread may keep others waiting
 
 
 @dataclass
@@ -49,81 +55,19 @@ class Counts:
         )
 
 
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    request_queue_size = 64
+class _Front(Server):
+    """The far end: TLS, tokens, blobs, and the counts.
 
-    def __init__(self, handler: type[socketserver.BaseRequestHandler]) -> None:
-        super().__init__((LOOPBACK, 0), handler)
-        self.port: int = self.server_address[1]
+    `blobs` is the layout whose blobs are at `cdn`, an address; without it the registry has them.
+    """
 
-    def handle_error(self, *_: object) -> None:
-        """Ignore errors of clients that disconnect."""
-
-
-class _Line(_Server):
-    def __init__(self, target: int) -> None:
-        super().__init__(_Delayed)
-        self.target = target
-
-
-class _Delayed(socketserver.BaseRequestHandler):
-    """One connection through the line."""
-
-    server: _Line
-    request: socket.socket
-
-    def handle(self) -> None:
-        connected = time.monotonic() + ROUND_TRIP
-        with socket.create_connection((LOOPBACK, self.server.target)) as far:
-            ends = self.request, far
-            for end in ends:
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threads = [
-                thread for pair in (ends, ends[::-1]) for thread in _one_way(*pair, connected)
-            ]
-            for thread in threads:
-                thread.join()
-
-
-def _one_way(source: socket.socket, target: socket.socket, begin: float) -> list[threading.Thread]:
-    """Transport bytes to the other end, each half of a round trip after it arrived."""
-    on_the_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
-
-    def take() -> None:
-        data = b"-"
-        while data:
-            try:
-                data = source.recv(PIECE)
-            except OSError:
-                data = b""
-            on_the_way.put((max(time.monotonic(), begin) + ROUND_TRIP / 2, data))
-
-    def give() -> None:
-        with suppress(OSError):
-            while True:
-                due, data = on_the_way.get()
-                time.sleep(max(0.0, due - time.monotonic()))
-                if not data:
-                    target.shutdown(socket.SHUT_WR)
-                    return
-                target.sendall(data)
-
-    threads = [threading.Thread(target=each, daemon=True) for each in (take, give)]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-class _Front(_Server):
-    """The far end: TLS, tokens, and the counts."""
-
-    def __init__(self, registry: int, files: tuple[Path, Path]) -> None:
-        super().__init__(_Conversation)
+    def __init__(self, registry: int, files: tuple[Path, Path], blobs: Path | None) -> None:
+        super().__init__(_Conversation, LOOPBACK)
         self.registry = registry
+        self.blobs = blobs
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(*files)
-        self.challenge = ""
+        self.challenge = self.cdn = ""
         self.counts = Counts()
         self.lock = threading.Lock()
 
@@ -153,8 +97,13 @@ class _Conversation(BaseHTTPRequestHandler):
         if self.path.startswith("/token?"):
             body = json.dumps({"token": TOKEN, "expires_in": 300}).encode()
             self._answer(200, body, {"Content-Type": "application/json"})
+        elif self.path.startswith("/blobs/"):
+            self._answer_file(self.path.removeprefix("/blobs/sha256:"))
         elif self.server.challenge and self.headers["Authorization"] != f"Bearer {TOKEN}":
             self._answer(401, b"", {"WWW-Authenticate": self.server.challenge})
+        elif self.server.blobs is not None and "/blobs/" in self.path:
+            place = self.path.partition("/blobs/")[2]
+            self._answer(307, b"", {"Location": f"{self.server.cdn}/blobs/{place}"})
         else:
             self._answer(*self._passed_on())
 
@@ -182,39 +131,84 @@ class _Conversation(BaseHTTPRequestHandler):
             self.wfile.write(body)
         self.wfile.flush()
 
+    def _answer_file(self, name: str) -> None:
+        assert self.server.blobs is not None
+        path = self.server.blobs / "blobs/sha256" / name
+        self.send_response(200)
+        self.send_header("Content-Length", str(path.stat().st_size))
+        self.end_headers()
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                self.wfile.write(piece)
+        self.wfile.flush()
+
 
 class Far:
     """The registry behind its line, at `port` of this host, with its certificate."""
 
-    def __init__(self, front: _Front, port: int, authority: Path) -> None:
-        self.port = port
+    def __init__(self, pipe: Connection, authority: Path) -> None:
         self.authority = authority
-        self._front = front
+        self._pipe = pipe
+        self.port: int = self._ask("port")
 
     def counts(self) -> Counts:
-        with self._front.lock:
-            return Counts(**vars(self._front.counts))
+        return Counts(**self._ask("counts"))
+
+    def _ask(self, what: str) -> Any:  # noqa: ANN401  (what comes depends on it)
+        self._pipe.send(what)
+        if not self._pipe.poll(ANSWERING):
+            raise BenchError("the distant registry does not answer")
+        return self._pipe.recv()
 
 
 @contextmanager
-def far_away(registry: int, files: tuple[Path, Path], *, guarded: bool) -> Iterator[Far]:
+def far_away(
+    registry: int,
+    files: tuple[Path, Path],
+    *,
+    guarded: bool,
+    blobs: Path | None = None,
+    rate: float = 0.0,
+) -> Iterator[Far]:
     """Put a line before the registry at a port; `files` are a certificate and its key.
 
-    A guarded one requires tokens, which are issued at another address.
+    A guarded one requires tokens, which are issued at another address. With `blobs`, a layout, the
+    blobs are at an address of their own as well. `rate` is in bytes per second and connection.
     """
-    front = _Front(registry, files)
-    line, to_tokens = _Line(front.port), _Line(front.port)
-    if guarded:
-        realm = f'realm="https://{LOOPBACK}:{to_tokens.port}/token"'
-        front.challenge = f'Bearer {realm},service="bench"'
-    servers = (front, line, to_tokens)
-    threads = [threading.Thread(target=each.serve_forever, args=(0.02,)) for each in servers]
-    for thread in threads:
-        thread.start()
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("fork")
+    front = _Front(registry, files, blobs)
+    serve = partial(_serve, ours, theirs, front, guarded=guarded, rate=rate)
+    process = context.Process(target=serve, daemon=True)
+    process.start()
+    theirs.close()
     try:
-        yield Far(front, line.port, files[0])
+        yield Far(ours, files[0])
     finally:
-        for server, thread in zip(servers, threads, strict=True):
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        ours.close()
+        process.kill()
+        process.join()
+        front.server_close()
+
+
+def _serve(
+    ours: Connection, pipe: Connection, front: _Front, *, guarded: bool, rate: float
+) -> None:
+    """Serve, and answer the bench, until it ends."""
+    ours.close()
+    sys.setswitchinterval(SWITCHING)
+    target = (LOOPBACK, front.port)
+    line, to_tokens, to_blobs = (Line(host, target, rate) for host in HOSTS)
+    front.cdn = f"https://{BLOBS}:{to_blobs.port}"
+    if guarded:
+        realm = f'realm="https://{TOKENS}:{to_tokens.port}/token"'
+        front.challenge = f'Bearer {realm},service="bench"'
+    for server in (front, line, to_tokens, to_blobs):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        while True:
+            asked = pipe.recv()
+            with front.lock:
+                pipe.send({"port": line.port, "counts": vars(front.counts)}[asked])
+    except EOFError:
+        os._exit(0)  # whatever the threads are doing

@@ -26,9 +26,13 @@ OTHERS: dict[str, Callable[[str, str], list[str]]] = {
 
 @dataclass(frozen=True)
 class Puller:
-    """A program that copies images. `words` returns its command line for an image and a layout."""
+    """A program that copies images. `words` returns its command line for an image and a layout.
+
+    `verb` is its word for it.
+    """
 
     name: str
+    verb: str
     words: Callable[[str, str], list[str]]
 
 
@@ -36,13 +40,13 @@ def pullers(contenders: Sequence[Contender]) -> Iterator[Puller]:
     """Yield the contenders that can copy, and those others that are installed."""
     for contender in contenders:
         if isinstance(contender, Imgproxy):
-            yield Puller(contender.name, _ours(contender.command))
+            yield Puller(contender.name, "pull", _ours(contender.command))
         elif isinstance(contender, Skopeo):
-            yield Puller(contender.name, _skopeo(contender.command))
+            yield Puller(contender.name, "copy", _skopeo(contender.command))
     for name, words in OTHERS.items():
         path = shutil.which(name)
         if path is not None:
-            yield Puller(name, _other(path, words))
+            yield Puller(name, words("", "")[0], _other(path, words))
 
 
 def _ours(command: Sequence[str]) -> Callable[[str, str], list[str]]:

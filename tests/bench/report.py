@@ -7,6 +7,7 @@ import os
 import platform
 import ssl
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,10 @@ def table(results: Sequence[Result], peers: Sequence[str]) -> str:
 def _rows(results: Sequence[Result], peers: Sequence[str]) -> Iterator[Row]:
     for result in results:
         experiment = result.experiment
-        for measure in experiment.measures if result.medians else ():
-            title = f"{measure.title}, {experiment.subject}"
-            ours = _median(result, OURS, measure)
+        rows = product(experiment.measures, experiment.ways) if result.medians else ()
+        for measure, way in rows:
+            title = f"{measure.title}, {experiment.subject}{way.removeprefix(OURS)}"
+            ours = _median(result, way, measure)
             limit_name = experiment.limit_of(measure)
             limit = _median(result, limit_name, measure)
             shown = _limit(measure, limit, limit_name)

@@ -4,6 +4,8 @@
 - `start-SOURCE`: spawn → first manifest, against the import of the libraries alone;
 - `far-ACCESS`: the same from a registry over TLS at a round trip of 50 ms, with the counts of
   requests and connections, `anonymous` and with a `token`;
+- `line-LAYERS`: all layers of an image from there, with a token and a redirect to another host, in
+  every way that they may be asked for; `-slow` at 20 MB/s a connection;
 - `blob-SOURCE`: one large blob: throughput, processor time and peak memory; against `openssl dgst`
   of the same file, the least cost of verification, over TLS against `curl` into that; its
   processor time against a bare loop that receives, hashes and sends;
@@ -42,7 +44,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import archives, loops, samples, trees
+from . import archives, loops, samples, trees, whole
 from .child import FAULTS, describe
 from .contenders import (
     BARE,
@@ -54,7 +56,7 @@ from .contenders import (
     Imgproxy,
     Skopeo,
 )
-from .far import ROUND_TRIP
+from .line import ROUND_TRIP
 from .loops import CURL_NAME, LOOP_NAME
 from .pulls import Pulls, pullers
 from .registries import DISTRIBUTION, registries
@@ -72,6 +74,7 @@ from .samples import (
     RATE,
     REQUESTS,
     ROUND_TRIPS,
+    SPENT,
     START,
     THROUGHPUT,
     TOTAL,
@@ -91,6 +94,15 @@ SMALL = 4 << 10  # one of many layers
 SOURCES = {"oci": "`oci:`", "http": "`docker://` over HTTP", "https": "`docker://` over TLS"}
 PLAIN_SOURCES = ("oci", "http")  # growth needs no third
 ACCESS = {"anonymous": False, "token": True}  # whether tokens are wanted
+RATE_OF_SLOW = 20e6  # bytes per second and connection
+LINES = {  # how many layers of which size, and whether the line is slow as well
+    "line-layers": (64, MIB, False),
+    "line-small": (200, 20 << 10, False),
+    "line-large": (8, 32 * MIB, False),
+    "line-layers-slow": (64, MIB, True),
+    "line-large-slow": (8, 32 * MIB, True),
+}
+QUICK_LINES = {"line-layers": (8, MIB, False)}
 ALONE = f"{OURS}, one blob"
 SHORT = f"{OURS}, of 1 MiB"
 CROWD = 8
@@ -109,6 +121,7 @@ ROWS = [
     *("version", "usage"),
     *(f"{row}-{source}" for row in ("start", "blob", "first") for source in SOURCES),
     *(f"far-{access}" for access in ACCESS),
+    *LINES,
     *(f"{row}-{source}" for row in ("pair", "crowd") for source in PLAIN_SOURCES),
     *(f"{row}-{source}" for row in ("size", "layers") for source in PLAIN_SOURCES),
     *("archive-plain", "archive-gzip", "archive-zstd"),
@@ -129,6 +142,7 @@ class Plan:
     size: int  # of the one large blob
     sizes: Sequence[int]  # of smaller and larger ones
     counts: Sequence[int]  # of layers
+    lines: Mapping[str, tuple[int, int, bool]]  # whole images from afar; see `LINES`
     archives: Sequence[int]  # sizes of archives
     clients: Mapping[int, int]  # counts of clients of a registry, with the size of the blob
     only: Sequence[str]  # rows, or groups of them; none for all
@@ -147,6 +161,8 @@ def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
     yield from _short_lives(plan)
     yield from _starts(plan, stage)
     yield from _far_starts(plan, stage)
+    for row in plan.lines:
+        yield from _whole_images(plan, stage, row)
     yield from _large_blob(plan, stage)
     yield from _first_bytes(plan, stage)
     yield from _at_once(plan, stage, "pair", 2, plan.size)
@@ -216,6 +232,27 @@ def _far_starts(plan: Plan, stage: Stage) -> Iterator[Experiment]:
                     yield Experiment(row, subject, measures, attempts)
     except FAULTS as error:
         stage.notes.append(f"Rows far-* are left out: {describe(error)}.")
+
+
+def _whole_images(plan: Plan, stage: Stage, row: str) -> Iterator[Experiment]:
+    if not plan.wants(row):
+        return
+    count, size, is_slow = plan.lines[row]
+    rate = RATE_OF_SLOW if is_slow else 0.0
+    try:
+        with (
+            stage.folder(2 * count * size) as folder,
+            stage.image([size] * count) as image,
+            stage.far(guarded=True, blobs=image.layout, rate=rate) as (far, reference),
+        ):
+            attempts = whole.attempts(plan.contenders, far, reference, folder)
+            subject = f"{count} x {size >> 10} KiB at a round trip of {ROUND_TRIP * 1000:.0f} ms"
+            subject += ", 20 MB/s a connection" if is_slow else ""
+            measures = (WHOLE, SPENT, PEAK, CONNECTIONS, REQUESTS)
+            limits = {} if is_slow else {WHOLE: whole.LIMIT}
+            yield Experiment(row, subject, measures, attempts, limits, whole.WAYS)
+    except FAULTS as error:
+        stage.notes.append(f"Row {row} is left out: {describe(error)}.")
 
 
 def _large_blob(plan: Plan, stage: Stage) -> Iterator[Experiment]:

@@ -32,6 +32,7 @@ FIRST = Measure("request → first byte", lambda s: f"{s * 1000:.1f} ms", "less"
 CONNECTIONS = Measure("connections", lambda n: f"{n:.0f}", "less")
 REQUESTS = Measure("requests", CONNECTIONS.show, "less")
 ROUND_TRIPS = Measure("round trips", CONNECTIONS.show, "less")
+SPENT = Measure("processor time in all", lambda s: f"{s:.2f} s", "less")
 TOTAL = Measure("throughput in all", THROUGHPUT.show, "more")
 WHOLE = Measure("spawn → all layers", lambda s: f"{s:.2f} s", "less")
 PIPED = Measure("spawn → all layers, beside a pipeline", WHOLE.show, "less")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Layout, encode, named
 
 from .child import FAULTS, BenchError, Child, capture, describe
-from .far import far_away
+from .far import HOSTS, far_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +37,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 STARTING = 20.0  # seconds for a registry to listen
 FILLING = 600.0  # seconds to copy an image into the registry
+_NAMES = "subjectAltName=" + ",".join(f"IP:{host}" for host in HOSTS)
 MARGIN = 256 * MIB  # the space that a staged image leaves free on the disk
 
 
@@ -90,11 +91,17 @@ class Stage:
         return f"{source}://{LOOPBACK}:{self._ports[source]}{path}"
 
     @contextmanager
-    def far(self, *, guarded: bool) -> Iterator[tuple[Far, str]]:
-        """Make the registry distant; yield it, and the name of its image there."""
+    def far(
+        self, *, guarded: bool, blobs: Path | None = None, rate: float = 0.0
+    ) -> Iterator[tuple[Far, str]]:
+        """Make the registry distant; yield it, and the name of its image there.
+
+        For `blobs` and `rate` see `far_away`.
+        """
         if not {"http", "https"} <= self._ports.keys():
             raise BenchError("no registry, or no certificate")
-        with far_away(self._ports["http"], self._files, guarded=guarded) as far:
+        port, files = self._ports["http"], self._files
+        with far_away(port, files, guarded=guarded, blobs=blobs, rate=rate) as far:
             yield far, f"docker://{LOOPBACK}:{far.port}/{REPOSITORY}:{TAG}"
 
     @property
@@ -211,7 +218,7 @@ class Stage:
         """Make a certificate for loopback, and return the registry's settings for it."""
         certificate, key = self._files
         kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        subject = ["-subj", f"/CN={LOOPBACK}", "-addext", f"subjectAltName=IP:{LOOPBACK}"]
+        subject = ["-subj", f"/CN={LOOPBACK}", "-addext", _NAMES]
         files = ["-keyout", str(key), "-out", str(certificate)]
         capture(["openssl", "req", *kind, *subject, *files, "-days", "2"], STARTING)
         return {"tls": {"certificate": str(certificate), "key": str(key)}}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from .child import FAULTS, describe, time_limit
+from .contenders import OURS
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,17 @@ Attempt = Callable[[], Sample]
 
 @dataclass(frozen=True)
 class Experiment:
-    """An attempt for each contender, with a row for each of its measures."""
+    """An attempt for each contender, with a row for each of its measures.
+
+    `ways` are the names of the attempts that are ours, each with rows of its own.
+    """
 
     name: str
     subject: str
     measures: tuple[Measure, ...]
     attempts: Mapping[str, Attempt]
     limit: str | Mapping[Measure, str] | None = None  # the contender that is the limit
+    ways: tuple[str, ...] = (OURS,)
 
     def limit_of(self, measure: Measure) -> str | None:
         """Return the name of the contender that is the limit of a measure."""

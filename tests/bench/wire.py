@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .child import BenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from typing import NoReturn
 
     from support.images import Json
 
@@ -58,6 +59,25 @@ class HttpParent:
         if left:
             raise BenchError(f"{path}: {-left} bytes too many")
 
+    def blobs(self, descriptors: Sequence[Json]) -> None:
+        """GET blobs, all requests at once, and discard them as they come."""
+        paths = [f"/blobs/{each['digest']}" for each in descriptors]
+        self._sock.sendall("".join(_request("GET", path) for path in paths).encode())
+        begin = filled = 0
+        for path, descriptor in zip(paths, descriptors, strict=True):
+            while (end := self._buffer.find(HEAD_END, begin, filled)) < 0:
+                self._view[: filled - begin] = bytes(self._view[begin:filled])
+                begin, filled = 0, filled - begin
+                filled += self._receive(filled)
+            status, length = parse_head(bytes(self._view[begin:end]))
+            if (status, length) != (200, descriptor["size"]):
+                raise BenchError(f"{path}: status {status} with {length} bytes")
+            begin = end + len(HEAD_END)
+            taken = min(length, filled - begin)
+            begin += taken
+            while taken < length:
+                taken += self._sock.recv_into(self._view, min(BUFFER, length - taken)) or _ended()
+
     def first_byte(self, repository: str, descriptor: Json) -> None:
         """GET a blob and wait for its first byte; no request is possible after that."""
         _, start = self._ask("GET", f"{repository}/blobs/{descriptor['digest']}")
@@ -73,8 +93,7 @@ class HttpParent:
 
     def _ask(self, method: str, path: str, fields: str = "") -> tuple[int, memoryview]:
         """Send a request and read the head; return the body's length and its first bytes."""
-        request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"
-        self._sock.sendall(request.encode())
+        self._sock.sendall(_request(method, path, fields).encode())
         filled = 0
         while (end := self._buffer.find(HEAD_END, 0, filled)) < 0:
             filled += self._receive(filled)
@@ -86,9 +105,15 @@ class HttpParent:
 
     def _receive(self, offset: int) -> int:
         received = self._sock.recv_into(self._view[offset:])
-        if not received:
-            raise BenchError("the connection ended early")
-        return received
+        return received or _ended()
+
+
+def _request(method: str, path: str, fields: str = "") -> str:
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"
+
+
+def _ended() -> NoReturn:
+    raise BenchError("the connection ended early")
 
 
 def parse_head(head: bytes) -> tuple[int, int]:
