@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from imgproxy.errors import Failure
 from imgproxy.frontends import single_image_routes
 from imgproxy.frontends.oci_manifest import oci_manifest
 from imgproxy.frontends.single_image_routes import (
+    GetBlob,
     GetCandidates,
     GetConfig,
     GetDocument,
@@ -20,7 +22,7 @@ from imgproxy.frontends.single_image_routes import (
     GetManifest,
     Quit,
 )
-from imgproxy.server.handler import Reply, stale_fields
+from imgproxy.server.handler import Reply, Room, stale_fields
 from imgproxy.specs.oci import convert
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import media_type as types
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.frontends.oci_manifest import OciManifest
-    from imgproxy.frontends.single_image_routes import GetBlob
     from imgproxy.images.image import Image, OpenedImage
     from imgproxy.server.handler import Request
     from imgproxy.specs.oci.digest import Digest
@@ -46,6 +47,7 @@ class SingleImage:
     """
 
     def __init__(self, image: Image, layer_specs: Sequence[LayerSpec] = ()) -> None:
+        self.room = Room()
         self._image = image
         self._layer_specs = layer_specs
         self._manifest: OciManifest | None = None
@@ -77,20 +79,39 @@ class SingleImage:
             return Reply(fields, len(document.raw), document.raw)
         if isinstance(asked, GetLayers):
             return _described(self._layers(image, asked), image.age)
+        descriptor = self._descriptor(image, asked)
         if isinstance(asked, GetConfig):
-            descriptor = image.find_config()
             media_type = convert.media_type(descriptor.media_type) or types.OCTET_STREAM
             fields = [*_content_fields(media_type, descriptor.digest), *stale_fields(image.age)]
         else:
-            descriptor = (
-                self._layer(image, asked)
-                if isinstance(asked, GetLayer)
-                else image.find_blob(asked.digest)
-            )
             fields = _content_fields(types.OCTET_STREAM, descriptor.digest)
         # The head of a blob comes from its descriptor alone.
         body = b"" if head_only else await image.open_blob(descriptor)
         return Reply(fields, descriptor.size, body)
+
+    def _descriptor(self, image: OpenedImage, asked: GetConfig | GetLayer | GetBlob) -> Descriptor:
+        """Return the descriptor of what is read as a blob. Raises `Failure`."""
+        if isinstance(asked, GetConfig):
+            return image.find_config()
+        if isinstance(asked, GetLayer):
+            return self._layer(image, asked)
+        return image.find_blob(asked.digest)
+
+    def waits(self) -> bool:
+        """See `AheadHandler`."""
+        opened = self._image.opened
+        return opened is not None and opened.is_distant
+
+    def weight_ahead(self, request: Request) -> int | None:
+        """See `AheadHandler`: of blobs that a released manifest names, and that are elsewhere."""
+        opened = self._image.opened
+        try:
+            asked = single_image_routes.parse(request.method, request.target)
+            if opened is None or not isinstance(asked, GetConfig | GetLayer | GetBlob):
+                return None
+            return opened.weight_ahead(self._descriptor(opened, asked))
+        except Failure:
+            return None
 
     def _layers(self, image: OpenedImage, asked: GetLayers) -> list[dict[str, Any]]:
         """Return what is told of layers, with the media types that `/manifest` has."""

@@ -34,8 +34,9 @@ from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports import time_limit as time_limits
-from imgproxy.transports.source import age, is_accompanied, is_at_hand
-from imgproxy.verification.verified_blob import LargeBlobs
+from imgproxy.transports.source import age, is_accompanied, is_at_hand, is_distant
+from imgproxy.verification.documents import embedded
+from imgproxy.verification.verified_blob import FIRST, WHOLE, LargeBlobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -110,12 +111,14 @@ class Image:
 
     async def open(self) -> OpenedImage:
         """Return the opened image. Raises `Failure`; the next request tries again."""
-        opened = self._current()
+        opened = self.opened
         if opened is not None:
             return opened
-        return await self._opening.get(self._current, self._open)
+        return await self._opening.get(lambda: self.opened, self._open)
 
-    def _current(self) -> OpenedImage | None:
+    @property
+    def opened(self) -> OpenedImage | None:
+        """The opened image, None before that and once it is replaced."""
         return None if self._opened is None or self._opened.is_replaced else self._opened
 
     async def candidates(self) -> tuple[list[dict[str, Any]], int | None]:
@@ -322,6 +325,17 @@ class OpenedImage:
                 code="BLOB_UNKNOWN",
             )
         return descriptor
+
+    @property
+    def is_distant(self) -> bool:
+        """Whether blobs have to be waited for: see `source.is_distant`."""
+        return is_distant(self._source.source)
+
+    def weight_ahead(self, descriptor: Descriptor) -> int | None:
+        """Return how many bytes a blob holds once it is opened, None where that takes no wait."""
+        if not is_distant(self._source.source, descriptor) or embedded(descriptor) is not None:
+            return None
+        return descriptor.size if descriptor.size <= WHOLE else FIRST
 
     async def open_blob(self, descriptor: Descriptor) -> Blob:
         """Return a blob whose reply can be begun; see `VerifiedSource.blob`. Raises `Failure`."""

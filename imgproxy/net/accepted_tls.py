@@ -66,6 +66,10 @@ class AcceptedTls:
         count = await self._stream.receive_into(buffer)
         return count if count and await self._still_holds() else 0
 
+    def receive_now(self, buffer: memoryview) -> int:
+        """See `ByteStream`."""
+        return self._stream.receive_now(buffer)
+
     async def _begin(self, context: ssl.SSLContext) -> None:
         first = await wait_first_byte(self._socket)
         if first not in (b"", _HANDSHAKE):  # the answer is in the clear, too

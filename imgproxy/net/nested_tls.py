@@ -84,6 +84,10 @@ class NestedTlsStream:
             self._broken = error  # the bytes before it are good and are returned first
         return filled
 
+    def receive_now(self, buffer: memoryview) -> int:
+        """See `ByteStream`."""
+        return self._read(buffer)
+
     def _read(self, buffer: memoryview) -> int:
         """Return how many bytes were put into the buffer, 0 at the end: as `ssl.SSLSocket` does."""
         try:

@@ -62,6 +62,9 @@ class ByteStream(Protocol):
     async def receive_into(self, buffer: memoryview) -> int:
         """Wait for bytes and return how many were put at the start of `buffer`, 0 at the end."""
 
+    def receive_now(self, buffer: memoryview) -> int:
+        """Do the same without a wait. Raises an `OSError` while nothing has arrived."""
+
     async def send(self, data: Buffer) -> None:
         """Send all of `data`."""
 
@@ -102,9 +105,11 @@ class SocketStream:
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `ByteStream`."""
-        sock = self._socket
-        receive = partial(sock.recv_into, buffer, 0, self._flags)
-        return await _retried(receive, sock, wait_readable)
+        return await _retried(partial(self.receive_now, buffer), self._socket, wait_readable)
+
+    def receive_now(self, buffer: memoryview) -> int:
+        """See `ByteStream`."""
+        return self._socket.recv_into(buffer, 0, self._flags)
 
     async def send(self, data: Buffer) -> None:
         """See `ByteStream`."""
@@ -227,9 +232,10 @@ class FdStream:
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `ByteStream`."""
-        return await _retried(partial(self._read, buffer), self._read_fd, wait_readable)
+        return await _retried(partial(self.receive_now, buffer), self._read_fd, wait_readable)
 
-    def _read(self, buffer: memoryview) -> int:
+    def receive_now(self, buffer: memoryview) -> int:
+        """See `ByteStream`."""
         if self._own_read_fd is not None:
             return os.readv(self._own_read_fd, [buffer])
         if not self._readable.poll(0):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from typing import TypeAlias
+    from typing import TypeAlias, TypeGuard
 
     from imgproxy.errors import Failure
     from imgproxy.net.streams import Buffer
@@ -72,6 +72,11 @@ class Reply(NamedTuple):
     ends_service: bool = False
     status: int = 200
 
+    def close(self) -> None:
+        """Close a pulled body that is not sent."""
+        if not isinstance(self.body, bytes) and not callable(self.body):
+            self.body.close()
+
     def has_body(self, request: Request) -> bool:
         """Return whether the body is sent: RFC 9110 sections 9.3.2 and 15.4.5."""
         return not request.is_head and self.status != NOT_MODIFIED
@@ -97,3 +102,49 @@ def tell_refused(handler: Handler, failure: Failure) -> None:
     refused = getattr(handler, "refused", None)
     if refused is not None:
         refused(failure)
+
+
+# Replies that are begun before their turn in one conversation, and in all together: each takes a
+# connection or two.
+MAX_BEGUN = 7
+MAX_BEGUN_IN_ALL = 16
+
+# In bytes: what they may hold in memory, together.
+MAX_HELD = 8 * 1024 * 1024
+
+
+class Room:
+    """What all conversations with one handler may begin before its turn: see `server.ahead`."""
+
+    def __init__(self) -> None:
+        self.conversations = 0
+        self.held = 0
+
+    @property
+    def share(self) -> int:
+        """How many replies one conversation may begin."""
+        return min(MAX_BEGUN, MAX_BEGUN_IN_ALL // max(self.conversations, 1))
+
+    def has(self, weight: int) -> bool:
+        """Return whether so many bytes more may be held."""
+        return self.held + weight <= MAX_HELD
+
+
+class AheadHandler(Handler, Protocol):
+    """A front-end that can begin replies before their turn, as far as there is `room`."""
+
+    room: Room
+
+    def waits(self) -> bool:
+        """Return whether what it gives out has to be waited for."""
+
+    def weight_ahead(self, request: Request) -> int | None:
+        """Return how many bytes a reply holds once it is begun, None if it must not be begun early.
+
+        Only what may be given out by now, and has to be waited for, is begun early.
+        """
+
+
+def can_begin(handler: Handler) -> TypeGuard[AheadHandler]:
+    """Return whether a front-end can begin replies before their turn."""
+    return hasattr(handler, "weight_ahead")

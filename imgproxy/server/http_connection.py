@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 import errno
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import h11
@@ -29,7 +29,7 @@ from imgproxy.errors import (
     shortage,
 )
 from imgproxy.server.error_body import ERROR_TYPE, error_body
-from imgproxy.server.handler import Request, tell_refused
+from imgproxy.server.handler import MAX_BEGUN, Request, can_begin, tell_refused
 from imgproxy.server.patience import IDLE_LIMIT, REQUEST_LIMIT, STALL_LIMIT, Patience
 from imgproxy.server.reply_head import reply_head
 from imgproxy.server.request_errors import BodyTooLargeError, HttpVersionError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.streams import Buffer, ByteStream
     from imgproxy.server.access import Access
+    from imgproxy.server.ahead import Ahead
     from imgproxy.server.handler import Body, Handler, Reply
     from imgproxy.server.places import Places
     from imgproxy.server.shutdown import Shutdown
@@ -100,6 +101,8 @@ class HttpConnection:
         for_bodies = places is not None and places.for_bodies
         self._places = None if for_bodies else places
         self._bodies = places if for_bodies else None
+        self._ahead: Ahead | None = None
+        self._nursery: trio.Nursery
         self._requests = RequestReader()
         self._received = memoryview(bytearray(MAX_HEAD + 1))
         self._name = ""  # the request that is answered
@@ -110,14 +113,14 @@ class HttpConnection:
     async def run(self) -> Severity:
         """Answer requests until there are no more, close the stream, and return what happened."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hang_up.watch, self._stream)
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._hang_up.watch, self._stream)
                 try:
                     drain_timeout = await self._serve()
                     await self._stream.finish(MAX_DRAIN, drain_timeout)
                 except _ConnectionLostError as error:
                     self._diagnostics.debug(str(error))
-                nursery.cancel_scope.cancel()
+                self._nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001  (the other connections are to go on)
             self._report("the conversation", error)
         finally:
@@ -142,19 +145,23 @@ class HttpConnection:
 
         Return for how many seconds what the client still sends is to be drained.
         """
-        while True:
-            try:
-                request = await self._next_request()
-            except Failure as failure:
-                await self._refuse(failure)
-                return DRAIN_TIMEOUT
-            if request is None:
-                return 0 if self._hang_up.requested else DRAIN_TIMEOUT
-            if await self._exchange(request):
-                return 0  # a client that ends the service sends nothing after that
-            if self._shutdown.requested or self._persistence == "close":
-                return DRAIN_TIMEOUT
-            self._requests.start_next()
+        try:
+            while True:
+                try:
+                    request = await self._next_request()
+                except Failure as failure:
+                    await self._refuse(failure)
+                    return DRAIN_TIMEOUT
+                if request is None:
+                    return 0 if self._hang_up.requested else DRAIN_TIMEOUT
+                if await self._exchange(request):
+                    return 0  # a client that ends the service sends nothing after that
+                if self._shutdown.requested or self._persistence == "close":
+                    return DRAIN_TIMEOUT
+                self._requests.start_next()
+        finally:
+            if self._ahead is not None:
+                self._ahead.close()
 
     async def _next_request(self) -> h11.Request | None:
         """Return the next request, or None at the end of file and at a shutdown.
@@ -229,7 +236,7 @@ class HttpConnection:
                 await self._places.take(self)
         if scope.cancelled_caught:
             return None
-        reply = await self._handler.handle(request)
+        reply = await self._begun(request) or await self._handler.handle(request)
         if reply.ends_service:
             self._shutdown.request()
         return reply
@@ -242,6 +249,29 @@ class HttpConnection:
         self._requests.check_host(request)
         if self._access is not None:
             self._access.check(request)
+
+    async def _begun(self, request: Request) -> Reply | None:
+        """Return the reply to a request if it was begun before its turn. Raises `Failure`."""
+        if self._ahead is None and can_begin(self._handler) and self._handler.waits():
+            from imgproxy.server.ahead import Ahead
+
+            self._ahead = Ahead(self._handler, self._nursery)
+        if self._ahead is None:
+            return None
+        self._ahead.turn_to(request)
+        if request.method in _CONTENT:  # another may end the service
+            self._look_ahead()
+        return await self._ahead.reply()
+
+    def _look_ahead(self) -> None:
+        """Begin the replies to requests that have arrived behind the present one."""
+        if self._ahead is None or self._shutdown.requested or not self._ahead.may_begin():
+            return
+        with suppress(OSError):  # nothing has arrived, or it fails again where that is reported
+            if self._requests.room:
+                count = self._stream.receive_now(self._received[: self._requests.room])
+                self._requests.receive(bytes(self._received[:count]))
+        self._ahead.begin(self._requests.upcoming(MAX_BEGUN))
 
     async def _open_body(self, reply: Reply, request: Request) -> bytes | Body:
         """Return the body of a reply, opened if it is to be sent. Raises `Failure`."""
@@ -297,6 +327,7 @@ class HttpConnection:
                 raise ValueError(f"{-size} bytes more than announced")
             await self._send_piece(piece, head)
             head = b""
+            self._look_ahead()
         if size:
             raise ValueError(f"{size} bytes fewer than announced")
         if head:  # of an empty body

@@ -14,6 +14,7 @@ import re
 import h11
 
 from imgproxy.errors import BadRequestError, Failure, NotImplementedByUsError, clean
+from imgproxy.server.handler import Request
 from imgproxy.server.request_errors import HeadTooLargeError
 
 # A request is a line and some fields; 16 KiB is what servers in the field allow for both.
@@ -22,6 +23,12 @@ MAX_HEAD = 16 * 1024
 _CONTINUE = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
 
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
+# A request for content, and fields that could make it anything else.
+_PLAIN = re.compile(rb"(?:\r\n)*(GET) ([!-~]+) HTTP/1\.1\r\n((?:[^\r\n]+\r\n)*)\r\n")
+_NOT_PLAIN = re.compile(
+    rb"^(?:connection|content-length|expect|transfer-encoding|upgrade):",
+    re.IGNORECASE | re.MULTILINE,
+)
 _HOST = re.compile(rb"^host:", re.IGNORECASE | re.MULTILINE)
 
 
@@ -72,6 +79,23 @@ class RequestReader:
             raise _refusal(error) from None
         self.is_whole = isinstance(event, h11.EndOfMessage)
         return event
+
+    def upcoming(self, most: int) -> list[Request]:
+        """Return the next requests that follow a whole one, so many at most, without taking them.
+
+        These are those of the plainest kind, up to the first of another, and without their fields;
+        whether they are requests is decided when they are read.
+        """
+        found: list[Request] = []
+        if self._http is None or not self.is_whole:
+            return found
+        received, position = self._http.trailing_data[0], 0
+        while len(found) < most and (plain := _PLAIN.match(received, position)):
+            if _NOT_PLAIN.search(plain[3]):
+                break
+            found.append(Request(plain[1], plain[2]))
+            position = plain.end()
+        return found
 
     def start_next(self) -> None:
         """Go on to the next request, after one that is whole."""

@@ -27,7 +27,7 @@ from imgproxy.store.cache_records import CachedDocument, CachedTag
 from imgproxy.transports import time_limit
 from imgproxy.transports.cached import CachedSource
 from imgproxy.transports.kept_blobs import KeptBlobs
-from imgproxy.transports.source import SignaturePlace
+from imgproxy.transports.source import SignaturePlace, is_distant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +50,9 @@ _PRIVATE = "it came to the cache by a login, which --no-creds does without"
 
 # In seconds: how long a blob that another process fetches may stand still.
 _BLOB_PATIENCE = 10.0
+
+# In bytes: what is received as soon as it is opened.
+_BRIEF = 1024 * 1024
 
 # An index and its images; more are removed from the cache like those that are not in use.
 _MAX_LOCKS = 64
@@ -236,6 +239,17 @@ class CachedImage(CachedSource):
         if self._cache.takes(descriptor):
             return await super().blob(descriptor, offset, stop)
         return await self._source.blob(descriptor, offset, stop)
+
+    def is_distant(self, descriptor: Descriptor | None) -> bool:
+        """See `source.is_distant`. Nobody else fetches a blob that is on its way into the store.
+
+        One that is received as soon as it is opened does not stay on its way.
+        """
+        if descriptor is None or not is_distant(self._source, descriptor):
+            return is_distant(self._source)
+        if not self._cache.takes(descriptor):
+            return True
+        return descriptor.size <= _BRIEF and not self._store.has(descriptor.digest, descriptor.size)
 
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Those that were kept come first: no place is asked that they make vain."""

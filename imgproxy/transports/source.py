@@ -259,6 +259,16 @@ def is_at_hand(source: Source, descriptor: Descriptor) -> bool:
     return answer(descriptor)
 
 
+def is_distant(source: Source, descriptor: Descriptor | None = None) -> bool:
+    """Return whether a blob of a source has to be waited for, or any if none is named.
+
+    That is so only with sources that say it. To open such a blob before it is needed saves the
+    wait, and keeps nobody else from what the source holds for it.
+    """
+    answer: Callable[[Descriptor | None], bool] = getattr(source, "is_distant", lambda _: False)
+    return answer(descriptor)
+
+
 class SearchableSource(Source, Protocol):
     """A source that can look up a document by its digest alone.
 

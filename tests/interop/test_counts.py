@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from support.home import Home
-from support.images import OCI_MANIFEST, Layout
+from support.images import OCI_MANIFEST, Layout, digest_of
 from support.networks import line_to
 from support.parent import INSECURE, Child, Client, command, environment
 from support.servers import certificates, docker_registry, layout_as_registry, nginx, token_service
@@ -26,6 +26,7 @@ from support.traced import strace
 
 from imgproxy.cli import options, serve
 from imgproxy.net import streams
+from imgproxy.server.handler import MAX_BEGUN
 from imgproxy.server.http_connection import _JOINED, MAX_HEAD
 from imgproxy.specs.oci import digest as digests
 from imgproxy.verification import verified_blob
@@ -350,6 +351,39 @@ def test_a_pull_with_a_token_takes_one_connection_more(
             pulled(pull(registry.name(":latest", line.address), "--tls-verify=false"))
     assert (to_tokens.connections, len(to_tokens.asked)) == (1, 1)
     assert line.connections <= 2
+
+
+def pipelined(child: Started) -> list[bytes]:
+    """Read all of an image, with all of its blobs asked for at once; give the blobs."""
+    document = child.client.get("/manifest").json()
+    descriptors = [document["config"], *document["layers"]]
+    for each in descriptors:
+        child.client.ask("GET", f"/blobs/{each['digest']}")
+    found = []
+    for each in descriptors:
+        assert child.client.head().status == 200
+        found.append(child.client.read(each["size"]))
+        assert digest_of(found[-1]) == each["digest"]
+    assert child.finish() == 0
+    return found
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_pipelined_pull_takes_a_connection_for_each_reply_that_is_begun(
+    registry: Registry,
+    pull: Pull,
+    tmp_path: Path,
+    cached: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    cache = [f"--cache={tmp_path / 'cache'}"] if cached else []
+    with line_to(registry.address) as line:
+        image = registry.name(":latest", line.address)
+        blobs = pipelined(pull(image, "--tls-verify=false", *cache))
+        first = line.connections
+        assert 1 <= first <= 1 + min(len(blobs), 1 + MAX_BEGUN)  # and the probe of plain http
+        if cached:
+            again = pipelined(pull(image, "--tls-verify=false", "--offline", *cache))
+            assert (again, line.connections) == (blobs, first)
 
 
 # --- imports ----------------------------------------------------------------------------------

@@ -95,3 +95,57 @@ def test_the_room_is_one_byte_more_than_a_head_may_have() -> None:
 )
 def test_whether_the_connection_persists(version: str, fields: list[str], wanted: str) -> None:
     assert persistence(request_in(ask("GET", "/", *fields, version=version))) == wanted
+
+
+def targets(reader: RequestReader, most: int = 9) -> list[str]:
+    return [each.target.decode() for each in reader.upcoming(most)]
+
+
+def answering(*requests: bytes) -> RequestReader:
+    """Return a reader whose first request is whole."""
+    reader = reader_of(b"".join(requests))
+    assert isinstance(reader.next_event(), h11.Request)
+    assert isinstance(reader.next_event(), h11.EndOfMessage)
+    return reader
+
+
+def test_upcoming_requests_are_those_that_follow_and_stay_where_they_are() -> None:
+    reader = answering(ask(), ask("GET", "/a"), b"\r\n", ask("GET", "/b"), ask("GET", "/c")[:-1])
+    assert targets(reader) == ["/a", "/b"]
+    assert targets(reader, 1) == ["/a"]
+    reader.receive(b"\n")
+    assert targets(reader) == ["/a", "/b", "/c"]
+    for target in (b"/a", b"/b", b"/c"):
+        reader.start_next()
+        request = reader.next_event()
+        assert isinstance(request, h11.Request)
+        assert request.target == target
+        assert isinstance(reader.next_event(), h11.EndOfMessage)
+    assert targets(reader) == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        ask("HEAD", "/odd"),
+        ask("POST", "/quit"),
+        ask("GET", "/odd", version="1.0"),
+        ask("GET", "/odd", "Connection: close"),
+        ask("GET", "/odd", "CONTENT-LENGTH: 3", body=b"abc"),
+        ask("GET", "/odd", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+        ask("GET", "/odd", "expect: 100-continue"),
+        b"GET /odd HTTP/1.1\n\n",
+        b"GET  /odd HTTP/1.1\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_upcoming_requests_end_before_one_that_is_not_plain(odd: bytes) -> None:
+    assert targets(answering(GET, ask("GET", "/a"), odd, ask("GET", "/b"))) == ["/a"]
+
+
+def test_nothing_is_upcoming_behind_a_request_that_is_not_whole() -> None:
+    assert targets(RequestReader()) == []
+    within = ask("GET", "/within")
+    reader = reader_of(ask("POST", "/x", f"Content-Length: {len(within)}", body=within))
+    assert isinstance(reader.next_event(), h11.Request)
+    assert targets(reader) == []

@@ -127,6 +127,15 @@ class Inbox:
                 break
             self._steps.popleft()
             await trio.sleep(step)
+        return self.receive_now(buffer)
+
+    def receive_now(self, buffer: memoryview) -> int:
+        if self.is_quiet:
+            raise BlockingIOError
+        step = self._steps[0]
+        if isinstance(step, Exception):
+            raise step
+        assert not isinstance(step, float)
         count = min(len(buffer), len(step))
         buffer[:count] = step[:count]
         if step[count:]:
@@ -185,6 +194,10 @@ class MemoryStream:
     async def receive_into(self, buffer: memoryview) -> int:
         assert not self.closed
         return await self.inbox.receive_into(buffer)
+
+    def receive_now(self, buffer: memoryview) -> int:
+        assert not self.closed
+        return self.inbox.receive_now(buffer)
 
     async def send(self, data: Buffer) -> None:
         assert not self.closed

@@ -104,6 +104,10 @@ class RegistryImage:
         """See `Source`."""
         return await open_blob(self.failover, descriptor, offset, stop)
 
+    def is_distant(self, _: Descriptor | None) -> bool:
+        """See `source.is_distant`."""
+        return True
+
     def signatures(self, digest: Digest) -> list[SignaturePlace]:
         """See `Source`. Those of each location are apart: one of them may have none."""
         return [
