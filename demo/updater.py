@@ -298,12 +298,13 @@ def update(repo: Path, child: parent.Child) -> None:
     before = "none" if is_first else ostree(repo, "rev-parse", BRANCH)
     key = f"--print-metadata-key={DIGEST}"
     if is_first or ostree(repo, "show", key, before) != f"'{manifest.digest}'":
-        for layer, ref in zip(manifest.layers, refs, strict=True):
-            if ref not in here:
-                with child.blob(layer) as blob:
-                    commit = import_layer(repo, blob)
+        layers = dict(zip(refs, manifest.layers, strict=True))
+        missing = [ref for ref in layers if ref not in here]
+        with child.blobs(layers[ref] for ref in missing) as blobs:  # requested ahead
+            for ref, blob in zip(missing, blobs, strict=True):
+                commit = import_layer(repo, blob)
                 ostree(repo, "refs", commit, f"--create={ref}")
-                print(f"layer {layer.digest} {layer.size} bytes", flush=True)
+                print(f"layer {blob.digest} {blob.size} bytes", flush=True)
                 here.add(ref)
         digest = f"--add-metadata-string={DIGEST}={manifest.digest}"
         commit = merge(repo, refs, f"--parent={before}", digest)

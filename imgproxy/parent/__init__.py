@@ -2,11 +2,12 @@
 
     from imgproxy import parent
 
-    with parent.start("docker://quay.io/libpod/alpine:latest", sockets=2) as child:
+    with parent.start("docker://quay.io/libpod/alpine:latest") as child:
         manifest = child.manifest()
-        for layer in manifest.layers:
-            with child.blob(layer) as blob, open(layer.digest.encoded, "wb") as file:
-                shutil.copyfileobj(blob, file)
+        with child.blobs(manifest.layers) as blobs:  # several are requested ahead
+            for blob in blobs:
+                with open(blob.digest.encoded, "wb") as file:
+                    shutil.copyfileobj(blob, file)
 
 `unpack(child, directory)` makes a root file system of the image, as `imgproxy unpack` does.
 

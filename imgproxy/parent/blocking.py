@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import socket
 import subprocess
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from imgproxy.parent import failures
+from imgproxy.parent.connection import Connection
 from imgproxy.parent.exchange import (
     CANDIDATES,
     CONFIG,
@@ -20,6 +20,7 @@ from imgproxy.parent.exchange import (
     Exchange,
     IncompleteReplyError,
     Manifest,
+    Pipeline,
     blob_target,
     document_target,
     layer_target,
@@ -35,7 +36,6 @@ from imgproxy.parent.failures import (
 )
 from imgproxy.parent.pool import Pool
 from imgproxy.parent.process import (
-    CHUNK,
     COMMAND,
     DISCARD,
     DISCARD_TIME,
@@ -47,7 +47,8 @@ from imgproxy.parent.process import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    import socket
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from typing import NoReturn
 
     from _typeshed import WriteableBuffer
@@ -93,36 +94,6 @@ def start(
         child.close()
 
 
-class _Connection:
-    """Our half of a socket pair, which is closed as soon as no call is using it."""
-
-    def __init__(self, sock: socket.socket, timeout: float | None) -> None:
-        sock.settimeout(timeout)
-        self._socket = sock
-        self._lock = threading.RLock()  # a signal's handler may close the child
-
-    def send(self, data: bytes) -> None:
-        with self._lock:
-            self._socket.sendall(data)
-
-    def receive(self) -> bytes:
-        with self._lock:
-            return self._socket.recv(CHUNK)
-
-    def receive_into(self, buffer: memoryview) -> int:
-        with self._lock:
-            return self._socket.recv_into(buffer)
-
-    def set_timeout(self, timeout: float | None) -> None:
-        self._socket.settimeout(timeout)
-
-    def close(self) -> None:
-        with suppress(OSError):  # closed already, or the child is gone
-            self._socket.shutdown(socket.SHUT_RDWR)  # ends pending calls in other threads
-        with self._lock:
-            self._socket.close()
-
-
 class Child:
     """A running imgproxy. It may be used by any thread; each socket carries one reply at a time.
 
@@ -139,7 +110,7 @@ class Child:
         self._process = process
         self._diagnostics = diagnostics
         self._timeout = timeout
-        self._pool = Pool([_Connection(each, timeout) for each in sockets])
+        self._pool = Pool([Connection(each, timeout) for each in sockets])
         self._changed = threading.Condition()
         self._closed = False
 
@@ -198,6 +169,34 @@ class Child:
         """Open the chosen layer with this `offset`, like a blob."""
         return self._open(layer_target(offset))
 
+    @contextmanager
+    def blobs(self, wanted: Iterable[Descriptor | Digest | str]) -> Iterator[Iterator[Blob]]:
+        """Return an iterator of blobs for the block, in this order.
+
+        Several are requested ahead, on one socket: the child opens the next ones while one is read,
+        which saves the waits for a registry. Each is closed when the next is asked for. At the end
+        of the block, replies that are still to come are read and dropped if they have 1 MiB at
+        most; otherwise the socket is closed, and the child has one less. It is so after a failure
+        as well.
+        """
+        with closing(self._blobs(wanted)) as blobs:
+            yield blobs
+
+    def _blobs(self, wanted: Iterable[Descriptor | Digest | str]) -> Generator[Blob, None, None]:
+        pipeline = Pipeline(map(blob_target, wanted))
+        requests = pipeline.requests()
+        if not requests:
+            return
+        connection = self._take(pipeline.target)
+        try:
+            while (exchange := pipeline.next()) is not None:
+                self._read_head(exchange, connection, requests)
+                with Blob(self, exchange, connection, keeps=True) as blob:
+                    yield blob
+                requests = pipeline.requests()
+        finally:
+            self._end_pipeline(pipeline, connection)
+
     def quit(self) -> Ending:
         """End the child with `POST /quit`, and return how it ended.
 
@@ -242,29 +241,46 @@ class Child:
         self._release(connection, exchange)
         return exchange
 
-    def _start(self, exchange: Exchange) -> _Connection:
+    def _start(self, exchange: Exchange) -> Connection:
         """Send a request, read the head of a 200, and return the connection with the body."""
         connection = self._take(exchange.target)
         with self._discarding_on_error(connection, exchange):
-            with self._translated(exchange, connection):
-                connection.send(exchange.request)
-                while exchange.head is None:
-                    exchange.feed(connection.receive())
-            if exchange.head.status != OK:
-                self._refuse(exchange, connection)
+            self._read_head(exchange, connection, exchange.request)
         return connection
 
-    def _refuse(self, exchange: Exchange, connection: _Connection) -> NoReturn:
+    def _read_head(self, exchange: Exchange, connection: Connection, requests: bytes) -> None:
+        """Send requests, and read the head of a 200."""
+        with self._translated(exchange, connection):
+            if requests:
+                connection.send(requests)
+            while exchange.head is None:
+                exchange.feed(connection.receive())
+        if exchange.head.status != OK:
+            self._refuse(exchange, connection)
+
+    def _end_pipeline(self, pipeline: Pipeline, connection: Connection) -> None:
+        """Release the connection after all replies that are under way, or close it."""
+        try:
+            connection.set_timeout(DISCARD_TIME)
+            for exchange in pipeline.rest(DISCARD):
+                exchange.feed(connection.receive())
+            connection.set_timeout(self._timeout)
+        except (IncompleteReplyError, OSError, ParentError):
+            self._discard(connection)
+        else:
+            self._release(connection, pipeline.present)
+
+    def _refuse(self, exchange: Exchange, connection: Connection) -> NoReturn:
         self._read_body(exchange, connection)
         raise exchange.refusal()
 
-    def _read_body(self, exchange: Exchange, connection: _Connection) -> None:
+    def _read_body(self, exchange: Exchange, connection: Connection) -> None:
         exchange.expect_document()
         with self._translated(exchange, connection):
             while not exchange.is_whole:
                 exchange.feed(connection.receive())
 
-    def receive_into(self, buffer: memoryview, exchange: Exchange, connection: _Connection) -> int:
+    def receive_into(self, buffer: memoryview, exchange: Exchange, connection: Connection) -> int:
         """Read a part of a body; only for `Blob`. Raises `ParentError`."""
         try:
             with self._translated(exchange, connection):
@@ -275,8 +291,11 @@ class Child:
             raise
         return count
 
-    def finish(self, exchange: Exchange, connection: _Connection) -> None:
-        """Release the connection of a blob that is closed; only for `Blob`."""
+    def finish(self, exchange: Exchange, connection: Connection, *, keeps: bool) -> None:
+        """Release the connection of a blob that is closed; only for `Blob`.
+
+        `keeps`: it is kept for the next reply, if the whole of this one has been received.
+        """
         try:
             if exchange.remaining <= DISCARD:
                 connection.set_timeout(DISCARD_TIME)
@@ -286,9 +305,10 @@ class Child:
         except (IncompleteReplyError, OSError, ParentError):
             pass  # the rest of the blob is not needed
         finally:
-            self._release(connection, exchange)
+            if not (keeps and exchange.is_whole):
+                self._release(connection, exchange)
 
-    def _take(self, target: str) -> _Connection:
+    def _take(self, target: str) -> Connection:
         holder = threading.get_ident()
         with self._changed:
             while len(self._pool):
@@ -298,7 +318,7 @@ class Child:
                 self._changed.wait()
         raise self._cut(Exchange(target))
 
-    def _release(self, connection: _Connection, exchange: Exchange) -> None:
+    def _release(self, connection: Connection, exchange: Exchange) -> None:
         if not (exchange.is_whole and exchange.is_reusable):
             self._discard(connection)
             return
@@ -306,14 +326,14 @@ class Child:
             self._pool.release(connection)
             self._changed.notify()
 
-    def _discard(self, connection: _Connection) -> None:
+    def _discard(self, connection: Connection) -> None:
         with self._changed:
             self._pool.discard(connection)
             self._changed.notify_all()
         connection.close()
 
     @contextmanager
-    def _discarding_on_error(self, connection: _Connection, exchange: Exchange) -> Iterator[None]:
+    def _discarding_on_error(self, connection: Connection, exchange: Exchange) -> Iterator[None]:
         """Discard the connection if the block fails, but release it after an error reply."""
         try:
             yield
@@ -325,7 +345,7 @@ class Child:
             raise
 
     @contextmanager
-    def _translated(self, exchange: Exchange, connection: _Connection) -> Iterator[None]:
+    def _translated(self, exchange: Exchange, connection: Connection) -> Iterator[None]:
         """Translate timeouts and the end of the connection to `ParentError`."""
         try:
             yield
@@ -356,13 +376,16 @@ class Blob(io.RawIOBase):
     `size` is in bytes. For many small reads wrap it in `io.BufferedReader`.
     """
 
-    def __init__(self, child: Child, exchange: Exchange, connection: _Connection) -> None:
+    def __init__(
+        self, child: Child, exchange: Exchange, connection: Connection, *, keeps: bool = False
+    ) -> None:
         super().__init__()
         self.size = exchange.remaining
         self.digest = exchange.blob_digest()
         self._child = child
         self._exchange = exchange
-        self._connection: _Connection | None = connection
+        self._keeps = keeps
+        self._connection: Connection | None = connection
         self._failure: BaseException | None = None
         self._release_if_read()
 
@@ -403,7 +426,7 @@ class Blob(io.RawIOBase):
         """
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            self._child.finish(self._exchange, connection)
+            self._child.finish(self._exchange, connection, keeps=self._keeps)
         super().close()
 
     def _check(self) -> None:
@@ -416,4 +439,4 @@ class Blob(io.RawIOBase):
         """Release the socket as soon as the whole body has been received."""
         if self._connection is not None and self._exchange.is_whole:
             connection, self._connection = self._connection, None
-            self._child.finish(self._exchange, connection)
+            self._child.finish(self._exchange, connection, keeps=self._keeps)

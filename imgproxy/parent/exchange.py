@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from imgproxy.specs.oci import layer_selection
 from imgproxy.specs.oci import manifest as manifests
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.layer_selection import Layer
@@ -33,6 +34,9 @@ _MAX_HEAD = 64 * 1024
 
 # In bytes, of documents, which are kept in memory; the program sends at most a quarter of this.
 MAX_DOCUMENT = 16 * 1024 * 1024
+
+# Requests that are sent on a connection before a reply has ended: the program opens seven ahead.
+UNDER_WAY = 8
 
 # A message may list all platforms of an index.
 _MAX_MESSAGE = 4096
@@ -133,13 +137,16 @@ class Exchange:
     Until `head` is set, and for a body to be kept in memory, received bytes are passed to `feed`.
     Other bodies may be received directly into the caller's buffer: first the bytes that arrived
     with the head (`take_into`), then up to `remaining` bytes from the connection, whose number is
-    passed to `count_received`.
+    passed to `count_received`. If another request `follows` on the connection, `surplus` are bytes
+    of its reply that were passed to `feed`.
     """
 
-    def __init__(self, target: str, method: str = "GET") -> None:
+    def __init__(self, target: str, method: str = "GET", *, follows: bool = False) -> None:
         self.target = target
         self.request = f"{method} {target} HTTP/1.1\r\nHost: imgproxy\r\n\r\n".encode()
         self.head: Head | None = None
+        self.follows = follows
+        self.surplus = b""
         self._received = 0
         self._pending = bytearray()
 
@@ -157,7 +164,10 @@ class Exchange:
         if self.head is None and len(self._pending) > _MAX_HEAD:
             raise self._broken(f"a head of more than {_MAX_HEAD} bytes")
         if self.head is not None and len(self._pending) > self.remaining:
-            raise self._broken("more bytes than the reply has")
+            if not self.follows:
+                raise self._broken("more bytes than the reply has")
+            self.surplus += self._pending[self.remaining :]
+            del self._pending[self.remaining :]
 
     @property
     def remaining(self) -> int:
@@ -291,3 +301,54 @@ class Exchange:
 
     def _broken(self, what: str) -> BrokenReplyError:
         return BrokenReplyError(self.target, f"not understood: {what}")
+
+
+class Pipeline:
+    """Requests of which several are under way on one connection, and their replies in order.
+
+    `present` is the exchange whose turn it is, once `next` has been called, and in the end the last
+    one.
+    """
+
+    def __init__(self, targets: Iterable[str]) -> None:
+        self._targets = iter(targets)
+        self._sent: deque[Exchange] = deque()
+        self.present = Exchange("", follows=True)
+
+    def requests(self) -> bytes:
+        """Return the requests to send now, none if enough are under way or there are no more."""
+        requests = b""
+        while len(self._sent) < UNDER_WAY and (target := next(self._targets, None)) is not None:
+            self._sent.append(Exchange(target, follows=True))
+            requests += self._sent[-1].request
+        return requests
+
+    @property
+    def target(self) -> str:
+        """The path of the next request that was sent."""
+        return self._sent[0].target
+
+    def next(self) -> Exchange | None:
+        """Return the next exchange, after one that is whole; None at the end."""
+        if not self._sent:
+            return None
+        surplus = self.present.surplus
+        self.present = self._sent.popleft()
+        if surplus:
+            self.present.feed(surplus)
+        return self.present
+
+    def rest(self, most: int) -> Iterator[Exchange]:
+        """Yield the exchange that received bytes are for, until all that are under way are whole.
+
+        Raises `IncompleteReplyError` where they have more than so many bytes.
+        """
+        self._targets = iter(())
+        exchange: Exchange | None = self.present
+        while exchange is not None:
+            while not exchange.is_whole:
+                if exchange.remaining > most:
+                    raise IncompleteReplyError
+                yield exchange
+            most -= exchange.remaining
+            exchange = self.next()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -20,6 +20,7 @@ from imgproxy.parent.exchange import (
     Exchange,
     IncompleteReplyError,
     Manifest,
+    Pipeline,
     blob_target,
     document_target,
     layer_target,
@@ -48,7 +49,7 @@ from imgproxy.parent.process import (
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
     from typing import NoReturn
 
     from trio.socket import SocketType
@@ -167,6 +168,31 @@ class Child:
         """Open the chosen layer with this `offset`, like a blob."""
         return await self._open(layer_target(offset))
 
+    @asynccontextmanager
+    async def blobs(
+        self, wanted: Iterable[Descriptor | Digest | str]
+    ) -> AsyncIterator[AsyncIterator[Blob]]:
+        """Return an iterator of blobs for the block, as `imgproxy.parent.Child.blobs` does."""
+        async with aclosing(self._blobs(wanted)) as blobs:
+            yield blobs
+
+    async def _blobs(
+        self, wanted: Iterable[Descriptor | Digest | str]
+    ) -> AsyncGenerator[Blob, None]:
+        pipeline = Pipeline(map(blob_target, wanted))
+        requests = pipeline.requests()
+        if not requests:
+            return
+        connection = await self._take(pipeline.target)
+        try:
+            while (exchange := pipeline.next()) is not None:
+                await self._read_head(exchange, connection, requests)
+                async with Blob(self, exchange, connection, keeps=True) as blob:
+                    yield blob
+                requests = pipeline.requests()
+        finally:
+            await self._end_pipeline(pipeline, connection)
+
     async def quit(self) -> Ending:
         """End the child with `POST /quit`, and return how it ended.
 
@@ -211,15 +237,35 @@ class Child:
         """Send a request, read the head of a 200, and return the connection with the body."""
         connection = await self._take(exchange.target)
         with self._discarding_on_error(connection, exchange):
-            await self._send(exchange, connection)
-            while exchange.head is None:
-                await self._feed(exchange, connection)
-            if exchange.head.status != OK:
-                await self._refuse(exchange, connection)
+            await self._read_head(exchange, connection, exchange.request)
         return connection
 
-    async def _send(self, exchange: Exchange, connection: SocketType) -> None:
-        data = memoryview(exchange.request)
+    async def _read_head(self, exchange: Exchange, connection: SocketType, requests: bytes) -> None:
+        """Send requests, and read the head of a 200."""
+        await self._send(requests, exchange, connection)
+        while exchange.head is None:
+            await self._feed(exchange, connection)
+        if exchange.head.status != OK:
+            await self._refuse(exchange, connection)
+
+    async def _end_pipeline(self, pipeline: Pipeline, connection: SocketType) -> None:
+        """Release the connection after all replies that are under way, or close it."""
+        is_free = False
+        try:
+            with trio.move_on_after(DISCARD_TIME):
+                for exchange in pipeline.rest(DISCARD):
+                    exchange.feed(await connection.recv(CHUNK))
+                is_free = True
+        except (IncompleteReplyError, OSError, trio.ClosedResourceError, ParentError):
+            pass  # what is still to come is not needed
+        finally:
+            if is_free:
+                self._release(connection, pipeline.present)
+            else:
+                self.discard(connection)
+
+    async def _send(self, requests: bytes, exchange: Exchange, connection: SocketType) -> None:
+        data = memoryview(requests)
         try:
             with trio.move_on_after(self._timeout):
                 while data:
@@ -272,8 +318,11 @@ class Child:
         self.discard(connection)
         raise StalledError(exchange.target, self._timeout)
 
-    async def finish(self, exchange: Exchange, connection: SocketType) -> None:
-        """Release the connection of a blob that is closed; only for `Blob`."""
+    async def finish(self, exchange: Exchange, connection: SocketType, *, keeps: bool) -> None:
+        """Release the connection of a blob that is closed; only for `Blob`.
+
+        `keeps`: it is kept for the next reply, if the whole of this one has been received.
+        """
         try:
             if exchange.remaining <= DISCARD:
                 with trio.move_on_after(DISCARD_TIME):
@@ -282,11 +331,12 @@ class Child:
         except (IncompleteReplyError, OSError, trio.ClosedResourceError, ParentError):
             pass  # the rest of the blob is not needed
         finally:
-            self._release(connection, exchange)
+            self.release(exchange, connection, keeps=keeps)
 
-    def release(self, exchange: Exchange, connection: SocketType) -> None:
-        """Release the connection of a blob that has been received to its end; only for `Blob`."""
-        self._release(connection, exchange)
+    def release(self, exchange: Exchange, connection: SocketType, *, keeps: bool) -> None:
+        """Do the same where nothing is left to be received; only for `Blob`."""
+        if not (keeps and exchange.is_whole):
+            self._release(connection, exchange)
 
     async def _take(self, target: str) -> SocketType:
         holder = current_task()
@@ -342,11 +392,14 @@ class Blob(trio.abc.ReceiveStream):
     off, `ShortBodyError` is raised in place of the end, each time. `size` is in bytes.
     """
 
-    def __init__(self, child: Child, exchange: Exchange, connection: SocketType) -> None:
+    def __init__(
+        self, child: Child, exchange: Exchange, connection: SocketType, *, keeps: bool = False
+    ) -> None:
         self.size = exchange.remaining
         self.digest = exchange.blob_digest()
         self._child = child
         self._exchange = exchange
+        self._keeps = keeps
         self._connection: SocketType | None = connection
         self._failure: BaseException | None = None
         self._closed = False
@@ -387,11 +440,11 @@ class Blob(trio.abc.ReceiveStream):
         self._closed = True
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            await self._child.finish(self._exchange, connection)
+            await self._child.finish(self._exchange, connection, keeps=self._keeps)
         await trio.lowlevel.checkpoint()
 
     def _release_if_read(self) -> None:
         """Release the socket as soon as the whole body has been received."""
         if self._connection is not None and self._exchange.is_whole:
             connection, self._connection = self._connection, None
-            self._child.release(self._exchange, connection)
+            self._child.release(self._exchange, connection, keeps=self._keeps)

@@ -13,8 +13,10 @@ from imgproxy.frontends.single_image_routes import GetLayers, parse
 from imgproxy.parent import failures
 from imgproxy.parent.exchange import (
     MAX_DOCUMENT,
+    UNDER_WAY,
     Exchange,
     IncompleteReplyError,
+    Pipeline,
     blob_target,
     document_target,
     layer_target,
@@ -297,3 +299,67 @@ def test_a_short_body_may_pass_unless_its_bytes_are_wrong() -> None:
     assert str(error) == f"/blobs/x: short body, 1 of 2 bytes: {wrong}"
     ending = failures.ending(5, ())
     assert HungUpError("/blobs/x", "no reply", wrong, ending).retryable
+
+
+# --- several requests under way ------------------------------------------------------------------
+
+
+def test_so_many_requests_are_under_way_until_there_are_no_more() -> None:
+    targets = [f"/{number}" for number in range(UNDER_WAY + 2)]
+    pipeline = Pipeline(targets)
+    assert pipeline.requests() == b"".join(Exchange(each).request for each in targets[:UNDER_WAY])
+    assert pipeline.target == "/0"
+    sent = [pipeline.requests()]
+    for target in targets:
+        exchange = pipeline.next()
+        assert exchange is pipeline.present is not None
+        assert exchange.target == target
+        exchange.feed(reply(target.encode()))
+        sent.append(pipeline.requests())
+    assert sent == [b"", *(Exchange(each).request for each in targets[UNDER_WAY:]), *[b""] * 8]
+    assert pipeline.next() is None
+
+
+def test_replies_in_a_row_are_the_same_however_they_are_split() -> None:
+    bodies = [b"one", b"", b"HTTP/1.1 200 OK", b"\r\n\r\n"]
+    whole = b"".join(map(reply, bodies))
+    for length in range(1, len(whole) + 1):
+        pipeline = Pipeline("abcd")
+        pipeline.requests()
+        pieces = iter([whole[at : at + length] for at in range(0, len(whole), length)])
+        found = []
+        while (exchange := pipeline.next()) is not None:
+            while not exchange.is_whole:
+                exchange.feed(next(pieces))
+            found.append(exchange.document().raw)
+        assert found == bodies
+        assert next(pieces, None) is None
+
+
+def test_what_is_under_way_can_be_dropped_if_it_is_small() -> None:
+    pipeline = Pipeline("abc")
+    pipeline.requests()
+    assert pipeline.next() is not None
+    pieces = iter([reply(b"12345")[:-3], b"345" + reply(b"1"), reply(b"12")])
+    fed_to = []
+    for exchange in pipeline.rest(8):
+        exchange.feed(next(pieces))
+        fed_to.append(exchange.target)
+    assert fed_to == ["a", "a", "c"]
+    assert (pipeline.requests(), pipeline.next()) == (b"", None)
+
+
+def test_what_is_under_way_is_not_dropped_if_it_is_large() -> None:
+    pipeline = Pipeline("ab")
+    pipeline.requests()
+    assert pipeline.next() is not None
+    rest = pipeline.rest(7)
+    next(rest).feed(reply(b"12345"))
+    next(rest).feed(reply(b"123")[:-3])
+    with pytest.raises(IncompleteReplyError):
+        next(rest)
+
+
+def test_bytes_behind_a_reply_that_none_follows_are_not_understood() -> None:
+    with pytest.raises(BrokenReplyError, match="more bytes"):
+        fed(reply(b"1") + b"2")

@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tarfile
 import threading
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import trio
@@ -73,6 +73,8 @@ class Waited:
         value = getattr(self.thing, name)
         if not callable(value):
             return value
+        if name == "blobs":
+            return lambda wanted: WaitedBlobs(value(wanted))
 
         async def call(*args: object, **named: object) -> Any:  # noqa: ANN401
             await trio.lowlevel.checkpoint()
@@ -80,6 +82,29 @@ class Waited:
             return Waited(result) if isinstance(result, parent.Blob) else result
 
         return call
+
+
+class WaitedBlobs:
+    """A wrapper of the blocking iteration of blobs, used as the one for trio is."""
+
+    def __init__(self, blobs: AbstractContextManager[Iterator[parent.Blob]]) -> None:
+        self.blobs = blobs
+
+    async def __aenter__(self) -> Self:
+        self.iterator = self.blobs.__enter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> bool | None:
+        return self.blobs.__exit__(*error)
+
+    def __aiter__(self) -> WaitedBlobs:
+        return self
+
+    async def __anext__(self) -> Waited:
+        await trio.lowlevel.checkpoint()
+        for blob in self.iterator:
+            return Waited(blob)
+        raise StopAsyncIteration
 
 
 Start = Any  # both flavours' `start`, called in the same way
@@ -173,7 +198,7 @@ def lose_patience(child: Any) -> None:  # noqa: ANN401
     child = getattr(child, "thing", child)
     child._timeout = 0.3
     for connection in [*child._pool._idle, *child._pool._held]:
-        if isinstance(connection, blocking._Connection):
+        if isinstance(connection, blocking.Connection):
             connection.set_timeout(0.3)
 
 
@@ -289,6 +314,104 @@ def test_threads_wait_for_a_socket(layout: Layout) -> None:
         for thread in threads:
             thread.join(LIMIT)
     assert read == [LARGE] * 7
+
+
+async def contents(
+    child: Any,  # noqa: ANN401
+    wanted: list[str],
+    read: list[bytes] | None = None,
+    most: int = 1 << 30,
+) -> None:
+    """Read blobs in a row, so many bytes of each."""
+    async with child.blobs(wanted) as blobs:
+        async for blob in blobs:
+            content = b""
+            while len(content) < most and (piece := await blob.receive_some(min(most, 1 << 18))):
+                content += piece
+            if read is not None:
+                read.append(content)
+
+
+MANY = [random.Random(number).randbytes(1 + number * 7919) for number in range(30)]
+
+
+@real_time
+@pytest.mark.parametrize("read_size", [1 << 12, 1 << 16, None])
+async def test_blobs_come_in_order_over_one_socket(
+    start: Start, layout: Layout, read_size: int | None
+) -> None:
+    wanted = [b"", *MANY, LARGE, SMALL, SMALL, b""]
+    layout.save_image(*dict.fromkeys(wanted))
+    async with start(name(layout)) as child:
+        found = []
+        async with child.blobs(map(digest_of, wanted)) as blobs:
+            async for blob in blobs:
+                content = b""
+                while piece := await blob.receive_some(read_size or blob.size + 1):
+                    content += piece
+                found.append(content)
+                assert str(blob.digest) == digest_of(content)
+        assert found == wanted
+        async with child.blobs([]) as blobs:
+            assert [each async for each in blobs] == []
+        await child.manifest()  # the socket is free
+
+
+@real_time
+async def test_blobs_that_are_not_read_are_dropped_if_they_are_small(
+    start: Start, layout: Layout
+) -> None:
+    layout.save_image(*MANY)
+    async with start(name(layout)) as child:
+        async with child.blobs(map(digest_of, MANY)) as blobs:
+            assert len([each async for each in blobs]) == len(MANY)
+        async with child.blobs(map(digest_of, MANY)) as blobs:
+            async for blob in blobs:
+                assert await content(blob) == MANY[0]
+                break
+        assert await fetched(child, digest_of(MANY[1])) == MANY[1]
+
+
+@real_time
+async def test_an_iteration_that_ends_before_large_blobs_costs_its_socket(
+    start: Start, layout: Layout
+) -> None:
+    layout.save_image(*MANY, LARGE)
+    async with start(name(layout), sockets=2) as child:
+        wanted = [digest_of(each) for each in (SMALL, MANY[0], LARGE)]
+        layout.save_image(SMALL, *MANY, LARGE)
+        async with child.blobs(wanted[1:]) as blobs:
+            async for _ in blobs:
+                break
+        await child.manifest()
+        with pytest.raises(HungUpError):
+            await contents(child, [digest_of(LARGE), digest_of(MANY[0])], most=1)
+        with pytest.raises(HungUpError):
+            await child.manifest()
+
+
+@real_time
+async def test_a_refusal_comes_in_its_turn_and_leaves_the_socket(
+    start: Start, layout: Layout
+) -> None:
+    layout.save_image(*MANY)
+    wanted = [digest_of(each) for each in (MANY[3], b"absent", MANY[4])]
+    read: list[bytes] = []
+    async with start(name(layout)) as child:
+        with pytest.raises(RefusedError, match="BLOB_UNKNOWN"):
+            await contents(child, wanted, read)
+        assert read == [MANY[3]]
+        assert await fetched(child, digest_of(MANY[4])) == MANY[4]
+
+
+@real_time
+async def test_a_wrong_blob_in_a_row_is_a_short_body(start: Start, layout: Layout) -> None:
+    layout.save_image(SMALL, LARGE)
+    flip(layout.file(digest_of(LARGE)))
+    async with start(name(layout), sockets=2) as child:
+        with pytest.raises(ShortBodyError):
+            await contents(child, [digest_of(each) for each in (SMALL, LARGE, SMALL)])
+        await child.manifest()
 
 
 @real_time
