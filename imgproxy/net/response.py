@@ -27,6 +27,7 @@ from imgproxy.errors import (
     shortage,
 )
 from imgproxy.net import tls
+from imgproxy.net.low_water import LowWater
 from imgproxy.specs.http import addresses, retry
 from imgproxy.specs.http.chunks import Chunks
 
@@ -113,6 +114,7 @@ class Response:
         self._left = sys.maxsize if self.size is None else self.size
         self._reusable &= len(self._rest) <= self._left and self.size is not None
         self._rest = self._rest[: self._left]
+        self._low_water: LowWater | None = None
         if self.size == 0:
             self._end()
 
@@ -155,7 +157,8 @@ class Response:
         if self._rest:
             count = self._take(buffer)
         else:
-            count = await stream.receive_into(buffer[: self._left])
+            self._low_water = self._low_water or LowWater(stream)
+            count = await self._low_water.receive_into(buffer, self._left)
             if count == 0:
                 if self.size is not None:
                     raise ConnectionError(f"the connection ended {self._left} bytes early")

@@ -128,6 +128,14 @@ class SocketStream:
             while buffer and (count := await self.receive_into(buffer)):
                 buffer = buffer[count:]
 
+    def set_low_water(self, count: int) -> None:
+        """Let `wait_arrived` wait for so many bytes; for one at first."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+    async def wait_arrived(self) -> None:
+        """Wait until bytes have arrived, the end, or an error."""
+        await wait_readable(self._socket)
+
     async def wait_hung_up(self) -> None:
         """See `ByteStream`."""
         await wait_hung_up_of(self._socket.fileno())

@@ -17,6 +17,9 @@ from contextlib import suppress
 
 ROUND_TRIP = 0.05  # seconds
 PIECE = 1 << 18
+BURST = (
+    12 * 1460
+)  # of a connection with a rate: as many segments as a network card hands up at once
 
 # Bytes on the way: ten segments at first, and at most what a generous receiver offers.
 INITIAL_WINDOW = 10 * 1460
@@ -73,6 +76,7 @@ class _Way:
         self._target = target
         self._free = begin  # when the next byte can be sent
         self._rate = rate
+        self._piece = BURST if rate else PIECE
         self._room = INITIAL_WINDOW
         self._window = INITIAL_WINDOW
         self._on_the_way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
@@ -88,7 +92,7 @@ class _Way:
         while data:
             self._wait_for_room()
             try:
-                data = self._source.recv(min(PIECE, self._room))
+                data = self._source.recv(min(self._piece, self._room))
             except OSError:
                 data = b""
             self._room -= len(data)

@@ -25,7 +25,7 @@ from support.servers import certificates, docker_registry, layout_as_registry, n
 from support.traced import strace
 
 from imgproxy.cli import options, serve
-from imgproxy.net import streams
+from imgproxy.net import low_water, streams
 from imgproxy.server.handler import MAX_BEGUN
 from imgproxy.server.http_connection import _JOINED, MAX_HEAD
 from imgproxy.specs.oci import digest as digests
@@ -303,6 +303,40 @@ def test_a_blob_is_not_copied(
     assert any(each.size > small for each in watch.sent)
     where = {each.start // verified_blob.CHUNK for each in watch.filled}
     assert len(where) <= 2 * verified_blob.BUFFERS + 2, "the same few buffers, again and again"
+
+
+# Turns for a MiB of a line that is slow: four pieces are waited for, and some come on the way.
+MAX_TURNS = 10
+
+
+def test_a_slow_line_takes_few_turns(
+    blobs: list[Filled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bursts of 8 KiB would take 128 of each MiB."""
+    image, turns, receive = blobs[0], [], streams.SocketStream.receive_into
+    for name, value in Home(tmp_path / "home").environment().items():
+        monkeypatch.setenv(name, value)
+
+    async def counted_receive(self: streams.SocketStream, buffer: memoryview) -> int:
+        turns.append(await receive(self, buffer))
+        return turns[-1]
+
+    monkeypatch.setattr(streams.SocketStream, "receive_into", counted_receive)
+    # However slow the machine is: these are seconds.
+    monkeypatch.setattr(low_water, "BRISK", 60.0)
+    monkeypatch.setattr(low_water, "PATIENCE", 60.0)
+    server = nginx(tmp_path / "nginx", layout_as_registry(image.layout.path, OCI_MANIFEST))
+    with server as address, line_to(address) as line:
+        line.burst, line.rate = 8 << 10, 80e6
+        content = served_here(
+            image.path,
+            image.size,
+            "--tls-verify=false",
+            f"docker://{line.address}/x@{image.manifest}",
+        )
+    assert content == image.layout.read(image.path.removeprefix("/blobs/"))
+    assert sum(turns) >= image.size
+    assert len(turns) <= MAX_TURNS * image.size / MIB
 
 
 # --- requests and connections -----------------------------------------------------------------

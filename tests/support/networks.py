@@ -72,8 +72,9 @@ class Line:
     """A relay to a server: requests through it, bytes that came back, cuts that are to come.
 
     Once `dead`, it resets every connection; once `silent`, it keeps all without a word. `rate` is
-    in bytes per second from the server, of all connections together. `refusals` has the statuses
-    that requests are answered with in the server's place, by a part of method, target and range.
+    in bytes per second from the server, of all connections together, and `burst` what comes at
+    once. `refusals` has the statuses that requests are answered with in the server's place, by a
+    part of method, target and range.
     """
 
     target: str
@@ -87,6 +88,7 @@ class Line:
     silent: bool = False
     rate: float = math.inf
     refusals: dict[str, int] = field(default_factory=dict)
+    burst: int = _CHUNK
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -96,7 +98,7 @@ class Line:
 
     def room(self) -> int:
         """Return how many bytes may pass before the next cut."""
-        return min(_CHUNK, self.cuts[0].after - self._since) if self.cuts else _CHUNK
+        return min(self.burst, self.cuts[0].after - self._since) if self.cuts else self.burst
 
     def count(self, passed: int) -> Fate | None:
         """Count bytes that passed; return the fate of their connection, None if it goes on."""
