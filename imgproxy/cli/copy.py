@@ -145,7 +145,7 @@ class _Copy:
         self._names([each for each in chosen if not self._template(each).needs_content])
         # The largest takes longest, and should not come last.
         by_size = sorted(chosen, key=lambda each: each.descriptor.size, reverse=True)
-        await run_all([partial(self._receive, each) for each in by_size])
+        await run_all([(each.descriptor.size, partial(self._receive, each)) for each in by_size])
         names = self._names(chosen)
         for layer, name in zip(chosen, names, strict=True):
             path = name.encode()

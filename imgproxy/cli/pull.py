@@ -178,7 +178,7 @@ class _Pull:
         # The largest takes longest, and should not come last.
         missing.sort(key=lambda each: each.size, reverse=True)
         self._progress.begin(sum(each.size for each in missing))
-        await run_all([partial(self._receive, each) for each in missing])
+        await run_all([(each.size, partial(self._receive, each)) for each in missing])
 
     async def _collect(self, document: VerifiedDocument, depth: int) -> None:
         """Collect a document and those in it, however deep in indexes, each once."""

@@ -22,7 +22,7 @@ from imgproxy.frontends.single_image_routes import (
     GetManifest,
     Quit,
 )
-from imgproxy.server.handler import Reply, Room, stale_fields
+from imgproxy.server.handler import Reply, Room, Weight, stale_fields
 from imgproxy.specs.oci import convert
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci import media_type as types
@@ -102,14 +102,16 @@ class SingleImage:
         opened = self._image.opened
         return opened is not None and opened.is_distant
 
-    def weight_ahead(self, request: Request) -> int | None:
+    def weight_ahead(self, request: Request) -> Weight | None:
         """See `AheadHandler`: of blobs that a released manifest names, and that are elsewhere."""
         opened = self._image.opened
         try:
             asked = single_image_routes.parse(request.method, request.target)
             if opened is None or not isinstance(asked, GetConfig | GetLayer | GetBlob):
                 return None
-            return opened.weight_ahead(self._descriptor(opened, asked))
+            descriptor = self._descriptor(opened, asked)
+            held = opened.held_ahead(descriptor)
+            return None if held is None else Weight(descriptor.size, held)
         except Failure:
             return None
 

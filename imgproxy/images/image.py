@@ -35,8 +35,7 @@ from imgproxy.specs.oci import media_type as types
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE, Manifest
 from imgproxy.transports import time_limit as time_limits
 from imgproxy.transports.source import age, is_accompanied, is_at_hand, is_distant
-from imgproxy.verification.documents import embedded
-from imgproxy.verification.verified_blob import FIRST, WHOLE, LargeBlobs
+from imgproxy.verification.verified_blob import LargeBlobs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -331,11 +330,9 @@ class OpenedImage:
         """Whether blobs have to be waited for: see `source.is_distant`."""
         return is_distant(self._source.source)
 
-    def weight_ahead(self, descriptor: Descriptor) -> int | None:
-        """Return how many bytes a blob holds once it is opened, None where that takes no wait."""
-        if not is_distant(self._source.source, descriptor) or embedded(descriptor) is not None:
-            return None
-        return descriptor.size if descriptor.size <= WHOLE else FIRST
+    def held_ahead(self, descriptor: Descriptor) -> int | None:
+        """See `VerifiedSource`."""
+        return self._source.held_ahead(descriptor)
 
     async def open_blob(self, descriptor: Descriptor) -> Blob:
         """Return a blob whose reply can be begun; see `VerifiedSource.blob`. Raises `Failure`."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from imgproxy.errors import InvalidError
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.readers import Bytes
-from imgproxy.transports.source import Document, everything
+from imgproxy.transports.source import Document, everything, is_distant
 from imgproxy.verification import documents, verified_blob
 
 if TYPE_CHECKING:
@@ -102,6 +102,13 @@ class VerifiedSource:
         return await find_valid(
             open_reader or partial(self.reader, descriptor), partial(self._open_blob, descriptor)
         )
+
+    def held_ahead(self, descriptor: Descriptor) -> int | None:
+        """Return how many bytes a blob holds once it is opened, None where that takes no wait."""
+        if not is_distant(self.source, descriptor) or documents.embedded(descriptor) is not None:
+            return None
+        size, whole = descriptor.size, verified_blob.WHOLE
+        return size if size <= whole else verified_blob.FIRST
 
     async def content(self, descriptor: Descriptor) -> bytes:
         """Return the whole of a blob that is as small as a config. Raises `Failure`."""

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     Origin = tuple[str, str, int]
 
-# Conversations are 64 at most and take turns; more idle connections than this to one origin would
-# only wait until the server closes them.
-MAX_IDLE = 8
+# As many as are asked for at the same time, at most; more idle connections to one origin would only
+# wait until the server closes them.
+MAX_IDLE = 16
 
 
 class Entry(Protocol):

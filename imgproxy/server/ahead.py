@@ -14,28 +14,30 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from imgproxy.server.handler import MAX_BEGUN_SIZE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.server.handler import AheadHandler, Reply, Request, Room
+    from imgproxy.server.handler import AheadHandler, Reply, Request, Room, Weight
 
 
 class _Begun:
     """A reply that is begun: when it is `done`, it is there, or why it cannot be.
 
-    It takes `weight` of the room until it is released.
+    It takes its weight of the room until it is released.
     """
 
     reply: Reply | None = None
     error: Exception | None = None
 
-    def __init__(self, request: Request, weight: int, room: Room) -> None:
+    def __init__(self, request: Request, weight: Weight, room: Room) -> None:
         self.request = request
         self.done = trio.Event()
-        self._weight = weight
+        self.weight = weight
         self._room = room
         self._scope = trio.CancelScope()
-        room.held += weight
+        room.held += weight.held
 
     async def run(self, handler: AheadHandler) -> None:
         with self._scope:
@@ -49,7 +51,7 @@ class _Begun:
             self.drop()
 
     def release(self) -> None:
-        self._room.held -= self._weight
+        self._room.held -= self.weight.held
 
     def drop(self) -> None:
         """Cancel what is under way, or close what it has led to. May be called again."""
@@ -73,7 +75,8 @@ class Ahead:
 
     def may_begin(self) -> bool:
         """Return whether it is worthwhile to look for further requests."""
-        return len(self._next) < self._handler.room.share
+        size = sum(each.weight.size for each in self._next)
+        return size < MAX_BEGUN_SIZE and len(self._next) < self._handler.room.share
 
     def begin(self, upcoming: Sequence[Request]) -> None:
         """Begin the replies to requests that follow the one that is being answered.
@@ -81,7 +84,9 @@ class Ahead:
         The first that must not be begun early ends it: it may change what others lead to.
         """
         room = self._handler.room
-        for request in upcoming[len(self._next) : room.share]:
+        for request in upcoming[len(self._next) :]:
+            if not self.may_begin():
+                return
             weight = self._handler.weight_ahead(request)
             if weight is None or not room.has(weight):
                 return

@@ -109,8 +109,18 @@ def tell_refused(handler: Handler, failure: Failure) -> None:
 MAX_BEGUN = 7
 MAX_BEGUN_IN_ALL = 16
 
-# In bytes: what they may hold in memory, together.
+# In bytes: what they may hold in memory, together; and how large the bodies of one conversation may
+# be together before no more is begun behind them. While large ones are sent, there is time enough
+# to begin the next, and fewer connections have to find out how fast they can be.
 MAX_HELD = 8 * 1024 * 1024
+MAX_BEGUN_SIZE = 8 * 1024 * 1024
+
+
+class Weight(NamedTuple):
+    """How many bytes the body of a reply has, and how many it holds in memory once it is begun."""
+
+    size: int
+    held: int
 
 
 class Room:
@@ -125,9 +135,9 @@ class Room:
         """How many replies one conversation may begin."""
         return min(MAX_BEGUN, MAX_BEGUN_IN_ALL // max(self.conversations, 1))
 
-    def has(self, weight: int) -> bool:
-        """Return whether so many bytes more may be held."""
-        return self.held + weight <= MAX_HELD
+    def has(self, weight: Weight) -> bool:
+        """Return whether so much more may be held."""
+        return self.held + weight.held <= MAX_HELD
 
 
 class AheadHandler(Handler, Protocol):
@@ -138,8 +148,8 @@ class AheadHandler(Handler, Protocol):
     def waits(self) -> bool:
         """Return whether what it gives out has to be waited for."""
 
-    def weight_ahead(self, request: Request) -> int | None:
-        """Return how many bytes a reply holds once it is begun, None if it must not be begun early.
+    def weight_ahead(self, request: Request) -> Weight | None:
+        """Return the weight of a reply that may be begun early, None for any other.
 
         Only what may be given out by now, and has to be waited for, is begun early.
         """

@@ -93,7 +93,11 @@ async def test_a_blob_weighs_what_is_received_before_its_turn() -> None:
     assert handler.weight_ahead(asked[0]) is None  # nothing is opened yet
     await hold(handler, MemoryStream(ask(), END))
     assert handler.waits()
-    assert [handler.weight_ahead(each) for each in asked] == [5, WHOLE, FIRST]
+    assert [handler.weight_ahead(each) for each in asked] == [
+        (5, 5),
+        (WHOLE, WHOLE),
+        (WHOLE + 1, FIRST),
+    ]
     for target in ("/manifest", f"/manifests/{other['digest']}", "/quit", "/nowhere"):
         assert handler.weight_ahead(Request(b"GET", target.encode())) is None
     [unnamed] = layers(store, other)

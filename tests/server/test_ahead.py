@@ -11,7 +11,15 @@ from support.streams import END, MemoryStream, virtual_time
 from trio.testing import wait_all_tasks_blocked
 
 from imgproxy.errors import NotFoundError, UnavailableError
-from imgproxy.server.handler import MAX_BEGUN, MAX_BEGUN_IN_ALL, MAX_HELD, Reply, Room
+from imgproxy.server.handler import (
+    MAX_BEGUN,
+    MAX_BEGUN_IN_ALL,
+    MAX_BEGUN_SIZE,
+    MAX_HELD,
+    Reply,
+    Room,
+    Weight,
+)
 from imgproxy.server.http_connection import Severity
 from imgproxy.server.shutdown import Shutdown
 
@@ -25,10 +33,10 @@ class Distant(FrontEnd):
     """A front-end whose answers below `/` may be begun early; each waits for a gate of its own.
 
     `reached` are the targets that were asked for, sorted, `weights` what each
-    holds, if not one byte.
+    has and holds, if not one byte.
     """
 
-    def __init__(self, *shut: str, weights: dict[str, int | None] | None = None) -> None:
+    def __init__(self, *shut: str, weights: dict[str, Weight | None] | None = None) -> None:
         super().__init__({each: (each.encode(),) for each in BLOBS})
         self.room = Room()
         self.weights = weights or {}
@@ -40,9 +48,9 @@ class Distant(FrontEnd):
     def waits(self) -> bool:
         return self.is_distant
 
-    def weight_ahead(self, request: Request) -> int | None:
+    def weight_ahead(self, request: Request) -> Weight | None:
         target = request.target.decode()
-        return self.weights.get(target, 1) if target in BLOBS else None
+        return self.weights.get(target, Weight(1, 1)) if target in BLOBS else None
 
     async def handle(self, request: Request) -> Reply:
         target = request.target.decode()
@@ -171,7 +179,7 @@ async def test_many_conversations_begin_fewer_each() -> None:
 
 @virtual_time
 async def test_what_is_begun_holds_so_many_bytes_at_most() -> None:
-    weights: dict[str, int | None] = dict.fromkeys(BLOBS, MAX_HELD // 2)
+    weights: dict[str, Weight | None] = dict.fromkeys(BLOBS, Weight(1, MAX_HELD // 2))
     handler = Distant(*BLOBS, weights=weights)
     async with trio.open_nursery() as nursery:
         await started(nursery, handler, MemoryStream(asking(*BLOBS)))
@@ -181,6 +189,23 @@ async def test_what_is_begun_holds_so_many_bytes_at_most() -> None:
         assert handler.room.held == MAX_HELD
         nursery.cancel_scope.cancel()
     assert handler.room.held == 0
+
+
+@virtual_time
+async def test_nothing_is_begun_behind_large_bodies() -> None:
+    weights: dict[str, Weight | None] = {
+        "/01": Weight(MAX_BEGUN_SIZE - 1, 1),
+        "/03": Weight(MAX_BEGUN_SIZE, 1),
+    }
+    handler = Distant(*BLOBS, weights=weights)
+    async with trio.open_nursery() as nursery:
+        await started(nursery, handler, MemoryStream(asking(*BLOBS)))
+        assert handler.reached == BLOBS[:3]
+        for opened, reached in {"/00": 4, "/01": 4, "/02": 4 + MAX_BEGUN}.items():
+            handler.open(opened)
+            await wait_all_tasks_blocked()
+            assert handler.reached == BLOBS[:reached]
+        nursery.cancel_scope.cancel()
 
 
 @virtual_time
