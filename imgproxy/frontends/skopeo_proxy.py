@@ -26,6 +26,7 @@ from imgproxy.errors import (
 )
 from imgproxy.frontends import skopeo_messages as messages
 from imgproxy.frontends.oci_manifest import oci_manifest
+from imgproxy.frontends.skopeo_ahead import NextLayer
 from imgproxy.frontends.skopeo_messages import Reply
 from imgproxy.frontends.skopeo_transfer import Transfer
 from imgproxy.server.pipes import Pipe
@@ -64,10 +65,12 @@ class _OpenImage:
     Its sources are closed with the last of its users: the client itself, and each transfer.
     """
 
-    def __init__(self, image: Image, opened: OpenedImage) -> None:
+    def __init__(self, image: Image, opened: OpenedImage, nursery: trio.Nursery) -> None:
         self._image = image
         self.opened = opened
         self._users = 1
+        layers = self.manifest.layers
+        self._layers = NextLayer(layers, self._blob_of_user, opened.held_ahead, nursery)
 
     def share(self) -> None:
         """Add a user."""
@@ -90,6 +93,22 @@ class _OpenImage:
         """Return a blob whose reply can be begun. Raises `Failure`."""
         with self._image.limited():
             return await self.opened.open_blob(descriptor)
+
+    async def _blob_of_user(self, descriptor: Descriptor) -> Body:
+        self.share()
+        try:
+            return await self.blob(descriptor)
+        finally:
+            self.close()
+
+    async def layer(self, descriptor: Descriptor) -> Body:
+        """Do the same for what is probably a layer, and look ahead to the next."""
+        return await self._layers.blob(descriptor)
+
+    def end(self) -> None:
+        """Remove the client, and what was opened for it ahead."""
+        self._layers.close()
+        self.close()
 
     async def config(self) -> bytes:
         """Return the config of an image. Raises `Failure`, for an artifact too."""
@@ -157,6 +176,8 @@ class SkopeoProxy:
             with hang_up.interrupts(), suppress(OSError):  # from a client that is gone
                 while await self._exchange():
                     pass
+            for image in self._images.values():
+                image.end()
             self._nursery.cancel_scope.cancel()
 
     async def _exchange(self) -> bool:
@@ -232,7 +253,7 @@ class SkopeoProxy:
         with closing_on_error(image), limited:
             opened = await image.open()
         image_id = next(self._image_ids)
-        self._images[image_id] = _OpenImage(image, opened)
+        self._images[image_id] = _OpenImage(image, opened, self._nursery)
         return _Answer(Reply(image_id))
 
     async def _open_image_optional(self, arguments: Arguments) -> _Answer:
@@ -242,7 +263,7 @@ class SkopeoProxy:
             return _Answer(Reply(0))
 
     async def _close_image(self, arguments: Arguments) -> _Answer:
-        self._image(arguments).close()
+        self._image(arguments).end()
         del self._images[int(arguments[0])]
         return _Answer(Reply())
 
@@ -335,7 +356,7 @@ class SkopeoProxy:
         self, image: _OpenImage, descriptor: Descriptor, errors: Pipe | None = None
     ) -> Transfer:
         """Return the transfer of a blob, which has begun. Raises `Failure`."""
-        body = await image.blob(descriptor)
+        body = await image.layer(descriptor)
         with closing_on_error(body):
             transfer = Transfer(Pipe(), errors)
             if descriptor.size > LARGE and self._enlarged < MAX_ENLARGED:

@@ -27,13 +27,13 @@ from imgproxy.errors import (
     shortage,
 )
 from imgproxy.net import tls
-from imgproxy.net.low_water import LowWater
 from imgproxy.specs.http import addresses, retry
 from imgproxy.specs.http.chunks import Chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from imgproxy.net.low_water import LowWater
     from imgproxy.net.response_parser import ResponseParser
     from imgproxy.net.streams import ByteStream
     from imgproxy.specs.http.url import Url
@@ -52,6 +52,9 @@ MAX_NAMED = 4
 _BODILESS = frozenset({204, 304})
 
 _SCRATCH = 64 * 1024
+
+# In bytes: a body with so much to come may be received in larger pieces.
+_LARGE = 512 * 1024
 
 # How h11 quotes a line that it refuses.
 _QUOTATION = re.compile(r"""bytearray\(b(["'])(.*)\1\)""")
@@ -157,8 +160,7 @@ class Response:
         if self._rest:
             count = self._take(buffer)
         else:
-            self._low_water = self._low_water or LowWater(stream)
-            count = await self._low_water.receive_into(buffer, self._left)
+            count = await self._receive(buffer, stream)
             if count == 0:
                 if self.size is not None:
                     raise ConnectionError(f"the connection ended {self._left} bytes early")
@@ -168,6 +170,15 @@ class Response:
         if self._left == 0:
             self._ended = True
         return count
+
+    async def _receive(self, buffer: memoryview, stream: ByteStream) -> int:
+        if self._low_water is None and self.size is not None and self._left > _LARGE:
+            from imgproxy.net.low_water import LowWater  # bodies of documents do without
+
+            self._low_water = LowWater(stream)
+        if self._low_water is None:
+            return await stream.receive_into(buffer[: self._left])
+        return await self._low_water.receive_into(buffer, self._left)
 
     async def _pull_chunks(self, buffer: memoryview, stream: ByteStream) -> int:
         """Fill the buffer with what has been received; wait only while that is nothing."""

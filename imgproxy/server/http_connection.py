@@ -258,10 +258,10 @@ class HttpConnection:
             self._ahead = Ahead(self._handler, self._nursery)
         if self._ahead is None:
             return None
-        self._ahead.turn_to(request)
+        begun = self._ahead.turn_to(request)
         if request.method in _CONTENT:  # another may end the service
             self._look_ahead()
-        return await self._ahead.reply()
+        return None if begun is None else await begun.result()
 
     def _look_ahead(self) -> None:
         """Begin the replies to requests that have arrived behind the present one."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from support import skopeo_client
 from support.home import Home
 from support.images import OCI_MANIFEST, Layout, digest_of
 from support.networks import line_to
@@ -418,6 +419,25 @@ def test_a_pipelined_pull_takes_a_connection_for_each_reply_that_is_begun(
         if cached:
             again = pipelined(pull(image, "--tls-verify=false", "--offline", *cache))
             assert (again, line.connections) == (blobs, first)
+
+
+def test_layers_in_a_row_by_skopeos_protocol_are_asked_for_once_each(tmp_path: Path) -> None:
+    """The next one is opened ahead; each takes the connections of another turn by turn."""
+    layout = Layout(tmp_path / "layout")
+    contents = [bytes([number]) * 4096 for number in range(9)]
+    descriptor = layout.save_image(*contents)
+    server = nginx(tmp_path / "nginx", layout_as_registry(layout.path, OCI_MANIFEST))
+    with server as address, line_to(address) as line:
+        client = skopeo_client.start("--tls-verify=false")
+        with skopeo_client.closing(client):
+            client.initialize()
+            image = client.open(f"docker://{line.address}/x@{descriptor['digest']}")
+            found = [client.blob(image, each) for each in layout.layers(descriptor)]
+            assert client.shut_down() == 0
+    assert found == contents
+    asked = line.paths("/blobs/")
+    assert sorted(asked) == sorted(f"/v2/x/blobs/{digest_of(each)}" for each in contents)
+    assert line.connections <= 3  # with the probe of plain http
 
 
 # --- imports ----------------------------------------------------------------------------------
