@@ -96,7 +96,7 @@ class OpenFile:
         """Write the bytes from `offset` to the start of `buffer`; return how many, 0 at the end.
 
         What the system has in memory is read at once, anything else in a thread: a slow disk delays
-        the readers of this file only.
+        the readers of this file only. File systems in memory cannot tell, and need not.
         """
         await trio.lowlevel.checkpoint()
         try:
@@ -107,6 +107,8 @@ class OpenFile:
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
+                if mounts.is_in_memory(self._status.st_dev):
+                    return os.preadv(self._fd, [buffer], offset)
                 return await self._read_in_thread(buffer, offset)
         except OSError as error:
             raise failure(self.path, error) from None

@@ -33,6 +33,9 @@ LOCAL = frozenset(
     }
 )
 
+# What has no disk that a reader could wait for.
+IN_MEMORY = frozenset({"ramfs", "rootfs", "tmpfs"})
+
 _TABLE = "/proc/self/mountinfo"
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -66,13 +69,14 @@ class Mounts:
         entries = [(begin.split(" "), end.partition(" ")[0]) for begin, _, end in lines]
         listed = {fields[0] for fields, _ in entries}
         self._mounted: dict[tuple[int, str], Mount] = {}
+        self.in_memory: set[int] = set()  # devices
         for (number, parent, device, _, point, *_), kind in entries:
             is_top = parent == number or parent not in listed
             on = _UNLISTED.number if is_top else int(parent)
-            major, _, minor = device.partition(":")
-            self._mounted[on, _unescaped(point)] = Mount(
-                int(number), os.makedev(int(major), int(minor)), may_hang=kind not in LOCAL
-            )
+            mount = Mount(int(number), _device(device), may_hang=kind not in LOCAL)
+            self._mounted[on, _unescaped(point)] = mount
+            if kind in IN_MEMORY:
+                self.in_memory.add(mount.device)
         self._targets: dict[str, str] = {}
         self._may_hang = self._at("").may_hang or any(
             each.may_hang for each in self._mounted.values()
@@ -143,6 +147,11 @@ class Mounts:
         return mount
 
 
+def _device(text: str) -> int:
+    major, _, minor = text.partition(":")
+    return os.makedev(int(major), int(minor))
+
+
 def _unescaped(text: str) -> str:
     return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)
 
@@ -155,6 +164,11 @@ def may_hang(*paths: str) -> int | None:
     mounts = _current()
     found = (mounts.find(path) for path in paths)
     return next((device for device in found if device is not None), None)
+
+
+def is_in_memory(device: int) -> bool:
+    """Return whether the files with this `st_dev` are on no disk."""
+    return device in _current().in_memory
 
 
 _last: tuple[float, Mounts] | None = None

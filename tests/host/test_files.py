@@ -14,7 +14,7 @@ import trio
 from support.streams import real_time, refused
 
 from imgproxy.errors import Failure, InvalidError, ReplacedError
-from imgproxy.host import files
+from imgproxy.host import files, mounts
 from imgproxy.host.files import OpenFile
 from imgproxy.transports.readers import Bytes, Content, LocalFile
 
@@ -372,6 +372,25 @@ async def test_what_could_take_time_is_read_in_a_thread(
     error: OSError, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "preadv", refusing(error))
+    monkeypatch.setattr(mounts, "is_in_memory", lambda _: False)
+    with closing(LocalFile(OpenFile(str(path)))) as file:
+        assert await pull(file, 1000) == CONTENT
+
+
+@real_time
+async def test_what_a_file_system_in_memory_has_is_read_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.preadv
+
+    def fake(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        assert threading.current_thread() is threading.main_thread()
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", fake)
+    monkeypatch.setattr(mounts, "is_in_memory", lambda _: True)
     with closing(LocalFile(OpenFile(str(path)))) as file:
         assert await pull(file, 1000) == CONTENT
 

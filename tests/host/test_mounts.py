@@ -226,3 +226,17 @@ def test_a_function_is_not_called_where_it_could_hang(monkeypatch: pytest.Monkey
         mounts.call_with(answers, mounts.ask, len, "/srv")
     with pytest.raises(WouldWaitError):
         mounts.ask(len, "/srv")
+
+
+def test_what_has_no_disk_is_known_by_its_device() -> None:
+    found = table(
+        mount(40, "/dev/shm", "tmpfs"),  # noqa: S108  (a mount)
+        mount(41, "/srv", "nfs"),
+        mount(42, "/mnt", "xfs"),
+        mount(43, "/early", "ramfs"),
+    )
+    assert found.in_memory == {os.makedev(0, 40), os.makedev(0, 43)}
+
+
+def test_this_host_says_which_files_are_in_memory() -> None:
+    assert not mounts.is_in_memory(os.stat("/proc").st_dev)
