@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import escape
 
-from .contenders import OURS
-from .rows import CPU, SOURCES, START, THROUGHPUT
+from .rows import CPU, SOURCES, START, THROUGHPUT, WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,11 +22,17 @@ PANELS = (
     ("Processor time for it (shorter is better)", CPU, "blob"),
     ("From spawn to first manifest (shorter is better)", START, "start"),
     ("The same at a round trip of 50 ms (shorter is better)", START, "far"),
+    ("A whole image at a round trip of 50 ms (shorter is better)", WHOLE, "line"),
 )
 NAMES = {
     **{source: words.replace("`", "") for source, words in SOURCES.items()},
     "anonymous": "docker:// over TLS, anonymous",
     "token": "docker:// over TLS, with a token",
+    "layers": "64 layers of 1 MiB",
+    "small": "200 layers of 20 KiB",
+    "large": "8 layers of 32 MiB",
+    "layers-slow": "64 layers of 1 MiB, at 20 MB/s a connection",
+    "large-slow": "8 layers of 32 MiB, at 20 MB/s a connection",
 }
 
 WIDTH, LEFT, RIGHT, MARGIN = 860, 330, 110, 16
@@ -87,7 +92,8 @@ def _groups(
         if kind != row:
             continue
         limit = result.experiment.limit_of(measure)
-        wanted = [(OURS, "ours"), *((peer, "peer") for peer in peers), (limit, "limit")]
+        ways = ((way, "ours") for way in result.experiment.ways)
+        wanted = [*ways, *((peer, "peer") for peer in peers), (limit, "limit")]
         bars = [
             _Bar((name or "").replace("\\|", "|"), result.medians[name][measure], kind)
             for name, kind in wanted
