@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 # What other programs are given, after their path: an image and a layout.
 OTHERS: dict[str, Callable[[str, str], list[str]]] = {
     "crane": lambda image, layout: ["pull", "--insecure", "--format=oci", image, layout],
+    # What peer/copy has: a current skopeo's, where only an old one can be had.
+    "peer-copy": lambda image, layout: [
+        *("copy", "--src-tls-verify=false", f"docker://{image}", f"oci:{layout}:{TAG}")
+    ],
     "oras": lambda image, layout: [
         *("copy", "--from-plain-http", image, "--to-oci-layout", f"{layout}:{TAG}")
     ],
