@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from imgproxy.cli import options as common
 from imgproxy.cli import runtime
-from imgproxy.cli.options import Options, Parser
+from imgproxy.cli.parser import Parser, described
 from imgproxy.errors import BadRequestError, DefectError, Failure, InvalidError, UsageError
 from imgproxy.errors import shortage as shortage_in
 from imgproxy.server.error_body import error_body
@@ -28,6 +28,7 @@ from imgproxy.store.files import DestinationError, using
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from imgproxy.cli.options import Options
     from imgproxy.host.diagnostics import Diagnostics
 
 EXIT_DONE = 0
@@ -144,7 +145,7 @@ def _parse(name: str, command: Command, arguments: list[str], options: Options) 
     common.add_diagnostics(parser)
     unknown = common.parse_known(parser, arguments, options, intermixed=True)
     if any(each.startswith("-") for each in unknown):
-        parser.error(common.described(unknown))
+        parser.error(described(unknown))
     if unknown:  # which may be secrets, of an option that was mistyped
         parser.error(f"{len(unknown)} arguments more than {name} takes")
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.cli.layers import ChosenLayers
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.specs.oci.layer_names import Template
     from imgproxy.specs.oci.layer_selection import Layer

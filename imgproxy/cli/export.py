@@ -24,7 +24,7 @@ from imgproxy.store.reachability import Documents
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.export import Chosen, DockerArchive, Member, OciArchive
     from imgproxy.specs.oci.digest import Digest

@@ -13,7 +13,7 @@ from imgproxy.store.reachability import Documents
 from imgproxy.verification.documents import compare
 
 if TYPE_CHECKING:
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.store.inventory import StoredFile
 

@@ -18,10 +18,10 @@ from imgproxy.verification.documents import embedded
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.cli.progress import Progress
     from imgproxy.host.diagnostics import Diagnostics
-    from imgproxy.images.image import OpenedImage
+    from imgproxy.images.opened_image import OpenedImage
     from imgproxy.specs.oci.layer_selection import Layer
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.verification.verified_blob import Blob

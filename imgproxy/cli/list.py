@@ -16,7 +16,7 @@ from imgproxy.errors import HOST_FAILURES, Failure, clean
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.listing import Item
     from imgproxy.specs.oci.manifest import Descriptor

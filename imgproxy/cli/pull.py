@@ -26,10 +26,11 @@ from imgproxy.transports.kept_blobs import KeptBlobs
 from imgproxy.verification.documents import embedded
 
 if TYPE_CHECKING:
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.cli.progress import Progress
     from imgproxy.host.diagnostics import Diagnostics
-    from imgproxy.images.image import Image, OpenedImage
+    from imgproxy.images.image import Image
+    from imgproxy.images.opened_image import OpenedImage
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.specs.oci.reference import LayoutName

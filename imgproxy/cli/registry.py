@@ -12,7 +12,7 @@ import trio
 from imgproxy.cli import options as common
 from imgproxy.cli import registry_protection as protection
 from imgproxy.cli import runtime, upstream
-from imgproxy.cli.options import Parser
+from imgproxy.cli.parser import Parser, described, unknown_options
 from imgproxy.cli.upstream import UpstreamOptions
 from imgproxy.errors import Failure, UsageError, clean
 from imgproxy.frontends.registry_api import RegistryApi
@@ -116,8 +116,8 @@ def parse(arguments: list[str], options: RegistryOptions) -> None:
     common.add_command(parser)
     add_options(parser)
     unknown = common.parse_known(parser, arguments, options)
-    if common.unknown_options(unknown):
-        parser.error(common.described(unknown))
+    if unknown_options(unknown):
+        parser.error(described(unknown))
     if unknown:
         parser.error("it takes no IMAGE: --images PATH names what is to be served")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from imgproxy.cli.options import Options, Parser
+from imgproxy.cli.options import Options
 from imgproxy.errors import ConfigurationError, UsageError, shortage
 from imgproxy.host.file_changes import Reread
 from imgproxy.server import listeners
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from socket import socket
     from ssl import SSLContext
 
+    from imgproxy.cli.parser import Parser
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.streams import ByteStream
     from imgproxy.server.handler import Handler

@@ -11,7 +11,7 @@ from imgproxy.specs.oci import layout_index
 from imgproxy.store.content_store import ContentStore
 
 if TYPE_CHECKING:
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.cli.stored_names import StoredName
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.specs.oci.layout_index import LayoutIndex

@@ -11,7 +11,8 @@ from functools import partial
 
 from imgproxy.cli import options as common
 from imgproxy.cli import values
-from imgproxy.cli.options import Options, Parser
+from imgproxy.cli.options import Options
+from imgproxy.cli.parser import Parser, described, unknown_options
 from imgproxy.errors import UsageError, clean
 
 TYPE_CHECKING = False  # `typing` would take a tenth of the time until Initialize is answered
@@ -76,12 +77,12 @@ def parse(arguments: list[str], options: SkopeoOptions, program: str) -> None:
     """
     parser = _parser(program)
     unknown = common.parse_known(parser, arguments, options)
-    names = common.unknown_options(unknown)
+    names = unknown_options(unknown)
     # After an unknown option, what seems to be the command may be its value, and a secret.
     if options.command != COMMAND and (not names or arguments[0] == options.command):
         raise UsageError(_no_such_command(options.command, program))
     if names:
-        parser.error(common.described(unknown))
+        parser.error(described(unknown))
     if unknown:
         parser.error(f"{COMMAND} takes no arguments but options, and there are {len(unknown)}")
     if options.insecure_policy and options.requires_signatures:

@@ -12,7 +12,7 @@ from imgproxy.specs.oci import reference as references
 from imgproxy.store.content_store import ContentStore
 
 if TYPE_CHECKING:
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.cli.stored_names import StoredName
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.specs.oci.layout_index import Entry, LayoutIndex

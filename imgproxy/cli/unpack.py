@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cli.layers import ChosenLayers, LayerContent
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.unpacking.ownership import Ownership
     from imgproxy.unpacking.root_file_system import Unpacked

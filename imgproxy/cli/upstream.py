@@ -22,7 +22,7 @@ from imgproxy.specs.oci import registry_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.host.configuration import Configuration
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.specs.oci.reference import Reference

@@ -11,7 +11,7 @@ from imgproxy.store.content_store import ContentStore
 from imgproxy.verification.stored_blobs import Finding, StoreCheck
 
 if TYPE_CHECKING:
-    from imgproxy.cli.options import Parser
+    from imgproxy.cli.parser import Parser
     from imgproxy.host.diagnostics import Diagnostics
 
 DESCRIPTION = "Hash every blob of a store again, and look for those that its names need."

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from imgproxy.frontends.oci_manifest import OciManifest
-    from imgproxy.images.image import Image, OpenedImage
+    from imgproxy.images.image import Image
+    from imgproxy.images.opened_image import OpenedImage
     from imgproxy.server.handler import Request
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.layer_selection import LayerSpec

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from imgproxy.frontends.skopeo_messages import Trouble
     from imgproxy.host.diagnostics import Diagnostics
-    from imgproxy.images.image import Image, OpenedImage
+    from imgproxy.images.image import Image
+    from imgproxy.images.opened_image import OpenedImage
     from imgproxy.server.handler import Body
     from imgproxy.server.packet_socket import PacketSocket
     from imgproxy.specs.oci.manifest import Descriptor

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
     from imgproxy.config.policy import Policy
-    from imgproxy.images.image import OpenForeign
+    from imgproxy.images.opened_image import OpenForeign
     from imgproxy.images.selection import Wanted
     from imgproxy.transports.source import Source
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from imgproxy.images.catalog import Catalog
-    from imgproxy.images.image import Image, OpenedImage
+    from imgproxy.images.image import Image
+    from imgproxy.images.opened_image import OpenedImage
     from imgproxy.net.streams import Buffer
     from imgproxy.server.handler import Body
     from imgproxy.specs.http.ranges import Part

@@ -32,7 +32,8 @@ from imgproxy.verification.verified_parts import VerifiedParts
 if TYPE_CHECKING:
     from support.images import Json
 
-    from imgproxy.images.image import Image, OpenedImage
+    from imgproxy.images.image import Image
+    from imgproxy.images.opened_image import OpenedImage
     from imgproxy.transports.source import Source
 
 ARM = Wanted(platforms.parse("linux/arm64"))

@@ -42,7 +42,7 @@ from imgproxy.errors import (
     ReplacedError,
     UnavailableError,
 )
-from imgproxy.images.image import Image, OpenedImage
+from imgproxy.images.image import Image
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import MAX_DOCUMENT_SIZE
 from imgproxy.transports.readers import Bytes
@@ -50,6 +50,7 @@ from imgproxy.transports.readers import Bytes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from imgproxy.images.opened_image import OpenedImage
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.transports.source import Reader, Source
     from imgproxy.verification.verified_blob import Blob

@@ -525,10 +525,10 @@ def within(folder: str, *names: str) -> set[str]:
     return packages | {f"{folder}.{name}" for name in names}
 
 
-PARSED = {"errors", *within("cli", "options", "values"), *within("host", "diagnostics")}
+PARSED = {"errors", *within("cli", "options", "parser", "values"), *within("host", "diagnostics")}
 INITIALIZED = {
     "errors",
-    *within("cli", "options", "runtime", "skopeo_options", "skopeo_proxy", "values"),
+    *within("cli", "options", "parser", "runtime", "skopeo_options", "skopeo_proxy", "values"),
     *within("frontends", "skopeo_initialize", "skopeo_messages"),
     *within("host", "diagnostics", "environment", "mounts"),
     *within("parsing", "strict_json"),
@@ -541,7 +541,7 @@ SERVED = {
     *within("config", "policy", "search_paths"),
     *within("frontends", "oci_manifest", "single_image", "single_image_routes"),
     *within("host", "blocking_calls", "configuration", "environment", "files", "mounts"),
-    *within("images", "catalog", "image", "selection", "verified_source"),
+    *within("images", "catalog", "image", "opened_image", "selection", "verified_source"),
     *within("net", "connect_time", "streams"),
     *within("parsing", "strict_json", "typed_fields"),
     *within("server", "access", "error_body", "handler", "http_connection", "inherited_sockets"),

@@ -23,7 +23,7 @@ from imgproxy.transports.source import Document, Identity
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from imgproxy.images.image import OpenedImage
+    from imgproxy.images.opened_image import OpenedImage
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.transports.source import Reader, SignaturePlace, Source
 

@@ -34,7 +34,7 @@ from imgproxy.errors import (
     UnavailableError,
     UnreachableError,
 )
-from imgproxy.images.image import Image, OpenedImage
+from imgproxy.images.image import Image
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.specs.signing.signature import (
@@ -49,6 +49,7 @@ from imgproxy.verification.signatures import policy_check, sigstore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from imgproxy.images.opened_image import OpenedImage
     from imgproxy.specs.signing.simple_signing import Claim
     from imgproxy.verification.documents import VerifiedDocument
 
