@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from imgproxy.config.policy import path_scopes
-from imgproxy.errors import BadRequestError, Failure, NotReadyError
+from imgproxy.errors import BadRequestError, Failure, NotFoundError, NotReadyError, clean
 from imgproxy.single_flight import WAIT, BackgroundFlights, SingleFlight
 from imgproxy.specs.oci import reference as references
 from imgproxy.specs.oci.reference import DockerArchiveName, LayoutName
@@ -51,7 +51,7 @@ class _Source:
 
     def __init__(self, transport: str, tree: Directory | Archive, made: Made | None) -> None:
         self._transport = transport
-        self._path = tree.path
+        self.path = tree.path
         self._tree = tree
         self._made = made  # of an archive
 
@@ -82,10 +82,10 @@ class _Source:
         self, reference: Reference | None, position: int | None, tree: Directory | Archive
     ) -> OciLayout | DockerArchive:
         if self._transport == "docker-archive" and isinstance(tree, Archive):
-            docker = DockerArchiveName(self._path, reference, None)
+            docker = DockerArchiveName(self.path, reference, None)
             return DockerArchive(docker, tree, made=self._made)
-        name = LayoutName(self._transport, self._path, None, position)
-        return OciLayout(name, tree, Identity(self._transport, path_scopes(self._path)))
+        name = LayoutName(self._transport, self.path, None, position)
+        return OciLayout(name, tree, Identity(self._transport, path_scopes(self.path)))
 
 
 class _Contents(NamedTuple):
@@ -296,13 +296,17 @@ class ImageFiles:
 
 async def _read(source: _Source) -> _Contents:
     names: dict[Reference, list[int]] = {}
-    for entry in await source.all().entries():
+    entries = await source.all().entries()
+    for entry in entries:
         # Beside the whole name, a layout has the tag alone.
         for text in [each for each in entry.names if "/" in each or ":" in each] or entry.names:
             with suppress(BadRequestError):
                 positions = names.setdefault(references.parse_reference(text), [])
                 if not positions or not source.is_dockers:
                     positions.append(entry.position)
+    if entries and not names:
+        path = clean(source.path)
+        raise NotFoundError(f"{path} has no name for an image, such as quay.io/acme/os:1")
     return _Contents(source, names)
 
 

@@ -92,6 +92,26 @@ async def test_an_archive_of_docker_has_whole_names(tmp_path: Path) -> None:
 
 
 @real_time
+async def test_what_has_no_name_is_told_of_once(layout: Layout, tmp_path: Path) -> None:
+    directory = tmp_path / "images"
+    layout.save(layout.image(b"a layer"))
+    write_file(directory / "a.tar", packed(layout))
+    write_file(directory / "b.tar", pack(skopeo(saved(layer("three"), tags=[]))))
+    said: list[str] = []
+    async with image_files(directory, said=said) as place:
+        assert [await place.repositories() for _ in range(2)] == [[], []]
+        assert sorted(said) == [
+            f"{directory}/{each}.tar has no name for an image, such as quay.io/acme/os:1;"
+            " until that changes, it is not served"
+            for each in "ab"
+        ]
+        layout.save()  # nothing that could have a name
+        write_file(directory / "a.tar", packed(layout))
+        assert await place.repositories() == []
+        assert len(said) == 2
+
+
+@real_time
 async def test_files_come_change_and_go(tmp_path: Path) -> None:
     said: list[str] = []
     directory = tmp_path / "images"
