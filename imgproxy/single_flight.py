@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextvars import Context
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
@@ -73,17 +75,20 @@ class BackgroundFlights(Generic[T]):
         if flight is None:
             assert self._nursery is not None  # noqa: S101  (see `run`)
             flight = self._under_way[key] = _Flight()
-            self._nursery.start_soon(self._make, key, flight, make)
+            # In a context of its own: the time limit of the first who waits is not that of others.
+            Context().run(self._nursery.start_soon, self._make, key, flight, make)
         return flight
 
-    async def get(self, key: Hashable, name: str, make: Callable[[], Awaitable[T]]) -> T:
+    async def get(
+        self, key: Hashable, name: str, make: Callable[[], Awaitable[T]], most: float = math.inf
+    ) -> T:
         """Return the value of `make`, in an attempt that is under way or in a new one.
 
-        `name` stands for it in messages. Raises what `make` raises, and `NotReadyError` where it
-        takes longer than one waits.
+        `name` stands for it in messages; no more than `most` seconds are waited. Raises what `make`
+        raises, and `NotReadyError` where it takes longer than one waits.
         """
         flight = self.begin(key, make)
-        with trio.move_on_after(self._wait):
+        with trio.move_on_after(max(min(self._wait, most), 0.0)):
             await flight.done.wait()
             return flight.result()
         raise NotReadyError(f"{name} is being prepared; ask again", retry_after=self._wait / 5)

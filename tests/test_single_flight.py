@@ -132,7 +132,9 @@ async def test_an_attempt_goes_on_when_those_who_wait_have_left() -> None:
                 await flights.get("key", "a file", make)
             assert caught.value.message == "a file is being prepared; ask again"
             assert caught.value.outlook == {"retryable": True, "retry_after": 5}
-        with elapsing(9):
+        with elapsing(2), pytest.raises(UnavailableError):
+            await flights.get("key", "a file", make, 2)
+        with elapsing(7):
             assert await flights.get("key", "a file", make) == "it"
         assert made == ["it"]
         with elapsing(25), pytest.raises(UnavailableError):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         GetManifest,
         GetReferrers,
         GetTags,
+        LookedUp,
         Page,
     )
     from imgproxy.images.repositories import Repositories
@@ -85,19 +86,23 @@ class RegistryApi:
             if isinstance(asked, routes.Fixed):
                 return await self._fixed(asked)
             await self._renew()
-            match asked:
-                case routes.GetManifest():
-                    return await self._manifest(asked, request)
-                case routes.GetBlob():
-                    return await self._blob(asked, request)
-                case routes.GetTags():
-                    return await self._tags(asked)
-                case routes.GetReferrers():
-                    return await self._referrers(asked)
-                case routes.GetCatalog():
-                    return await self._catalog(asked)
+            with self._repositories.limited():
+                return await self._found(asked, request)
         except Failure as failure:
             raise self.answered(failure) from None
+
+    async def _found(self, asked: LookedUp, request: Request) -> Reply:
+        match asked:
+            case routes.GetManifest():
+                return await self._manifest(asked, request)
+            case routes.GetBlob():
+                return await self._blob(asked, request)
+            case routes.GetTags():
+                return await self._tags(asked)
+            case routes.GetReferrers():
+                return await self._referrers(asked)
+            case routes.GetCatalog():
+                return await self._catalog(asked)
 
     async def _fixed(self, asked: routes.Fixed) -> Reply:
         if asked is routes.Fixed.METRICS:
@@ -155,7 +160,8 @@ class RegistryApi:
 
     async def _open(self, asked: GetBlob, part: Part | None) -> Body:
         try:
-            return await self._repositories.open_blob(asked.repository, asked.digest, part)
+            with self._repositories.limited():
+                return await self._repositories.open_blob(asked.repository, asked.digest, part)
         except Failure as failure:
             raise self.answered(failure) from None
 

@@ -91,7 +91,9 @@ class GetCatalog(NamedTuple):
     page: Page
 
 
-Request = Fixed | GetManifest | GetBlob | GetTags | GetReferrers | GetCatalog
+# What is looked up, and any request.
+LookedUp = GetManifest | GetBlob | GetTags | GetReferrers | GetCatalog
+Request = Fixed | LookedUp
 
 
 def parse(method: bytes, target: bytes, default_registry: str) -> Request:

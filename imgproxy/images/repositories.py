@@ -25,7 +25,7 @@ from imgproxy.errors import (
     UnaskedError,
     closing_on_error,
 )
-from imgproxy.single_flight import BackgroundFlights
+from imgproxy.single_flight import WAIT, BackgroundFlights
 from imgproxy.transports import time_limit
 from imgproxy.transports.places import is_asked, is_prepared
 
@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What precedes a reply, in seconds: how long registries are waited for, connections to them among
-# it; and how often they are asked again. containerd waits for 30 seconds, and asks again itself.
+# What one image takes before a reply, in seconds: how long registries are waited for, connections
+# to them among it; and how often they are asked again. All images that a request looks through have
+# `WAIT` together: containerd waits for 30 seconds, and asks again itself.
 _PATIENCE = 20.0
 _CONNECTING = 5.0
 _RETRIES = 1
@@ -94,6 +95,10 @@ class Repositories:
         self._catalog.forget()
         while self._kept:
             self._kept.popitem()[1].close()
+
+    def limited(self) -> AbstractContextManager[None]:
+        """Return a block with the time limit of what precedes a reply: `transports.time_limit`."""
+        return time_limit.limited(WAIT)
 
     def close(self) -> None:
         """Close the sources of all images."""
@@ -305,9 +310,9 @@ class Repositories:
                 broken: Failure | None = None
                 try:
                     async with self._opened(candidate) as opened:
-                        if is_deep:
-                            broken = await opened.expand()
                         with _limited():
+                            if is_deep:
+                                broken = await opened.expand()
                             return await get(opened, candidate)
                 except NotFoundError as error:
                     failure = broken or (error if isinstance(error, UnaskedError) else failure)
@@ -327,7 +332,8 @@ class Repositories:
                 if candidate not in self._kept:
                     opening = partial(self._open, candidate, generation)
                     key = candidate, generation
-                    await self._openings.get(key, str(candidate.reference), opening)
+                    left = time_limit.time_left()
+                    await self._openings.get(key, str(candidate.reference), opening, left)
                 if generation != self._generation:  # it may be judged by what was read before
                     continue
                 if candidate in self._kept:

@@ -40,6 +40,7 @@ class _Limit:
     """
 
     def __init__(self, seconds: float, retries: float) -> None:
+        seconds = max(min(seconds, time_left()), 0.0)
         self.seconds = seconds
         self.end = trio.current_time() + seconds
         self.waited_for = ""
@@ -56,8 +57,8 @@ def limited(
     """Limit how long the block waits for the network in all.
 
     `retries` are the most that one thing has, `connecting` is in seconds, for all connections that
-    cannot be made. Raises `UnreachableError`, which says what was waited for, when the time is
-    over.
+    cannot be made. A block in another one has no more time than that has left. Raises
+    `UnreachableError`, which says what was waited for, when the time is over.
     """
     token = _current.set(_Limit(seconds, retries))
     try:

@@ -134,6 +134,15 @@ async def test_a_limit_ends_with_its_block_and_belongs_to_its_task() -> None:
         await over(partial(_wait, 7), 5)
 
 
+@virtual_time
+async def test_a_limit_in_another_one_does_not_extend_it() -> None:
+    with elapsing(5), limited(5):
+        for seconds, most in ((2, 2), (20, 3), (20, 0)):
+            message = f"given up after {most} s"
+            with pytest.raises(UnreachableError, match=message), limited(seconds):
+                await _wait(4)
+
+
 async def _wait(seconds: float) -> None:
     with waiting(lambda: "x"):
         await trio.sleep(seconds)
