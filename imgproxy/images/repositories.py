@@ -58,6 +58,9 @@ _RETRIES = 1
 # Images that are kept open between requests; each may hold a descriptor.
 _MAX_KEPT = 64
 
+# In seconds: how often those are looked for that nobody has asked for.
+_IDLE_INTERVAL = 5.0
+
 
 class Repositories:
     """The repositories of all places together; the first place that has a tag decides.
@@ -78,23 +81,34 @@ class Repositories:
         self._catalog = catalog
         self._parts = parts
         self._judged = judged
-        self._kept: OrderedDict[Candidate, Image] = OrderedDict()
+        self._kept: OrderedDict[Candidate, _KeptImage] = OrderedDict()
         self._openings: BackgroundFlights[None] = BackgroundFlights()
         self._generation = 0  # of what is kept
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open images that are asked for, from now on, and close them in the end."""
         try:
-            await self._openings.run(task_status)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._openings.run)
+                task_status.started()
+                await self._close_idle()
         finally:
             self.forget()
+
+    async def _close_idle(self) -> None:
+        """Close what is kept open for nobody, from now on."""
+        while True:
+            await trio.sleep(_IDLE_INTERVAL)
+            for candidate, kept in [*self._kept.items()]:
+                if trio.current_time() - kept.used >= candidate.idle_time:
+                    self._kept.pop(candidate).image.close()
 
     def forget(self) -> None:
         """Judge every image anew, from the next request on: policy or keys may be others now."""
         self._generation += 1
         self._catalog.forget()
         while self._kept:
-            self._kept.popitem()[1].close()
+            self._kept.popitem()[1].image.close()
 
     def limited(self) -> AbstractContextManager[None]:
         """Return a block with the time limit of what precedes a reply: `transports.time_limit`."""
@@ -336,9 +350,11 @@ class Repositories:
                     await self._openings.get(key, str(candidate.reference), opening, left)
                 if generation != self._generation:  # it may be judged by what was read before
                     continue
+                yield await image.open()
+                # What was looked through in vain has not been used.
                 if candidate in self._kept:
                     self._kept.move_to_end(candidate)
-                yield await image.open()
+                    self._kept[candidate].used = trio.current_time()
                 return
 
     async def _open(self, candidate: Candidate, generation: int) -> None:
@@ -356,9 +372,17 @@ class Repositories:
         if candidate.is_passing or generation != self._generation:
             image.close()
             return
-        self._kept[candidate] = image
+        self._kept[candidate] = _KeptImage(image)
         while len(self._kept) > _MAX_KEPT:
-            self._kept.popitem(last=False)[1].close()
+            self._kept.popitem(last=False)[1].image.close()
+
+
+class _KeptImage:
+    """An image that is kept open, and when it was last `used`, by the event loop's clock."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.used = trio.current_time()
 
 
 class HeldBody:

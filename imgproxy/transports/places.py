@@ -6,6 +6,7 @@ each request, so that a file that comes, changes or goes counts at the next one.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeGuard
@@ -28,7 +29,8 @@ class Candidate:
     `reference` is its name, with a tag or a digest. Two are equal if they stand for the same image
     in an unchanged file: `key`. `is_current` returns whether the file is still that one: what was
     read of it between its being found and then is the image. `is_passing`: which image it stands
-    for is asked by opening it, so that it is not kept open.
+    for is asked by opening it, so that it is not kept open. `idle_time` is for how many seconds it
+    is kept open when nobody asks for it.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Candidate:
         is_current: Callable[[], Awaitable[bool]],
         *,
         is_passing: bool = False,
+        idle_time: float = math.inf,
     ) -> None:
         self.reference = reference
         self.open_source = open_source
         self.is_current = is_current
         self.is_passing = is_passing
+        self.idle_time = idle_time
         self._key = reference, key
 
     def __eq__(self, other: object) -> bool:

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# In seconds: an image that is open is in use, so that the cache removes nothing of it to make room.
+# Between two requests of a client that pulls it, less time passes.
+_IDLE_TIME = 60.0
+
 # Images that memory knows, of all names together.
 _MAX_KNOWN = 1024
 
@@ -134,12 +138,12 @@ class UpstreamPlace:
 
     def _by_digest(self, repository: Reference, digest: Digest) -> Candidate:
         reference = repository._replace(tag=None, digest=digest)
-        return Candidate(reference, digest, partial(self._open, reference), _always)
+        return _kept_candidate(reference, digest, partial(self._open, reference))
 
     def _pinned(self, reference: Reference, document: CachedDocument) -> Candidate:
         """Return what a tag was found to stand for."""
         open_source = partial(self._open, reference, document)
-        return Candidate(reference, document.digest, open_source, _always)
+        return _kept_candidate(reference, document.digest, open_source)
 
     def _note(self, reference: Reference, document: CachedDocument) -> None:
         """Remember what a name was found to stand for."""
@@ -257,6 +261,12 @@ class UpstreamImage(CachedImage):
         """See `Source`. It may have been given up before it was asked."""
         self._answered()
         super().close()
+
+
+def _kept_candidate(
+    reference: Reference, digest: Digest, open_source: Callable[[], Awaitable[Source]]
+) -> Candidate:
+    return Candidate(reference, digest, open_source, _always, idle_time=_IDLE_TIME)
 
 
 async def _always() -> bool:

@@ -24,7 +24,7 @@ from support.local_places import Shelf, files, image_files, name, repositories
 from support.opened import refusing
 from support.sigstores import PAYLOAD, Signer, annotated, b64, payload
 from support.sources import MemorySource, Store, digest, layer_of, several
-from support.streams import real_time
+from support.streams import real_time, virtual_time
 
 from imgproxy.config import policy as policies
 from imgproxy.config import sideload_pattern
@@ -135,6 +135,31 @@ async def test_the_policy_decides_by_the_name_that_is_asked_for(layout: Layout, 
             ):
                 with pytest.raises(DeniedError):
                     await ask
+
+
+@virtual_time
+async def test_what_nobody_asks_for_is_closed_after_its_time() -> None:
+    store = Store()
+    image = store.image(b"a layer")
+    source, lasting = MemorySource(store, image), MemorySource(store, image)
+    shelf = Shelf({name("x.io/os:1"): source}, idle_time=30)
+    async with repositories([shelf, Shelf({name("x.io/os:2"): lasting})]) as served:
+        for _ in range(3):  # each in time for the next
+            assert await served.manifest(name("x.io/os:1"))
+            assert await served.manifest(name("x.io/os:2"))
+            await trio.sleep(25)
+        assert source.closed == 0
+        body = await served.open_blob(name("x.io/os"), layer_of(store, image))
+        await trio.sleep(40)
+        assert source.closed == 0, "it is being sent"
+        body.close()
+        assert (source.closed, lasting.closed) == (1, 0)
+        assert await served.manifest(name("x.io/os:1"))
+        for _ in range(2):
+            await trio.sleep(20)
+            with pytest.raises(NotFoundError):  # for which it is looked through
+                await served.blob(name("x.io/os"), ABSENT)
+        assert (source.closed, lasting.closed) == (2, 0)
 
 
 def policy_of(kind: str) -> Policy:

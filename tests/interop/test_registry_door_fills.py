@@ -221,6 +221,25 @@ def test_a_range_that_comes_first_waits_for_all_of_it(scene: Scene, layer: str) 
 # --- disks ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+def test_what_was_pulled_before_makes_room_for_what_is_pulled_now(scene: Scene, layer: str) -> None:
+    """One image alone fills the cache; another one takes its place once it is not in use."""
+    other = scene.registry.layers("latest")[0]["digest"]
+    with scene.door("--cache-size=12MiB") as door:
+        scene.pull(door, TAG)
+
+        def is_gone() -> bool:
+            for each in (scene.cache / "blobs").glob(f"*/{other.partition(':')[2]}"):
+                each.unlink()
+            assert door.status(manifest(scene.name, "latest")) == 200
+            assert_is_had(scene, door, other)  # which makes room
+            return not is_stored(scene, layer)
+
+        assert not is_gone()
+        assert eventually(is_gone, 300)
+        assert_is_had(scene, door, layer)
+
+
 def test_rot_on_disk_is_noticed_and_fetched_again(scene: Scene, layer: str) -> None:
     small = scene.registry.layers("latest")[0]["digest"]
     with scene.door() as door:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -72,10 +73,11 @@ async def repositories(
 
 
 class Shelf:
-    """A place with images in memory, by their names."""
+    """A place with images in memory, by their names; see `Candidate` for `idle_time`."""
 
-    def __init__(self, sources: dict[Reference, Source]) -> None:
+    def __init__(self, sources: dict[Reference, Source], idle_time: float = math.inf) -> None:
         self._sources = sources
+        self._idle_time = idle_time
 
     async def has_registry(self, _: str) -> bool:
         return True
@@ -94,7 +96,7 @@ class Shelf:
             return True
 
         return [
-            Candidate(each, 0, partial(_given, source), is_current)
+            Candidate(each, 0, partial(_given, source), is_current, idle_time=self._idle_time)
             for each, source in self._sources.items()
         ]
 
