@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from imgproxy.unpacking import entry_names, ownership
+from imgproxy.unpacking.entry_names import MemberError
 from imgproxy.unpacking.tree import Attributes
 
 if TYPE_CHECKING:
@@ -69,7 +70,12 @@ class Metadata:
         mtime = member.mtime if _MIN_TIME <= member.mtime <= _MAX_TIME else 0
         can_record = member.kind in ("file", "directory")
         xattrs = self._kept(member, has_user=can_record) if member.xattrs else ()
-        return self._attributes(member.uid, member.gid, mode, xattrs, mtime, can_record=can_record)
+        try:
+            return self._attributes(
+                member.uid, member.gid, mode, xattrs, mtime, can_record=can_record
+            )
+        except MemberError as error:
+            raise entry_names.invalid(member.name, error.message) from None
 
     def _attributes(
         self,
@@ -107,16 +113,16 @@ class Metadata:
         return tuple(sorted(kept))
 
     def note(self, path: bytes, failed: list[tuple[bytes, OSError]]) -> None:
-        """Count extended attributes that could not be set. Raises `OSError` of another kind.
+        """Count extended attributes that could not be set.
 
-        Not every file system has each, and not every user may set it.
+        Not every file system has each, and not every user may set it. Raises `MemberError` for one
+        that means nothing to the system, and `OSError` of another kind.
         """
         for name, error in failed:
+            what, reason = entry_names.shown(name), os.strerror(error.errno or 0)
+            if error.errno == errno.EINVAL:
+                raise entry_names.invalid(path, f"{what} cannot be set to that: {reason}")
             if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
-                raise error
+                raise OSError(error.errno, f"{what} cannot be set: {reason}")
             kind = "owners" if name == ownership.RECORD else "xattrs"
-            self.lose(
-                kind,
-                f"{entry_names.shown(path)}: {entry_names.shown(name)} cannot be set here:"
-                f" {os.strerror(error.errno)}",
-            )
+            self.lose(kind, f"{entry_names.shown(path)}: {what} cannot be set here: {reason}")

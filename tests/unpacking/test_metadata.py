@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.unpacking import IS_ROOT, directory, entry, link, symlink, unpack
 
+from imgproxy.errors import InvalidError
 from imgproxy.specs.oci import tar_layers
 from imgproxy.store.files import DestinationError
 from imgproxy.unpacking import ownership
@@ -106,7 +107,7 @@ def test_what_cannot_be_set_is_counted_by_kind_and_told_once() -> None:
         "f: user.a cannot be set here: Operation not supported",
         "f: user.rootlesscontainers cannot be set here: Operation not supported",
     ]
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(OSError, match=r"user\.a cannot be set: No space left on device"):
         metadata.note(b"f", [(b"user.a", OSError(errno.ENOSPC, "full"))])
 
 
@@ -132,6 +133,15 @@ def test_attributes_of_users_are_set_and_those_of_replaced_directories_gone(at: 
     unpack(at, lower, directory("d", xattrs={"user.new": b"2"}))
     assert xattrs(at / "d") == {"user.new": b"2"}
     assert xattrs(at / "f") == {"user.f": b"\0=\n"}
+
+
+def test_what_means_nothing_to_the_system_is_the_layer_s_fault(at: Path) -> None:
+    message = "f: user. cannot be set to that: Invalid argument"
+    with pytest.raises(InvalidError, match=message):
+        unpack(at, entry("f", xattrs={"user.": b"1"}))
+    with pytest.raises(InvalidError, match=r"user\. cannot be set"):
+        unpack(at, directory(".", xattrs={"user.": b"1"}))
+    assert not at.exists()
 
 
 def test_records_of_owners_can_be_read_back(at: Path) -> None:

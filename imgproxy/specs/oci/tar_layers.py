@@ -24,6 +24,7 @@ Kind = Literal["file", "directory", "link", "symlink", "character", "block", "fi
 
 # The kernel has no longer ones (xattr(7)). Those of a member are in one header, which has a limit.
 MAX_XATTR = 64 * 1024
+MAX_XATTR_NAME = 255
 
 _KINDS: dict[bytes, Kind] = {
     b"0": "file",
@@ -93,7 +94,7 @@ class _Extended:
             if key in _KEYS:
                 self.values[key] = value
             elif key.startswith(_XATTR):
-                self.xattrs[key[len(_XATTR) :]] = value
+                self.xattrs[_xattr_name(key[len(_XATTR) :], header.at)] = value
             elif key.startswith(fields.SPARSE):
                 self.sparse.append((key, value))
         for key in (b"path", b"linkpath"):
@@ -112,6 +113,13 @@ class _Extended:
         if _NUMBER.fullmatch(value) is None:
             raise TarError(f"the header before byte {at} has a {key.decode()} that is not a number")
         return int(value)
+
+
+def _xattr_name(name: bytes, at: int) -> bytes:
+    """Return the name of an extended attribute. Raises `TarError` for one that none can have."""
+    if b"\0" in name or not 0 < len(name) <= MAX_XATTR_NAME:
+        raise TarError(f"the header at byte {at} has a malformed name of an extended attribute")
+    return name
 
 
 _NOTHING = _Extended()

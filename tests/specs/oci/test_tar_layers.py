@@ -185,8 +185,15 @@ def test_extended_attributes_are_bytes() -> None:
     assert read(extended(*records) + member() + member() + END)[1].xattrs == {}
 
 
+@pytest.mark.parametrize("name", [b"", b"user.a\0b", b"user." + b"n" * 251])
+def test_an_extended_attribute_has_a_name_that_the_system_takes(name: bytes) -> None:
+    assert refusal(extended(record(b"SCHILY.xattr." + name, b"1")) + member()) == (
+        "the header at byte 0 has a malformed name of an extended attribute"
+    )
+
+
 def test_an_extended_attribute_has_a_limit() -> None:
-    key = b"SCHILY.xattr.user.x"
+    key = b"SCHILY.xattr.user.x" + b"x" * 249
     assert only(extended(record(key, b"x" * MAX_XATTR)) + member()).xattrs
     assert refusal(extended(record(key, b"x" * (MAX_XATTR + 1))) + member()) == (
         f"the header at byte 0 has an extended attribute of more than {MAX_XATTR} bytes"
