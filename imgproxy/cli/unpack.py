@@ -79,8 +79,10 @@ async def run(options: UnpackOptions, diagnostics: Diagnostics) -> dict[str, Any
         if options.config is not None:
             with files.using(options.config):
                 files.write(options.config, config, _CONFIG_MODE, replace=False)
+        count = len(chosen.layers)
         diagnostics.progress(
-            f"{clean(options.directory)}: {done.files} files of {len(chosen.layers)} layers"
+            f"{clean(options.directory)}: {done.files} file{'s' * (done.files != 1)} of"
+            f" {count} layer{'s' * (count != 1)}"
         )
         return {
             "directory": options.directory,

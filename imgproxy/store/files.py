@@ -83,7 +83,11 @@ def write(path: str, content: bytes, mode: int, *, replace: bool = True) -> None
     beside = f"{path}.imgproxy-{os.getpid()}-{threading.get_native_id()}"
     with suppress(FileNotFoundError):
         os.unlink(beside)  # of a process that had this number and was killed
-    fd = os.open(beside, _NEW, mode)
+    try:
+        fd = os.open(beside, _NEW, mode)
+    except OSError as error:
+        error.filename = path  # the name that people know
+        raise
     try:
         try:
             write_all(fd, content)

@@ -23,6 +23,7 @@ from imgproxy.errors import clean
 from imgproxy.store.files import DestinationError, using
 from imgproxy.unpacking import removal
 from imgproxy.unpacking.beside import Beside, rename_new, sync
+from imgproxy.unpacking.entry_names import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +50,9 @@ class Destination:
         self._finished = False
         with using(path):
             base, self._name = os.path.split(os.fsencode(path).rstrip(b"/") or b"/")
-            self._parent = os.open(base or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            # By its text, so that it is what a message names.
+            parent = os.fsdecode(base) or "."
+            self._parent = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 self._beside: Beside | None = None
                 existing = self._open_existing()
@@ -71,7 +74,8 @@ class Destination:
         except OSError as error:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
-            raise self._refusal("exists, and is not a directory") from None
+            what = "a symbolic link" if os.path.islink(self.path.rstrip("/")) else "not a directory"
+            raise self._refusal(f"exists, and is {what}") from None
         try:
             self._mark(fd)
         except BaseException:
@@ -88,7 +92,8 @@ class Destination:
                 f" in it, {os.fsdecode(INCOMPLETE)} as well, and try again"
             )
         if names:
-            raise self._refusal("exists, and is not empty")
+            more = " and more" * (len(names) > 1)
+            raise self._refusal(f"exists, and is not empty: it has {shown(min(names))}{more}")
         try:
             os.close(os.open(INCOMPLETE, _MARK, 0o600, dir_fd=fd))
         except FileExistsError:

@@ -156,7 +156,7 @@ def test_the_config_is_written_beside_it(layout: Layout, at: Path) -> None:
     assert (again.status, f"{config} exists" in again.stderr) == (6, True)
     assert not at.with_name("2").exists()
     nowhere = unpack(layout, at.with_name("3"), "--config", str(at / "no/config"))
-    assert nowhere.status == 6
+    assert (nowhere.status, f"{at}/no/config: No such" in nowhere.stderr) == (6, True)
 
 
 @pytest.mark.slow

@@ -91,17 +91,26 @@ def test_anything_else_is_left_alone(tmp_path: Path, kind: str) -> None:
         case "full":
             (out / "x").mkdir(parents=True)
     before, fds = snapshot(tmp_path), len(os.listdir("/proc/self/fd"))
-    with pytest.raises(DestinationError, match="out exists, and is not"):
-        Destination(str(out))
+    kind = "a symbolic link" if out.is_symlink() else "not"
+    for path in (f"{out}", f"{out}/"):
+        with pytest.raises(DestinationError, match=f"{path} exists, and is {kind}"):
+            Destination(path)
     assert (snapshot(tmp_path), len(os.listdir("/proc/self/fd"))) == (before, fds)
 
 
 def test_a_place_that_is_absent_itself_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DestinationError, match="No such file"):
+    with pytest.raises(DestinationError, match=f"{tmp_path}/a: No such file"):
         Destination(f"{tmp_path}/a/b")
     assert os.listdir(tmp_path) == []
-    with pytest.raises(DestinationError, match="not empty"):
+    with pytest.raises(DestinationError, match=r"not empty: it has .* and more"):
         Destination("/")
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    """A new ext4 has `lost+found`."""
+    (tmp_path / "lost+found").mkdir()
+    with pytest.raises(DestinationError, match=r"is not empty: it has lost\+found$"):
+        Destination(str(tmp_path))
 
 
 def test_a_name_may_be_as_long_as_names_are(tmp_path: Path) -> None:
