@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Serve a container image over HTTP/1.1 on an inherited socket: GET /manifest, GET /config,
-GET /blobs/<digest>, GET /manifests/<digest>, POST /quit. Everything that is delivered has been
-verified."""
+GET /blobs/<digest>, GET /manifests/<digest>, GET /candidates, GET /layers, POST /quit. Everything
+that is delivered has been verified."""
 
 EPILOG = """\
 IMAGE is docker://[HOST[:PORT]/]NAME[:TAG][@DIGEST], oci:DIR[:REF], oci-archive:FILE[:REF],
