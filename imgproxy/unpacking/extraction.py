@@ -95,9 +95,7 @@ class Extraction:
                 self._add(member, stream)
         except TarError as error:
             raise InvalidError(f"{name}: {clean(str(error))}", code="ARCHIVE_INVALID") from None
-        for path, target in self._waiting:
-            self._link(path, target)
-        self._waiting.clear()
+        self._link_waiting()
         stream.drain()
         return self.files - before
 
@@ -206,6 +204,22 @@ class Extraction:
             self._waiting.append((path, target))
             return
         self._link(path, target)
+
+    def _link_waiting(self) -> None:
+        """Make the links that waited, those to others of them after these."""
+        by_target: dict[bytes, list[bytes]] = {}
+        for path, target in dict(self._waiting).items():  # of one path, the last
+            by_target.setdefault(target, []).append(path)
+        self._waiting.clear()
+        ready = [target for target in by_target if self._tree.status(target) is not None]
+        while ready:
+            target = ready.pop()
+            made = by_target.pop(target, [])
+            for path in made:
+                self._link(path, target)
+            ready += made
+        for target, missing in by_target.items():
+            self._link(missing[0], target)  # which tells that it is not there
 
     def _link(self, path: bytes, target: bytes) -> None:
         status = self._tree.status(target)

@@ -92,6 +92,16 @@ def test_an_attack_makes_what_is_right_or_nothing(
     assert len(os.listdir("/proc/self/fd")) == fds
 
 
+def test_links_to_links_that_follow_are_made(tmp_path: Path) -> None:
+    extract([layer(link(b"a", b"b"), link(b"b", b"c"), file(b"c", b"1"))], tmp_path / "out")
+    assert tree_at(tmp_path / "out") == {b"a": b"1", b"b": b"1", b"c": b"1"}
+    twice = layer(link(b"h", b"a"), link(b"h", b"b"), file(b"a", b"1"), file(b"b", b"2"))
+    extract([twice], tmp_path / "twice")
+    assert tree_at(tmp_path / "twice")[b"h"] == b"2"
+    with pytest.raises(InvalidError, match=r"link to [ab], which is not extracted"):
+        extract([layer(link(b"a", b"b"), link(b"b", b"a"))], tmp_path / "2")
+
+
 def test_a_layer_that_links_to_an_earlier_one_does_not_own_its_file(tmp_path: Path) -> None:
     first, second = layer(file(b"a", b"1")), layer(link(b"h", b"a"), file(b"a", b"2"))
     with pytest.raises(AmbiguousError, match="layer 1: a is in a layer before it"):
