@@ -12,6 +12,7 @@ All methods raise `OSError`.
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections import OrderedDict
 from typing import NamedTuple
@@ -22,8 +23,10 @@ from imgproxy.unpacking.resolution import Scope
 
 __all__ = ["Attributes", "Scope", "Tree", "change_open"]
 
-# Directories that are kept open. Those who write archives sort them, so that few are enough.
+# Directories that are kept open, and which part of what a process may have open that is at most.
+# Those who write archives sort them, so that few are enough.
 MAX_KEPT = 256
+_PART = 4
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -59,6 +62,8 @@ class Tree:
         self._scope = scope
         self._open_path = open_path or resolution.opener(root)
         self._kept: OrderedDict[bytes, int] = OrderedDict()
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_kept = MAX_KEPT if soft < 0 else min(MAX_KEPT, soft // _PART)
 
     def close(self) -> None:
         """Close the directories that are kept open."""
@@ -78,7 +83,7 @@ class Tree:
             return fd
         fd = self._open_path(self.root, path, self._scope, os.O_DIRECTORY)
         self._kept[path] = fd
-        if len(self._kept) > MAX_KEPT:
+        if len(self._kept) > self._max_kept:
             os.close(self._kept.popitem(last=False)[1])
         return fd
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -171,16 +172,24 @@ def test_a_deep_tree_is_made_and_removed(top: Path, tree: Tree) -> None:
     assert os.listdir(top) == []
 
 
-def test_few_directories_are_kept_open(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "MAX_KEPT", 20)
+def test_few_directories_are_kept_open(top: Path) -> None:
+    """A quarter of what the process may have open, so that there is room for all else."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    root = os.open(top, os.O_PATH)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, limits[1]))
+    try:
+        tree = Tree(root, Scope.BENEATH)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     before = len(os.listdir("/proc/self/fd"))
-    for n in range(trees.MAX_KEPT + 50):
+    for n in range(70):
         tree.make_directory(b"%d" % n)
         write(tree, b"%d/f" % n, b"")
-    assert len(os.listdir("/proc/self/fd")) <= before + trees.MAX_KEPT
+    assert len(os.listdir("/proc/self/fd")) == before + 20
     write(tree, b"0/g", b"")
     tree.close()
     assert len(os.listdir("/proc/self/fd")) == before
+    os.close(root)
 
 
 def test_attributes_are_given_to_what_is_there(top: Path, tree: Tree) -> None:
