@@ -52,10 +52,14 @@ class Beside:
                 return
 
     def close(self, *, keep: bool = False) -> None:
-        """Remove the directory, unless it has another name by now and is kept."""
+        """Remove the directory, unless it has another name by now and is kept.
+
+        One that somebody else has moved or removed is theirs.
+        """
         try:
             if not keep:
-                removal.remove(self.name, self._parent)
+                with suppress(FileNotFoundError):
+                    removal.remove(self.name, self._parent)
         finally:
             os.close(self.fd)
 

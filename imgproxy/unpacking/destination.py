@@ -138,7 +138,8 @@ class Destination:
         """Close the directory; without `finish` before, take it away or empty it."""
         try:
             if self._beside is not None:
-                self._beside.close(keep=self._finished)
+                with using(self.path):
+                    self._beside.close(keep=self._finished)
                 return
             try:
                 if not self._finished:

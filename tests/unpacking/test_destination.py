@@ -127,6 +127,29 @@ def test_what_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_what_is_moved_meanwhile_is_left_where_it_is(tmp_path: Path) -> None:
+    with closing(Destination(f"{tmp_path}/out")) as destination:
+        fill(destination)
+        (beside,) = tmp_path.iterdir()
+        beside.rename(tmp_path / "moved")
+        with pytest.raises(DestinationError, match="out: No such file"):
+            destination.finish()
+    assert snapshot(tmp_path) == ["moved", "moved/d", "moved/d/f"]
+
+
+def test_what_cannot_be_taken_away_is_the_destination_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination = Destination(f"{tmp_path}/out")
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(besides.removal, "remove", broken)
+    with pytest.raises(DestinationError, match="out: Read-only file system"):
+        destination.close()
+
+
 def test_two_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     with closing(Destination(f"{tmp_path}/out")) as first:
         with closing(Destination(f"{tmp_path}/out")) as second:
