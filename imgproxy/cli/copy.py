@@ -57,7 +57,7 @@ def add_options(parser: Parser) -> None:
     add(
         "directory",
         metavar="DIR",
-        type=values.new_directory,
+        type=values.new_directory_or_output,
         help="a directory, absent or empty; - is standard output, for one layer",
     )
     add(

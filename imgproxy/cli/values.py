@@ -78,9 +78,13 @@ def template(text: str) -> Template:
 
 
 def new_directory(text: str) -> str:
-    """Return the name of a directory to make, which is not that of an image."""
+    """Return the name of a directory to make, which is not that of an image, or `-`."""
     from imgproxy.specs.oci import reference
 
+    if text == "-":
+        raise argparse.ArgumentTypeError(
+            "- is standard output, which copy alone writes to; ./- is a directory"
+        )
     word, colon, rest = text.partition(":")
     if colon and (word in reference.TRANSPORTS or rest.startswith("//")):
         raise argparse.ArgumentTypeError(
@@ -88,6 +92,11 @@ def new_directory(text: str) -> str:
             f" layouts; ./{text} is a directory"
         )
     return directory(text)
+
+
+def new_directory_or_output(text: str) -> str:
+    """Return the name of a directory to make, or `-` for standard output."""
+    return text if text == "-" else new_directory(text)
 
 
 def ownership(text: str) -> Ownership:

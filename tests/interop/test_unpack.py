@@ -185,6 +185,8 @@ def test_mistakes_on_the_command_line_are_told(
     assert (done.status, words in done.stderr) == (2, True), done.stderr
     named_image = run("unpack", INSECURE, f"oci:{layout.path}:v1", "oci:elsewhere")
     assert (named_image.status, "pull copies images" in named_image.stderr) == (2, True)
+    output = run("unpack", INSECURE, f"oci:{layout.path}:v1", "-")
+    assert (output.status, "./- is a directory" in output.stderr) == (2, True)
 
 
 # --- what is wrong with an image ----------------------------------------------------------------
