@@ -3,16 +3,17 @@
 
     machine.py DIR IMAGE [COMMAND …] [-- OPTIONS OF IMGPROXY]
 
-Without COMMAND, the machine is booted, for which the image needs an init such as systemd. DIR is
-not unpacked again where it is there: it appears when it is whole, so that an installer that was
-killed can be started again. It needs root.
+Without COMMAND, the machine is booted, for which the image needs an init such as systemd, and runs
+until it is powered off. Its network has a loopback device alone. DIR is not unpacked again where it
+is there: it appears when it is whole, so that an installer that was killed can be started again.
+It needs root.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+from typing import NoReturn
 
 from imgproxy import parent
 
@@ -27,13 +28,13 @@ def install(directory: str, image: str, options: list[str]) -> None:
     print(f"{directory}: {done.files} files, {done.size >> 20} MiB{lost}", flush=True)
 
 
-def start(directory: str, command: list[str]) -> int:
-    """Start a machine, and return the exit status of the command, or of the machine."""
-    nspawn = ["systemd-nspawn", "--quiet", f"--directory={directory}"]
+def start(directory: str, command: list[str]) -> NoReturn:
+    """Become a machine that runs the command, or boots."""
+    nspawn = ["systemd-nspawn", "--quiet", "--private-network", f"--directory={directory}"]
     if not os.path.isdir("/run/systemd/system"):  # nobody is there to register with
         nspawn += ["--register=no", "--keep-unit"]
-    what = ["--as-pid2", *command] if command else ["--boot"]
-    return subprocess.run([*nspawn, *what], check=False).returncode
+    nspawn += ["--as-pid2", *command] if command else ["--boot"]
+    os.execvp(nspawn[0], nspawn)  # noqa: S606  (no shell is wanted)
 
 
 def main() -> int:
@@ -53,7 +54,7 @@ def main() -> int:
     except (parent.ParentError, OSError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return TRY_AGAIN if getattr(error, "retryable", False) else 1
-    return start(directory, command)
+    start(directory, command)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from support.parent import ROOT, eventually
 from support.servers import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 # Of the release that this host has, so that wheels that this host's Python gets are for it too.
 _PYTHON = "/usr/bin/python3"
@@ -158,7 +158,7 @@ def running(binds: Mapping[str, Path]) -> Iterator[Machine]:
         text=True,
     ) as process:
         try:
-            yield _booted(process)
+            yield booted(process, pytest.skip)
         finally:
             process.terminate()
             try:
@@ -167,14 +167,17 @@ def running(binds: Mapping[str, Path]) -> Iterator[Machine]:
                 process.kill()
 
 
-def _booted(process: subprocess.Popen[str]) -> Machine:
-    """Wait until the machine has started all of its units."""
+def booted(process: subprocess.Popen[str], fail: Callable[[str], NoReturn]) -> Machine:
+    """Wait until the machine of systemd-nspawn, which a process is, has started all of its units.
+
+    `fail` is called where that ends instead; its standard error is a pipe.
+    """
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
     def ask() -> bool:
         if process.poll() is not None:
             assert process.stderr
-            pytest.skip(f"systemd-nspawn does not boot here: {process.stderr.read()[-500:]}")
+            fail(f"systemd-nspawn does not boot here: {process.stderr.read()[-500:]}")
         pids = children.read_text().split()
         # The first process has a name of its own once it is systemd.
         return bool(pids) and Path(f"/proc/{pids[0]}/comm").read_text() == "systemd\n"
