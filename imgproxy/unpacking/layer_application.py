@@ -44,7 +44,6 @@ _MAX_MINOR = 1 << 20
 MAX_KEPT = 32 * 1024 * 1024
 
 _NODES = {"character": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO}
-_PIECE = 64 * 1024
 
 
 class Content(Stream, Protocol):
@@ -243,6 +242,6 @@ class LayerApplication:
 
 def _copy(content: Content, fd: int, size: int) -> None:
     """Write the next bytes of a layer to a file."""
-    while size and (piece := content.read_some(min(size, _PIECE))):
+    while size and (piece := content.read_some(size)):
         write_all(fd, piece)
         size -= len(piece)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Pieces that may lie ready. With pieces of 64 KiB: half of what the C library keeps of a thread.
-_READY = 32
+# Pieces that may lie ready: with pieces of 256 KiB, 2 MiB.
+_READY = 8
 
 
 class PieceQueue:
