@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import forked, namespaces
-from support.commands import Done, run
+from support.commands import run
 from support.damage import flip
 from support.home import REGISTRIES_CONF, mirror, table
 from support.images import (
@@ -30,16 +30,18 @@ from support.servers import (
     stored_blob,
 )
 from support.unpacking import (
+    BASE,
     END,
     IS_ROOT,
+    UPPER,
     directory,
     entry,
     image,
     link,
     names,
     public_directory,
-    symlink,
     tree,
+    unpack_image,
 )
 
 from imgproxy.unpacking.destination import INCOMPLETE
@@ -53,9 +55,6 @@ if TYPE_CHECKING:
 
 MARK = os.fsdecode(INCOMPLETE)
 AMD64 = "--platform=linux/amd64"
-
-BASE = directory("etc") + entry("etc/os", b"old") + entry("etc/gone") + directory("bin", mode=0o711)
-UPPER = entry("etc/os", b"new" * 1000, mtime=5) + entry("etc/.wh.gone") + symlink("sbin", "bin")
 
 
 @pytest.fixture
@@ -77,17 +76,12 @@ def at(place: Path) -> Path:
     return place / "work/tree"
 
 
-def unpack(source: Layout | str, at: Path, *options: str, policy: str = INSECURE) -> Done:
-    name = source if isinstance(source, str) else f"oci:{source.path}:v1"
-    return run("unpack", policy, *options, name, str(at))
-
-
 def nothing_is_left(at: Path) -> bool:
     return os.listdir(at.parent) == []
 
 
 def test_an_image_becomes_a_tree(layout: Layout, at: Path) -> None:
-    done = unpack(layout, at, "--format=json")
+    done = unpack_image(layout, at, "--format=json")
     assert done.status == 0, done.stderr
     assert names(at) == ["bin", "etc", "etc/os", "sbin"]
     assert tree(at)["etc/os"] == ("file", 0o644, b"new" * 1000, 5)
@@ -103,7 +97,7 @@ def test_an_image_becomes_a_tree(layout: Layout, at: Path) -> None:
     }
     assert f"{at}: 7 files of 2 layers\n" in done.stderr
     assert len([line for line in done.stderr.splitlines() if "bytes" in line]) == 2
-    assert unpack(layout, at.with_name("quiet"), "--quiet")[1:] == ("", "")
+    assert unpack_image(layout, at.with_name("quiet"), "--quiet")[1:] == ("", "")
 
 
 @pytest.mark.slow
@@ -116,7 +110,7 @@ def test_an_image_of_a_registry_becomes_a_tree(
     done = run("unpack", *options, name, str(at), env=home.environment())
     assert done.status == 0, done.stderr
     other = at.with_name("other")
-    assert unpack(layout, other).status == 0
+    assert unpack_image(layout, other).status == 0
     assert tree(at) == tree(other)
 
 
@@ -124,7 +118,7 @@ def test_an_image_of_a_registry_becomes_a_tree(
 def test_a_directory_that_is_empty_is_filled_in_place(layout: Layout, at: Path) -> None:
     at.mkdir()
     inode = at.stat().st_ino
-    assert unpack(layout, at).status == 0
+    assert unpack_image(layout, at).status == 0
     assert at.stat().st_ino == inode
     assert "bin" in names(at)
     assert MARK not in names(at)
@@ -141,7 +135,7 @@ def test_what_is_there_is_left_alone(layout: Layout, at: Path, kind: str) -> Non
     else:
         at.symlink_to("elsewhere")
     before = tree(at.parent)
-    done = unpack(layout, at, "--format=json")
+    done = unpack_image(layout, at, "--format=json")
     assert done.status == 6
     assert done.json()["errors"][0]["code"] == "DESTINATION"
     assert tree(at.parent) == before
@@ -150,19 +144,19 @@ def test_what_is_there_is_left_alone(layout: Layout, at: Path, kind: str) -> Non
 @pytest.mark.slow
 def test_the_config_is_written_beside_it(layout: Layout, at: Path) -> None:
     config = at.with_name("config.json")
-    assert unpack(layout, at, "--config", str(config)).status == 0
+    assert unpack_image(layout, at, "--config", str(config)).status == 0
     assert json.loads(config.read_bytes())["os"] == "linux"
-    again = unpack(layout, at.with_name("2"), "--config", str(config))
+    again = unpack_image(layout, at.with_name("2"), "--config", str(config))
     assert (again.status, f"{config} exists" in again.stderr) == (6, True)
     assert not at.with_name("2").exists()
-    nowhere = unpack(layout, at.with_name("3"), "--config", str(at / "no/config"))
+    nowhere = unpack_image(layout, at.with_name("3"), "--config", str(at / "no/config"))
     assert (nowhere.status, f"{at}/no/config: No such" in nowhere.stderr) == (6, True)
 
 
 @pytest.mark.slow
 def test_the_policy_is_asked(layout: Layout, at: Path, home: Home) -> None:
     policy = home.write("reject.json", {"default": [{"type": "reject"}]})
-    done = unpack(layout, at, policy=f"--policy={policy}")
+    done = unpack_image(layout, at, policy=f"--policy={policy}")
     assert (done.status, "is rejected by the policy" in done.stderr) == (3, True), done.stderr
     assert nothing_is_left(at)
 
@@ -181,7 +175,7 @@ def test_the_policy_is_asked(layout: Layout, at: Path, home: Home) -> None:
 def test_mistakes_on_the_command_line_are_told(
     layout: Layout, at: Path, options: list[str], words: str
 ) -> None:
-    done = unpack(layout, at, *options)
+    done = unpack_image(layout, at, *options)
     assert (done.status, words in done.stderr) == (2, True), done.stderr
     named_image = run("unpack", INSECURE, f"oci:{layout.path}:v1", "oci:elsewhere")
     assert (named_image.status, "pull copies images" in named_image.stderr) == (2, True)
@@ -199,7 +193,7 @@ def rewritten(layout: Layout, descriptor: Json, **changes: object) -> None:
 
 
 def refusal(layout: Layout, at: Path, status: int, *options: str) -> str:
-    done = unpack(layout, at, *options)
+    done = unpack_image(layout, at, *options)
     assert done.status == status, done.stderr
     assert nothing_is_left(at)
     return done.stderr
@@ -236,7 +230,7 @@ def test_an_artifact_is_no_root_file_system(layout: Layout, at: Path) -> None:
 def test_limits_can_be_set(layout: Layout, at: Path) -> None:
     assert "--max-files sets another limit" in refusal(layout, at, 4, "--max-files=6")
     assert "--max-size sets another limit" in refusal(layout, at, 4, "--max-size=1000")
-    assert unpack(layout, at, "--max-files=7", "--max-size=1M").status == 0
+    assert unpack_image(layout, at, "--max-files=7", "--max-size=1M").status == 0
 
 
 @pytest.mark.slow
@@ -280,10 +274,10 @@ def test_what_is_wrong_in_a_mirror_is_unpacked_from_the_next(
 @pytest.mark.skipif(not IS_ROOT, reason="only root may give files away")
 def test_owners_are_kept_by_root(layout: Layout, at: Path) -> None:
     layout.save(image(layout, entry("f", mode=0o4755, uid=5, gid=7)))
-    assert unpack(layout, at).status == 0
+    assert unpack_image(layout, at).status == 0
     state = (at / "f").stat()
     assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (5, 7, 0o4755)
-    assert unpack(layout, at.with_name("me"), "--owner=me").status == 0
+    assert unpack_image(layout, at.with_name("me"), "--owner=me").status == 0
     assert (at.with_name("me") / "f").stat().st_uid == 0
 
 
@@ -331,7 +325,7 @@ def test_64_layers_with_whiteouts(layout: Layout, at: Path) -> None:
         layers.append(entry(f"l{n:02}/f", b"x" * n, mtime=n) + change)
     layers.append(entry("l05/.wh..wh..opq") + entry("l05/new"))
     layout.save(image(layout, *layers))
-    assert unpack(layout, at).status == 0
+    assert unpack_image(layout, at).status == 0
     found = names(at)
     assert [name for name in found if name.startswith("l05")] == ["l05", "l05/new"]
     kept = {f"d/{n}" for n in range(64) if n % 2 == 0} | {f"d/link{n}" for n in range(2, 64, 2)}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from support.commands import Done, run
+from support.commands import run
 from support.images import (
     Layout,
 )
@@ -19,13 +19,15 @@ from support.servers import (
     skip,
 )
 from support.unpacking import (
+    BASE,
     IS_ROOT,
+    UPPER,
     directory,
     entry,
     image,
     names,
     public_directory,
-    symlink,
+    unpack_image,
 )
 
 from imgproxy.unpacking.destination import INCOMPLETE
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
 
 
 MARK = os.fsdecode(INCOMPLETE)
-
-BASE = directory("etc") + entry("etc/os", b"old") + entry("etc/gone") + directory("bin", mode=0o711)
-UPPER = entry("etc/os", b"new" * 1000, mtime=5) + entry("etc/.wh.gone") + symlink("sbin", "bin")
 
 
 # Those that have to do with files; others depend on what the threads wait for.
@@ -68,11 +67,6 @@ def at(place: Path) -> Path:
     return place / "work/tree"
 
 
-def unpack(source: Layout | str, at: Path, *options: str, policy: str = INSECURE) -> Done:
-    name = source if isinstance(source, str) else f"oci:{source.path}:v1"
-    return run("unpack", policy, *options, name, str(at))
-
-
 # --- other file systems -------------------------------------------------------------------------
 
 
@@ -96,7 +90,7 @@ def test_a_mount_point_becomes_the_top_of_the_tree(layout: Layout, place: Path) 
     layout.save(image(layout, BASE + directory(".", mode=0o751, mtime=5)))
     with disk(place / "disk", "1m") as path:
         device = path.stat().st_dev
-        assert unpack(layout, path).status == 0
+        assert unpack_image(layout, path).status == 0
         assert names(path) == ["bin", "etc", "etc/gone", "etc/os"]
         state = path.stat()
         assert (state.st_dev, state.st_mtime_ns, stat.S_IMODE(state.st_mode)) == (device, 5, 0o751)
@@ -108,7 +102,7 @@ def test_a_full_disk_is_left_as_it_was(layout: Layout, place: Path, size: str) -
     layout.save(image(layout, BASE, UPPER, entry("zeros", bytes(2 << 20))))
     with disk(place / "disk", size) as path:
         for out in (path / "absent", path):
-            done = unpack(layout, out, "--format=json")
+            done = unpack_image(layout, out, "--format=json")
             assert done.status == 6, done.stderr
             assert "No space left on device" in done.stderr
             assert os.listdir(path) == []
@@ -139,7 +133,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_looks_whole(
         at.mkdir()
     killed = run(*("unpack", INSECURE, f"oci:{layout.path}:v1", str(at)), prefix=strace(call, when))
     assert killed.status in (-9, 137)
-    again = unpack(layout, at)
+    again = unpack_image(layout, at)
     if not in_place:
         assert again.status == 0, again.stderr
         assert os.listdir(at.parent) == ["tree"]

@@ -9,6 +9,7 @@ import os
 from typing import NamedTuple
 
 from support import tars
+from support.attacked import DEVICE
 from support.attacks import (
     DIRECTORY,
     Link,
@@ -22,8 +23,6 @@ from support.attacks import (
     link,
     symlink,
 )
-
-DEVICE = Link(b"a device")
 
 
 class Unpacking(NamedTuple):

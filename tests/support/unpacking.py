@@ -1,4 +1,4 @@
-"""Layers that are unpacked in the test's own process, and trees as a test looks at them."""
+"""Layers to unpack, here or by the program, and trees as a test looks at them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from support.commands import run
 from support.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, digest_of, encode, named
+from support.parent import INSECURE
 from support.tars import END, extended, header, long_name, member, octal, padded, pax, record
 
 from imgproxy.specs.oci import media_type as types
@@ -24,6 +26,7 @@ from imgproxy.unpacking.root_file_system import Layer, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from support.commands import Done
     from support.images import Json, Layout
 
     from imgproxy.unpacking.root_file_system import Unpacked
@@ -82,6 +85,17 @@ def symlink(name: str | bytes, target: str | bytes, **fields: object) -> bytes:
 
 def link(name: str | bytes, target: str | bytes) -> bytes:
     return entry(name, kind="link", target=target)
+
+
+# Two layers of a system.
+BASE = directory("etc") + entry("etc/os", b"old") + entry("etc/gone") + directory("bin", mode=0o711)
+UPPER = entry("etc/os", b"new" * 1000, mtime=5) + entry("etc/.wh.gone") + symlink("sbin", "bin")
+
+
+def unpack_image(source: Layout | str, at: Path, *options: str, policy: str = INSECURE) -> Done:
+    """Unpack the image `v1` of a layout, or one by its name, by the program itself."""
+    name = source if isinstance(source, str) else f"oci:{source.path}:v1"
+    return run("unpack", policy, *options, name, str(at))
 
 
 @contextmanager
