@@ -86,7 +86,8 @@ class Dialer:
     `home` is its host, which the configuration names and which may have any address; None if only
     responses name hosts. `certificates` returns those for `host[:port]`; the endpoint's own are
     looked up as `registry`, its name in references. `proxy_for` returns the proxy for a URL, if
-    there is one. `verify` false accepts any certificate.
+    there is one. `verify` false accepts any certificate. `contexts` are those for TLS that other
+    dialers use too.
     """
 
     def __init__(
@@ -97,12 +98,14 @@ class Dialer:
         proxy_for: Callable[[Url], Proxy | None],
         *,
         verify: bool,
+        contexts: tls.Contexts | None = None,
     ) -> None:
         self._home = home and home.host
         self._registry = registry
         self._certificates = certificates
         self.proxy_for = proxy_for
         self._verify = verify
+        self._all_contexts = {} if contexts is None else contexts
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     async def __call__(self, url: Url, route: tcp.Route) -> ByteStream:
@@ -202,7 +205,7 @@ class Dialer:
             return stream.certificate
 
     async def _new_context(self, name: str) -> ssl.SSLContext:
-        make = partial(tls.make_context, verify=self._verify)
+        make = partial(tls.context, self._all_contexts, verify=self._verify)
         return self._contexts.setdefault(name, await self._read_certificates(name, make))
 
     async def _read_certificates(

@@ -1,8 +1,9 @@
 """A connection to a server that is made by a thread while the event loop is still being imported.
 
 Importing it takes as long as some round trips, and a name look-up, a dial and a TLS handshake do
-not need it; nor does sending the first request, once it is known that it will be needed. Failures
-are not reported: the client then connects in the usual way, and reports what fails there.
+not need it; nor does sending the first request, once it is known that it will be needed. Another
+thread reads the system's authorities meanwhile, which takes as long as a round trip. Failures are
+not reported: the client then connects in the usual way, and reports what fails there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from imgproxy.errors import closing_on_error
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from imgproxy.config.certs import Certificates
     from imgproxy.net.connection_pool import Connection
+    from imgproxy.net.tls import Contexts
     from imgproxy.specs.http.url import Url
 
 # How long a request waits for the connection, in seconds; it has had the time of the imports.
@@ -35,7 +38,8 @@ class Preconnection:
 
     `certificates` returns those for that host; it is called by the thread. As soon as there is a
     connection, a GET of `url` with `headers` is sent on it if `is_wanted` returns true. `timeout`
-    is in seconds, for the connection and for each step of the handshake.
+    is in seconds, for the connection and for each step of the handshake. `contexts` has the one for
+    TLS that was made; other connections can use it.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Preconnection:
         timeout: float,
     ) -> None:
         self.url = url
+        self.contexts: Contexts = {}
         self._headers = headers
         self._certificates = certificates
         self._is_wanted = is_wanted
@@ -54,6 +59,7 @@ class Preconnection:
         self._peer = ""
         self._sent = b""
         self._sent_at = 0.0
+        self._context: ssl.SSLContext | None = None
         self._socket: ssl.SSLSocket | None = None
         self._lock = threading.Lock()
         self._is_settled = False
@@ -73,18 +79,28 @@ class Preconnection:
         self._done.set()
 
     def _connected(self) -> ssl.SSLSocket:
-        from imgproxy.net.tls import make_context
-
-        context = make_context(self._certificates(), verify=True)
+        making = threading.Thread(target=self._make_context, daemon=True)
+        making.start()
         plain = socket.create_connection((self.url.host, self.url.port), self._timeout)
         with closing_on_error(plain):
+            # Otherwise the request is held back until the end of the handshake is acknowledged.
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._peer = plain.getpeername()[0]
-            secure = context.wrap_socket(plain, server_hostname=self.url.host)
+            making.join()
+            if self._context is None:
+                raise ConnectionError("there is no context for TLS")
+            secure = self._context.wrap_socket(plain, server_hostname=self.url.host)
         with closing_on_error(secure):
             if not self._is_settled and self._is_wanted():
                 self._send(secure)
             secure.setblocking(False)  # noqa: FBT003  (the name says it)
         return secure
+
+    def _make_context(self) -> None:
+        with suppress(Exception):  # see the module
+            from imgproxy.net import tls
+
+            self._context = tls.context(self.contexts, self._certificates(), verify=True)
 
     def _send(self, secure: ssl.SSLSocket) -> None:
         """Send the client's first request, equal to the byte."""

@@ -13,6 +13,9 @@ from imgproxy.host import environment
 if TYPE_CHECKING:
     from imgproxy.config.certs import Certificates
 
+    # What was made with `make_context`, by its arguments.
+    Contexts = dict[tuple[Certificates, bool], ssl.SSLContext]
+
 # OpenSSL's numbers of the reasons to refuse a certificate: x509_vfy.h. Of the first, an authority
 # is missing that an administrator can add.
 NO_AUTHORITY = frozenset({2, 18, 19, 20, 21, 27})
@@ -31,6 +34,20 @@ def files(certificates: Certificates) -> list[str]:
     variables = environment.environment()
     defaults = (variables.get("SSL_CERT_FILE"), variables.get("SSL_CERT_DIR"))
     return [*certificates.paths, *filter(None, defaults)]
+
+
+def context(contexts: Contexts, certificates: Certificates, *, verify: bool) -> ssl.SSLContext:
+    """Return what `make_context` does, made once for all servers of the same certificates.
+
+    To read the system's authorities takes as long as a round trip. A context without any is not
+    kept: OpenSSL does not say whether their file could not be opened just now. Raises
+    `ConfigurationError`.
+    """
+    key = certificates, verify
+    made = contexts.get(key) or make_context(certificates, verify=verify)
+    if made.cert_store_stats()["x509"] or not verify:
+        contexts[key] = made
+    return made
 
 
 def make_context(certificates: Certificates, *, verify: bool) -> ssl.SSLContext:

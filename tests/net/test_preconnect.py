@@ -27,11 +27,13 @@ from support.servers import RESET_ON_CLOSE, Certificates, certificates, in_threa
 from support.streams import Notes, real_time
 
 from imgproxy.config.certs import Certificates as Trusted
+from imgproxy.host.mounts import WouldWaitError
 from imgproxy.net import preconnect
 from imgproxy.net.client import Client
 from imgproxy.net.dialer import Dialer
 from imgproxy.net.preconnect import Preconnection
 from imgproxy.net.request import USER_AGENT
+from imgproxy.net.streams import TlsStream
 from imgproxy.specs.http import url as urls
 from imgproxy.specs.oci import distribution
 
@@ -70,6 +72,7 @@ Behaviour = Literal[
     "plain",  # answers without TLS
     "refuses",  # takes no connection
     "empty",  # has no image
+    "moved",  # redirects to `elsewhere`
 ]
 
 
@@ -82,6 +85,7 @@ class Server(socketserver.ThreadingTCPServer):
     def __init__(self, files: Certificates, behaviour: Behaviour) -> None:
         super().__init__(("127.0.0.1", 0), _Connection)
         self.behaviour = behaviour
+        self.elsewhere = ""
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(files.certificate, files.key)
         self.connections = 0
@@ -136,6 +140,8 @@ class _Connection(socketserver.BaseRequestHandler):
     def _serve(self, sock: ssl.SSLSocket) -> None:
         status = "404 Not Found" if self.server.behaviour == "empty" else "200 OK"
         body = b"" if self.server.behaviour == "empty" else MANIFEST
+        if self.server.behaviour == "moved":
+            status = f"307 Moved\r\nLocation: {self.server.elsewhere}"
         head = f"HTTP/1.1 {status}\r\nContent-Type: {OCI_MANIFEST}\r\nContent-Length: {len(body)}"
         received = b""
         with suppress(OSError):
@@ -258,6 +264,24 @@ def test_a_token_that_an_option_gives_goes_with_the_first_request(
         assert child.finish() == 0
         assert (server.connections, len(server.asked)) == (1, 1)
         assert server.authorized == ["Authorization: Bearer secret"]
+
+
+def test_the_authorities_are_read_once_for_all_servers(
+    start: Start, files: Certificates, tmp_path: Path
+) -> None:
+    """They are not there any more when the second server is connected to."""
+    authority = tmp_path / "authority"
+    authority.write_bytes(files.authority.read_bytes())
+    environment = {**start.environment, "SSL_CERT_FILE": str(authority)}
+    with serving(files, "moved") as server, serving(files) as other:
+        server.elsewhere = f"https://{other.address}/1"
+        child = start(server, env=environment)
+        assert eventually(lambda: server.shaken == 1)
+        authority.unlink()
+        reply = child.client.get("/manifest")
+        assert (reply.status, reply.body) == (200, MANIFEST)
+        assert child.finish() == 0
+        assert (server.shaken, other.shaken) == (1, 1)
 
 
 @pytest.mark.parametrize("behaviour", ["closes", "resets"])
@@ -436,10 +460,11 @@ def begun(
     files: Certificates,
     timeout: float = LIMIT,
     is_wanted: Callable[[], bool] = lambda: False,
+    certificates: Callable[[], Trusted] | None = None,
 ) -> Preconnection:
     trusted = Trusted((str(files.authority),))
     url = urls.parse(f"https://{server.address}/v2/acme/os/manifests/1")
-    return Preconnection(url, ACCEPT, lambda: trusted, is_wanted, timeout)
+    return Preconnection(url, ACCEPT, certificates or (lambda: trusted), is_wanted, timeout)
 
 
 def client_with(made: Preconnection, server: Server, files: Certificates) -> Client:
@@ -471,6 +496,54 @@ async def test_a_request_that_was_sent_beforehand_serves_the_same_request_alone(
     paths = [line.split()[1] for line in server.asked]
     expected = ["/v2/acme/os/manifests/1", url.target, url.target]
     assert paths == expected[-2 if name == "1" else 0 :]
+
+
+@real_time
+async def test_it_is_dialled_while_certificates_are_looked_up(files: Certificates) -> None:
+    looked_up = threading.Event()
+
+    def certificates() -> Trusted:
+        looked_up.wait(LIMIT)
+        return Trusted((str(files.authority),))
+
+    with serving(files) as server:
+        made = begun(server, files, certificates=certificates)
+        try:
+            assert await trio.to_thread.run_sync(eventually, lambda: server.connections == 1)
+            assert server.shaken == 0
+        finally:
+            looked_up.set()
+        await trio.to_thread.run_sync(made._done.wait)
+        connection = await made.connection()
+        assert connection is not None
+        connection.close()
+
+
+@real_time
+async def test_its_request_is_not_held_back_by_the_system(files: Certificates) -> None:
+    """Nagle's algorithm would wait for the end of the handshake to be acknowledged."""
+    with serving(files) as server:
+        made = begun(server, files)
+        await trio.to_thread.run_sync(made._done.wait)
+        connection = await made.connection()
+        assert connection is not None
+        assert isinstance(connection.stream, TlsStream)
+        sock = connection.stream._socket
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        connection.close()
+
+
+@pytest.mark.parametrize("failure", [ValueError("broken"), WouldWaitError(1, os.stat, "/x")])
+def test_there_is_none_without_certificates(failure: Exception, files: Certificates) -> None:
+    def certificates() -> Trusted:
+        raise failure
+
+    with serving(files) as server:
+        made = begun(server, files, certificates=certificates)
+        assert made._done.wait(LIMIT)
+        assert made._taken() is None
+        assert eventually(lambda: server.connections == 1)
+        assert server.shaken == 0
 
 
 @real_time

@@ -1,13 +1,18 @@
-"""Why a certificate is refused, by its fields."""
+"""Contexts that are made once, and why a certificate is refused, by its fields."""
 
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
+from imgproxy.config.certs import Certificates
 from imgproxy.net import tls
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BEGIN, END = "Jan  5 09:34:43 2018 GMT", "Jan  5 09:34:43 2020 GMT"
 WITHIN = ssl.cert_time_to_seconds("Jan  5 09:34:43 2019 GMT")
@@ -55,3 +60,34 @@ def test_a_certificate_explains_why(
 
 def test_no_authority_helps_against_what_is_explained() -> None:
     assert not tls.EXPLICABLE & tls.NO_AUTHORITY
+
+
+def test_a_context_is_made_once_for_the_same_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    contexts: tls.Contexts = {}
+    first = tls.context(contexts, Certificates(), verify=True)
+    others = [
+        tls.context(contexts, Certificates((str(authority),)), verify=True),
+        tls.context(contexts, Certificates(), verify=False),
+    ]
+    assert len({first, *others}) == 3
+    assert tls.context(contexts, Certificates(), verify=True) is first
+    assert tls.context(contexts, Certificates(), verify=False) is others[1]
+    assert others[1].verify_mode is ssl.CERT_NONE
+
+
+def test_a_context_without_authorities_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their file may be there again a moment later."""
+    authority = tmp_path / "ca.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    contexts: tls.Contexts = {}
+    tls.context(contexts, Certificates(), verify=True)
+    trustme.CA().cert_pem.write_to_path(str(authority))
+    found = tls.context(contexts, Certificates(), verify=True)
+    assert found.cert_store_stats()["x509"] == 1

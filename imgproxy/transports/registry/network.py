@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.net.client import Client
     from imgproxy.net.preconnect import Preconnection
+    from imgproxy.net.tls import Contexts
     from imgproxy.specs.http.proxy import Proxy
     from imgproxy.specs.http.url import Url
     from imgproxy.specs.oci.digest import Digest
@@ -50,6 +51,7 @@ class Network:
         self._diagnostics = diagnostics
         self.report = diagnostics.failure
         self._preconnection = preconnection
+        self._contexts: Contexts = preconnection.contexts if preconnection else {}
         self._clients: dict[tuple[str, str, bool], Client] = {}
         self._hosts: dict[tuple[str, bool], RegistryHost] = {}
         self._repositories: dict[tuple[RegistryHost, str, bool, bool], Repository] = {}
@@ -225,7 +227,14 @@ class Network:
             return found
 
         certificates = self.configuration.certificates
-        dialer = Dialer(home, registry, certificates, proxy_for, verify=not insecure)
+        dialer = Dialer(
+            home,
+            registry,
+            certificates,
+            proxy_for,
+            verify=not insecure,
+            contexts=self._contexts,
+        )
         return Client(
             dialer,
             self._diagnostics,
@@ -241,7 +250,7 @@ class Network:
         Images that are in use keep what they have.
         """
         self.close()
-        self._clients, self._hosts, self._repositories = {}, {}, {}
+        self._clients, self._hosts, self._repositories, self._contexts = {}, {}, {}, {}
         self._rejected.clear()
         for server in [each for each, users in self._users.items() if not users]:
             del self._users[server]

@@ -419,6 +419,7 @@ class Preconnected:
 
     def __init__(self, url: str) -> None:
         self.url = urls.parse(url)
+        self.contexts: dict[object, object] = {}
         self.closed = False
 
     def close(self) -> None:
