@@ -28,6 +28,9 @@ def main() -> int:
         in_place = f", in the place of {program}" if program == "skopeo" else ""
         print(f"imgproxy {__version__}{in_place}")  # noqa: T201
         return 0
+    import gc
+
+    gc.disable()  # until `runtime.run_event_loop`: what is imported stays
     _die_by_signal()
     is_as_skopeo = program == "skopeo" or "experimental-image-proxy" in sys.argv[1:]
     from imgproxy.errors import UsageError, shortage

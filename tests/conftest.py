@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from contextlib import ExitStack
@@ -36,6 +37,14 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not SLOW:
         deselect(config, items, [item for item in items if item.get_closest_marker("slow")])
+
+
+@pytest.fixture(autouse=True)
+def collections() -> Iterator[None]:
+    """Let garbage be collected as before a test that ran the program in this process."""
+    yield
+    gc.unfreeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)

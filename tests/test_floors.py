@@ -292,6 +292,8 @@ PRIVILEGES = [
         {"imgproxy.images.image", "imgproxy.transports.registry.preconnect"},
         id="asking-for-the-verdict",
     ),
+    # Before it does, garbage is not collected.
+    pytest.param(r"\btrio\.run\(", {"imgproxy.cli.runtime"}, id="running-the-event-loop"),
     pytest.param(
         r"\bsys\.(?:stdin|stdout|stderr)\b|\bprint\(",
         {"imgproxy.__main__", "imgproxy.cli.commands"},

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,14 +66,12 @@ def run(name: str, arguments: list[str], options: Options) -> int:
 
 
 def _run(name: str, arguments: list[str], options: Options) -> int:
-    import trio
-
     command: Command = import_module(f"imgproxy.cli.{name}")
     _parse(name, command, arguments, options)
     runtime.ignore_warnings()
     diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
     try:
-        done = trio.run(partial(command.run, options, diagnostics))
+        done = runtime.run_event_loop(command.run, options, diagnostics)
         if options.format == "json":
             _write([json.dumps(done, ensure_ascii=False)])
         elif hasattr(command, "text"):

@@ -150,7 +150,7 @@ def run(options: RegistryOptions) -> int:
         protection.check_sockets(options, listening.sockets)
         upstream.check_listeners(options, listening.sockets)
         sockets = InheritedSockets([], listening.sockets, shares_stderr=False)
-        ended_by = trio.run(_serve, options, files, sockets)
+        ended_by = runtime.run_event_loop(_serve, options, files, sockets)
     if ended_by is not None:  # whoever sent it wants to see that it did
         signal.raise_signal(ended_by)
     return 0

@@ -30,8 +30,6 @@ def run(options: Options) -> int:
     preconnection = runtime.preconnect(options, options.image, configuration, inherited.is_asked)
 
     runtime.load_hashes()
-    import trio
-
     from imgproxy.errors import shortage
     from imgproxy.frontends.single_image import SingleImage
     from imgproxy.server.http_connection import Severity
@@ -47,7 +45,7 @@ def run(options: Options) -> int:
         hosts=options.hosts,
     )
     try:
-        return trio.run(_serve, service, inherited, catalog, network)
+        return runtime.run_event_loop(_serve, service, inherited, catalog, network)
     except Exception as error:  # noqa: BLE001  (its traceback may have secrets)
         if failure := shortage("serving", error):
             raise failure from None

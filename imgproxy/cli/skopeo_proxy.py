@@ -40,8 +40,6 @@ def run(options: SkopeoOptions) -> int:
     preconnection = image and runtime.preconnect(options, image, configuration, lambda: True)
 
     runtime.load_hashes()
-    import trio
-
     from imgproxy.frontends.skopeo_proxy import SkopeoProxy
 
     network = runtime.new_network(options, configuration, diagnostics, preconnection or None)
@@ -49,7 +47,7 @@ def run(options: SkopeoOptions) -> int:
     new_image = partial(catalog.image, wanted=runtime.wanted(options), anew=True)
     proxy = SkopeoProxy(packets, new_image, diagnostics)
     try:
-        trio.run(_converse, proxy, catalog, network)
+        runtime.run_event_loop(_converse, proxy, catalog, network)
     except Exception as error:  # noqa: BLE001  (its traceback may have secrets)
         if failure := shortage("conversing", error):
             raise failure from None

@@ -509,8 +509,9 @@ def others(found: set[str]) -> set[str]:
 
 # What `python -m` needs to run a module at all, and the line about annotations.
 RUNNING = ("runpy", "__future__")
-# argparse, the words of its complaints, and what standard error is looked at with.
-PARSING = (*RUNNING, "argparse", "gettext", "locale", "select", "signal", "errno")
+# argparse, the words of its complaints, and what standard error is looked at with; `gc` is part of
+# the interpreter.
+PARSING = (*RUNNING, "gc", "argparse", "gettext", "locale", "select", "signal", "errno")
 INITIALIZING = (*PARSING, "json", "socket", "typing", "warnings")
 # The paths of requests are taken apart by `urllib.parse`, what libraries warn of is kept quiet.
 SERVING = (*PARSING, "trio", "h11", "json", "urllib.parse", "warnings")
@@ -574,6 +575,43 @@ REGISTRY = {
     *within("transports.registry", "preconnect", "redirects", "registry_host", "registry_image"),
     *within("transports.registry", "outage", "repository", "resumable_blob", "warnings"),
 }
+
+
+COLLECTING = """
+import gc, sys
+from imgproxy.__main__ import main
+counts = [0, 0, 0]
+def count(phase, info):
+    counts[info["generation"]] += phase == "start"
+def freeze(freeze=gc.freeze):
+    print(*counts, file=sys.stderr)
+    freeze()
+gc.callbacks.append(count)
+gc.freeze = freeze
+status = main()
+print(gc.get_freeze_count(), gc.isenabled(), file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def test_what_is_imported_is_not_looked_at_for_garbage(
+    sample: Any,  # noqa: ANN401
+    home: Home,
+) -> None:
+    """Neither while it is imported, which took dozens of collections, nor afterwards."""
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTING, INSECURE, "--platform=linux/amd64", sample.name],
+        input=b"GET /manifest HTTP/1.1\r\nHost: x\r\n\r\n",
+        capture_output=True,
+        timeout=60,
+        check=True,
+        env=home.environment(COVERAGE_PROCESS_START=None),
+    )
+    assert done.stdout.startswith(b"HTTP/1.1 200 ")
+    counts, frozen, is_enabled = done.stderr.rsplit(maxsplit=2)
+    assert counts.split() == [b"0"] * 3
+    assert int(frozen) >= 10_000
+    assert is_enabled == b"True"
 
 
 @pytest.mark.parametrize(
