@@ -1,14 +1,16 @@
-"""The layer that a client of skopeo's protocol will ask for next, opened before it does.
+"""The layers that a client of skopeo's protocol will ask for next, opened before it does.
 
 Its clients ask for one layer after the other, in the manifest's order, and never ahead. After two
-in a row the next is opened with each, so that the ways to the registry and back are gone while the
-layer before it is received. What was opened in vain is dropped, and there is an end to it.
+in a row the next is opened with each, of small ones two, so that the ways to the registry and back
+are gone while the layers before it are received. What was opened in vain is dropped, and there is
+an end to it.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.server.begun import Begun
 
@@ -26,9 +28,21 @@ IN_A_ROW = 2
 # In bytes: what may be received of an image in vain.
 MAX_WASTE = 8 * 1024 * 1024
 
+# In bytes: up to this a layer is small. It is there sooner than the next is opened, so that one
+# layer ahead would not be enough.
+SMALL = 1024 * 1024
 
-class NextLayer:
-    """The layers of an image, of which the next is opened ahead, in `nursery`.
+
+class _Next(NamedTuple):
+    """A layer that is opened ahead; so many bytes are `held` of it, in vain if it is dropped."""
+
+    descriptor: Descriptor
+    held: int
+    body: Begun[Body]
+
+
+class NextLayers:
+    """The layers of an image, of which the next ones are opened ahead, in `nursery`.
 
     `held` returns how many bytes are received of a layer that is opened, None where that is no use.
     Close it before the image.
@@ -47,22 +61,22 @@ class NextLayer:
         self._held = held
         self._nursery = nursery
         self._position = self._in_a_row = 0  # of the layer that comes next
-        self._next: Begun[Body] | None = None
-        self._weight = self._waste = 0
+        self._next: deque[_Next] = deque()
+        self._waste = 0
 
     async def blob(self, descriptor: Descriptor) -> Body:
         """Return a blob whose reply can be begun. Raises `Failure`."""
         begun = self._turn_to(descriptor)
-        self._begin()
+        while self._begin():
+            pass
         return await (self._open_blob(descriptor) if begun is None else begun.result())
 
     def _turn_to(self, descriptor: Descriptor) -> Begun[Body] | None:
         """Return the blob if it was begun, and make what follows it the next."""
         if self._digests[self._position : self._position + 1] == [descriptor.digest]:
-            begun, self._next = self._next, None
             self._in_a_row += 1
             self._position += 1
-            return begun
+            return self._next.popleft().body if self._next else None
         self.close()
         if descriptor.digest in self._digests:
             self._in_a_row, self._position = 1, self._digests.index(descriptor.digest) + 1
@@ -70,21 +84,32 @@ class NextLayer:
             self._in_a_row, self._position = 0, 0
         return None
 
-    def _begin(self) -> None:
-        """Open the next layer, if the client seems to go on in the same order."""
-        if self._in_a_row < IN_A_ROW or self._position >= len(self._layers):
-            return
-        descriptor = self._layers[self._position]
+    def _begin(self) -> bool:
+        """Open one more layer, if the client seems to go on in the same order; return whether."""
+        position = self._position + len(self._next)
+        if self._in_a_row < IN_A_ROW or position >= len(self._layers):
+            return False
+        descriptor = self._layers[position]
         held = self._held(descriptor)
-        if held is None or self._waste + held > MAX_WASTE:
-            return
-        self._weight = held
-        self._next = Begun(partial(self._open_blob, descriptor))
-        self._nursery.start_soon(self._next.run)
+        if held is None or not self._has_room(descriptor, held):
+            return False
+        body = Begun(partial(self._open_blob, descriptor))
+        self._next.append(_Next(descriptor, held, body))
+        self._nursery.start_soon(body.run)
+        return True
+
+    def _has_room(self, descriptor: Descriptor, held: int) -> bool:
+        """Return whether one more may be opened, which costs so much if it is not wanted."""
+        are_small = all(
+            each.size <= SMALL for each in (descriptor, *(each.descriptor for each in self._next))
+        )
+        most = 2 if are_small else 1
+        waste = self._waste + sum(each.held for each in self._next)
+        return len(self._next) < most and waste + held <= MAX_WASTE
 
     def close(self) -> None:
         """Drop what was opened ahead. May be called again."""
-        if self._next is not None:
-            self._waste += self._weight
-            self._next.drop()
-            self._next = None
+        while self._next:
+            dropped = self._next.popleft()
+            self._waste += dropped.held
+            dropped.body.drop()

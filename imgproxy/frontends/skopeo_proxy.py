@@ -26,7 +26,7 @@ from imgproxy.errors import (
 )
 from imgproxy.frontends import skopeo_messages as messages
 from imgproxy.frontends.oci_manifest import oci_manifest
-from imgproxy.frontends.skopeo_ahead import NextLayer
+from imgproxy.frontends.skopeo_ahead import NextLayers
 from imgproxy.frontends.skopeo_messages import Reply
 from imgproxy.frontends.skopeo_transfer import Transfer
 from imgproxy.server.pipes import Pipe
@@ -71,7 +71,7 @@ class _OpenImage:
         self.opened = opened
         self._users = 1
         layers = self.manifest.layers
-        self._layers = NextLayer(layers, self._blob_of_user, opened.held_ahead, nursery)
+        self._layers = NextLayers(layers, self._blob_of_user, opened.held_ahead, nursery)
 
     def share(self) -> None:
         """Add a user."""

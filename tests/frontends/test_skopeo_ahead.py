@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import trio
 from support.conversations import Pulled
@@ -10,27 +12,37 @@ from support.streams import virtual_time
 from trio.testing import wait_all_tasks_blocked
 
 from imgproxy.errors import UnavailableError
-from imgproxy.frontends.skopeo_ahead import MAX_WASTE, NextLayer
+from imgproxy.frontends.skopeo_ahead import MAX_WASTE, SMALL, NextLayers
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 
-A, B, C, D, OTHER = (
-    Descriptor("type", digests.parse(digest_of(each.encode())), 1)
-    for each in ("a", "b", "c", "d", "other")
-)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def layer(name: str, size: int = SMALL + 1) -> Descriptor:
+    return Descriptor("type", digests.parse(digest_of(name.encode())), size)
+
+
+A, B, C, D, OTHER = (layer(each) for each in ("a", "b", "c", "d", "other"))
 LAYERS = (A, B, C, D)
 
 
 class Scene:
     """Layers of which each waits for the `gate`. `asked` are the blobs that were asked for."""
 
-    def __init__(self, nursery: trio.Nursery, held: int | None = 1) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        held: int | None = 1,
+        layers: Sequence[Descriptor] = LAYERS,
+    ) -> None:
         self.asked: list[Descriptor] = []
         self.bodies: list[Pulled] = []
         self.failure: Exception | None = None
         self.gate = trio.Event()
         self.gate.set()
-        self.layers = NextLayer(LAYERS, self.open_blob, lambda _: held, nursery)
+        self.layers = NextLayers(layers, self.open_blob, lambda _: held, nursery)
 
     async def open_blob(self, descriptor: Descriptor) -> Pulled:
         self.asked.append(descriptor)
@@ -66,6 +78,30 @@ async def test_the_third_layer_is_opened_with_the_second_and_each_once() -> None
         await scene.ask(D)
     assert len(scene.asked) == 4
     assert scene.closed == [1, 1, 1, 1]
+
+
+@virtual_time
+async def test_two_small_layers_are_opened_ahead() -> None:
+    small = [layer(str(number), SMALL) for number in range(5)]
+    async with trio.open_nursery() as nursery:
+        scene = Scene(nursery, layers=[*small, D])
+        for position, count in enumerate((1, 4, 5, 5, 6, 6)):
+            await scene.ask([*small, D][position])
+            assert len(scene.asked) == count
+    assert len({*scene.asked}) == 6
+    assert scene.closed == [1] * 6
+
+
+@virtual_time
+async def test_all_that_is_opened_ahead_is_dropped_at_a_deviation() -> None:
+    small = [layer(str(number), SMALL) for number in range(4)]
+    async with trio.open_nursery() as nursery:
+        scene = Scene(nursery, MAX_WASTE // 2, small)
+        await scene.ask(small[0], small[1], OTHER)
+        assert len(scene.asked) == 5
+        assert scene.closed == [1] * 5
+        await scene.ask(small[0], small[1])  # no more may be received in vain
+        assert len(scene.asked) == 7
 
 
 @virtual_time
