@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from imgproxy.server.begun import Begun
+from imgproxy.server.handler import read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -93,7 +94,7 @@ class NextLayers:
         held = self._held(descriptor)
         if held is None or not self._has_room(descriptor, held):
             return False
-        body = Begun(partial(self._open_blob, descriptor))
+        body = Begun(partial(self._open_blob, descriptor), read_ahead)
         self._next.append(_Next(descriptor, held, body))
         self._nursery.start_soon(body.run)
         return True

@@ -107,8 +107,8 @@ class VerifiedSource:
         """Return how many bytes a blob holds once it is opened, None where that takes no wait."""
         if not is_distant(self.source, descriptor) or documents.embedded(descriptor) is not None:
             return None
-        size, whole = descriptor.size, verified_blob.WHOLE
-        return size if size <= whole else verified_blob.FIRST
+        size = descriptor.size
+        return size if size <= verified_blob.WHOLE else min(size, self._large_blobs.length)
 
     async def content(self, descriptor: Descriptor) -> bytes:
         """Return the whole of a blob that is as small as a config. Raises `Failure`."""

@@ -61,7 +61,7 @@ class Ahead:
             weight = self._handler.weight_ahead(request)
             if weight is None or not self._room.has(weight):
                 return
-            reply = Begun(partial(self._handler.handle, request))
+            reply = Begun(partial(self._handler.handle, request), Reply.read_ahead)
             self._room.held += weight.held
             self._next.append(_Next(request, weight, reply))
             self._nursery.start_soon(reply.run)

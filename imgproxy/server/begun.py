@@ -19,10 +19,13 @@ C = TypeVar("C", bound=_Closeable)
 
 
 class Begun(Generic[C]):
-    """The result of `make`, which `run` calls in a task of its own."""
+    """The result of `make`, which `run` calls in a task of its own, and `go_on` with the result."""
 
-    def __init__(self, make: Callable[[], Awaitable[C]]) -> None:
+    def __init__(
+        self, make: Callable[[], Awaitable[C]], go_on: Callable[[C], Awaitable[None]]
+    ) -> None:
         self._make = make
+        self._go_on = go_on
         self._scope = trio.CancelScope()
         self._done = trio.Event()
         self._made: C | None = None
@@ -37,6 +40,8 @@ class Begun(Generic[C]):
                 self._error = error
             finally:
                 self._done.set()
+            if self._made is not None:
+                await self._go_on(self._made)
         if self._scope.cancel_called:
             self.drop()
 

@@ -55,6 +55,12 @@ class Body(Protocol):
         """Close what the body is read from."""
 
 
+async def read_ahead(body: Body) -> None:
+    """Receive more of a body until it is read, if it has `read_ahead` for that."""
+    if hasattr(body, "read_ahead"):
+        await body.read_ahead()
+
+
 class Reply(NamedTuple):
     """A reply that is no failure: of status 200, 206 or 304.
 
@@ -71,6 +77,11 @@ class Reply(NamedTuple):
     body: bytes | Body | Opener
     ends_service: bool = False
     status: int = 200
+
+    async def read_ahead(self) -> None:
+        """Receive more of a pulled body until it is read."""
+        if not isinstance(self.body, bytes) and not callable(self.body):
+            await read_ahead(self.body)
 
     def close(self) -> None:
         """Close a pulled body that is not sent."""

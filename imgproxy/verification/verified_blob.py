@@ -11,6 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+import trio
+
 from imgproxy.errors import InvalidError, closing_on_error
 from imgproxy.specs.oci import digest as digests
 from imgproxy.verification.documents import compare, compare_hash, refuse_size
@@ -62,13 +64,20 @@ class LargeBlobs:
             CHUNK_OF_CROWD: WeakSet(),
         }
 
-    def admit(self, blob: Blob | VerifiedPart) -> int:
-        """Return how long the pieces of a blob may be, from now until it is discarded."""
+    @property
+    def length(self) -> int:
+        """How long the pieces of one more blob may be."""
         for (length, blobs), most in zip(self._by_length.items(), _MOST, strict=True):
             if len(blobs) < most:
-                blobs.add(blob)
                 return length
         return CHUNK_OF_HUNDREDS
+
+    def admit(self, blob: Blob | VerifiedPart) -> int:
+        """Return how long the pieces of a blob may be, from now until it is discarded."""
+        length = self.length
+        if length in self._by_length:
+            self._by_length[length].add(blob)
+        return length
 
     def discard(self, blob: Blob | VerifiedPart) -> None:
         """Admit another blob in place of this one, if it was admitted."""
@@ -96,6 +105,16 @@ async def open_blob(descriptor: Descriptor, reader: Reader, large_blobs: LargeBl
     return blob
 
 
+class _Ahead:
+    """What is received of a blob after its first piece, before anybody reads it."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.piece = memoryview(b"")
+        self.error: Exception | None = None
+
+
 class Blob:
     """The content of a blob, pulled in pieces; close it in any case.
 
@@ -120,6 +139,7 @@ class Blob:
         self._most = BUFFERS
         self._position = 0
         self._first: memoryview | None = None
+        self._ahead: _Ahead | None = None
 
     async def begin(self) -> None:
         """Receive what decides whether the reply can be begun.
@@ -165,11 +185,44 @@ class Blob:
         if self._position == self._descriptor.size:
             return memoryview(b"")
         try:
-            return await self._receive(CHUNK)
+            return await self._take_ahead() or await self._receive(CHUNK)
         except InvalidError as error:
             self._condemn(error)
             self.has_another_try = self._reader.reject(error)
             raise
+
+    async def read_ahead(self) -> None:
+        """Receive more of a large blob until it is read, as far as there is memory for.
+
+        A connection gets up to its speed only while it is received from. What fails is raised by
+        `read`. The last byte is left to `read`, which compares then.
+        """
+        if self._descriptor.size <= WHOLE:
+            return
+        room = self._buffers[0][self._position : min(self._length, self._descriptor.size - 1)]
+        self._ahead = ahead = _Ahead()
+        try:
+            with ahead.scope:
+                while self._first is not None and len(ahead.piece) < len(room):
+                    count = await self._receive_some(room[len(ahead.piece) :])
+                    ahead.piece = room[: len(ahead.piece) + count]
+                    self._position += count
+        except Exception as error:  # noqa: BLE001  (raised in its turn)
+            ahead.error = error
+        finally:
+            ahead.ended.set()
+
+    async def _take_ahead(self) -> memoryview:
+        """Return what was received ahead, once. Raises what that ended with."""
+        if self._ahead is None:
+            return memoryview(b"")
+        await self._ahead.ended.wait()
+        piece, self._ahead.piece = self._ahead.piece, memoryview(b"")
+        if piece:
+            self._hashing.begin(piece)
+        elif self._ahead.error is not None:
+            raise self._ahead.error
+        return piece
 
     async def _receive(self, limit: int) -> memoryview:
         """Return the next piece of a large blob, after its hashing has begun."""
@@ -207,4 +260,6 @@ class Blob:
     def close(self) -> None:
         """Close the reader. May be called again."""
         self._large_blobs.discard(self)
+        if self._ahead is not None:
+            self._ahead.scope.cancel()
         self._reader.close()

@@ -13,7 +13,7 @@ from support.streams import END, MemoryStream, virtual_time
 
 from imgproxy.frontends.single_image import SingleImage
 from imgproxy.server.handler import Request
-from imgproxy.verification.verified_blob import FIRST, WHOLE
+from imgproxy.verification.verified_blob import CHUNK, WHOLE
 
 if TYPE_CHECKING:
     from support.images import Json
@@ -85,7 +85,7 @@ async def test_what_no_released_manifest_names_is_asked_for_in_its_turn_alone() 
 
 @virtual_time
 async def test_a_blob_weighs_what_is_received_before_its_turn() -> None:
-    store, index, place = image(b"small", bytes(WHOLE), bytes(WHOLE + 1))
+    store, index, place = image(b"small", *map(bytes, (WHOLE, WHOLE + 1, CHUNK + 1)))
     handler = SingleImage(image_of(place))
     [chosen, other] = store.document(index)["manifests"]
     asked = [Request(b"GET", f"/blobs/{each}".encode()) for each in layers(store, chosen)]
@@ -96,7 +96,8 @@ async def test_a_blob_weighs_what_is_received_before_its_turn() -> None:
     assert [handler.weight_ahead(each) for each in asked] == [
         (5, 5),
         (WHOLE, WHOLE),
-        (WHOLE + 1, FIRST),
+        (WHOLE + 1, WHOLE + 1),
+        (CHUNK + 1, CHUNK),
     ]
     for target in ("/manifest", f"/manifests/{other['digest']}", "/quit", "/nowhere"):
         assert handler.weight_ahead(Request(b"GET", target.encode())) is None

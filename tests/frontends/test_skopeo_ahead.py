@@ -78,6 +78,7 @@ async def test_the_third_layer_is_opened_with_the_second_and_each_once() -> None
         await scene.ask(D)
     assert len(scene.asked) == 4
     assert scene.closed == [1, 1, 1, 1]
+    assert sum(each.ahead for each in scene.bodies) == 2
 
 
 @virtual_time

@@ -83,6 +83,7 @@ async def test_the_next_replies_are_begun_while_the_present_one_is_waited_for() 
         stream.inbox.add(END)
     assert [each.body.decode() for each in ended[0].replies(*["GET"] * 4)] == BLOBS[:4]
     assert [body.closed for body in handler.bodies] == [1] * 4
+    assert [body.ahead for body in handler.bodies] == [1, 1, 1, 0]  # the first of them is made last
     assert (handler.room.held, handler.room.conversations) == (0, 0)
 
 
@@ -304,3 +305,16 @@ def test_a_reply_closes_a_body_that_is_not_sent() -> None:
     Reply([], 0, body).close()
     assert body.closed == 1
     Reply([], 0, b"").close()
+
+
+@virtual_time
+async def test_nothing_more_is_received_of_a_body_that_is_there_or_cannot_be() -> None:
+    class Plain:
+        async def read(self) -> bytes:
+            raise AssertionError("it was read")
+
+        def close(self) -> None:
+            raise AssertionError("it was closed")
+
+    for body in (b"", Plain()):
+        await Reply([], 0, body).read_ahead()

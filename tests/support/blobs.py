@@ -84,6 +84,10 @@ class Chunks:
         self._rest = memoryview(content)
         self._sizes = cycle(sizes)
 
+    @property
+    def left(self) -> int:
+        return len(self._rest)
+
     async def receive_into(self, buffer: memoryview) -> int:
         await trio.lowlevel.checkpoint()
         count = min(len(buffer), len(self._rest), next(self._sizes))

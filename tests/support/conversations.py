@@ -48,10 +48,14 @@ GET, QUIT = ask(), ask("POST", "/quit")
 
 
 class Pulled:
-    """A body that is pulled: pieces, waits and failures. `closed` counts how often it was."""
+    """A body that is pulled: pieces, waits and failures.
+
+    `closed` counts how often it was, `ahead` how often it could be received before it was read.
+    """
 
     def __init__(self, *steps: Step) -> None:
         self.closed = 0
+        self.ahead = 0
         self._steps = iter(steps)
 
     async def read(self) -> bytes:
@@ -62,6 +66,9 @@ class Pulled:
                 return step
             await trio.sleep(step)
         return END
+
+    async def read_ahead(self) -> None:
+        self.ahead += 1
 
     def close(self) -> None:
         self.closed += 1
