@@ -22,6 +22,7 @@
 
 enum { SOURCE_LOST = 5 }; /* exit status of imgproxy */
 enum { TRY_AGAIN = 75 };  /* exit status of this program: EX_TEMPFAIL of sysexits.h */
+enum { AHEAD = 8 };       /* layers that are requested while the one before them is received */
 
 extern char **environ;
 
@@ -148,13 +149,18 @@ static bool start(char *image, char **options, int count, pid_t *child, FILE *di
     return error == 0 && replies != NULL ? true : fail("cannot start %s", program);
 }
 
-/* Send a request, and read the head of the reply, but not its body. */
-static bool ask(const char *method, const char *path, struct reply *reply) {
+/* Send a request. If nobody receives it, there is no reply. */
+static void request(const char *method, const char *path) {
     char line[8192];
     int size = snprintf(line, sizeof line, "%s %s HTTP/1.1\r\nHost: imgproxy\r\n\r\n", method, path);
+    send(fileno(replies), line, size, MSG_NOSIGNAL);
+}
+
+/* Read the head of the next reply, but not its body. Replies come in the order of the requests. */
+static bool answer(const char *path, struct reply *reply) {
+    char line[8192];
     *reply = (struct reply){.length = -1};
-    if (send(fileno(replies), line, size, MSG_NOSIGNAL) != size ||
-        fgets(line, sizeof line, replies) == NULL ||
+    if (fgets(line, sizeof line, replies) == NULL ||
         sscanf(line, "HTTP/1.1 %d", &reply->status) != 1)
         return fail("%s: no reply", path);
     while (fgets(line, sizeof line, replies) != NULL && strcmp(line, "\r\n") != 0) {
@@ -193,14 +199,20 @@ static bool refused(const char *path, const struct reply *reply) {
     return fail("%s: %d %s: %s", path, reply->status, code, message);
 }
 
-/* Count the bytes of a blob, and save it if there is a directory. */
+static char *blob_path(const char *layer, char *out, size_t size) {
+    char digest[256];
+    snprintf(out, size, "/blobs/%s", text(layer, "digest", digest, sizeof digest));
+    return out;
+}
+
+/* Count the bytes of a blob that was requested, and save it if there is a directory. */
 static bool fetch(const char *digest, const char *directory) {
     static char chunk[1 << 18];
     char path[512], file[4096] = "", part[4200] = "/dev/null";
     struct reply reply;
     bool good = true;
     snprintf(path, sizeof path, "/blobs/%s", digest);
-    if (!ask("GET", path, &reply)) return false;
+    if (!answer(path, &reply)) return false;
     if (reply.status != 200) return refused(path, &reply);
     if (directory != NULL) {
         /* Safe as a file name: imgproxy refuses a malformed digest. */
@@ -233,10 +245,11 @@ static bool fetch(const char *digest, const char *directory) {
 /* Print the parts of the image, and fetch its layers. */
 static bool list(const char *directory) {
     struct reply reply;
-    char digest[256];
+    char digest[256], path[512];
     if (directory != NULL && mkdir(directory, 0777) != 0 && errno != EEXIST)
         return fail("%s: %m", directory);
-    if (!ask("GET", "/manifest", &reply)) return false;
+    request("GET", "/manifest");
+    if (!answer("/manifest", &reply)) return false;
     if (reply.status != 200) return refused("/manifest", &reply);
     char *manifest = receive("/manifest", &reply);
     if (manifest == NULL) return false;
@@ -245,11 +258,16 @@ static bool list(const char *directory) {
     text(config, "digest", digest, sizeof digest);
     printf("config %s %lld bytes\n", digest, size == NULL ? 0 : atoll(size));
     bool good = true;
-    const char *layer = first(member(manifest, "layers"));
-    for (; good && layer != NULL; layer = next(layer))
+    const char *layer = first(member(manifest, "layers")), *ahead = layer;
+    /* Requested ahead, the next layers come without a wait for the registry. */
+    for (int waiting = 0; good && layer != NULL; layer = next(layer), waiting--) {
+        for (; ahead != NULL && waiting <= AHEAD; ahead = next(ahead), waiting++)
+            request("GET", blob_path(ahead, path, sizeof path));
         good = fetch(text(layer, "digest", digest, sizeof digest), directory);
+    }
     free(manifest);
-    return good && ask("POST", "/quit", &reply);
+    if (good) request("POST", "/quit");
+    return good && answer("/quit", &reply);
 }
 
 /* Close the socket, which ends imgproxy, too; report a failure of it, and return its status. */

@@ -564,6 +564,44 @@ def test_an_imgproxy_that_ends_between_replies(
     everyone(check)
 
 
+# Answers for no blob before all of them are requested.
+PATIENT = """#!{python}
+import re, socket
+sock = socket.socket(fileno=3)
+asked = ""
+
+def wait_asked(pattern, count):
+    global asked
+    while len(re.findall(pattern, asked)) < count:
+        asked += sock.recv(65536).decode()
+
+def send(body):
+    sock.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
+
+wait_asked("GET /manifest", 1)
+send({manifest})
+wait_asked("GET /blobs/", {count})
+for path in re.findall("GET /blobs/", asked):
+    send({content})
+wait_asked("POST /quit", 1)
+send(b"")
+"""
+
+
+def test_the_one_in_c_requests_layers_ahead(layout: Layout, tmp_path: Path) -> None:
+    command = built("C")
+    if isinstance(command, str):
+        skip(command)
+    digest = layout.save_image(*[SMALL] * 5)["digest"]
+    program = PATIENT.format(
+        python=sys.executable, manifest=layout.read(digest), count=5, content=SMALL
+    )
+    file = write_program(tmp_path / "patient", program)
+    ended = Parent("C", command, tmp_path)("image", program=file)
+    assert (ended.status, ended.stderr) == (0, [])
+    assert ended.stdout[2:] == [f"layer {digest_of(SMALL)} {len(SMALL)} bytes"] * 5
+
+
 def test_an_imgproxy_that_lies_is_found_out_but_by_the_one_in_c(
     everyone: Everyone, layout: Layout, tmp_path: Path
 ) -> None:
