@@ -176,7 +176,7 @@ def test_readers_that_leave(program: Program, blobs: Blobs, converse: Converse) 
             assert not reply.success, name
             assert reply.words.endswith("broken pipe"), name
             assert program.is_old or reply.code == "EPIPE", name
-        else:
+        elif not program.is_old:  # which may come to write the small one after the reader has left
             assert reply.success, (name, reply)
     assert client.blob(1, blobs.large) == blobs.content(blobs.large)
     assert client.finalize() == 0

@@ -22,6 +22,7 @@ from imgproxy.errors import (
     UnreachableError,
 )
 from imgproxy.specs.http import retry
+from imgproxy.specs.oci.distribution import BlobPath
 from imgproxy.transports.time_limit import TimeLimitError, max_retries, time_left, waiting
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Failover(Generic[L]):
     """Locations that should have the same content. `name` stands for them in messages.
 
     `retries` are the tries of all locations after the first; see `Retries` for `report`.
+    `wrong_blobs` remembers the locations where blobs were wrong, by default for this object alone:
+    what has a digest and is large should not be received once more by others.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class Failover(Generic[L]):
         *,
         retries: int,
         report: Callable[[str], None] = lambda _: None,
-        rejected: Rejected[L] | None = None,
+        wrong_blobs: Rejected[L] | None = None,
     ) -> None:
         self.name = name
         self._retries = retries
@@ -119,7 +122,8 @@ class Failover(Generic[L]):
         self._refusals: dict[L | Refused, Failure] = {
             each: DeniedError(each.reason) for each in locations if isinstance(each, Refused)
         }
-        self._rejected: Rejected[L] = {} if rejected is None else rejected
+        self._rejected: Rejected[L] = {}
+        self._wrong_blobs: Rejected[L] = {} if wrong_blobs is None else wrong_blobs
 
     def alone(self, location: L) -> Failover[L]:
         """Return a failover that has a single one of the locations."""
@@ -145,7 +149,7 @@ class Failover(Generic[L]):
         mirror. Raises `Failure`, which lists that of each location if there are several.
         """
         began = trio.current_time()
-        kept = {**self._refusals, **self._rejections(str(what))}
+        kept = {**self._refusals, **self._rejections(what)}
         if retries is None:
             kept |= self._outages()
             retries = self.new_retries()
@@ -206,18 +210,22 @@ class Failover(Generic[L]):
         True unless there is only one location: another one is asked then, or if none is left, the
         failure lists that of each.
         """
-        rejections = {**self._rejections(str(what)), **dict.fromkeys(locations, failure.copy())}
-        for each in [each for each in self._rejected if not self._rejections(each)]:
-            del self._rejected[each]
-        self._rejected[str(what)] = trio.current_time(), rejections
+        rejections = {**self._rejections(what), **dict.fromkeys(locations, failure.copy())}
+        rejected, now = self._rejected_for(what), trio.current_time()
+        for each in [each for each, (last, _) in rejected.items() if now >= last + REJECTION_TIME]:
+            del rejected[each]
+        rejected[str(what)] = now, rejections
         return len(self._all) > 1
 
-    def _rejections(self, what: str) -> dict[L | Refused, Failure]:
+    def _rejected_for(self, what: object) -> Rejected[L]:
+        return self._wrong_blobs if isinstance(what, BlobPath) else self._rejected
+
+    def _rejections(self, what: object) -> dict[L | Refused, Failure]:
         """Return the locations that are not to be asked for something, and why.
 
         All are forgotten together, so that locations that are slow and wrong cannot take turns.
         """
-        last, rejections = self._rejected.get(what, (0.0, {}))
+        last, rejections = self._rejected_for(what).get(str(what), (0.0, {}))
         return rejections if trio.current_time() < last + REJECTION_TIME else {}
 
     def _merged(self, failures: dict[L | Refused, Failure]) -> Failure:

@@ -55,8 +55,8 @@ class Network:
         self._clients: dict[tuple[str, str, bool], Client] = {}
         self._hosts: dict[tuple[str, bool], RegistryHost] = {}
         self._repositories: dict[tuple[RegistryHost, str, bool, bool], Repository] = {}
-        self._rejected: defaultdict[tuple[Repository | Refused, ...], Rejected[Repository]]
-        self._rejected = defaultdict(dict)
+        self._wrong_blobs: defaultdict[tuple[Repository | Refused, ...], Rejected[Repository]]
+        self._wrong_blobs = defaultdict(dict)
         self._users: defaultdict[RegistryHost | Client, set[object]] = defaultdict(set)
 
     def repository(self, reference: Reference) -> RegistryImage:
@@ -84,7 +84,7 @@ class Network:
                 locations,
                 retries=self.options.retries,
                 report=self.report,
-                rejected=self._rejected[tuple(locations)],
+                wrong_blobs=self._wrong_blobs[tuple(locations)],
             ),
             [partial(self._signatures, each, user) for each in found if not each.refusal],
             partial(self._release, user),
@@ -251,7 +251,7 @@ class Network:
         """
         self.close()
         self._clients, self._hosts, self._repositories, self._contexts = {}, {}, {}, {}
-        self._rejected.clear()
+        self._wrong_blobs.clear()
         for server in [each for each, users in self._users.items() if not users]:
             del self._users[server]
 

@@ -253,7 +253,7 @@ async def test_a_busy_location_is_asked_last_for_the_next_image_too() -> None:
 
 
 @virtual_time
-async def test_what_a_location_sent_wrong_is_not_asked_for_by_the_next_image() -> None:
+async def test_a_blob_that_was_wrong_is_not_asked_for_by_the_next_image() -> None:
     other = BLOB.replace("/acme/os/", "/acme/other/")
     again = [asked(url, FOUND_BLOB) for url in (BLOB, other, BLOB)]
     async with network(*again) as (made, _):
@@ -272,7 +272,18 @@ async def test_what_a_location_sent_wrong_is_not_asked_for_by_the_next_image() -
         await trio.sleep(REJECTION_TIME)
         await fetch()
         made.forget()
-        assert not made._rejected
+        assert not made._wrong_blobs
+
+
+@virtual_time
+async def test_a_manifest_that_was_wrong_is_asked_for_by_the_next_image() -> None:
+    """A registry may have sent something else for a moment, a page that asks for a login say."""
+    async with network(asked(WHERE, FOUND), asked(WHERE, FOUND)) as (made, _):
+        for _ in range(2):
+            image = made.repository(OWN)
+            found = await image.root()
+            assert not found.reject(InvalidError("not JSON"))
+            image.close()
 
 
 @virtual_time
