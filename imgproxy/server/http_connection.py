@@ -237,6 +237,7 @@ class HttpConnection:
         if scope.cancelled_caught:
             return None
         reply = await self._begun(request) or await self._handler.handle(request)
+        self._prepare_ahead()
         if reply.ends_service:
             self._shutdown.request()
         return reply
@@ -252,16 +253,23 @@ class HttpConnection:
 
     async def _begun(self, request: Request) -> Reply | None:
         """Return the reply to a request if it was begun before its turn. Raises `Failure`."""
-        if self._ahead is None and can_begin(self._handler) and self._handler.waits():
-            from imgproxy.server.ahead import Ahead
-
-            self._ahead = Ahead(self._handler, self._nursery)
+        self._prepare_ahead()
         if self._ahead is None:
             return None
         begun = self._ahead.turn_to(request)
         if request.method in _CONTENT:  # another may end the service
             self._look_ahead()
         return None if begun is None else await begun.result()
+
+    def _prepare_ahead(self) -> None:
+        """Make it possible to begin replies, as soon as it is known that they are waited for.
+
+        That is before the first reply is sent: later, an upgrade may have replaced the files.
+        """
+        if self._ahead is None and can_begin(self._handler) and self._handler.waits():
+            from imgproxy.server.ahead import Ahead
+
+            self._ahead = Ahead(self._handler, self._nursery)
 
     def _look_ahead(self) -> None:
         """Begin the replies to requests that have arrived behind the present one."""

@@ -268,5 +268,6 @@ def import_for_later() -> None:
     from datetime import datetime  # noqa: F401
 
     import imgproxy.host.masking
+    import imgproxy.net.low_water
     import imgproxy.specs.http.refusal_body  # noqa: F401
     from imgproxy.config import auth_file, certs  # noqa: F401
