@@ -32,7 +32,9 @@ ARCHIVES, QUICK_ARCHIVES = (200 * MIB, 2 * GIB), (16 * MIB,)
 COUNTS = (1, 10, 100, 1000)
 QUICK_COUNTS = (50,)
 RUNS, QUICK_RUNS = 5, 3
-PATIENCE, QUICK_PATIENCE = 180.0, 15.0  # seconds for one attempt of one contender
+# Many files take a slow disk a minute, for each contender.
+QUICK_TREES = ("debian", "large")
+PATIENCE, QUICK_PATIENCE = 180.0, 60.0  # seconds for one attempt of one contender
 UNITS = {"M": MIB, "G": GIB}
 
 
@@ -165,6 +167,7 @@ def _plan(
         lines=QUICK_LINES if options.quick else LINES,
         archives=QUICK_ARCHIVES if options.quick else ARCHIVES,
         clients=QUICK_CLIENTS if options.quick else CLIENTS,
+        trees=QUICK_TREES if options.quick else trees.WORKS,
         counts=() if options.skip_growth else QUICK_COUNTS if options.quick else COUNTS,
         only=options.only,
     )

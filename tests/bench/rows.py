@@ -145,6 +145,7 @@ class Plan:
     lines: Mapping[str, tuple[int, int, bool]]  # whole images from afar; see `LINES`
     archives: Sequence[int]  # sizes of archives
     clients: Mapping[int, int]  # counts of clients of a registry, with the size of the blob
+    trees: Collection[str]  # what is unpacked; see `trees.WORKS`
     only: Sequence[str]  # rows, or groups of them; none for all
 
     def wants(self, row: str) -> bool:
@@ -174,7 +175,7 @@ def experiments(plan: Plan, stage: Stage) -> Iterator[Experiment]:
     for size in plan.archives:
         yield from _archives(plan, stage, size)
     yield from _pulls(plan, stage)
-    for name in trees.WORKS:
+    for name in plan.trees:
         yield from _unpacked(plan, stage, name)
     for count, size in plan.clients.items():
         yield from _registry(plan, stage, f"registry-{count}", size, count)
