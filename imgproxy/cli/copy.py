@@ -52,14 +52,12 @@ class CopyOptions(LayerOptions):
 
 def add_options(parser: Parser) -> None:
     """See `commands.Command`."""
-    add = parser.add_argument
-    add("image", metavar="IMAGE", help="the image or artifact")
-    add(
-        "directory",
-        metavar="DIR",
-        type=values.new_directory_or_output,
-        help="a directory, absent or empty; - is standard output, for one layer",
+    layers.add_operands(
+        parser,
+        to=values.new_directory_or_output,
+        more="; - is standard output, for one layer",
     )
+    add = parser.add_argument
     add(
         "--name",
         metavar="TEMPLATE",

@@ -43,14 +43,8 @@ class ExtractOptions(LayerOptions):
 
 def add_options(parser: Parser) -> None:
     """See `commands.Command`."""
+    layers.add_operands(parser)
     add = parser.add_argument
-    add("image", metavar="IMAGE", help="the image or artifact")
-    add(
-        "directory",
-        metavar="DIR",
-        type=values.new_directory,
-        help="a directory, absent or empty",
-    )
     add(
         "--layer-per-dir",
         metavar="TEMPLATE",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from imgproxy.cli import options as common
@@ -16,7 +16,7 @@ from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.verification.documents import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from imgproxy.cli.parser import Parser
     from imgproxy.cli.progress import Progress
@@ -33,6 +33,18 @@ class LayerOptions(Options):
     directory: str
     max_size: int
     max_files: int
+
+
+def add_operands(
+    parser: Parser,
+    image: str = "the image or artifact",
+    to: Callable[[str], str] = values.new_directory,
+    more: str = "",
+) -> None:
+    """Add the image and the directory: `to` parses its name, `more` says what else it may be."""
+    add = parser.add_argument
+    add("image", metavar="IMAGE", help=image)
+    add("directory", metavar="DIR", type=to, help=f"a directory, absent or empty{more}")
 
 
 def add_options(parser: Parser, *, max_size: str, max_files: int) -> None:
@@ -79,13 +91,13 @@ async def chosen(options: LayerOptions, diagnostics: Diagnostics) -> AsyncIterat
 
 
 class ChosenLayers:
-    """The layers of an image that were chosen, in the order of its manifest."""
+    """The layers of an image, which is `opened`, that were chosen, in the order of its manifest."""
 
     def __init__(self, options: LayerOptions, opened: OpenedImage, progress: Progress) -> None:
         manifest = opened.manifest.parsed
         if not isinstance(manifest, Manifest):
             raise UnsupportedFormatError(f"{clean(options.image)} is an index, and has no layers")
-        self._opened = opened
+        self.opened = opened
         self.manifest = manifest
         self.progress = progress
         self.layers: Sequence[Layer] = layer_selection.choose(
@@ -93,28 +105,16 @@ class ChosenLayers:
         )
         progress.begin(sum(each.descriptor.size for each in self.layers))
 
-    async def config(self) -> bytes:
-        """Return the image's config, verified. Raises `Failure`."""
-        descriptor = self._opened.find_config()
-        content = embedded(descriptor)
-        if content is not None:
-            return content
-        pieces = []
-        with closing(await self._opened.open_blob(descriptor)) as blob:
-            while piece := await blob.read():
-                pieces.append(bytes(piece))
-        return b"".join(pieces)
-
     async def open(self, layer: Layer) -> LayerContent:
         """Open a layer; close it in any case. Raises `Failure`."""
         content = embedded(layer.descriptor)
-        blob = None if content is not None else await self._opened.open_blob(layer.descriptor)
+        blob = None if content is not None else await self.opened.open_blob(layer.descriptor)
         return LayerContent(layer.descriptor, content, blob, self.progress)
 
     def described(self) -> dict[str, Any]:
         """Return what there is to tell of the image, as JSON has it."""
-        stale = {} if self._opened.age is None else {"stale": True, "age": self._opened.age}
-        return {"manifest": str(self._opened.manifest.digest), **stale}
+        stale = {} if self.opened.age is None else {"stale": True, "age": self.opened.age}
+        return {"manifest": str(self.opened.manifest.digest), **stale}
 
 
 class LayerContent:

@@ -42,14 +42,8 @@ class UnpackOptions(LayerOptions):
 
 def add_options(parser: Parser) -> None:
     """See `commands.Command`."""
+    layers.add_operands(parser, image="the image")
     add = parser.add_argument
-    add("image", metavar="IMAGE", help="the image")
-    add(
-        "directory",
-        metavar="DIR",
-        type=values.new_directory,
-        help="a directory, absent or empty",
-    )
     add(
         "--owner",
         metavar="keep|me|record|map=FIRST:THERE:COUNT,…",
@@ -68,7 +62,7 @@ async def run(options: UnpackOptions, diagnostics: Diagnostics) -> dict[str, Any
     """See `commands.Command`."""
     _refuse_existing(options.config)
     async with layers.chosen(options, diagnostics) as chosen:
-        config = await chosen.config()
+        config = await chosen.opened.config()
         settings = Settings(
             options.owner or ownership.parse(root_file_system.default_ownership()),
             chosen.progress.say,

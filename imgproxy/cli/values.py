@@ -11,6 +11,9 @@ from imgproxy.errors import UsageError
 
 TYPE_CHECKING = False  # see `options`
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from imgproxy.config.sideload_pattern import Pattern
     from imgproxy.specs.http.credentials import Credentials
     from imgproxy.specs.oci.layer_names import Template
@@ -18,6 +21,16 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.manifest_selection import Annotation
     from imgproxy.specs.oci.platform import Platform
     from imgproxy.unpacking.ownership import Ownership
+
+    T = TypeVar("T")
+
+
+def _parsed(parse: Callable[[str], T], text: str) -> T:
+    """Return what `parse` makes of a value; the complaint about a wrong one shows it."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
 
 
 def descriptor(text: str) -> int:
@@ -31,50 +44,35 @@ def platform(text: str) -> Platform:
     """Return the platform that `OS/ARCH[/VARIANT]` names."""
     from imgproxy.specs.oci import platform as platforms
 
-    try:
-        return platforms.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+    return _parsed(platforms.parse, text)
 
 
 def artifact_type(text: str) -> str:
     """Return a media type, or the word for images."""
     from imgproxy.specs.oci import manifest_selection
 
-    try:
-        return manifest_selection.parse_artifact_type(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+    return _parsed(manifest_selection.parse_artifact_type, text)
 
 
 def annotation(text: str) -> Annotation:
     """Return the key and the value, if any, that an annotation must have."""
     from imgproxy.specs.oci import manifest_selection
 
-    try:
-        return manifest_selection.parse_annotation(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+    return _parsed(manifest_selection.parse_annotation, text)
 
 
 def layer(text: str) -> LayerSpec:
     """Return the conditions that a layer must fulfil."""
     from imgproxy.specs.oci import layer_selection
 
-    try:
-        return layer_selection.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+    return _parsed(layer_selection.parse, text)
 
 
 def template(text: str) -> Template:
     """Return the template for the names of layers."""
     from imgproxy.specs.oci import layer_names
 
-    try:
-        return layer_names.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+    return _parsed(layer_names.parse, text)
 
 
 def new_directory(text: str) -> str:
@@ -103,30 +101,21 @@ def ownership(text: str) -> Ownership:
     """Return whom unpacked files are to belong to."""
     from imgproxy.unpacking import ownership as owners
 
-    try:
-        return owners.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+    return _parsed(owners.parse, text)
 
 
 def pattern(text: str) -> Pattern:
     """Return the pattern of paths."""
     from imgproxy.config import sideload_pattern
 
-    try:
-        return sideload_pattern.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+    return _parsed(sideload_pattern.parse, text)
 
 
 def host(text: str) -> str:
     """Return the name or address of a host."""
     from imgproxy.server import access
 
-    try:
-        return access.parse_host(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'"{text}": {error}') from None
+    return _parsed(access.parse_host, text)
 
 
 def boolean(text: str) -> bool:

@@ -128,6 +128,12 @@ class OpenedImage:
             )
         return config
 
+    async def config(self) -> bytes:
+        """Return the chosen manifest's config. Raises `Failure`."""
+        config = self.find_config()
+        with self._noting_replacement():
+            return await self._source.content(config, partial(self._reader, config))
+
     def layers(self, specs: Sequence[LayerSpec] = ()) -> list[Layer]:
         """Return the layers that one of the SPECs chooses: see `layer_selection.choose`."""
         from imgproxy.specs.oci import layer_selection

@@ -110,15 +110,17 @@ class VerifiedSource:
         size = descriptor.size
         return size if size <= verified_blob.WHOLE else min(size, self._large_blobs.length)
 
-    async def content(self, descriptor: Descriptor) -> bytes:
-        """Return the whole of a blob that is as small as a config. Raises `Failure`."""
+    async def content(
+        self, descriptor: Descriptor, open_reader: Callable[[], Awaitable[Reader]] | None = None
+    ) -> bytes:
+        """Return the whole of a blob that is as small as a config; see `blob`. Raises `Failure`."""
         if descriptor.size > MAX_DOCUMENT_SIZE:
             raise InvalidError(
                 f"{self.name}: {descriptor.digest}: {descriptor.size} bytes are more than"
                 f" {MAX_DOCUMENT_SIZE}",
                 code="SIZE_INVALID",
             )
-        blob = await self.blob(descriptor)
+        blob = await self.blob(descriptor, open_reader)
         try:
             raw = bytearray()
             while piece := await blob.read():
