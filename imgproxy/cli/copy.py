@@ -17,6 +17,7 @@ from imgproxy.cli import layers, values
 from imgproxy.cli import options as common
 from imgproxy.cli.at_once import run_all
 from imgproxy.cli.layers import LayerOptions
+from imgproxy.cli.progress import counted
 from imgproxy.errors import AmbiguousError, Failure, InvalidError, UsageError, clean
 from imgproxy.specs.compression import HEAD
 from imgproxy.specs.oci import layer_names, layer_selection
@@ -92,9 +93,7 @@ async def run(options: CopyOptions, diagnostics: Diagnostics) -> dict[str, Any]:
                 destination.finish([each["name"].encode() for each in files], mode)
             else:
                 destination.finish(lambda fd: os.chmod(fd, mode) if destination.is_new else None)
-            diagnostics.progress(
-                f"{clean(options.directory)}: {len(files)} file{'s' * (len(files) != 1)}"
-            )
+            diagnostics.progress(f"{clean(options.directory)}: {counted(len(files), 'file')}")
             return {"directory": options.directory, **chosen.described(), "files": files}
 
 

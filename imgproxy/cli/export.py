@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from imgproxy.cli import options as common
 from imgproxy.cli import stored_names
 from imgproxy.cli.options import Options
+from imgproxy.cli.progress import counted
 from imgproxy.errors import UsageError, clean
 from imgproxy.specs.oci import mentions, tar_writer
 from imgproxy.specs.oci import reference as references
@@ -103,7 +104,7 @@ async def run(options: ExportOptions, diagnostics: Diagnostics) -> dict[str, Any
     for digest in archive.missing:
         diagnostics.progress(f"{digest} is named by an index, and not in the layout")
     where = clean(target.path or "standard output")
-    diagnostics.progress(f"{where}: {len(chosen)} image{'s' * (len(chosen) != 1)}, {size} bytes")
+    diagnostics.progress(f"{where}: {counted(len(chosen), 'image')}, {size} bytes")
     return {
         "names": [each.name for each in chosen if each.name],
         "size": size,

@@ -11,6 +11,7 @@ import trio
 from imgproxy.cli import layers, values
 from imgproxy.cli import options as common
 from imgproxy.cli.layers import LayerOptions
+from imgproxy.cli.progress import counted
 from imgproxy.errors import InvalidError, NotFoundError, UsageError, clean
 from imgproxy.specs.oci import layer_names, layer_selection
 from imgproxy.store.files import using
@@ -89,7 +90,7 @@ async def run(options: ExtractOptions, diagnostics: Diagnostics) -> dict[str, An
                 destination.empty()
             destination.finish(lambda fd: os.chmod(fd, mode) if destination.is_new else None)
             count = attempt.limits.files
-            diagnostics.progress(f"{clean(options.directory)}: {count} file{'s' * (count != 1)}")
+            diagnostics.progress(f"{clean(options.directory)}: {counted(count, 'file')}")
             return {
                 "directory": options.directory,
                 **chosen.described(),

@@ -40,6 +40,11 @@ class Progress(Protocol):
         """Take the bars away."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something, with an `s` unless it is one."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def new_progress(options: Options, diagnostics: Diagnostics) -> Progress:
     """Return the progress for this standard error and these options."""
     if not options.quiet and not options.debug and os.isatty(_STDERR):

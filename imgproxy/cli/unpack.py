@@ -13,6 +13,7 @@ import trio
 
 from imgproxy.cli import layers, values
 from imgproxy.cli.layers import LayerOptions
+from imgproxy.cli.progress import counted
 from imgproxy.errors import InvalidError, clean
 from imgproxy.store import files
 from imgproxy.store.files import DestinationError
@@ -73,10 +74,9 @@ async def run(options: UnpackOptions, diagnostics: Diagnostics) -> dict[str, Any
         if options.config is not None:
             with files.using(options.config):
                 files.write(options.config, config, _CONFIG_MODE, replace=False)
-        count = len(chosen.layers)
         diagnostics.progress(
-            f"{clean(options.directory)}: {done.files} file{'s' * (done.files != 1)} of"
-            f" {count} layer{'s' * (count != 1)}"
+            f"{clean(options.directory)}: {counted(done.files, 'file')} of"
+            f" {counted(len(chosen.layers), 'layer')}"
         )
         return {
             "directory": options.directory,
