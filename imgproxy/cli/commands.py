@@ -3,6 +3,9 @@
 A module describes itself in `DESCRIPTION`, adds the options and operands that it takes to a parser
 in `add_options`, and does its work in `run`, which returns what it did, as JSON has it. Where that
 is for people as well, `text` returns it in lines.
+
+Those that read an image have the first two in a module of their own, which imports little: the
+connection to the registry begins before the rest is imported, so that both happen at once.
 """
 
 from __future__ import annotations
@@ -41,15 +44,23 @@ EXIT_DESTINATION = 6
 EPILOG = "See imgproxy(1)."
 
 
-class Command(Protocol):
-    """The module of a command."""
+# Those whose module for options is `<name>_options`; `run` takes a `runtime.Beginning` as well.
+_READING = frozenset({"pull", "copy", "extract", "unpack"})
+
+
+class CommandOptions(Protocol):
+    """The module of a command that has its options."""
 
     DESCRIPTION: str
 
     def add_options(self, parser: Parser) -> None:
         """Add what the command takes."""
 
-    async def run(self, options: Any, diagnostics: Diagnostics) -> dict[str, Any]:  # noqa: ANN401
+
+class Command(Protocol):
+    """The module of a command."""
+
+    async def run(self, *given: Any) -> dict[str, Any]:  # noqa: ANN401
         """Do the work, and return what was done. Raises `Failure` and `UsageError`."""
 
 
@@ -66,12 +77,19 @@ def run(name: str, arguments: list[str], options: Options) -> int:
 
 
 def _run(name: str, arguments: list[str], options: Options) -> int:
-    command: Command = import_module(f"imgproxy.cli.{name}")
-    _parse(name, command, arguments, options)
+    path = f"imgproxy.cli.{name}"
+    _parse(name, import_module(f"{path}_options" if name in _READING else path), arguments, options)
     runtime.ignore_warnings()
     diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
     try:
-        done = runtime.run_event_loop(command.run, options, diagnostics)
+        given: tuple[object, ...] = (options, diagnostics)
+        if name in _READING:
+            # A store may have what a digest names.
+            is_asked = name != "pull" or "@" not in options.image
+            beginning = runtime.begin(options, diagnostics, is_asked=is_asked)
+            given = (options, beginning, diagnostics)
+        command: Command = import_module(path)
+        done = runtime.run_event_loop(command.run, *given)
         if options.format == "json":
             _write([json.dumps(done, ensure_ascii=False)])
         elif hasattr(command, "text"):
@@ -129,7 +147,7 @@ def _write(lines: Iterable[str]) -> None:
             raise
 
 
-def _parse(name: str, command: Command, arguments: list[str], options: Options) -> None:
+def _parse(name: str, command: CommandOptions, arguments: list[str], options: Options) -> None:
     parser = Parser(f"imgproxy {name}", command.DESCRIPTION, EPILOG)
     common.add_command(parser)
     command.add_options(parser)

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgproxy.cli import layers, values
-from imgproxy.cli import options as common
+from imgproxy.cli import layers
 from imgproxy.cli.at_once import run_all
-from imgproxy.cli.layers import LayerOptions
 from imgproxy.cli.progress import counted
 from imgproxy.errors import AmbiguousError, Failure, InvalidError, UsageError, clean
 from imgproxy.specs.compression import HEAD
@@ -33,60 +31,30 @@ from imgproxy.unpacking.tree import Attributes, Scope, Tree, change_open
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imgproxy.cli.copy_options import CopyOptions
     from imgproxy.cli.layers import ChosenLayers
-    from imgproxy.cli.parser import Parser
+    from imgproxy.cli.runtime import Beginning
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.specs.oci.layer_names import Template
     from imgproxy.specs.oci.layer_selection import Layer
 
-DESCRIPTION = "Write the layers of an image or an artifact as files, verified and as they are."
 
 _STDOUT = 1
 
 
-class CopyOptions(LayerOptions):
-    """The options of `copy`."""
-
-    name: Template | None
-    overwrite: bool
-
-
-def add_options(parser: Parser) -> None:
-    """See `commands.Command`."""
-    layers.add_operands(
-        parser,
-        to=values.new_directory_or_output,
-        more="; - is standard output, for one layer",
-    )
-    add = parser.add_argument
-    add(
-        "--name",
-        metavar="TEMPLATE",
-        type=values.template,
-        help="how to name files, with {title}, {annotation:KEY}, {index} and {offset} (the place in"
-        " the manifest, and among those chosen), {digest}, {short}, {algorithm} and {ext} in it"
-        " (default: {title}, or {index}-{short}{ext})",
-    )
-    add(
-        "--overwrite",
-        action="store_true",
-        help="write into a directory that has files, and replace those of the same names",
-    )
-    common.add_layers(parser)
-    layers.add_options(parser, max_size="1GiB", max_files=100_000)
-
-
-async def run(options: CopyOptions, diagnostics: Diagnostics) -> dict[str, Any]:
+async def run(
+    options: CopyOptions, beginning: Beginning, diagnostics: Diagnostics
+) -> dict[str, Any]:
     """See `commands.Command`."""
     if options.directory == "-":
-        return await _write_out(options, diagnostics)
+        return await _write_out(options, beginning, diagnostics)
     is_added_to = options.overwrite and is_filled(options.directory)
     with (
         closing((Additions if is_added_to else Destination)(options.directory)) as destination,
         using(options.directory),
         closing(Tree(destination.fd, Scope.BENEATH)) as tree,
     ):
-        async with layers.chosen(options, diagnostics) as chosen:
+        async with layers.chosen(options, beginning, diagnostics) as chosen:
             mode = 0o777 & ~layers.umask()
             files = await _Copy(chosen, options, tree, mode).run()
             if isinstance(destination, Additions):
@@ -97,11 +65,13 @@ async def run(options: CopyOptions, diagnostics: Diagnostics) -> dict[str, Any]:
             return {"directory": options.directory, **chosen.described(), "files": files}
 
 
-async def _write_out(options: CopyOptions, diagnostics: Diagnostics) -> dict[str, Any]:
+async def _write_out(
+    options: CopyOptions, beginning: Beginning, diagnostics: Diagnostics
+) -> dict[str, Any]:
     """Write one layer to standard output."""
     if options.format == "json" or os.isatty(_STDOUT):
         raise UsageError("standard output is for the layer: redirect it, without --format json")
-    async with layers.chosen(options, diagnostics) as chosen:
+    async with layers.chosen(options, beginning, diagnostics) as chosen:
         if len(chosen.layers) != 1:
             raise AmbiguousError(
                 f"{len(chosen.layers)} layers are chosen, and standard output is for one: choose it"

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgproxy.cli import layers, values
-from imgproxy.cli import options as common
-from imgproxy.cli.layers import LayerOptions
+from imgproxy.cli import layers
 from imgproxy.cli.progress import counted
 from imgproxy.errors import InvalidError, NotFoundError, UsageError, clean
 from imgproxy.specs.oci import layer_names, layer_selection
@@ -24,64 +22,20 @@ from imgproxy.unpacking.tree import Attributes, Scope, Tree
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imgproxy.cli.extract_options import ExtractOptions
     from imgproxy.cli.layers import ChosenLayers
-    from imgproxy.cli.parser import Parser
+    from imgproxy.cli.runtime import Beginning
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.specs.oci.layer_names import Template
     from imgproxy.specs.oci.layer_selection import Layer
 
-DESCRIPTION = "Extract the archives in the layers of an image or an artifact into a directory."
 
-
-class ExtractOptions(LayerOptions):
-    """The options of `extract`."""
-
-    layer_per_dir: Template | None
-    merge: str
-    strip: int
-    include: list[str]
-
-
-def add_options(parser: Parser) -> None:
-    """See `commands.Command`."""
-    layers.add_operands(parser)
-    add = parser.add_argument
-    add(
-        "--layer-per-dir",
-        metavar="TEMPLATE",
-        type=values.template,
-        help="a directory in DIR for each layer, named as copy --name has it (default, without a"
-        " value: {index}-{short}); the value stands after a =",
-    )
-    add(
-        "--merge",
-        choices=("later",),
-        help="later: of one path in two layers, that in the later layer counts (default: it is an"
-        " error)",
-    )
-    add(
-        "--strip",
-        metavar="N",
-        type=values.number,
-        default=0,
-        help="take the first N directories off the front of each name (default: 0)",
-    )
-    add(
-        "--include",
-        metavar="GLOB",
-        action="append",
-        default=[],
-        help="extract what fits this pattern, or is in a directory that does; * stands for / as"
-        " well; may be given several times, and any may fit (default: everything)",
-    )
-    common.add_layers(parser)
-    layers.add_options(parser, max_size="1GiB", max_files=100_000)
-
-
-async def run(options: ExtractOptions, diagnostics: Diagnostics) -> dict[str, Any]:
+async def run(
+    options: ExtractOptions, beginning: Beginning, diagnostics: Diagnostics
+) -> dict[str, Any]:
     """See `commands.Command`."""
     with closing(Destination(options.directory)) as destination, using(options.directory):
-        async with layers.chosen(options, diagnostics) as chosen:
+        async with layers.chosen(options, beginning, diagnostics) as chosen:
             mode = 0o777 & ~layers.umask()
             while True:
                 attempt = _Attempt(options, chosen, destination.fd, mode)

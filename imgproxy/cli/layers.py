@@ -6,9 +6,7 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from imgproxy.cli import options as common
-from imgproxy.cli import runtime, values
-from imgproxy.cli.options import Options
+from imgproxy.cli import runtime
 from imgproxy.cli.progress import new_progress
 from imgproxy.errors import UnsupportedFormatError, clean
 from imgproxy.specs.oci import layer_selection
@@ -16,10 +14,11 @@ from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.verification.documents import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from imgproxy.cli.parser import Parser
+    from imgproxy.cli.layer_options import LayerOptions
     from imgproxy.cli.progress import Progress
+    from imgproxy.cli.runtime import Beginning
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.opened_image import OpenedImage
     from imgproxy.specs.oci.layer_selection import Layer
@@ -27,55 +26,13 @@ if TYPE_CHECKING:
     from imgproxy.verification.verified_blob import Blob
 
 
-class LayerOptions(Options):
-    """The options of commands that write what layers hold."""
-
-    directory: str
-    max_size: int
-    max_files: int
-
-
-def add_operands(
-    parser: Parser,
-    image: str = "the image or artifact",
-    to: Callable[[str], str] = values.new_directory,
-    more: str = "",
-) -> None:
-    """Add the image and the directory: `to` parses its name, `more` says what else it may be."""
-    add = parser.add_argument
-    add("image", metavar="IMAGE", help=image)
-    add("directory", metavar="DIR", type=to, help=f"a directory, absent or empty{more}")
-
-
-def add_options(parser: Parser, *, max_size: str, max_files: int) -> None:
-    """Add the options that all of these commands take, with these limits."""
-    add = parser.add_argument
-    add(
-        "--max-size",
-        metavar="SIZE",
-        type=values.size,
-        default=max_size,
-        help=f"how much may be written, in bytes or as 500M or 2GiB (default: {max_size})",
-    )
-    add(
-        "--max-files",
-        metavar="N",
-        type=values.number,
-        default=max_files,
-        help=f"how many files may be written (default: {max_files})",
-    )
-    common.add_choice(parser)
-    common.add_credentials(parser, parser.add_mutually_exclusive_group())
-    common.add_configuration(parser)
-    common.add_networks(parser)
-    common.add_cache(parser)
-
-
 @asynccontextmanager
-async def chosen(options: LayerOptions, diagnostics: Diagnostics) -> AsyncIterator[ChosenLayers]:
+async def chosen(
+    options: LayerOptions, beginning: Beginning, diagnostics: Diagnostics
+) -> AsyncIterator[ChosenLayers]:
     """Open the image that the options name, and choose its layers. Raises `Failure`."""
-    configuration = runtime.new_configuration(options, runtime.OptionFiles(options), diagnostics)
-    network = runtime.new_network(options, configuration, diagnostics, None)
+    configuration = beginning.configuration
+    network = runtime.new_network(options, configuration, diagnostics, beginning.preconnection)
     catalog = runtime.new_catalog(options, configuration, network)
     image = catalog.image(options.image, runtime.wanted(options))
     progress = new_progress(options, diagnostics)

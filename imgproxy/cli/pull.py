@@ -10,10 +10,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from imgproxy.cli import options as common
-from imgproxy.cli import runtime, stored_names
+from imgproxy.cli import runtime
 from imgproxy.cli.at_once import run_all
-from imgproxy.cli.options import Options
 from imgproxy.cli.progress import new_progress
 from imgproxy.errors import InvalidError, UsageError, clean
 from imgproxy.images.conversion import as_oci
@@ -26,66 +24,36 @@ from imgproxy.transports.kept_blobs import KeptBlobs
 from imgproxy.verification.documents import embedded
 
 if TYPE_CHECKING:
-    from imgproxy.cli.parser import Parser
     from imgproxy.cli.progress import Progress
+    from imgproxy.cli.pull_options import PullOptions
+    from imgproxy.cli.runtime import Beginning
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.images.image import Image
     from imgproxy.images.opened_image import OpenedImage
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
-    from imgproxy.specs.oci.reference import LayoutName
     from imgproxy.verification.documents import VerifiedDocument
-
-DESCRIPTION = "Copy an image, verified, into an OCI layout that many processes may share."
 
 # In seconds: how long another process may add nothing to a blob that it receives. It may be hashing
 # what there was, trying again, or waiting for the disk.
 _PATIENCE = 900.0
 
 
-class PullOptions(Options):
-    """The options of `pull`."""
-
-    store: LayoutName
-    all_platforms: bool
-    convert: str | None
-
-
-def add_options(parser: Parser) -> None:
-    """See `commands.Command`."""
-    add = parser.add_argument
-    add("image", metavar="IMAGE", help="the image to copy")
-    add(
-        "store",
-        metavar="oci:DIR[:REF]",
-        type=stored_names.layout,
-        help="the store, and the name there",
-    )
-    add("--all-platforms", action="store_true", help="the whole index, with all that it names")
-    add(
-        "--convert",
-        choices=("oci",),
-        help="oci: rename the media types of Docker's manifests, which gives them other digests",
-    )
-    common.add_choice(parser)
-    common.add_credentials(parser, parser.add_mutually_exclusive_group())
-    common.add_configuration(parser)
-    common.add_networks(parser)
-    common.add_cache(parser)
-
-
-async def run(options: PullOptions, diagnostics: Diagnostics) -> dict[str, Any]:
+async def run(
+    options: PullOptions, beginning: Beginning, diagnostics: Diagnostics
+) -> dict[str, Any]:
     """See `commands.Command`."""
     if options.all_platforms and (options.artifact_type or options.annotations):
         raise UsageError("--all-platforms has all of an index; leave out what chooses from it")
     store = ContentStore(options.store.path)
-    configuration = runtime.new_configuration(options, runtime.OptionFiles(options), diagnostics)
-    network = runtime.new_network(options, configuration, diagnostics, None)
+    network = runtime.new_network(
+        options, beginning.configuration, diagnostics, beginning.preconnection
+    )
     store.create()
     progress = new_progress(options, diagnostics)
     keeper = Keeper()
     blobs = KeptBlobs(store, keeper.keep, patience=_PATIENCE)
-    catalog = runtime.new_catalog(options, configuration, network, blobs)
+    catalog = runtime.new_catalog(options, beginning.configuration, network, blobs)
     image = catalog.image(options.image, runtime.wanted(options))
     try:
         with store.using():

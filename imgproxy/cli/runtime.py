@@ -170,6 +170,25 @@ def preconnect(
     )
 
 
+class Beginning:
+    """What a command begins with: the configuration of this host, and a connection, if any."""
+
+    def __init__(self, configuration: Configuration, preconnection: Preconnection | None) -> None:
+        self.configuration = configuration
+        self.preconnection = preconnection
+
+
+def begin(options: Options, diagnostics: Diagnostics, *, is_asked: bool) -> Beginning:
+    """Begin a command, with the connection that its image will need. Raises `UsageError`.
+
+    `is_asked`: see `preconnect`.
+    """
+    configuration = new_configuration(options, OptionFiles(options), diagnostics)
+    return Beginning(
+        configuration, preconnect(options, options.image, configuration, lambda: is_asked)
+    )
+
+
 def new_network(
     options: Options,
     configuration: Configuration,

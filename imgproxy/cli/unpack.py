@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from imgproxy.cli import layers, values
-from imgproxy.cli.layers import LayerOptions
+from imgproxy.cli import layers
 from imgproxy.cli.progress import counted
 from imgproxy.errors import InvalidError, clean
 from imgproxy.store import files
@@ -24,45 +23,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imgproxy.cli.layers import ChosenLayers, LayerContent
-    from imgproxy.cli.parser import Parser
+    from imgproxy.cli.runtime import Beginning
+    from imgproxy.cli.unpack_options import UnpackOptions
     from imgproxy.host.diagnostics import Diagnostics
-    from imgproxy.unpacking.ownership import Ownership
     from imgproxy.unpacking.root_file_system import Unpacked
 
-DESCRIPTION = "Unpack the root file system of an image into a directory that is absent or empty."
 
 _CONFIG_MODE = 0o644
 
 
-class UnpackOptions(LayerOptions):
-    """The options of `unpack`."""
-
-    owner: Ownership | None
-    config: str | None
-
-
-def add_options(parser: Parser) -> None:
-    """See `commands.Command`."""
-    layers.add_operands(parser, image="the image")
-    add = parser.add_argument
-    add(
-        "--owner",
-        metavar="keep|me|record|map=FIRST:THERE:COUNT,…",
-        type=values.ownership,
-        help="keep: the owners in the image; me: you own all; record: you do, and an extended"
-        " attribute tells the owners in the image; map: other numbers for users and groups"
-        " (default: keep for root, else record)",
-    )
-    add("--config", metavar="FILE", help="write the image's configuration there as well")
-    parser.set_defaults(layer_specs=[])
-    limits = root_file_system.MAX_SIZE >> 30, root_file_system.MAX_FILES
-    layers.add_options(parser, max_size=f"{limits[0]}GiB", max_files=limits[1])
-
-
-async def run(options: UnpackOptions, diagnostics: Diagnostics) -> dict[str, Any]:
+async def run(
+    options: UnpackOptions, beginning: Beginning, diagnostics: Diagnostics
+) -> dict[str, Any]:
     """See `commands.Command`."""
     _refuse_existing(options.config)
-    async with layers.chosen(options, diagnostics) as chosen:
+    async with layers.chosen(options, beginning, diagnostics) as chosen:
         config = await chosen.opened.config()
         settings = Settings(
             options.owner or ownership.parse(root_file_system.default_ownership()),

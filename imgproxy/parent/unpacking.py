@@ -46,13 +46,13 @@ def unpack(
     bytes there were, and what was lost, by kind. Raises `ParentError`, and `UnpackError` of these;
     nothing is left then. Raises `ValueError` for an `owner` that is none.
     """
-    from imgproxy.unpacking import ownership, root_file_system
+    from imgproxy.unpacking import limits, ownership, root_file_system
 
     settings = root_file_system.Settings(
         ownership.parse(owner or root_file_system.default_ownership()),
         warn,
-        root_file_system.MAX_SIZE if max_size is None else max_size,
-        root_file_system.MAX_FILES if max_files is None else max_files,
+        limits.MAX_SIZE if max_size is None else max_size,
+        limits.MAX_FILES if max_files is None else max_files,
     )
     try:
         return root_file_system.unpack(_layers(child), directory, settings)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from imgproxy.errors import InvalidError
 
+# An image that is unpacked may come to this, if nothing else is said.
+MAX_SIZE = 256 * 1024**3
+MAX_FILES = 5_000_000
+
 
 class Limits:
     """What is counted, of all layers together. Both methods raise `InvalidError` beyond a limit."""

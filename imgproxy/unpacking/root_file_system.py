@@ -20,7 +20,7 @@ from imgproxy.store.files import DestinationError, using
 from imgproxy.unpacking.destination import Destination
 from imgproxy.unpacking.layer_application import LayerApplication
 from imgproxy.unpacking.layer_stream import LayerStream
-from imgproxy.unpacking.limits import Limits
+from imgproxy.unpacking.limits import MAX_FILES, MAX_SIZE, Limits
 from imgproxy.unpacking.metadata import Metadata
 from imgproxy.unpacking.piece_queue import PieceQueue
 from imgproxy.unpacking.tree import Scope, Tree, change_open
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.digest import Digest
     from imgproxy.specs.oci.manifest import Descriptor
     from imgproxy.unpacking.ownership import Ownership
-
-# An image may come to this, if nothing else is said.
-MAX_SIZE = 256 * 1024**3
-MAX_FILES = 5_000_000
 
 # What OCI's media types say of the compression. Docker's say gzip of whatever there is.
 _COMPRESSIONS = {

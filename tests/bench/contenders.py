@@ -70,7 +70,7 @@ def _insecure(image: str, authority: Path | None) -> list[str]:
     return ["--tls-verify=false"] if image.startswith("docker://") and not authority else []
 
 
-def _trusting(authority: Path | None) -> dict[str, str]:
+def trusting(authority: Path | None) -> dict[str, str]:
     """Return the variables from which OpenSSL and Go take an authority."""
     return {"SSL_CERT_FILE": str(authority)} if authority else {}
 
@@ -104,7 +104,7 @@ class Imgproxy:
     def session(self, image: str, authority: Path | None = None) -> Iterator[Session]:
         options = ["--insecure-policy", *_insecure(image, authority), "--sockfd", "FD"]
         argv = [*self.command, *options, image]
-        with _spawn(argv, socket.SOCK_STREAM, _trusting(authority)) as (child, sock):
+        with _spawn(argv, socket.SOCK_STREAM, trusting(authority)) as (child, sock):
             yield _HttpSession(child, HttpParent(sock))
 
     @contextmanager
@@ -120,7 +120,7 @@ class Imgproxy:
             options = ["--insecure-policy", *_insecure(image, authority)]
             options += [f"--sockfd={fd}" for fd in fds]
             argv = [*self.command, *options, image]
-            with Child(argv, fds=fds, env=_trusting(authority)) as child:
+            with Child(argv, fds=fds, env=trusting(authority)) as child:
                 for _, theirs in pairs:
                     theirs.close()
                 yield child, [HttpParent(ours, bytearray(BUFFER)) for ours, _ in pairs]
@@ -170,7 +170,7 @@ class Skopeo:
         """Spawn it, and wait for its answer to `Initialize`."""
         proxy = ["experimental-image-proxy", *options, "--sockfd", "FD"]
         argv = [*self.command, "--insecure-policy", *proxy]
-        with _spawn(argv, socket.SOCK_SEQPACKET, _trusting(authority)) as (child, sock):
+        with _spawn(argv, socket.SOCK_SEQPACKET, trusting(authority)) as (child, sock):
             yield child, PipeParent(sock)
 
 

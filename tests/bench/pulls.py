@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 
     from .turns import Sample
 
-# What other programs are given, after their path: an image and a layout.
-OTHERS: dict[str, Callable[[str, str], list[str]]] = {
-    "crane": lambda image, layout: ["pull", "--insecure", "--format=oci", image, layout],
+# What other programs are given, after their path: the option for a registry without TLS, which
+# stands last where there is none, and an image and a layout.
+OTHERS: dict[str, tuple[str, Callable[[str, str], list[str]]]] = {
+    "crane": ("--insecure", lambda image, layout: ["pull", "--format=oci", image, layout]),
     # What peer/copy has: a current skopeo's, where only an old one can be had.
-    "peer-copy": lambda image, layout: [
-        *("copy", "--src-tls-verify=false", f"docker://{image}", f"oci:{layout}:{TAG}")
-    ],
-    "oras": lambda image, layout: [
-        *("copy", "--from-plain-http", image, "--to-oci-layout", f"{layout}:{TAG}")
-    ],
+    "peer-copy": (
+        "--src-tls-verify=false",
+        lambda image, layout: ["copy", f"docker://{image}", f"oci:{layout}:{TAG}"],
+    ),
+    "oras": (
+        "--from-plain-http",
+        lambda image, layout: ["copy", image, "--to-oci-layout", f"{layout}:{TAG}"],
+    ),
 }
 
 
@@ -32,34 +35,36 @@ OTHERS: dict[str, Callable[[str, str], list[str]]] = {
 class Puller:
     """A program that copies images. `words` returns its command line for an image and a layout.
 
-    `verb` is its word for it.
+    `verb` is its word for it. `insecure` is its option for registries without TLS.
     """
 
     name: str
     verb: str
     words: Callable[[str, str], list[str]]
+    insecure: str
 
 
 def pullers(contenders: Sequence[Contender]) -> Iterator[Puller]:
     """Yield the contenders that can copy, and those others that are installed."""
     for contender in contenders:
         if isinstance(contender, Imgproxy):
-            yield Puller(contender.name, "pull", _ours(contender.command))
+            yield Puller(contender.name, "pull", _ours(contender.command), "--tls-verify=false")
         elif isinstance(contender, Skopeo):
-            yield Puller(contender.name, "copy", _skopeo(contender.command))
-    for name, words in OTHERS.items():
+            words = _skopeo(contender.command)
+            yield Puller(contender.name, "copy", words, "--src-tls-verify=false")
+    for name, (insecure, words) in OTHERS.items():
         path = shutil.which(name)
         if path is not None:
-            yield Puller(name, words("", "")[0], _other(path, words))
+            yield Puller(name, words("", "")[0], _other(path, words), insecure)
 
 
 def _ours(command: Sequence[str]) -> Callable[[str, str], list[str]]:
-    options = ["--insecure-policy", "--tls-verify=false", "--quiet"]
+    options = ["--insecure-policy", "--quiet"]
     return lambda image, layout: [*command, "pull", *options, image, f"oci:{layout}:{TAG}"]
 
 
 def _skopeo(command: Sequence[str]) -> Callable[[str, str], list[str]]:
-    options = ["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
+    options = ["--insecure-policy", "copy", "--quiet"]
     return lambda image, layout: [*command, *options, image, f"oci:{layout}:{TAG}"]
 
 
@@ -108,7 +113,7 @@ class Pulls:
         return layout
 
     def _pull(self, image: str, layout: Path) -> Sample:
-        return self._measure(self._puller.words(image, str(layout)))
+        return self._measure([*self._puller.words(image, str(layout)), self._puller.insecure])
 
 
 class _Removed:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .child import Child, Usage
-from .contenders import BEFORE, OURS, Contender, Imgproxy, Skopeo
+from .contenders import BEFORE, OURS, Contender, Imgproxy, Skopeo, trusting
 from .line import ROUND_TRIP
 from .pulls import Puller, pullers
 from .samples import CONNECTIONS, PEAK, REQUESTS, SPENT, WHOLE
@@ -127,18 +127,16 @@ def _one_by_one(contender: Contender, far: Far, reference: str) -> tuple[Usage, 
 
 def _pulls(contenders: Sequence[Contender], folder: Path) -> Iterator[tuple[str, Way]]:
     for puller in pullers(contenders):
-        yield _title(puller), partial(_pull, puller.words, folder / "pulled")
+        yield _title(puller), partial(_pull, puller, folder / "pulled")
 
 
 def _title(puller: Puller) -> str:
     return PULL if puller.name == OURS else f"{puller.name} {puller.verb}"
 
 
-def _pull(
-    words: Callable[[str, str], list[str]], layout: Path, _: Far, reference: str
-) -> tuple[Usage, int]:
+def _pull(puller: Puller, layout: Path, far: Far, reference: str) -> tuple[Usage, int]:
     try:
-        with Child(words(reference, str(layout))) as child:
+        with Child(puller.words(reference, str(layout)), env=trusting(far.authority)) as child:
             peak = child.watched_peak()
             return child.finish(), peak
     finally:
