@@ -54,17 +54,20 @@ class LowWater:
     async def receive_into(self, buffer: memoryview, left: int) -> int:
         """Do what the stream does, with `left` bytes of the body still to come."""
         if self._is_raised and self._socket is not None:
-            await self._wait(self._socket, left)
+            with trio.move_on_after(PATIENCE) as waiting:
+                await self._socket.wait_arrived()
+            if waiting.cancelled_caught:
+                self._lower(self._socket)
         count = await self._stream.receive_into(buffer[:left])
-        if not self._is_raised and self._socket is not None:
-            self._look_at(self._socket, count, left - count)
+        if self._socket is not None:
+            if not self._is_raised:
+                self._look_at(self._socket, count, left - count)
+            elif left - count < LEVEL + MARGIN:
+                self._lower(self._socket)
         return count
 
-    async def _wait(self, sock: SocketStream, left: int) -> None:
-        if left >= LEVEL + MARGIN:
-            with trio.move_on_after(PATIENCE):
-                await sock.wait_arrived()
-                return
+    def _lower(self, sock: SocketStream) -> None:
+        """Let the rest be received as it comes, and what follows on the connection."""
         sock.set_low_water(1)
         self._is_raised, self._socket = False, None
 

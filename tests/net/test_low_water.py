@@ -106,6 +106,20 @@ async def test_a_line_that_becomes_slow_is_received_as_it_comes_from_then_on() -
 
 
 @virtual_time
+@pytest.mark.parametrize("rest", [0, 1, LEVEL, LEVEL + MARGIN - 1])
+async def test_what_follows_a_body_that_ends_in_one_piece_is_received_as_it_comes(
+    rest: int,
+) -> None:
+    stream = Scripted()
+    low_water, buffer, left = LowWater(stream), memoryview(bytearray(BODY)), BODY
+    while not stream.levels:
+        left -= await low_water.receive_into(buffer, left)
+    stream.arrived = left - rest
+    assert await low_water.receive_into(buffer, left) == left - rest
+    assert [level for level, _ in stream.levels] == [LEVEL, 1]
+
+
+@virtual_time
 async def test_what_is_no_socket_is_received_as_it_comes() -> None:
     low_water = LowWater(Inbox(*[bytes(PIECE)] * 100))  # type: ignore[arg-type]
     buffer = memoryview(bytearray(1 << 20))
