@@ -22,7 +22,7 @@
 
 enum { SOURCE_LOST = 5 }; /* exit status of imgproxy */
 enum { TRY_AGAIN = 75 };  /* exit status of this program: EX_TEMPFAIL of sysexits.h */
-enum { AHEAD = 8 };       /* layers that are requested while the one before them is received */
+enum { AHEAD = 15 };      /* layers that are requested while the one before them is received */
 
 extern char **environ;
 

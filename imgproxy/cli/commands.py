@@ -77,18 +77,14 @@ def run(name: str, arguments: list[str], options: Options) -> int:
 
 
 def _run(name: str, arguments: list[str], options: Options) -> int:
-    path = f"imgproxy.cli.{name}"
-    _parse(name, import_module(f"{path}_options" if name in _READING else path), arguments, options)
+    _parse(name, options_of(name), arguments, options)
     runtime.ignore_warnings()
     diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
     try:
         given: tuple[object, ...] = (options, diagnostics)
         if name in _READING:
-            # A store may have what a digest names.
-            is_asked = name != "pull" or "@" not in options.image
-            beginning = runtime.begin(options, diagnostics, is_asked=is_asked)
-            given = (options, beginning, diagnostics)
-        command: Command = import_module(path)
+            given = (options, runtime.begin(options, diagnostics), diagnostics)
+        command: Command = import_module(f"imgproxy.cli.{name}")
         done = runtime.run_event_loop(command.run, *given)
         if options.format == "json":
             _write([json.dumps(done, ensure_ascii=False)])
@@ -107,6 +103,14 @@ def _run(name: str, arguments: list[str], options: Options) -> int:
             _write_failure(failure, diagnostics)
         return exit_status(failure)
     return EXIT_DONE
+
+
+def options_of(name: str) -> CommandOptions:
+    """Return the module that has the options of a command."""
+    options: CommandOptions = import_module(
+        f"imgproxy.cli.{name}_options" if name in _READING else f"imgproxy.cli.{name}"
+    )
+    return options
 
 
 def _hold_standard_descriptors() -> None:

@@ -178,15 +178,11 @@ class Beginning:
         self.preconnection = preconnection
 
 
-def begin(options: Options, diagnostics: Diagnostics, *, is_asked: bool) -> Beginning:
-    """Begin a command, with the connection that its image will need. Raises `UsageError`.
-
-    `is_asked`: see `preconnect`.
-    """
+def begin(options: Options, diagnostics: Diagnostics) -> Beginning:
+    """Begin a command, with the connection that its image will need. Raises `UsageError`."""
     configuration = new_configuration(options, OptionFiles(options), diagnostics)
-    return Beginning(
-        configuration, preconnect(options, options.image, configuration, lambda: is_asked)
-    )
+    connection = preconnect(options, options.image, configuration, lambda: True)
+    return Beginning(configuration, connection)
 
 
 def new_network(

@@ -35,8 +35,9 @@ _MAX_HEAD = 64 * 1024
 # In bytes, of documents, which are kept in memory; the program sends at most a quarter of this.
 MAX_DOCUMENT = 16 * 1024 * 1024
 
-# Requests that are sent on a connection before a reply has ended: the program opens seven ahead.
-UNDER_WAY = 8
+# Requests that are sent on a connection before a reply has ended: the program opens seven ahead,
+# and looks where seven more are.
+UNDER_WAY = 15
 
 # A message may list all platforms of an index.
 _MAX_MESSAGE = 4096

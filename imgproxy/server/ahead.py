@@ -5,6 +5,9 @@ handler has to wait for somebody else before a reply, that wait is done while th
 are sent. Nothing of it can be seen but the time: replies go out in the order of the requests, and
 what failed is told when its request has its turn. Requests are looked at without being taken: each
 is read and checked again when it is answered.
+
+Where bodies are at another place than the one that is asked for them, as many more replies are
+begun, as far as it takes to know that place: see `net.body_turn`.
 """
 
 from __future__ import annotations
@@ -13,23 +16,75 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import trio
+
+from imgproxy.net import body_turn
 from imgproxy.server.begun import Begun
 from imgproxy.server.handler import MAX_BEGUN_SIZE, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    import trio
+    from imgproxy.server.handler import AheadHandler, Handler, Request, Weight
 
-    from imgproxy.server.handler import AheadHandler, Request, Weight
+
+# In seconds: how long a reply may wait to ask for its body, which may be moved meanwhile. In bytes:
+# behind how much none waits, since that may take longer.
+FRESH = 60.0
+MAX_BEFORE = 64 * 1024 * 1024
+
+
+class _OverdueError(Exception):
+    """The turn of a body did not come in time; its request is answered as if nothing was begun."""
+
+
+class _Turn:
+    """The turn of a body: see `body_turn.Wait`."""
+
+    def __init__(self) -> None:
+        self.is_redirected = False
+        self.is_overdue = False
+        self._has_come = trio.Event()
+
+    @property
+    def has_come(self) -> bool:
+        """Whether the body may be asked for."""
+        return self._has_come.is_set()
+
+    def begin(self) -> None:
+        """Let the body be asked for. May be called again."""
+        self._has_come.set()
+
+    async def wait(self, *, is_redirected: bool) -> None:
+        """See `body_turn.Wait`. Raises `_OverdueError`."""
+        self.is_redirected = self.is_redirected or is_redirected
+        with trio.move_on_after(FRESH) as scope:
+            await self._has_come.wait()
+        if scope.cancelled_caught:
+            self.is_overdue = True
+            raise _OverdueError
 
 
 class _Next(NamedTuple):
-    """A request that has not had its turn, and the reply to it, which takes a part of the room."""
+    """A request that has not had its turn, and the reply to it.
+
+    It takes a part of the room once the turn of its body has come.
+    """
 
     request: Request
     weight: Weight
+    turn: _Turn
     reply: Begun[Reply]
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether it is not yet known where the body is."""
+        return not (self.turn.is_redirected or self.reply.is_done)
+
+
+async def _reply(handler: Handler, request: Request, turn: _Turn) -> Reply:
+    with body_turn.awaited(turn.wait):
+        return await handler.handle(request)
 
 
 class Ahead:
@@ -43,12 +98,27 @@ class Ahead:
         self._room = handler.room
         self._nursery = nursery
         self._next: deque[_Next] = deque()
+        self._is_redirected = False
         self._room.conversations += 1
 
     def may_begin(self) -> bool:
         """Return whether it is worthwhile to look for further requests."""
-        size = sum(each.weight.size for each in self._next)
-        return size < MAX_BEGUN_SIZE and len(self._next) < self._room.share
+        self._is_redirected |= any(each.turn.is_redirected for each in self._next)
+        return self._may_receive() or self._may_ask()
+
+    def _may_receive(self) -> bool:
+        return self._has_place([each for each in self._next if each.turn.has_come])
+
+    def _may_ask(self) -> bool:
+        """Return whether one more may wait for its turn, once it is known where its body is."""
+        if not self._is_redirected or _size(self._next) >= MAX_BEFORE:
+            return False
+        # There are connections for so many that ask at the same time.
+        is_free = sum(each.is_asking for each in self._next) < self._room.share
+        return is_free and self._has_place([each for each in self._next if not each.turn.has_come])
+
+    def _has_place(self, others: Sequence[_Next]) -> bool:
+        return len(others) < self._room.share and _size(others) < MAX_BEGUN_SIZE
 
     def begin(self, upcoming: Sequence[Request]) -> None:
         """Begin the replies to requests that follow the one that is being answered.
@@ -56,15 +126,25 @@ class Ahead:
         The first that must not be begun early ends it: it may change what others lead to.
         """
         for request in upcoming[len(self._next) :]:
-            if not self.may_begin():
-                return
             weight = self._handler.weight_ahead(request)
-            if weight is None or not self._room.has(weight):
+            if weight is None:
                 return
-            reply = Begun(partial(self._handler.handle, request), Reply.read_ahead)
-            self._room.held += weight.held
-            self._next.append(_Next(request, weight, reply))
+            if not (self._may_receive() and self._room.has(weight)) and not self._may_ask():
+                return
+            turn = _Turn()
+            reply = Begun(partial(_reply, self._handler, request, turn), Reply.read_ahead)
+            self._next.append(_Next(request, weight, turn, reply))
+            self._begin_turns()
             self._nursery.start_soon(reply.run)
+
+    def _begin_turns(self) -> None:
+        """Let the bodies of the next replies be asked for, as far as there is room."""
+        for each in self._next:
+            if not each.turn.has_come:
+                if not (self._may_receive() and self._room.has(each.weight)):
+                    return
+                self._room.held += each.weight.held
+                each.turn.begin()
 
     def turn_to(self, request: Request) -> Begun[Reply] | None:
         """Return the reply to the next request if it was begun, and may still be given out.
@@ -77,11 +157,15 @@ class Ahead:
         if not is_same or self._handler.weight_ahead(request) is None:
             self._drop()
             return None
-        return self._take().reply
+        taken = self._take()
+        taken.turn.begin()
+        self._begin_turns()
+        return None if taken.turn.is_overdue else taken.reply
 
     def _take(self) -> _Next:
         taken = self._next.popleft()
-        self._room.held -= taken.weight.held
+        if taken.turn.has_come:
+            self._room.held -= taken.weight.held
         return taken
 
     def _drop(self) -> None:
@@ -92,3 +176,7 @@ class Ahead:
         """Drop all that is begun, and leave the room to other conversations."""
         self._drop()
         self._room.conversations -= 1
+
+
+def _size(of: Iterable[_Next]) -> int:
+    return sum(each.weight.size for each in of)

@@ -31,6 +31,11 @@ class Begun(Generic[C]):
         self._made: C | None = None
         self._error: Exception | None = None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it is made, or has failed."""
+        return self._done.is_set()
+
     async def run(self) -> None:
         """Make it; what is made when nobody wants it any more is closed."""
         with self._scope:

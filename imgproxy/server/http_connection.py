@@ -279,7 +279,7 @@ class HttpConnection:
             if self._requests.room:
                 count = self._stream.receive_now(self._received[: self._requests.room])
                 self._requests.receive(bytes(self._received[:count]))
-        self._ahead.begin(self._requests.upcoming(MAX_BEGUN))
+        self._ahead.begin(self._requests.upcoming(2 * MAX_BEGUN))
 
     async def _open_body(self, reply: Reply, request: Request) -> bytes | Body:
         """Return the body of a reply, opened if it is to be sent. Raises `Failure`."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
 import pytest
 
 from imgproxy.__main__ import COMMANDS
@@ -29,9 +26,8 @@ CHOOSING = {"pull"}
 
 
 def parsed(name: str, *arguments: str) -> Options:
-    command: Any = import_module(f"imgproxy.cli.{name}")
-    options = Options()
-    commands._parse(name, command, [name, *OPERANDS[name], *arguments], options)
+    options, arguments = Options(), (name, *OPERANDS[name], *arguments)
+    commands._parse(name, commands.options_of(name), list(arguments), options)
     return options
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from support import skopeo_client
+from support import commands, skopeo_client
 from support.home import Home
 from support.images import OCI_MANIFEST, Layout, digest_of
 from support.networks import line_to
@@ -26,6 +26,7 @@ from support.servers import certificates, docker_registry, layout_as_registry, n
 from support.traced import strace
 
 from imgproxy.cli import options, serve
+from imgproxy.cli.at_once import SMALL_AT_ONCE
 from imgproxy.net import low_water, streams
 from imgproxy.server.handler import MAX_BEGUN
 from imgproxy.server.http_connection import _JOINED, MAX_HEAD
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from imgproxy.specs.oci.digest import Digest
 
+PLAIN = "--tls-verify=false"
 MIB = 1 << 20
 
 
@@ -154,7 +156,7 @@ def arguments_for(source: str, image: Filled, directory: Path) -> Iterator[list[
         yield [f"oci:{image.layout.path}"]
         return
     with nginx(directory, layout_as_registry(image.layout.path, OCI_MANIFEST)) as address:
-        yield ["--tls-verify=false", f"docker://{address}/x@{image.manifest}"]
+        yield [PLAIN, f"docker://{address}/x@{image.manifest}"]
 
 
 LIMITS = {
@@ -364,7 +366,7 @@ def test_a_slow_line_takes_few_turns(
         content = served_here(
             image.path,
             image.size,
-            "--tls-verify=false",
+            PLAIN,
             f"docker://{line.address}/x@{image.manifest}",
         )
     assert content == image.layout.read(image.path.removeprefix("/blobs/"))
@@ -415,7 +417,7 @@ def test_a_pull_with_a_token_takes_one_connection_more(
             docker_registry(registry.directory, auth=tokens) as guarded,
             line_to(guarded) as line,
         ):
-            pulled(pull(registry.name(":latest", line.address), "--tls-verify=false"))
+            pulled(pull(registry.name(":latest", line.address), PLAIN))
     assert (to_tokens.connections, len(to_tokens.asked)) == (1, 1)
     assert line.connections <= 2
 
@@ -445,12 +447,43 @@ def test_a_pipelined_pull_takes_a_connection_for_each_reply_that_is_begun(
     cache = [f"--cache={tmp_path / 'cache'}"] if cached else []
     with line_to(registry.address) as line:
         image = registry.name(":latest", line.address)
-        blobs = pipelined(pull(image, "--tls-verify=false", *cache))
+        blobs = pipelined(pull(image, PLAIN, *cache))
         first = line.connections
         assert 1 <= first <= 1 + min(len(blobs), 1 + MAX_BEGUN)  # and the probe of plain http
         if cached:
-            again = pipelined(pull(image, "--tls-verify=false", "--offline", *cache))
+            again = pipelined(pull(image, PLAIN, "--offline", *cache))
             assert (again, line.connections) == (blobs, first)
+
+
+@pytest.mark.parametrize("at_once", [1 + MAX_BEGUN, SMALL_AT_ONCE], ids=["pipelined", "by pull"])
+def test_blobs_elsewhere_are_asked_for_once_on_as_many_connections(
+    at_once: int, pull: Pull, tmp_path: Path
+) -> None:
+    """The next ones are found by the connections that have found those before them."""
+    layout = Layout(tmp_path / "layout")
+    contents = [number.to_bytes(2, "big") * 4096 for number in range(60)]
+    digest = layout.save_image(*contents)["digest"]
+    with (
+        nginx(tmp_path / "store", layout_as_registry(layout.path, OCI_MANIFEST)) as store,
+        line_to(store) as to_store,
+        nginx(
+            tmp_path / "front",
+            f"location ~ /blobs/ {{ return 307 http://{to_store.address}$request_uri; }}"
+            f"location / {{ proxy_pass http://{store}; }}",
+        ) as front,
+        line_to(front) as to_front,
+    ):
+        image = f"docker://{to_front.address}/x@{digest}"
+        if at_once == SMALL_AT_ONCE:
+            done = commands.run("pull", INSECURE, PLAIN, image, f"oci:{tmp_path}/new:x")
+            assert done.status == 0, done.stderr
+        else:
+            assert len(pipelined(pull(image, PLAIN))) == len(contents) + 1
+    asked = to_front.paths("/blobs/")
+    assert (len(asked), len(set(asked))) == (len(contents) + 1,) * 2
+    assert sorted(to_store.paths("/blobs/")) == sorted(asked)
+    assert to_store.connections <= at_once
+    assert to_front.connections <= at_once + 1  # the probe of plain http
 
 
 def test_layers_in_a_row_by_skopeos_protocol_are_asked_for_once_each(tmp_path: Path) -> None:
@@ -460,7 +493,7 @@ def test_layers_in_a_row_by_skopeos_protocol_are_asked_for_once_each(tmp_path: P
     descriptor = layout.save_image(*contents)
     server = nginx(tmp_path / "nginx", layout_as_registry(layout.path, OCI_MANIFEST))
     with server as address, line_to(address) as line:
-        client = skopeo_client.start("--tls-verify=false")
+        client = skopeo_client.start(PLAIN)
         with skopeo_client.closing(client):
             client.initialize()
             image = client.open(f"docker://{line.address}/x@{descriptor['digest']}")
@@ -508,6 +541,7 @@ def others(found: set[str]) -> set[str]:
 
 
 # What `python -m` needs to run a module at all, and the line about annotations.
+PLAIN = "--tls-verify=false"
 RUNNING = ("runpy", "__future__")
 # argparse, the words of its complaints, and what standard error is looked at with; `gc` is part of
 # the interpreter.
@@ -566,7 +600,7 @@ REGISTRY = {
     *within("config", "registry_tables", "short_names"),
     *within("host", "credential_lookup", "masking"),
     *within("net", "client", "connection_pool", "dialer", "preconnect", "request"),
-    *within("net", "low_water", "response", "response_parser", "tcp", "tls"),
+    *within("net", "body_turn", "low_water", "response", "response_parser", "tcp", "tls"),
     *within("server", "ahead", "begun"),
     *within("specs.http", "addresses", "basic", "challenge", "chunks", "content_range"),
     *within("specs.http", "credentials", "header_lines", "proxy", "refusal_body", "retry"),

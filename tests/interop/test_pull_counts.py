@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from support import commands
 from support.disk_calls import Forks
+from support.images import OCI_MANIFEST
 from support.networks import line_to
 from support.parent import INSECURE
-from support.servers import docker_registry, token_service
+from support.servers import (
+    certificates,
+    docker_registry,
+    layout_as_registry,
+    nginx,
+    token_service,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,3 +73,24 @@ def test_an_anonymous_pull_of_what_is_there_takes_one_request(
         line.asked.clear()
         assert forks.run(*pull).status == 0
         assert list(map(str, line.asked)) == ["GET /v2/images/all/manifests/latest"]
+
+
+@pytest.mark.slow
+def test_a_pull_over_tls_asks_on_the_connection_that_was_begun_while_it_started(
+    registry: Registry, tmp_path: Path
+) -> None:
+    tls = certificates(tmp_path / "tls")
+    front = tmp_path / "front"
+    config = layout_as_registry(registry.layout.path, OCI_MANIFEST)
+    image = f"x@{registry.images['latest']['digest']}"
+    with nginx(front, config, tls=tls) as address, line_to(address) as line:
+        for connections in (3, 1):
+            line.connections = 0
+            (front / "access.log").write_text("")
+            done = commands.run(
+                *("pull", INSECURE, f"docker://{line.address}/{image}", f"oci:{tmp_path}/store:os"),
+                env={"SSL_CERT_FILE": str(tls.authority)},
+            )
+            assert done.status == 0, done.stderr
+            assert line.connections <= connections
+            assert (front / "access.log").read_text().count("/manifests/") == 1

@@ -11,6 +11,8 @@ from support.streams import END, MemoryStream, virtual_time
 from trio.testing import wait_all_tasks_blocked
 
 from imgproxy.errors import NotFoundError, UnavailableError
+from imgproxy.net import body_turn
+from imgproxy.server.ahead import FRESH, MAX_BEFORE
 from imgproxy.server.handler import (
     MAX_BEGUN,
     MAX_BEGUN_IN_ALL,
@@ -24,6 +26,8 @@ from imgproxy.server.http_connection import Severity
 from imgproxy.server.shutdown import Shutdown
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from imgproxy.server.handler import Request
 
 BLOBS = [f"/{number:02}" for number in range(20)]
@@ -32,17 +36,25 @@ BLOBS = [f"/{number:02}" for number in range(20)]
 class Distant(FrontEnd):
     """A front-end whose answers below `/` may be begun early; each waits for a gate of its own.
 
-    `reached` are the targets that were asked for, sorted, `weights` what each
-    has and holds, if not one byte.
+    `reached` are the targets that were asked for, sorted, `weights` what each has and holds, if not
+    one byte. Those of bodies that are `moved` elsewhere are in `received` as well, as soon as that
+    place is asked.
     """
 
-    def __init__(self, *shut: str, weights: dict[str, Weight | None] | None = None) -> None:
+    def __init__(
+        self,
+        *shut: str,
+        weights: dict[str, Weight | None] | None = None,
+        moved: Container[str] = (),
+    ) -> None:
         super().__init__({each: (each.encode(),) for each in BLOBS})
         self.room = Room()
         self.weights = weights or {}
         self.gates = {each: trio.Event() for each in shut}
         self.reached: list[str] = []
+        self.received: list[str] = []
         self.cancelled: list[str] = []
+        self.moved = moved
         self.is_distant = True
 
     def waits(self) -> bool:
@@ -56,8 +68,13 @@ class Distant(FrontEnd):
         target = request.target.decode()
         self.reached = sorted([*self.reached, target])  # trio begins tasks in no certain order
         try:
+            if target in self.moved:
+                await trio.lowlevel.checkpoint()
+                await body_turn.come(is_redirected=True)
+                self.received = sorted([*self.received, target])
             if target in self.gates:
                 await self.gates[target].wait()
+            await body_turn.come(is_redirected=False)
             return await super().handle(request)
         except trio.Cancelled:
             self.cancelled.append(target)
@@ -274,6 +291,105 @@ async def test_a_client_that_hangs_up_ends_what_is_begun() -> None:
     assert ended[0].stream.sent == b""
     assert sorted(handler.cancelled) == ["/00", "/02"]
     assert [body.closed for body in handler.bodies] == [1]
+    assert (handler.room.held, handler.room.conversations) == (0, 0)
+
+
+@virtual_time
+async def test_as_many_more_are_asked_for_where_bodies_are_elsewhere() -> None:
+    handler = Distant(*BLOBS, moved=BLOBS)
+    stream = MemoryStream(asking(*BLOBS))
+    async with trio.open_nursery() as nursery:
+        ended = await started(nursery, handler, stream)
+        assert handler.reached == handler.received == BLOBS[: MAX_BEGUN + 1]
+        handler.open("/00")
+        await wait_all_tasks_blocked()
+        assert handler.received == BLOBS[: MAX_BEGUN + 2]
+        assert handler.reached == BLOBS[: 2 * MAX_BEGUN + 1]  # so many at the same time
+        handler.open("/01")
+        await wait_all_tasks_blocked()
+        assert handler.received == BLOBS[: MAX_BEGUN + 3]
+        assert handler.reached == BLOBS[: 2 * MAX_BEGUN + 3]
+        for each in BLOBS[2:]:
+            handler.open(each)
+        stream.inbox.add(END)
+    assert [each.body.decode() for each in ended[0].replies(*["GET"] * len(BLOBS))] == BLOBS
+    assert handler.reached == handler.received == BLOBS
+    assert (handler.room.held, handler.room.conversations) == (0, 0)
+
+
+@virtual_time
+async def test_no_more_are_asked_for_where_some_have_their_bodies_themselves() -> None:
+    """What has come in spite of it waits unread, and is not made room for."""
+    handler = Distant(*BLOBS[:9], moved=BLOBS[1])
+    async with trio.open_nursery() as nursery:
+        await started(nursery, handler, MemoryStream(asking(*BLOBS)))
+        for each in BLOBS[:2]:
+            handler.open(each)
+        await wait_all_tasks_blocked()
+        assert len(handler.reached) == 2 * MAX_BEGUN + 2 - (MAX_BEGUN - 1)
+        nursery.cancel_scope.cancel()
+
+
+@virtual_time
+async def test_bodies_elsewhere_hold_no_more_than_others() -> None:
+    weights: dict[str, Weight | None] = dict.fromkeys(BLOBS, Weight(1, MAX_HELD // 2))
+    handler = Distant(*BLOBS, weights=weights, moved=BLOBS)
+    async with trio.open_nursery() as nursery:
+        await started(nursery, handler, MemoryStream(asking(*BLOBS)))
+        assert handler.reached == handler.received == BLOBS[:3]
+        handler.open("/00")
+        await wait_all_tasks_blocked()
+        assert handler.received == BLOBS[:4]
+        assert handler.reached == BLOBS[: 3 + MAX_BEGUN]
+        assert handler.room.held == MAX_HELD
+        nursery.cancel_scope.cancel()
+    assert handler.room.held == 0
+
+
+@virtual_time
+async def test_the_next_large_body_elsewhere_is_found_early_and_none_behind_it() -> None:
+    weights: dict[str, Weight | None] = dict.fromkeys(BLOBS, Weight(MAX_BEGUN_SIZE, 1))
+    weights["/07"] = Weight(MAX_BEFORE, 1)
+    handler = Distant(*BLOBS, weights=weights, moved=BLOBS)
+    async with trio.open_nursery() as nursery:
+        await started(nursery, handler, MemoryStream(asking(*BLOBS)))
+        assert handler.reached == BLOBS[:2]
+        for each in range(7):
+            handler.open(BLOBS[each])
+            await wait_all_tasks_blocked()
+            assert handler.received == BLOBS[: each + 3]
+            # Nothing waits behind one of which nobody knows how long it takes.
+            assert handler.reached == BLOBS[: each + (3 if each + 2 == 7 else 4)]
+        nursery.cancel_scope.cancel()
+
+
+@virtual_time
+async def test_what_has_waited_too_long_for_its_turn_is_asked_for_anew() -> None:
+    handler = Distant("/00", "/01", moved=BLOBS)
+    stream = MemoryStream(asking(*BLOBS))
+    async with trio.open_nursery() as nursery:
+        ended = await started(nursery, handler, stream)
+        handler.open("/00")
+        await wait_all_tasks_blocked()
+        waiting = handler.reached[len(handler.received) :]
+        assert len(waiting) == MAX_BEGUN - 1
+        await trio.sleep(FRESH + 1)
+        handler.open("/01")
+        stream.inbox.add(END)
+    assert [each.body.decode() for each in ended[0].replies(*["GET"] * len(BLOBS))] == BLOBS
+    assert handler.received == BLOBS
+    assert handler.reached == sorted([*BLOBS, *waiting])
+
+
+@virtual_time
+async def test_a_client_that_hangs_up_ends_what_waits_for_its_turn() -> None:
+    handler = Distant(*BLOBS[1:], moved=BLOBS)
+    stream = MemoryStream(asking(*BLOBS))
+    async with trio.open_nursery() as nursery:
+        await started(nursery, handler, stream)
+        assert len(handler.reached) > len(handler.received)
+        stream.hang_up()
+    assert sorted(handler.cancelled) == handler.reached[1:]
     assert (handler.room.held, handler.room.conversations) == (0, 0)
 
 

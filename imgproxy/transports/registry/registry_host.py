@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from imgproxy.errors import HOST_FAILURES, Failure
+from imgproxy.errors import HOST_FAILURES, Failure, closing_on_error
+from imgproxy.net import body_turn
 from imgproxy.net.request import GET
 from imgproxy.single_flight import SingleFlight
 from imgproxy.specs.oci import distribution
@@ -85,8 +86,8 @@ class RegistryHost:
         """
         first = url
         authorized = {**fields, "Authorization": authorization} if authorization else fields
-        is_whole_blob = distribution.is_blob(url) and "Range" not in fields
-        stalls = BLOB_STALLS if is_whole_blob else 1
+        is_blob = distribution.is_blob(url)
+        stalls = BLOB_STALLS if is_blob and "Range" not in fields else 1
         get_once = self._client.get
         ask = partial(get_once, method=method, note=note, internal=internal, stalls=stalls)
 
@@ -109,13 +110,18 @@ class RegistryHost:
             response.is_internal = is_internal = is_internal and response.is_internal
             return response
 
-        return await follow(
+        response = await follow(
             get_next,
             url,
             lambda url: authorized if distribution.is_authorized(url, first) else fields,
             allow_http=self.insecure,
             method=method.name,
+            before_next=partial(body_turn.come, is_redirected=True) if is_blob else None,
         )
+        if is_blob:
+            with closing_on_error(response):
+                await body_turn.come(is_redirected=False)
+        return response
 
     async def _probe(self) -> str:
         """Return the scheme that a connection can be made by, and keep the connection."""
