@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import trio
+from trio.lowlevel import checkpoint_if_cancelled
 
 from imgproxy.errors import (
     DeniedError,
@@ -29,6 +29,7 @@ from imgproxy.errors import (
 )
 from imgproxy.host import blocking_calls, mounts
 from imgproxy.host.environment import kind_of
+from imgproxy.host.event_loop import yield_to_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +99,8 @@ class OpenFile:
         What the system has in memory is read at once, anything else in a thread: a slow disk delays
         the readers of this file only. File systems in memory cannot tell, and need not.
         """
-        await trio.lowlevel.checkpoint()
+        await checkpoint_if_cancelled()
+        await yield_to_others()
         try:
             try:
                 return os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT)

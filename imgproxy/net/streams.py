@@ -16,20 +16,19 @@ import socket
 import ssl
 import stat
 import sys
-import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 from trio.lowlevel import (
-    cancel_shielded_checkpoint,
     checkpoint_if_cancelled,
     wait_readable,
     wait_writable,
 )
 
 from imgproxy.errors import closing_on_error
+from imgproxy.host.event_loop import yield_to_others
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,11 +36,6 @@ if TYPE_CHECKING:
 
     _Waitable: TypeAlias = socket.socket | int
     _Wait: TypeAlias = Callable[[_Waitable], Awaitable[None]]
-
-# How long tasks may run without a turn of the event loop, in seconds, while no operation has to
-# wait. A turn for each operation would be a twentieth of the processor time of a small response.
-_TURN = 0.001
-_last_turn = 0.0
 
 T = TypeVar("T")
 Buffer = bytes | bytearray | memoryview
@@ -327,19 +321,9 @@ async def _retried(operation: Callable[[], T], fd: _Waitable, ready: _Wait) -> T
             await ready(fd)
         else:
             if not waited:
-                await _yield_to_others()
+                await yield_to_others()
             return result
         waited = True
-
-
-async def _yield_to_others() -> None:
-    """Let other tasks run, unless the event loop has just had a turn."""
-    global _last_turn  # noqa: PLW0603  (of all streams: there is one event loop)
-    before = _last_turn
-    if time.monotonic() - before >= _TURN:
-        await cancel_shielded_checkpoint()
-        if _last_turn == before:  # otherwise each of many tasks would have as long for itself
-            _last_turn = time.monotonic()
 
 
 async def write_all(fd: int, data: Buffer) -> None:

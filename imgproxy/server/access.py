@@ -19,7 +19,7 @@ from imgproxy.errors import DeniedError, clean
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import h11
+    from imgproxy.server.request_reader import ReadRequest
 
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?")
 _AUTHORITY = re.compile(r"([^\[\]:@]*|\[[^\[\]@]*\])(?::[0-9]*)?")
@@ -35,7 +35,7 @@ class Access:
     def __init__(self, hosts: Iterable[str] | None) -> None:
         self._hosts = None if hosts is None else frozenset(hosts)
 
-    def check(self, request: h11.Request) -> None:
+    def check(self, request: ReadRequest) -> None:
         """Raise `DeniedError` for a request that a page in a browser could have sent."""
         for name, value in request.headers:
             if name == b"origin":
@@ -75,7 +75,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _authorities(request: h11.Request) -> list[str]:
+def _authorities(request: ReadRequest) -> list[str]:
     """Return all hosts that a request names: in `Host`, and in a target in absolute form."""
     named = [value for name, value in request.headers if name == b"host"]
     if absolute := _ABSOLUTE_FORM.match(request.target):

@@ -33,7 +33,7 @@ from imgproxy.server.handler import MAX_BEGUN, Request, can_begin, tell_refused
 from imgproxy.server.patience import IDLE_LIMIT, REQUEST_LIMIT, STALL_LIMIT, Patience
 from imgproxy.server.reply_head import reply_head
 from imgproxy.server.request_errors import BodyTooLargeError, HttpVersionError
-from imgproxy.server.request_reader import MAX_HEAD, RequestReader, persistence
+from imgproxy.server.request_reader import MAX_HEAD, PlainRequest, RequestReader, persistence
 from imgproxy.server.shutdown import HangUp
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from imgproxy.server.ahead import Ahead
     from imgproxy.server.handler import Body, Handler, Reply
     from imgproxy.server.places import Places
+    from imgproxy.server.request_reader import ReadRequest
     from imgproxy.server.shutdown import Shutdown
 
 # What is read and discarded of a request body, which no request needs, and of what comes after the
@@ -55,6 +56,9 @@ _JOINED = 64 * 1024
 
 # What sending fails with where the other side has gone.
 _HUNG_UP = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH})
+
+# The fields that say that a request has a body.
+_FRAMING = frozenset({b"transfer-encoding", b"content-length"})
 
 # The methods that ask for content. Others are answered at once, and need no place: a service is
 # ended by one of them.
@@ -103,7 +107,7 @@ class HttpConnection:
         self._bodies = places if for_bodies else None
         self._ahead: Ahead | None = None
         self._nursery: trio.Nursery
-        self._requests = RequestReader()
+        self._requests = RequestReader(reads_plain=access is None)
         self._received = memoryview(bytearray(MAX_HEAD + 1))
         self._name = ""  # the request that is answered
         self._persistence = "close"  # what its reply will say
@@ -163,7 +167,7 @@ class HttpConnection:
             if self._ahead is not None:
                 self._ahead.close()
 
-    async def _next_request(self) -> h11.Request | None:
+    async def _next_request(self) -> ReadRequest | None:
         """Return the next request, or None at the end of file and at a shutdown.
 
         Of a client that has hung up, only what has been received already counts. Raises a `Failure`
@@ -171,9 +175,9 @@ class HttpConnection:
         """
         event = None
         self.patience.allow(IDLE_LIMIT)
-        with self._shutdown.interrupts(), self._hang_up.interrupts():
+        with self._shutdown.interrupts(self._hang_up):
             event = await self._next_event()
-        return event if isinstance(event, h11.Request) else None
+        return event if isinstance(event, h11.Request | PlainRequest) else None
 
     async def _next_event(self) -> object:
         requests = self._requests
@@ -189,7 +193,7 @@ class HttpConnection:
             requests.receive(bytes(self._received[:count]))
         return event
 
-    async def _exchange(self, request: h11.Request) -> bool:
+    async def _exchange(self, request: ReadRequest) -> bool:
         """Answer a request, and return whether it ended the service.
 
         The last request of a client that has hung up takes effect, since it may end the service,
@@ -199,7 +203,7 @@ class HttpConnection:
             return await self._answer(request)
         raise _ConnectionLostError("the parent is gone: it hung up, or has read nothing")
 
-    async def _answer(self, received: h11.Request) -> bool:
+    async def _answer(self, received: ReadRequest) -> bool:
         """Answer a request, by a reply or by a failure; return whether it ended the service."""
         request = Request(received.method, received.target, received.headers)
         self._name = name = f"{request.method.decode()} {clean(request.target.decode())}"
@@ -221,12 +225,12 @@ class HttpConnection:
                 self._bodies.leave(self)
         return False
 
-    async def _reply(self, received: h11.Request, request: Request) -> Reply | None:
+    async def _reply(self, received: ReadRequest, request: Request) -> Reply | None:
         """Return the front-end's reply, or None if a shutdown came before its turn.
 
         Raises `Failure`.
         """
-        with self._shutdown.interrupts() as scope:
+        with self._shutdown.interrupts() if self._may_wait(received) else nullcontext() as scope:
             try:
                 await self._check(received)
             except Failure as failure:
@@ -234,7 +238,7 @@ class HttpConnection:
                 raise
             if self._places is not None and request.method in _CONTENT:
                 await self._places.take(self)
-        if scope.cancelled_caught:
+        if scope is not None and scope.cancelled_caught:
             return None
         reply = await self._begun(request) or await self._handler.handle(request)
         self._prepare_ahead()
@@ -242,7 +246,12 @@ class HttpConnection:
             self._shutdown.request()
         return reply
 
-    async def _check(self, request: h11.Request) -> None:
+    def _may_wait(self, request: ReadRequest) -> bool:
+        """Return whether a place or a body may have to be waited for."""
+        has_body = any(name in _FRAMING for name, _ in request.headers)
+        return has_body or self._places is not None
+
+    async def _check(self, request: ReadRequest) -> None:
         """Read the body of a request, and raise `Failure` for one that no front-end gets."""
         _check_framing(request)
         await self._discard_body(request)
@@ -293,7 +302,7 @@ class HttpConnection:
                 await self._bodies.take(self)
         return await body() if callable(body) else body
 
-    async def _discard_body(self, request: h11.Request) -> None:
+    async def _discard_body(self, request: ReadRequest) -> None:
         """Read the body of a request, which no request needs, up to a limit."""
         length = int(dict(request.headers).get(b"content-length", b"0"))
         received = 0
@@ -415,9 +424,9 @@ def _lost(error: OSError) -> _ConnectionLostError:
     return _ConnectionLostError(f"the parent is gone: {error.strerror}")
 
 
-def _check_framing(request: h11.Request) -> None:
+def _check_framing(request: ReadRequest) -> None:
     """Reject what two servers could understand in two ways: RFC 9112 sections 2.3 and 6.1."""
-    if {b"transfer-encoding", b"content-length"} <= {name for name, _ in request.headers}:
+    if {name for name, _ in request.headers} >= _FRAMING:
         raise BadRequestError("the request has both Transfer-Encoding and Content-Length")
     if not request.http_version.startswith(b"1."):
         version = request.http_version.decode()

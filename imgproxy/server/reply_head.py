@@ -1,11 +1,11 @@
-"""The head of a reply, by h11: RFC 9112 section 4, RFC 9110 section 15."""
+"""The head of a reply: RFC 9112 section 4, RFC 9110 section 15."""
 
 from __future__ import annotations
 
+import re
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING
-
-import h11
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,21 +36,29 @@ _REASONS = {
 }
 
 
+# As h11 has them: tokens, and values that neither begin nor end with white space.
+_FIELDS = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]+: (?:[^\x00\s]+(?:[ \t]+[^\x00\s]+)*)?\r\n)*")
+
+
 def reply_head(
     status: int, size: int, fields: Sequence[tuple[str, str]], persistence: str
 ) -> bytes:
     """Return the head of a reply whose body has `size` bytes.
 
-    `persistence` is its `Connection` field, none if it is empty. Raises `h11.LocalProtocolError`
-    for what cannot be in a head.
+    `persistence` is its `Connection` field, none if it is empty. Raises `ValueError` for what
+    cannot be in a head.
     """
-    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
-    common = [("Date", date), ("Content-Length", str(size))]
+    common = [("Date", _date(int(time.time()))), ("Content-Length", str(size))]
     if all(name.lower() != "accept-ranges" for name, _ in fields):
         common.append(("Accept-Ranges", "none"))
     ending = [("Connection", persistence)] if persistence else []
-    # h11 checks the fields. It does not write them, as it would close each HTTP/1.0 connection.
-    response = h11.Response(status_code=status, headers=[*common, *fields, *ending])
-    lines = [b"%b: %b\r\n" % field for field in response.headers.raw_items()]
-    start = f"HTTP/1.1 {status} {_REASONS[status]}\r\n".encode()
-    return b"".join([start, *lines, b"\r\n"])
+    every = [*common, *fields, *ending]
+    lines = "".join([f"{name}: {value}\r\n" for name, value in every]).encode("ascii")
+    if not _FIELDS.fullmatch(lines) or lines.count(b"\n") != len(every):
+        raise ValueError(f"these fields cannot be in a head: {every}")
+    return f"HTTP/1.1 {status} {_REASONS[status]}\r\n".encode() + lines + b"\r\n"
+
+
+@lru_cache(maxsize=1)
+def _date(seconds: int) -> str:
+    return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds))

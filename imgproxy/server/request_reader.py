@@ -5,11 +5,16 @@ two things can be done that h11 does not do: an empty line before a request is i
 2.2), and a request without exactly one Host is read to its end, so that it can be answered without
 closing the connection (section 3.2). Whether the connection persists is decided here too: h11
 closes it after each HTTP/1.0 request.
+
+A small blob takes h11 longer to be asked for than the system to be read. What a parent sends is
+nearly always the plainest request there is, and that is read here, where the client is no stranger;
+`tests/property/test_plain_requests.py` holds both to the same.
 """
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple, TypeAlias
 
 import h11
 
@@ -32,17 +37,54 @@ _NOT_PLAIN = re.compile(
 _HOST = re.compile(rb"^host:", re.IGNORECASE | re.MULTILINE)
 
 
+# A request without a body or anything that says more of it than what is wanted.
+_PLAINEST = re.compile(
+    rb"(GET|HEAD) ([!-~]+) HTTP/1\.1\r\n"
+    rb"((?:(?i:host|user-agent|accept|accept-encoding): ?[!-~]+(?: [!-~]+)*\r\n)+)\r\n"
+)
+
+
+class PlainRequest(NamedTuple):
+    """The plainest request, with the attributes of `h11.Request`."""
+
+    method: bytes
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    http_version: bytes = b"1.1"
+
+
+ReadRequest: TypeAlias = h11.Request | PlainRequest
+
+
+class _PlainConnection:
+    """What h11's connection is for the plainest request, and for what came after it."""
+
+    def __init__(self, request: PlainRequest, rest: bytes, *, ended: bool) -> None:
+        self._events: list[object] = [h11.EndOfMessage(), request]
+        self.trailing_data = rest, ended
+
+    def next_event(self) -> object:
+        """Return the request, and then its end."""
+        return self._events.pop()
+
+    def receive_data(self, data: bytes) -> None:
+        """Keep what is of the next request; nothing is the end."""
+        self.trailing_data = self.trailing_data[0] + data, not data
+
+
 class RequestReader:
     """The requests of one client: bytes are passed in, events are returned.
 
-    `is_whole`: the current request has been read to its end.
+    `is_whole`: the current request has been read to its end. `reads_plain`: the plainest are read
+    without h11.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_plain: bool = False) -> None:
         self.is_whole = False
+        self._reads_plain = reads_plain
         self._start = bytearray()  # of the next request, until its head is complete
         self._ended = False
-        self._http: h11.Connection | None = None
+        self._http: h11.Connection | _PlainConnection | None = None
         self._host_count = 1
 
     @property
@@ -106,11 +148,13 @@ class RequestReader:
 
     def continuation(self) -> bytes:
         """Return the reply to a client that waits for 100 (Continue), nothing if it does not."""
-        if self._http is None or not self._http.they_are_waiting_for_100_continue:
+        if self._http is None or isinstance(self._http, _PlainConnection):
+            return b""
+        if not self._http.they_are_waiting_for_100_continue:
             return b""
         return self._http.send(_CONTINUE)
 
-    def check_host(self, request: h11.Request) -> None:
+    def check_host(self, request: ReadRequest) -> None:
         """Raise `BadRequestError` unless the request has one Host, or is older than that field."""
         if self._host_count > 1 or (self._host_count == 0 and request.http_version != b"1.0"):
             raise BadRequestError(
@@ -128,10 +172,13 @@ class RequestReader:
             or _END_OF_HEAD.search(self._start) is not None
         )
 
-    def _begin(self) -> h11.Connection:
-        """Return a connection of h11 that has received the head and what came after it."""
-        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+    def _begin(self) -> h11.Connection | _PlainConnection:
+        """Return a connection that has received the head and what came after it."""
         received, self._start = bytes(self._start), bytearray()
+        plain = self._begin_plain(received) if self._reads_plain else None
+        if plain is not None:
+            return plain
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         end = _END_OF_HEAD.search(received)
         if end is not None:
             if end.end() > MAX_HEAD:
@@ -146,8 +193,23 @@ class RequestReader:
             http.receive_data(b"")
         return http
 
+    def _begin_plain(self, received: bytes) -> _PlainConnection | None:
+        """Return a connection for the plainest request, None for any other."""
+        found = _PLAINEST.match(received, 0, MAX_HEAD)
+        if found is None:
+            return None
+        headers = []
+        for line in found[3].splitlines():
+            name, _, value = line.partition(b":")
+            headers.append((name.lower(), value.lstrip(b" ")))
+        if sum(name == b"host" for name, _ in headers) != 1:
+            return None
+        self._host_count = 1
+        request = PlainRequest(found[1], found[2], headers)
+        return _PlainConnection(request, received[found.end() :], ended=self._ended)
 
-def persistence(request: h11.Request) -> str:
+
+def persistence(request: ReadRequest) -> str:
     """Return the `Connection` field of the reply to a whole request: RFC 9112 section 9.3.
 
     It is empty where the version alone says that the connection persists.

@@ -23,25 +23,31 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = False
-        self._scopes: set[trio.CancelScope] = set()
+        self.scopes: set[trio.CancelScope] = set()
 
     def request(self) -> None:
         """Cancel the blocks that can be interrupted, now and from now on."""
         self.requested = True
-        for scope in self._scopes:
+        for scope in self.scopes:
             scope.cancel()
 
     @contextmanager
-    def interrupts(self) -> Iterator[trio.CancelScope]:
-        """Cancel the block when the request is made, or at its first wait if it was made before."""
+    def interrupts(self, *others: Interruption) -> Iterator[trio.CancelScope]:
+        """Cancel the block when the request is made, or at its first wait if it was made before.
+
+        So do the requests of others.
+        """
+        every = (self, *others)
         with trio.CancelScope() as scope:
-            if self.requested:
+            if any(each.requested for each in every):
                 scope.cancel()
-            self._scopes.add(scope)
+            for each in every:
+                each.scopes.add(scope)
             try:
                 yield scope
             finally:
-                self._scopes.remove(scope)
+                for each in every:
+                    each.scopes.remove(scope)
 
 
 class Shutdown(Interruption):

@@ -15,9 +15,9 @@ import trustme
 from support.streams import real_time, virtual_time
 from trio.testing import wait_all_tasks_blocked
 
+from imgproxy.host import event_loop
 from imgproxy.net import streams
 from imgproxy.net.streams import (
-    _TURN,
     ByteStream,
     FdStream,
     SocketStream,
@@ -138,14 +138,14 @@ async def test_operations_that_need_not_wait_yield_now_and_then(
         turns[0] += 1
         await trio.lowlevel.cancel_shielded_checkpoint()
 
-    monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(streams, "_last_turn", 0.0)
-    monkeypatch.setattr(streams, "cancel_shielded_checkpoint", take_turn)
+    monkeypatch.setattr(event_loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(event_loop, "_last_turn", 0.0)
+    monkeypatch.setattr(event_loop, "cancel_shielded_checkpoint", take_turn)
     stream, theirs = socket_stream()
     with closing(stream), theirs:
         theirs.sendall(b"abcd")
         counts = []
-        for passed in (0.0, 0.0, _TURN / 2, _TURN):
+        for passed in (0.0, 0.0, event_loop._TURN / 2, event_loop._TURN):
             now[0] += passed
             await received(stream, 1)
             await stream.send(b"x")

@@ -972,7 +972,7 @@ async def test_a_shutdown_finishes_replies_and_takes_no_new_requests() -> None:
 async def test_a_shutdown_keeps_no_scope_of_a_conversation_that_has_ended() -> None:
     shutdown = Shutdown()
     await hold(FrontEnd(), MemoryStream(GET, END), shutdown=shutdown)
-    assert shutdown._scopes == set()
+    assert shutdown.scopes == set()
 
 
 def test_bodies_are_discarded_up_to_the_limit_in_the_manual() -> None:

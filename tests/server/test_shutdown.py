@@ -33,7 +33,7 @@ async def test_a_request_interrupts_what_waits_and_what_comes_later(
         await wait()
     assert interrupted == [True] * 3
     assert (before, interruption.requested) == (False, True)
-    assert interruption._scopes == set()
+    assert interruption.scopes == set()
 
 
 @virtual_time
