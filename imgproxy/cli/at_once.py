@@ -10,7 +10,7 @@ import trio
 from imgproxy.net import body_turn
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 # Blobs that are received at the same time. More share the same line, and cost memory. What small
 # ones wait for is mostly the way to the registry and back.
@@ -25,11 +25,15 @@ class _Places:
     """
 
     def __init__(self, at_once: int) -> None:
-        self._under_way = trio.CapacityLimiter(2 * at_once)
-        self._asking, self._receiving = (trio.CapacityLimiter(at_once) for _ in range(2))
+        self._under_way = trio.Semaphore(2 * at_once)
+        self._asking, self._receiving = trio.Semaphore(at_once), trio.Semaphore(at_once)
+
+    async def take(self) -> None:
+        """Wait for a place for one more task, which `run` leaves."""
+        await self._under_way.acquire()
 
     async def run(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run a task in a place."""
+        """Run a task."""
         is_asking = True
 
         async def wait(*, is_redirected: bool) -> None:
@@ -39,21 +43,28 @@ class _Places:
                 await place.aclose()
                 await place.enter_async_context(self._receiving)
 
-        async with self._under_way, AsyncExitStack() as place:
-            await place.enter_async_context(self._asking)
-            with body_turn.awaited(wait):
-                await task()
+        try:
+            async with AsyncExitStack() as place:
+                await place.enter_async_context(self._asking)
+                with body_turn.awaited(wait):
+                    await task()
+        finally:
+            self._under_way.release()
 
 
 async def run_all(tasks: Sequence[tuple[int, Callable[[], Awaitable[None]]]]) -> None:
-    """Run tasks, some at the same time, each with the size of its blob.
+    """Run tasks, each with the size of its blob, in their order and some at the same time.
 
     Raises what one raises, when the others have stopped.
     """
     raised: list[Exception] = []
-    places, small_places = map(_Places, (AT_ONCE, SMALL_AT_ONCE))
 
-    async def run_one(places: _Places, task: Callable[[], Awaitable[None]]) -> None:
+    async def start(places: _Places, tasks: Iterable[Callable[[], Awaitable[None]]]) -> None:
+        for task in tasks:
+            await places.take()
+            nursery.start_soon(run, places, task)
+
+    async def run(places: _Places, task: Callable[[], Awaitable[None]]) -> None:
         try:
             await places.run(task)
         except Exception as error:  # noqa: BLE001  (it is raised below)
@@ -61,7 +72,8 @@ async def run_all(tasks: Sequence[tuple[int, Callable[[], Awaitable[None]]]]) ->
             nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        for size, task in tasks:
-            nursery.start_soon(run_one, small_places if size <= SMALL else places, task)
+        for at_once, is_small in ((AT_ONCE, False), (SMALL_AT_ONCE, True)):
+            chosen = [task for size, task in tasks if (size <= SMALL) == is_small]
+            nursery.start_soon(start, _Places(at_once), chosen)
     if raised:
         raise raised[0]

@@ -56,8 +56,8 @@ async def test_so_many_are_received_at_once_and_as_many_more_are_found(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_all, blobs.tasks(size))
         await wait_all_tasks_blocked()
-        assert len(blobs.receiving) == at_once
-        assert len(blobs.asked) == (2 if moved else 1) * at_once
+        assert blobs.receiving == list(range(at_once))
+        assert blobs.asked == list(range((2 if moved else 1) * at_once))
         blobs.come.set()
     assert sorted(blobs.asked) == sorted(blobs.receiving) == list(range(COUNT))
 
