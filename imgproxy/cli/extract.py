@@ -108,7 +108,7 @@ class _Attempt:
     async def _extract(self, layer: Layer, extraction: Extraction, **more: str) -> bool:
         """Extract a layer, and note that as done, with `more`. Returns what `run` does."""
         shown = layers.shown(layer)
-        with closing(await self._chosen.open(layer)) as content:
+        with closing(await self._chosen.open_in_turn(layer)) as content:
 
             def extract() -> int:
                 stream = LayerStream(shown, lambda: trio.from_thread.run(content.read), self.limits)

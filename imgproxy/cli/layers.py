@@ -6,15 +6,18 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from imgproxy.cli import runtime
 from imgproxy.cli.progress import new_progress
 from imgproxy.errors import UnsupportedFormatError, clean
+from imgproxy.images.next_layers import NextLayers
 from imgproxy.specs.oci import layer_selection
 from imgproxy.specs.oci.manifest import Manifest
 from imgproxy.verification.documents import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from imgproxy.cli.layer_options import LayerOptions
     from imgproxy.cli.progress import Progress
@@ -39,7 +42,8 @@ async def chosen(
     try:
         with image.limited():
             opened = await image.open()
-        yield ChosenLayers(options, opened, progress)
+        async with _background() as nursery:
+            yield ChosenLayers(options, opened, progress, nursery)
     finally:
         progress.close()
         image.close()
@@ -47,10 +51,33 @@ async def chosen(
         network.close()
 
 
-class ChosenLayers:
-    """The layers of an image, which is `opened`, that were chosen, in the order of its manifest."""
+@asynccontextmanager
+async def _background() -> AsyncIterator[trio.Nursery]:
+    """Return where tasks run that raise nothing, until the block ends; it raises what it raises."""
+    raised: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except Exception as error:  # noqa: BLE001  (a nursery would put it in a group)
+            raised = error
+        nursery.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
 
-    def __init__(self, options: LayerOptions, opened: OpenedImage, progress: Progress) -> None:
+
+class ChosenLayers:
+    """The layers of an image, which is `opened`, that were chosen, in the order of its manifest.
+
+    In `nursery`, those are opened that come next.
+    """
+
+    def __init__(
+        self,
+        options: LayerOptions,
+        opened: OpenedImage,
+        progress: Progress,
+        nursery: trio.Nursery,
+    ) -> None:
         manifest = opened.manifest.parsed
         if not isinstance(manifest, Manifest):
             raise UnsupportedFormatError(f"{clean(options.image)} is an index, and has no layers")
@@ -60,13 +87,24 @@ class ChosenLayers:
         self.layers: Sequence[Layer] = layer_selection.choose(
             options.layer_specs, manifest.layers, clean(options.image)
         )
-        progress.begin(sum(each.descriptor.size for each in self.layers))
+        descriptors = [each.descriptor for each in self.layers]
+        self._next = NextLayers(descriptors, opened.open_blob, opened.held_ahead, nursery, 1)
+        progress.begin(sum(each.size for each in descriptors))
 
     async def open(self, layer: Layer) -> LayerContent:
         """Open a layer; close it in any case. Raises `Failure`."""
-        content = embedded(layer.descriptor)
-        blob = None if content is not None else await self.opened.open_blob(layer.descriptor)
-        return LayerContent(layer.descriptor, content, blob, self.progress)
+        return await self._content(layer.descriptor, self.opened.open_blob)
+
+    async def open_in_turn(self, layer: Layer) -> LayerContent:
+        """Open a layer, and those that come next before they are wanted; see `open`."""
+        return await self._content(layer.descriptor, self._next.blob)
+
+    async def _content(
+        self, descriptor: Descriptor, open_blob: Callable[[Descriptor], Awaitable[Blob]]
+    ) -> LayerContent:
+        content = embedded(descriptor)
+        blob = None if content is not None else await open_blob(descriptor)
+        return LayerContent(descriptor, content, blob, self.progress)
 
     def described(self) -> dict[str, Any]:
         """Return what there is to tell of the image, as JSON has it."""

@@ -88,7 +88,8 @@ class _Unpacking:
 
     def _open(self, number: int) -> _Reader:
         layer = self._chosen.layers[number]
-        return _Reader(self, trio.from_thread.run(self._chosen.open, layer, trio_token=self._token))
+        content = trio.from_thread.run(self._chosen.open_in_turn, layer, trio_token=self._token)
+        return _Reader(self, content)
 
     async def into(self, directory: str, settings: Settings) -> Unpacked:
         """Unpack, and begin anew where a blob was wrong and may be had elsewhere."""

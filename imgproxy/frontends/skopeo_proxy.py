@@ -26,9 +26,9 @@ from imgproxy.errors import (
 )
 from imgproxy.frontends import skopeo_messages as messages
 from imgproxy.frontends.oci_manifest import oci_manifest
-from imgproxy.frontends.skopeo_ahead import NextLayers
 from imgproxy.frontends.skopeo_messages import Reply
 from imgproxy.frontends.skopeo_transfer import Transfer
+from imgproxy.images.next_layers import NextLayers
 from imgproxy.server.pipes import Pipe
 from imgproxy.server.shutdown import HangUp
 from imgproxy.specs.oci import convert
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 OPENING_RETRIES = 1
 CONNECTING = 5.0
 
+# Layers that a client asks for in a row before the next is opened.
+IN_A_ROW = 2
+
 # In bytes. A larger blob gets a larger pipe, if it is one of a few: pipe(7) limits all pipes.
 LARGE = 1024 * 1024
 MAX_ENLARGED = 4
@@ -71,7 +74,7 @@ class _OpenImage:
         self.opened = opened
         self._users = 1
         layers = self.manifest.layers
-        self._layers = NextLayers(layers, self._blob_of_user, opened.held_ahead, nursery)
+        self._layers = NextLayers(layers, self._blob_of_user, opened.held_ahead, nursery, IN_A_ROW)
 
     def share(self) -> None:
         """Add a user."""

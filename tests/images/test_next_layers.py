@@ -1,4 +1,4 @@
-"""Which layer is opened before a client of skopeo's protocol asks for it, and what is dropped."""
+"""Which layer is opened before it is wanted, and what is dropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.streams import virtual_time
 from trio.testing import wait_all_tasks_blocked
 
 from imgproxy.errors import UnavailableError
-from imgproxy.frontends.skopeo_ahead import MAX_WASTE, SMALL, NextLayers
+from imgproxy.images.next_layers import MAX_WASTE, SMALL, NextLayers
 from imgproxy.specs.oci import digest as digests
 from imgproxy.specs.oci.manifest import Descriptor
 
@@ -36,13 +36,14 @@ class Scene:
         nursery: trio.Nursery,
         held: int | None = 1,
         layers: Sequence[Descriptor] = LAYERS,
+        in_a_row: int = 2,
     ) -> None:
         self.asked: list[Descriptor] = []
         self.bodies: list[Pulled] = []
         self.failure: Exception | None = None
         self.gate = trio.Event()
         self.gate.set()
-        self.layers = NextLayers(layers, self.open_blob, lambda _: held, nursery)
+        self.layers = NextLayers(layers, self.open_blob, lambda _: held, nursery, in_a_row)
 
     async def open_blob(self, descriptor: Descriptor) -> Pulled:
         self.asked.append(descriptor)
@@ -63,6 +64,19 @@ class Scene:
     @property
     def closed(self) -> list[int]:
         return [each.closed for each in self.bodies]
+
+
+@virtual_time
+async def test_the_next_is_opened_with_the_first_where_the_order_is_certain() -> None:
+    async with trio.open_nursery() as nursery:
+        scene = Scene(nursery, in_a_row=1)
+        await scene.ask(A)
+        assert scene.asked == [A, B]
+        await scene.ask(B, C, D)
+        assert scene.asked == [A, B, C, D]
+        await scene.ask(A)  # all of it anew
+        assert scene.asked == [A, B, C, D, A, B]
+        scene.layers.close()
 
 
 @virtual_time

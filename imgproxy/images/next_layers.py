@@ -1,30 +1,26 @@
-"""The layers that a client of skopeo's protocol will ask for next, opened before it does.
+"""The layers that will be wanted next, opened before they are.
 
-Its clients ask for one layer after the other, in the manifest's order, and never ahead. After two
-in a row the next is opened with each, of small ones two, so that the ways to the registry and back
-are gone while the layers before it are received. What was opened in vain is dropped, and there is
-an end to it.
+Layers are read one after the other, in the manifest's order: by clients of skopeo's protocol, who
+never ask ahead, and by commands that unpack. With each the next is opened, of small ones two, so
+that the ways to the registry and back are gone while the layers before it are received. What was
+opened in vain is dropped, and there is an end to it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from imgproxy.server.begun import Begun
-from imgproxy.server.handler import read_ahead
+from imgproxy.server.handler import Body, read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     import trio
 
-    from imgproxy.server.handler import Body
     from imgproxy.specs.oci.manifest import Descriptor
-
-# Layers that a client asks for in a row before the next is opened.
-IN_A_ROW = 2
 
 # In bytes: what may be received of an image in vain.
 MAX_WASTE = 8 * 1024 * 1024
@@ -34,45 +30,50 @@ MAX_WASTE = 8 * 1024 * 1024
 SMALL = 1024 * 1024
 
 
-class _Next(NamedTuple):
+B = TypeVar("B", bound=Body)
+
+
+class _Next(NamedTuple, Generic[B]):
     """A layer that is opened ahead; so many bytes are `held` of it, in vain if it is dropped."""
 
     descriptor: Descriptor
     held: int
-    body: Begun[Body]
+    body: Begun[B]
 
 
-class NextLayers:
+class NextLayers(Generic[B]):
     """The layers of an image, of which the next ones are opened ahead, in `nursery`.
 
     `held` returns how many bytes are received of a layer that is opened, None where that is no use.
-    Close it before the image.
+    The first is opened ahead when so many have been wanted `in_a_row`. Close it before the image.
     """
 
     def __init__(
         self,
         layers: Sequence[Descriptor],
-        open_blob: Callable[[Descriptor], Awaitable[Body]],
+        open_blob: Callable[[Descriptor], Awaitable[B]],
         held: Callable[[Descriptor], int | None],
         nursery: trio.Nursery,
+        in_a_row: int,
     ) -> None:
         self._layers = layers
         self._digests = [each.digest for each in layers]
         self._open_blob = open_blob
         self._held = held
         self._nursery = nursery
+        self._least = in_a_row
         self._position = self._in_a_row = 0  # of the layer that comes next
-        self._next: deque[_Next] = deque()
+        self._next: deque[_Next[B]] = deque()
         self._waste = 0
 
-    async def blob(self, descriptor: Descriptor) -> Body:
+    async def blob(self, descriptor: Descriptor) -> B:
         """Return a blob whose reply can be begun. Raises `Failure`."""
         begun = self._turn_to(descriptor)
         while self._begin():
             pass
         return await (self._open_blob(descriptor) if begun is None else begun.result())
 
-    def _turn_to(self, descriptor: Descriptor) -> Begun[Body] | None:
+    def _turn_to(self, descriptor: Descriptor) -> Begun[B] | None:
         """Return the blob if it was begun, and make what follows it the next."""
         if self._digests[self._position : self._position + 1] == [descriptor.digest]:
             self._in_a_row += 1
@@ -86,9 +87,9 @@ class NextLayers:
         return None
 
     def _begin(self) -> bool:
-        """Open one more layer, if the client seems to go on in the same order; return whether."""
+        """Open one more layer, if those before it were wanted in their order; return whether."""
         position = self._position + len(self._next)
-        if self._in_a_row < IN_A_ROW or position >= len(self._layers):
+        if self._in_a_row < self._least or position >= len(self._layers):
             return False
         descriptor = self._layers[position]
         held = self._held(descriptor)
