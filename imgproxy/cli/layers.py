@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -43,7 +43,8 @@ async def chosen(
         with image.limited():
             opened = await image.open()
         async with _background() as nursery:
-            yield ChosenLayers(options, opened, progress, nursery)
+            with closing(ChosenLayers(options, opened, progress, nursery)) as layers:
+                yield layers
     finally:
         progress.close()
         image.close()
@@ -105,6 +106,10 @@ class ChosenLayers:
         content = embedded(descriptor)
         blob = None if content is not None else await open_blob(descriptor)
         return LayerContent(descriptor, content, blob, self.progress)
+
+    def close(self) -> None:
+        """Close what nobody has wanted."""
+        self._next.close()
 
     def described(self) -> dict[str, Any]:
         """Return what there is to tell of the image, as JSON has it."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from imgproxy.server.handler import AheadHandler, Handler, Request, Weight
 
-
 # In seconds: how long a reply may wait to ask for its body, which may be moved meanwhile. In bytes:
 # behind how much none waits, since that may take longer.
 FRESH = 60.0
@@ -58,9 +57,9 @@ class _Turn:
     async def wait(self, *, is_redirected: bool) -> None:
         """See `body_turn.Wait`. Raises `_OverdueError`."""
         self.is_redirected = self.is_redirected or is_redirected
-        with trio.move_on_after(FRESH) as scope:
+        with trio.move_on_after(FRESH):
             await self._has_come.wait()
-        if scope.cancelled_caught:
+        if not self.has_come:  # nor at the very last moment
             self.is_overdue = True
             raise _OverdueError
 
@@ -129,7 +128,8 @@ class Ahead:
             weight = self._handler.weight_ahead(request)
             if weight is None:
                 return
-            if not (self._may_receive() and self._room.has(weight)) and not self._may_ask():
+            may_receive = all(each.turn.has_come for each in self._next) and self._may_receive()
+            if not (may_receive and self._room.has(weight)) and not self._may_ask():
                 return
             turn = _Turn()
             reply = Begun(partial(_reply, self._handler, request, turn), Reply.read_ahead)
