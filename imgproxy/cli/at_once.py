@@ -33,7 +33,7 @@ class _Places:
         await self._under_way.acquire()
 
     async def run(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run a task."""
+        """Run a task, which is begun anew where it waits too long for its turn."""
         is_asking = True
 
         async def wait(*, is_redirected: bool) -> None:
@@ -46,7 +46,11 @@ class _Places:
         try:
             async with AsyncExitStack() as place:
                 await place.enter_async_context(self._asking)
-                with body_turn.awaited(wait):
+                try:
+                    with body_turn.awaited(wait):
+                        await task()
+                except body_turn.OverdueError:
+                    await place.enter_async_context(self._receiving)
                     await task()
         finally:
             self._under_way.release()

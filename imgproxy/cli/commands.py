@@ -28,7 +28,7 @@ from imgproxy.server.error_body import error_body
 from imgproxy.store.files import DestinationError, using
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from imgproxy.cli.options import Options
     from imgproxy.host.diagnostics import Diagnostics
@@ -56,6 +56,10 @@ class CommandOptions(Protocol):
     def add_options(self, parser: Parser) -> None:
         """Add what the command takes."""
 
+    @property
+    def check(self) -> Callable[[Any], None]:
+        """Raise `UsageError` for options that contradict each other; a module may do without."""
+
 
 class Command(Protocol):
     """The module of a command."""
@@ -80,10 +84,12 @@ def _run(name: str, arguments: list[str], options: Options) -> int:
     _parse(name, options_of(name), arguments, options)
     runtime.ignore_warnings()
     diagnostics = runtime.new_diagnostics(options, shares_stderr=False)
+    beginning = None
     try:
         given: tuple[object, ...] = (options, diagnostics)
         if name in _READING:
-            given = (options, runtime.begin(options, diagnostics), diagnostics)
+            beginning = runtime.begin(options, diagnostics)
+            given = (options, beginning, diagnostics)
         command: Command = import_module(f"imgproxy.cli.{name}")
         done = runtime.run_event_loop(command.run, *given)
         if options.format == "json":
@@ -102,6 +108,9 @@ def _run(name: str, arguments: list[str], options: Options) -> int:
         if options.format == "json":
             _write_failure(failure, diagnostics)
         return exit_status(failure)
+    finally:
+        if beginning is not None:
+            beginning.close()
     return EXIT_DONE
 
 
@@ -167,6 +176,8 @@ def _parse(name: str, command: CommandOptions, arguments: list[str], options: Op
         parser.error(described(unknown))
     if unknown:  # which may be secrets, of an option that was mistyped
         parser.error(f"{len(unknown)} arguments more than {name} takes")
+    if hasattr(command, "check"):
+        command.check(options)
 
 
 def exit_status(failure: Failure) -> int:

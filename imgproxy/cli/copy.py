@@ -15,8 +15,9 @@ import trio
 
 from imgproxy.cli import layers
 from imgproxy.cli.at_once import run_all
+from imgproxy.cli.copy_options import STDOUT
 from imgproxy.cli.progress import counted
-from imgproxy.errors import AmbiguousError, Failure, InvalidError, UsageError, clean
+from imgproxy.errors import AmbiguousError, Failure, InvalidError, clean
 from imgproxy.specs.compression import HEAD
 from imgproxy.specs.oci import layer_names, layer_selection
 from imgproxy.specs.oci.tar_fields import BLOCK
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from imgproxy.host.diagnostics import Diagnostics
     from imgproxy.specs.oci.layer_names import Template
     from imgproxy.specs.oci.layer_selection import Layer
-
-
-_STDOUT = 1
 
 
 async def run(
@@ -69,8 +67,6 @@ async def _write_out(
     options: CopyOptions, beginning: Beginning, diagnostics: Diagnostics
 ) -> dict[str, Any]:
     """Write one layer to standard output."""
-    if options.format == "json" or os.isatty(_STDOUT):
-        raise UsageError("standard output is for the layer: redirect it, without --format json")
     async with layers.chosen(options, beginning, diagnostics) as chosen:
         if len(chosen.layers) != 1:
             raise AmbiguousError(
@@ -80,7 +76,7 @@ async def _write_out(
             )
         (layer,) = chosen.layers
         _check_limits(options, chosen.layers)
-        output = Output(_STDOUT, "standard output")
+        output = Output(STDOUT, "standard output")
         with closing(await chosen.open(layer)) as content:
             while piece := await content.read():
                 await trio.to_thread.run_sync(output.write, piece)

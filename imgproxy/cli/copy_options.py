@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from imgproxy.cli import layer_options, values
 from imgproxy.cli import options as common
 from imgproxy.cli.layer_options import LayerOptions
+from imgproxy.errors import UsageError
 
 TYPE_CHECKING = False  # see `options`
 if TYPE_CHECKING:
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     from imgproxy.specs.oci.layer_names import Template
 
 DESCRIPTION = "Write the layers of an image or an artifact as files, verified and as they are."
+
+STDOUT = 1
 
 
 class CopyOptions(LayerOptions):
@@ -44,3 +49,9 @@ def add_options(parser: Parser) -> None:
     )
     common.add_layers(parser)
     layer_options.add_options(parser, max_size="1GiB", max_files=100_000)
+
+
+def check(options: CopyOptions) -> None:
+    """See `commands.CommandOptions`."""
+    if options.directory == "-" and (options.format == "json" or os.isatty(STDOUT)):
+        raise UsageError("standard output is for the layer: redirect it, without --format json")

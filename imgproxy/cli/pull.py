@@ -43,8 +43,6 @@ async def run(
     options: PullOptions, beginning: Beginning, diagnostics: Diagnostics
 ) -> dict[str, Any]:
     """See `commands.Command`."""
-    if options.all_platforms and (options.artifact_type or options.annotations):
-        raise UsageError("--all-platforms has all of an index; leave out what chooses from it")
     store = ContentStore(options.store.path)
     network = runtime.new_network(
         options, beginning.configuration, diagnostics, beginning.preconnection

@@ -5,6 +5,7 @@ from __future__ import annotations
 from imgproxy.cli import options as common
 from imgproxy.cli import stored_names
 from imgproxy.cli.options import Options
+from imgproxy.errors import UsageError
 
 TYPE_CHECKING = False  # see `options`
 if TYPE_CHECKING:
@@ -43,3 +44,9 @@ def add_options(parser: Parser) -> None:
     common.add_configuration(parser)
     common.add_networks(parser)
     common.add_cache(parser)
+
+
+def check(options: PullOptions) -> None:
+    """See `commands.CommandOptions`."""
+    if options.all_platforms and (options.artifact_type or options.annotations):
+        raise UsageError("--all-platforms has all of an index; leave out what chooses from it")

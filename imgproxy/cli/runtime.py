@@ -177,6 +177,11 @@ class Beginning:
         self.configuration = configuration
         self.preconnection = preconnection
 
+    def close(self) -> None:
+        """Close the connection, if nobody uses it. May be called again."""
+        if self.preconnection is not None:
+            self.preconnection.close()
+
 
 def begin(options: Options, diagnostics: Diagnostics) -> Beginning:
     """Begin a command, with the connection that its image will need. Raises `UsageError`."""

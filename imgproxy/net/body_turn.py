@@ -1,8 +1,11 @@
 """The turn of a body: where a request that is sent early waits before it asks for one.
 
 A public registry answers a request for a blob by saying where the bytes are. That takes a round
-trip, and then holds neither a connection nor memory: whoever will want more blobs than it receives
-at once can ask for as many ahead.
+trip, and then holds no connection and no memory: whoever will want more blobs than it receives at
+once can ask for as many ahead. What a registry has itself waits unread.
+
+What was found may be moved after a while, and others may wait for it: whoever waits in vain for so
+long begins anew.
 """
 
 from __future__ import annotations
@@ -11,8 +14,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# In seconds: how long a request waits for its turn, if nothing else is said.
+FRESH = 60.0
+
+
+class OverdueError(Exception):
+    """The turn of a body did not come in time. It is no `Failure`: nobody has failed."""
 
 
 class Wait(Protocol):
@@ -26,6 +38,7 @@ class Wait(Protocol):
 
 
 _current: ContextVar[Wait | None] = ContextVar("turn of a body", default=None)
+_limit: ContextVar[float] = ContextVar("limit of the wait for it", default=FRESH)
 
 
 @contextmanager
@@ -38,8 +51,22 @@ def awaited(wait: Wait) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Limit how long the block waits for a turn: somebody else may wait for it."""
+    token = _limit.set(min(seconds, FRESH))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
 async def come(*, is_redirected: bool) -> None:
-    """Wait for the turn, where the task has one: see `Wait`."""
+    """Wait for the turn, where the task has one: see `Wait`. Raises `OverdueError`."""
     wait = _current.get()
-    if wait is not None:
+    if wait is None:
+        return
+    with trio.move_on_after(_limit.get()) as scope:
         await wait(is_redirected=is_redirected)
+    if scope.cancelled_caught:
+        raise OverdueError

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # As many as are asked for at the same time, at most; more idle connections to one origin would only
 # wait until the server closes them.
-MAX_IDLE = 16
+MAX_IDLE = 24
 
 
 class Entry(Protocol):

@@ -27,14 +27,8 @@ if TYPE_CHECKING:
 
     from imgproxy.server.handler import AheadHandler, Handler, Request, Weight
 
-# In seconds: how long a reply may wait to ask for its body, which may be moved meanwhile. In bytes:
-# behind how much none waits, since that may take longer.
-FRESH = 60.0
+# In bytes: behind how much no reply waits for the turn of its body, since that may take too long.
 MAX_BEFORE = 64 * 1024 * 1024
-
-
-class _OverdueError(Exception):
-    """The turn of a body did not come in time; its request is answered as if nothing was begun."""
 
 
 class _Turn:
@@ -42,7 +36,6 @@ class _Turn:
 
     def __init__(self) -> None:
         self.is_redirected = False
-        self.is_overdue = False
         self._has_come = trio.Event()
 
     @property
@@ -55,13 +48,9 @@ class _Turn:
         self._has_come.set()
 
     async def wait(self, *, is_redirected: bool) -> None:
-        """See `body_turn.Wait`. Raises `_OverdueError`."""
+        """See `body_turn.Wait`."""
         self.is_redirected = self.is_redirected or is_redirected
-        with trio.move_on_after(FRESH):
-            await self._has_come.wait()
-        if not self.has_come:  # nor at the very last moment
-            self.is_overdue = True
-            raise _OverdueError
+        await self._has_come.wait()
 
 
 class _Next(NamedTuple):
@@ -124,6 +113,7 @@ class Ahead:
 
         The first that must not be begun early ends it: it may change what others lead to.
         """
+        self._begin_turns()  # another conversation may have left room
         for request in upcoming[len(self._next) :]:
             weight = self._handler.weight_ahead(request)
             if weight is None:
@@ -149,7 +139,8 @@ class Ahead:
     def turn_to(self, request: Request) -> Begun[Reply] | None:
         """Return the reply to the next request if it was begun, and may still be given out.
 
-        Otherwise everything that is begun is dropped.
+        Otherwise everything that is begun is dropped. Its result raises `body_turn.OverdueError`
+        where it has been waited for too long.
         """
         if not self._next:
             return None
@@ -160,7 +151,7 @@ class Ahead:
         taken = self._take()
         taken.turn.begin()
         self._begin_turns()
-        return None if taken.turn.is_overdue else taken.reply
+        return taken.reply
 
     def _take(self) -> _Next:
         taken = self._next.popleft()

@@ -8,7 +8,7 @@ closes it after each HTTP/1.0 request.
 
 A small blob takes h11 longer to be asked for than the system to be read. What a parent sends is
 nearly always the plainest request there is, and that is read here, where the client is no stranger;
-`tests/property/test_plain_requests.py` holds both to the same.
+`tests/fuzz/test_plain_requests.py` holds both to the same.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _PlainConnection:
 
     def next_event(self) -> object:
         """Return the request, and then its end."""
-        return self._events.pop()
+        return self._events.pop() if self._events else h11.NEED_DATA
 
     def receive_data(self, data: bytes) -> None:
         """Keep what is of the next request; nothing is the end."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from imgproxy.errors import HOST_FAILURES, Failure, InvalidError, clean, closing_on_error
+from imgproxy.net import body_turn
 from imgproxy.transports.readers import open_local
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class KeptBlobs:
             return None
         with closing_on_error(begun):
             is_whole = begun.size >= max(size, 1)
-            rest = None if is_whole else await receive(begun.size)
+            with body_turn.limited(self._patience / 2):  # others wait for as long as that
+                rest = None if is_whole else await receive(begun.size)
         give_up = partial(self._give_up, digest)
         return _Kept(descriptor, begun, rest, self._keep, give_up, grown)
 

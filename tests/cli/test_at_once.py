@@ -89,3 +89,19 @@ async def test_one_that_fails_ends_those_that_wait_for_their_turn() -> None:
     with pytest.raises(UnavailableError, match="away"):
         await run_all([(SMALL, fail), *blobs.tasks(SMALL)])
     assert len(blobs.receiving) < len(blobs.asked) < COUNT
+
+
+@virtual_time
+async def test_what_waits_too_long_for_its_turn_is_asked_for_anew() -> None:
+    """Where it is may have changed, and another process may wait for it."""
+    blobs = Blobs(moved=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_all, blobs.tasks(SMALL))
+        await trio.sleep(body_turn.FRESH + 1)
+        assert blobs.receiving == list(range(SMALL_AT_ONCE))
+        await trio.sleep(10 * body_turn.FRESH)
+        assert blobs.asked == list(range(2 * SMALL_AT_ONCE))  # and only then
+        blobs.come.set()
+    assert sorted(set(blobs.receiving)) == list(range(COUNT))
+    again = sorted(each for each in set(blobs.asked) if blobs.asked.count(each) == 2)
+    assert again == list(range(SMALL_AT_ONCE, 2 * SMALL_AT_ONCE))

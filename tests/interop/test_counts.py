@@ -541,7 +541,6 @@ def others(found: set[str]) -> set[str]:
 
 
 # What `python -m` needs to run a module at all, and the line about annotations.
-PLAIN = "--tls-verify=false"
 RUNNING = ("runpy", "__future__")
 # argparse, the words of its complaints, and what standard error is looked at with; `gc` is part of
 # the interpreter.

@@ -94,3 +94,22 @@ def test_a_pull_over_tls_asks_on_the_connection_that_was_begun_while_it_started(
             assert done.status == 0, done.stderr
             assert line.connections <= connections
             assert (front / "access.log").read_text().count("/manifests/") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pull", "--all-platforms", "--artifact-type=a/b", "IMAGE", "oci:new"),
+        ("copy", "--format=json", "IMAGE", "-"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_nobody_is_asked_where_options_contradict_each_other(
+    words: tuple[str, ...], registry: Registry
+) -> None:
+    with line_to(registry.address) as line:
+        image = registry.name(":latest", line.address)
+        name, *arguments = (image if each == "IMAGE" else each for each in words)
+        done = commands.run(name, INSECURE, *arguments)
+    assert done.status == 2, done.stderr
+    assert line.connections == 0

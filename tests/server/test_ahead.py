@@ -12,7 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from imgproxy.errors import NotFoundError, UnavailableError
 from imgproxy.net import body_turn
-from imgproxy.server.ahead import FRESH, MAX_BEFORE, _OverdueError, _Turn
+from imgproxy.net.body_turn import FRESH
+from imgproxy.server.ahead import MAX_BEFORE
 from imgproxy.server.handler import (
     MAX_BEGUN,
     MAX_BEGUN_IN_ALL,
@@ -379,24 +380,6 @@ async def test_what_has_waited_too_long_for_its_turn_is_asked_for_anew() -> None
     assert [each.body.decode() for each in ended[0].replies(*["GET"] * len(BLOBS))] == BLOBS
     assert handler.received == BLOBS
     assert handler.reached == sorted([*BLOBS, *waiting])
-
-
-@virtual_time
-async def test_a_turn_that_comes_at_the_last_moment_is_not_overdue_afterwards() -> None:
-    async def wait() -> None:
-        try:
-            await turn.wait(is_redirected=True)
-        except _OverdueError:
-            raised.append(turn)
-
-    for _ in range(20):  # who is first at that moment is decided by chance
-        turn, raised = _Turn(), list[_Turn]()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await trio.sleep(FRESH)
-            was_overdue = turn.is_overdue
-            turn.begin()
-        assert (turn in raised, turn.is_overdue) == (was_overdue, was_overdue)
 
 
 @virtual_time

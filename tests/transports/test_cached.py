@@ -14,6 +14,7 @@ from support.streams import Script, real_time
 
 from imgproxy.errors import Failure
 from imgproxy.images.verified_source import VerifiedSource
+from imgproxy.net import body_turn
 from imgproxy.specs.oci.reference import parse_reference
 from imgproxy.store import locks
 from imgproxy.store.content_store import ContentStore
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imgproxy.specs.oci.digest import Digest
-    from imgproxy.transports.source import Document
+    from imgproxy.specs.oci.manifest import Descriptor
+    from imgproxy.transports.source import Document, Reader
 
 CONTENT = b"a layer" * 10_000
 
@@ -205,6 +207,38 @@ async def test_a_blob_is_fetched_once_for_all_who_want_it(tmp_path: Path) -> Non
         for _ in range(5):
             nursery.start_soon(scene.read)
     assert scene.asked == 1
+
+
+@real_time
+async def test_a_blob_that_waits_for_its_turn_is_let_go_before_others_give_up(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, patience=0.4)
+    waited = []
+
+    async def wait(*, is_redirected: bool) -> None:
+        waited.append(is_redirected)
+        await trio.sleep_forever()
+
+    class Redirected(MemorySource):
+        async def blob(
+            self, descriptor: Descriptor, offset: int = 0, stop: int | None = None
+        ) -> Reader:
+            await body_turn.come(is_redirected=True)
+            return await super().blob(descriptor, offset, stop)
+
+    async def ask() -> None:
+        with pytest.raises(body_turn.OverdueError), body_turn.awaited(wait):
+            await scene.read()
+
+    scene.cached._source = Redirected(scene.memory, scene.image)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.sleep(0.1)
+        assert waited == [True]
+        assert await scene.read() == CONTENT
+    assert not scene.failures
+    assert scene.store.has(scene.layer.digest, scene.layer.size)
 
 
 @real_time

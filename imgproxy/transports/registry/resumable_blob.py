@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 from imgproxy.errors import Failure, UnavailableError
 from imgproxy.transports.time_limit import TimeLimitError, waiting
 
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
 # A server may send less than it was asked for, and the next part is then asked for without a pause;
 # tiny parts count as failures, since each costs a request.
 MIN_PART = 64 * 1024
+
+
+# In seconds: a body that nobody reads for longer than this may be given up by its server, which is
+# seen when the bytes on the way have been read, so many at most.
+UNREAD = 10.0
+MAX_ON_THE_WAY = 16 * 1024 * 1024
 
 
 class Supply(Protocol):
@@ -58,6 +66,8 @@ class ResumableBlob:
         self._stop = stop
         self._response, self._promised = part
         self._position = offset
+        self._last = trio.current_time()  # when something was received, or was to be
+        self._excused = -1  # up to this byte, a connection may end
 
     @property
     def name(self) -> str:
@@ -73,7 +83,7 @@ class ResumableBlob:
         while True:
             try:
                 with waiting(lambda: self.name):
-                    count = await self._response.receive_into(buffer)
+                    count = await self._receive_into(buffer)
             except TimeLimitError:
                 self._supply.blame()
                 raise
@@ -92,6 +102,14 @@ class ResumableBlob:
             self._position += count
             return count
 
+    async def _receive_into(self, buffer: memoryview) -> int:
+        if trio.current_time() - self._last > UNREAD:
+            self._excused = self._position + MAX_ON_THE_WAY
+        try:
+            return await self._response.receive_into(buffer)
+        finally:
+            self._last = trio.current_time()
+
     def _is_early_end(self) -> bool:
         """Return whether a part or a connection ended before the blob.
 
@@ -101,7 +119,12 @@ class ResumableBlob:
         return is_part and self._position < self._length
 
     async def _continue(self, failure: Failure | None) -> None:
-        """Replace the response by one with the rest. Raises `Failure`."""
+        """Replace the response by one with the rest. Raises `Failure`.
+
+        A server that gave up what nobody read for a while has not failed.
+        """
+        if self._position <= self._excused:
+            failure, self._excused = None, -1
         self._response.close()
         self._response, self._promised = await self._supply.rest(self._position, failure)
 

@@ -26,7 +26,7 @@ from support.streams import (
 
 from imgproxy.errors import BadUpstreamError, Failure, UnavailableError
 from imgproxy.transports.registry.blob_part import Part
-from imgproxy.transports.registry.resumable_blob import MIN_PART, ResumableBlob
+from imgproxy.transports.registry.resumable_blob import MIN_PART, UNREAD, ResumableBlob
 
 if TYPE_CHECKING:
     from imgproxy.transports.registry.registry_image import RegistryImage
@@ -521,6 +521,46 @@ async def test_two_methods_are_all_that_it_takes() -> None:
     assert [each.closed for each in (first, second, third, fourth)] == [True] * 4
     assert reader.reject(cut)
     assert supply.rejected == [cut]
+
+
+@virtual_time
+@pytest.mark.parametrize(
+    ("unread", "received", "is_excused"),
+    [
+        (UNREAD + 1, 0, True),
+        (UNREAD + 1, 10, True),  # what was on its way is received first
+        (UNREAD - 1, 0, False),
+    ],
+)
+async def test_a_server_may_give_up_a_body_that_nobody_reads(
+    unread: float,
+    received: int,
+    is_excused: bool,  # noqa: FBT001  (a parameter)
+) -> None:
+    cut = UnavailableError("cut")
+    first, second = Answer(CONTENT[:10], failure=cut), Answer(CONTENT[10:], 206, failure=cut)
+    supply = Supplied(Part(second, SIZE - 10), Part(Answer(b"", 206)))  # type: ignore[arg-type]
+    reader = ResumableBlob(supply, SIZE, Part(first))  # type: ignore[arg-type]
+    buffer = memoryview(bytearray(SIZE))
+    found = 0
+    while found < 10 - received:
+        found += await reader.receive_into(buffer[found : 10 - received])
+    await trio.sleep(unread)
+    while found < SIZE:
+        found += await reader.receive_into(buffer[found:])
+    assert bytes(buffer) == CONTENT
+    assert supply.asked == [(10, None if is_excused else cut)]
+
+
+@virtual_time
+async def test_it_may_do_so_once_each_time() -> None:
+    cut = UnavailableError("cut")
+    parts = [Part(Answer(b"", 206, failure=cut)), Part(Answer(CONTENT, 206))]
+    supply = Supplied(*parts)  # type: ignore[arg-type]
+    reader = ResumableBlob(supply, SIZE, Part(Answer(b"", failure=cut)))  # type: ignore[arg-type]
+    await trio.sleep(UNREAD + 1)
+    assert await reader.receive_into(memoryview(bytearray(SIZE))) == SIZE
+    assert supply.asked == [(0, None), (0, cut)]
 
 
 # --- parts --------------------------------------------------------------------------------------
