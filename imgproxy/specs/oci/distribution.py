@@ -62,6 +62,7 @@ STORE_REFUSALS = frozenset({400, 403})
 # `Signature`, Azure's `sig`.
 _SIGNATURE = re.compile(r"(?i)[?&](?:[a-z0-9]+-)*sig(?:nature)?=")
 
+_BLOB = re.compile(r"/v2/.+/blobs/[^/]+")
 _REPOSITORY = re.compile(r"/v2/(.+)/(?:manifests|blobs|referrers)/[^/]+")
 
 
@@ -158,7 +159,7 @@ def registry_url(scheme: str, registry: str, repository: str, path: ApiPath) -> 
 
 def is_blob(url: Url) -> bool:
     """Return whether a URL of a registry's API is that of a blob."""
-    return "/blobs/" in url.target
+    return _BLOB.fullmatch(url.target) is not None
 
 
 def redirect(url: Url, location: str, *, allow_http: bool) -> Url:

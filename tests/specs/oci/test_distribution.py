@@ -325,6 +325,8 @@ def test_a_delay_too_long_to_wait_is_named_and_not_tried_again(status: int) -> N
 def test_which_url_is_that_of_a_blob() -> None:
     assert is_blob(HERE)
     assert not is_blob(parse("https://quay.io/v2/os/manifests/1"))
+    assert not is_blob(parse("https://quay.io/v2/acme/blobs/os/manifests/1"))
+    assert not is_blob(parse("https://quay.io/blobs/token?scope=a"))
 
 
 @pytest.mark.parametrize(
