@@ -139,8 +139,7 @@ class Ahead:
     def turn_to(self, request: Request) -> Begun[Reply] | None:
         """Return the reply to the next request if it was begun, and may still be given out.
 
-        Otherwise everything that is begun is dropped. Its result raises `body_turn.OverdueError`
-        where it has been waited for too long.
+        Otherwise everything that is begun is dropped. `result` waits for it.
         """
         if not self._next:
             return None
@@ -152,6 +151,16 @@ class Ahead:
         taken.turn.begin()
         self._begin_turns()
         return taken.reply
+
+    async def result(self, begun: Begun[Reply]) -> Reply | None:
+        """Return a reply that was begun, None where it has waited too long for its turn.
+
+        It is to be made anew then. Raises what the handler raises.
+        """
+        try:
+            return await begun.result()
+        except body_turn.OverdueError:
+            return None
 
     def _take(self) -> _Next:
         taken = self._next.popleft()

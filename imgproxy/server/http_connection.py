@@ -28,7 +28,6 @@ from imgproxy.errors import (
     closing_on_error,
     shortage,
 )
-from imgproxy.net.body_turn import OverdueError
 from imgproxy.server.error_body import ERROR_TYPE, error_body
 from imgproxy.server.handler import MAX_BEGUN, Request, can_begin, tell_refused
 from imgproxy.server.patience import IDLE_LIMIT, REQUEST_LIMIT, STALL_LIMIT, Patience
@@ -269,10 +268,7 @@ class HttpConnection:
         begun = self._ahead.turn_to(request)
         if request.method in _CONTENT:  # another may end the service
             self._look_ahead()
-        try:
-            return None if begun is None else await begun.result()
-        except OverdueError:
-            return None  # it is made anew
+        return None if begun is None else await self._ahead.result(begun)
 
     def _prepare_ahead(self) -> None:
         """Make it possible to begin replies, as soon as it is known that they are waited for.
