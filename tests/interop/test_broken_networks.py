@@ -372,12 +372,12 @@ def test_a_registry_that_is_restarted_between_requests_is_waited_for(
 def test_a_registry_that_is_restarted_in_mid_blob_is_gone_on_with(
     registry: Registry, pull: Pull
 ) -> None:
-    """The line to the first stalls until that is gone; the one to the second is another."""
+    """The line to the first stalls until that is gone and the second is there, on another line."""
     (layer,) = registry.layers("large")
     with ExitStack() as stack, line_to(registry.address) as line:
         with docker_registry(registry.directory) as first:
             line.target = first
-            child = pull(registry.name(":large", line.address), PLAIN, "--stall-timeout=1")
+            child = pull(registry.name(":large", line.address), PLAIN, "--stall-timeout=4")
             assert child.client.get("/manifest").status == 200
             line.cuts = [Cut(4 * MIB, "stall")]
             child.client.ask("GET", f"/blobs/{layer['digest']}")
