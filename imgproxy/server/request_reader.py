@@ -148,11 +148,10 @@ class RequestReader:
 
     def continuation(self) -> bytes:
         """Return the reply to a client that waits for 100 (Continue), nothing if it does not."""
-        if self._http is None or isinstance(self._http, _PlainConnection):
-            return b""
-        if not self._http.they_are_waiting_for_100_continue:
-            return b""
-        return self._http.send(_CONTINUE)
+        http = self._http
+        if isinstance(http, h11.Connection) and http.they_are_waiting_for_100_continue:
+            return http.send(_CONTINUE)
+        return b""
 
     def check_host(self, request: ReadRequest) -> None:
         """Raise `BadRequestError` unless the request has one Host, or is older than that field."""

@@ -35,12 +35,10 @@ async def follow(
     *,
     allow_http: bool,
     method: str = "GET",
-    before_next: Callable[[], Awaitable[None]] | None = None,
 ) -> Response:
     """Return the response at the end of all redirects; `headers` returns the fields for a URL.
 
-    `allow_http` allows redirects from https to http. `before_next` is called before one is
-    followed. Raises `Failure`.
+    `allow_http` allows redirects from https to http. Raises `Failure`.
     """
     by: Url | None = None
     for _ in range(distribution.MAX_REDIRECTS + 1):
@@ -56,8 +54,6 @@ async def follow(
         await discard(response, 0)  # nobody reads it
         by = url
         url = distribution.redirect(url, response.header("location"), allow_http=allow_http)
-        if before_next is not None:
-            await before_next()
     raise BadUpstreamError(f"GET {url}: redirected more than {distribution.MAX_REDIRECTS} times")
 
 

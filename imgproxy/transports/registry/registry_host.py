@@ -105,6 +105,8 @@ class RegistryHost:
 
         async def get_next(url: Url, fields: dict[str, str]) -> Response:
             nonlocal is_internal
+            if is_blob and url is not first:
+                await body_turn.come(is_redirected=True)
             response = await get(url, fields)
             # What a public server leads to is asked by it, wherever it is.
             response.is_internal = is_internal = is_internal and response.is_internal
@@ -116,7 +118,6 @@ class RegistryHost:
             lambda url: authorized if distribution.is_authorized(url, first) else fields,
             allow_http=self.insecure,
             method=method.name,
-            before_next=partial(body_turn.come, is_redirected=True) if is_blob else None,
         )
         if is_blob:
             with closing_on_error(response):
